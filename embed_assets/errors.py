@@ -1,0 +1,61 @@
+"""The error tree, drawn once, by what happens next.
+
+    EmbedAssetsError
+    |-- ConfigurationError     a setting is wrong: fail at once, no retry, say what to do
+    |   `-- LibraryUnavailable the library is not there, or so empty that it looks unmounted
+    |-- TransientError         the world is bad for a moment: retry
+    |   `-- FolderChanged      a file changed under our hands: look at the folder again
+    `-- TrackRejected          one track is bad: a row with the reason, nothing else stops
+
+Only what a caller treats differently gets a class of its own. Messages name what failed, on which
+file or setting, and what to do.
+"""
+
+from __future__ import annotations
+
+from enum import StrEnum
+
+
+class EmbedAssetsError(Exception):
+    """Base of every error that this project raises on purpose."""
+
+
+class ConfigurationError(EmbedAssetsError):
+    """A setting, the weights or the collection cannot work as configured; retrying cannot help."""
+
+
+class LibraryUnavailable(ConfigurationError):
+    """The library folder is missing, unreadable or suspiciously empty; nothing may be removed."""
+
+
+class TransientError(EmbedAssetsError):
+    """Something outside failed for a moment (Milvus away, I/O error, disk full, worker killed)."""
+
+
+class FolderChanged(TransientError):
+    """A folder or file changed while it was being read; what was read of it must not be stored."""
+
+
+class Reason(StrEnum):
+    """Why a track was rejected; the value is what people see."""
+
+    EMPTY = "empty"
+    NOT_AUDIO = "not audio"
+    CORRUPT = "corrupt"
+    PROTECTED = "protected (DRM)"
+    TOO_SHORT = "too short"
+    DECODER_CRASHED = "decoder crashed"
+    DECODER_TIMED_OUT = "decoder timed out"
+    BAD_VECTOR = "encoder gave a bad vector"
+
+
+class TrackRejected(EmbedAssetsError):
+    """One track cannot be embedded, whatever is tried, until its file changes."""
+
+    def __init__(self, reason: Reason, message: str) -> None:
+        super().__init__(reason, message)
+        self.reason = reason
+        self.message = message
+
+    def __str__(self) -> str:
+        return f"{self.reason}: {self.message}"

@@ -1,0 +1,96 @@
+"""What makes two things the same: ids of tracks and folders, the recipe of a vector, the index spec.
+
+Pure values and hashes only: nothing here opens a file or knows where one lies.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from dataclasses import asdict, dataclass
+
+ROW_SCHEMA_VERSION = 1
+"""Raised when the fields of an index row change, so that a new collection is filled."""
+
+
+def digest(*parts: bytes | str, size: int = 16) -> str:
+    """Hash length-delimited parts with BLAKE2b; `2 * size` hex digits."""
+    h = hashlib.blake2b(digest_size=size)
+    for part in parts:
+        raw = part.encode() if isinstance(part, str) else part
+        h.update(len(raw).to_bytes(8, "little"))
+        h.update(raw)
+    return h.hexdigest()
+
+
+def track_id(library: str, path: bytes) -> str:
+    """Stable id of a track: 32 hex digits over the library's name and its relative path.
+
+    The path's raw bytes count, not a Unicode normalisation of them: a library may hold both
+    spellings of a name, and each is a track. What a copy between systems renames keeps its
+    vector all the same, through the audio hash.
+    """
+    return digest("track", library, path)
+
+
+def folder_id(library: str, path: bytes) -> str:
+    """Stable id of a folder: 32 hex digits over the library's name and its relative path."""
+    return digest("folder", library, path)
+
+
+def display_path(path: bytes) -> str:
+    r"""Path for people and for the index: UTF-8 as it is, other bytes as `\xNN`; root is `.`."""
+    return path.decode("utf-8", "backslashreplace") or "."
+
+
+def local_path(root: str | os.PathLike[str], path: bytes) -> bytes:
+    """The bytes that open a library-relative path."""
+    return os.path.join(os.fsencode(root), path) if path else os.fsencode(root)
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """All that decides a window vector; device, dtype, engine and batch size do not.
+
+    `frame_stats` names the statistics over an encoder's frames that are kept for each window, in
+    the order of axis 1 of the stored array.
+    """
+
+    encoder: str
+    weights: str
+    sample_rate: int
+    dim: int
+    window_seconds: float
+    windows: int
+    frame_stats: tuple[str, ...] = ("mean",)
+    version: int = 1
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits; names the recipe's room in the store and in the tables."""
+        return digest("recipe", json.dumps(asdict(self), sort_keys=True))
+
+
+@dataclass(frozen=True)
+class IndexSpec:
+    """What a collection holds: a recipe, how a track's windows become one vector, the row's fields."""
+
+    recipe: Recipe
+    pooling: str = "mean"
+    row_schema: int = ROW_SCHEMA_VERSION
+
+    @property
+    def dim(self) -> int:
+        """Width of the vectors in the collection."""
+        return self.recipe.dim * (3 if self.pooling == "enriched" else 1)
+
+    @property
+    def digest(self) -> str:
+        """32 hex digits; part of every folder's wanted version."""
+        return digest("index", self.recipe.digest, self.pooling, str(self.row_schema))
+
+    @property
+    def collection(self) -> str:
+        """Name of the collection; the alias `tracks` points to the one that is served."""
+        return f"tracks_{self.recipe.encoder.replace('-', '_')}_{self.digest[:12]}"
