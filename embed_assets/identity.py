@@ -1,4 +1,4 @@
-"""What makes two things the same: ids of tracks and folders, the recipe of a vector, the index spec.
+"""What makes two things the same: ids of tracks and folders, a vector's recipe, the index spec.
 
 Pure values and hashes only: nothing here opens a file or knows where one lies.
 """
@@ -74,7 +74,7 @@ class Recipe:
 
 @dataclass(frozen=True)
 class IndexSpec:
-    """What a collection holds: a recipe, how a track's windows become one vector, the row's fields."""
+    """What a collection holds: a recipe, the pooling of a track's windows, the row's fields."""
 
     recipe: Recipe
     pooling: str = "mean"

@@ -1,0 +1,63 @@
+"""A partition is a music folder; this is the one place that builds or parses a partition key.
+
+A key is the folder's path relative to the library, as a person would read it. What Dagster forbids
+(`...`, control characters) and what is no text (bytes that are not UTF-8, unprintable characters)
+is written `%XX`, a byte each; a `%` that two hex digits follow is itself escaped. The library's
+root is `.`. The encoding is reversible, and every folder has exactly one key.
+"""
+
+from __future__ import annotations
+
+import re
+
+import dagster as dg
+
+from embed_assets.errors import ConfigurationError
+
+MUSIC_FOLDERS = dg.DynamicPartitionsDefinition(name="music_folders")
+
+ROOT = "."
+_ESCAPE = re.compile(r"%([0-9A-F]{2})")
+_AMBIGUOUS = re.compile(r"%(?=[0-9A-F]{2})")
+_PLAIN = re.compile(r"[!-$&-~][ !-$&-~]*(?<! )")
+_THIRD_DOT = re.compile(r"(?<=\.\.)\.")
+
+
+def key_of(path: bytes) -> str:
+    """Partition key of a library-relative path (raw bytes, `/` between parts, root `b""`)."""
+    if not path:
+        return ROOT
+    text = path.decode("utf-8", "surrogateescape")
+    if _PLAIN.fullmatch(text) and "..." not in text:
+        return text
+    text = _AMBIGUOUS.sub("%25", text)
+    text = "".join(c if c == " " or c.isprintable() else _escaped(c) for c in text)
+    text = _THIRD_DOT.sub("%2E", text)
+    if text[:1] == " ":
+        text = "%20" + text[1:]
+    if text[-1:] == " ":
+        text = text[:-1] + "%20"
+    return text
+
+
+def path_of(key: str) -> bytes:
+    """Library-relative path of a partition key.
+
+    Raises:
+        ConfigurationError: no folder has this key, e.g. one that was typed in by hand.
+    """
+    if key == ROOT:
+        return b""
+    raw = key.encode("utf-8", "surrogateescape")
+    path = re.sub(rb"%([0-9A-F]{2})", lambda m: bytes([int(m[1], 16)]), raw)
+    parts = path.split(b"/")
+    if b"\0" in path or any(p in (b"", b".", b"..") for p in parts) or key_of(path) != key:
+        raise ConfigurationError(
+            f"{key!r} is no key of a music folder: keys are paths relative to EMBED_LIBRARY, and"
+            " the sensor and `embed-assets sync` add them; delete this partition"
+        )
+    return path
+
+
+def _escaped(char: str) -> str:
+    return "".join(f"%{b:02X}" for b in char.encode("utf-8", "surrogateescape"))

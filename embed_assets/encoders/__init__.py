@@ -1,0 +1,101 @@
+"""Turns windows of audio into vectors; the only place that knows torch, muq and librosa's features.
+
+Here stands what the rest of the project sees of an encoder: what it is (`describe`, cheap enough
+for a sensor that asks every few seconds) and the thing itself (`load`, seconds). Nothing heavy is
+imported before `load` is called.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn, Protocol
+
+from embed_assets.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+ENCODERS = ("muq", "acoustic")
+"""The values of EMBED_ENCODER."""
+
+
+@dataclass(frozen=True)
+class EncoderInfo:
+    """What an encoder is, without loading it: all that a recipe needs, and a line for people.
+
+    `weights` is a digest of everything learned or fitted that decides a vector, `sample_rate` in
+    Hz of the mono float32 audio that it takes, `frame_stats` the order of axis 1 of what it
+    returns (its first is always "mean"), `min_seconds` the shortest window that it can encode.
+    """
+
+    name: str
+    weights: str
+    sample_rate: int
+    dim: int
+    frame_stats: tuple[str, ...]
+    min_seconds: float
+    note: str
+
+
+class Encoder(Protocol):
+    """A loaded encoder; `device`, `engine` and `dtype` are lineage, not part of the recipe."""
+
+    info: EncoderInfo
+    device: str
+    engine: str
+    dtype: str
+
+    def encode(self, windows: np.ndarray) -> np.ndarray:
+        """Encode windows of one length: float32 [B, T] -> float32 [B, S, dim].
+
+        T is in samples at `info.sample_rate`, S is `len(info.frame_stats)`. A window's vector does
+        not depend on the others of its batch. Raises TrackRejected when a window is shorter than
+        `info.min_seconds` or a vector is not finite.
+        """
+        ...
+
+
+def describe(name: str, model: str, cache: Path) -> EncoderInfo:
+    """Say what the encoder `name` with the weights `model` is, without loading or downloading.
+
+    `cache` is the folder of downloaded models and of their digests. Raises ConfigurationError when
+    there is no such encoder, or its weights are not on this machine.
+    """
+    match name:
+        case "muq":
+            from embed_assets.encoders import muq
+
+            return muq.info(model, cache)
+        case "acoustic":
+            from embed_assets.encoders import acoustic
+
+            return acoustic.info()
+        case _:
+            _unknown(name)
+
+
+def load(name: str, model: str, device: str, cache: Path) -> Encoder:
+    """Load the encoder `name` onto `device` (a value of EMBED_DEVICE); takes seconds.
+
+    Never touches the network. Raises ConfigurationError for an unknown encoder, for weights that
+    are absent, damaged or of another architecture, and for a device that is not there.
+    """
+    match name:
+        case "muq":
+            from embed_assets.encoders import muq
+
+            return muq.load(model, device, cache)
+        case "acoustic":
+            from embed_assets.encoders import acoustic
+
+            return acoustic.load()
+        case _:
+            _unknown(name)
+
+
+def _unknown(name: str) -> NoReturn:
+    raise ConfigurationError(
+        f"EMBED_ENCODER is {name!r}: there is no such encoder. Set it to one of: "
+        f"{', '.join(ENCODERS)}."
+    )

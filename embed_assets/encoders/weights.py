@@ -1,0 +1,215 @@
+"""Where the weights that EMBED_MODEL names lie, what their digest is, and how they get here.
+
+Only `fetch` touches the network. Nothing here loads a model or knows an architecture.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import uuid
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.identity import digest
+
+CONFIG = "config.json"
+WEIGHTS = "model.safetensors"
+
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+_HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
+_HUB_PATIENCE = 10.0  # seconds without an answer of the hub, before a download has begun
+
+_GET_THEM = (
+    "`embed-assets sync` or `embed-assets up` downloads weights from the Hugging Face hub; or set "
+    f"EMBED_MODEL to a folder that holds {CONFIG} and {WEIGHTS}; or set EMBED_ENCODER=acoustic, "
+    "which needs no download"
+)
+
+_OTHERWISE = (
+    "Try again when the hub can be reached (what is already here is kept), or set EMBED_MODEL to a "
+    f"folder that holds {CONFIG} and {WEIGHTS}, or EMBED_ENCODER=acoustic, which needs no download."
+)
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A model on this machine: its folder, what its config.json says, and the digest of both files.
+
+    The digest is the same for a hub download and for a copy of it in a local folder.
+    """
+
+    folder: Path
+    config: dict[str, Any]
+    digest: str
+
+
+def find(model: str, cache: Path) -> Weights:
+    """Find the weights `model`, a local folder or a hub id, on this machine; no network.
+
+    `cache` holds downloads (unless HF_HOME or HF_HUB_CACHE say otherwise) and digests: weights of
+    a local folder are read through once, and again when their size or time changes. Raises
+    ConfigurationError when they are not here or not complete.
+    """
+    folder = _local_folder(model) or _downloaded(model, cache)
+    try:
+        raw = (folder / CONFIG).read_bytes()
+        name = _sha256(folder / WEIGHTS, cache)
+    except OSError as error:
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}, but {error.filename or folder} cannot be read: "
+            f"{error.strerror or error}. Make it readable, or fetch it again."
+        ) from error
+    try:
+        config = json.loads(raw)
+        if not isinstance(config, dict):
+            raise ValueError("it is no JSON object")
+    except ValueError as error:
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}, but {folder / CONFIG} is damaged: {error}. Fetch it again."
+        ) from error
+    return Weights(folder, config, digest("weights", name, hashlib.sha256(raw).hexdigest()))
+
+
+def fetch(model: str, cache: Path) -> Path:
+    """Download the weights `model` from the hub unless they are here; the folder they lie in.
+
+    Shows a progress bar in a terminal and resumes what an earlier call began. Raises
+    ConfigurationError within seconds when there is no network, no such model, or no access to it,
+    and TransientError when the disk is full.
+    """
+    if folder := _local_folder(model):
+        return folder
+    with contextlib.suppress(ConfigurationError):
+        return _downloaded(model, cache)
+    import httpx
+    from huggingface_hub import HfApi, constants, errors, snapshot_download
+
+    where = f"EMBED_MODEL is {model!r}, which could not be downloaded from {constants.ENDPOINT}"
+    try:
+        # snapshot_download has no limit of its own: on a network that swallows packets it would
+        # sit for minutes before it says so.
+        HfApi().model_info(model, timeout=_HUB_PATIENCE)
+        snapshot_download(model, cache_dir=hub_cache(cache), allow_patterns=[CONFIG, WEIGHTS])
+    except errors.GatedRepoError as error:
+        raise ConfigurationError(
+            f"{where}: its owner grants access on request. Ask for it on the model's page, then "
+            "set HF_TOKEN."
+        ) from error
+    except errors.RepositoryNotFoundError as error:
+        raise ConfigurationError(
+            f"{where}: there is no such model, or it is private. Check the spelling; for a private "
+            "one set HF_TOKEN."
+        ) from error
+    except (errors.HfHubHTTPError, ValueError, RuntimeError) as error:
+        # ValueError: no valid id. RuntimeError: what the hub's own transfer library raises.
+        raise ConfigurationError(f"{where}: {_first_line(error)}. {_OTHERWISE}") from error
+    except (httpx.HTTPError, ConnectionError, errors.LocalEntryNotFoundError) as error:
+        raise ConfigurationError(
+            f"{where}: no connection ({_first_line(error)}). {_OTHERWISE}"
+        ) from error
+    except OSError as error:
+        advice = "free some space: weights take up to 1.3 GB" if _is_full(error) else "check it"
+        raise TransientError(
+            f"{where}, since {error.filename or hub_cache(cache)} failed: "
+            f"{error.strerror or _first_line(error)}; {advice}."
+        ) from error
+    return _downloaded(model, cache)
+
+
+def hub_cache(cache: Path) -> Path:
+    """Where hub downloads lie: the user's own Hugging Face cache if set, else under `cache`."""
+    for variable, below in (
+        ("HF_HUB_CACHE", ""),
+        ("HUGGINGFACE_HUB_CACHE", ""),
+        ("HF_HOME", "hub"),
+    ):
+        if value := os.environ.get(variable):
+            return Path(os.path.expanduser(os.path.expandvars(value)), below)
+    return cache / "huggingface"
+
+
+def _local_folder(model: str) -> Path | None:
+    """The folder that `model` names, if it names one; None for a hub id."""
+    folder = Path(os.path.expanduser(model))
+    if not model.strip() or (not _HUB_ID.fullmatch(model) and not folder.is_dir()):
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}: there is no such folder, and it is no hub id "
+            "(owner/name). Correct it, or leave EMBED_MODEL unset for the default."
+        )
+    if not folder.is_dir():
+        return None
+    missing = [name for name in (CONFIG, WEIGHTS) if not (folder / name).is_file()]
+    if missing:
+        raise ConfigurationError(
+            f"EMBED_MODEL is the folder {folder}, which lacks {' and '.join(missing)}. Put both "
+            f"{CONFIG} and {WEIGHTS} there."
+        )
+    return folder
+
+
+def _downloaded(model: str, cache: Path) -> Path:
+    from huggingface_hub import try_to_load_from_cache
+
+    found = {
+        name: try_to_load_from_cache(model, name, cache_dir=hub_cache(cache))
+        for name in (CONFIG, WEIGHTS)
+    }
+    missing = [
+        name for name, path in found.items() if not (isinstance(path, str) and os.path.isfile(path))
+    ]
+    if missing:
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}, but its {' and '.join(missing)} "
+            f"{'is' if len(missing) == 1 else 'are'} not in {hub_cache(cache)}: {_GET_THEM}."
+        )
+    return Path(str(found[WEIGHTS])).parent
+
+
+def _sha256(path: Path, cache: Path) -> str:
+    """SHA-256 of a file, as the hub names its blob, or read once and remembered under `cache`."""
+    real = path.resolve()
+    if _SHA256.fullmatch(real.name):
+        return real.name
+    stat = real.stat()
+    return _remembered(real, stat.st_size, stat.st_mtime_ns, cache)
+
+
+@lru_cache(maxsize=8)
+def _remembered(path: Path, size: int, mtime_ns: int, cache: Path) -> str:
+    key = digest("file", os.fsencode(path), str(size), str(mtime_ns))
+    note = cache / "digests" / f"{key}.json"
+    try:
+        known = json.loads(note.read_bytes())["sha256"]
+        if _SHA256.fullmatch(known):
+            return known
+    except (OSError, ValueError, KeyError, TypeError):
+        pass  # not known yet, or cut off by a power loss: read the weights again
+    with path.open("rb") as file:
+        value = hashlib.file_digest(file, "sha256").hexdigest()
+    content = {"path": str(path), "size": size, "mtime_ns": mtime_ns, "sha256": value}
+    temporary = note.with_name(f".{note.name}.{uuid.uuid4().hex}.tmp")
+    # On a full or read-only disk this process still knows it, and what it came for may work.
+    try:
+        note.parent.mkdir(parents=True, exist_ok=True)
+        temporary.write_text(json.dumps(content))
+        temporary.replace(note)
+    except OSError:
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+    return value
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
+
+
+def _is_full(error: OSError) -> bool:
+    return error.errno in (errno.ENOSPC, errno.EDQUOT)

@@ -1,0 +1,251 @@
+"""The collections: what a row holds, which collection a spec has, and which one is served."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from embed_assets.errors import ConfigurationError
+from embed_assets.identity import IndexSpec, digest
+from embed_assets.index.connection import lite_folder
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+ALIAS = "tracks"
+"""The name that searches use; it points to the collection that is served."""
+
+PAGE = 16_384
+"""Rows that a server hands out in one answer at most."""
+
+TEXT_BYTES = {
+    "track_id": 32,
+    "audio_hash": 128,
+    "folder_id": 32,
+    "folder": 16_384,
+    "path": 16_384,
+    "title": 2_048,
+    "artist": 2_048,
+    "album": 2_048,
+    "album_artist": 2_048,
+    "genre": 1_024,
+    "codec": 128,
+    "row_digest": 32,
+}
+"""Longest value of each text field in UTF-8 bytes, as a server counts (Lite counts characters)."""
+
+
+def fit(text: str, max_bytes: int) -> str:
+    r"""Cut text to `max_bytes` of UTF-8 between characters; lone surrogates become `\udcXX`."""
+    return text.encode("utf-8", "backslashreplace")[:max_bytes].decode("utf-8", "ignore")
+
+
+@dataclass(frozen=True)
+class TrackRow:
+    """What the index says about a track, apart from its vector; texts are cut to what fits.
+
+    `track_id`, `audio_hash` and `folder_id` are hex; `folder` and `path` are library-relative, for
+    people; `year`, `track_number` and `disc_number` are 0 when unknown; `duration` is in seconds.
+    """
+
+    track_id: str
+    audio_hash: str
+    folder_id: str
+    folder: str
+    path: str
+    title: str = ""
+    artist: str = ""
+    album: str = ""
+    album_artist: str = ""
+    genre: str = ""
+    year: int = 0
+    duration: float = 0.0
+    track_number: int = 0
+    disc_number: int = 0
+    codec: str = ""
+
+    def __post_init__(self) -> None:
+        for name, size in TEXT_BYTES.items():
+            if name != "row_digest":
+                object.__setattr__(self, name, fit(getattr(self, name), size))
+
+    @cached_property
+    def row_digest(self) -> str:
+        """32 hex digits over all the fields: a row with this digest needs no writing."""
+        return digest("row", *(str(getattr(self, f.name)) for f in fields(self)))
+
+    def stored(self) -> dict[str, Any]:
+        """The row as it is stored, without its vector."""
+        row = {f.name: getattr(self, f.name) for f in fields(self)}
+        return row | {"row_digest": self.row_digest}
+
+
+def ensure(client: MilvusClient, spec: IndexSpec) -> None:
+    """Create the collection of `spec` if it is missing, check its fields if not, and load it.
+
+    Raises:
+        ConfigurationError: a collection of that name has other fields or another width.
+    """
+    name = spec.collection
+    wanted = _schema(client, spec)
+    if not client.has_collection(name):
+        _sweep_half_created(client, name)
+        # Strong: a reader sees each row as soon as its write has been acknowledged.
+        client.create_collection(name, schema=wanted, consistency_level="Strong")
+    there = _shape(client.describe_collection(name)["fields"])
+    want = _shape(wanted.to_dict()["fields"])
+    differing = sorted(k for k in there.keys() | want.keys() if there.get(k) != want.get(k))
+    if differing:
+        told = ", ".join(f"{k} is {there.get(k)}, not {want.get(k)}" for k in differing)
+        raise ConfigurationError(
+            f"collection {name} does not hold what EMBED_ENCODER, EMBED_MODEL and EMBED_POOLING "
+            f"ask for ({told}): something else made it. Drop it, or set EMBED_MILVUS_URI to "
+            "another index, and run `embed-assets sync`"
+        )
+    if not client.list_indexes(name, field_name="vector"):
+        index = client.prepare_index_params()
+        index.add_index(
+            "vector",
+            index_type="HNSW",
+            metric_type="COSINE",
+            params={"M": 16, "efConstruction": 200},
+        )
+        client.create_index(name, index)
+    load(client, name)
+
+
+def load(client: MilvusClient, collection: str) -> None:
+    """Make a collection searchable; nothing if it is already.
+
+    A kill while Lite writes an index file leaves half of one, which then fails every load: those
+    files are deleted, and Lite builds them again from the rows.
+    """
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        client.load_collection(collection)
+    except MilvusException:
+        root = lite_folder(client)
+        if root is None:
+            raise
+        files = list((root / "collections" / collection / "partitions").glob("*/indexes/*.idx"))
+        if not files:
+            raise
+        for file in files:
+            file.unlink(missing_ok=True)
+        client.load_collection(collection)
+
+
+def served(client: MilvusClient) -> str | None:
+    """Name of the collection behind the alias; None if nothing is served yet."""
+    if not client.has_collection(ALIAS):
+        return None
+    name = client.describe_collection(ALIAS)["collection_name"]
+    if name == ALIAS:
+        raise ConfigurationError(
+            f"a collection is itself called {ALIAS}, the name that searches use as an alias: "
+            "rename or drop it, or set EMBED_MILVUS_URI to another index"
+        )
+    return name
+
+
+def serve(client: MilvusClient, spec: IndexSpec) -> None:
+    """Let searches see the collection of `spec`, in one step; it must exist."""
+    before = served(client)
+    if before == spec.collection:
+        return
+    load(client, spec.collection)
+    if before is None:
+        client.create_alias(spec.collection, ALIAS)
+    else:
+        client.alter_alias(spec.collection, ALIAS)
+
+
+def count(client: MilvusClient, collection: str) -> int:
+    """Number of rows in a loaded collection."""
+    rows = client.query(collection, output_fields=["count(*)"], consistency_level="Strong")
+    return int(rows[0]["count(*)"])
+
+
+def drop(client: MilvusClient, collection: str) -> None:
+    """Drop a collection, if it is there.
+
+    Raises:
+        ConfigurationError: it is the one that is served.
+    """
+    if served(client) == collection:
+        raise ConfigurationError(
+            f"collection {collection} is the one that searches use: serve another one first"
+        )
+    client.drop_collection(collection)
+
+
+def rows_by_folder(
+    client: MilvusClient, collection: str, folder_ids: list[str] | None = None
+) -> Iterator[tuple[str, str, str]]:
+    """Stream (folder_id, track_id, row_digest) of a loaded collection, of all folders or of some.
+
+    A row that a crash has duplicated may come twice.
+    """
+    names = ["folder_id", "track_id", "row_digest"]
+    chosen = "" if folder_ids is None else f"folder_id in {_listed(folder_ids)}"
+    if lite_folder(client):
+        # It has no limit, and every page of an iterator would cost it a scan of all the rows.
+        rows = client.query(collection, chosen or 'track_id > ""', names)
+        yield from (tuple(row[name] for name in names) for row in rows)
+        return
+    if folder_ids is not None:
+        rows = client.query(collection, chosen, names, limit=PAGE, consistency_level="Strong")
+        if len(rows) < PAGE:
+            yield from (tuple(row[name] for name in names) for row in rows)
+            return
+    pages = client.query_iterator(
+        collection, PAGE, filter=chosen, output_fields=names, consistency_level="Strong"
+    )
+    try:
+        while page := pages.next():
+            yield from (tuple(row[name] for name in names) for row in page)
+    finally:
+        pages.close()
+
+
+def _listed(ids: list[str]) -> str:
+    """A filter's list of ids; they are hex, so nothing in them needs quoting."""
+    if bad := [i for i in ids if not i.isalnum()]:
+        raise ValueError(f"not an id: {bad[0]!r}")
+    return "[" + ", ".join(f'"{i}"' for i in ids) + "]"
+
+
+def _schema(client: MilvusClient, spec: IndexSpec) -> Any:
+    from pymilvus import DataType
+
+    schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
+    for name in (*(f.name for f in fields(TrackRow)), "row_digest"):
+        if name in TEXT_BYTES:
+            primary = {"is_primary": True} if name == "track_id" else {}
+            schema.add_field(name, DataType.VARCHAR, max_length=TEXT_BYTES[name], **primary)
+        else:
+            schema.add_field(name, DataType.FLOAT if name == "duration" else DataType.INT64)
+    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=spec.dim)
+    return schema
+
+
+def _shape(described: list[dict[str, Any]]) -> dict[str, str]:
+    """Name and type of each field, in a form to compare and to show."""
+    shape = {}
+    for one in described:
+        kind, params = getattr(one["type"], "name", str(one["type"])), one.get("params", {})
+        size = params.get("dim") or params.get("max_length")
+        shape[one["name"]] = f"{kind}({size})" if size else kind
+    return shape
+
+
+def _sweep_half_created(client: MilvusClient, name: str) -> None:
+    """Remove the folder that a kill left before its schema was written: Lite trips over it."""
+    root = lite_folder(client)
+    folder = root / "collections" / name if root else None
+    if folder and folder.is_dir() and not (folder / "schema.json").exists():
+        shutil.rmtree(folder)

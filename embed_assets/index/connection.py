@@ -1,0 +1,246 @@
+"""Opening the index, Milvus Lite or a server: its lock, its fairness, and its errors in our words.
+
+Milvus Lite lets in one process at a time, at the first try or not at all, and keeps its lock after
+`close()`. Around it stand two locks that the kernel releases with their process: `queue`, held
+while waiting for the index, and `holder`, held while having it. Whoever has the index and finds
+the queue held knows that somebody waits, and `give_way` lets them in.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+CONNECT_SECONDS = 10.0
+"""How long a server may take to answer the first call."""
+
+
+@dataclass
+class _Lite:
+    """One client's hold on a Lite folder."""
+
+    path: Path
+    wait_seconds: float
+    held: ExitStack = field(default_factory=ExitStack)
+
+
+_lite: WeakKeyDictionary[MilvusClient, _Lite] = WeakKeyDictionary()
+
+
+@contextmanager
+def connect(
+    uri: str, token: str | None = None, *, wait_seconds: float = 60.0
+) -> Iterator[MilvusClient]:
+    """Yield a client for the index at `uri`: a path that ends in `.db` (Lite), or http(s)://.
+
+    A Lite index is this process's alone until the block ends: keep the block short, call
+    `give_way` in it where it cannot be, and never fork in it. Errors of pymilvus that leave the
+    block become ours.
+
+    Raises:
+        TransientError: the server does not answer, or another process still has the Lite index
+            after `wait_seconds`.
+        ConfigurationError: the URI or the token cannot work.
+    """
+    from pymilvus import MilvusClient
+
+    if uri.startswith(("http://", "https://")):
+        with _our_errors(uri):
+            client = MilvusClient(uri, token=token or "", timeout=CONNECT_SECONDS)
+            try:
+                yield client
+            finally:
+                with suppress(Exception):
+                    client.close()
+        return
+    lite = _Lite(_lite_path(uri), wait_seconds)
+    with _our_errors(uri):
+        client = MilvusClient.__new__(MilvusClient)
+        _open(client, lite)
+        _lite[client] = lite
+        try:
+            yield client
+        finally:
+            _lite.pop(client, None)
+            _release(client, lite)
+
+
+def give_way(client: MilvusClient) -> bool:
+    """Let another process have the Lite index if one waits for it; True if one was let in.
+
+    Afterwards the client is open again, but its collections must be loaded again. On a server
+    there is nothing to do.
+    """
+    lite = _lite.get(client)
+    if lite is None or not _somebody_waits(lite.path):
+        return False
+    _release(client, lite)
+    _open(client, lite)
+    return True
+
+
+def lite_folder(client: MilvusClient) -> Path | None:
+    """The folder of a Lite index, None for a server."""
+    lite = _lite.get(client)
+    return lite.path if lite else None
+
+
+def _lite_path(uri: str) -> Path:
+    path = Path(uri).expanduser().absolute()
+    if path.suffix != ".db" or "://" in uri:
+        raise ConfigurationError(
+            f"EMBED_MILVUS_URI={uri!r} is neither a path that ends in .db (Milvus Lite) nor an "
+            "http:// or https:// address: change it to one of them"
+        )
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError as e:
+        raise ConfigurationError(
+            f"EMBED_MILVUS_URI={uri!r}: {e.filename} is a file, where Milvus Lite keeps a folder "
+            "(older versions kept a file): move it away and run `embed-assets sync`"
+        ) from e
+    except OSError as e:
+        raise _no_folder(path, e) from e
+    if not os.access(path, os.W_OK | os.X_OK):
+        raise _no_folder(path, "permission denied")
+    return path
+
+
+def _no_folder(path: Path, why: object) -> ConfigurationError:
+    return ConfigurationError(
+        f"EMBED_MILVUS_URI: cannot write the Milvus Lite folder {path} ({why}): make it writable, "
+        "or name another place"
+    )
+
+
+def _open(client: MilvusClient, lite: _Lite) -> None:
+    from filelock import FileLock, Timeout
+    from milvus_lite.db import MilvusLite
+    from milvus_lite.exceptions import DataDirLockedError
+
+    deadline = time.monotonic() + lite.wait_seconds
+    queue = FileLock(lite.path / "embed_assets.queue", thread_local=False, poll_interval=0.02)
+    holder = FileLock(lite.path / "embed_assets.holder", thread_local=False, poll_interval=0.02)
+    with ExitStack() as held:
+        try:
+            with queue.acquire(timeout=lite.wait_seconds):
+                holder.acquire(timeout=max(0.0, deadline - time.monotonic()))
+                held.callback(holder.release)
+        except Timeout as e:
+            raise TransientError(
+                f"{lite.path} is in use by {_who(lite.path)} for more than "
+                f"{lite.wait_seconds:g} s; Milvus Lite lets in one process at a time: wait until "
+                "it is done, end it, or set EMBED_MILVUS_URI to a Milvus server"
+            ) from e
+        except OSError as e:
+            raise _no_folder(lite.path, e) from e
+        while True:
+            # A foreign program's lock shows only here: the client itself hides why it failed.
+            try:
+                MilvusLite(str(lite.path)).close()
+                break
+            except DataDirLockedError as e:
+                if time.monotonic() > deadline:
+                    raise TransientError(
+                        f"{lite.path} is in use by a program outside embed_assets (a notebook?) "
+                        f"for more than {lite.wait_seconds:g} s: close it there and try again"
+                    ) from e
+                time.sleep(0.1)
+            except OSError as e:
+                raise _no_folder(lite.path, e) from e
+        held.callback(_stop_server, lite.path)
+        type(client).__init__(client, str(lite.path))
+        with suppress(OSError):
+            command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:3]])
+            _note(lite.path).write_text(f"process {os.getpid()} ({command})")
+        lite.held = held.pop_all()
+
+
+def _release(client: MilvusClient, lite: _Lite) -> None:
+    with suppress(Exception):
+        client.close()
+    lite.held.close()
+
+
+def _stop_server(path: Path) -> None:
+    from milvus_lite.server_manager import server_manager_instance
+
+    server_manager_instance.release_server(str(path))
+
+
+def _somebody_waits(path: Path) -> bool:
+    from filelock import FileLock, Timeout
+
+    queue = FileLock(path / "embed_assets.queue", thread_local=False)
+    try:
+        with queue.acquire(blocking=False):
+            return False
+    except Timeout:
+        return True
+
+
+def _note(path: Path) -> Path:
+    return path / "embed_assets.who"
+
+
+def _who(path: Path) -> str:
+    try:
+        return _note(path).read_text(errors="replace")
+    except OSError:
+        return "another process"
+
+
+@contextmanager
+def _our_errors(uri: str) -> Iterator[None]:
+    """Turn what pymilvus and gRPC raise into errors that say what to do."""
+    import grpc
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        yield
+    except EmbedAssetsError:
+        raise
+    except (MilvusException, grpc.RpcError) as e:
+        raise _translated(uri, e) from e
+
+
+_DENIED = ("unauthenticated", "auth check failure", "permission", "illegal token", "invalid token")
+
+
+def _translated(uri: str, error: Exception) -> EmbedAssetsError:
+    from pymilvus import exceptions as theirs
+
+    message = getattr(error, "message", "") or str(error)
+    if any(word in message.lower() for word in _DENIED):
+        return ConfigurationError(
+            f"Milvus at {uri} refuses the login ({message}): set EMBED_MILVUS_TOKEN to "
+            "user:password, or to an API key that may write"
+        )
+    if isinstance(error, theirs.ConnectionConfigException):
+        return ConfigurationError(f"EMBED_MILVUS_URI={uri!r} cannot work: {message}")
+    bugs = (theirs.ParamError, theirs.DataNotMatchException, theirs.DataTypeNotMatchException)
+    if isinstance(error, bugs) or getattr(error, "is_input_error", False):
+        return ConfigurationError(
+            f"Milvus at {uri} refuses a request ({message}): its version and embed_assets do not "
+            "fit together; please report this"
+        )
+    if uri.startswith("http"):
+        advice = "check that the server runs and that EMBED_MILVUS_URI names it"
+    else:
+        advice = (
+            "if it stays, delete that folder and run `embed-assets sync`: the index is filled "
+            "again from the stored embeddings, without embedding anything"
+        )
+    return TransientError(f"Milvus at {uri} failed: {message}; {advice}")

@@ -1,0 +1,109 @@
+"""Asking the index: the nearest tracks, the vectors of tracks, and the same without Milvus."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embed_assets.errors import ConfigurationError
+from embed_assets.index.collection import ALIAS, PAGE, load, served
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+IDS_PER_GET = 1_000
+SPARE = 16
+"""More hits than asked for, so that those tied at the end are ordered by path, not by chance."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A track that was found; `score` is the cosine, -1 to 1; `duration` is in seconds."""
+
+    path: str
+    title: str
+    artist: str
+    album: str
+    score: float
+    folder: str
+    track_id: str
+    duration: float
+
+
+def similar(
+    client: MilvusClient, vector: np.ndarray, n: int = 20, exclude_ids: Collection[str] = ()
+) -> list[Match]:
+    """The `n` served tracks nearest to a float32 `[dim]` vector, best first, ties by path.
+
+    Raises:
+        ConfigurationError: nothing is served yet, or the vector has another width.
+    """
+    name = _served(client)
+    width = next(
+        int(f["params"]["dim"])
+        for f in client.describe_collection(name)["fields"]
+        if f["name"] == "vector"
+    )
+    if vector.shape != (width,):
+        raise ConfigurationError(
+            f"a query of shape {vector.shape} for an index of width {width}: the served "
+            f"collection {name} was made with other EMBED_ENCODER, EMBED_MODEL or EMBED_POOLING; "
+            "run `embed-assets sync`"
+        )
+    names = [name for name in Match.__dataclass_fields__ if name != "score"]
+    limit = min(n + len(exclude_ids) + SPARE, PAGE)
+    hits = client.search(
+        ALIAS,
+        [vector.astype(np.float32)],
+        limit=limit,
+        output_fields=names,
+        search_params={"metric_type": "COSINE", "params": {"ef": max(128, limit)}},
+        consistency_level="Strong",
+    )[0]
+    found: dict[str, Match] = {}
+    for hit in hits:
+        row: dict[str, Any] = {name: hit["entity"][name] for name in names}
+        if row["track_id"] not in exclude_ids:
+            score = float(np.clip(hit["distance"], -1.0, 1.0))
+            found.setdefault(row["track_id"], Match(score=score, **row))
+    return sorted(found.values(), key=lambda m: (-m.score, m.path, m.track_id))[:n]
+
+
+def vectors_of(
+    client: MilvusClient, track_ids: Sequence[str], collection: str | None = None
+) -> dict[str, np.ndarray]:
+    """Unit vectors, float32 `[dim]`, of the tracks that the served collection (or another) has."""
+    name = collection or _served(client)
+    rest, found = iter(track_ids), {}
+    while ids := list(islice(rest, IDS_PER_GET)):
+        for row in client.get(
+            name, ids, output_fields=["track_id", "vector"], consistency_level="Strong"
+        ):
+            found[row["track_id"]] = np.asarray(row["vector"], dtype=np.float32)
+    return found
+
+
+def exact(query: np.ndarray, vectors: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and cosines of the `n` rows of float32 `[N, dim]` nearest to `[dim]`, best first.
+
+    Needs no Milvus: for when a Lite index is held by a writer. Rows of length 0 come last; ties
+    keep the order of the rows.
+    """
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * np.linalg.norm(query)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = np.where(lengths > 0, (vectors @ query) / lengths, -1.0)
+    scores = np.clip(scores, -1.0, 1.0).astype(np.float32)
+    best = np.argsort(-scores, kind="stable")[:n]
+    return best, scores[best]
+
+
+def _served(client: MilvusClient) -> str:
+    name = served(client)
+    if name is None:
+        raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
+    load(client, name)
+    return name

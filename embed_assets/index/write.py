@@ -1,0 +1,243 @@
+"""Bringing folders of the index in step with what is wanted, and proving it by reading back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embed_assets.errors import ConfigurationError, Reason, TrackRejected, TransientError
+from embed_assets.identity import IndexSpec
+from embed_assets.index.collection import TrackRow, ensure, load, rows_by_folder
+from embed_assets.index.connection import give_way
+from embed_assets.index.search import vectors_of
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+FOLDERS_PER_CHUNK = 64
+ROWS_PER_BATCH = 500
+IDS_PER_DELETE = 1_000
+ROUNDS = 3
+SAMPLE = 3
+SAMPLE_COSINE = 0.999
+
+
+@dataclass(frozen=True)
+class FolderRows:
+    """What a folder should have in the index; no rows: it is gone, or has no good track.
+
+    `rows` may be called more than once and must give the same rows each time.
+    """
+
+    folder_id: str
+    rows: Callable[[], Iterable[TrackRow]]
+
+
+@dataclass(frozen=True)
+class FolderWritten:
+    """A folder whose rows in the index were read back and are exactly what was wanted."""
+
+    folder_id: str
+    rows: int
+    written: int
+    deleted: int
+    unchanged: int
+
+
+@dataclass(frozen=True)
+class FolderFailed:
+    """A folder whose rows or vectors could not be had; other folders are not held up by it."""
+
+    folder_id: str
+    error: Exception
+
+
+@dataclass
+class _Work:
+    """One folder while its chunk is worked on; `want` and `have` map track_id to row_digest."""
+
+    source: FolderRows
+    want: dict[str, str] = field(default_factory=dict)
+    have: dict[str, str] = field(default_factory=dict)
+    doubled: set[str] = field(default_factory=set)
+    written: set[str] = field(default_factory=set)
+    deleted: set[str] = field(default_factory=set)
+    error: Exception | None = None
+
+    def in_step(self) -> bool:
+        return self.have == self.want and not self.doubled
+
+    def report(self) -> FolderWritten | FolderFailed:
+        if self.error is not None:
+            return FolderFailed(self.source.folder_id, self.error)
+        rows, written = len(self.want), len(self.written)
+        return FolderWritten(
+            self.source.folder_id, rows, written, len(self.deleted), rows - written
+        )
+
+
+def index_folders(
+    client: MilvusClient,
+    spec: IndexSpec,
+    folders: Iterable[FolderRows],
+    vector_of: Callable[[str], np.ndarray],
+    *,
+    rewrite: bool = False,
+) -> Iterator[FolderWritten | FolderFailed]:
+    """Make the rows of these folders in the collection of `spec` exactly what is wanted.
+
+    Works through up to 64 folders at a time: reads what the index has of them, writes what
+    differs (`rewrite`: everything), deletes what is not wanted, flushes, and reads back; only
+    then are the folders reported. A call that was killed or failed is simply repeated. Between
+    batches and between reports others get their turn at a Lite index. `vector_of(audio_hash)`
+    gives a float32 `[spec.dim]` vector of any length but 0 and is asked only for rows that need
+    writing, so memory holds one batch of vectors; unit vectors are stored.
+
+    Raises:
+        ConfigurationError: the collection or a vector has another width than `spec`.
+        TransientError: the index cannot be brought in step; what was reported holds.
+    """
+    ensure(client, spec)
+    todo = iter(folders)
+    while chunk := [_Work(f) for f in islice(todo, FOLDERS_PER_CHUNK)]:
+        _step_aside(client, spec)
+        _settle(client, spec, chunk, vector_of, rewrite)
+        for work in chunk:
+            yield work.report()
+            _step_aside(client, spec)
+
+
+def _settle(
+    client: MilvusClient,
+    spec: IndexSpec,
+    chunk: list[_Work],
+    vector_of: Callable[[str], np.ndarray],
+    force: bool,
+) -> None:
+    _read(client, spec, chunk)
+    pending = chunk
+    for _ in range(ROUNDS):
+        sample: dict[str, np.ndarray] = {}
+        touched = [w for w in pending if _bring(client, spec, w, vector_of, force, sample)]
+        if not touched:
+            return
+        client.flush(spec.collection)
+        _read(client, spec, touched)
+        force = not _sample_holds(client, spec, sample)
+        pending = [w for w in touched if w.error is None and (force or not w.in_step())]
+        if not pending:
+            return
+    raise TransientError(
+        f"collection {spec.collection}: {len(pending)} folders differ from what was written, even "
+        f"after {ROUNDS} rounds (first: folder_id {pending[0].source.folder_id}); does another "
+        "program write to it? Stop that and run `embed-assets sync` again"
+    )
+
+
+def _read(client: MilvusClient, spec: IndexSpec, chunk: list[_Work]) -> None:
+    works = {w.source.folder_id: w for w in chunk}
+    if len(works) < len(chunk):
+        raise ValueError("the same folder was given twice")
+    for work in chunk:
+        work.have, work.doubled = {}, set()
+    for folder, track, row_digest in rows_by_folder(client, spec.collection, list(works)):
+        work = works[folder]
+        if track in work.have:
+            work.doubled.add(track)
+        work.have[track] = row_digest
+
+
+def _bring(
+    client: MilvusClient,
+    spec: IndexSpec,
+    work: _Work,
+    vector_of: Callable[[str], np.ndarray],
+    force: bool,
+    sample: dict[str, np.ndarray],
+) -> bool:
+    """Write and delete what differs; True if anything did."""
+    touched = False
+    if work.doubled:
+        # Left by a kill inside flush; one delete takes all copies, then the row is written anew.
+        _delete(client, spec, work.doubled)
+        client.flush(spec.collection)
+        work.have = {t: d for t, d in work.have.items() if t not in work.doubled}
+        touched = True
+    for batch in _batches(spec, work, vector_of, force):
+        client.upsert(spec.collection, batch)
+        work.written.update(row["track_id"] for row in batch)
+        if len(sample) < SAMPLE:
+            sample[batch[0]["track_id"]] = batch[0]["vector"]
+        touched = True
+        if len(batch) == ROWS_PER_BATCH:
+            _step_aside(client, spec)
+    extra = work.have.keys() - work.want.keys()
+    if work.error is None and extra:
+        _delete(client, spec, extra)
+        work.deleted |= extra
+        touched = True
+    return touched
+
+
+def _batches(
+    spec: IndexSpec, work: _Work, vector_of: Callable[[str], np.ndarray], force: bool
+) -> Iterator[list[dict[str, Any]]]:
+    """Rows to write with their vectors; a failure to get them is noted and ends the folder."""
+    batch = []
+    work.want = {}
+    try:
+        for row in work.source.rows():
+            if row.folder_id != work.source.folder_id or row.track_id in work.want:
+                raise ValueError(f"track {row.path!r} is listed twice or under another folder")
+            work.want[row.track_id] = row.row_digest
+            if force or work.have.get(row.track_id) != row.row_digest:
+                batch.append(row.stored() | {"vector": _unit(spec, row, vector_of(row.audio_hash))})
+            if len(batch) == ROWS_PER_BATCH:
+                yield batch
+                batch = []
+    except ConfigurationError:
+        raise
+    except Exception as e:
+        work.error = e
+        return
+    if batch:
+        yield batch
+
+
+def _unit(spec: IndexSpec, row: TrackRow, vector: np.ndarray) -> np.ndarray:
+    if vector.shape != (spec.dim,):
+        raise ConfigurationError(
+            f"{row.path}: a vector of shape {vector.shape} came for collection {spec.collection}, "
+            f"which holds width {spec.dim}: the stored embeddings do not fit EMBED_ENCODER, "
+            "EMBED_MODEL and EMBED_POOLING; embed this folder again"
+        )
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    if not (np.isfinite(norm) and norm > 0):
+        raise TrackRejected(
+            Reason.BAD_VECTOR, f"{row.path}: the stored vector has norm {norm}; embed it again"
+        )
+    return (vector / norm).astype(np.float32)
+
+
+def _delete(client: MilvusClient, spec: IndexSpec, tracks: Iterable[str]) -> None:
+    rest = iter(sorted(tracks))
+    while ids := list(islice(rest, IDS_PER_DELETE)):
+        client.delete(spec.collection, ids=ids)
+
+
+def _sample_holds(client: MilvusClient, spec: IndexSpec, sample: dict[str, np.ndarray]) -> bool:
+    """Whether vectors read back point where they were meant to."""
+    there = vectors_of(client, list(sample), spec.collection)
+    return all(
+        track in there and float(there[track] @ vector) > SAMPLE_COSINE
+        for track, vector in sample.items()
+    )
+
+
+def _step_aside(client: MilvusClient, spec: IndexSpec) -> None:
+    if give_way(client):
+        load(client, spec.collection)

@@ -1,0 +1,1 @@
+"""The music folder: walking it, noticing changes, reading what its files are."""

@@ -1,0 +1,314 @@
+"""What is to be done about the library: wanted versions, held and indexed ones -> requests. Pure.
+
+Level-triggered: each look compares the whole, and what it does not act on now it will see again.
+So the memory between two looks holds only what cannot be seen: since when a folder holds still,
+how often a version was tried in vain, and where a long walk goes on.
+"""
+
+from __future__ import annotations
+
+import heapq
+import json
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+
+from embed_assets.errors import LibraryUnavailable
+
+EMPTY = "empty"
+"""Version of a folder that was removed from the index."""
+
+BACKOFF = (60.0, 300.0, 1800.0, 10_800.0, 43_200.0)
+"""Seconds until a version that was tried 1, 2, 3, 4, 5 or more times is tried again."""
+
+FRESH_SECONDS = 900.0
+"""A folder that changed so recently has somebody waiting for it: it goes before an import."""
+
+BRIDGE = 4
+"""Unchanged folders between two changed ones that cost less inside a run than another run does."""
+
+GUARD = 20
+"""So many folders, and half of the library, may go at once before a person must say so."""
+
+FRESH_FOLDERS = 8
+"""So many of the most recently changed folders go first; the others are an import."""
+
+REMEMBERED_GONE = 5000
+"""Removals that a walk of several looks remembers; what is beyond is found by the next walk."""
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """A folder as the walk saw it; `version` None: unreadable. `newest` in seconds of the clock."""
+
+    key: str
+    version: str | None
+    files: int = 0
+    newest: float = 0.0
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run: `keys` in the order in which they are (or are to be) added as partitions."""
+
+    keys: tuple[str, ...]
+    remove: bool = False
+    bulk: bool = False
+
+
+@dataclass
+class Memory:
+    """What one look leaves for the next."""
+
+    settling: dict[str, tuple[str, float]] = field(default_factory=dict)
+    tries: dict[str, tuple[str, int, float]] = field(default_factory=dict)
+    resume: str | None = None
+    gone: list[str] = field(default_factory=list)
+
+    @classmethod
+    def load(cls, text: str | None) -> Memory:
+        """Read what `dump` wrote; anything else is an empty memory."""
+        try:
+            raw = json.loads(text or "{}")
+            return cls(
+                settling={k: (v, float(t)) for k, (v, t) in raw.get("settling", {}).items()},
+                tries={k: (v, int(n), float(t)) for k, (v, n, t) in raw.get("tries", {}).items()},
+                resume=raw.get("resume"),
+                gone=list(raw.get("gone", [])),
+            )
+        except (ValueError, TypeError, AttributeError):
+            return cls()
+
+    def dump(self) -> str:
+        """Text for the sensor's cursor."""
+        return json.dumps(asdict(self), separators=(",", ":"))
+
+
+@dataclass(frozen=True)
+class Policy:
+    """How eagerly to act; `room` runs may be started now, `bulk_room` of them for imports."""
+
+    settle_seconds: float = 5.0
+    folders_per_run: int = 64
+    room: int = 4
+    bulk_room: int = 2
+    confirmed: bool = False
+    use_backoff: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What to do now, and what is waited for; `settles_in` is in seconds, None: nothing settles."""
+
+    requests: tuple[Request, ...]
+    retire: tuple[str, ...]
+    folders: int
+    files: int
+    in_step: int
+    due: int
+    held: int
+    resting: int
+    unreadable: int
+    settles_in: float | None = None
+
+
+def decide(
+    seen: Iterable[Seen],
+    known: Sequence[str],
+    have: Mapping[str, str],
+    held: Collection[str],
+    memory: Memory,
+    now: float,
+    policy: Policy,
+    *,
+    complete: bool | Callable[[], bool] = True,
+    in_segment: Callable[[str], bool] = lambda key: True,
+    unreadable_above: Callable[[str], bool] = lambda key: False,
+) -> Plan:
+    """Compare a walk with what is known; `memory` is updated in place.
+
+    `known` are the partitions in their order. A walk may end early (`complete` is asked after the
+    last of `seen`); then `in_segment` says which keys it has passed, and removals wait for a walk
+    that reaches the end. Nothing below a folder that could not be read is taken for gone.
+
+    Raises:
+        LibraryUnavailable: so much is gone that the library looks unmounted; nothing is removed.
+    """
+    position = {key: i for i, key in enumerate(known)}
+    met: set[str] = set()
+    due: dict[str, _Due] = {}
+    fresh: list[tuple[float, str]] = []
+    new_bulk = folders = files = in_step = waiting = resting = unreadable = total_due = 0
+    settles: list[float] = []
+    for folder in seen:
+        key, version = folder.key, folder.version
+        met.add(key)
+        if version is None:
+            unreadable += 1
+            continue
+        folders += 1
+        files += folder.files
+        if have.get(key) == version:
+            in_step += 1
+            memory.settling.pop(key, None)
+            memory.tries.pop(key, None)
+        elif key in held:
+            waiting += 1
+        elif (wait := _settles_in(folder, version, memory, now, policy)) > 0:
+            settles.append(wait)
+        elif (tried := _tries(key, version, memory, now, policy)) is None:
+            resting += 1
+        else:
+            total_due += 1
+            item = _Due(key, version, tried)
+            if now - folder.newest < FRESH_SECONDS:
+                due[key] = item
+                heapq.heappush(fresh, (folder.newest, key))
+                if len(fresh) <= FRESH_FOLDERS:
+                    continue
+                item = due.pop(heapq.heappop(fresh)[1])
+            # What is new and beyond this look's room is found again: memory stays flat.
+            if item.key in position or new_bulk < policy.folders_per_run * policy.bulk_room:
+                due[item.key] = item
+                new_bulk += item.key not in position
+    finished = complete() if callable(complete) else complete
+    passed = [k for k in known if k not in met and in_segment(k) and not unreadable_above(k)]
+    retire = [k for k in passed if have.get(k) == EMPTY and k not in held]
+    for key in retire:
+        memory.tries.pop(key, None)
+    # A folder without a version may have left rows behind a failed run: it is removed like others.
+    gone = _gone([k for k in passed if have.get(k) != EMPTY], memory, finished)
+    if finished:
+        memory.settling = {k: v for k, v in memory.settling.items() if k in met}
+    if not policy.confirmed:
+        _guard(gone, folders, sum(have.get(k) != EMPTY for k in known))
+    removals = []
+    for key in gone:
+        if key in held:
+            waiting += 1
+        elif (tried := _tries(key, EMPTY, memory, now, policy)) is None:
+            resting += 1
+        else:
+            removals.append(_Due(key, EMPTY, tried))
+    may_bridge = frozenset(met).difference(held, due)
+    first = {key for _, key in fresh}
+    requests = [
+        *_requests(removals, position, may_bridge, policy, remove=True),
+        *_requests([d for d in due.values() if d.key in first], position, may_bridge, policy),
+        *_requests(
+            [d for d in due.values() if d.key not in first], position, may_bridge, policy, bulk=True
+        ),
+    ]
+    chosen = list(_within(requests, policy))
+    wanted = {d.key: d for d in (*due.values(), *removals)}
+    for request in chosen:
+        for key in request.keys:
+            if key in wanted:
+                item = wanted[key]
+                memory.settling.pop(key, None)
+                memory.tries[key] = (item.version, item.tried + 1, now)
+    return Plan(
+        requests=tuple(chosen),
+        retire=tuple(retire),
+        folders=folders,
+        files=files,
+        in_step=in_step,
+        due=total_due + len(removals),
+        held=waiting,
+        resting=resting,
+        unreadable=unreadable,
+        settles_in=min(settles, default=None),
+    )
+
+
+@dataclass(frozen=True, slots=True)
+class _Due:
+    key: str
+    version: str
+    tried: int
+
+
+def _settles_in(folder: Seen, version: str, memory: Memory, now: float, policy: Policy) -> float:
+    """Seconds until the folder has held still for long enough; 0 if it has."""
+    age = now - folder.newest
+    if age >= policy.settle_seconds:
+        return 0.0
+    # Younger than the settle time, or dated in the future: then only our own clock can tell.
+    before, since = memory.settling.get(folder.key, ("", now))
+    if before != version:
+        since = now
+    memory.settling[folder.key] = (version, since)
+    return max(0.0, policy.settle_seconds - max(now - since, age))
+
+
+def _tries(key: str, version: str, memory: Memory, now: float, policy: Policy) -> int | None:
+    """How often this version was tried; None while it rests after a try."""
+    before, count, at = memory.tries.get(key, ("", 0, 0.0))
+    if before != version:
+        return 0
+    if count == 0:
+        return 0
+    rest = BACKOFF[min(count, len(BACKOFF)) - 1]
+    return count if policy.use_backoff and now - at >= rest else None
+
+
+def _gone(passed: list[str], memory: Memory, finished: bool) -> list[str]:
+    """What a walk that has reached its end did not see; nothing before."""
+    if not finished:
+        memory.gone = [*memory.gone, *passed][:REMEMBERED_GONE]
+        return []
+    gone = list(dict.fromkeys([*memory.gone, *passed]))
+    memory.gone = []
+    return gone
+
+
+def _guard(gone: list[str], folders: int, indexed: int) -> None:
+    if gone and (folders == 0 or len(gone) > max(GUARD, indexed // 2)):
+        raise LibraryUnavailable(
+            f"{len(gone)} of {indexed} indexed folders are gone from the library at once"
+            f" (first: {gone[0]!r}). If the disk or share is not mounted, mount it; if they were"
+            " really deleted, run `embed-assets sync --confirm-removals`. Nothing was removed"
+        )
+
+
+def _requests(
+    items: list[_Due],
+    position: Mapping[str, int],
+    may_bridge: Collection[str],
+    policy: Policy,
+    *,
+    remove: bool = False,
+    bulk: bool = False,
+) -> Iterator[Request]:
+    """Runs for these folders: contiguous ranges of partitions, smaller after each failed try."""
+    order = sorted(position, key=position.__getitem__) if items else []
+    for tried in sorted({min(d.tried, 2) for d in items}):
+        size = (policy.folders_per_run, max(1, policy.folders_per_run // 8), 1)[tried]
+        group = [d for d in items if min(d.tried, 2) == tried]
+        there = sorted(position[d.key] for d in group if d.key in position)
+        ranges: list[list[int]] = []
+        for i in there:
+            last = ranges[-1] if ranges else None
+            gap = range(last[-1] + 1, i) if last else ()
+            near = len(gap) <= BRIDGE and all(order[g] in may_bridge for g in gap)
+            if last is not None and near and i - last[0] < size:
+                last.append(i)
+            else:
+                ranges.append([i])
+        for r in ranges:
+            yield Request(tuple(order[r[0] : r[-1] + 1]), remove, bulk)
+        new = [d.key for d in group if d.key not in position]
+        for i in range(0, len(new), size):
+            yield Request(tuple(new[i : i + size]), remove, bulk)
+
+
+def _within(requests: list[Request], policy: Policy) -> Iterator[Request]:
+    room, bulk = policy.room, policy.bulk_room
+    for request in requests:
+        if room <= 0:
+            return
+        if request.bulk:
+            if bulk <= 0:
+                continue
+            bulk -= 1
+        room -= 1
+        yield request

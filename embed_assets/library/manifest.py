@@ -1,0 +1,176 @@
+"""Scanning one folder into the manifest: its tracks, their tags, audio hashes and problems."""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from embed_assets.errors import (
+    FolderChanged,
+    LibraryUnavailable,
+    TrackRejected,
+    TransientError,
+)
+from embed_assets.identity import display_path, folder_id, local_path, track_id
+from embed_assets.library.walk import AudioFile, folder_digest, list_audio, require_library
+from embed_assets.tables import Tables, Track
+from embed_assets.workers import Pool
+
+BATCH = 200
+"""Tracks between two commits: what a kill can cost at most is this many probes."""
+
+
+@dataclass(frozen=True)
+class Library:
+    """A music folder and the name under which its tracks are known."""
+
+    root: Path
+    name: str = "music"
+
+
+@dataclass(frozen=True)
+class ScanResult:
+    """What a scan of one folder found; `removed` counts tracks that are no longer there."""
+
+    digest: str
+    tracks: int = 0
+    probed: int = 0
+    unchanged: int = 0
+    rejected: int = 0
+    removed: int = 0
+    audio_seconds: float = 0.0
+
+
+def scan_folder(
+    library: Library,
+    path: bytes,
+    tables: Tables,
+    pool: Pool,
+    *,
+    may_remove: bool = False,
+    on_track: Callable[[Track], None] = lambda row: None,
+) -> ScanResult:
+    """Bring the manifest of one folder up to date; only files that changed are read.
+
+    `path` is relative to the library. `may_remove` says that a run asks for this folder's removal,
+    so that it may be gone. Rejected files become rows with a reason.
+
+    Raises:
+        LibraryUnavailable: the library is not there, or the folder is not and nobody asked for
+            its removal.
+        FolderChanged: a file changed while it was read.
+        TransientError: the folder or a file could not be read.
+    """
+    root = require_library(library.root)
+    folder = folder_id(library.name, path)
+    try:
+        files = list_audio(root, path)
+    except OSError as e:
+        raise TransientError(
+            f"{display_path(path)}: the folder cannot be read: {e.strerror}; check its permissions"
+            " and the disk; it is tried again"
+        ) from e
+    if not files and not may_remove:
+        raise LibraryUnavailable(
+            f"{display_path(path)}: no audio files there now. If the disk or share is not mounted,"
+            " mount it; if the folder was really deleted, the sensor or `embed-assets sync` removes"
+            " it from the index"
+        )
+    scan = uuid.uuid4().hex
+    tables.begin_scan(folder, path, scan)
+    known = tables.stamps(folder)
+    prefix = path + b"/" if path else b""
+    ids = {f.name: track_id(library.name, prefix + f.name) for f in files}
+    same = [f for f in files if known.get(ids[f.name]) == f.stamp]
+    seen = {f.name for f in same}
+    tables.keep_tracks((ids[f.name] for f in same), scan)
+    fresh = (
+        (f, Track(ids[f.name], folder, prefix + f.name, *f.stamp))
+        for f in files
+        if f.name not in seen
+    )
+    for rows in _in_batches(_probe_all(library, fresh, pool)):
+        tables.put_tracks(rows, scan)
+        for row in rows:
+            on_track(row)
+    digest = folder_digest(files)
+    removed = tables.finish_scan(folder, scan, digest, len(files))
+    totals = tables.folder_totals(folder)
+    return ScanResult(
+        digest=digest,
+        tracks=len(files),
+        probed=len(files) - len(same),
+        unchanged=len(same),
+        rejected=totals.unreadable,
+        removed=removed,
+        audio_seconds=totals.audio_seconds,
+    )
+
+
+def _probe_all(
+    library: Library, files: Iterable[tuple[AudioFile, Track]], pool: Pool
+) -> Iterator[Track]:
+    jobs = ((row, local_path(library.root, row.path), f.stamp) for f, row in files)
+    for (row, _, _), result in pool.run(_probe_one, jobs):
+        if isinstance(result, TrackRejected):
+            yield replace(row, reason=str(result.reason), message=result.message)
+        elif isinstance(result, OSError):
+            raise TransientError(
+                f"{display_path(row.path)}: cannot be read: {result.strerror or result}; check its"
+                " permissions and the disk; it is tried again"
+            ) from result
+        elif isinstance(result, BaseException):
+            raise result
+        else:
+            yield replace(row, **result)
+
+
+def _probe_one(job: tuple[Track, bytes, tuple[int, int, int]]) -> dict[str, object]:
+    """Runs in a worker; gives the manifest's columns for one file."""
+    from embed_assets.library.probe import probe
+
+    row, path, stamp = job
+    try:
+        check_unchanged(path, stamp, row.path)
+        found = probe(path)
+    except TrackRejected:
+        check_unchanged(path, stamp, row.path)
+        raise
+    check_unchanged(path, stamp, row.path)
+    return {k: v for k, v in asdict(found).items() if v is not None}
+
+
+def check_unchanged(full: bytes, stamp: tuple[int, int, int], path: bytes) -> None:
+    """Make sure that a file is still the one that was listed.
+
+    Raises:
+        FolderChanged: it is not; what was read of it may belong to neither file.
+    """
+    try:
+        info = os.stat(full)
+    except FileNotFoundError as e:
+        raise FolderChanged(f"{display_path(path)}: is gone; the folder is looked at again") from e
+    if (info.st_ino, info.st_size, info.st_mtime_ns) != stamp:
+        raise FolderChanged(
+            f"{display_path(path)}: changed while it was read; the folder is looked at again"
+        )
+
+
+def _in_batches(rows: Iterator[Track]) -> Iterator[list[Track]]:
+    """Group rows for a commit; what came before an error is handed on before the error is."""
+    batch: list[Track] = []
+    try:
+        for row in rows:
+            batch.append(row)
+            if len(batch) >= BATCH:
+                yield batch
+                batch = []
+    except BaseException:
+        if batch:
+            yield batch
+        raise
+    if batch:
+        yield batch

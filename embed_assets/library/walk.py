@@ -1,0 +1,217 @@
+"""One look at the library: every folder that directly holds audio, with a digest of its files.
+
+Only names and `stat`: nothing here opens a file. Paths are raw bytes, relative to the library's
+root, with `/` between their parts; the root itself is `b""`.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass
+from hashlib import blake2b
+from operator import attrgetter
+from pathlib import Path
+
+from embed_assets.errors import LibraryUnavailable
+
+AUDIO_SUFFIXES = frozenset(
+    b"mp3 mp2 flac ogg oga opus spx m4a m4b m4p aac wav wave bwf aif aiff aifc w64 wma ape wv mpc"
+    b" tta tak dsf dff mka ac3 eac3 dts au snd caf amr shn aax".split()
+)
+"""Endings, in lower case, that make a file a track; what is in it is found out by `probe`."""
+
+LITTER = frozenset(
+    b"@eaDir;#recycle;@Recycle;@Recently-Snapshot;#snapshot;$RECYCLE.BIN;lost+found"
+    b";System Volume Information".split(b";")
+)
+"""Folders that NAS and desktop systems leave in a library; hidden ones are left out as well."""
+
+IGNORE_MARKERS = frozenset([b".nomedia", b".ndignore"])
+"""A folder that holds one of these is left out, with all that is below it."""
+
+_GONE = (errno.ENOENT, errno.ENOTDIR)
+_name = attrgetter("name")
+
+
+@dataclass(frozen=True, slots=True)
+class Folder:
+    """A folder of the library as `stat` shows it.
+
+    `digest` (32 hex digits) is over the sorted (name, size, mtime_ns) of its audio files; `None`
+    means that the folder could not be read, so that nothing is known of it or below it.
+    `newest_ns` is the latest change seen in it, in nanoseconds of the system's clock.
+    """
+
+    path: bytes
+    digest: str | None
+    files: int = 0
+    newest_ns: int = 0
+    error: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class AudioFile:
+    """An audio file of a folder: its name and what `stat` said of it."""
+
+    name: bytes
+    size: int
+    mtime_ns: int
+    inode: int
+
+    @property
+    def stamp(self) -> tuple[int, int, int]:
+        """What must not change while the file is read."""
+        return self.inode, self.size, self.mtime_ns
+
+
+def require_library(root: Path | None) -> Path:
+    """Return the root of the library, or say why it cannot be one.
+
+    Raises:
+        LibraryUnavailable: not set, not there, not a folder, unreadable or with nothing in it.
+    """
+    if root is None:
+        raise LibraryUnavailable(
+            "EMBED_LIBRARY is not set: set it to your music folder, in the environment or in .env"
+        )
+    try:
+        with os.scandir(root) as entries:
+            if next(iter(entries), None) is not None:
+                return root
+    except OSError as e:
+        raise LibraryUnavailable(
+            f"EMBED_LIBRARY={root}: {e.strerror}; is the disk or share mounted? Nothing is removed"
+        ) from e
+    raise LibraryUnavailable(
+        f"EMBED_LIBRARY={root} is empty: is the disk or share mounted? Nothing is removed"
+    )
+
+
+def is_audio(name: bytes) -> bool:
+    """Whether a file of this name is taken for a track."""
+    stem, _, suffix = name.rpartition(b".")
+    return bool(stem) and not name.startswith(b".") and suffix.lower() in AUDIO_SUFFIXES
+
+
+def walk(root: Path, after: bytes | None = None) -> Iterator[Folder]:
+    """Stream the library's folders in `order`, those after `after` only.
+
+    Symlinked folders are not followed; a symlinked file counts if its target is in the library.
+    A folder that cannot be read comes with `digest=None`, one that vanishes meanwhile not at all.
+    """
+    base = os.fsencode(os.path.realpath(root))
+    stop = None if after is None else order(after)
+    stack = [b""]
+    while stack:
+        path = stack.pop()
+        full = os.path.join(base, path) if path else base
+        try:
+            with os.scandir(full) as scan:
+                entries = sorted(scan, key=_name)
+            seen, below = _look(base, path, full, entries)
+        except OSError as e:
+            if e.errno not in _GONE:
+                yield Folder(path, None, error=e.strerror or str(e))
+            continue
+        below.reverse()
+        if stop is not None:
+            below = [p for p in below if order(p) > stop or _above(p, stop)]
+        stack.extend(below)
+        if seen is not None and (stop is None or order(path) > stop):
+            yield seen
+
+
+def order(path: bytes) -> list[bytes]:
+    """Sort key of a folder in the walk: a parent before its children, names by their bytes."""
+    return path.split(b"/") if path else []
+
+
+def list_audio(root: Path, path: bytes) -> list[AudioFile]:
+    """The audio files of one folder, sorted by name; empty where the folder is not there.
+
+    Raises:
+        OSError: the folder is there and cannot be read.
+    """
+    base = os.fsencode(os.path.realpath(root))
+    full = os.path.join(base, path) if path else base
+    if not _inside(base, full):
+        return []
+    try:
+        with os.scandir(full) as scan:
+            entries = sorted(scan, key=_name)
+    except OSError as e:
+        if e.errno in _GONE:
+            return []
+        raise
+    if any(e.name in IGNORE_MARKERS for e in entries):
+        return []
+    found = ((e, _stat_audio(base, e)) for e in entries if is_audio(e.name))
+    return [AudioFile(e.name, s.st_size, s.st_mtime_ns, s.st_ino) for e, s in found if s]
+
+
+def folder_digest(files: list[AudioFile]) -> str:
+    """The digest that `walk` gives a folder with these files."""
+    h = blake2b(digest_size=16)
+    for f in files:
+        h.update(b"%b\0%d %d\0" % (f.name, f.size, f.mtime_ns))
+    return h.hexdigest()
+
+
+def _look(
+    base: bytes, path: bytes, full: bytes, entries: list[os.DirEntry[bytes]]
+) -> tuple[Folder | None, list[bytes]]:
+    below: list[bytes] = []
+    parts: list[bytes] = []
+    newest = 0
+    prefix = path + b"/" if path else b""
+    for entry in entries:
+        name = entry.name
+        if name[:1] == b".":
+            if name in IGNORE_MARKERS:
+                return None, []
+            continue
+        stem, _, suffix = name.rpartition(b".")
+        if stem and suffix.lower() in AUDIO_SUFFIXES:
+            info = _stat_audio(base, entry)
+            if info is not None:
+                mtime = info.st_mtime_ns
+                parts.append(b"%b\0%d %d\0" % (name, info.st_size, mtime))
+                newest = max(newest, mtime, info.st_ctime_ns)
+                continue
+        if entry.is_dir(follow_symlinks=False) and name not in LITTER:
+            below.append(prefix + name)
+    if not parts:
+        return None, below
+    digest = blake2b(b"".join(parts), digest_size=16).hexdigest()
+    newest = max(newest, os.stat(full).st_mtime_ns)
+    return Folder(path, digest, len(parts), newest), below
+
+
+def _stat_audio(base: bytes, entry: os.DirEntry[bytes]) -> os.stat_result | None:
+    """`stat` of a regular file in the library, or None for anything else that bears its name."""
+    try:
+        if not entry.is_symlink():
+            info = entry.stat(follow_symlinks=False)
+        elif _inside(base, entry.path):
+            info = os.stat(entry.path)
+        else:
+            return None
+    except OSError as e:
+        if e.errno in (*_GONE, errno.ELOOP):
+            return None
+        raise
+    return info if stat.S_ISREG(info.st_mode) else None
+
+
+def _inside(base: bytes, path: bytes) -> bool:
+    real = os.path.realpath(path)
+    return real == base or real.startswith(base.rstrip(b"/") + b"/")
+
+
+def _above(path: bytes, stop: list[bytes]) -> bool:
+    """Whether folders after `stop` may lie below `path`."""
+    parts = order(path)
+    return stop[: len(parts)] == parts

@@ -1,0 +1,101 @@
+"""Every `EMBED_*` setting, from the environment or `.env`, validated.
+
+Stands above the domain: only the entrances (definitions, command line) read settings, and hand the
+domain plain values, so that no domain module can read configuration.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from embed_assets.errors import ConfigurationError
+
+
+class Settings(BaseSettings):
+    """The settings; the description of each is what `docs/settings.md` prints."""
+
+    model_config = SettingsConfigDict(
+        env_prefix="EMBED_", env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
+    )
+
+    library: Path | None = Field(None, description="The music folder. Required.")
+    home: Path = Field(
+        Path("~/.local/share/embed_assets"),
+        description="All state: Dagster instance, tables, embeddings, Lite index, model cache.",
+    )
+    encoder: str = Field(
+        "muq",
+        description="`muq` (weights CC-BY-NC 4.0), or `acoustic` (built in, no download).",
+    )
+    model: str = Field(
+        "OpenMuQ/MuQ-large-msd-iter",
+        description="Weights of `muq`: a hub id, or a local folder with config.json and"
+        " model.safetensors.",
+    )
+    device: str = Field(
+        "auto",
+        description="`auto`, `cpu`, `cuda`, `cuda:N`, `mps`; `openvino:GPU` is still to come.",
+    )
+    window_seconds: float = Field(
+        10.0, ge=1.0, le=600.0, description="Length of a window, in seconds."
+    )
+    windows: int = Field(
+        3, ge=0, le=10_000, description="Windows a track, spread evenly; 0 = the whole track."
+    )
+    pooling: Literal["mean", "enriched"] = Field(
+        "mean", description="How a track's windows become one vector."
+    )
+    milvus_uri: str = Field(
+        "", description="A Milvus Lite file ending in `.db`, or a server's `http(s)://` address."
+    )
+    milvus_token: str = Field("", description="Token of the Milvus server.", repr=False)
+    scan_seconds: int = Field(5, ge=1, description="Look at the library every so many seconds.")
+    settle_seconds: float = Field(
+        5.0, ge=0.0, description="Wait until a folder has held still for so many seconds."
+    )
+    folders_per_run: int = Field(64, ge=1, le=10_000, description="Folders a run, at most.")
+
+    @field_validator("library", "home", mode="after")
+    @classmethod
+    def _absolute(cls, value: Path | None) -> Path | None:
+        return None if value is None else value.expanduser().absolute()
+
+    @classmethod
+    def load(cls) -> Settings:
+        """Read the environment and `.env`.
+
+        Raises:
+            ConfigurationError: a value is not valid; names each variable and what is wrong.
+        """
+        try:
+            return cls()
+        except ValidationError as e:
+            problems = "; ".join(
+                f"EMBED_{'_'.join(map(str, p['loc'])).upper()}={p['input']!r}: {p['msg']}"
+                for p in e.errors()
+            )
+            raise ConfigurationError(f"wrong setting: {problems}") from None
+
+    @property
+    def index_uri(self) -> str:
+        """Where the index lies: `EMBED_MILVUS_URI`, else a Lite file in EMBED_HOME."""
+        return self.milvus_uri or str(self.home / "milvus.db")
+
+    @property
+    def dagster_home(self) -> Path:
+        """Folder of the Dagster instance."""
+        return self.home / "dagster"
+
+    @property
+    def model_cache(self) -> Path:
+        """Folder of downloaded weights."""
+        return self.home / "models"
+
+    def environment(self) -> dict[str, str]:
+        """The settings as absolute `EMBED_*` variables, for processes that are started."""
+        values = self.model_dump(exclude_none=True)
+        return {f"EMBED_{k.upper()}": str(v) for k, v in values.items() if v != ""}

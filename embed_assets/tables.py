@@ -1,0 +1,355 @@
+"""The manifest and embeddings tables: what the library holds, what became of each track.
+
+One SQLite file, `tables.sqlite` in EMBED_HOME, so that a folder's change is one transaction and a
+question about the whole library (`status`, `errors`, words in a title) takes milliseconds. The
+assets meet here and in `vectors/store.py` and nowhere else:
+
+- `folders` and `tracks`: the manifest. A folder's `digest` is that of its scanned files, and NULL
+  while they are being scanned: whoever reads NULL knows that the rows are not yet whole.
+- `embeddings`: per (recipe, audio hash), where a vector is to be found or why there is none.
+- `indexed`: per (index spec, folder), the version that was last written to the collection.
+- `failures`: the folders whose last try failed, until a try succeeds.
+
+What belongs here: columns, transactions and queries. What the values mean is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import closing, contextmanager
+from dataclasses import astuple, dataclass, fields
+from pathlib import Path
+
+from embed_assets.errors import ConfigurationError, FolderChanged, TransientError
+
+SCHEMA_VERSION = 1
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS folders (
+    folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, digest TEXT, scan TEXT, scanned_at REAL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tracks (
+    track_id TEXT PRIMARY KEY, folder_id TEXT NOT NULL, path BLOB NOT NULL,
+    inode INTEGER, size INTEGER, mtime_ns INTEGER,
+    audio_hash TEXT, reason TEXT, message TEXT, duration REAL, container TEXT, codec TEXT,
+    sample_rate INTEGER, channels INTEGER, bit_rate INTEGER, title TEXT, artist TEXT, album TEXT,
+    album_artist TEXT, genre TEXT, year INTEGER, track_number INTEGER, disc_number INTEGER,
+    recording_id TEXT, scan TEXT NOT NULL, seen_at REAL
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tracks_by_folder ON tracks (folder_id);
+CREATE INDEX IF NOT EXISTS tracks_by_audio ON tracks (audio_hash);
+CREATE TABLE IF NOT EXISTS embeddings (
+    recipe TEXT, audio_hash TEXT, windows INTEGER, decoded_seconds REAL, note TEXT,
+    reason TEXT, message TEXT, engine TEXT, device TEXT, dtype TEXT, run_id TEXT, at REAL,
+    PRIMARY KEY (recipe, audio_hash)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS indexed (
+    spec TEXT, folder_id TEXT, version TEXT, rows INTEGER, at REAL, PRIMARY KEY (spec, folder_id)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS failures (
+    folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, stage TEXT, message TEXT, at REAL, run_id TEXT
+) WITHOUT ROWID;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Track:
+    """A row of the manifest: an audio file, what is in it, or why that cannot be told.
+
+    `audio_hash` is None exactly where `reason` says why the file was rejected at its probe. Text
+    is empty and numbers are 0 where the file has no such tag; duration is in seconds.
+    """
+
+    track_id: str
+    folder_id: str
+    path: bytes
+    inode: int
+    size: int
+    mtime_ns: int
+    audio_hash: str | None = None
+    reason: str | None = None
+    message: str | None = None
+    duration: float = 0.0
+    container: str = ""
+    codec: str = ""
+    sample_rate: int = 0
+    channels: int = 0
+    bit_rate: int = 0
+    title: str = ""
+    artist: str = ""
+    album: str = ""
+    album_artist: str = ""
+    genre: str = ""
+    year: int = 0
+    track_number: int = 0
+    disc_number: int = 0
+    recording_id: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Embedding:
+    """What became of an audio under a recipe: `windows` vectors in the store, or a `reason`."""
+
+    recipe: str
+    audio_hash: str
+    windows: int = 0
+    decoded_seconds: float = 0.0
+    note: str = ""
+    reason: str | None = None
+    message: str | None = None
+    engine: str = ""
+    device: str = ""
+    dtype: str = ""
+    run_id: str = ""
+    at: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """A rejected track (`path` is the file) or a failed folder (`path` is the folder)."""
+
+    path: bytes
+    folder: bytes
+    reason: str
+    message: str
+    at: float
+    run_id: str
+
+
+@dataclass(frozen=True, slots=True)
+class FolderTotals:
+    """What the tables say of one folder under a recipe; `pending` were not embedded yet."""
+
+    tracks: int
+    unreadable: int
+    rejected: int
+    embedded: int
+    pending: int
+    audio_seconds: float
+
+
+TRACK_COLUMNS = tuple(f.name for f in fields(Track))
+EMBEDDING_COLUMNS = tuple(f.name for f in fields(Embedding))
+_TRACK_SELECT = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
+
+
+class Tables:
+    """The tables of one EMBED_HOME; every method opens its own connection or takes part in one."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    @contextmanager
+    def connect(self) -> Iterator[sqlite3.Connection]:
+        """A connection in autocommit mode, schema made if need be.
+
+        Raises:
+            TransientError: the file cannot be opened or written (disk full, locked, I/O error).
+            ConfigurationError: the file was written by a newer version.
+        """
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
+                # A committed folder must outlive a power loss, or Dagster would say "done" of it.
+                db.execute("PRAGMA synchronous = FULL")
+                version = db.execute("PRAGMA user_version").fetchone()[0]
+                if version == 0:
+                    db.execute("PRAGMA journal_mode = WAL")
+                    db.executescript(_SCHEMA)
+                    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                elif version != SCHEMA_VERSION:
+                    raise ConfigurationError(
+                        f"{self.path} has schema {version}, this version of embed_assets writes"
+                        f" {SCHEMA_VERSION}: use the version that wrote it, or another EMBED_HOME"
+                    )
+                yield db
+        except (sqlite3.OperationalError, OSError) as e:
+            raise TransientError(
+                f"the tables in {self.path} cannot be used: {e}; is the disk full, or read-only?"
+            ) from e
+
+    @contextmanager
+    def transaction(self) -> Iterator[sqlite3.Connection]:
+        """A connection inside a write transaction: all of it is kept or none."""
+        with self.connect() as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    # The manifest
+
+    def begin_scan(self, folder: str, path: bytes, scan: str) -> None:
+        """Mark a folder's rows as not whole until `finish_scan`."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT INTO folders (folder_id, path, digest, scan) VALUES (?, ?, NULL, ?)"
+                " ON CONFLICT (folder_id) DO UPDATE SET digest = NULL, scan = excluded.scan",
+                (folder, path, scan),
+            )
+
+    def put_tracks(self, rows: Iterable[Track], scan: str) -> None:
+        """Write rows of a scan that is going on."""
+        marks = ", ".join("?" * (len(TRACK_COLUMNS) + 2))
+        with self.transaction() as db:
+            db.executemany(
+                f"INSERT OR REPLACE INTO tracks ({', '.join(TRACK_COLUMNS)}, scan, seen_at)"
+                f" VALUES ({marks})",
+                ((*astuple(row), scan, time.time()) for row in rows),
+            )
+
+    def keep_tracks(self, track_ids: Iterable[str], scan: str) -> None:
+        """Take unchanged rows over into a scan that is going on."""
+        with self.transaction() as db:
+            db.executemany(
+                "UPDATE tracks SET scan = ? WHERE track_id = ?", ((scan, t) for t in track_ids)
+            )
+
+    def finish_scan(self, folder: str, scan: str, digest: str, expected: int) -> int:
+        """Drop the rows that the scan did not see, and give the folder its digest.
+
+        Returns the number of rows dropped.
+
+        Raises:
+            FolderChanged: another scan of the same folder wrote between; neither is whole.
+        """
+        with self.transaction() as db:
+            held = db.execute("SELECT scan FROM folders WHERE folder_id = ?", (folder,)).fetchone()
+            gone = db.execute(
+                "DELETE FROM tracks WHERE folder_id = ? AND scan != ?", (folder, scan)
+            ).rowcount
+            (rows,) = db.execute(
+                "SELECT count(*) FROM tracks WHERE folder_id = ?", (folder,)
+            ).fetchone()
+            if held is None or held[0] != scan or rows != expected:
+                raise FolderChanged("another run is scanning this folder; it is tried again")
+            db.execute(
+                "UPDATE folders SET digest = ?, scanned_at = ? WHERE folder_id = ?",
+                (digest, time.time(), folder),
+            )
+        return gone
+
+    def forget_folder(self, folder: str) -> None:
+        """Remove a retired folder from every table but the embeddings, which outlive it."""
+        with self.transaction() as db:
+            for table in ("tracks", "folders", "indexed", "failures"):
+                db.execute(f"DELETE FROM {table} WHERE folder_id = ?", (folder,))
+
+    def stamps(self, folder: str) -> dict[str, tuple[int, int, int]]:
+        """(inode, size, mtime_ns) of each track of a folder, by track id."""
+        with self.connect() as db:
+            rows = db.execute(
+                "SELECT track_id, inode, size, mtime_ns FROM tracks WHERE folder_id = ?", (folder,)
+            )
+            return {t: (i, s, m) for t, i, s, m in rows}
+
+    def digest(self, folder: str) -> str | None:
+        """Digest of a folder's manifest; None while it is being scanned or was never."""
+        with self.connect() as db:
+            row = db.execute("SELECT digest FROM folders WHERE folder_id = ?", (folder,)).fetchone()
+        return row[0] if row else None
+
+    def folder_totals(self, folder: str, recipe: str = "") -> FolderTotals:
+        """Count a folder's tracks by what became of them."""
+        with self.connect() as db:
+            row = db.execute(
+                "SELECT count(*), count(t.reason), count(e.reason),"
+                " count(CASE WHEN e.audio_hash IS NOT NULL AND e.reason IS NULL THEN 1 END),"
+                " count(CASE WHEN t.reason IS NULL AND e.audio_hash IS NULL THEN 1 END),"
+                " total(t.duration) FROM tracks t"
+                " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+                " WHERE t.folder_id = ?",
+                (recipe, folder),
+            ).fetchone()
+        return FolderTotals(*row)
+
+    def folder_rejects(self, folder: str, recipe: str, limit: int = 50) -> list[tuple[str, ...]]:
+        """(path, reason, message) of a folder's rejected tracks, at most `limit`."""
+        with self.connect() as db:
+            return db.execute(
+                "SELECT t.path, coalesce(t.reason, e.reason), coalesce(t.message, e.message)"
+                " FROM tracks t LEFT JOIN embeddings e"
+                " ON e.recipe = ? AND e.audio_hash = t.audio_hash WHERE t.folder_id = ?"
+                " AND coalesce(t.reason, e.reason) IS NOT NULL ORDER BY t.path LIMIT ?",
+                (recipe, folder, limit),
+            ).fetchall()
+
+    # Embeddings
+
+    def put_embeddings(self, rows: Iterable[Embedding]) -> None:
+        """Write what became of some audio."""
+        marks = ", ".join("?" * len(EMBEDDING_COLUMNS))
+        with self.transaction() as db:
+            db.executemany(
+                f"INSERT OR REPLACE INTO embeddings ({', '.join(EMBEDDING_COLUMNS)})"
+                f" VALUES ({marks})",
+                (astuple(row) for row in rows),
+            )
+
+    def pending(self, folder: str, recipe: str, again: bool = False) -> list[Track]:
+        """Readable tracks of a folder with no embedding under the recipe; all, if `again`."""
+        sql = (
+            f"SELECT {_TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
+            " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+            " WHERE t.folder_id = ? AND t.audio_hash IS NOT NULL"
+        )
+        if not again:
+            sql += " AND e.audio_hash IS NULL"
+        with self.connect() as db:
+            return [Track(*row) for row in db.execute(sql + " ORDER BY t.path", (recipe, folder))]
+
+    def embeddable(self, folder: str, recipe: str) -> Iterator[Track]:
+        """Stream the tracks of a folder that have vectors under the recipe."""
+        with self.connect() as db:
+            rows = db.execute(
+                f"SELECT {_TRACK_SELECT} FROM tracks t JOIN embeddings e"
+                " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+                " WHERE t.folder_id = ? AND e.reason IS NULL ORDER BY t.path",
+                (recipe, folder),
+            )
+            for row in rows:
+                yield Track(*row)
+
+    def forget_rejects(self, recipe: str, folder: str | None = None) -> int:
+        """Ask for another try of the tracks that were rejected, in one folder or in all."""
+        where, args = "", ()
+        if folder is not None:
+            where, args = " AND folder_id = ?", (folder,)
+        with self.transaction() as db:
+            n = db.execute(
+                "DELETE FROM embeddings WHERE recipe = ? AND reason IS NOT NULL AND audio_hash IN"
+                f" (SELECT audio_hash FROM tracks WHERE audio_hash IS NOT NULL{where})",
+                (recipe, *args),
+            ).rowcount
+            n += db.execute(
+                f"UPDATE tracks SET size = -1 WHERE reason IS NOT NULL{where}", args
+            ).rowcount
+        return n
+
+    # Index and failures
+
+    def put_indexed(self, spec: str, folder: str, version: str, rows: int) -> None:
+        """Note which version of a folder its collection holds."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO indexed VALUES (?, ?, ?, ?, ?)",
+                (spec, folder, version, rows, time.time()),
+            )
+
+    def put_failure(self, folder: str, path: bytes, stage: str, message: str, run: str) -> None:
+        """Note that a folder's last try failed."""
+        with self.transaction() as db:
+            db.execute(
+                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)",
+                (folder, path, stage, message, time.time(), run),
+            )
+
+    def clear_failure(self, folder: str) -> None:
+        """A folder went through."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
