@@ -333,6 +333,33 @@ class Tables:
 
     # Index and failures
 
+    def mark_dirty(self, folder: str) -> None:
+        """Say that a folder's manifest is no longer what its files are."""
+        with self.transaction() as db:
+            db.execute("UPDATE folders SET digest = NULL WHERE folder_id = ?", (folder,))
+
+    def forget_embedding(self, recipe: str, audio_hash: str) -> None:
+        """Have an audio embedded again: its vectors are lost."""
+        with self.transaction() as db:
+            db.execute(
+                "DELETE FROM embeddings WHERE recipe = ? AND audio_hash = ?", (recipe, audio_hash)
+            )
+
+    def folders(self) -> Iterator[tuple[str, bytes, bool]]:
+        """Stream (folder id, path, whether its rows are whole) of every folder of the manifest."""
+        with self.connect() as db:
+            yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
+
+    def is_complete(self, spec: str) -> bool:
+        """Whether the collection of a spec has had every folder of the manifest."""
+        with self.connect() as db:
+            missing = db.execute(
+                "SELECT 1 FROM folders f LEFT JOIN indexed i"
+                " ON i.spec = ? AND i.folder_id = f.folder_id WHERE i.version IS NULL LIMIT 1",
+                (spec,),
+            ).fetchone()
+        return missing is None
+
     def put_indexed(self, spec: str, folder: str, version: str, rows: int) -> None:
         """Note which version of a folder its collection holds."""
         with self.transaction() as db:

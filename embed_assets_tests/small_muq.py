@@ -1,4 +1,4 @@
-"""Makes a small checkpoint of the real MuQ architecture, for tests that need a model but no GB.
+"""Makes a small checkpoint of the real MuQ architecture, and serves it as the hub would.
 
 Its weights are drawn from a fixed seed, so its vectors are the same everywhere, within rounding.
 """
@@ -6,8 +6,13 @@ Its weights are drawn from a fixed seed, so its vectors are the same everywhere,
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import io
+import json
 import random
+import threading
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -86,3 +91,66 @@ def save(folder: Path, seed: int = 0, **changes: Any) -> Path:
     with contextlib.redirect_stdout(io.StringIO()):
         build(seed, **changes).save_pretrained(folder)
     return folder
+
+
+@contextlib.contextmanager
+def hub(folder: Path, model: str) -> Iterator[str]:
+    """Serve `folder` as the only model of a Hugging Face hub on loopback; yields its HF_ENDPOINT.
+
+    huggingface_hub reads HF_ENDPOINT when it is imported: set it for a process of its own.
+    """
+    files = {name: (folder / name).read_bytes() for name in ("config.json", "model.safetensors")}
+    commit = "0123456789abcdef0123456789abcdef01234567"
+
+    def etag(name: str) -> str:
+        kind = hashlib.sha256 if name.endswith(".safetensors") else hashlib.sha1
+        return kind(files[name]).hexdigest()
+
+    def listing() -> list[dict[str, Any]]:
+        rows = []
+        for name, raw in files.items():
+            row = {"type": "file", "path": name, "size": len(raw), "oid": etag(name)}
+            lfs = {"lfs": {"oid": etag(name), "size": len(raw), "pointerSize": 130}}
+            rows.append(row | (lfs if name.endswith(".safetensors") else {}))
+        return rows
+
+    class Hub(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+
+        def do_GET(self) -> None:
+            path = self.path.partition("?")[0]
+            name = path.rpartition("/")[2]
+            if path.startswith(f"/api/models/{model}/tree/"):
+                self.answer(200, json.dumps(listing()).encode())
+            elif path == f"/api/models/{model}" or path.startswith(f"/api/models/{model}/"):
+                siblings = [{"rfilename": name} for name in files]
+                body = {"id": model, "sha": commit, "siblings": siblings, "tags": []}
+                self.answer(200, json.dumps(body).encode())
+            elif path.startswith(f"/{model}/resolve/") and name in files:
+                headers = {"ETag": f'"{etag(name)}"', "X-Repo-Commit": commit}
+                self.answer(200, files[name], headers)
+            else:
+                self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+
+        do_HEAD = do_GET
+
+        def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
+            self.send_response(status)
+            for key, value in {**(headers or {}), "Content-Length": str(len(body))}.items():
+                self.send_header(key, value)
+            self.end_headers()
+            if self.command != "HEAD":
+                self.wfile.write(body)
+
+        def log_message(self, *_: Any) -> None:
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}"
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join()

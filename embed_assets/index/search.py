@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_assets.errors import ConfigurationError
-from embed_assets.index.collection import ALIAS, PAGE, load, served
+from embed_assets.index.collection import ALIAS, IDS_PER_CALL, PAGE, load, served
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-IDS_PER_GET = 1_000
 SPARE = 16
 """More hits than asked for, so that those tied at the end are ordered by path, not by chance."""
 
@@ -68,7 +67,8 @@ def similar(
     for hit in hits:
         row: dict[str, Any] = {name: hit["entity"][name] for name in names}
         if row["track_id"] not in exclude_ids:
-            score = float(np.clip(hit["distance"], -1.0, 1.0))
+            # Equal vectors differ in the seventh digit, which would order twins by chance.
+            score = round(float(np.clip(hit["distance"], -1.0, 1.0)), 6)
             found.setdefault(row["track_id"], Match(score=score, **row))
     return sorted(found.values(), key=lambda m: (-m.score, m.path, m.track_id))[:n]
 
@@ -79,7 +79,7 @@ def vectors_of(
     """Unit vectors, float32 `[dim]`, of the tracks that the served collection (or another) has."""
     name = collection or _served(client)
     rest, found = iter(track_ids), {}
-    while ids := list(islice(rest, IDS_PER_GET)):
+    while ids := list(islice(rest, IDS_PER_CALL)):
         for row in client.get(
             name, ids, output_fields=["track_id", "vector"], consistency_level="Strong"
         ):

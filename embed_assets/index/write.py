@@ -11,8 +11,15 @@ import numpy as np
 
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected, TransientError
 from embed_assets.identity import IndexSpec
-from embed_assets.index.collection import TrackRow, ensure, load, rows_by_folder
-from embed_assets.index.connection import give_way
+from embed_assets.index.collection import (
+    IDS_PER_CALL,
+    TrackRow,
+    ensure,
+    load,
+    rows_by_folder,
+    rows_of,
+)
+from embed_assets.index.connection import give_way, lite_folder
 from embed_assets.index.search import vectors_of
 
 if TYPE_CHECKING:
@@ -20,7 +27,6 @@ if TYPE_CHECKING:
 
 FOLDERS_PER_CHUNK = 64
 ROWS_PER_BATCH = 500
-IDS_PER_DELETE = 1_000
 ROUNDS = 3
 SAMPLE = 3
 SAMPLE_COSINE = 0.999
@@ -125,8 +131,8 @@ def _settle(
         touched = [w for w in pending if _bring(client, spec, w, vector_of, force, sample)]
         if not touched:
             return
-        client.flush(spec.collection)
-        _read(client, spec, touched)
+        _flush(client, spec)
+        _read(client, spec, touched, again=True)
         force = not _sample_holds(client, spec, sample)
         pending = [w for w in touched if w.error is None and (force or not w.in_step())]
         if not pending:
@@ -138,13 +144,21 @@ def _settle(
     )
 
 
-def _read(client: MilvusClient, spec: IndexSpec, chunk: list[_Work]) -> None:
+def _read(
+    client: MilvusClient, spec: IndexSpec, chunk: list[_Work], *, again: bool = False
+) -> None:
+    """Note what the index has of each folder; `again`: of all that was there or was written."""
     works = {w.source.folder_id: w for w in chunk}
     if len(works) < len(chunk):
         raise ValueError("the same folder was given twice")
+    if again and not any(w.doubled for w in chunk):
+        known = {t for w in chunk for t in (w.have.keys() | w.want.keys())}
+        rows = rows_of(client, spec.collection, sorted(known))
+    else:
+        rows = rows_by_folder(client, spec.collection, list(works))
     for work in chunk:
         work.have, work.doubled = {}, set()
-    for folder, track, row_digest in rows_by_folder(client, spec.collection, list(works)):
+    for folder, track, row_digest in rows:
         work = works[folder]
         if track in work.have:
             work.doubled.add(track)
@@ -164,7 +178,7 @@ def _bring(
     if work.doubled:
         # Left by a kill inside flush; one delete takes all copies, then the row is written anew.
         _delete(client, spec, work.doubled)
-        client.flush(spec.collection)
+        _flush(client, spec)
         work.have = {t: d for t, d in work.have.items() if t not in work.doubled}
         touched = True
     for batch in _batches(spec, work, vector_of, force):
@@ -225,8 +239,14 @@ def _unit(spec: IndexSpec, row: TrackRow, vector: np.ndarray) -> np.ndarray:
 
 def _delete(client: MilvusClient, spec: IndexSpec, tracks: Iterable[str]) -> None:
     rest = iter(sorted(tracks))
-    while ids := list(islice(rest, IDS_PER_DELETE)):
+    while ids := list(islice(rest, IDS_PER_CALL)):
         client.delete(spec.collection, ids=ids)
+
+
+def _flush(client: MilvusClient, spec: IndexSpec) -> None:
+    """Make what was written outlive a kill; a server's log has it as soon as it acknowledges."""
+    if lite_folder(client):
+        client.flush(spec.collection)
 
 
 def _sample_holds(client: MilvusClient, spec: IndexSpec, sample: dict[str, np.ndarray]) -> bool:

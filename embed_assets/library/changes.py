@@ -20,6 +20,9 @@ EMPTY = "empty"
 BACKOFF = (60.0, 300.0, 1800.0, 10_800.0, 43_200.0)
 """Seconds until a version that was tried 1, 2, 3, 4, 5 or more times is tried again."""
 
+IMPATIENT = (5.0, 60.0, 300.0, 1800.0, 10_800.0, 43_200.0)
+"""The same for a folder that did not fail itself: it changed meanwhile, or its run was killed."""
+
 FRESH_SECONDS = 900.0
 """A folder that changed so recently has somebody waiting for it: it goes before an import."""
 
@@ -92,12 +95,11 @@ class Policy:
     room: int = 4
     bulk_room: int = 2
     confirmed: bool = False
-    use_backoff: bool = True
 
 
 @dataclass(frozen=True)
 class Plan:
-    """What to do now, and what is waited for; `settles_in` is in seconds, None: nothing settles."""
+    """What to do now, and what is waited for: seconds until a folder settles, or was at rest."""
 
     requests: tuple[Request, ...]
     retire: tuple[str, ...]
@@ -109,6 +111,7 @@ class Plan:
     resting: int
     unreadable: int
     settles_in: float | None = None
+    next_try_in: float | None = None
 
 
 def decide(
@@ -120,15 +123,18 @@ def decide(
     now: float,
     policy: Policy,
     *,
+    failed: Collection[str] = (),
     complete: bool | Callable[[], bool] = True,
     in_segment: Callable[[str], bool] = lambda key: True,
     unreadable_above: Callable[[str], bool] = lambda key: False,
 ) -> Plan:
     """Compare a walk with what is known; `memory` is updated in place.
 
-    `known` are the partitions in their order. A walk may end early (`complete` is asked after the
-    last of `seen`); then `in_segment` says which keys it has passed, and removals wait for a walk
-    that reaches the end. Nothing below a folder that could not be read is taken for gone.
+    `known` are the partitions in their order, `failed` those that failed themselves when they were
+    last tried: each is tried again alone, so that it holds no other back. A walk may end early
+    (`complete` is asked after the last of `seen`); then `in_segment` says which keys it has
+    passed, and removals wait for a walk that reaches the end. Nothing below a folder that could
+    not be read is taken for gone.
 
     Raises:
         LibraryUnavailable: so much is gone that the library looks unmounted; nothing is removed.
@@ -137,8 +143,9 @@ def decide(
     met: set[str] = set()
     due: dict[str, _Due] = {}
     fresh: list[tuple[float, str]] = []
-    new_bulk = folders = files = in_step = waiting = resting = unreadable = total_due = 0
+    new_bulk = folders = files = in_step = waiting = unreadable = total_due = 0
     settles: list[float] = []
+    rests: list[float] = []
     for folder in seen:
         key, version = folder.key, folder.version
         met.add(key)
@@ -155,9 +162,10 @@ def decide(
             waiting += 1
         elif (wait := _settles_in(folder, version, memory, now, policy)) > 0:
             settles.append(wait)
-        elif (tried := _tries(key, version, memory, now, policy)) is None:
-            resting += 1
+        elif (wait := _rests_for(key, version, memory, now, failed)) > 0:
+            rests.append(wait)
         else:
+            tried = _tries(key, version, memory, failed)
             total_due += 1
             item = _Due(key, version, tried)
             if now - folder.newest < FRESH_SECONDS:
@@ -185,10 +193,10 @@ def decide(
     for key in gone:
         if key in held:
             waiting += 1
-        elif (tried := _tries(key, EMPTY, memory, now, policy)) is None:
-            resting += 1
+        elif (wait := _rests_for(key, EMPTY, memory, now, failed)) > 0:
+            rests.append(wait)
         else:
-            removals.append(_Due(key, EMPTY, tried))
+            removals.append(_Due(key, EMPTY, _tries(key, EMPTY, memory, failed)))
     may_bridge = frozenset(met).difference(held, due)
     first = {key for _, key in fresh}
     requests = [
@@ -214,9 +222,10 @@ def decide(
         in_step=in_step,
         due=total_due + len(removals),
         held=waiting,
-        resting=resting,
+        resting=len(rests),
         unreadable=unreadable,
         settles_in=min(settles, default=None),
+        next_try_in=min(rests, default=None),
     )
 
 
@@ -240,15 +249,22 @@ def _settles_in(folder: Seen, version: str, memory: Memory, now: float, policy: 
     return max(0.0, policy.settle_seconds - max(now - since, age))
 
 
-def _tries(key: str, version: str, memory: Memory, now: float, policy: Policy) -> int | None:
-    """How often this version was tried; None while it rests after a try."""
+def _rests_for(
+    key: str, version: str, memory: Memory, now: float, failed: Collection[str]
+) -> float:
+    """Seconds until this version is tried again; 0 if now."""
     before, count, at = memory.tries.get(key, ("", 0, 0.0))
-    if before != version:
-        return 0
-    if count == 0:
-        return 0
-    rest = BACKOFF[min(count, len(BACKOFF)) - 1]
-    return count if policy.use_backoff and now - at >= rest else None
+    if before != version or count == 0:
+        return 0.0
+    steps = BACKOFF if key in failed else IMPATIENT
+    return max(0.0, at + steps[min(count, len(steps)) - 1] - now)
+
+
+def _tries(key: str, version: str, memory: Memory, failed: Collection[str]) -> int:
+    """How often this version was tried; 2 or more: it is tried alone."""
+    before, count, _ = memory.tries.get(key, ("", 0, 0.0))
+    count = count if before == version else 0
+    return max(count, 2) if count and key in failed else count
 
 
 def _gone(passed: list[str], memory: Memory, finished: bool) -> list[str]:

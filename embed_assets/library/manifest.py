@@ -27,7 +27,7 @@ BATCH = 200
 class Library:
     """A music folder and the name under which its tracks are known."""
 
-    root: Path
+    root: Path | None
     name: str = "music"
 
 
@@ -92,7 +92,7 @@ def scan_folder(
         for f in files
         if f.name not in seen
     )
-    for rows in _in_batches(_probe_all(library, fresh, pool)):
+    for rows in _in_batches(_probe_all(root, fresh, pool)):
         tables.put_tracks(rows, scan)
         for row in rows:
             on_track(row)
@@ -110,10 +110,8 @@ def scan_folder(
     )
 
 
-def _probe_all(
-    library: Library, files: Iterable[tuple[AudioFile, Track]], pool: Pool
-) -> Iterator[Track]:
-    jobs = ((row, local_path(library.root, row.path), f.stamp) for f, row in files)
+def _probe_all(root: Path, files: Iterable[tuple[AudioFile, Track]], pool: Pool) -> Iterator[Track]:
+    jobs = ((row, local_path(root, row.path), f.stamp) for f, row in files)
     for (row, _, _), result in pool.run(_probe_one, jobs):
         if isinstance(result, TrackRejected):
             yield replace(row, reason=str(result.reason), message=result.message)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 from embed_assets.errors import EmbedAssetsError, Reason, TrackRejected, TransientError
 from embed_assets.identity import Recipe, display_path, folder_id, local_path
 from embed_assets.library.manifest import Library, check_unchanged
+from embed_assets.library.walk import require_library
 from embed_assets.tables import Embedding, Tables, Track
 from embed_assets.vectors.store import Store
 from embed_assets.workers import Pool, cpu_count
@@ -40,6 +41,25 @@ class EncoderChoice:
     model: str
     device: str
     cache: Path
+
+    def recipe(self, window_seconds: float, windows: int) -> Recipe:
+        """The recipe of this encoder with a window policy; loads nothing.
+
+        Raises:
+            ConfigurationError: no such encoder, or its weights are not on this machine.
+        """
+        from embed_assets import encoders
+
+        info = encoders.describe(self.name, self.model, self.cache)
+        return Recipe(
+            encoder=info.name,
+            weights=info.weights,
+            sample_rate=info.sample_rate,
+            dim=info.dim,
+            window_seconds=window_seconds,
+            windows=windows,
+            frame_stats=info.frame_stats,
+        )
 
     def workers(self) -> int:
         """Worker processes for this machine: one a core, as far as memory holds their models."""
@@ -110,6 +130,7 @@ def embed_folder(
         TransientError: a file or the store could not be read or written.
         ConfigurationError: the encoder cannot be loaded.
     """
+    root = require_library(library.root)
     folder = folder_id(library.name, path)
     total = tables.folder_totals(folder, recipe.digest)
     known: set[str] = set()
@@ -117,7 +138,7 @@ def embed_folder(
     problem: BaseException | None = None
     pending = tables.pending(folder, recipe.digest, again)
     jobs = (
-        Job(t, local_path(library.root, t.path), recipe, choice, store.root, run_id)
+        Job(t, local_path(root, t.path), recipe, choice, store.root, run_id)
         for t in pending
         if not (t.audio_hash in known or known.add(t.audio_hash))
     )

@@ -26,13 +26,15 @@ def pool(windows: np.ndarray, pooling: str) -> np.ndarray:
     windows of the three frame statistics if S is 3, or, if S is 1, the three statistics over the
     windows themselves (for one window the last two are 0). Both are L2-normalised.
 
-    Raises TrackRejected when the result is not finite or has no direction, and ConfigurationError
-    for an unknown pooling, or one that these statistics cannot give.
+    Raises TrackRejected when a value is not finite or the result has no direction, and
+    ConfigurationError for an unknown pooling, or one that these statistics cannot give.
     """
     if windows.ndim != 3 or 0 in windows.shape:
         raise ValueError(
             f"windows must be [n_windows, S, dim], none of them 0; got {windows.shape}"
         )
+    if not np.isfinite(windows).all():
+        raise TrackRejected(Reason.BAD_VECTOR, "its window vectors hold NaN or infinity")
     stats = windows.shape[1]
     match pooling:
         case "mean":
@@ -52,11 +54,8 @@ def pool(windows: np.ndarray, pooling: str) -> np.ndarray:
                 f"{', '.join(POOLINGS)}."
             )
     norm = float(np.sqrt(vector @ vector))
-    if not np.isfinite(norm) or norm < _SMALLEST_NORM:
-        raise TrackRejected(
-            Reason.BAD_VECTOR,
-            "its pooled vector " + ("is zero" if np.isfinite(norm) else "holds NaN or infinity"),
-        )
+    if norm < _SMALLEST_NORM:
+        raise TrackRejected(Reason.BAD_VECTOR, "its pooled vector is zero")
     return (vector / norm).astype(np.float32)
 
 

@@ -1,0 +1,57 @@
+"""Which windows of a track are embedded: pure arithmetic over durations, nothing else.
+
+All windows of a track have one length, because a batch must not be padded: zero padding destroys
+a vector (cosine .34-.70 for a 4 s tail padded to 10 s).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+SHORTEST_TAIL = 0.1
+"""Seconds; a whole-track plan spends no extra window on a remainder below this."""
+
+
+@dataclass(frozen=True)
+class WindowPolicy:
+    """How much of a track is heard: `count` windows of `seconds`; count 0 is the whole track."""
+
+    seconds: float
+    count: int
+
+    def __post_init__(self) -> None:
+        if not (math.isfinite(self.seconds) and self.seconds > 0):
+            raise ValueError(f"window length must be above 0 s, not {self.seconds}")
+        if self.count < 0:
+            raise ValueError(f"number of windows must be 0 (whole track) or more, not {self.count}")
+
+    def covers(self, duration: float) -> bool:
+        """Whether a track of `duration` seconds is heard from end to end."""
+        return self.count == 0 or self.count * self.seconds >= duration
+
+
+def plan(duration: float, policy: WindowPolicy) -> list[tuple[float, float]]:
+    """Windows of a track as (start, length) in seconds, in order of time, all of one length.
+
+    Fewer windows than fit: spread evenly, centres at (i + .5) / count of the track. Otherwise the
+    track is tiled without gaps and the last window ends where the track ends, overlapping its
+    neighbour rather than being padded. A track shorter than one window is one window at its own
+    length. `duration` must be above 0.
+    """
+    if not (math.isfinite(duration) and duration > 0):
+        raise ValueError(f"a track's duration must be above 0 s, not {duration}")
+    length = policy.seconds
+    if duration <= length:
+        return [(0.0, duration)]
+    last = duration - length
+    if not policy.covers(duration):
+        n = policy.count
+        return [
+            (min(max(0.0, (i + 0.5) / n * duration - length / 2), last), length) for i in range(n)
+        ]
+    full = int(duration // length)
+    starts = [i * length for i in range(full)]
+    if duration - full * length >= SHORTEST_TAIL:
+        starts.append(last)
+    return [(start, length) for start in starts]

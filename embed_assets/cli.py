@@ -1,0 +1,221 @@
+"""The command `embed-assets`: arguments in, lines or JSON out; the work stands in `commands`."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from typing import Annotated, Any
+
+import typer
+
+from embed_assets.errors import ConfigurationError, EmbedAssetsError
+from embed_assets.settings import Settings
+
+app = typer.Typer(
+    help="Keeps a Milvus vector index in step with a music library. Settings are EMBED_* variables"
+    " or lines in .env; see docs/settings.md.",
+    no_args_is_help=True,
+    add_completion=False,
+    rich_markup_mode=None,
+    pretty_exceptions_enable=False,
+)
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+@app.command(epilog="Example: EMBED_LIBRARY=~/Music embed-assets up --port 3000")
+def up(
+    port: Annotated[int, typer.Option(help="Port of the Dagster UI, on 127.0.0.1.")] = 3000,
+) -> None:
+    """Serve the Dagster UI and keep the index in step until Ctrl-C."""
+    from embed_assets.commands import up as command
+
+    settings = Settings.load()
+    _ready(settings)
+    raise typer.Exit(command.up(settings, port, _tell))
+
+
+@app.command(epilog="Example: EMBED_LIBRARY=~/Music embed-assets sync --json")
+def sync(
+    confirm_removals: Annotated[
+        bool,
+        typer.Option("--confirm-removals", help="Remove what is gone, however much it is."),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Look at the library once, run what that calls for, and wait.
+
+    Exit code 0: in step (rejected tracks are no failure); 1: a folder failed; 2: wrong
+    configuration, or the library is not there.
+    """
+    from embed_assets.commands.sync import sync as command
+
+    settings = Settings.load()
+    _ready(settings)
+    result = command(settings, confirm_removals=confirm_removals, tell=_quiet(as_json))
+    if as_json:
+        _print_json(result.as_json())
+    else:
+        typer.echo(
+            f"{result.tracks} tracks in {result.folders} folders: {result.embedded} embedded,"
+            f" {result.reused} reused, {result.rejected} rejected, {result.removed} removed,"
+            f" {result.failed_folders} folders failed, {len(result.runs)} runs,"
+            f" {result.seconds:.1f} s"
+        )
+        if result.rejected or result.failed_folders:
+            typer.echo("`embed-assets errors` says why.")
+    raise typer.Exit(1 if result.failed_folders else 0)
+
+
+@app.command(epilog="Example: embed-assets status --watch")
+def status(
+    as_json: AsJson = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Redraw every 2 s until Ctrl-C.")] = False,
+) -> None:
+    """Say how many tracks and folders are in step, the rate, the time to go."""
+    from embed_assets.commands import screen
+    from embed_assets.commands.status import status as command
+
+    settings = Settings.load()
+    if as_json:
+        _print_json(command(settings).as_json())
+    elif watch:
+        screen.watch(lambda: command(settings))
+    else:
+        screen.show(command(settings))
+
+
+@app.command(epilog="Example: embed-assets errors --json")
+def errors(as_json: AsJson = False) -> None:
+    """List every rejected track and every failed folder, with the reason and what to do."""
+    from embed_assets.commands.status import errors as command
+
+    rows = command(Settings.load())
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        typer.echo(f"{row['path']!s}\n    {row['reason']}: {row['message']}")
+        if row["run_id"]:
+            typer.echo(f"    run {row['run_id']}")
+    typer.echo(f"{len(rows)} problems" if rows else "no track rejected, no folder failed")
+
+
+@app.command(epilog="Example: embed-assets doctor")
+def doctor(as_json: AsJson = False) -> None:
+    """Check everything that a run needs, and say what to do where something is wrong."""
+    from dataclasses import asdict
+
+    from embed_assets.commands.doctor import doctor as command
+
+    found = command(Settings.load())
+    if as_json:
+        _print_json([asdict(f) for f in found])
+    else:
+        for f in found:
+            word = {True: "ok", False: "WRONG", None: "unknown"}[f.ok]
+            typer.echo(f"{f.check:8} {word:8} {f.message}")
+    raise typer.Exit(1 if any(f.ok is False for f in found) else 0)
+
+
+@app.command(epilog='Example: embed-assets similar "nina simone sinnerman" -n 10')
+def similar(
+    query: Annotated[list[str], typer.Argument(help="A path, or words of title and artist.")],
+    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="How many.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """List the tracks that sound most like one; scores are cosines in [-1, 1]."""
+    from embed_assets.commands import similar as command
+    from embed_assets.project import Project
+
+    settings = Settings.load()
+    track, matches = command.similar(Project.of(settings), " ".join(query), n)
+    if as_json:
+        _print_json([command.as_json(m) for m in matches])
+        return
+    _print_matches(track, matches)
+    typer.echo(f"(vectors: {_encoder_note(settings)})")
+
+
+@app.command(epilog="Example: embed-assets demo")
+def demo() -> None:
+    """Do the whole job on 28 real sample tracks, without downloads or settings."""
+    from embed_assets.commands import demo as command
+
+    settings = Settings.load()
+    result, lists = command.demo(settings, _tell)
+    for track, matches in lists:
+        typer.echo()
+        _print_matches(track, matches)
+    mine = command.demo_settings(settings)
+    where = f"EMBED_LIBRARY={mine.library} EMBED_HOME={mine.home} EMBED_ENCODER=acoustic"
+    typer.echo(
+        f"\n{result.tracks} tracks in {result.seconds:.0f} s. Vectors: {_encoder_note(mine)}\n\n"
+        f"See it in the Dagster UI:\n    {where} embed-assets up\n"
+        f"then drop an album into {mine.library} and watch it arrive.\n"
+        "Your own music:\n    EMBED_LIBRARY=~/Music EMBED_ENCODER=acoustic embed-assets up\n"
+        "With MuQ (1.3 GB of weights, CC-BY-NC 4.0):\n    EMBED_LIBRARY=~/Music embed-assets up"
+    )
+
+
+def main() -> None:
+    """Entry point: errors on purpose become one line on stderr and an exit code."""
+    try:
+        app()
+    except ConfigurationError as e:
+        _fail(e, 2)
+    except EmbedAssetsError as e:
+        _fail(e, 1)
+    except KeyboardInterrupt:
+        sys.exit(130)
+
+
+def _fail(error: EmbedAssetsError, code: int) -> None:
+    typer.echo(f"embed-assets: {error}", err=True)
+    sys.exit(code)
+
+
+def _ready(settings: Settings) -> None:
+    """Fail before any work where it cannot succeed, and fetch weights while somebody looks on."""
+    import os
+
+    from embed_assets import encoders
+    from embed_assets.encoders import weights
+    from embed_assets.library.walk import require_library
+
+    require_library(settings.library)
+    # Runs are processes of their own: they see the settings as this process understood them.
+    os.environ.update(settings.environment())
+    if settings.encoder == "muq":
+        weights.fetch(settings.model, settings.model_cache)
+    encoders.describe(settings.encoder, settings.model, settings.model_cache)
+
+
+def _tell(line: str) -> None:
+    typer.echo(line, err=True)
+
+
+def _quiet(quiet: bool) -> Callable[[str], None]:
+    return (lambda line: None) if quiet else _tell
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=None, default=str))
+
+
+def _print_matches(track: Any, matches: list[Any]) -> None:
+    from embed_assets.index.folders import row_of
+
+    row = row_of(track)
+    typer.echo(f"Sounds like {row.title} - {row.artist or 'unknown artist'} ({row.path}):")
+    for m in matches:
+        by = f" - {m.artist}" if m.artist else ""
+        typer.echo(f"  {m.score:+.3f}  {m.title}{by}  ({m.path})")
+
+
+def _encoder_note(settings: Settings) -> str:
+    from embed_assets import encoders
+
+    info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
+    return f"{info.name}; {info.note}"

@@ -1,0 +1,71 @@
+"""How `status` looks in a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+
+from embed_assets.commands.status import Status
+
+REDRAW_SECONDS = 2.0
+
+
+def show(status: Status) -> None:
+    """Print it once."""
+    Console().print(_layout(status))
+
+
+def watch(ask: Callable[[], Status]) -> None:
+    """Redraw until Ctrl-C; in a pipe, print once."""
+    console = Console()
+    if not console.is_terminal:
+        show(ask())
+        return
+    with Live(_layout(ask()), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(REDRAW_SECONDS)
+            live.update(_layout(ask()), refresh=True)
+
+
+def _layout(s: Status) -> Group:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    rows = [
+        ("library", s.library or "EMBED_LIBRARY is not set"),
+        (
+            "folders",
+            f"{s.folders_in_step} of {s.folders} in step, {s.folders_to_do} to do,"
+            f" {s.folders_in_runs} in runs, {s.folders_failed} failed",
+        ),
+        (
+            "tracks",
+            f"{s.tracks_embedded} of {s.tracks} embedded, {s.tracks_rejected} rejected,"
+            f" {s.tracks_pending} remaining, {s.audio_hours:.1f} h of audio",
+        ),
+        ("rate", f"{s.rate:.1f} tracks/s, ETA {_time(s.eta)}"),
+        ("runs", f"{s.live_runs} live"),
+        ("encoder", f"{s.encoder} on {s.device}: {s.note}"),
+        ("collection", s.collection),
+        ("UI", s.ui or "not up: `embed-assets up`"),
+    ]
+    if s.problem:
+        rows.insert(0, ("PROBLEM", s.problem))
+    for name, text in rows:
+        table.add_row(name, text)
+    bar = Progress(TextColumn("{task.percentage:>3.0f} %"), BarColumn(40))
+    bar.add_task("", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected)
+    return Group(table, bar)
+
+
+def _time(seconds: float | None) -> str:
+    if seconds is None:
+        return "-"
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

@@ -1,0 +1,149 @@
+"""`sync`: one look at the library, all the runs that it calls for, wait until they are done.
+
+Works beside `up` and without it: what runs of others hold is waited for, what is left is run here.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+from collections import Counter
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+
+import dagster as dg
+
+from embed_assets.defs.instance import HOST_TAG, open_instance, reap
+from embed_assets.defs.look import Look, look, prepare, run_tags, summary
+from embed_assets.library.changes import Memory, Policy, Request
+from embed_assets.library.walk import require_library
+from embed_assets.project import Project
+from embed_assets.settings import Settings
+
+WAIT_SECONDS = 0.5
+PATIENCE_SECONDS = 10.0
+"""A folder that rests longer than this after a failed try is reported, not waited for."""
+
+RUNS_AT_ONCE = 2
+"""One run scans and indexes while the other embeds."""
+
+
+@dataclass
+class SyncResult:
+    """What `sync --json` prints: the library's size, and what was done to its tracks just now."""
+
+    folders: int = 0
+    tracks: int = 0
+    embedded: int = 0
+    reused: int = 0
+    rejected: int = 0
+    removed: int = 0
+    failed_folders: int = 0
+    runs: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+
+    def as_json(self) -> dict[str, object]:
+        """The object that the interface promises."""
+        return asdict(self) | {"seconds": round(self.seconds, 3)}
+
+
+def sync(
+    settings: Settings,
+    *,
+    confirm_removals: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> SyncResult:
+    """Bring the index in step with the library; folders that fail are counted, not raised.
+
+    Raises:
+        LibraryUnavailable: the library is not there, or so much of it is gone that a person must
+            confirm the removals.
+        ConfigurationError: encoder, weights or index cannot work as configured.
+    """
+    started = time.monotonic()
+    project = Project.of(settings)
+    library, tables, spec = project.library, project.tables, project.spec()
+    require_library(library.root)
+    memory = Memory()
+    policy = Policy(
+        settings.settle_seconds,
+        settings.folders_per_run,
+        room=RUNS_AT_ONCE,
+        bulk_room=RUNS_AT_ONCE,
+        confirmed=confirm_removals,
+    )
+    result = SyncResult()
+    with (
+        open_instance(settings) as instance,
+        ThreadPoolExecutor(RUNS_AT_ONCE, thread_name_prefix="run") as threads,
+    ):
+        reap(instance)
+        running: dict[Future[dg.JobExecutionResult], Request] = {}
+        while True:
+            found = look(instance, library, tables, spec, memory, policy)
+            prepare(instance, library, tables, found.plan)
+            tell(summary(found))
+            for request in found.plan.requests:
+                running[threads.submit(_execute, instance, request)] = request
+            if not running and not _is_waiting(found):
+                break
+            _wait(found, running)
+            for done in [f for f in running if f.done()]:
+                run = done.result()
+                request = running.pop(done)
+                result.runs.append(run.run_id)
+                _count(instance, run.run_id, result)
+                word = "done" if run.success else "FAILED"
+                tell(f"run {run.run_id[:8]}, {len(request.keys)} folders: {word}")
+        result.folders, result.tracks = found.plan.folders, found.plan.files
+        result.failed_folders = len(memory.tries) + found.plan.unreadable
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _execute(instance: dg.DagsterInstance, request: Request) -> dg.JobExecutionResult:
+    from embed_assets.definitions import library_job
+
+    return dg.execute_job(
+        dg.reconstructable(library_job),
+        instance=instance,
+        tags=run_tags(request) | {HOST_TAG: socket.gethostname()},
+        raise_on_error=False,
+    )
+
+
+def _is_waiting(found: Look) -> bool:
+    plan = found.plan
+    soon = plan.next_try_in is not None and plan.next_try_in <= PATIENCE_SECONDS
+    more = bool(plan.requests or plan.retire or plan.held or not found.complete)
+    return more or plan.settles_in is not None or soon
+
+
+def _wait(found: Look, running: dict[Future[dg.JobExecutionResult], Request]) -> None:
+    """Until a run ends, or something may be due."""
+    due = [t for t in (found.plan.settles_in, found.plan.next_try_in) if t is not None]
+    until = time.monotonic() + max(WAIT_SECONDS, min(due, default=WAIT_SECONDS))
+    room = len(running) < RUNS_AT_ONCE
+    while not any(f.done() for f in running) and (time.monotonic() < until or not room):
+        if not running and not due and not found.plan.held:
+            return
+        time.sleep(0.05)
+
+
+def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> None:
+    counted = {
+        "audio_embeddings": ("embedded", "reused", "rejected"),
+        "track_manifest": ("removed",),
+    }
+    totals: Counter[str] = Counter()
+    records = instance.get_records_for_run(
+        run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+    ).records
+    for record in records:
+        made = record.asset_materialization
+        for name in counted.get(made.asset_key.path[-1], ()) if made else ():
+            value = made.metadata.get(name)
+            totals[name] += int(value.value) if value is not None else 0
+    for name, n in totals.items():
+        setattr(result, name, getattr(result, name) + n)

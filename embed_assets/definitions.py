@@ -1,0 +1,51 @@
+"""The whole project on one page: assets, sensor, checks, resources, executor.
+
+    library folder -> library_sensor -> track_manifest -> audio_embeddings -> milvus_index
+
+`dagster dev`, `dg dev`, `dg check defs` and `embed-assets up` load `defs` from here; tests call
+`build_defs` with settings of their own. Loading this imports no torch, muq, librosa or pymilvus.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import dagster as dg
+
+from embed_assets.defs.audio_embeddings import audio_embeddings
+from embed_assets.defs.checks import RECONCILE_JOB, RECONCILE_SCHEDULE, index_in_step
+from embed_assets.defs.execution import EXECUTOR
+from embed_assets.defs.jobs import LIBRARY_JOB
+from embed_assets.defs.milvus_index import milvus_index
+from embed_assets.defs.resources import resources
+from embed_assets.defs.sensor import library_sensor
+from embed_assets.defs.track_manifest import track_manifest
+from embed_assets.settings import Settings
+
+
+def build_defs(
+    settings: Settings, resource_overrides: Mapping[str, Any] | None = None
+) -> dg.Definitions:
+    """Assemble the project for these settings."""
+    backfills = dg.BackfillPolicy.multi_run(max_partitions_per_run=settings.folders_per_run)
+    return dg.Definitions(
+        assets=[
+            asset.with_attributes(backfill_policy=backfills)
+            for asset in (track_manifest, audio_embeddings, milvus_index)
+        ],
+        asset_checks=[index_in_step],
+        jobs=[LIBRARY_JOB, RECONCILE_JOB],
+        schedules=[RECONCILE_SCHEDULE],
+        sensors=[library_sensor(settings.scan_seconds)],
+        resources=resources(settings) | dict(resource_overrides or {}),
+        executor=EXECUTOR,
+    )
+
+
+defs = build_defs(Settings.load())
+
+
+def library_job() -> dg.JobDefinition:
+    """The job that `sync` runs by itself; a function, so that its steps can find it again."""
+    return defs.resolve_job_def(LIBRARY_JOB.name)

@@ -1,0 +1,139 @@
+"""The asset `audio_embeddings`: the window vectors of every track, or why it has none."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import dagster as dg
+
+from embed_assets.defs.checks import READABLE, every_track_readable
+from embed_assets.defs.execution import GPU_POOL, RETRIES, wrong_settings_fail_at_once
+from embed_assets.defs.partitions import MUSIC_FOLDERS
+from embed_assets.defs.ranged_run import (
+    Progress,
+    each_folder,
+    folder_metadata,
+    known_paths,
+    rejects_table,
+)
+from embed_assets.defs.resources import EncoderResource, LibraryResource, StateResource
+from embed_assets.defs.track_manifest import track_manifest
+from embed_assets.errors import FolderChanged
+from embed_assets.identity import folder_id
+from embed_assets.vectors.embed import embed_folder
+from embed_assets.workers import open_pool
+
+COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn("recipe", "string", "digest of all that decides a vector"),
+        dg.TableColumn("audio_hash", "string", "which audio"),
+        dg.TableColumn("windows", "int", "window vectors in the store"),
+        dg.TableColumn("decoded_seconds", "float", "audio that the vectors stand for"),
+        dg.TableColumn("note", "string", "what was damaged, if part of it could be used"),
+        dg.TableColumn("reason", "string", "why the track was rejected, if it was"),
+        dg.TableColumn("engine", "string"),
+        dg.TableColumn("device", "string"),
+        dg.TableColumn("dtype", "string"),
+        dg.TableColumn("run_id", "string", "the run that embedded it"),
+    ]
+)
+
+
+class EmbedConfig(dg.Config):
+    """What a person may ask of a run by hand."""
+
+    embed_again: bool = False
+    """Embed tracks that have vectors already."""
+    retry_rejected: bool = False
+    """Try rejected tracks again though their files did not change."""
+
+
+@dg.asset(
+    deps=[track_manifest],
+    partitions_def=MUSIC_FOLDERS,
+    group_name="music",
+    kinds={"python", "pytorch"},
+    pool=GPU_POOL,
+    retry_policy=RETRIES,
+    check_specs=[READABLE],
+    metadata={"dagster/column_schema": COLUMNS},
+    description=(
+        "Window vectors of a folder's tracks, a function of the audio and the recipe, stored once:"
+        " audio that was moved, copied or retagged is never embedded again. Bad tracks are"
+        " rejected with a reason and hold nothing else back."
+    ),
+)
+def audio_embeddings(
+    context: dg.AssetExecutionContext,
+    config: EmbedConfig,
+    library: LibraryResource,
+    state: StateResource,
+    encoder: EncoderResource,
+) -> dg.MaterializeResult:
+    """Embed what has no vectors yet in each folder of the run."""
+    music, tables, store = library.library(), state.tables(), state.store()
+    choice = encoder.choice()
+    with wrong_settings_fail_at_once("audio_embeddings"):
+        spec = encoder.spec()
+    recipe = spec.recipe
+    folders = [folder_id(music.name, p) for p in known_paths(context)]
+    totals = [tables.folder_totals(f, recipe.digest) for f in folders]
+    progress = Progress(context.log.info, sum(t.tracks for t in totals))
+    progress.counts["reused"] = sum(t.embedded for t in totals)
+
+    def embed(path: bytes) -> dict[str, Any]:
+        started = time.monotonic()
+        folder = folder_id(music.name, path)
+        metadata = folder_metadata(music, path)
+        if config.retry_rejected:
+            tables.forget_rejects(recipe.digest, folder)
+        if tables.digest(folder) is None:
+            return metadata | {"changed_meanwhile": "the folder is looked at again"}
+        try:
+            result = embed_folder(
+                music,
+                path,
+                recipe,
+                choice,
+                tables,
+                store,
+                pool,
+                run_id=context.run_id,
+                again=config.embed_again,
+                on_track=lambda row: progress.add("rejected" if row.reason else "embedded"),
+            )
+        except FolderChanged as e:
+            tables.mark_dirty(folder)
+            context.log.warning(str(e))
+            return metadata | {"changed_meanwhile": str(e)}
+        total = tables.folder_totals(folder, recipe.digest)
+        seconds = time.monotonic() - started
+        metadata |= {
+            "dagster/row_count": total.embedded,
+            "tracks": total.tracks,
+            "embedded": result.embedded,
+            "reused": result.reused,
+            "rejected": total.rejected + total.unreadable,
+            "audio_seconds": result.audio_seconds,
+            "seconds": seconds,
+            "seconds_decoding": result.decode_seconds,
+            "seconds_in_encoder": result.encode_seconds,
+            "seconds_storing": result.store_seconds,
+            "audio_seconds_per_second": result.audio_seconds / max(seconds, 1e-9),
+            "encoder": recipe.encoder,
+            "weights": recipe.weights[:16],
+            "engine": result.engine or "none: all vectors were reused",
+            "device": result.device or choice.device,
+            "dtype": result.dtype or "float32",
+        }
+        if total.rejected or total.unreadable:
+            metadata["rejects"] = rejects_table(tables.folder_rejects(folder, recipe.digest))
+        return metadata
+
+    with open_pool(choice.workers()) as pool:
+        each_folder(context, music, tables, embed)
+    context.log.info(progress.line())
+    return dg.MaterializeResult(
+        check_results=[every_track_readable(tables, recipe.digest, spec.digest)]
+    )

@@ -1,0 +1,116 @@
+"""The Dagster instance in EMBED_HOME: made ready, opened, and cleaned of runs that cannot live."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from importlib import resources
+from pathlib import Path
+
+import dagster as dg
+from dagster import DagsterEventType, DagsterRunStatus
+
+from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.settings import Settings
+
+HOST_TAG = "embed_assets/host"
+"""On runs that `sync` executes by itself: the machine where their worker is."""
+
+_STARTED = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
+
+
+def prepare_home(settings: Settings) -> Path:
+    """Make EMBED_HOME and the instance's folder, with the `dagster.yaml` of this version.
+
+    Raises:
+        ConfigurationError: EMBED_HOME cannot be written.
+    """
+    home = settings.dagster_home
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+        with resources.as_file(resources.files("embed_assets") / "dagster.yaml") as source:
+            temporary = home / f".dagster.yaml.{os.getpid()}"
+            shutil.copyfile(source, temporary)
+            temporary.replace(home / "dagster.yaml")
+    except OSError as e:
+        raise ConfigurationError(
+            f"EMBED_HOME={settings.home}: {e.strerror}: {e.filename}; make it writable or name"
+            " another folder"
+        ) from e
+    return home
+
+
+@contextmanager
+def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
+    """The instance of EMBED_HOME, whatever DAGSTER_HOME says outside."""
+    home = prepare_home(settings)
+    os.environ["DAGSTER_HOME"] = str(home)
+    with dg.DagsterInstance.from_config(str(home)) as instance:
+        yield instance
+
+
+@contextmanager
+def sole_starter(settings: Settings) -> Iterator[None]:
+    """Hold the lock of `up`: the kernel gives it back however the process ends.
+
+    Raises:
+        TransientError: another `up` has it.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(prepare_home(settings) / "up.lock")
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise TransientError("already up") from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]:
+    """Fail the runs whose worker is dead, and free their slots; returns their ids.
+
+    After a power loss they would hold their folders, run slots and pools for ever: Dagster's
+    default launcher cannot tell. Only workers of this machine are judged: call this where they
+    run. A run younger than `grace_seconds` may not have its worker yet.
+    """
+    before = datetime.now(UTC) - timedelta(seconds=grace_seconds)
+    suspects = dg.RunsFilter(statuses=list(_STARTED), created_before=before)
+    reaped = []
+    for record in instance.get_run_records(suspects):
+        run = record.dagster_run
+        if run.tags.get(HOST_TAG, socket.gethostname()) != socket.gethostname():
+            continue
+        if _worker_lives(instance, run.run_id):
+            continue
+        instance.report_run_failed(
+            run, "its worker is gone (killed, or lost with the power); the folders are tried again"
+        )
+        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+        reaped.append(run.run_id)
+    return reaped
+
+
+def _worker_lives(instance: dg.DagsterInstance, run_id: str) -> bool:
+    import psutil
+
+    records = instance.get_records_for_run(run_id, of_type=DagsterEventType.ENGINE_EVENT).records
+    for record in records:
+        event = record.event_log_entry.get_dagster_event()
+        pid = event.event_specific_data.metadata.get("pid") if event.event_specific_data else None
+        if pid is None:
+            continue
+        try:
+            worker = psutil.Process(int(pid.value))
+            # A process that is younger than the note of its id only bears the same number.
+            if worker.create_time() <= record.timestamp + 1 and worker.status() != "zombie":
+                return True
+        except (psutil.Error, ValueError):
+            continue
+    return False

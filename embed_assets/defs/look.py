@@ -1,0 +1,156 @@
+"""One look at the library, as sensor and `sync` take it: walk, compare, say what to run."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+import dagster as dg
+
+from embed_assets import reports
+from embed_assets.defs import state
+from embed_assets.defs.partitions import key_of, path_of
+from embed_assets.defs.ranged_run import LANE_TAG, REMOVE_TAG
+from embed_assets.errors import ConfigurationError
+from embed_assets.identity import IndexSpec, folder_id
+from embed_assets.index.folders import version_of
+from embed_assets.library.changes import Memory, Plan, Policy, Request, Seen, decide
+from embed_assets.library.manifest import Library
+from embed_assets.library.walk import order, require_library, walk
+from embed_assets.tables import Tables
+
+LIVE_RUNS = 4
+"""Runs that looks at the library keep alive at most; more would only queue."""
+
+BULK_RUNS = 2
+"""Of these, imports: one reads the next folders while the other embeds."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """What one look found; `complete` says that the walk reached the end of the library."""
+
+    plan: Plan
+    complete: bool
+    live_runs: int
+    seconds: float
+
+
+def look(
+    instance: dg.DagsterInstance,
+    library: Library,
+    tables: Tables,
+    spec: IndexSpec,
+    memory: Memory,
+    policy: Policy,
+    budget_seconds: float = 45.0,
+) -> Look:
+    """Compare the library with Dagster's record; `memory` is updated, nothing else is changed.
+
+    A walk that takes longer than its budget goes on at the next look.
+
+    Raises:
+        LibraryUnavailable: the library is not there, or so much is gone that it looks unmounted.
+    """
+    started = time.monotonic()
+    root = require_library(library.root)
+    # In this order: a run that ends between the two reads is then held or seen, never neither.
+    runs = state.live_runs(instance)
+    known = state.known_keys(instance)
+    held = state.held_keys(runs, known)
+    have = state.indexed_versions(instance)
+    failed = {key_of(p.path) for p in reports.failed_folders(tables)}
+    live, bulk = state.lanes(runs)
+    policy = replace(
+        policy,
+        room=max(0, policy.room - live),
+        bulk_room=max(0, min(policy.bulk_room - bulk, policy.room - live)),
+    )
+    after = None if memory.resume is None else path_of(memory.resume)
+    last: bytes | None = None
+    finished = True
+    unreadable: list[bytes] = []
+
+    def seen() -> Iterator[Seen]:
+        nonlocal last, finished
+        for folder in walk(root, after):
+            last = folder.path
+            key = key_of(folder.path)
+            if folder.digest is None:
+                unreadable.append(folder.path)
+                yield Seen(key, None)
+                continue
+            yield Seen(key, version_of(folder.digest, spec), folder.files, folder.newest_ns / 1e9)
+            if time.monotonic() - started > budget_seconds:
+                finished = False
+                return
+
+    def passed(key: str) -> bool:
+        try:
+            place = order(path_of(key))
+        except ConfigurationError:
+            return True
+        begun = after is None or place > order(after)
+        return begun and (finished or last is None or place <= order(last))
+
+    def below_unreadable(key: str) -> bool:
+        try:
+            path = path_of(key)
+        except ConfigurationError:
+            return False
+        return any(not u or path.startswith(u + b"/") for u in unreadable)
+
+    plan = decide(
+        seen(),
+        known,
+        have,
+        held,
+        memory,
+        time.time(),
+        policy,
+        failed=failed,
+        complete=lambda: finished,
+        in_segment=passed,
+        unreadable_above=below_unreadable,
+    )
+    memory.resume = None if finished or last is None else key_of(last)
+    return Look(plan, finished, live, time.monotonic() - started)
+
+
+def prepare(instance: dg.DagsterInstance, library: Library, tables: Tables, plan: Plan) -> None:
+    """Retire folders that are out of the index, and add those that are to be run for."""
+    for key in plan.retire:
+        instance.delete_dynamic_partition("music_folders", key)
+        try:
+            tables.forget_folder(folder_id(library.name, path_of(key)))
+        except ConfigurationError:
+            continue
+    keys = [key for request in plan.requests for key in request.keys if not request.remove]
+    if keys:
+        state.add_keys(instance, keys)
+
+
+def run_tags(request: Request) -> dict[str, str]:
+    """Tags of the run that does a request."""
+    tags = state.range_tags(request.keys) | {LANE_TAG: "bulk" if request.bulk else "fresh"}
+    return tags | ({REMOVE_TAG: "true"} if request.remove else {})
+
+
+def summary(look: Look) -> str:
+    """One line for people on what a look found."""
+    plan = look.plan
+    parts = [f"{plan.folders} folders, {plan.files} files", f"{plan.in_step} in step"]
+    for n, what in (
+        (plan.due, "to do"),
+        (plan.held, "in runs"),
+        (plan.resting, "resting after a failure"),
+        (plan.unreadable, "unreadable"),
+        (len(plan.retire), "retired"),
+    ):
+        parts += [f"{n} {what}"] if n else []
+    if plan.settles_in is not None:
+        parts.append("waiting for folders to hold still")
+    if not look.complete:
+        parts.append("the walk goes on at the next look")
+    return ", ".join(parts) + f" ({look.seconds:.1f} s)"

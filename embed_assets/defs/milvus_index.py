@@ -1,0 +1,86 @@
+"""The asset `milvus_index`: a row a track in the vector index, read back after it was written."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import dagster as dg
+
+from embed_assets.defs.audio_embeddings import audio_embeddings
+from embed_assets.defs.execution import MILVUS_POOL, RETRIES, wrong_settings_fail_at_once
+from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
+from embed_assets.defs.ranged_run import folder_metadata, known_paths, note_failure, raise_for
+from embed_assets.defs.resources import (
+    EncoderResource,
+    LibraryResource,
+    MilvusResource,
+    StateResource,
+)
+from embed_assets.index.folders import index_library
+
+COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn("track_id", "string", "primary key"),
+        dg.TableColumn("audio_hash", "string"),
+        dg.TableColumn("folder", "string", "relative to the library"),
+        dg.TableColumn("path", "string", "relative to the library"),
+        dg.TableColumn("title", "string", "the file's name where there is no tag"),
+        dg.TableColumn("artist", "string"),
+        dg.TableColumn("album", "string"),
+        dg.TableColumn("duration", "float", "seconds"),
+        dg.TableColumn("vector", "float vector", "pooled over the windows, of length 1"),
+    ]
+)
+
+
+@dg.asset(
+    deps=[audio_embeddings],
+    partitions_def=MUSIC_FOLDERS,
+    group_name="music",
+    kinds={"python", "milvus"},
+    pool=MILVUS_POOL,
+    retry_policy=RETRIES,
+    output_required=False,
+    metadata={"dagster/column_schema": COLUMNS},
+    description=(
+        "The folder's rows in the Milvus collection behind the alias `tracks`, exactly one a good"
+        " track. The data version says which files and which index spec they stand for; the sensor"
+        " compares it with the library."
+    ),
+)
+def milvus_index(
+    context: dg.AssetExecutionContext,
+    library: LibraryResource,
+    state: StateResource,
+    encoder: EncoderResource,
+    milvus: MilvusResource,
+) -> Iterator[dg.AssetMaterialization]:
+    """Bring each folder of the run in step; a folder is reported once it was read back."""
+    music, tables, store = library.library(), state.tables(), state.store()
+    failed: list[tuple[str, Exception]] = []
+    with wrong_settings_fail_at_once("milvus_index"):
+        spec = encoder.spec()
+        with milvus.get_client() as client:
+            for report in index_library(client, music, known_paths(context), spec, tables, store):
+                if isinstance(report, tuple):
+                    key = key_of(report[0])
+                    note_failure(context, music, tables, key, "milvus_index", report[1])
+                    failed.append((key, report[1]))
+                    continue
+                yield dg.AssetMaterialization(
+                    context.asset_key,
+                    partition=key_of(report.path),
+                    tags={"dagster/data_version": report.version},
+                    metadata=folder_metadata(music, report.path)
+                    | {
+                        "dagster/row_count": report.rows,
+                        "rows": report.rows,
+                        "written": report.written,
+                        "deleted": report.deleted,
+                        "unchanged": report.unchanged,
+                        "collection": spec.collection,
+                        "version": report.version,
+                    },
+                )
+    if failed:
+        raise_for(failed, "milvus_index", len(context.partition_keys))

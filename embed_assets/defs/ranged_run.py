@@ -1,0 +1,150 @@
+"""A run covers many folders: going through them, each with a story of its own.
+
+A folder that fails holds no other back: the step goes on, and raises at the end. What is finished
+is logged before that, so that finished folders stay green and only the others turn red.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import dagster as dg
+
+from embed_assets.defs.execution import failure_of
+from embed_assets.defs.partitions import key_of, path_of
+from embed_assets.errors import ConfigurationError, LibraryUnavailable
+from embed_assets.identity import display_path, folder_id
+from embed_assets.library.manifest import Library
+from embed_assets.tables import Tables
+
+REMOVE_TAG = "embed_assets/remove"
+"""On a run that was asked to remove folders: only then may a folder be gone."""
+
+LANE_TAG = "embed_assets/lane"
+"""`fresh` or `bulk`: an album that was just dropped does not queue behind an import."""
+
+PROGRESS_SECONDS = 10.0
+
+
+@dataclass
+class Progress:
+    """Counts of a step's tracks, logged at most every 10 seconds: each line costs Dagster 50 ms."""
+
+    log: Callable[[str], None]
+    total: int
+    counts: dict[str, int] = field(default_factory=dict)
+    started: float = field(default_factory=time.monotonic)
+    last: float = field(default_factory=time.monotonic)
+
+    def add(self, what: str, n: int = 1) -> None:
+        """Count a track, and log a line if it is time."""
+        self.counts[what] = self.counts.get(what, 0) + n
+        if time.monotonic() - self.last >= PROGRESS_SECONDS:
+            self.last = time.monotonic()
+            self.log(self.line())
+
+    def line(self) -> str:
+        """Done by kind, remaining, rate and time to go."""
+        done = sum(self.counts.values())
+        seconds = max(time.monotonic() - self.started, 1e-9)
+        rate = done / seconds
+        left = max(self.total - done, 0)
+        eta = f"{left / rate:.0f} s" if rate > 0 else "unknown"
+        kinds = ", ".join(f"{n} {what}" for what, n in self.counts.items()) or "none"
+        return f"{kinds}; {left} remaining; {rate:.1f} tracks/s; ETA {eta}"
+
+
+def each_folder(
+    context: dg.AssetExecutionContext,
+    library: Library,
+    tables: Tables,
+    work: Callable[[bytes], Mapping[str, Any]],
+) -> None:
+    """Apply `work` to the path of each folder of the run; what it returns is the metadata.
+
+    Raises:
+        dagster.Failure: a configuration is wrong; nothing is retried.
+        Exception: the first error of a folder, when all have had their turn.
+    """
+    stage = context.asset_key.path[-1]
+    failed: list[tuple[str, Exception]] = []
+    finished: dict[str, Mapping[str, Any]] = {}
+    for key in context.partition_keys:
+        try:
+            path = path_of(key)
+            finished[key] = work(path)
+        except Exception as e:
+            fatal = isinstance(e, ConfigurationError) and not isinstance(e, LibraryUnavailable)
+            note_failure(context, library, tables, key, stage, e)
+            failed.append((key, e))
+            if fatal:
+                break
+    if not failed:
+        for key, metadata in finished.items():
+            context.add_asset_metadata(metadata=metadata, partition_key=key)
+        return
+    for key, metadata in finished.items():
+        context.log_event(
+            dg.AssetMaterialization(context.asset_key, partition=key, metadata=dict(metadata))
+        )
+    raise_for(failed, stage, len(context.partition_keys))
+
+
+def note_failure(
+    context: dg.AssetExecutionContext,
+    library: Library,
+    tables: Tables,
+    key: str,
+    stage: str,
+    error: Exception,
+) -> None:
+    """Put a folder's failure where people look: the run's log, and the table behind `errors`."""
+    context.log.error(f"{key}: {error}")
+    try:
+        path = path_of(key)
+    except ConfigurationError:
+        return
+    folder = folder_id(library.name, path)
+    tables.put_failure(folder, path, stage, str(error), context.run_id)
+
+
+def raise_for(failed: list[tuple[str, Exception]], stage: str, total: int) -> None:
+    """Fail the step for the folders that failed, by the first error's kind."""
+    key, error = failed[0]
+    summary = f"{stage}: {len(failed)} of {total} folders failed; first {key!r}"
+    failure = failure_of(error, summary)
+    if failure is error:
+        raise RuntimeError(f"{summary}: {error}") from error
+    raise failure from error
+
+
+def rejects_table(rows: list[tuple[Any, ...]]) -> dg.TableMetadataValue:
+    """At most 50 rejected tracks with their reasons, for a folder's metadata."""
+    columns = ("track", "reason", "message")
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord({"track": display_path(p), "reason": r, "message": m})
+            for p, r, m in rows
+        ],
+        schema=dg.TableSchema([dg.TableColumn(c, "string") for c in columns]),
+    )
+
+
+def folder_metadata(library: Library, path: bytes) -> dict[str, Any]:
+    """What every folder's materialization says first: where it is."""
+    full = f"{library.root}/{display_path(path)}" if path else str(library.root)
+    return {"path": dg.MetadataValue.path(full), "folder": key_of(path)}
+
+
+def known_paths(context: dg.AssetExecutionContext) -> list[bytes]:
+    """Paths of the run's folders; a key that was typed in by hand and means none is left out."""
+    paths = []
+    for key in context.partition_keys:
+        try:
+            paths.append(path_of(key))
+        except ConfigurationError:
+            continue
+    return paths

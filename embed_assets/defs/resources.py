@@ -1,0 +1,115 @@
+"""Resources: each turns configuration into a plain domain object, and does nothing else.
+
+The Milvus token is an `EnvVar`: a plain string would be shown in the webserver's snapshot.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import dagster as dg
+
+from embed_assets.identity import IndexSpec
+from embed_assets.library.manifest import Library
+from embed_assets.project import store_in, tables_in
+from embed_assets.settings import Settings
+from embed_assets.tables import Tables
+from embed_assets.vectors.embed import EncoderChoice
+from embed_assets.vectors.store import Store
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+
+class LibraryResource(dg.ConfigurableResource):
+    """The music folder, and how it is watched."""
+
+    root: str
+    settle_seconds: float
+    folders_per_run: int
+
+    def library(self) -> Library:
+        """The library; its root may be missing, which `require_library` finds out."""
+        return Library(Path(self.root) if self.root else None)
+
+
+class StateResource(dg.ConfigurableResource):
+    """What EMBED_HOME holds beside the Dagster instance."""
+
+    home: str
+
+    def tables(self) -> Tables:
+        """The manifest and embeddings tables."""
+        return tables_in(Path(self.home))
+
+    def store(self) -> Store:
+        """The store of window vectors."""
+        return store_in(Path(self.home))
+
+
+class EncoderResource(dg.ConfigurableResource):
+    """Which encoder, over which windows, pooled how."""
+
+    name: str
+    model: str
+    device: str
+    cache: str
+    window_seconds: float
+    windows: int
+    pooling: str
+
+    def choice(self) -> EncoderChoice:
+        """What the workers load."""
+        return EncoderChoice(self.name, self.model, self.device, Path(self.cache))
+
+    def spec(self) -> IndexSpec:
+        """The index spec that all folders should have.
+
+        Raises:
+            ConfigurationError: no such encoder, or no weights.
+        """
+        recipe = self.choice().recipe(self.window_seconds, self.windows)
+        return IndexSpec(recipe, self.pooling)
+
+
+class MilvusResource(dg.ConfigurableResource):
+    """The vector index."""
+
+    uri: str
+    token: str
+
+    @contextmanager
+    def get_client(self) -> Iterator[MilvusClient]:
+        """A client; on Milvus Lite the index is this process's alone until the block ends."""
+        from embed_assets.index.connection import connect
+
+        with connect(self.uri, self.token or None, wait_seconds=120.0) as client:
+            yield client
+
+
+def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
+    """The resources that these settings ask for, by the names that assets and sensor use."""
+    return {
+        "library": LibraryResource(
+            root=str(settings.library or ""),
+            settle_seconds=settings.settle_seconds,
+            folders_per_run=settings.folders_per_run,
+        ),
+        "state": StateResource(home=str(settings.home)),
+        "encoder": EncoderResource(
+            name=settings.encoder,
+            model=settings.model,
+            device=settings.device,
+            cache=str(settings.model_cache),
+            window_seconds=settings.window_seconds,
+            windows=settings.windows,
+            pooling=settings.pooling,
+        ),
+        "milvus": MilvusResource(
+            uri=settings.index_uri,
+            token=dg.EnvVar("EMBED_MILVUS_TOKEN") if settings.milvus_token else "",
+        ),
+    }

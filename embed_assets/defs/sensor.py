@@ -1,0 +1,64 @@
+"""`library_sensor`: notices new, changed, moved and removed folders, and launches their runs."""
+
+from __future__ import annotations
+
+import time
+
+import dagster as dg
+
+from embed_assets.defs.instance import reap
+from embed_assets.defs.jobs import LIBRARY_JOB
+from embed_assets.defs.look import BULK_RUNS, LIVE_RUNS, look, prepare, run_tags, summary
+from embed_assets.defs.resources import EncoderResource, LibraryResource, StateResource
+from embed_assets.library.changes import Memory, Policy
+
+TICK_SECONDS = 45.0
+"""A tick has 60 s before the daemon gives it up."""
+
+PATIENCE_SECONDS = 6.0
+"""A tick waits so long for a folder to hold still: sooner than the next tick would come."""
+
+
+def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
+    """The sensor, looking every `scan_seconds`."""
+
+    @dg.sensor(
+        name="library_sensor",
+        job=LIBRARY_JOB,
+        minimum_interval_seconds=scan_seconds,
+        default_status=dg.DefaultSensorStatus.RUNNING,
+        description=(
+            "Compares the library with what is indexed and with what runs hold, and launches runs"
+            " for the difference. Removes nothing while the library looks unmounted."
+        ),
+    )
+    def evaluate(
+        context: dg.SensorEvaluationContext,
+        library: LibraryResource,
+        state: StateResource,
+        encoder: EncoderResource,
+    ) -> dg.SensorResult | dg.SkipReason:
+        music, tables, spec = library.library(), state.tables(), encoder.spec()
+        for run_id in reap(context.instance):
+            context.log.warning(f"run {run_id} had lost its worker; its folders are tried again")
+        memory = Memory.load(context.cursor)
+        policy = Policy(
+            library.settle_seconds, library.folders_per_run, room=LIVE_RUNS, bulk_room=BULK_RUNS
+        )
+        found = look(context.instance, music, tables, spec, memory, policy, TICK_SECONDS)
+        wait = found.plan.settles_in
+        if not found.plan.requests and found.complete and wait and wait <= PATIENCE_SECONDS:
+            time.sleep(wait + 0.05)
+            found = look(context.instance, music, tables, spec, memory, policy, TICK_SECONDS / 2)
+        prepare(context.instance, music, tables, found.plan)
+        context.log.info(summary(found))
+        context.update_cursor(memory.dump())
+        if not found.plan.requests:
+            return dg.SkipReason(summary(found))
+        return dg.SensorResult(
+            # No run_key: one that was used is never launched again, and A -> B -> A is normal.
+            run_requests=[dg.RunRequest(tags=run_tags(r)) for r in found.plan.requests],
+            cursor=memory.dump(),
+        )
+
+    return evaluate

@@ -1,0 +1,99 @@
+"""What Dagster's record says: the partitions, what runs hold, which version each folder has."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+from dagster import DagsterEventType, DagsterRun, DagsterRunStatus
+
+from embed_assets.defs.partitions import MUSIC_FOLDERS
+from embed_assets.defs.ranged_run import LANE_TAG
+
+INDEX_KEY = dg.AssetKey("milvus_index")
+VERSION_TAG = "dagster/data_version"
+
+PARTITION_TAG = "dagster/partition"
+RANGE_START_TAG = "dagster/asset_partition_range_start"
+RANGE_END_TAG = "dagster/asset_partition_range_end"
+
+LIVE = (
+    DagsterRunStatus.QUEUED,
+    DagsterRunStatus.NOT_STARTED,
+    DagsterRunStatus.STARTING,
+    DagsterRunStatus.STARTED,
+    DagsterRunStatus.CANCELING,
+)
+
+RETRY_SECONDS = 60
+"""A failed run that Dagster will retry holds its folders for so long, if the retry never comes."""
+
+KEYS_PER_CALL = 5000
+"""SQLite refuses an insert of more variables than a few ten thousand."""
+
+
+def known_keys(instance: dg.DagsterInstance) -> list[str]:
+    """All partitions, in the order in which they were added: ranges follow it."""
+    return list(instance.get_dynamic_partitions(MUSIC_FOLDERS.name))
+
+
+def indexed_versions(instance: dg.DagsterInstance) -> dict[str, str]:
+    """Data version of the last `milvus_index` materialization of each folder."""
+    # The public calls read one event a partition (minutes at 10,000); this is one query.
+    tags = instance.event_log_storage.get_latest_tags_by_partition(
+        INDEX_KEY, DagsterEventType.ASSET_MATERIALIZATION, [VERSION_TAG]
+    )
+    return {key: values[VERSION_TAG] for key, values in tags.items() if VERSION_TAG in values}
+
+
+def live_runs(instance: dg.DagsterInstance) -> list[DagsterRun]:
+    """Runs that hold their folders: queued to canceling, and failed ones that will be retried."""
+    runs = list(instance.get_runs(dg.RunsFilter(statuses=list(LIVE))))
+    retried = dg.RunsFilter(
+        statuses=[DagsterRunStatus.FAILURE],
+        tags={"dagster/will_retry": "true"},
+        updated_after=datetime.now(UTC) - timedelta(seconds=RETRY_SECONDS),
+    )
+    runs += [r for r in instance.get_runs(retried) if "dagster/auto_retry_run_id" not in r.tags]
+    return runs
+
+
+def held_keys(runs: Iterable[DagsterRun], known: Sequence[str]) -> set[str]:
+    """Folders that these runs cover."""
+    held: set[str] = set()
+    position: Mapping[str, int] | None = None
+    for run in runs:
+        held.update(filter(None, [run.tags.get(PARTITION_TAG)]))
+        start, end = run.tags.get(RANGE_START_TAG), run.tags.get(RANGE_END_TAG)
+        if start is not None and end is not None:
+            position = position or {k: i for i, k in enumerate(known)}
+            if start in position and end in position:
+                held.update(known[position[start] : position[end] + 1])
+    return held
+
+
+def lanes(runs: Iterable[DagsterRun]) -> tuple[int, int]:
+    """How many of these runs were asked for by a look at the library: (all, imports)."""
+    ours = [r.tags[LANE_TAG] for r in runs if LANE_TAG in r.tags]
+    return len(ours), ours.count("bulk")
+
+
+def add_keys(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
+    """Add partitions in this order; those that are there stay where they are."""
+    for i in range(0, len(keys), KEYS_PER_CALL):
+        instance.add_dynamic_partitions(MUSIC_FOLDERS.name, list(keys[i : i + KEYS_PER_CALL]))
+
+
+def range_tags(keys: Sequence[str]) -> dict[str, str]:
+    """Tags that make a run cover these neighbouring partitions."""
+    return {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]}
+
+
+def report_version(instance: dg.DagsterInstance, key: str, version: str, why: str) -> None:
+    """Tell Dagster of a version that no run indexed, e.g. that rows were lost."""
+    instance.report_runless_asset_event(
+        dg.AssetMaterialization(
+            INDEX_KEY, partition=key, description=why, tags={VERSION_TAG: version}
+        )
+    )

@@ -1,0 +1,93 @@
+"""The asset `track_manifest`: which tracks a folder has, what they are, which cannot be read."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import dagster as dg
+
+from embed_assets.defs.execution import RETRIES
+from embed_assets.defs.partitions import MUSIC_FOLDERS
+from embed_assets.defs.ranged_run import (
+    REMOVE_TAG,
+    Progress,
+    each_folder,
+    folder_metadata,
+    rejects_table,
+)
+from embed_assets.defs.resources import LibraryResource, StateResource
+from embed_assets.errors import FolderChanged
+from embed_assets.identity import folder_id
+from embed_assets.library.manifest import scan_folder
+from embed_assets.workers import cpu_count, open_pool
+
+COLUMNS = dg.TableSchema(
+    [
+        dg.TableColumn("track_id", "string", "stable id over the library's name and the path"),
+        dg.TableColumn("path", "bytes", "relative to the library"),
+        dg.TableColumn("audio_hash", "string", "over the encoded audio; tags do not change it"),
+        dg.TableColumn("reason", "string", "why the file was rejected, if it was"),
+        dg.TableColumn("duration", "float", "seconds"),
+        dg.TableColumn("title", "string"),
+        dg.TableColumn("artist", "string"),
+        dg.TableColumn("album", "string"),
+        dg.TableColumn("genre", "string"),
+        dg.TableColumn("year", "int"),
+    ]
+)
+
+
+@dg.asset(
+    partitions_def=MUSIC_FOLDERS,
+    group_name="music",
+    kinds={"python", "sqlite"},
+    retry_policy=RETRIES,
+    metadata={"dagster/column_schema": COLUMNS},
+    description=(
+        "The tracks of a music folder: tags, duration, format, and a hash of the audio that neither"
+        " a retag nor a move changes; or the reason why a file cannot be read. Only files that"
+        " changed are read again."
+    ),
+)
+def track_manifest(
+    context: dg.AssetExecutionContext, library: LibraryResource, state: StateResource
+) -> None:
+    """Scan each folder of the run into the manifest."""
+    music = library.library()
+    tables = state.tables()
+    may_remove = context.run.tags.get(REMOVE_TAG) == "true"
+    progress = Progress(context.log.info, 0)
+
+    def scan(path: bytes) -> dict[str, Any]:
+        started = time.monotonic()
+        folder = folder_id(music.name, path)
+        try:
+            found = scan_folder(
+                music,
+                path,
+                tables,
+                pool,
+                may_remove=may_remove,
+                on_track=lambda row: progress.add("rejected" if row.reason else "read"),
+            )
+        except FolderChanged as e:
+            # Normal while somebody copies: the index step marks it dirty, the sensor comes back.
+            context.log.warning(str(e))
+            return folder_metadata(music, path) | {"changed_meanwhile": str(e)}
+        metadata = folder_metadata(music, path) | {
+            "dagster/row_count": found.tracks,
+            "tracks": found.tracks,
+            "read": found.probed,
+            "unchanged": found.unchanged,
+            "removed": found.removed,
+            "rejected": found.rejected,
+            "audio_seconds": found.audio_seconds,
+            "seconds": time.monotonic() - started,
+        }
+        if found.rejected:
+            metadata["rejects"] = rejects_table(tables.folder_rejects(folder, ""))
+        return metadata
+
+    with open_pool(min(cpu_count(), 8)) as pool:
+        each_folder(context, music, tables, scan)

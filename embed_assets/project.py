@@ -1,0 +1,63 @@
+"""From settings to the domain's plain objects; where things lie in EMBED_HOME is decided here."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from embed_assets.identity import IndexSpec
+from embed_assets.library.manifest import Library
+from embed_assets.settings import Settings
+from embed_assets.tables import Tables
+from embed_assets.vectors.embed import EncoderChoice
+from embed_assets.vectors.store import Store
+
+
+def tables_in(home: Path) -> Tables:
+    """The manifest and embeddings tables of an EMBED_HOME."""
+    return Tables(home / "tables.sqlite")
+
+
+def store_in(home: Path) -> Store:
+    """The store of window vectors of an EMBED_HOME."""
+    return Store(home / "vectors")
+
+
+@dataclass(frozen=True)
+class Project:
+    """What a command works with."""
+
+    library: Library
+    tables: Tables
+    store: Store
+    choice: EncoderChoice
+    window_seconds: float
+    windows: int
+    pooling: str
+    uri: str
+    token: str | None
+
+    @classmethod
+    def of(cls, settings: Settings) -> Project:
+        """The objects that these settings mean; opens nothing."""
+        return cls(
+            library=Library(settings.library),
+            tables=tables_in(settings.home),
+            store=store_in(settings.home),
+            choice=EncoderChoice(
+                settings.encoder, settings.model, settings.device, settings.model_cache
+            ),
+            window_seconds=settings.window_seconds,
+            windows=settings.windows,
+            pooling=settings.pooling,
+            uri=settings.index_uri,
+            token=settings.milvus_token or None,
+        )
+
+    def spec(self) -> IndexSpec:
+        """The index spec that all folders should have.
+
+        Raises:
+            ConfigurationError: no such encoder, or its weights are not on this machine.
+        """
+        return IndexSpec(self.choice.recipe(self.window_seconds, self.windows), self.pooling)

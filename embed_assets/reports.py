@@ -1,0 +1,129 @@
+"""Questions about the whole library: counts, problems, tracks by words. Reads the tables only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from embed_assets.tables import TRACK_COLUMNS, Problem, Tables, Track
+
+_TRACK = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Tracks and folders of the library by state, under one recipe and one index spec."""
+
+    folders: int
+    folders_scanned: int
+    folders_indexed: int
+    folders_failed: int
+    tracks: int
+    embedded: int
+    rejected: int
+    pending: int
+    audio_seconds: float
+
+
+def counts(tables: Tables, recipe: str, spec: str) -> Counts:
+    """Count everything."""
+    with tables.connect() as db:
+        folders = db.execute(
+            "SELECT count(*), count(f.digest), count(i.version),"
+            " (SELECT count(*) FROM failures) FROM folders f"
+            " LEFT JOIN indexed i ON i.spec = ? AND i.folder_id = f.folder_id",
+            (spec,),
+        ).fetchone()
+        tracks = db.execute(
+            "SELECT count(*),"
+            " count(CASE WHEN e.audio_hash IS NOT NULL AND e.reason IS NULL THEN 1 END),"
+            " count(coalesce(t.reason, e.reason)),"
+            " count(CASE WHEN t.reason IS NULL AND e.audio_hash IS NULL THEN 1 END),"
+            " total(t.duration) FROM tracks t"
+            " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash",
+            (recipe,),
+        ).fetchone()
+    return Counts(*folders, *tracks)
+
+
+def rejected_tracks(tables: Tables, recipe: str) -> Iterator[Problem]:
+    """Stream every rejected track of the library, by path."""
+    with tables.connect() as db:
+        rows = db.execute(
+            "SELECT t.path, f.path, coalesce(t.reason, e.reason), coalesce(t.message, e.message),"
+            " coalesce(e.at, t.seen_at), coalesce(e.run_id, '') FROM tracks t"
+            " JOIN folders f ON f.folder_id = t.folder_id"
+            " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+            " WHERE coalesce(t.reason, e.reason) IS NOT NULL ORDER BY t.path",
+            (recipe,),
+        )
+        for row in rows:
+            yield Problem(*row)
+
+
+def failed_folders(tables: Tables) -> list[Problem]:
+    """Folders whose last try failed, by path."""
+    with tables.connect() as db:
+        rows = db.execute(
+            "SELECT path, path, stage || ' failed', message, at, run_id FROM failures ORDER BY path"
+        )
+        return [Problem(*row) for row in rows]
+
+
+def embedded_tracks(tables: Tables, recipe: str) -> Iterator[Track]:
+    """Stream every track of the library that has vectors under the recipe, by path."""
+    with tables.connect() as db:
+        rows = db.execute(
+            f"SELECT {_TRACK} FROM tracks t JOIN embeddings e"
+            " ON e.recipe = ? AND e.audio_hash = t.audio_hash WHERE e.reason IS NULL"
+            " ORDER BY t.path",
+            (recipe,),
+        )
+        for row in rows:
+            yield Track(*row)
+
+
+def embedded_since(tables: Tables, recipe: str, since: float) -> int:
+    """How many tracks were embedded after a time, in seconds of the system's clock."""
+    with tables.connect() as db:
+        return db.execute(
+            "SELECT count(*) FROM embeddings WHERE recipe = ? AND at > ? AND reason IS NULL",
+            (recipe, since),
+        ).fetchone()[0]
+
+
+def any_track(tables: Tables) -> bool:
+    """Whether anything was ever scanned."""
+    with tables.connect() as db:
+        return db.execute("SELECT 1 FROM tracks LIMIT 1").fetchone() is not None
+
+
+def track_by_path(tables: Tables, path: bytes) -> Track | None:
+    """The track at a library-relative path."""
+    with tables.connect() as db:
+        row = db.execute(f"SELECT {_TRACK} FROM tracks t WHERE t.path = ?", (path,)).fetchone()
+    return Track(*row) if row else None
+
+
+def tracks_by_words(tables: Tables, words: str, limit: int = 10) -> list[Track]:
+    """Tracks whose title, artist, album or path holds every word, the best matches first."""
+    parts = words.split()
+    if not parts:
+        return []
+    names = "t.title || ' ' || t.artist || ' ' || t.album_artist"
+    anywhere = f"{names} || ' ' || t.album || ' ' || CAST(t.path AS TEXT)"
+    likes = [f"%{_escaped(p)}%" for p in parts]
+    where = " AND ".join(f"({anywhere}) LIKE ? ESCAPE '\\'" for _ in parts)
+    score = " + ".join(f"(({names}) LIKE ? ESCAPE '\\')" for _ in parts)
+    with tables.connect() as db:
+        rows = db.execute(
+            f"SELECT {_TRACK} FROM tracks t WHERE t.audio_hash IS NOT NULL AND {where}"
+            f" ORDER BY t.title = ? COLLATE NOCASE DESC, {score} DESC, length(t.path), t.path"
+            " LIMIT ?",
+            (*likes, words, *likes, limit),
+        )
+        return [Track(*row) for row in rows]
+
+
+def _escaped(word: str) -> str:
+    return word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
