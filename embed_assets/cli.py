@@ -181,14 +181,12 @@ def _ready(settings: Settings) -> None:
     import os
 
     from embed_assets import encoders
-    from embed_assets.encoders import weights
     from embed_assets.library.walk import require_library
 
     require_library(settings.library)
     # Runs are processes of their own: they see the settings as this process understood them.
     os.environ.update(settings.environment())
-    if settings.encoder == "muq":
-        weights.fetch(settings.model, settings.model_cache)
+    encoders.fetch(settings.encoder, settings.model, settings.model_cache)
     encoders.describe(settings.encoder, settings.model, settings.model_cache)
 
 
@@ -219,3 +217,7 @@ def _encoder_note(settings: Settings) -> str:
 
     info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
     return f"{info.name}; {info.note}"
+
+
+if __name__ == "__main__":
+    main()

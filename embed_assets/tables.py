@@ -87,6 +87,11 @@ class Track:
     disc_number: int = 0
     recording_id: str = ""
 
+    @property
+    def stamp(self) -> tuple[int, int, int]:
+        """What the file must still be when it is read again."""
+        return self.inode, self.size, self.mtime_ns
+
 
 @dataclass(frozen=True, slots=True)
 class Embedding:

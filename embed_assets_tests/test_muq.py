@@ -411,6 +411,14 @@ def test_a_download_has_the_digest_of_the_folder_and_is_not_repeated(
     assert again.stdout.strip() == muq.info.weights, again.stderr
 
 
+def test_a_model_of_the_hub_without_weights_of_the_right_form(copy: Path, tmp_path: Path) -> None:
+    (copy / "model.safetensors").rename(copy / "pytorch_model.bin")
+    with small_muq.hub(copy, "owner/old") as endpoint:
+        done = run(FETCH, "owner/old", tmp_path, HF_ENDPOINT=endpoint)
+    assert "EMBED_MODEL is 'owner/old'" in done.stderr
+    assert "not with both config.json and model.safetensors" in done.stderr
+
+
 def test_a_download_goes_where_the_user_keeps_such_things(small: Path, tmp_path: Path) -> None:
     with small_muq.hub(small, "owner/small") as endpoint:
         for name, value, folder in (

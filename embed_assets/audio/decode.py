@@ -158,7 +158,7 @@ def _cut_all(
 def _note(reader: _Reader, duration: float) -> str:
     notes = []
     if reader.end_seconds and reader.end_seconds < duration - 0.5:
-        notes.append(f"ends after {reader.end_seconds:.0f} of {duration:.0f} s")
+        notes.append(f"{reader.end_seconds:.0f} of {duration:.0f} s could be decoded")
     if reader.damaged:
         notes.append(f"{reader.damaged} damaged packets were left out")
     return "; ".join(notes)
@@ -213,15 +213,17 @@ class _Reader:
                 if self._advance() and self._begin <= first:
                     break
         while self._end < last and self._advance():
-            # One span before the wanted one stays: a track that ends early is cut from its end.
-            while self._chunks and self._begin + len(self._chunks[0]) < 2 * first - last:
-                self._begin += len(self._chunks.pop(0))
+            pass
         begin = max(first, self._begin)
         if begin >= self._end:
             return begin, np.empty(0, np.float32)
         whole = self._chunks[0] if len(self._chunks) == 1 else np.concatenate(self._chunks)
-        self._chunks = [whole]
-        return begin, whole[begin - self._begin : last - self._begin]
+        # One span before this one stays: a track that ends early is cut from its end.
+        keep = max(self._begin, 2 * first - last)
+        self._chunks = [whole[keep - self._begin :]]
+        samples = whole[begin - self._begin : last - self._begin]
+        self._begin = keep
+        return begin, samples
 
     def _seek(self, seconds: float) -> None:
         import av

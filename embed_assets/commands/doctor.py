@@ -128,12 +128,13 @@ def _index(settings: Settings, project: Project) -> str:
 def _tracks(settings: Settings, project: Project) -> str:
     spec = project.spec()
     found = reports.counts(project.tables, spec.recipe.digest, spec.digest)
-    if found.rejected or found.folders_failed:
+    if found.folders_failed:
         raise TransientError(
-            f"{found.rejected} tracks rejected, {found.folders_failed} folders failed:"
-            " `embed-assets errors` lists them with their reasons"
+            f"{found.folders_failed} folders failed: `embed-assets errors` lists them with their"
+            " reasons; they are tried again by themselves"
         )
-    return f"{found.embedded} embedded, {found.pending} to do, none rejected"
+    rejected = f"{found.rejected} rejected (see `embed-assets errors`)" if found.rejected else ""
+    return f"{found.embedded} embedded, {found.pending} to do, {rejected or 'none rejected'}"
 
 
 def _dagster(settings: Settings, project: Project) -> str:

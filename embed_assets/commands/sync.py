@@ -83,7 +83,8 @@ def sync(
         while True:
             found = look(instance, library, tables, spec, memory, policy)
             prepare(instance, library, tables, found.plan)
-            tell(summary(found))
+            if found.plan.requests or not running:
+                tell(summary(found))
             for request in found.plan.requests:
                 running[threads.submit(_execute, instance, request)] = request
             if not running and not _is_waiting(found):
@@ -109,6 +110,8 @@ def _execute(instance: dg.DagsterInstance, request: Request) -> dg.JobExecutionR
         dg.reconstructable(library_job),
         instance=instance,
         tags=run_tags(request) | {HOST_TAG: socket.gethostname()},
+        # The run's whole log is in the UI; a terminal gets a line a run.
+        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,
     )
 

@@ -1,7 +1,5 @@
 """The asset `audio_embeddings`: the window vectors of every track, or why it has none."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -1,7 +1,5 @@
 """Library-wide asset checks: which tracks were rejected, and whether index and tables agree."""
 
-from __future__ import annotations
-
 from itertools import islice
 
 import dagster as dg

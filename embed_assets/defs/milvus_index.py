@@ -1,7 +1,5 @@
 """The asset `milvus_index`: a row a track in the vector index, read back after it was written."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import dagster as dg

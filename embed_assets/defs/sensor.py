@@ -1,7 +1,5 @@
 """`library_sensor`: notices new, changed, moved and removed folders, and launches their runs."""
 
-from __future__ import annotations
-
 import time
 
 import dagster as dg

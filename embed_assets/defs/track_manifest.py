@@ -1,7 +1,5 @@
 """The asset `track_manifest`: which tracks a folder has, what they are, which cannot be read."""
 
-from __future__ import annotations
-
 import time
 from typing import Any
 

@@ -41,10 +41,25 @@ class EncoderInfo:
 class Encoder(Protocol):
     """A loaded encoder; `device`, `engine` and `dtype` are lineage, not part of the recipe."""
 
-    info: EncoderInfo
-    device: str
-    engine: str
-    dtype: str
+    @property
+    def info(self) -> EncoderInfo:
+        """What it is."""
+        ...
+
+    @property
+    def device(self) -> str:
+        """Where it runs: cpu, cuda, cuda:N or mps; never `auto`."""
+        ...
+
+    @property
+    def engine(self) -> str:
+        """What runs it, such as torch or numpy."""
+        ...
+
+    @property
+    def dtype(self) -> str:
+        """The type that it computes in, such as float32."""
+        ...
 
     def encode(self, windows: np.ndarray) -> np.ndarray:
         """Encode windows of one length: float32 [B, T] -> float32 [B, S, dim].
@@ -73,6 +88,17 @@ def describe(name: str, model: str, cache: Path) -> EncoderInfo:
             return acoustic.info()
         case _:
             _unknown(name)
+
+
+def fetch(name: str, model: str, cache: Path) -> None:
+    """Download what the encoder `name` needs and is not here, with a progress bar.
+
+    Raises ConfigurationError when it cannot be had, TransientError when the disk is full.
+    """
+    if name == "muq":
+        from embed_assets.encoders import weights
+
+        weights.fetch(model, cache)
 
 
 def load(name: str, model: str, device: str, cache: Path) -> Encoder:

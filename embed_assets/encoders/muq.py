@@ -92,7 +92,7 @@ def load(model: str, device: str, cache: Path) -> MuqEncoder:
     """Load the MuQ weights `model` onto `device`; see `embed_assets.encoders.load`."""
     found = weights_.find(model, cache)
     described = _info(found, model)
-    where = _device(device)
+    where = resolve_device(device)
     module = _module(found.folder, model).to(where)
     encoder = MuqEncoder(described, module, where)
     try:
@@ -212,7 +212,7 @@ def _check_keys(there: set[str], expected: set[str], folder: Path, model: str) -
         )
 
 
-def _device(wanted: str) -> str:
+def resolve_device(wanted: str) -> str:
     """The torch device for a value of EMBED_DEVICE; never another than the one asked for."""
     import torch
 

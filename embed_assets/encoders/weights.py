@@ -121,7 +121,13 @@ def fetch(model: str, cache: Path) -> Path:
             f"{where}, since {error.filename or hub_cache(cache)} failed: "
             f"{error.strerror or _first_line(error)}; {advice}."
         ) from error
-    return _downloaded(model, cache)
+    try:
+        return _downloaded(model, cache)
+    except ConfigurationError as error:
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}, which {constants.ENDPOINT} has, but not with both {CONFIG} "
+            f"and {WEIGHTS}. Leave EMBED_MODEL unset for the default."
+        ) from error
 
 
 def hub_cache(cache: Path) -> Path:

@@ -49,7 +49,7 @@ def fit(text: str, max_bytes: int) -> str:
 
 @dataclass(frozen=True)
 class TrackRow:
-    """What the index says about a track, apart from its vector; what tags claim is cut to what fits.
+    """What the index says about a track, apart from its vector; tags are cut to what fits.
 
     `track_id`, `audio_hash` and `folder_id` are hex; `folder` and `path` are library-relative, for
     people; `year`, `track_number` and `disc_number` are 0 when unknown; `duration` is in seconds.

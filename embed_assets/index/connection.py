@@ -8,6 +8,7 @@ the queue held knows that somebody waits, and `give_way` lets them in.
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -56,6 +57,8 @@ def connect(
     """
     from pymilvus import MilvusClient
 
+    # Every error it logs, with pages of traceback, is also raised, and told once in our words.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     if uri.startswith(("http://", "https://")):
         with _our_errors(uri):
             client = MilvusClient(uri, token=token or "", timeout=CONNECT_SECONDS)

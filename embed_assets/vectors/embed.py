@@ -13,7 +13,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embed_assets.errors import EmbedAssetsError, Reason, TrackRejected, TransientError
+from embed_assets.errors import ConfigurationError, Reason, TrackRejected, TransientError
 from embed_assets.identity import Recipe, display_path, folder_id, local_path
 from embed_assets.library.manifest import Library, check_unchanged
 from embed_assets.library.walk import require_library
@@ -173,6 +173,11 @@ def embed_track(job: Job) -> Done:
     from embed_assets.vectors.pooling import pool as pool_windows
 
     encoder = _encoder(job.choice)
+    if encoder.info.weights != job.recipe.weights:
+        raise ConfigurationError(
+            f"EMBED_MODEL={job.choice.model}: the weights changed while this run waited; start it"
+            " again, so that no vector of the new ones is kept under the old ones' name"
+        )
     check_unchanged(job.path, job.track.stamp, job.track.path)
     policy = WindowPolicy(job.recipe.window_seconds, job.recipe.windows)
     clock = _Clock()
@@ -255,9 +260,7 @@ def _as_problem(job: Job, error: BaseException) -> BaseException:
             f"{name}: cannot be read: {error.strerror or error}; check its permissions and the"
             " disk; it is tried again"
         )
-    if isinstance(error, EmbedAssetsError):
-        return error
-    return TransientError(f"{display_path(job.track.path)}: {type(error).__name__}: {error}")
+    return error
 
 
 def _add(result: EmbedResult, done: Done) -> EmbedResult:

@@ -1,0 +1,37 @@
+# `make demo` and `make test` are all that a new machine needs: Python 3.11+ and make.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.installed
+
+.PHONY: install demo test check stress bench clean
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit("embed_assets needs Python 3.11 to 3.13; set PYTHON=") if not (3, 11) <= sys.version_info < (3, 14) else None'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[demo,dev]'
+	touch $(STAMP)
+
+demo: install
+	$(BIN)/embed-assets demo
+
+test: install
+	$(BIN)/python -m pytest -m "not stress"
+
+stress: install
+	$(BIN)/python -m pytest -m stress --timeout 7200 -s
+
+check: install
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/lint-imports setup.cfg
+	$(BIN)/dg check defs
+
+bench: install
+	for b in walk tick drop bulk retrieval; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
+
+clean:
+	rm -rf $(VENV) build dist *.egg-info
