@@ -18,7 +18,7 @@ from embed_assets.defs.instance import open_instance, prepare_home, reap, sole_s
 from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.settings import Settings
 
-STOP_SECONDS = 6.0
+STOP_SECONDS = 3.0
 """How long Dagster may take to stop by itself; what is left then is killed."""
 
 

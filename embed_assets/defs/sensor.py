@@ -35,7 +35,7 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
         library: LibraryResource,
         state: StateResource,
         encoder: EncoderResource,
-    ) -> dg.SensorResult | dg.SkipReason:
+    ) -> dg.SensorResult:
         music, tables, spec = library.library(), state.tables(), encoder.spec()
         for run_id in reap(context.instance):
             context.log.warning(f"run {run_id} had lost its worker; its folders are tried again")
@@ -50,12 +50,10 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
             found = look(context.instance, music, tables, spec, memory, policy, TICK_SECONDS / 2)
         prepare(context.instance, music, tables, found.plan)
         context.log.info(summary(found))
-        context.update_cursor(memory.dump())
-        if not found.plan.requests:
-            return dg.SkipReason(summary(found))
         return dg.SensorResult(
             # No run_key: one that was used is never launched again, and A -> B -> A is normal.
             run_requests=[dg.RunRequest(tags=run_tags(r)) for r in found.plan.requests],
+            skip_reason=None if found.plan.requests else summary(found),
             cursor=memory.dump(),
         )
 

@@ -8,6 +8,7 @@ the queue held knows that somebody waits, and `give_way` lets them in.
 
 from __future__ import annotations
 
+import errno
 import logging
 import os
 import sys
@@ -84,7 +85,7 @@ def give_way(client: MilvusClient) -> bool:
     """Let another process have the Lite index if one waits for it; True if one was let in.
 
     Afterwards the client is open again, but its collections must be loaded again. On a server
-    there is nothing to do.
+    there is nothing to do. No other thread may be using the client.
     """
     lite = _lite.get(client)
     if lite is None or not _somebody_waits(lite.path):
@@ -121,7 +122,12 @@ def _lite_path(uri: str) -> Path:
     return path
 
 
-def _no_folder(path: Path, why: object) -> ConfigurationError:
+_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE}
+
+
+def _no_folder(path: Path, why: object) -> EmbedAssetsError:
+    if isinstance(why, OSError) and why.errno in _PASSING:
+        return TransientError(f"cannot open the Milvus Lite folder {path} just now: {why}")
     return ConfigurationError(
         f"EMBED_MILVUS_URI: cannot write the Milvus Lite folder {path} ({why}): make it writable, "
         "or name another place"

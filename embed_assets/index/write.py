@@ -159,7 +159,9 @@ def _read(
     for work in chunk:
         work.have, work.doubled = {}, set()
     for folder, track, row_digest in rows:
-        work = works[folder]
+        work = works.get(folder)
+        if work is None:
+            continue
         if track in work.have:
             work.doubled.add(track)
         work.have[track] = row_digest
