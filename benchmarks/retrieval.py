@@ -52,9 +52,7 @@ def segments(path: Path, rate: int, window_seconds: float) -> list[np.ndarray] |
         return None
     policy = WindowPolicy(window_seconds, 0)
     return [
-        np.stack(
-            [x[round(a * rate) :][: round(n * rate)] for a, n in plan(len(x) / rate, policy)]
-        )
+        np.stack([x[round(a * rate) :][: round(n * rate)] for a, n in plan(len(x) / rate, policy)])
         for x in pair
     ]
 

@@ -141,9 +141,10 @@ def decide(
     """
     position = {key: i for i, key in enumerate(known)}
     met: set[str] = set()
+    in_step: set[str] = set()
     due: dict[str, _Due] = {}
     fresh: list[tuple[float, str]] = []
-    new_bulk = folders = files = in_step = waiting = unreadable = total_due = 0
+    new_bulk = folders = files = waiting = unreadable = total_due = 0
     settles: list[float] = []
     rests: list[float] = []
     for folder in seen:
@@ -155,7 +156,7 @@ def decide(
         folders += 1
         files += folder.files
         if have.get(key) == version:
-            in_step += 1
+            in_step.add(key)
             memory.settling.pop(key, None)
             memory.tries.pop(key, None)
         elif key in held:
@@ -165,9 +166,8 @@ def decide(
         elif (wait := _rests_for(key, version, memory, now, failed)) > 0:
             rests.append(wait)
         else:
-            tried = _tries(key, version, memory, failed)
             total_due += 1
-            item = _Due(key, version, tried)
+            item = _due(key, version, memory, failed)
             if now - folder.newest < FRESH_SECONDS:
                 due[key] = item
                 heapq.heappush(fresh, (folder.newest, key))
@@ -196,8 +196,8 @@ def decide(
         elif (wait := _rests_for(key, EMPTY, memory, now, failed)) > 0:
             rests.append(wait)
         else:
-            removals.append(_Due(key, EMPTY, _tries(key, EMPTY, memory, failed)))
-    may_bridge = frozenset(met).difference(held, due)
+            removals.append(_due(key, EMPTY, memory, failed))
+    may_bridge = in_step.difference(held)
     first = {key for _, key in fresh}
     requests = [
         *_requests(removals, position, may_bridge, policy, remove=True),
@@ -219,7 +219,7 @@ def decide(
         retire=tuple(retire),
         folders=folders,
         files=files,
-        in_step=in_step,
+        in_step=len(in_step),
         due=total_due + len(removals),
         held=waiting,
         resting=len(rests),
@@ -234,6 +234,8 @@ class _Due:
     key: str
     version: str
     tried: int
+    caution: int
+    """0: in a full run; 1: in a small one; 2: alone."""
 
 
 def _settles_in(folder: Seen, version: str, memory: Memory, now: float, policy: Policy) -> float:
@@ -260,11 +262,10 @@ def _rests_for(
     return max(0.0, at + steps[min(count, len(steps)) - 1] - now)
 
 
-def _tries(key: str, version: str, memory: Memory, failed: Collection[str]) -> int:
-    """How often this version was tried; 2 or more: it is tried alone."""
+def _due(key: str, version: str, memory: Memory, failed: Collection[str]) -> _Due:
     before, count, _ = memory.tries.get(key, ("", 0, 0.0))
-    count = count if before == version else 0
-    return max(count, 2) if count and key in failed else count
+    tried = count if before == version else 0
+    return _Due(key, version, tried, 2 if tried and key in failed else min(tried, 2))
 
 
 def _gone(passed: list[str], memory: Memory, finished: bool) -> list[str]:
@@ -297,9 +298,9 @@ def _requests(
 ) -> Iterator[Request]:
     """Runs for these folders: contiguous ranges of partitions, smaller after each failed try."""
     order = sorted(position, key=position.__getitem__) if items else []
-    for tried in sorted({min(d.tried, 2) for d in items}):
-        size = (policy.folders_per_run, max(1, policy.folders_per_run // 8), 1)[tried]
-        group = [d for d in items if min(d.tried, 2) == tried]
+    for caution in sorted({d.caution for d in items}):
+        size = (policy.folders_per_run, max(1, policy.folders_per_run // 8), 1)[caution]
+        group = [d for d in items if d.caution == caution]
         there = sorted(position[d.key] for d in group if d.key in position)
         ranges: list[list[int]] = []
         for i in there:

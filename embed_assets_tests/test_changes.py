@@ -1,0 +1,240 @@
+"""What a look at the library decides, without any library."""
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from embed_assets.errors import LibraryUnavailable
+from embed_assets.library.changes import BACKOFF, EMPTY, Memory, Policy, Seen, decide
+
+NOW = 1_000_000.0
+OLD = NOW - 10_000
+
+
+def look(seen, known=(), have=None, held=(), memory=None, now=NOW, **more):
+    folders = [s if isinstance(s, Seen) else Seen(s[0], s[1], 10, OLD) for s in seen]
+    policy = more.pop("policy", Policy())
+    memory = memory if memory is not None else Memory()
+    return decide(folders, list(known), have or {}, held, memory, now, policy, **more)
+
+
+def keys(plan):
+    return [r.keys for r in plan.requests]
+
+
+def test_a_library_in_step_calls_for_nothing():
+    plan = look([("a", "1"), ("b", "2")], ["a", "b"], {"a": "1", "b": "2"})
+    assert plan.requests == ()
+    assert plan.retire == ()
+    assert plan.in_step == 2
+
+
+def test_new_and_changed_folders_are_asked_for_once_in_runs_of_the_chunk_size():
+    names = [f"f{i:03}" for i in range(150)]
+    memory = Memory()
+    plan = look([(n, "1") for n in names], memory=memory, policy=Policy(folders_per_run=64))
+    assert [len(k) for k in keys(plan)] == [64, 64]
+    assert all(r.bulk and not r.remove for r in plan.requests)
+    again = look([(n, "1") for n in names], names[:128], memory=memory, held=names[:128])
+    assert keys(again) == [tuple(names[128:])]
+
+
+def test_a_folder_that_a_run_holds_is_waited_for():
+    plan = look([("a", "2")], ["a"], {"a": "1"}, held={"a"})
+    assert plan.requests == ()
+    assert plan.held == 1
+
+
+def test_going_back_to_an_earlier_state_is_a_change_like_any_other():
+    memory = Memory()
+    assert keys(look([("a", "A")], ["a"], {}, memory=memory)) == [("a",)]
+    assert keys(look([("a", "B")], ["a"], {"a": "A"}, memory=memory)) == [("a",)]
+    assert keys(look([("a", "A")], ["a"], {"a": "B"}, memory=memory)) == [("a",)]
+
+
+def test_a_folder_that_is_being_copied_is_left_alone_until_it_holds_still():
+    memory, policy = Memory(), Policy(settle_seconds=5)
+    for step in range(4):
+        now = NOW + step
+        plan = look([Seen("a", f"v{step}", 1, now)], memory=memory, now=now, policy=policy)
+        assert plan.requests == ()
+        assert plan.settles_in == pytest.approx(5)
+    done = look([Seen("a", "v3", 1, NOW + 3)], memory=memory, now=NOW + 8.1, policy=policy)
+    assert keys(done) == [("a",)]
+
+
+def test_a_file_dated_in_the_future_does_not_keep_a_folder_waiting_for_ever():
+    memory, policy = Memory(), Policy(settle_seconds=5)
+    future = Seen("a", "v", 1, NOW + 1e6)
+    assert look([future], memory=memory, policy=policy).requests == ()
+    assert keys(look([future], memory=memory, now=NOW + 6, policy=policy)) == [("a",)]
+
+
+def test_what_failed_is_tried_again_later_and_later_but_at_once_when_it_changed():
+    memory, known = Memory(), ["a"]
+    now = NOW
+    assert keys(look([("a", "1")], known, memory=memory, now=now)) == [("a",)]
+    for rest in BACKOFF:
+        early = look([("a", "1")], known, memory=memory, now=now + rest - 1, failed={"a"})
+        assert early.requests == ()
+        assert early.resting == 1
+        now += rest + 1
+        assert keys(look([("a", "1")], known, memory=memory, now=now, failed={"a"})) == [("a",)]
+    assert keys(look([("a", "2")], known, memory=memory, now=now + 1, failed={"a"})) == [("a",)]
+
+
+def test_one_poisonous_folder_is_tried_alone_and_its_neighbours_soon():
+    names = [f"f{i:02}" for i in range(64)]
+    memory = Memory()
+    seen = [(n, "1") for n in names]
+    look(seen, memory=memory)
+    again = look(
+        seen,
+        names,
+        memory=memory,
+        now=NOW + 10,
+        failed={"f33"},
+        policy=Policy(room=99, bulk_room=99),
+    )
+    asked = [k for ks in keys(again) for k in ks]
+    assert "f33" not in asked
+    assert sorted(asked) == sorted(set(names) - {"f33"})
+    assert max(len(k) for k in keys(again)) <= 8
+    later = look(
+        seen,
+        names,
+        {n: "1" for n in names if n != "f33"},
+        memory=memory,
+        now=NOW + 70,
+        failed={"f33"},
+    )
+    assert keys(later) == [("f33",)]
+
+
+def test_an_album_that_was_just_dropped_goes_before_an_import():
+    names = [f"f{i:04}" for i in range(1000)]
+    seen = [(n, "1") for n in names] + [Seen("new album", "1", 12, NOW - 6)]
+    plan = look(seen, policy=Policy(room=3, bulk_room=2))
+    assert keys(plan)[0] == ("new album",)
+    assert [r.bulk for r in plan.requests] == [False, True, True]
+
+
+def test_no_more_is_asked_for_than_there_is_room():
+    names = [f"f{i:04}" for i in range(1000)]
+    memory = Memory()
+    plan = look([(n, "1") for n in names], memory=memory, policy=Policy(room=0, bulk_room=0))
+    assert plan.requests == ()
+    assert plan.due == 1000
+    assert len(memory.dump()) < 200
+
+
+def test_changed_folders_close_together_share_a_run_and_distant_ones_do_not():
+    names = [f"f{i:02}" for i in range(40)]
+    have = dict.fromkeys(names, "1")
+    seen = [(n, "2" if n in ("f00", "f03", "f30") else "1") for n in names]
+    plan = look(seen, names, have)
+    assert keys(plan) == [("f00", "f01", "f02", "f03"), ("f30",)]
+
+
+def test_a_run_never_bridges_over_a_folder_that_another_run_holds_or_that_is_gone():
+    names = ["a", "b", "c"]
+    have = {"a": "1", "b": "1", "c": "1"}
+    seen = [("a", "2"), ("b", "2"), ("c", "2")]
+    assert keys(look(seen, names, have, held={"b"})) == [("a",), ("c",)]
+    gone = look([seen[0], seen[2]], names, have)
+    assert sorted(keys(gone)) == [("a",), ("b",), ("c",)]
+    assert [r.keys for r in gone.requests if r.remove] == [("b",)]
+
+
+def test_a_removed_folder_is_removed_and_then_retired():
+    names = ["a", "b"]
+    memory = Memory()
+    plan = look([("a", "1")], names, {"a": "1", "b": "1"}, memory=memory)
+    assert [(r.keys, r.remove) for r in plan.requests] == [(("b",), True)]
+    held = look([("a", "1")], names, {"a": "1", "b": EMPTY}, held={"b"}, memory=memory)
+    assert held.retire == ()
+    done = look([("a", "1")], names, {"a": "1", "b": EMPTY}, memory=memory)
+    assert done.retire == ("b",)
+    assert memory.tries == {}
+
+
+def test_an_emptied_library_removes_nothing():
+    with pytest.raises(LibraryUnavailable, match="1 of 1 indexed folders are gone"):
+        look([], ["a"], {"a": "1"})
+
+
+@given(st.integers(1, 300), st.data())
+def test_removals_beyond_twenty_and_half_of_the_library_wait_for_a_person(n, data):
+    gone = data.draw(st.integers(0, n - 1))
+    names = [f"f{i:03}" for i in range(n)]
+    have = dict.fromkeys(names, "1")
+    seen = [(k, "1") for k in names[gone:]]
+    if gone > max(20, n // 2):
+        with pytest.raises(LibraryUnavailable, match="--confirm-removals"):
+            look(seen, names, have)
+    else:
+        plan = look(seen, names, have, policy=Policy(room=99))
+        assert sum(len(r.keys) for r in plan.requests) == gone
+    confirmed = look(seen, names, have, policy=Policy(room=99, confirmed=True))
+    assert sum(len(r.keys) for r in confirmed.requests if r.remove) == gone
+
+
+def test_removals_wait_for_a_walk_that_reached_the_end():
+    names = ["a", "b", "c", "d"]
+    have = dict.fromkeys(names, "1")
+    memory = Memory()
+    first = look(
+        [("a", "1")], names, have, memory=memory, complete=False, in_segment=lambda k: k <= "b"
+    )
+    assert first.requests == ()
+    memory = Memory.load(memory.dump())
+    last = look([("d", "1")], names, have, memory=memory, in_segment=lambda k: k > "b")
+    assert [(r.keys, r.remove) for r in last.requests] == [(("b", "c"), True)]
+
+
+def test_nothing_below_an_unreadable_folder_is_gone():
+    plan = look(
+        [Seen("a", None)], ["a/x"], {"a/x": "1"}, unreadable_above=lambda k: k.startswith("a/")
+    )
+    assert plan.requests == ()
+    assert plan.unreadable == 1
+
+
+def test_the_memory_survives_its_text_and_rubbish_is_an_empty_one():
+    memory = Memory({"a": ("v", 1.5)}, {"b": ("w", 2, 3.5)}, "c", ["d"])
+    assert Memory.load(memory.dump()) == memory
+    for text in (None, "", "{", "[]", '"x"', '{"tries": 3}', '{"settling": {"a": 1}}'):
+        assert Memory.load(text) == Memory()
+
+
+@st.composite
+def worlds(draw):
+    names = [f"f{i}" for i in range(draw(st.integers(1, 12)))]
+    version = st.sampled_from(["1", "2", "3"])
+    want = {n: draw(version) for n in names if draw(st.booleans())}
+    known = [n for n in draw(st.permutations(names)) if draw(st.booleans())]
+    have = {
+        n: draw(st.sampled_from(["1", "2", EMPTY, "dirty"])) for n in known if draw(st.booleans())
+    }
+    return want, known, have
+
+
+@given(worlds())
+def test_doing_what_is_asked_for_always_ends_with_index_and_library_in_step(world):
+    want, known, have = world
+    memory, now = Memory(), NOW
+    for _ in range(40):
+        policy = Policy(confirmed=True, folders_per_run=3)
+        plan = look(sorted(want.items()), known, have, memory=memory, now=now, policy=policy)
+        for key in plan.retire:
+            known.remove(key)
+            have.pop(key, None)
+        for request in plan.requests:
+            known += [k for k in request.keys if k not in known]
+            start, end = known.index(request.keys[0]), known.index(request.keys[-1])
+            assert tuple(known[start : end + 1]) == request.keys
+            for key in request.keys:
+                assert key in want or request.remove
+                have[key] = want.get(key, EMPTY)
+        now += 10
+    assert {k: have[k] for k in known} == want
