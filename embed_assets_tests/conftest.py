@@ -16,3 +16,28 @@ def _no_settings_from_outside(monkeypatch, tmp_path):
         if name.startswith(("EMBED_", "DAGSTER_")) and not name.startswith("EMBED_TEST_"):
             monkeypatch.delenv(name)
     monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def world(tmp_path):
+    """A library and a home of the test's own; nothing of it outlives the test."""
+    yield from _world(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """A world with `up` running, shared by the tests of a module."""
+    for made in _world(tmp_path_factory.mktemp("running")):
+        made.album("First Artist/First Album", 1, 2, 3)
+        made.up()
+        made.until(made.in_step, "the first album is indexed")
+        yield made
+
+
+def _world(root):
+    from embed_assets_tests.world import World
+
+    made = World(root)
+    made.library.mkdir()
+    yield made
+    made.power_loss()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -141,6 +142,12 @@ def test_it_starts_without_librosa_and_ships_little():
         "acoustic.load().encode(numpy.zeros((1, 30000), 'f4'));"
         "print([m for m in ('librosa', 'numba', 'scipy', 'torch') if m in sys.modules])"
     )
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    out = subprocess.run(
+        [sys.executable, "-c", code],
+        cwd=Path(__file__).parent.parent,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
     assert out.stdout.strip() == "[]"
     assert acoustic.CONSTANTS.stat().st_size < 300_000

@@ -205,7 +205,8 @@ def _unreadable(head: bytes) -> TrackRejected:
         )
     if head.startswith(AUDIO_MARKS) or head[4:8] == b"ftyp":
         return TrackRejected(
-            Reason.CORRUPT, "it begins like audio, but what follows is damaged; copy it again"
+            Reason.CORRUPT,
+            "it begins like audio, but FFmpeg finds what follows damaged; copy it again",
         )
     if _is_text(head):
         return TrackRejected(Reason.NOT_AUDIO, "no audio stream: this looks like a text file")

@@ -12,12 +12,14 @@ were tried and left out: they find the same recording a little better (R@1 +.03)
 soundtrack worse (mAP -.07). `acoustic.npz` standardises them and projects them to
 where windows of one track lie close together and tracks far apart (linear discriminants: whitening
 by the covariance within tracks, then the principal axes between them); benchmarks/fit_acoustic.py
-fitted it.
+fitted it, on 494 tracks of 25 game soundtracks. On soundtracks that it was not fitted on: R@1 .77,
+mAP over soundtracks .24 (standardised only: .59, .17; chance: .002, .06).
 """
 
 from __future__ import annotations
 
 import functools
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -106,7 +108,8 @@ class Acoustic:
             )
         if not np.isfinite(windows).all():
             raise TrackRejected(Reason.BAD_VECTOR, "the decoded audio holds infinite samples")
-        return project(np.stack([features(window) for window in windows]))[:, None, :]
+        # One by one: BLAS sums a batch in another order, and a vector would depend on its batch.
+        return np.stack([project(features(window)[None]) for window in windows])
 
 
 def project(raw: np.ndarray) -> np.ndarray:
@@ -123,7 +126,7 @@ def project(raw: np.ndarray) -> np.ndarray:
 
 
 def features(samples: np.ndarray, banks: dict[str, np.ndarray] | None = None) -> np.ndarray:
-    """Describe one window: float32 [T] at 22,050 Hz, T of at least one second -> float32 [features].
+    """Describe a window: float32 [T] at 22,050 Hz, at least one second -> float32 [266].
 
     Levels are relative to the window's own mean power, so gain does not count. `banks` replaces the
     shipped filter banks while constants are fitted. Sources: Davis and
@@ -164,7 +167,7 @@ def contrast(magnitude: np.ndarray) -> np.ndarray:
     """Peak over valley in dB in seven octave bands: [1025, frames] -> float32 [7, frames]."""
     frequency = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)
     rows = []
-    for low, high in zip(CONTRAST_EDGES, CONTRAST_EDGES[1:], strict=False):
+    for low, high in itertools.pairwise(CONTRAST_EDGES):
         inside = np.flatnonzero((frequency >= low) & (frequency <= high))
         first = max(inside[0] - 1, 0) if low else inside[0]
         last = inside[-1] + 1 if high >= SAMPLE_RATE / 2 else inside[-1]
@@ -217,7 +220,7 @@ def _modulation(decibel: np.ndarray) -> np.ndarray:
     strength = np.abs(np.fft.rfft(groups * np.hanning(n), axis=1)) / n
     frequency = np.fft.rfftfreq(n, HOP / SAMPLE_RATE)
     rows = []
-    for low, high in zip(MODULATION_EDGES, MODULATION_EDGES[1:], strict=False):
+    for low, high in itertools.pairwise(MODULATION_EDGES):
         inside = (frequency >= low) & (frequency < high)
         rows.append(strength[:, inside].mean(axis=1) if inside.any() else strength.mean(axis=1))
     return np.log(np.stack(rows, axis=1) + 1e-3).ravel()

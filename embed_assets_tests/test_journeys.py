@@ -1,0 +1,185 @@
+"""A person's days with a running `up`: real daemon, real runs, real audio, real Milvus Lite."""
+
+import os
+import shutil
+import time
+
+from mutagen.oggvorbis import OggVorbis
+
+from embed_assets.identity import display_path
+
+
+def settled(world, what):
+    world.until(world.in_step, what)
+    world.assert_index_is_library()
+
+
+def test_an_album_that_is_dropped_in_is_found_by_its_sound(running):
+    running.album("Second Artist/Début...", 4, 5, 4)
+    settled(running, "the album is indexed")
+    found = running.run("similar", "Second Artist/Début.../01.ogg", "-n", "3", "--json")
+    assert '"path": "Second Artist/Début.../03.ogg"' in found.stdout.split("}")[0], found.stderr
+
+
+def test_a_retag_reaches_the_index_without_embedding_again(running):
+    (path,) = running.album("Tagged", 10)
+    settled(running, "the track is indexed")
+    before = running.embedded_runs()
+    full = os.path.join(os.fsencode(running.library), path)
+    tags = OggVorbis(os.fsdecode(full))
+    tags["title"], tags["artist"] = "Blue Train", "John Coltrane"
+    tags.save()
+    settled(running, "the retag is indexed")
+    assert running.embedded_runs() == before
+    found = running.run("similar", "coltrane", "blue", "--json")
+    assert found.returncode == 0, found.stderr
+    assert "Sounds like Blue Train - John Coltrane" in running.run("similar", "coltrane").stdout
+
+
+def test_other_audio_under_an_old_name_is_embedded(running):
+    (path,) = running.album("Replaced", 11)
+    settled(running, "the track is indexed")
+    before = running.embedded_runs()
+    running.put(path, 12)
+    settled(running, "the replacement is indexed")
+    assert len(running.embedded_runs()) == len(before) + 1
+
+
+def test_moved_renamed_and_copied_music_is_never_embedded_again(running):
+    running.album("Mover/Old Name", 13, 14)
+    settled(running, "the album is indexed")
+    before = running.embedded_runs()
+    running.move("Mover/Old Name", "Mover/New Name")
+    running.move("Mover/New Name/01.ogg", "Mover/loose.ogg")
+    shutil.copytree(running.library / "Mover/New Name", running.library / "Mover/Copy")
+    running.tracks[b"Mover/Copy/02.ogg"] = 14
+    settled(running, "the move is indexed")
+    assert running.embedded_runs() == before
+    running.move("Mover", "Moved")
+    settled(running, "the whole artist has moved")
+    assert running.embedded_runs() == before
+
+
+def test_two_tracks_that_swap_their_names_swap_their_rows(running):
+    one, two = running.album("Swap", 15, 16)
+    settled(running, "both are indexed")
+    running.move(one, "Swap/tmp.ogg")
+    running.move(two, one)
+    running.move("Swap/tmp.ogg", two)
+    settled(running, "both are indexed under their new names")
+
+
+def test_removed_tracks_and_folders_leave_the_index_and_their_partition_goes(running):
+    running.album("Going", 17, 18)
+    running.album("Gone/Deep", 19)
+    settled(running, "both are indexed")
+    running.remove("Going/01.ogg")
+    running.remove("Gone")
+    settled(running, "both are out of the index")
+    with running.instance() as instance:
+        assert "Gone/Deep" not in instance.get_dynamic_partitions("music_folders")
+
+
+def test_names_in_any_bytes_arrive_and_leave(running):
+    names = [b"caf\xe9/\xff\n.ogg", "q'uo\"te\\ … {x}/ü.ogg".encode(), b"%41/%2E.../a.ogg"]
+    for i, name in enumerate(names):
+        running.put(name, 20 + i)
+    settled(running, "they are indexed")
+    running.move(names[0], b"caf\xe9/\xfe.ogg")
+    running.remove(names[2])
+    settled(running, "the changes are indexed")
+    assert display_path(b"caf\xe9/\xfe.ogg") in running.rows()
+
+
+def test_there_and_back_again_ends_where_it_began(running):
+    running.album("A to B", 23)
+    settled(running, "A is indexed")
+    running.move("A to B", "B")
+    settled(running, "B is indexed")
+    running.move("B", "A to B")
+    settled(running, "A is indexed again")
+
+
+def test_a_file_that_is_still_being_copied_is_waited_for(running):
+    running.put("Slow Copy/whole.ogg", 24)
+    whole = (running.library / "Slow Copy/whole.ogg").read_bytes()
+    target = running.library / "Slow Copy/growing.ogg"
+    with open(target, "wb") as copy:
+        for i in range(0, len(whole), len(whole) // 8 + 1):
+            copy.write(whole[i : i + len(whole) // 8 + 1])
+            copy.flush()
+            time.sleep(0.4)
+    running.tracks[b"Slow Copy/growing.ogg"] = 24
+    settled(running, "the copy is indexed")
+    errors = running.run("errors", "--json")
+    assert "growing" not in errors.stdout
+
+
+def test_a_folder_that_changes_while_its_run_goes_on_ends_as_it_is_last(running):
+    for round_ in range(4):
+        running.album("Restless", 25 + round_, 30 + round_)
+        time.sleep(1.7)
+    settled(running, "the last state is indexed")
+
+
+def test_bad_files_hold_nothing_back_and_are_not_tried_again(running):
+    running.album("Mixed", 40, 41)
+    folder = running.library / "Mixed"
+    (folder / "empty.mp3").touch()
+    (folder / "text.flac").write_text("not music")
+    (folder / "broken.mp3").write_bytes(os.urandom(5000))
+    settled(running, "the good ones are indexed")
+    import json
+
+    rows = [r for r in json.loads(running.run("errors", "--json").stdout) if r["folder"] == "Mixed"]
+    reasons = {r["path"].rpartition("/")[2]: r["reason"] for r in rows}
+    assert set(reasons) == {"empty.mp3", "text.flac", "broken.mp3"}
+    assert reasons["empty.mp3"] == "empty"
+    assert all(r["message"] and r["at"] for r in rows)
+    with running.instance() as instance:
+        runs = instance.get_runs_count()
+        time.sleep(8)
+        assert instance.get_runs_count() == runs
+    running.put("Mixed/broken.mp3", 42)
+    settled(running, "the mended file is indexed")
+    assert "broken.mp3" not in running.run("errors", "--json").stdout
+
+
+def test_sync_beside_up_and_again_does_nothing_more(running):
+    running.album("Beside", 43, 44)
+    running.sync()
+    running.assert_index_is_library()
+    again = running.sync()
+    assert again["runs"] == []
+    assert again["embedded"] == 0
+    assert again["tracks"] == len(running.tracks) + 2
+
+
+def test_a_second_up_says_so_and_ends(running):
+    second = running.run("up", "--port", "0")
+    assert second.returncode == 0
+    assert f"already up: http://127.0.0.1:{running.port}" in second.stderr
+
+
+def test_a_library_that_is_unmounted_loses_nothing(running):
+    rows = running.rows()
+    away = running.root / "away"
+    os.rename(running.library, away)
+    try:
+        time.sleep(8)
+        done = running.run("sync", "--json")
+        assert done.returncode == 2
+        assert "mounted?" in done.stderr
+        running.library.mkdir()
+        time.sleep(8)
+        assert running.run("sync").returncode == 2
+    finally:
+        running.library.rmdir()
+        os.rename(away, running.library)
+    assert running.rows().keys() == rows.keys()
+    settled(running, "everything is as it was")
+
+
+def test_up_stops_within_ten_seconds_and_leaves_no_process(running):
+    assert running.down() < 10
+    assert running.processes() == []

@@ -1,0 +1,297 @@
+"""A library, a home and real processes: what the journeys and the stress are made of."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+import numpy as np
+import psutil
+
+from embed_assets.defs.instance import open_instance
+from embed_assets.identity import display_path
+from embed_assets.index.collection import ALIAS, PAGE, load
+from embed_assets.index.connection import connect
+from embed_assets.library.walk import walk
+from embed_assets.project import Project
+from embed_assets.settings import Settings
+from embed_assets_tests.synth import write_track
+
+SECONDS = 3.0
+"""Length of a synthesised track: long enough to be told apart, quick to embed."""
+
+
+@dataclass
+class World:
+    """A music folder and an EMBED_HOME of a test; `tracks` says which audio each file should be."""
+
+    root: Path
+    settings: dict[str, str] = field(default_factory=dict)
+    tracks: dict[bytes, int] = field(default_factory=dict)
+    process: subprocess.Popen[bytes] | None = None
+    port: int = 0
+
+    @property
+    def library(self) -> Path:
+        return self.root / "library"
+
+    @property
+    def home(self) -> Path:
+        return self.root / "home"
+
+    @property
+    def environment(self) -> dict[str, str]:
+        mine = {
+            "EMBED_LIBRARY": str(self.library),
+            "EMBED_HOME": str(self.home),
+            "EMBED_ENCODER": "acoustic",
+            "EMBED_SETTLE_SECONDS": "1",
+        }
+        outside = {k: v for k, v in os.environ.items() if not k.startswith(("EMBED_", "DAGSTER_"))}
+        return outside | mine | self.settings
+
+    def project(self) -> Project:
+        """The project's objects, in this process."""
+        return Project.of(self.made_settings())
+
+    def made_settings(self) -> Settings:
+        """What the processes of this world read from their environment."""
+        env = self.environment.items()
+        return Settings(_env_file=None, **{k[6:].lower(): v for k, v in env if k[:6] == "EMBED_"})
+
+    # The library
+
+    def put(self, path: str | bytes, seed: int, **tags: str) -> bytes:
+        """Write a track of its own sound at a path of the library."""
+        raw = os.fsencode(path)
+        full = os.path.join(os.fsencode(self.library), raw)
+        os.makedirs(os.path.dirname(full), exist_ok=True)
+        making = self.root / f"making{os.fsdecode(os.path.splitext(raw)[1])}"
+        write_track(making, seconds=SECONDS, seed=seed, tags=tags or None)
+        os.rename(making, full)
+        self.tracks[raw] = seed
+        return raw
+
+    def album(self, name: str | bytes, *seeds: int) -> list[bytes]:
+        """A folder of tracks, one after the other, as somebody copies an album."""
+        raw = os.fsencode(name)
+        return [self.put(raw + b"/%02d.ogg" % i, seed) for i, seed in enumerate(seeds, 1)]
+
+    def move(self, old: str | bytes, new: str | bytes) -> None:
+        """Rename a file or a folder."""
+        a, b = os.fsencode(old), os.fsencode(new)
+        base = os.fsencode(self.library)
+        os.makedirs(os.path.dirname(os.path.join(base, b)), exist_ok=True)
+        os.rename(os.path.join(base, a), os.path.join(base, b))
+        for path in list(self.tracks):
+            if path == a or path.startswith(a + b"/"):
+                self.tracks[b + path[len(a) :]] = self.tracks.pop(path)
+
+    def remove(self, name: str | bytes) -> None:
+        """Delete a file or a folder."""
+        raw = os.fsencode(name)
+        full = os.path.join(os.fsencode(self.library), raw)
+        shutil.rmtree(full) if os.path.isdir(full) else os.unlink(full)
+        self.tracks = {
+            p: s for p, s in self.tracks.items() if p != raw and not p.startswith(raw + b"/")
+        }
+
+    # Commands and processes
+
+    def run(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+        """Run `embed-assets` to its end."""
+        command = [sys.executable, "-m", "embed_assets.cli", *arguments]
+        return subprocess.run(
+            command,
+            env=self.environment,
+            cwd=self.root,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+        )
+
+    def sync(self, *arguments: str, code: int = 0) -> dict[str, Any]:
+        """`sync --json`, with the exit code that is expected."""
+        done = self.run("sync", "--json", *arguments)
+        assert done.returncode == code, f"{done.returncode}\n{done.stdout}\n{done.stderr[-3000:]}"
+        return json.loads(done.stdout) if done.stdout.strip() else {}
+
+    def up(self) -> None:
+        """Start `up` and wait until its UI answers."""
+        with socket.socket() as s:
+            s.bind(("127.0.0.1", 0))
+            self.port = s.getsockname()[1]
+        command = [sys.executable, "-m", "embed_assets.cli", "up", "--port", str(self.port)]
+        log = open(self.root / "up.log", "ab")  # noqa: SIM115
+        self.process = subprocess.Popen(
+            command, env=self.environment, cwd=self.root, stdout=log, stderr=log
+        )
+        self.until(self.answers, "the UI answers", 90)
+
+    def answers(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/server_info", timeout=5):
+                return True
+        except OSError:
+            return False
+
+    def down(self) -> float:
+        """Stop `up` as Ctrl-C does; returns the seconds it took."""
+        if self.process is None:
+            return 0.0
+        started = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        self.process.wait(60)
+        self.process = None
+        return time.monotonic() - started
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process that works for this home."""
+        found = []
+        for p in psutil.process_iter():
+            try:
+                if p.pid != os.getpid() and p.environ().get("EMBED_HOME") == str(self.home):
+                    found.append(p)
+            except (psutil.Error, OSError):
+                continue
+        return found
+
+    def power_loss(self) -> None:
+        """Kill everything at once, as a power loss does."""
+        while victims := self.processes():
+            for p in victims:
+                try:
+                    p.kill()
+                except psutil.NoSuchProcess:
+                    continue
+            psutil.wait_procs(victims, timeout=5)
+            if self.process is not None:
+                self.process.wait()
+        self.process = None
+
+    def graphql(self, query: str, **variables: Any) -> dict[str, Any]:
+        """Ask the webserver, as the UI does."""
+        request = urllib.request.Request(
+            f"http://127.0.0.1:{self.port}/graphql",
+            json.dumps({"query": query, "variables": variables}).encode(),
+            {"Content-Type": "application/json"},
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            body = json.load(answer)
+        assert "errors" not in body, body
+        return body["data"]
+
+    @contextmanager
+    def instance(self) -> Iterator[dg.DagsterInstance]:
+        """The Dagster instance of this home."""
+        with open_instance(self.made_settings()) as instance:
+            yield instance
+
+    # What must be so
+
+    def until(self, question: Any, what: str, seconds: float = 120.0) -> None:
+        """Wait until something is so."""
+        deadline = time.monotonic() + seconds
+        while True:
+            answer = question()
+            if answer:
+                return
+            if time.monotonic() > deadline:
+                log = self.root / "up.log"
+                tail = log.read_text(errors="replace")[-3000:] if log.exists() else ""
+                raise AssertionError(f"not after {seconds:.0f} s: {what}; last: {answer}\n{tail}")
+            time.sleep(0.3)
+
+    def rows(self) -> dict[str, tuple[str, np.ndarray]]:
+        """The index: path -> (audio hash, vector); fails if a path has two rows."""
+        with connect(self.project().uri, wait_seconds=60) as client:
+            if not client.has_collection(ALIAS):
+                return {}
+            load(client, ALIAS)
+            rows = client.query(
+                ALIAS,
+                'track_id != ""',
+                ["path", "audio_hash", "vector"],
+                limit=PAGE,
+                consistency_level="Strong",
+            )
+        paths = [r["path"] for r in rows]
+        assert len(paths) == len(set(paths)), "a track has two rows"
+        return {r["path"]: (r["audio_hash"], np.asarray(r["vector"])) for r in rows}
+
+    def indexed(self) -> dict[str, str]:
+        """Path -> audio hash of the rows, by the tables' word (cheap; for waiting)."""
+        spec = self.project().spec()
+        with self.project().tables.connect() as db:
+            return {
+                display_path(p): h
+                for p, h in db.execute(
+                    "SELECT t.path, t.audio_hash FROM tracks t JOIN indexed i"
+                    " ON i.folder_id = t.folder_id AND i.spec = ? JOIN folders f"
+                    " ON f.folder_id = t.folder_id AND f.digest IS NOT NULL",
+                    (spec.digest,),
+                )
+            }
+
+    def in_step(self) -> bool:
+        """Whether Dagster's record says that every folder is indexed as it is now."""
+        from embed_assets.defs import state
+        from embed_assets.defs.partitions import key_of
+        from embed_assets.index.folders import version_of
+
+        spec = self.project().spec()
+        want = {key_of(f.path): version_of(f.digest, spec) for f in walk(self.library) if f.digest}
+        with self.instance() as instance:
+            have = state.indexed_versions(instance)
+            known = state.known_keys(instance)
+            live = state.live_runs(instance)
+        return not live and {k: have.get(k) for k in known} == want
+
+    def assert_index_is_library(self) -> None:
+        """Index == library: one row a track, each with the vector of its own audio."""
+        rows = self.rows()
+        want = {display_path(p): seed for p, seed in self.tracks.items()}
+        assert sorted(rows) == sorted(want)
+        for path, seed in want.items():
+            cosine = float(rows[path][1] @ reference(seed, os.path.splitext(path)[1]))
+            assert cosine > 0.9999, f"{path}: the vector of another audio ({cosine:.4f})"
+
+    def embedded_runs(self) -> dict[str, str]:
+        """Audio hash -> id of the run that embedded it."""
+        with self.project().tables.connect() as db:
+            return dict(db.execute("SELECT audio_hash, run_id FROM embeddings"))
+
+
+@lru_cache(maxsize=4096)
+def reference(seed: int, suffix: str) -> np.ndarray:
+    """The vector that a synthesised track should have: made here, apart from all runs."""
+    import tempfile
+
+    from embed_assets.audio.decode import read_windows
+    from embed_assets.audio.windows import WindowPolicy
+    from embed_assets.encoders import acoustic
+    from embed_assets.library.probe import probe
+    from embed_assets.vectors.pooling import pool
+
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, f"x{suffix}")
+        write_track(path, seconds=SECONDS, seed=seed)
+        raw = os.fsencode(path)
+        found = probe(raw)
+        encoder = acoustic.load()
+        read = read_windows(raw, found.duration, WindowPolicy(10.0, 3), encoder.info.sample_rate)
+        return pool(encoder.encode(np.stack(read.windows)), "mean")
