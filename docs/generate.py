@@ -1,6 +1,6 @@
 """Writes docs/commands.md and docs/settings.md from the code; a test holds them to it.
 
-    python docs/generate.py
+python docs/generate.py
 """
 
 from __future__ import annotations

@@ -110,7 +110,12 @@ def _write_vorbis(target: str, samples: np.ndarray, rate: int, tags: dict[str, s
     import soundfile
 
     plain = io.BytesIO()
-    soundfile.write(plain, samples.T, rate, format="OGG", subtype="VORBIS")
+    with soundfile.SoundFile(
+        plain, "w", rate, samples.shape[0], format="OGG", subtype="VORBIS"
+    ) as file:
+        # libsndfile overflows its stack (a crash) when it is given minutes of Vorbis at once.
+        for begin in range(0, samples.shape[1], 1 << 16):
+            file.write(samples.T[begin : begin + (1 << 16)])
     plain.seek(0)
     with (
         av.open(plain) as source,

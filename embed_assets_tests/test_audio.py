@@ -14,6 +14,7 @@ from embed_assets.audio import decode
 from embed_assets.audio.decode import iter_windows, read_windows
 from embed_assets.audio.windows import SHORTEST_TAIL, WindowPolicy, plan
 from embed_assets.errors import Reason, TrackRejected
+from embed_assets.library.probe import probe
 from embed_assets_tests import synth
 
 RATE = 24000
@@ -115,6 +116,17 @@ def test_a_truncated_file_is_heard_as_far_as_it_goes_and_a_note_says_how_far(tmp
         assert {len(w) for w in decoded.windows} == {2 * RATE}
         assert decoded.starts[-1] + 2 < 8.5
         assert "of 12 s" in decoded.notes
+
+
+@pytest.mark.parametrize("suffix", [".mp3", ".flac", ".wav", ".aiff"])
+def test_a_file_that_is_shorter_than_its_header_says_gets_a_note(tmp_path, suffix):
+    whole = synth.write_track(tmp_path / f"whole{suffix}", seconds=12, seed=1)
+    cut = tmp_path / f"cut{suffix}"
+    cut.write_bytes(whole.read_bytes()[: whole.stat().st_size // 2])
+    for path, words in ((whole, ""), (cut, "of 12 s could be decoded")):
+        duration = probe(os.fsencode(path)).duration
+        notes = read_windows(os.fsencode(path), duration, WindowPolicy(2, 2), RATE).notes
+        assert (words in notes) if words else notes == ""
 
 
 def test_damage_in_the_middle_costs_packets_and_not_the_track(tmp_path):

@@ -166,6 +166,26 @@ def open_audio(path: bytes) -> Iterator[Opened]:
         source.close()
 
 
+def claimed_seconds(opened: Opened) -> float:
+    """What the file's header says of its length; 0 where it says nothing that can be relied upon.
+
+    Truncated files raise no error anywhere: only this tells that something is missing. Ogg, Opus
+    and ADTS have no such header; FFmpeg estimates an MP3 without Xing header from its bit rate.
+    """
+    name, source = opened.container.format.name, opened.source
+    seconds = (opened.container.duration or 0) / 1e6
+    if name == "mp3":
+        head = source.peek(10)
+        tag = sum(b << s for b, s in zip(head[6:10], (21, 14, 7, 0), strict=True))
+        first = source.peek(4096, tag + 10 if head.startswith(b"ID3") else 0)
+        return seconds if b"Xing" in first or b"Info" in first else 0.0
+    if name == "wav":
+        # FFmpeg reports what is there. Streamed files have no length, or the largest one.
+        size = int.from_bytes(source.peek(4, 4), "little") + 8
+        return seconds * max(1.0, size / source.size) if size < 0x7FFFFF00 else 0.0
+    return 0.0 if name in ("ogg", "aac") else seconds
+
+
 def _readable_head(source: Source) -> bytes:
     if not source.regular:
         raise TrackRejected(Reason.NOT_AUDIO, "not a regular file")
