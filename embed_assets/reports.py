@@ -70,6 +70,12 @@ def failed_folders(tables: Tables) -> list[Problem]:
         return [Problem(*row) for row in rows]
 
 
+def failures(tables: Tables) -> dict[bytes, bool]:
+    """Path of each failed folder -> whether what failed was its own, and not what all need."""
+    with tables.connect() as db:
+        return {p: not shared for p, shared in db.execute("SELECT path, shared FROM failures")}
+
+
 def embedded_tracks(tables: Tables, recipe: str) -> Iterator[Track]:
     """Stream every track of the library that has vectors under the recipe, by path."""
     with tables.connect() as db:

@@ -64,6 +64,13 @@ class Settings(BaseSettings):
     def _absolute(cls, value: Path | None) -> Path | None:
         return None if value is None else value.expanduser().absolute()
 
+    @field_validator("milvus_uri")
+    @classmethod
+    def _lite_or_server(cls, value: str) -> str:
+        if value and not value.startswith(("http://", "https://")) and not value.endswith(".db"):
+            raise ValueError("must be a path that ends in .db (Milvus Lite), or http(s)://...")
+        return value
+
     @classmethod
     def load(cls) -> Settings:
         """Read the environment and `.env`.

@@ -49,7 +49,8 @@ CREATE TABLE IF NOT EXISTS indexed (
     spec TEXT, folder_id TEXT, version TEXT, rows INTEGER, at REAL, PRIMARY KEY (spec, folder_id)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS failures (
-    folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, stage TEXT, message TEXT, at REAL, run_id TEXT
+    folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, stage TEXT, message TEXT, at REAL, run_id TEXT,
+    shared INTEGER
 ) WITHOUT ROWID;
 """
 
@@ -373,12 +374,22 @@ class Tables:
                 (spec, folder, version, rows, time.time()),
             )
 
-    def put_failure(self, folder: str, path: bytes, stage: str, message: str, run: str) -> None:
-        """Note that a folder's last try failed."""
+    def put_failures(
+        self,
+        folders: Iterable[tuple[str, bytes]],
+        stage: str,
+        message: str,
+        run: str,
+        shared: bool = False,
+    ) -> None:
+        """Note that the last try of these (folder id, path) failed.
+
+        `shared`: not for anything in the folder, but for what all folders need, e.g. Milvus.
+        """
         with self.transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?)",
-                (folder, path, stage, message, time.time(), run),
+            db.executemany(
+                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
+                ((f, path, stage, message, time.time(), run, shared) for f, path in folders),
             )
 
     def clear_failure(self, folder: str) -> None:

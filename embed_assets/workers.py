@@ -7,20 +7,27 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import signal
 import threading
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures import TimeoutError as FutureTimeout
+from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from embed_assets.errors import Reason, TrackRejected
+from embed_assets.errors import Reason, TrackRejected, TransientError
 
 if TYPE_CHECKING:
     from pebble import ProcessFuture, ProcessPool
 
 T = TypeVar("T")
+
+KILLED = frozenset({-signal.SIGKILL, -signal.SIGTERM, 255})
+"""Exit codes of a worker that was ended from outside; 255: unknown, since its parent died too."""
+
+LOST = "the processes that read audio were killed; is memory short? It is tried again"
 
 
 @dataclass(frozen=True)
@@ -34,23 +41,43 @@ class Pool:
     def run(
         self, function: Callable[..., T], items: Iterable[Any]
     ) -> Iterator[tuple[Any, T | BaseException]]:
-        """Apply `function` to each item; yields (item, result or exception) in the items' order.
+        """Apply `function` to each item; yields (item, result or exception) as they are done.
 
-        Two tasks a worker are under way at most, so that memory stays bounded. A worker that dies
-        or takes too long gives TrackRejected for the item that it had.
+        Two tasks a worker are under way at most, so that memory stays bounded. An item under which
+        a worker dies is tried once more: it need not be the item's fault. TrackRejected comes for
+        one that crashes its worker again or takes too long, TransientError for one whose worker
+        was killed again.
         """
-        waiting: deque[tuple[Any, ProcessFuture[T]]] = deque()
+        waiting: dict[ProcessFuture[T], tuple[Any, bool]] = {}
         try:
             for item in items:
-                future = self.pool.schedule(function, (item,), timeout=self.seconds_a_task)
-                waiting.append((item, future))
+                waiting[self._start(function, item)] = item, False
                 if len(waiting) >= 2 * self.workers:
-                    yield self._result(*waiting.popleft())
+                    yield self._next(function, waiting)
             while waiting:
-                yield self._result(*waiting.popleft())
+                yield self._next(function, waiting)
         finally:
-            for _, future in waiting:
+            for future in waiting:
                 future.cancel()
+
+    def _start(self, function: Callable[..., T], item: Any) -> ProcessFuture[T]:
+        if not self.pool.active:
+            raise TransientError(LOST)
+        return self.pool.schedule(function, (item,), timeout=self.seconds_a_task)
+
+    def _next(
+        self, function: Callable[..., T], waiting: dict[ProcessFuture[T], tuple[Any, bool]]
+    ) -> tuple[Any, T | BaseException]:
+        from pebble import ProcessExpired
+
+        while True:
+            # What is finished is handed on at once, so that a kill costs only what is under way.
+            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            future = next(f for f in waiting if f in done)
+            item, again = waiting.pop(future)
+            if again or not isinstance(future.exception(), ProcessExpired):
+                return self._result(item, future)
+            waiting[self._start(function, item)] = item, True
 
     def _result(self, item: Any, future: ProcessFuture[T]) -> tuple[Any, T | BaseException]:
         from pebble import ProcessExpired
@@ -63,9 +90,13 @@ class Pool:
                 f"reading it took longer than {self.seconds_a_task:.0f} s and was stopped",
             )
         except ProcessExpired as e:
+            if e.exitcode in KILLED:
+                return item, TransientError(LOST)
             return item, TrackRejected(
                 Reason.DECODER_CRASHED, f"the process that read it died (exit code {e.exitcode})"
             )
+        except BrokenProcessPool:
+            return item, TransientError(LOST)
         except Exception as e:
             return item, e
 

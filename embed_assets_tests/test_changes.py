@@ -75,12 +75,16 @@ def test_what_failed_is_tried_again_later_and_later_but_at_once_when_it_changed(
     now = NOW
     assert keys(look([("a", "1")], known, memory=memory, now=now)) == [("a",)]
     for rest in BACKOFF:
-        early = look([("a", "1")], known, memory=memory, now=now + rest - 1, failed={"a"})
+        early = look([("a", "1")], known, memory=memory, now=now + rest - 1, failed={"a": True})
         assert early.requests == ()
         assert early.resting == 1
         now += rest + 1
-        assert keys(look([("a", "1")], known, memory=memory, now=now, failed={"a"})) == [("a",)]
-    assert keys(look([("a", "2")], known, memory=memory, now=now + 1, failed={"a"})) == [("a",)]
+        assert keys(look([("a", "1")], known, memory=memory, now=now, failed={"a": True})) == [
+            ("a",)
+        ]
+    assert keys(look([("a", "2")], known, memory=memory, now=now + 1, failed={"a": True})) == [
+        ("a",)
+    ]
 
 
 def test_one_poisonous_folder_is_tried_alone_and_its_neighbours_soon():
@@ -93,7 +97,7 @@ def test_one_poisonous_folder_is_tried_alone_and_its_neighbours_soon():
         names,
         memory=memory,
         now=NOW + 10,
-        failed={"f33"},
+        failed={"f33": True},
         policy=Policy(room=99, bulk_room=99),
     )
     asked = [k for ks in keys(again) for k in ks]
@@ -106,7 +110,7 @@ def test_one_poisonous_folder_is_tried_alone_and_its_neighbours_soon():
         {n: "1" for n in names if n != "f33"},
         memory=memory,
         now=NOW + 70,
-        failed={"f33"},
+        failed={"f33": True},
     )
     assert keys(later) == [("f33",)]
 
@@ -238,3 +242,13 @@ def test_doing_what_is_asked_for_always_ends_with_index_and_library_in_step(worl
                 have[key] = want.get(key, EMPTY)
         now += 10
     assert {k: have[k] for k in known} == want
+
+
+def test_what_failed_together_because_milvus_was_away_is_tried_again_together():
+    names = [f"f{i:02}" for i in range(64)]
+    memory = Memory()
+    seen = [(n, "1") for n in names]
+    look(seen, memory=memory)
+    failed = dict.fromkeys(names, False)
+    assert look(seen, names, memory=memory, now=NOW + 30, failed=failed).requests == ()
+    assert keys(look(seen, names, memory=memory, now=NOW + 61, failed=failed)) == [tuple(names)]

@@ -14,7 +14,6 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +28,21 @@ from embed_assets.index.connection import connect
 from embed_assets.library.walk import walk
 from embed_assets.project import Project
 from embed_assets.settings import Settings
+from embed_assets_tests.evidence import SECONDS, reference
 from embed_assets_tests.synth import write_track
-
-SECONDS = 3.0
-"""Length of a synthesised track: long enough to be told apart, quick to embed."""
 
 
 @dataclass
 class World:
-    """A music folder and an EMBED_HOME of a test; `tracks` says which audio each file should be."""
+    """A music folder and an EMBED_HOME of a test.
+
+    `tracks` says which audio each good file should be, `bad` which files should be rejected.
+    """
 
     root: Path
     settings: dict[str, str] = field(default_factory=dict)
     tracks: dict[bytes, int] = field(default_factory=dict)
+    bad: set[bytes] = field(default_factory=set)
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
 
@@ -78,13 +79,31 @@ class World:
     def put(self, path: str | bytes, seed: int, **tags: str) -> bytes:
         """Write a track of its own sound at a path of the library."""
         raw = os.fsencode(path)
-        full = os.path.join(os.fsencode(self.library), raw)
-        os.makedirs(os.path.dirname(full), exist_ok=True)
         making = self.root / f"making{os.fsdecode(os.path.splitext(raw)[1])}"
         write_track(making, seconds=SECONDS, seed=seed, tags=tags or None)
-        os.rename(making, full)
+        self._place(making, raw)
         self.tracks[raw] = seed
         return raw
+
+    def put_bad(self, path: str | bytes, content: bytes) -> bytes:
+        """Write a file that no decoder can read."""
+        raw = os.fsencode(path)
+        making = self.root / "making"
+        making.write_bytes(content)
+        self._place(making, raw)
+        self.bad.add(raw)
+        return raw
+
+    def _place(self, making: Path, raw: bytes) -> None:
+        full = self.full(raw)
+        os.makedirs(os.path.dirname(full), exist_ok=True)
+        os.rename(making, full)
+        self.tracks.pop(raw, None)
+        self.bad.discard(raw)
+
+    def full(self, path: str | bytes) -> bytes:
+        """The bytes that open a path of the library."""
+        return os.path.join(os.fsencode(self.library), os.fsencode(path))
 
     def album(self, name: str | bytes, *seeds: int) -> list[bytes]:
         """A folder of tracks, one after the other, as somebody copies an album."""
@@ -97,18 +116,22 @@ class World:
         base = os.fsencode(self.library)
         os.makedirs(os.path.dirname(os.path.join(base, b)), exist_ok=True)
         os.rename(os.path.join(base, a), os.path.join(base, b))
-        for path in list(self.tracks):
-            if path == a or path.startswith(a + b"/"):
-                self.tracks[b + path[len(a) :]] = self.tracks.pop(path)
+        self.tracks.pop(b, None)
+        self.bad.discard(b)
+        for path in [p for p in self.tracks if p == a or p.startswith(a + b"/")]:
+            self.tracks[b + path[len(a) :]] = self.tracks.pop(path)
+        for path in [p for p in self.bad if p == a or p.startswith(a + b"/")]:
+            self.bad.remove(path)
+            self.bad.add(b + path[len(a) :])
 
     def remove(self, name: str | bytes) -> None:
         """Delete a file or a folder."""
         raw = os.fsencode(name)
         full = os.path.join(os.fsencode(self.library), raw)
         shutil.rmtree(full) if os.path.isdir(full) else os.unlink(full)
-        self.tracks = {
-            p: s for p, s in self.tracks.items() if p != raw and not p.startswith(raw + b"/")
-        }
+        stays = [p for p in (*self.tracks, *self.bad) if p != raw and not p.startswith(raw + b"/")]
+        self.tracks = {p: self.tracks[p] for p in stays if p in self.tracks}
+        self.bad.intersection_update(stays)
 
     # Commands and processes
 
@@ -132,9 +155,10 @@ class World:
 
     def up(self) -> None:
         """Start `up` and wait until its UI answers."""
-        with socket.socket() as s:
-            s.bind(("127.0.0.1", 0))
-            self.port = s.getsockname()[1]
+        if not self.port:
+            with socket.socket() as s:
+                s.bind(("127.0.0.1", 0))
+                self.port = s.getsockname()[1]
         command = [sys.executable, "-m", "embed_assets.cli", "up", "--port", str(self.port)]
         log = open(self.root / "up.log", "ab")  # noqa: SIM115
         self.process = subprocess.Popen(
@@ -274,24 +298,3 @@ class World:
         """Audio hash -> id of the run that embedded it."""
         with self.project().tables.connect() as db:
             return dict(db.execute("SELECT audio_hash, run_id FROM embeddings"))
-
-
-@lru_cache(maxsize=4096)
-def reference(seed: int, suffix: str) -> np.ndarray:
-    """The vector that a synthesised track should have: made here, apart from all runs."""
-    import tempfile
-
-    from embed_assets.audio.decode import read_windows
-    from embed_assets.audio.windows import WindowPolicy
-    from embed_assets.encoders import acoustic
-    from embed_assets.library.probe import probe
-    from embed_assets.vectors.pooling import pool
-
-    with tempfile.TemporaryDirectory() as folder:
-        path = os.path.join(folder, f"x{suffix}")
-        write_track(path, seconds=SECONDS, seed=seed)
-        raw = os.fsencode(path)
-        found = probe(raw)
-        encoder = acoustic.load()
-        read = read_windows(raw, found.duration, WindowPolicy(10.0, 3), encoder.info.sample_rate)
-        return pool(encoder.encode(np.stack(read.windows)), "mean")

@@ -5,7 +5,6 @@ Works beside `up` and without it: what runs of others hold is waited for, what i
 
 from __future__ import annotations
 
-import socket
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -14,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 import dagster as dg
 
-from embed_assets.defs.instance import HOST_TAG, open_instance, reap
+from embed_assets.defs.instance import open_instance, reap, worker_tags
 from embed_assets.defs.look import Look, look, prepare, run_tags, summary
 from embed_assets.library.changes import Memory, Policy, Request
 from embed_assets.library.walk import require_library
@@ -109,7 +108,7 @@ def _execute(instance: dg.DagsterInstance, request: Request) -> dg.JobExecutionR
     return dg.execute_job(
         dg.reconstructable(library_job),
         instance=instance,
-        tags=run_tags(request) | {HOST_TAG: socket.gethostname()},
+        tags=run_tags(request) | worker_tags(),
         # The run's whole log is in the UI; a terminal gets a line a run.
         run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
         raise_on_error=False,

@@ -21,6 +21,12 @@ from embed_assets.settings import Settings
 STOP_SECONDS = 3.0
 """How long Dagster may take to stop by itself; what is left then is killed."""
 
+WELL_SECONDS = 20.0
+"""Dagster that ran for so long and ended was killed, or died of something rare."""
+
+STARTS = 4
+"""So many times in a row it may end sooner than that, before `up` gives up."""
+
 
 def up(settings: Settings, port: int, tell: Callable[[str], None]) -> int:
     """Serve until stopped; returns the exit code. A second one says so and returns 0.
@@ -47,59 +53,80 @@ def running_address(settings: Settings) -> str | None:
 
 
 def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None]) -> int:
+    home = str(settings.dagster_home)
+    # An `up` that was killed leaves Dagster behind, which has the port and would go on beside ours.
+    stop_session(_session_in(note), home)
     _require_port(port)
-    with open_instance(settings) as instance:
-        # Nothing else starts workers now, so those that have not begun never will.
-        for run_id in reap(instance, grace_seconds=0.0):
-            tell(f"run {run_id[:8]} had lost its worker; its folders are tried again")
     address = f"http://127.0.0.1:{port}"
     environment = os.environ | settings.environment()
-    environment["DAGSTER_HOME"] = str(settings.dagster_home)
+    environment["DAGSTER_HOME"] = home
     command = [sys.executable, "-m", "dagster", "dev", "-m", "embed_assets.definitions"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
-    note.write_text(json.dumps({"address": address, "pid": os.getpid()}))
-    # A session of its own: a Ctrl-C in the terminal then reaches us alone, and we stop the rest.
-    process = subprocess.Popen(command, env=environment, start_new_session=True)
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stopping.append(number))
     tell(f"Dagster UI: {address}  (library {settings.library}, stop with Ctrl-C)")
-    try:
-        while process.poll() is None and not stopping:
-            time.sleep(0.2)
-        code = 0 if stopping else process.returncode or 1
-        if not stopping:
-            tell(f"Dagster ended by itself with exit code {process.returncode}")
-        return code
-    finally:
-        stop_tree(process.pid)
-        process.wait()
-        note.unlink(missing_ok=True)
-        with open_instance(settings) as instance:
-            reap(instance, grace_seconds=0.0)
+    starts = 0
+    while True:
+        _reap(settings, tell)
+        started = time.monotonic()
+        # A session of its own: a Ctrl-C in the terminal reaches us alone, and we stop the rest.
+        process = subprocess.Popen(command, env=environment, start_new_session=True)
+        note.write_text(json.dumps({"address": address, "session": process.pid}))
+        try:
+            while process.poll() is None and not stopping:
+                time.sleep(0.2)
+        finally:
+            stop_session(process.pid, home)
+            process.wait()
+        starts = 1 if time.monotonic() - started > WELL_SECONDS else starts + 1
+        if stopping or starts >= STARTS:
+            break
+        tell(f"Dagster ended by itself with exit code {process.returncode}; it is started again")
+    note.unlink(missing_ok=True)
+    _reap(settings, tell)
+    if not stopping:
+        tell(f"Dagster ended {STARTS} times as soon as it had begun: what it says above tells why")
+    return 0 if stopping else process.returncode or 1
 
 
-def stop_tree(pid: int) -> None:
-    """End a process and all that it started: asked first, killed after a few seconds."""
-    try:
-        root = psutil.Process(pid)
-        tree = [root, *root.children(recursive=True)]
-    except psutil.NoSuchProcess:
-        return
-    for process in tree:
+def _reap(settings: Settings, tell: Callable[[str], None]) -> None:
+    with open_instance(settings) as instance:
+        # Nothing else starts workers now, so those that have not begun never will.
+        for run_id in reap(instance, grace_seconds=0.0):
+            tell(f"run {run_id[:8]} had lost its worker; its folders are tried again")
+
+
+def stop_session(session: int | None, dagster_home: str) -> None:
+    """End every process of a session: asked first, killed after a few seconds.
+
+    By session, for the children of a process that was killed have another parent now; and only
+    those that work for `dagster_home`, for after a reboot the number is somebody else's.
+    """
+    for process in (members := _members(session, dagster_home)):
         _quietly(process.terminate)
-    _, alive = psutil.wait_procs(tree, timeout=STOP_SECONDS)
-    for process in alive:
-        for child in [process, *_children(process)]:
-            _quietly(child.kill)
-    psutil.wait_procs(alive, timeout=2)
+    psutil.wait_procs(members, timeout=STOP_SECONDS)
+    while members := _members(session, dagster_home):
+        for process in members:
+            _quietly(process.kill)
+        psutil.wait_procs(members, timeout=2)
 
 
-def _children(process: psutil.Process) -> list[psutil.Process]:
+def _members(session: int | None, dagster_home: str) -> list[psutil.Process]:
+    found = []
+    for process in psutil.process_iter() if session else ():
+        with suppress(psutil.Error, OSError):
+            ours = os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
+            if ours and process.environ().get("DAGSTER_HOME") == dagster_home:
+                found.append(process)
+    return found
+
+
+def _session_in(note: Path) -> int | None:
     try:
-        return process.children(recursive=True)
-    except psutil.NoSuchProcess:
-        return []
+        return json.loads(note.read_text())["session"]
+    except (OSError, ValueError, KeyError):
+        return None
 
 
 def _quietly(action: Callable[[], None]) -> None:

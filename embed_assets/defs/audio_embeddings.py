@@ -12,7 +12,7 @@ from embed_assets.defs.ranged_run import (
     Progress,
     each_folder,
     folder_metadata,
-    known_paths,
+    paths_of,
     rejects_table,
 )
 from embed_assets.defs.resources import EncoderResource, LibraryResource, StateResource
@@ -75,7 +75,7 @@ def audio_embeddings(
     with wrong_settings_fail_at_once("audio_embeddings"):
         spec = encoder.spec()
     recipe = spec.recipe
-    folders = [folder_id(music.name, p) for p in known_paths(context)]
+    folders = [folder_id(music.name, p) for p in paths_of(context.partition_keys)]
     totals = [tables.folder_totals(f, recipe.digest) for f in folders]
     progress = Progress(context.log.info, sum(t.tracks for t in totals))
     progress.counts["reused"] = sum(t.embedded for t in totals)

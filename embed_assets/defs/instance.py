@@ -20,6 +20,9 @@ from embed_assets.settings import Settings
 HOST_TAG = "embed_assets/host"
 """On runs that `sync` executes by itself: the machine where their worker is."""
 
+PID_TAG = "embed_assets/pid"
+"""On the same runs: the process that created them and is their worker."""
+
 _STARTED = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 
 
@@ -78,16 +81,22 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
 
     After a power loss they would hold their folders, run slots and pools for ever: Dagster's
     default launcher cannot tell. Only workers of this machine are judged: call this where they
-    run. A run younger than `grace_seconds` may not have its worker yet.
+    run. A run that was launched within `grace_seconds` may not have its worker yet.
     """
     before = datetime.now(UTC) - timedelta(seconds=grace_seconds)
-    suspects = dg.RunsFilter(statuses=list(_STARTED), created_before=before)
+    suspects = dg.RunsFilter(statuses=list(_STARTED), updated_before=before)
+    # What `sync` had created and not begun when it was killed, nobody else will begin.
+    unborn = dg.RunsFilter(
+        statuses=[DagsterRunStatus.NOT_STARTED], tags={HOST_TAG: socket.gethostname()}
+    )
     reaped = []
-    for record in instance.get_run_records(suspects):
+    for record in (*instance.get_run_records(suspects), *instance.get_run_records(unborn)):
         run = record.dagster_run
-        if run.tags.get(HOST_TAG, socket.gethostname()) != socket.gethostname():
+        if run.status == DagsterRunStatus.NOT_STARTED and not _of_sync(run):
             continue
-        if _worker_lives(instance, run.run_id):
+        if _of_sync(run) and run.tags[HOST_TAG] != socket.gethostname():
+            continue
+        if _worker_lives(instance, record):
             continue
         instance.report_run_failed(
             run, "its worker is gone (killed, or lost with the power); the folders are tried again"
@@ -97,20 +106,35 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
     return reaped
 
 
-def _worker_lives(instance: dg.DagsterInstance, run_id: str) -> bool:
+def worker_tags() -> dict[str, str]:
+    """Tags of a run whose worker is this process."""
+    return {HOST_TAG: socket.gethostname(), PID_TAG: str(os.getpid())}
+
+
+def _of_sync(run: dg.DagsterRun) -> bool:
+    # A retry has the tags of its run, but another worker.
+    return HOST_TAG in run.tags and run.parent_run_id is None
+
+
+def _worker_lives(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
+    run = record.dagster_run
+    if _of_sync(run) and PID_TAG in run.tags:
+        return _lives(run.tags[PID_TAG], record.create_timestamp.timestamp())
+    events = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ENGINE_EVENT).records
+    for entry in events:
+        event = entry.event_log_entry.get_dagster_event()
+        pid = event.event_specific_data.metadata.get("pid") if event.event_specific_data else None
+        if pid is not None and _lives(str(pid.value), entry.timestamp):
+            return True
+    return False
+
+
+def _lives(pid: str, noted_at: float) -> bool:
     import psutil
 
-    records = instance.get_records_for_run(run_id, of_type=DagsterEventType.ENGINE_EVENT).records
-    for record in records:
-        event = record.event_log_entry.get_dagster_event()
-        pid = event.event_specific_data.metadata.get("pid") if event.event_specific_data else None
-        if pid is None:
-            continue
-        try:
-            worker = psutil.Process(int(pid.value))
-            # A process that is younger than the note of its id only bears the same number.
-            if worker.create_time() <= record.timestamp + 1 and worker.status() != "zombie":
-                return True
-        except (psutil.Error, ValueError):
-            continue
-    return False
+    try:
+        worker = psutil.Process(int(pid))
+        # A process that is younger than the note of its id only bears the same number.
+        return worker.create_time() <= noted_at + 1 and worker.status() != psutil.STATUS_ZOMBIE
+    except (psutil.Error, ValueError):
+        return False

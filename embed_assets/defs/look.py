@@ -60,7 +60,7 @@ def look(
     known = state.known_keys(instance)
     held = state.held_keys(runs, known)
     have = state.indexed_versions(instance)
-    failed = {key_of(p.path) for p in reports.failed_folders(tables)}
+    failed = {key_of(path): own for path, own in reports.failures(tables).items()}
     live, bulk = state.lanes(runs)
     policy = replace(
         policy,

@@ -5,16 +5,26 @@ from collections.abc import Iterator
 import dagster as dg
 
 from embed_assets.defs.audio_embeddings import audio_embeddings
-from embed_assets.defs.execution import MILVUS_POOL, RETRIES, wrong_settings_fail_at_once
+from embed_assets.defs.execution import MILVUS_POOL, RETRIES
 from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
-from embed_assets.defs.ranged_run import folder_metadata, known_paths, note_failure, raise_for
+from embed_assets.defs.ranged_run import (
+    folder_metadata,
+    note_failure,
+    note_shared_failure,
+    paths_of,
+    raise_for,
+)
 from embed_assets.defs.resources import (
     EncoderResource,
     LibraryResource,
     MilvusResource,
     StateResource,
 )
-from embed_assets.index.folders import index_library
+from embed_assets.defs.state import VERSION_TAG
+from embed_assets.errors import EmbedAssetsError
+from embed_assets.identity import IndexSpec
+from embed_assets.index.folders import FolderIndexed, index_library
+from embed_assets.library.manifest import Library
 
 COLUMNS = dg.TableSchema(
     [
@@ -55,30 +65,44 @@ def milvus_index(
 ) -> Iterator[dg.AssetMaterialization]:
     """Bring each folder of the run in step; a folder is reported once it was read back."""
     music, tables, store = library.library(), state.tables(), state.store()
+    stage = context.asset_key.path[-1]
+    todo = dict.fromkeys(context.partition_keys)
     failed: list[tuple[str, Exception]] = []
-    with wrong_settings_fail_at_once("milvus_index"):
+    try:
         spec = encoder.spec()
         with milvus.get_client() as client:
-            for report in index_library(client, music, known_paths(context), spec, tables, store):
+            for report in index_library(client, music, paths_of(todo), spec, tables, store):
                 if isinstance(report, tuple):
                     key = key_of(report[0])
-                    note_failure(context, music, tables, key, "milvus_index", report[1])
+                    note_failure(context, music, tables, key, stage, report[1])
                     failed.append((key, report[1]))
+                    todo.pop(key)
                     continue
-                yield dg.AssetMaterialization(
-                    context.asset_key,
-                    partition=key_of(report.path),
-                    tags={"dagster/data_version": report.version},
-                    metadata=folder_metadata(music, report.path)
-                    | {
-                        "dagster/row_count": report.rows,
-                        "rows": report.rows,
-                        "written": report.written,
-                        "deleted": report.deleted,
-                        "unchanged": report.unchanged,
-                        "collection": spec.collection,
-                        "version": report.version,
-                    },
-                )
+                key = key_of(report.path)
+                yield _materialization(context, music, spec, report)
+                todo.pop(key)
+    except EmbedAssetsError as e:
+        note_shared_failure(context, music, tables, todo, stage, e)
+        failed += [(key, e) for key in todo]
     if failed:
-        raise_for(failed, "milvus_index", len(context.partition_keys))
+        raise_for(failed, stage, len(context.partition_keys))
+
+
+def _materialization(
+    context: dg.AssetExecutionContext, music: Library, spec: IndexSpec, report: FolderIndexed
+) -> dg.AssetMaterialization:
+    return dg.AssetMaterialization(
+        context.asset_key,
+        partition=key_of(report.path),
+        tags={VERSION_TAG: report.version},
+        metadata=folder_metadata(music, report.path)
+        | {
+            "dagster/row_count": report.rows,
+            "rows": report.rows,
+            "written": report.written,
+            "deleted": report.deleted,
+            "unchanged": report.unchanged,
+            "collection": spec.collection,
+            "version": report.version,
+        },
+    )

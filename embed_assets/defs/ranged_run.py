@@ -7,7 +7,7 @@ is logged before that, so that finished folders stay green and only the others t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -78,10 +78,12 @@ def each_folder(
             finished[key] = work(path)
         except Exception as e:
             fatal = isinstance(e, ConfigurationError) and not isinstance(e, LibraryUnavailable)
+            if fatal:
+                note_shared_failure(context, library, tables, context.partition_keys, stage, e)
+                failed = [(k, e) for k in context.partition_keys if k not in finished]
+                break
             note_failure(context, library, tables, key, stage, e)
             failed.append((key, e))
-            if fatal:
-                break
     if not failed:
         for key, metadata in finished.items():
             context.add_asset_metadata(metadata=metadata, partition_key=key)
@@ -108,7 +110,21 @@ def note_failure(
     except ConfigurationError:
         return
     folder = folder_id(library.name, path)
-    tables.put_failure(folder, path, stage, str(error), context.run_id)
+    tables.put_failures([(folder, path)], stage, str(error), context.run_id)
+
+
+def note_shared_failure(
+    context: dg.AssetExecutionContext,
+    library: Library,
+    tables: Tables,
+    keys: Iterable[str],
+    stage: str,
+    error: Exception,
+) -> None:
+    """The same for what failed for no fault of these folders, e.g. because Milvus was away."""
+    context.log.error(str(error))
+    folders = [(folder_id(library.name, p), p) for p in paths_of(keys)]
+    tables.put_failures(folders, stage, str(error), context.run_id, shared=True)
 
 
 def raise_for(failed: list[tuple[str, Exception]], stage: str, total: int) -> None:
@@ -139,10 +155,10 @@ def folder_metadata(library: Library, path: bytes) -> dict[str, Any]:
     return {"path": dg.MetadataValue.path(full), "folder": key_of(path)}
 
 
-def known_paths(context: dg.AssetExecutionContext) -> list[bytes]:
-    """Paths of the run's folders; a key that was typed in by hand and means none is left out."""
+def paths_of(keys: Iterable[str]) -> list[bytes]:
+    """Paths of folders; a key that was typed in by hand and means none is left out."""
     paths = []
-    for key in context.partition_keys:
+    for key in keys:
         try:
             paths.append(path_of(key))
         except ConfigurationError:

@@ -8,12 +8,14 @@ The features are librosa's (mel spectrogram, MFCC, chroma, spectral contrast, on
 shared STFT, with librosa's filter banks, and the modulation of mel bands. They are computed with
 numpy, and the filter banks are shipped, because importing librosa and numba costs each worker
 process two CPU-seconds; a test holds them against librosa. Maxima of the onsets' autocorrelation
-were tried and left out: over 440 tracks they find the same recording a little better (R@1 +.025) and
-the same soundtrack a little worse (mAP -.014). `acoustic.npz` standardises them and projects them to
-where windows of one track lie close together and tracks far apart (linear discriminants: whitening
-by the covariance within tracks, then the principal axes between them); benchmarks/fit_acoustic.py
-fitted it, on 494 tracks of 25 game soundtracks. On soundtracks that it was not fitted on: R@1 .77,
-mAP over soundtracks .24 (standardised only: .59, .17; chance: .002, .07).
+were tried and left out: over 440 tracks they find the same recording a little better (R@1 +.025)
+and the same soundtrack a little worse (mAP -.014).
+
+`acoustic.npz` standardises them and projects them to where windows of one track lie close together
+and tracks far apart (linear discriminants: whitening by the covariance within tracks, then the
+principal axes between them). benchmarks/fit_acoustic.py fitted it, on 494 tracks of 25 game
+soundtracks. On soundtracks that it was not fitted on: R@1 .77, mAP over soundtracks .24
+(standardised only: .59, .17; chance: .002, .07).
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ import heapq
 import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from types import MappingProxyType
 
 from embed_assets.errors import LibraryUnavailable
 
@@ -123,15 +124,16 @@ def decide(
     now: float,
     policy: Policy,
     *,
-    failed: Collection[str] = (),
+    failed: Mapping[str, bool] = MappingProxyType({}),
     complete: bool | Callable[[], bool] = True,
     in_segment: Callable[[str], bool] = lambda key: True,
     unreadable_above: Callable[[str], bool] = lambda key: False,
 ) -> Plan:
     """Compare a walk with what is known; `memory` is updated in place.
 
-    `known` are the partitions in their order, `failed` those that failed themselves when they were
-    last tried: each is tried again alone, so that it holds no other back. A walk may end early
+    `known` are the partitions in their order, `failed` those whose last try failed, with whether
+    the fault was their own: then each is tried again alone, so that it holds no other back, and
+    otherwise (Milvus was away) together. A walk may end early
     (`complete` is asked after the last of `seen`); then `in_segment` says which keys it has
     passed, and removals wait for a walk that reaches the end. Nothing below a folder that could
     not be read is taken for gone.
@@ -155,7 +157,8 @@ def decide(
             continue
         folders += 1
         files += folder.files
-        if have.get(key) == version:
+        # One whose partition is gone (by hand, or retired as it came back) is new, whatever it had.
+        if have.get(key) == version and key in position:
             in_step.add(key)
             memory.settling.pop(key, None)
             memory.tries.pop(key, None)
@@ -262,10 +265,16 @@ def _rests_for(
     return max(0.0, at + steps[min(count, len(steps)) - 1] - now)
 
 
-def _due(key: str, version: str, memory: Memory, failed: Collection[str]) -> _Due:
+def _due(key: str, version: str, memory: Memory, failed: Mapping[str, bool]) -> _Due:
     before, count, _ = memory.tries.get(key, ("", 0, 0.0))
     tried = count if before == version else 0
-    return _Due(key, version, tried, 2 if tried and key in failed else min(tried, 2))
+    return _Due(key, version, tried, _caution(tried, failed.get(key)))
+
+
+def _caution(tried: int, own_fault: bool | None) -> int:
+    if not tried or own_fault is False:
+        return 0
+    return 2 if own_fault else min(tried, 2)
 
 
 def _gone(passed: list[str], memory: Memory, finished: bool) -> list[str]:

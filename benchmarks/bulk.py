@@ -1,0 +1,223 @@
+"""What share of a bulk load is not the work itself?
+
+    python benchmarks/bulk.py [--music DIR] [--tracks 1000] [--repeats 2] [--json]
+
+`embed-assets sync` into an empty EMBED_HOME, against a bare loop over the same domain functions
+(scan_folder, embed_folder, index_library) with the same worker pools, on the same files in the same
+run, in turns, with `acoustic`. `share` is (sync - loop) / sync, of medians. The loop's seconds are
+those inside its process, imports not counted; `loop_process_seconds` counts them. --music takes
+real tracks; where there are too few, each is cut in two without encoding it again, so that no two
+hold the same audio. Without it tracks of 30 s are made up.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from collections import defaultdict
+from pathlib import Path
+from typing import Any
+
+import common
+
+
+def main() -> int:
+    parser = common.parser(__doc__)
+    parser.add_argument("--music", type=Path, help="a folder of real music")
+    parser.add_argument("--tracks", type=int, default=1000)
+    parser.add_argument("--per-folder", type=int, default=12)
+    parser.add_argument("--repeats", type=int, default=2)
+    parser.add_argument("--bare-loop", action="store_true", help=argparse.SUPPRESS)
+    args = parser.parse_args()
+    if args.bare_loop:
+        print(json.dumps(bare_loop()))
+        return 0
+    common.prepare()
+    with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
+        root = Path(temporary)
+        made = make_library(args, root / "library")
+        # Files that have just been made would be waited for: to be still is not what is measured.
+        time.sleep(6)
+        syncs, loops = [], []
+        for i in range(args.repeats):
+            loops.append(run(root, f"loop{i}", [__file__, "--bare-loop"]))
+            syncs.append(run(root, f"sync{i}", ["-m", "embed_assets.cli", "sync", "--json"]))
+        parts = where(root / "sync0")
+    sync, loop = (common.median([r["process_seconds"] for r in x]) for x in (syncs, loops))
+    inside = common.median([r["seconds"] for r in loops])
+    last = syncs[-1]
+    assert (last["tracks"], last["embedded"]) == (made, loops[-1]["embedded"]), (last, loops[-1])
+    common.show(
+        {
+            "benchmark": "bulk",
+            "share": round((sync - inside) / sync, 3),
+            "goal": 0.15,
+            "share_with_start": round((sync - loop) / sync, 3),
+            "tracks": made,
+            "embedded": last["embedded"],
+            "rejected": last["rejected"],
+            "folders": last["folders"],
+            "runs": len(last["runs"]),
+            "music": "real" if args.music else "synthesised",
+            "sync_seconds": sync,
+            "loop_seconds": inside,
+            "loop_process_seconds": loop,
+            "tracks_per_second": round(made / sync, 1),
+            "loop_parts": loops[-1]["parts"],
+            "sync_parts": parts,
+            "sync_seconds_all": common.rounded([r["process_seconds"] for r in syncs]),
+            "loop_seconds_all": common.rounded([r["seconds"] for r in loops]),
+        },
+        args.json,
+    )
+    return 0
+
+
+def run(root: Path, home: str, command: list[str]) -> dict[str, Any]:
+    """Run a command of the project in a home of its own; its JSON, and its wall time."""
+    mine = {
+        "EMBED_LIBRARY": str(root / "library"),
+        "EMBED_HOME": str(root / home),
+        "EMBED_ENCODER": "acoustic",
+    }
+    started = time.perf_counter()
+    done = subprocess.run(
+        [sys.executable, *command], env=os.environ | mine, cwd=root, capture_output=True, text=True
+    )
+    seconds = time.perf_counter() - started
+    if done.returncode:
+        raise SystemExit(f"{command}: exit {done.returncode}\n{done.stderr[-3000:]}")
+    return json.loads(done.stdout) | {"process_seconds": seconds}
+
+
+def bare_loop() -> dict[str, Any]:
+    """What the three assets do, one after the other, with nothing around it."""
+    from embed_assets.index.connection import connect
+    from embed_assets.index.folders import index_library
+    from embed_assets.library.manifest import scan_folder
+    from embed_assets.library.walk import walk
+    from embed_assets.project import Project
+    from embed_assets.settings import Settings
+    from embed_assets.vectors.embed import embed_folder
+    from embed_assets.workers import cpu_count, open_pool
+
+    project = Project.of(Settings.load())
+    library, tables, store, choice = (
+        project.library,
+        project.tables,
+        project.store,
+        project.choice,
+    )
+    spec = project.spec()
+    marks = [time.perf_counter()]
+    paths = [f.path for f in walk(library.root)]
+    with open_pool(min(cpu_count(), 8)) as pool:
+        for path in paths:
+            scan_folder(library, path, tables, pool)
+    marks.append(time.perf_counter())
+    embedded, seconds = 0, defaultdict(float)
+    with open_pool(choice.workers()) as pool:
+        for path in paths:
+            done = embed_folder(library, path, spec.recipe, choice, tables, store, pool)
+            embedded += done.embedded
+            for name in ("decode", "encode", "store"):
+                seconds[f"workers_{name}"] += getattr(done, f"{name}_seconds")
+    marks.append(time.perf_counter())
+    with connect(project.uri, project.token) as client:
+        for report in index_library(client, library, paths, spec, tables, store):
+            if isinstance(report, tuple):
+                raise report[1]
+    marks.append(time.perf_counter())
+    names = ("scan", "embed", "index")
+    parts = {n: b - a for n, a, b in zip(names, marks, marks[1:], strict=False)} | seconds
+    return {
+        "embedded": embedded,
+        "seconds": marks[-1] - marks[0],
+        "parts": {k: round(v, 3) for k, v in parts.items()},
+    }
+
+
+def where(home: Path) -> dict[str, float]:
+    """Seconds of the sync's runs by part, from their events, summed over the runs."""
+    import dagster as dg
+
+    from embed_assets.defs.instance import open_instance
+    from embed_assets.settings import Settings
+
+    total: dict[str, float] = defaultdict(float)
+    with open_instance(Settings(_env_file=None, home=home)) as instance:
+        for record in instance.get_run_records():
+            at: dict[str, float] = {}
+            events = instance.all_logs(record.dagster_run.run_id)
+            for entry in events:
+                if event := entry.dagster_event:
+                    at.setdefault(f"{entry.step_key}:{event.event_type_value}", entry.timestamp)
+            created = record.create_timestamp.timestamp()
+            total["runs"] += at["None:PIPELINE_SUCCESS"] - created
+            total["run_start"] += at["None:PIPELINE_START"] - created
+            total["events"] += len(events)
+            before = at["None:PIPELINE_START"]
+            for step in ("track_manifest", "audio_embeddings", "milvus_index"):
+                start, end = at[f"{step}:STEP_START"], at[f"{step}:STEP_SUCCESS"]
+                total[f"{step}_launch_or_wait"] += start - before
+                total[step] += end - start
+                before = end
+            made = instance.get_records_for_run(
+                record.dagster_run.run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
+            ).records
+            for asset in ("track_manifest", "audio_embeddings"):
+                stamps = [r.timestamp for r in made if r.asset_key.path[-1] == asset]
+                total[f"{asset}_writing_events"] += max(stamps) - min(stamps)
+    return {k: round(v, 3) for k, v in total.items()}
+
+
+def make_library(args: Any, folder: Path) -> int:
+    """Albums of a dozen tracks, no two of the same audio; returns how many tracks there are."""
+    if args.music:
+        sources = common.tracks_in(args.music)
+        halves = 1 if len(sources) >= args.tracks else 2
+        jobs = [(p, h, halves) for p in sources for h in range(halves)]
+    else:
+        jobs = [(None, i, 1) for i in range(args.tracks)]
+    jobs = jobs[: args.tracks]
+    for n, (source, half, halves) in enumerate(jobs):
+        album = folder / f"Album {n // args.per_folder:03d}"
+        album.mkdir(parents=True, exist_ok=True)
+        if source is None:
+            from embed_assets_tests.synth import write_track
+
+            write_track(album / f"{n:04d}.ogg", seconds=30.0, seed=half)
+        elif halves == 1:
+            shutil.copyfile(source, album / f"{n:04d} {source.name}")
+        else:
+            cut(source, album / f"{n:04d} {source.name}", half)
+    return len(jobs)
+
+
+def cut(source: Path, target: Path, half: int) -> None:
+    """Copy the first or second half of a track's packets, as they are."""
+    import av
+
+    with av.open(str(source)) as whole:
+        stream = whole.streams.audio[0]
+        packets = [p for p in whole.demux(stream) if p.dts is not None]
+        middle = len(packets) // 2
+        kept = packets[:middle] if half == 0 else packets[middle:]
+        with av.open(str(target), "w") as out:
+            copy = out.add_stream_from_template(stream)
+            base = kept[0].dts
+            for packet in kept:
+                packet.dts -= base
+                packet.pts = packet.dts if packet.pts is None else packet.pts - base
+                packet.stream = copy
+                out.mux(packet)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

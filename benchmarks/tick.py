@@ -1,0 +1,190 @@
+"""How much longer than `find` does a tick of the sensor over an unchanged library take?
+
+    python benchmarks/tick.py [--folders 10000] [--files 100000] [--ticks 20] [--json]
+
+The real sensor, evaluated with the real instance of an EMBED_HOME on disk whose record says that
+every folder is indexed; `find -printf` runs over the same tree between the ticks. `ratio` is the
+median tick over the median find. Making the tree and the record is off the clock: the events go
+through Dagster's own storage, while the instance lies in memory (/dev/shm) if there is one, since
+each would cost a sync of the disk.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import common
+
+FOLDERS_PER_RUN = 64
+
+
+def main() -> int:
+    parser = common.parser(__doc__)
+    parser.add_argument("--folders", type=int, default=10_000)
+    parser.add_argument("--files", type=int, default=100_000)
+    parser.add_argument("--ticks", type=int, default=20)
+    args = parser.parse_args()
+    common.prepare()
+    with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
+        root = Path(temporary)
+        library = root / "library"
+        common.make_tree(library, args.folders, args.files)
+        os.environ |= {
+            "EMBED_LIBRARY": str(library),
+            "EMBED_HOME": str(root / "home"),
+            "EMBED_ENCODER": "acoustic",
+        }
+        from embed_assets.settings import Settings
+
+        settings = Settings(_env_file=None)
+        write_record(settings, library)
+        figures = ticks(settings, library, args.ticks)
+    common.show({"benchmark": "tick", **figures}, args.json)
+    return 0
+
+
+def ticks(settings: Any, library: Path, n: int) -> dict[str, Any]:
+    import dagster as dg
+
+    from embed_assets.definitions import build_defs
+    from embed_assets.defs.instance import open_instance
+    from embed_assets.defs.resources import resources
+
+    defs = build_defs(settings)
+    sensor = defs.resolve_sensor_def("library_sensor")
+    cursor: str | None = None
+    finds, seconds, memory = [], [], []
+    with open_instance(settings) as instance:
+
+        def tick() -> None:
+            nonlocal cursor
+            with dg.build_sensor_context(
+                instance=instance,
+                cursor=cursor,
+                definitions=defs,
+                resources=resources(settings),
+            ) as context:
+                result = sensor.evaluate_tick(context)
+            assert not result.run_requests, f"{len(result.run_requests)} runs asked for"
+            assert "in step" in (result.skip_message or ""), result.skip_message
+            cursor = result.cursor
+            said.append(result.skip_message)
+
+        said: list[str] = []
+        tick()
+        common.find_seconds(library)
+        for _ in range(n):
+            finds.append(common.find_seconds(library))
+            seconds.append(common.timed(tick))
+            memory.append(common.rss_mib())
+        parts = parts_of_a_tick(settings, instance)
+    return {
+        "ratio": round(common.median(seconds) / common.median(finds), 2),
+        "goal": 5.0,
+        "said": said[-1],
+        "tick_seconds": common.median(seconds),
+        "find_seconds": common.median(finds),
+        "tick_seconds_all": common.rounded(seconds),
+        "find_seconds_all": common.rounded(finds),
+        "parts_seconds": parts,
+        "cursor_bytes": len(cursor or ""),
+        "rss_mib": round(memory[-1], 1),
+        "rss_growth_mib": round(memory[-1] - memory[0], 2),
+    }
+
+
+def parts_of_a_tick(settings: Any, instance: Any) -> dict[str, float]:
+    """Seconds of the calls that a tick is made of, each taken alone."""
+    from embed_assets.defs import state
+    from embed_assets.defs.instance import reap
+    from embed_assets.defs.partitions import key_of
+    from embed_assets.library.walk import walk
+    from embed_assets.project import Project
+
+    project = Project.of(settings)
+    calls = {
+        "walk": lambda: [f.path for f in walk(settings.library)],
+        "versions": lambda: state.indexed_versions(instance),
+        "partitions": lambda: state.known_keys(instance),
+        "runs": lambda: state.live_runs(instance),
+        "reap": lambda: reap(instance),
+        "spec": project.spec,
+    }
+    made = {name: common.median([common.timed(c) for _ in range(5)]) for name, c in calls.items()}
+    paths = [f.path for f in walk(settings.library)]
+    made["keys"] = common.median([common.timed(lambda: list(map(key_of, paths))) for _ in range(5)])
+    return made
+
+
+def write_record(settings: Any, library: Path) -> None:
+    """Make the instance say that every folder was indexed, in finished runs of 64 folders."""
+    from embed_assets.defs.instance import open_instance
+
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if memory.is_dir() else None) as temporary:
+        making = settings.model_copy(update={"home": Path(temporary) / "home"})
+        with open_instance(making) as instance:
+            _index_all(instance, making, library)
+        settings.home.mkdir(parents=True)
+        shutil.copytree(making.dagster_home, settings.dagster_home)
+
+
+def _index_all(instance: Any, settings: Any, library: Path) -> None:
+    import time
+
+    import dagster as dg
+    from dagster._core.events import DagsterEvent, StepMaterializationData
+    from dagster._core.events.log import EventLogEntry
+
+    from embed_assets.defs import state
+    from embed_assets.defs.partitions import key_of
+    from embed_assets.index.folders import version_of
+    from embed_assets.library.walk import walk
+    from embed_assets.project import Project
+
+    spec = Project.of(settings).spec()
+    folders = [(key_of(f.path), f.digest) for f in walk(library)]
+    state.add_keys(instance, [key for key, _ in folders])
+    for i in range(0, len(folders), FOLDERS_PER_RUN):
+        chunk = folders[i : i + FOLDERS_PER_RUN]
+        run = instance.add_run(
+            dg.DagsterRun(
+                job_name="bring_in_step",
+                status=dg.DagsterRunStatus.SUCCESS,
+                tags=state.range_tags([key for key, _ in chunk]),
+            )
+        )
+        for key, digest in chunk:
+            made = dg.AssetMaterialization(
+                state.INDEX_KEY,
+                partition=key,
+                tags={state.VERSION_TAG: version_of(digest, spec)},
+                metadata={"folder": key, "rows": 10, "collection": spec.collection},
+            )
+            event = DagsterEvent(
+                event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
+                job_name="bring_in_step",
+                step_key="milvus_index",
+                event_specific_data=StepMaterializationData(made),
+            )
+            instance.event_log_storage.store_event(
+                EventLogEntry(
+                    error_info=None,
+                    level="debug",
+                    user_message="",
+                    run_id=run.run_id,
+                    timestamp=time.time(),
+                    step_key="milvus_index",
+                    job_name="bring_in_step",
+                    dagster_event=event,
+                )
+            )
+
+
+if __name__ == "__main__":
+    sys.exit(main())

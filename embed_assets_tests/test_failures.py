@@ -1,0 +1,141 @@
+"""What goes wrong, by class: what is retried, what is not, and what people are told."""
+
+import json
+import os
+import socket
+import subprocess
+import sys
+
+import dagster as dg
+
+from embed_assets.index.connection import connect
+
+
+def events(world, kind):
+    """(step, run id) of each event of a kind in all runs."""
+    with world.instance() as instance:
+        return [
+            (e.step_key, run.run_id)
+            for run in instance.get_runs()
+            for e in instance.all_logs(run.run_id, of_type=kind)
+        ]
+
+
+def test_without_weights_nothing_is_begun_and_the_way_out_is_named(world):
+    world.album("Album", 1)
+    world.settings |= {"EMBED_ENCODER": "muq", "EMBED_MODEL": str(world.root / "no-such-folder")}
+    for command in ("sync", "up", "status", "errors"):
+        done = world.run(command)
+        assert done.returncode == 2, done.stderr
+        assert "EMBED_MODEL" in done.stderr
+        assert "Traceback" not in done.stderr
+    with world.instance() as instance:
+        assert instance.get_runs_count() == 0
+
+
+def test_wrong_settings_end_with_exit_code_2_and_name_the_variable(world):
+    world.album("Album", 1)
+    for name, value in {
+        "EMBED_ENCODER": "clap",
+        "EMBED_POOLING": "max",
+        "EMBED_WINDOWS": "-1",
+        "EMBED_LIBRARY": str(world.root / "nowhere"),
+        "EMBED_MILVUS_URI": "milvus.sqlite",
+    }.items():
+        world.settings = {name: value}
+        done = world.run("sync", "--json")
+        assert done.returncode == 2, (name, done.stdout, done.stderr)
+        assert name in done.stderr
+        assert "Traceback" not in done.stderr
+
+
+def test_while_milvus_is_away_the_step_is_retried_and_finished_work_is_kept(world):
+    world.album("Album", 1, 2)
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        world.settings["EMBED_MILVUS_URI"] = f"http://127.0.0.1:{s.getsockname()[1]}"
+        result = world.sync(code=1)
+    assert (result["embedded"], result["failed_folders"]) == (2, 1)
+    retries = events(world, dg.DagsterEventType.STEP_UP_FOR_RETRY)
+    assert [step for step, _ in retries] == ["milvus_index"] * 3
+    (problem,) = json.loads(world.run("errors", "--json").stdout)
+    assert problem["folder"] == "Album"
+    assert "EMBED_MILVUS_URI" in problem["message"]
+    assert problem["run_id"] == result["runs"][0]
+
+    del world.settings["EMBED_MILVUS_URI"]
+    back = world.sync()
+    assert (back["embedded"], back["reused"]) == (0, 2)
+    world.assert_index_is_library()
+    assert json.loads(world.run("errors", "--json").stdout) == []
+
+
+def test_a_real_mass_removal_is_confirmed_with_one_command_and_undone_for_free(world):
+    for i in range(24):
+        world.put(f"Album {i:02}/x.ogg", i)
+    world.sync()
+    away = world.root / "away"
+    away.mkdir()
+    for i in range(22):
+        os.rename(world.library / f"Album {i:02}", away / f"Album {i:02}")
+    refused = world.run("sync", "--json")
+    assert refused.returncode == 2
+    assert "22 of 24" in refused.stderr
+    assert "--confirm-removals" in refused.stderr
+    assert len(world.rows()) == 24
+    done = world.sync("--confirm-removals")
+    assert done["removed"] == 22
+    assert sorted(world.rows()) == ["Album 22/x.ogg", "Album 23/x.ogg"]
+    for i in range(22):
+        os.rename(away / f"Album {i:02}", world.library / f"Album {i:02}")
+    undone = world.sync()
+    assert (undone["embedded"], undone["reused"]) == (0, 22)
+    world.assert_index_is_library()
+
+
+def test_rows_that_somebody_deleted_are_noticed_and_come_back_for_free(world):
+    for i in range(3):
+        world.album(f"Album {i}", i, 10 + i)
+    world.sync()
+    spec = world.project().spec()
+    with connect(world.project().uri) as client:
+        client.drop_alias("tracks")
+        client.drop_collection(spec.collection)
+    assert world.run("similar", "Album").returncode == 2
+    command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "embed_assets.definitions"]
+    environment = world.environment | {"DAGSTER_HOME": str(world.home / "dagster")}
+    subprocess.run([*command, "-j", "reconcile"], env=environment, check=True, capture_output=True)
+    result = world.sync()
+    assert (result["embedded"], result["reused"]) == (0, 6)
+    world.assert_index_is_library()
+
+
+def test_another_pooling_fills_another_collection_without_embedding_and_is_then_served(world):
+    for i in range(3):
+        world.album(f"Album {i}", i)
+    world.sync()
+    world.settings["EMBED_POOLING"] = "enriched"
+    result = world.sync()
+    assert result["embedded"] == 0
+    rows = world.rows()
+    assert len(rows) == 3
+    assert {len(vector) for _, vector in rows.values()} == {3 * world.project().spec().recipe.dim}
+    del world.settings["EMBED_POOLING"]
+    back = world.sync()
+    assert back["embedded"] == 0
+    world.assert_index_is_library()
+
+
+def test_doctor_says_what_is_wrong_and_what_to_do(world):
+    done = world.run("doctor", "--json")
+    found = {f["check"]: f for f in json.loads(done.stdout)}
+    assert done.returncode == 1
+    assert found["library"]["ok"] is False
+    assert "mounted?" in found["library"]["message"]
+    world.album("Album", 1)
+    world.sync()
+    done = world.run("doctor", "--json")
+    found = {f["check"]: f for f in json.loads(done.stdout)}
+    assert done.returncode == 0, found
+    assert "in step with the tables" in found["index"]["message"]
+    assert found["dagster"]["ok"] is None

@@ -1,0 +1,109 @@
+"""The power goes in the middle of an import: `up` alone brings the index in step again."""
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+
+import dagster as dg
+
+from embed_assets.defs.instance import HOST_TAG, PID_TAG, reap, worker_tags
+from embed_assets.errors import Reason, TransientError
+from embed_assets.workers import cpu_count, open_pool
+from embed_assets_tests.evidence import slots_held
+
+FOLDERS, TRACKS = 8, 6
+SOON = 90.0
+"""Seconds from the second `up` until the index is in step: work that was done is not done again."""
+
+
+def test_an_import_goes_on_where_the_power_was_lost(world):
+    world.settings["EMBED_FOLDERS_PER_RUN"] = "3"
+    for i in range(FOLDERS):
+        world.album(f"Album {i}", *range(i * TRACKS, (i + 1) * TRACKS))
+    world.up()
+    world.until(lambda: len(world.embedded_runs()) >= 10, "the import is under way", 90)
+    world.power_loss()
+    before = world.embedded_runs()
+    spec = world.project().spec()
+    stored = set(world.project().store.hashes(spec.recipe.digest))
+    assert len(before) < FOLDERS * TRACKS
+    assert len(stored - before.keys()) <= cpu_count(), "more than a track a worker is done again"
+    started = time.monotonic()
+    world.up()
+    world.until(world.in_step, "the import is done", SOON)
+    print(f"{len(before)} of {FOLDERS * TRACKS} embedded when the power went;"
+          f" in step {time.monotonic() - started:.1f} s after `up`")  # fmt: skip
+    world.until(lambda: not slots_held(world), "no slot is held", 60)
+    world.assert_index_is_library()
+    after = world.embedded_runs()
+    assert {h: after[h] for h in before} == before, "finished tracks were embedded again"
+
+
+def test_a_run_that_sync_had_not_begun_when_it_was_killed_holds_nothing(world):
+    world.album("Album", 1)
+    with world.instance() as instance:
+        run = instance.create_run_for_job(
+            _job(), tags={HOST_TAG: socket.gethostname(), PID_TAG: str(_dead_process())}
+        )
+        mine = instance.create_run_for_job(_job(), tags=worker_tags())
+        retry = instance.create_run_for_job(
+            _job(), tags=run.tags, parent_run_id=run.run_id, root_run_id=run.run_id
+        )
+        assert reap(instance) == [run.run_id]
+        assert instance.get_run_by_id(run.run_id).is_failure
+        assert not instance.get_run_by_id(mine.run_id).is_finished
+        assert not instance.get_run_by_id(retry.run_id).is_finished
+
+
+def test_a_run_that_was_launched_just_now_may_have_no_worker_yet(world):
+    with world.instance() as instance:
+        run = instance.create_run_for_job(_job())
+        time.sleep(2)
+        instance.report_dagster_event(
+            dg.DagsterEvent(dg.DagsterEventType.PIPELINE_STARTING.value, "bring_in_step"),
+            run.run_id,
+        )
+        assert reap(instance, grace_seconds=1.5) == []
+        time.sleep(2)
+        assert reap(instance, grace_seconds=1.5) == [run.run_id]
+
+
+def test_a_reader_that_is_killed_rejects_no_track(tmp_path):
+    once, always = tmp_path / "once", tmp_path / "always"
+    with open_pool(2) as pool:
+        found = dict(pool.run(_die, [(once, 1), (always, 9), (tmp_path / "never", 0)]))
+    assert found[once, 1] == found[tmp_path / "never", 0] == "read"
+    assert isinstance(found[always, 9], TransientError)
+
+
+def test_a_reader_that_crashes_again_rejects_the_track(tmp_path):
+    with open_pool(1) as pool:
+        found = dict(pool.run(_die, [(tmp_path / "crash", -1)]))
+    assert found[tmp_path / "crash", -1].reason is Reason.DECODER_CRASHED
+
+
+def _die(job):
+    """Kill this process until it was killed so often; a negative number: crash, always."""
+    path, times = job
+    if times < 0:
+        os.abort()
+    before = len(path.read_text()) if path.exists() else 0
+    if before < times:
+        path.write_text("x" * (before + 1))
+        os.kill(os.getpid(), signal.SIGKILL)
+    return "read"
+
+
+def _job():
+    from embed_assets.definitions import library_job
+
+    return library_job()
+
+
+def _dead_process():
+    process = subprocess.Popen([sys.executable, "-c", ""])
+    process.wait()
+    return process.pid

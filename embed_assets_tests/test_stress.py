@@ -1,0 +1,79 @@
+"""A library that changes at random while processes are killed: the index ends equal to it.
+
+`make stress` runs the long seeds; EMBED_TEST_SEEDS="7 8 9" chooses others. Each prints one line of
+JSON: its seed, how many changes and kills of which kind, and how long the index took to follow.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+
+import pytest
+
+from embed_assets_tests.chaos import Chaos
+from embed_assets_tests.evidence import assert_rejected_are_bad, assert_store_is_true, slots_held
+from embed_assets_tests.world import World
+
+SEEDS = [int(s) for s in os.environ.get("EMBED_TEST_SEEDS", "1 2 3 4").split()]
+
+
+def assert_all_ends_well(chaos: Chaos, seconds: float) -> float:
+    """Index == library and nothing is left over; returns the seconds that it took."""
+    world, started = chaos.world, time.monotonic()
+    world.until(world.in_step, "the index follows the library", seconds)
+    took = time.monotonic() - started
+    if chaos.sync is not None:
+        chaos.sync.wait(120)
+    world.until(lambda: not slots_held(world), "no slot is held", 60)
+    world.assert_index_is_library()
+    assert_rejected_are_bad(world)
+    assert_store_is_true(world)
+    assert world.process is not None
+    assert world.process.poll() is None, "`up` has ended"
+    return took
+
+
+def stress(world: World, seed: int, storm: float, kill_every: float, patience: float) -> None:
+    """One seed, told in one line."""
+    world.album("Anchor", 0, 1)
+    chaos = Chaos(world, seed)
+    chaos.add_album()
+    world.up()
+    took, error = None, ""
+    try:
+        chaos.storm(storm, kill_every)
+        took = assert_all_ends_well(chaos, patience)
+    except BaseException as e:
+        error = f"{type(e).__name__}: {str(e)[:300]}"
+        raise
+    finally:
+        told = {
+            "seed": seed,
+            "changes": chaos.changes.total(),
+            "kills": chaos.kills.total(),
+            "tracks": len(world.tracks),
+            "bad": len(world.bad),
+            "seconds_to_follow": took and round(took, 1),
+            "changes_by_kind": chaos.changes,
+            "kills_by_kind": chaos.kills,
+            "error": error,
+        }
+        print(json.dumps(told), flush=True)
+
+
+def test_a_library_that_changes_while_processes_are_killed_ends_in_the_index(world):
+    stress(
+        world,
+        seed=int(os.environ.get("EMBED_TEST_SEED", "5")),
+        storm=25,
+        kill_every=6,
+        patience=150,
+    )
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("seed", SEEDS)
+def test_stress(world, seed):
+    stress(world, seed, storm=120, kill_every=8, patience=600)
