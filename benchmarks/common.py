@@ -1,4 +1,4 @@
-"""What the benchmarks share: a machine's name, figures of a sample, made-up libraries, the print."""
+"""What the benchmarks share: figures of a sample, made-up libraries, how results are printed."""
 
 from __future__ import annotations
 

@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
+from embed_assets.identity import display_path
 from embed_assets.tables import TRACK_COLUMNS, Problem, Tables, Track
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 _TRACK = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
 
@@ -44,6 +49,20 @@ def counts(tables: Tables, recipe: str, spec: str) -> Counts:
             (recipe,),
         ).fetchone()
     return Counts(*folders, *tracks)
+
+
+def tracks_frame(tables: Tables, recipe: str) -> pd.DataFrame:
+    """The whole manifest with what became of each track, for notebooks; a row a track."""
+    import pandas as pd
+
+    sql = (
+        f"SELECT {_TRACK}, e.windows, e.decoded_seconds, e.note, e.engine, e.device, e.run_id,"
+        " coalesce(t.reason, e.reason) AS rejected FROM tracks t"
+        " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash ORDER BY t.path"
+    )
+    with tables.connect() as db:
+        frame = pd.read_sql_query(sql, db, params=(recipe,))
+    return frame.assign(path=frame["path"].map(display_path))
 
 
 def rejected_tracks(tables: Tables, recipe: str) -> Iterator[Problem]:

@@ -69,7 +69,7 @@ class Settings(BaseSettings):
     def _lite_or_server(cls, value: str) -> str:
         if value and not value.startswith(("http://", "https://")) and not value.endswith(".db"):
             raise ValueError("must be a path that ends in .db (Milvus Lite), or http(s)://...")
-        return value
+        return str(Path(value).expanduser().absolute()) if value.endswith(".db") else value
 
     @classmethod
     def load(cls) -> Settings:

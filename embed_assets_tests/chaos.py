@@ -63,6 +63,7 @@ class Chaos:
         self.kills: Counter[str] = Counter()
         self.sync: subprocess.Popen[bytes] | None = None
         self.number = 0
+        self.seconds_to_follow: float | None = None
 
     # Changes
 
@@ -268,7 +269,7 @@ class Chaos:
                 self.change()
             if self.random.random() < 0.08:
                 self.start_sync()
-            time.sleep(self.random.choice((0.1, 0.5, 1.5, 3.0, 6.0)))
+            time.sleep(self.random.choice((0.1, 0.3, 0.8, 1.5, 4.0)))
             if time.monotonic() > next_kill:
                 self.kill()
                 next_kill = time.monotonic() + self.random.expovariate(1 / kill_every)

@@ -1,5 +1,6 @@
 """A person's days with a running `up`: real daemon, real runs, real audio, real Milvus Lite."""
 
+import json
 import os
 import shutil
 import time
@@ -7,6 +8,7 @@ import time
 from mutagen.oggvorbis import OggVorbis
 
 from embed_assets.identity import display_path
+from embed_assets_tests.synth import write_track
 
 
 def settled(world, what):
@@ -128,13 +130,13 @@ def test_bad_files_hold_nothing_back_and_are_not_tried_again(running):
     (folder / "empty.mp3").touch()
     (folder / "text.flac").write_text("not music")
     (folder / "broken.mp3").write_bytes(os.urandom(5000))
+    write_track(folder / "blip.wav", seconds=0.3)
     settled(running, "the good ones are indexed")
-    import json
-
     rows = [r for r in json.loads(running.run("errors", "--json").stdout) if r["folder"] == "Mixed"]
     reasons = {r["path"].rpartition("/")[2]: r["reason"] for r in rows}
-    assert set(reasons) == {"empty.mp3", "text.flac", "broken.mp3"}
+    assert set(reasons) == {"empty.mp3", "text.flac", "broken.mp3", "blip.wav"}
     assert reasons["empty.mp3"] == "empty"
+    assert reasons["blip.wav"] == "too short"
     assert all(r["message"] and r["at"] for r in rows)
     with running.instance() as instance:
         runs = instance.get_runs_count()
@@ -152,7 +154,7 @@ def test_sync_beside_up_and_again_does_nothing_more(running):
     again = running.sync()
     assert again["runs"] == []
     assert again["embedded"] == 0
-    assert again["tracks"] == len(running.tracks) + 2
+    assert again["tracks"] == len(running.tracks) + 3
 
 
 def test_a_second_up_says_so_and_ends(running):

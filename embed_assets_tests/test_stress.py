@@ -19,11 +19,11 @@ from embed_assets_tests.world import World
 SEEDS = [int(s) for s in os.environ.get("EMBED_TEST_SEEDS", "1 2 3 4").split()]
 
 
-def assert_all_ends_well(chaos: Chaos, seconds: float) -> float:
-    """Index == library and nothing is left over; returns the seconds that it took."""
+def assert_all_ends_well(chaos: Chaos, seconds: float) -> None:
+    """Index == library, and nothing is left over."""
     world, started = chaos.world, time.monotonic()
     world.until(world.in_step, "the index follows the library", seconds)
-    took = time.monotonic() - started
+    chaos.seconds_to_follow = round(time.monotonic() - started, 1)
     if chaos.sync is not None:
         chaos.sync.wait(120)
     world.until(lambda: not slots_held(world), "no slot is held", 60)
@@ -32,7 +32,6 @@ def assert_all_ends_well(chaos: Chaos, seconds: float) -> float:
     assert_store_is_true(world)
     assert world.process is not None
     assert world.process.poll() is None, "`up` has ended"
-    return took
 
 
 def stress(world: World, seed: int, storm: float, kill_every: float, patience: float) -> None:
@@ -41,10 +40,10 @@ def stress(world: World, seed: int, storm: float, kill_every: float, patience: f
     chaos = Chaos(world, seed)
     chaos.add_album()
     world.up()
-    took, error = None, ""
+    error = ""
     try:
         chaos.storm(storm, kill_every)
-        took = assert_all_ends_well(chaos, patience)
+        assert_all_ends_well(chaos, patience)
     except BaseException as e:
         error = f"{type(e).__name__}: {str(e)[:300]}"
         raise
@@ -55,7 +54,7 @@ def stress(world: World, seed: int, storm: float, kill_every: float, patience: f
             "kills": chaos.kills.total(),
             "tracks": len(world.tracks),
             "bad": len(world.bad),
-            "seconds_to_follow": took and round(took, 1),
+            "seconds_to_follow": chaos.seconds_to_follow,
             "changes_by_kind": chaos.changes,
             "kills_by_kind": chaos.kills,
             "error": error,
@@ -64,16 +63,10 @@ def stress(world: World, seed: int, storm: float, kill_every: float, patience: f
 
 
 def test_a_library_that_changes_while_processes_are_killed_ends_in_the_index(world):
-    stress(
-        world,
-        seed=int(os.environ.get("EMBED_TEST_SEED", "5")),
-        storm=25,
-        kill_every=6,
-        patience=150,
-    )
+    stress(world, seed=5, storm=25, kill_every=4, patience=150)
 
 
 @pytest.mark.stress
 @pytest.mark.parametrize("seed", SEEDS)
 def test_stress(world, seed):
-    stress(world, seed, storm=120, kill_every=8, patience=600)
+    stress(world, seed, storm=100, kill_every=6, patience=600)

@@ -78,7 +78,10 @@ def audio_embeddings(
     folders = [folder_id(music.name, p) for p in paths_of(context.partition_keys)]
     totals = [tables.folder_totals(f, recipe.digest) for f in folders]
     progress = Progress(context.log.info, sum(t.tracks for t in totals))
-    progress.counts["reused"] = sum(t.embedded for t in totals)
+    progress.known(
+        reused=sum(t.embedded for t in totals),
+        rejected=sum(t.rejected + t.unreadable for t in totals),
+    )
 
     def embed(path: bytes) -> dict[str, Any]:
         started = time.monotonic()

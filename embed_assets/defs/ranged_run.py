@@ -19,6 +19,7 @@ from embed_assets.errors import ConfigurationError, LibraryUnavailable
 from embed_assets.identity import display_path, folder_id
 from embed_assets.library.manifest import Library
 from embed_assets.tables import Tables
+from embed_assets.workers import end_with_parent
 
 REMOVE_TAG = "embed_assets/remove"
 """On a run that was asked to remove folders: only then may a folder be gone."""
@@ -36,22 +37,27 @@ class Progress:
     log: Callable[[str], None]
     total: int
     counts: dict[str, int] = field(default_factory=dict)
+    done: int = 0
     started: float = field(default_factory=time.monotonic)
     last: float = field(default_factory=time.monotonic)
+
+    def known(self, **counts: int) -> None:
+        """Tracks that need no work: they are done, and no part of the rate."""
+        self.counts.update(counts)
+        self.total -= sum(counts.values())
 
     def add(self, what: str, n: int = 1) -> None:
         """Count a track, and log a line if it is time."""
         self.counts[what] = self.counts.get(what, 0) + n
+        self.done += n
         if time.monotonic() - self.last >= PROGRESS_SECONDS:
             self.last = time.monotonic()
             self.log(self.line())
 
     def line(self) -> str:
         """Done by kind, remaining, rate and time to go."""
-        done = sum(self.counts.values())
-        seconds = max(time.monotonic() - self.started, 1e-9)
-        rate = done / seconds
-        left = max(self.total - done, 0)
+        rate = self.done / max(time.monotonic() - self.started, 1e-9)
+        left = max(self.total - self.done, 0)
         eta = f"{left / rate:.0f} s" if rate > 0 else "unknown"
         kinds = ", ".join(f"{n} {what}" for what, n in self.counts.items()) or "none"
         return f"{kinds}; {left} remaining; {rate:.1f} tracks/s; ETA {eta}"
@@ -69,6 +75,8 @@ def each_folder(
         dagster.Failure: a configuration is wrong; nothing is retried.
         Exception: the first error of a folder, when all have had their turn.
     """
+    # A step outlives its killed run otherwise, and does what the run's retry does as well.
+    end_with_parent()
     stage = context.asset_key.path[-1]
     failed: list[tuple[str, Exception]] = []
     finished: dict[str, Mapping[str, Any]] = {}

@@ -56,13 +56,9 @@ def connect(
             after `wait_seconds`.
         ConfigurationError: the URI or the token cannot work.
     """
-    from pymilvus import MilvusClient
-
-    # Every error it logs, with pages of traceback, is also raised, and told once in our words.
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
     if uri.startswith(("http://", "https://")):
         with _our_errors(uri):
-            client = MilvusClient(uri, token=token or "", timeout=CONNECT_SECONDS)
+            client = _client_class()(uri, token=token or "", timeout=CONNECT_SECONDS)
             try:
                 yield client
             finally:
@@ -70,9 +66,12 @@ def connect(
                     client.close()
         return
     lite = _Lite(_lite_path(uri), wait_seconds)
-    with _our_errors(uri):
-        client = MilvusClient.__new__(MilvusClient)
-        _open(client, lite)
+    # Before pymilvus is imported, the better part of a second: who does not get it needs none.
+    _lock(lite)
+    with lite.held, _our_errors(uri):
+        cls = _client_class()
+        client = cls.__new__(cls)
+        _start(client, lite)
         _lite[client] = lite
         try:
             yield client
@@ -91,7 +90,8 @@ def give_way(client: MilvusClient) -> bool:
     if lite is None or not _somebody_waits(lite.path):
         return False
     _release(client, lite)
-    _open(client, lite)
+    _lock(lite)
+    _start(client, lite)
     return True
 
 
@@ -134,27 +134,41 @@ def _no_folder(path: Path, why: object) -> EmbedAssetsError:
     )
 
 
-def _open(client: MilvusClient, lite: _Lite) -> None:
+def _client_class() -> type[MilvusClient]:
+    from pymilvus import MilvusClient
+
+    # Every error it logs, with pages of traceback, is also raised, and told once in our words.
+    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    return MilvusClient
+
+
+def _lock(lite: _Lite) -> None:
     from filelock import FileLock, Timeout
-    from milvus_lite.db import MilvusLite
-    from milvus_lite.exceptions import DataDirLockedError
 
     deadline = time.monotonic() + lite.wait_seconds
     queue = FileLock(lite.path / "embed_assets.queue", thread_local=False, poll_interval=0.02)
     holder = FileLock(lite.path / "embed_assets.holder", thread_local=False, poll_interval=0.02)
-    with ExitStack() as held:
-        try:
-            with queue.acquire(timeout=lite.wait_seconds):
-                holder.acquire(timeout=max(0.0, deadline - time.monotonic()))
-                held.callback(holder.release)
-        except Timeout as e:
-            raise TransientError(
-                f"{lite.path} is in use by {_who(lite.path)} for more than "
-                f"{lite.wait_seconds:g} s; Milvus Lite lets in one process at a time: wait until "
-                "it is done, end it, or set EMBED_MILVUS_URI to a Milvus server"
-            ) from e
-        except OSError as e:
-            raise _no_folder(lite.path, e) from e
+    try:
+        with queue.acquire(timeout=lite.wait_seconds):
+            holder.acquire(timeout=max(0.0, deadline - time.monotonic()))
+    except Timeout as e:
+        raise TransientError(
+            f"{lite.path} is in use by {_who(lite.path)} for more than "
+            f"{lite.wait_seconds:g} s; Milvus Lite lets in one process at a time: wait until "
+            "it is done, end it, or set EMBED_MILVUS_URI to a Milvus server"
+        ) from e
+    except OSError as e:
+        raise _no_folder(lite.path, e) from e
+    lite.held.callback(holder.release)
+
+
+def _start(client: MilvusClient, lite: _Lite) -> None:
+    """Open the index whose locks are held; they are given back if it cannot be opened."""
+    from milvus_lite.db import MilvusLite
+    from milvus_lite.exceptions import DataDirLockedError
+
+    deadline = time.monotonic() + lite.wait_seconds
+    with lite.held.pop_all() as held:
         while True:
             # A foreign program's lock shows only here: the client itself hides why it failed.
             try:
