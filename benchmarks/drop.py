@@ -67,6 +67,9 @@ def main() -> int:
             "tracks": args.tracks,
             "music": "real" if args.music else "synthesised",
             "steps": {k: common.median([d[k] for d in dropped]) for k in dropped[0]},
+            "steps_of_the_slowest": {
+                k: round(v, 3) for k, v in max(dropped, key=lambda d: d["searchable"]).items()
+            },
             "seconds_all": common.rounded(seconds),
             "first_seconds": round(first["searchable"], 3),
         },

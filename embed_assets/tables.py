@@ -321,21 +321,21 @@ class Tables:
             for row in rows:
                 yield Track(*row)
 
-    def forget_rejects(self, recipe: str, folder: str | None = None) -> int:
-        """Ask for another try of the tracks that were rejected, in one folder or in all."""
-        where, args = "", ()
-        if folder is not None:
-            where, args = " AND folder_id = ?", (folder,)
+    def forget_unreadable(self, folder: str) -> None:
+        """Have the files of a folder that were rejected by the scan read again by the next one."""
         with self.transaction() as db:
-            n = db.execute(
+            db.execute(
+                "UPDATE tracks SET size = -1 WHERE folder_id = ? AND reason IS NOT NULL", (folder,)
+            )
+
+    def forget_rejected(self, folder: str, recipe: str) -> None:
+        """Have the audio of a folder that was rejected under the recipe embedded again."""
+        with self.transaction() as db:
+            db.execute(
                 "DELETE FROM embeddings WHERE recipe = ? AND reason IS NOT NULL AND audio_hash IN"
-                f" (SELECT audio_hash FROM tracks WHERE audio_hash IS NOT NULL{where})",
-                (recipe, *args),
-            ).rowcount
-            n += db.execute(
-                f"UPDATE tracks SET size = -1 WHERE reason IS NOT NULL{where}", args
-            ).rowcount
-        return n
+                " (SELECT audio_hash FROM tracks WHERE folder_id = ?)",
+                (recipe, folder),
+            )
 
     # Index and failures
 

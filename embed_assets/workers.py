@@ -72,7 +72,12 @@ class Pool:
 
         while True:
             # What is finished is handed on at once, so that a kill costs only what is under way.
-            done, _ = wait(waiting, return_when=FIRST_COMPLETED)
+            done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
+            if not done:
+                # A pool that breaks forgets what it had not handed to a worker.
+                if not self.pool.active:
+                    raise TransientError(LOST)
+                continue
             future = next(f for f in waiting if f in done)
             item, again = waiting.pop(future)
             if again or not isinstance(future.exception(), ProcessExpired):

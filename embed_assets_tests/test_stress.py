@@ -69,4 +69,4 @@ def test_a_library_that_changes_while_processes_are_killed_ends_in_the_index(wor
 @pytest.mark.stress
 @pytest.mark.parametrize("seed", SEEDS)
 def test_stress(world, seed):
-    stress(world, seed, storm=100, kill_every=6, patience=600)
+    stress(world, seed, storm=100, kill_every=4, patience=600)

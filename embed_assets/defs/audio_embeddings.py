@@ -13,7 +13,7 @@ from embed_assets.defs.ranged_run import (
     each_folder,
     folder_metadata,
     paths_of,
-    rejects_table,
+    rejects_of,
 )
 from embed_assets.defs.resources import EncoderResource, LibraryResource, StateResource
 from embed_assets.defs.track_manifest import track_manifest
@@ -88,7 +88,7 @@ def audio_embeddings(
         folder = folder_id(music.name, path)
         metadata = folder_metadata(music, path)
         if config.retry_rejected:
-            tables.forget_rejects(recipe.digest, folder)
+            tables.forget_rejected(folder, recipe.digest)
         if tables.digest(folder) is None:
             return metadata | {"changed_meanwhile": "the folder is looked at again"}
         try:
@@ -116,20 +116,19 @@ def audio_embeddings(
             "embedded": result.embedded,
             "reused": result.reused,
             "rejected": total.rejected + total.unreadable,
-            "audio_seconds": result.audio_seconds,
-            "seconds": seconds,
-            "seconds_decoding": result.decode_seconds,
-            "seconds_in_encoder": result.encode_seconds,
-            "seconds_storing": result.store_seconds,
-            "audio_seconds_per_second": result.audio_seconds / max(seconds, 1e-9),
+            **rejects_of(tables.folder_rejects(folder, recipe.digest)),
+            "audio_seconds": round(result.audio_seconds, 1),
+            "seconds": round(seconds, 3),
+            "seconds_decoding": round(result.decode_seconds, 3),
+            "seconds_in_encoder": round(result.encode_seconds, 3),
+            "seconds_storing": round(result.store_seconds, 3),
+            "audio_seconds_per_second": round(result.audio_seconds / max(seconds, 1e-9), 1),
             "encoder": recipe.encoder,
             "weights": recipe.weights[:16],
             "engine": result.engine or "none: all vectors were reused",
             "device": result.device or choice.device,
             "dtype": result.dtype or "float32",
         }
-        if total.rejected or total.unreadable:
-            metadata["rejects"] = rejects_table(tables.folder_rejects(folder, recipe.digest))
         return metadata
 
     with open_pool(choice.workers()) as pool:

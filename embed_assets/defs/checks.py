@@ -7,7 +7,7 @@ import dagster as dg
 from embed_assets import reports
 from embed_assets.defs.execution import MILVUS_POOL
 from embed_assets.defs.partitions import key_of
-from embed_assets.defs.ranged_run import rejects_table
+from embed_assets.defs.ranged_run import rejects_of
 from embed_assets.defs.resources import EncoderResource, MilvusResource, StateResource
 from embed_assets.defs.state import report_version
 from embed_assets.index.folders import DIRTY
@@ -23,15 +23,16 @@ READABLE = dg.AssetCheckSpec(
 def every_track_readable(tables: Tables, recipe: str, spec: str) -> dg.AssetCheckResult:
     """The result of `READABLE`, over the whole library and not only the run's folders."""
     found = reports.counts(tables, recipe, spec)
-    metadata = {"tracks": found.tracks, "rejected": found.rejected}
-    if found.rejected:
-        rows = islice(reports.rejected_tracks(tables, recipe), 50)
-        metadata["rejects"] = rejects_table([(p.path, p.reason, p.message) for p in rows])
+    rows = islice(reports.rejected_tracks(tables, recipe), 50)
     return dg.AssetCheckResult(
         check_name=READABLE.name,
         passed=found.rejected == 0,
         severity=dg.AssetCheckSeverity.WARN,
-        metadata=metadata,
+        metadata={
+            "tracks": found.tracks,
+            "rejected": found.rejected,
+            **rejects_of([(p.path, p.reason, p.message) for p in rows]),
+        },
         description=f"{found.rejected} of {found.tracks} tracks of the library are rejected",
     )
 

@@ -145,16 +145,19 @@ def raise_for(failed: list[tuple[str, Exception]], stage: str, total: int) -> No
     raise failure from error
 
 
-def rejects_table(rows: list[tuple[Any, ...]]) -> dg.TableMetadataValue:
-    """At most 50 rejected tracks with their reasons, for a folder's metadata."""
+def rejects_of(rows: list[tuple[Any, ...]]) -> dict[str, dg.TableMetadataValue]:
+    """Metadata entry with rejected tracks and their reasons, if there are any."""
+    if not rows:
+        return {}
     columns = ("track", "reason", "message")
-    return dg.MetadataValue.table(
+    table = dg.MetadataValue.table(
         records=[
             dg.TableRecord({"track": display_path(p), "reason": r, "message": m})
             for p, r, m in rows
         ],
         schema=dg.TableSchema([dg.TableColumn(c, "string") for c in columns]),
     )
+    return {"rejects": table}
 
 
 def folder_metadata(library: Library, path: bytes) -> dict[str, Any]:

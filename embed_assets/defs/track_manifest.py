@@ -12,7 +12,7 @@ from embed_assets.defs.ranged_run import (
     Progress,
     each_folder,
     folder_metadata,
-    rejects_table,
+    rejects_of,
 )
 from embed_assets.defs.resources import LibraryResource, StateResource
 from embed_assets.errors import FolderChanged
@@ -36,6 +36,13 @@ COLUMNS = dg.TableSchema(
 )
 
 
+class ScanConfig(dg.Config):
+    """What a person may ask of a run by hand."""
+
+    retry_rejected: bool = False
+    """Read files again that were rejected here though they did not change."""
+
+
 @dg.asset(
     partitions_def=MUSIC_FOLDERS,
     group_name="music",
@@ -49,7 +56,10 @@ COLUMNS = dg.TableSchema(
     ),
 )
 def track_manifest(
-    context: dg.AssetExecutionContext, library: LibraryResource, state: StateResource
+    context: dg.AssetExecutionContext,
+    config: ScanConfig,
+    library: LibraryResource,
+    state: StateResource,
 ) -> None:
     """Scan each folder of the run into the manifest."""
     music = library.library()
@@ -60,6 +70,8 @@ def track_manifest(
     def scan(path: bytes) -> dict[str, Any]:
         started = time.monotonic()
         folder = folder_id(music.name, path)
+        if config.retry_rejected:
+            tables.forget_unreadable(folder)
         try:
             found = scan_folder(
                 music,
@@ -73,19 +85,17 @@ def track_manifest(
             # Normal while somebody copies: the index step marks it dirty, the sensor comes back.
             context.log.warning(str(e))
             return folder_metadata(music, path) | {"changed_meanwhile": str(e)}
-        metadata = folder_metadata(music, path) | {
+        return folder_metadata(music, path) | {
             "dagster/row_count": found.tracks,
             "tracks": found.tracks,
             "read": found.probed,
             "unchanged": found.unchanged,
             "removed": found.removed,
             "rejected": found.rejected,
-            "audio_seconds": found.audio_seconds,
-            "seconds": time.monotonic() - started,
+            **rejects_of(tables.folder_rejects(folder, "")),
+            "audio_seconds": round(found.audio_seconds, 1),
+            "seconds": round(time.monotonic() - started, 3),
         }
-        if found.rejected:
-            metadata["rejects"] = rejects_table(tables.folder_rejects(folder, ""))
-        return metadata
 
     with open_pool(min(cpu_count(), 8)) as pool:
         each_folder(context, music, tables, scan)
