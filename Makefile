@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/embed-assets demo
 
 test: install
-	$(BIN)/python -m pytest -m "not stress"
+	$(BIN)/python -m pytest -n 2 -m "not stress"
 
 stress: install
 	$(BIN)/python -m pytest -m stress --timeout 7200 -s

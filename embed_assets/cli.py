@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sys
 from collections.abc import Callable
 from typing import Annotated, Any
@@ -149,13 +150,14 @@ def demo() -> None:
         typer.echo()
         _print_matches(track, matches)
     mine = command.demo_settings(settings)
+    me = "embed-assets" if shutil.which("embed-assets") else sys.argv[0]
     where = f"EMBED_LIBRARY={mine.library} EMBED_HOME={mine.home} EMBED_ENCODER=acoustic"
     typer.echo(
         f"\n{result.tracks} tracks in {result.seconds:.0f} s. Vectors: {_encoder_note(mine)}\n\n"
-        f"See it in the Dagster UI:\n    {where} embed-assets up\n"
+        f"See it in the Dagster UI:\n    {where} {me} up\n"
         f"then drop an album into {mine.library} and watch it arrive.\n"
-        "Your own music:\n    EMBED_LIBRARY=~/Music EMBED_ENCODER=acoustic embed-assets up\n"
-        "With MuQ (1.3 GB of weights, CC-BY-NC 4.0):\n    EMBED_LIBRARY=~/Music embed-assets up"
+        f"Your own music:\n    EMBED_LIBRARY=~/Music EMBED_ENCODER=acoustic {me} up\n"
+        f"With MuQ (1.3 GB of weights, CC-BY-NC 4.0):\n    EMBED_LIBRARY=~/Music {me} up"
     )
 
 

@@ -10,6 +10,7 @@ import time
 import dagster as dg
 
 from embed_assets.defs.instance import HOST_TAG, PID_TAG, reap, worker_tags
+from embed_assets.defs.state import add_keys, range_tags
 from embed_assets.errors import Reason, TransientError
 from embed_assets.workers import cpu_count, open_pool
 from embed_assets_tests.evidence import slots_held
@@ -56,6 +57,21 @@ def test_a_run_that_sync_had_not_begun_when_it_was_killed_holds_nothing(world):
         assert instance.get_run_by_id(run.run_id).is_failure
         assert not instance.get_run_by_id(mine.run_id).is_finished
         assert not instance.get_run_by_id(retry.run_id).is_finished
+
+
+def test_sync_waits_neither_for_a_dead_sync_nor_for_a_queue_that_nobody_serves(world):
+    world.album("Queued", 1)
+    world.album("Killed", 2)
+    with world.instance() as instance:
+        add_keys(instance, ["Killed", "Queued"])
+        dead = worker_tags() | {PID_TAG: str(_dead_process())}
+        killed = instance.create_run_for_job(_job(), tags=dead | range_tags(["Killed"]))
+        queued = instance.create_run_for_job(_job(), tags=range_tags(["Queued"]))
+        for run, event in ((killed, "PIPELINE_START"), (queued, "PIPELINE_ENQUEUED")):
+            event = dg.DagsterEventType[event].value
+            instance.report_dagster_event(dg.DagsterEvent(event, "bring_in_step"), run.run_id)
+    world.sync()
+    world.assert_index_is_library()
 
 
 def test_a_run_that_was_launched_just_now_may_have_no_worker_yet(world):

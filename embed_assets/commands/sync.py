@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass, field
 
 import dagster as dg
 
-from embed_assets.defs.instance import open_instance, reap, worker_tags
+from embed_assets.defs.instance import open_instance, reap, take_over, worker_tags
 from embed_assets.defs.look import Look, look, prepare, run_tags, summary
 from embed_assets.library.changes import Memory, Policy, Request
 from embed_assets.library.walk import require_library
@@ -77,9 +77,11 @@ def sync(
         open_instance(settings) as instance,
         ThreadPoolExecutor(RUNS_AT_ONCE, thread_name_prefix="run") as threads,
     ):
-        reap(instance)
         running: dict[Future[dg.JobExecutionResult], Request] = {}
         while True:
+            # Without `up`, nobody else frees what dead runs hold.
+            reap(instance)
+            take_over(instance)
             found = look(instance, library, tables, spec, memory, policy)
             prepare(instance, library, tables, found.plan)
             if found.plan.requests or not running:

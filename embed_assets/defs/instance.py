@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -14,6 +15,7 @@ from pathlib import Path
 import dagster as dg
 from dagster import DagsterEventType, DagsterRunStatus
 
+from embed_assets.defs.state import live_runs
 from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.settings import Settings
 
@@ -22,6 +24,9 @@ HOST_TAG = "embed_assets/host"
 
 PID_TAG = "embed_assets/pid"
 """On the same runs: the process that created them and is their worker."""
+
+DAEMON_SECONDS = 90.0
+"""Dagster's daemon says every 30 s that it lives; without a word for so long it does not."""
 
 _STARTED = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 
@@ -84,19 +89,16 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
     run. A run that was launched within `grace_seconds` may not have its worker yet.
     """
     before = datetime.now(UTC) - timedelta(seconds=grace_seconds)
-    suspects = dg.RunsFilter(statuses=list(_STARTED), updated_before=before)
-    # What `sync` had created and not begun when it was killed, nobody else will begin.
-    unborn = dg.RunsFilter(
-        statuses=[DagsterRunStatus.NOT_STARTED], tags={HOST_TAG: socket.gethostname()}
-    )
+    suspects = dg.RunsFilter(statuses=[DagsterRunStatus.NOT_STARTED, *_STARTED])
     reaped = []
-    for record in (*instance.get_run_records(suspects), *instance.get_run_records(unborn)):
+    for record in instance.get_run_records(suspects):
         run = record.dagster_run
-        if run.status == DagsterRunStatus.NOT_STARTED and not _of_sync(run):
-            continue
-        if _of_sync(run) and run.tags[HOST_TAG] != socket.gethostname():
-            continue
-        if _worker_lives(instance, record):
+        if _of_sync(run):
+            # Its worker created it, so it needs no grace, and nobody else will ever begin it.
+            judged = run.tags[HOST_TAG] == socket.gethostname()
+        else:
+            judged = run.status in _STARTED and record.update_timestamp < before
+        if not judged or _worker_lives(instance, record):
             continue
         instance.report_run_failed(
             run, "its worker is gone (killed, or lost with the power); the folders are tried again"
@@ -104,6 +106,23 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
         instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         reaped.append(run.run_id)
     return reaped
+
+
+def take_over(instance: dg.DagsterInstance) -> list[str]:
+    """Free what waits for a daemon if none lives: queue and retries; returns the ids of runs."""
+    beat = instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
+    if beat is not None and time.time() - beat.timestamp < DAEMON_SECONDS:
+        return []
+    freed = []
+    for run in live_runs(instance):
+        if run.status == DagsterRunStatus.QUEUED:
+            instance.report_run_canceled(run, "`up` is not running; `sync` does this run's work")
+        elif run.status == DagsterRunStatus.FAILURE:
+            instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
+        else:
+            continue
+        freed.append(run.run_id)
+    return freed
 
 
 def worker_tags() -> dict[str, str]:
