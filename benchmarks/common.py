@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import statistics
 import subprocess
 import sys
 import time
@@ -12,8 +13,6 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
-
-import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -60,7 +59,7 @@ def cpu() -> str:
 
 
 def median(values: Sequence[float]) -> float:
-    return round(float(np.median(values)), 3)
+    return round(statistics.median(values), 3)
 
 
 def rounded(values: Sequence[float]) -> list[float]:
