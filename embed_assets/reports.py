@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embed_assets.identity import display_path
-from embed_assets.tables import TRACK_COLUMNS, Problem, Tables, Track
+from embed_assets.rows import Problem, Track
+from embed_assets.tables import TRACK_COLUMNS, Tables
 
 if TYPE_CHECKING:
     import pandas as pd

@@ -19,10 +19,11 @@ import sqlite3
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
-from dataclasses import astuple, dataclass, fields
+from dataclasses import astuple, fields
 from pathlib import Path
 
 from embed_assets.errors import ConfigurationError, FolderChanged, TransientError
+from embed_assets.rows import Embedding, FolderTotals, Track
 
 SCHEMA_VERSION = 1
 
@@ -53,87 +54,6 @@ CREATE TABLE IF NOT EXISTS failures (
     shared INTEGER
 ) WITHOUT ROWID;
 """
-
-
-@dataclass(frozen=True, slots=True)
-class Track:
-    """A row of the manifest: an audio file, what is in it, or why that cannot be told.
-
-    `audio_hash` is None exactly where `reason` says why the file was rejected at its probe. Text
-    is empty and numbers are 0 where the file has no such tag; duration is in seconds.
-    """
-
-    track_id: str
-    folder_id: str
-    path: bytes
-    inode: int
-    size: int
-    mtime_ns: int
-    audio_hash: str | None = None
-    reason: str | None = None
-    message: str | None = None
-    duration: float = 0.0
-    container: str = ""
-    codec: str = ""
-    sample_rate: int = 0
-    channels: int = 0
-    bit_rate: int = 0
-    title: str = ""
-    artist: str = ""
-    album: str = ""
-    album_artist: str = ""
-    genre: str = ""
-    year: int = 0
-    track_number: int = 0
-    disc_number: int = 0
-    recording_id: str = ""
-
-    @property
-    def stamp(self) -> tuple[int, int, int]:
-        """What the file must still be when it is read again."""
-        return self.inode, self.size, self.mtime_ns
-
-
-@dataclass(frozen=True, slots=True)
-class Embedding:
-    """What became of an audio under a recipe: `windows` vectors in the store, or a `reason`."""
-
-    recipe: str
-    audio_hash: str
-    windows: int = 0
-    decoded_seconds: float = 0.0
-    note: str = ""
-    reason: str | None = None
-    message: str | None = None
-    engine: str = ""
-    device: str = ""
-    dtype: str = ""
-    run_id: str = ""
-    at: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """A rejected track (`path` is the file) or a failed folder (`path` is the folder)."""
-
-    path: bytes
-    folder: bytes
-    reason: str
-    message: str
-    at: float
-    run_id: str
-
-
-@dataclass(frozen=True, slots=True)
-class FolderTotals:
-    """What the tables say of one folder under a recipe; `pending` were not embedded yet."""
-
-    tracks: int
-    unreadable: int
-    rejected: int
-    embedded: int
-    pending: int
-    audio_seconds: float
 
 
 TRACK_COLUMNS = tuple(f.name for f in fields(Track))

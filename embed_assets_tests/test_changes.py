@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from embed_assets.errors import LibraryUnavailable
-from embed_assets.library.changes import BACKOFF, EMPTY, Memory, Policy, Seen, decide
+from embed_assets.library.changes import BACKOFF, decide
+from embed_assets.library.plan import EMPTY, Memory, Policy, Seen
 
 NOW = 1_000_000.0
 OLD = NOW - 10_000

@@ -16,8 +16,8 @@ from embed_assets.identity import display_path
 from embed_assets.index.search import Match
 from embed_assets.project import Project
 from embed_assets.reports import embedded_tracks
+from embed_assets.rows import Track
 from embed_assets.settings import Settings
-from embed_assets.tables import Track
 
 PACKAGE = "immich_memories_music"
 LISTS = 3

@@ -14,7 +14,7 @@ from embed_assets.index.connection import connect
 from embed_assets.index.folders import row_of
 from embed_assets.index.search import Match
 from embed_assets.project import Project
-from embed_assets.tables import Track
+from embed_assets.rows import Track
 from embed_assets.vectors.pooling import pool
 from embed_assets.vectors.store import VectorsLost
 

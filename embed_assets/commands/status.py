@@ -16,10 +16,10 @@ from embed_assets.defs.look import look
 from embed_assets.defs.partitions import path_of
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import display_path
-from embed_assets.library.changes import Memory, Policy
+from embed_assets.library.plan import Memory, Policy
 from embed_assets.project import Project
+from embed_assets.rows import Problem
 from embed_assets.settings import Settings
-from embed_assets.tables import Problem
 
 RATE_SECONDS = 60.0
 """The rate is that of the last minute."""

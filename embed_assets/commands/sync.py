@@ -15,7 +15,7 @@ import dagster as dg
 
 from embed_assets.defs.instance import open_instance, reap, take_over, worker_tags
 from embed_assets.defs.look import Look, look, prepare, run_tags, summary
-from embed_assets.library.changes import Memory, Policy, Request
+from embed_assets.library.plan import Memory, Policy, Request
 from embed_assets.library.walk import require_library
 from embed_assets.project import Project
 from embed_assets.settings import Settings

@@ -15,8 +15,9 @@ from embed_assets.defs.ranged_run import LANE_TAG, REMOVE_TAG
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec, folder_id
 from embed_assets.index.folders import version_of
-from embed_assets.library.changes import Memory, Plan, Policy, Request, Seen, decide
+from embed_assets.library.changes import decide
 from embed_assets.library.manifest import Library
+from embed_assets.library.plan import Memory, Plan, Policy, Request, Seen
 from embed_assets.library.walk import order, require_library, walk
 from embed_assets.tables import Tables
 

@@ -8,7 +8,7 @@ from embed_assets.defs.instance import reap
 from embed_assets.defs.jobs import LIBRARY_JOB
 from embed_assets.defs.look import BULK_RUNS, LIVE_RUNS, look, prepare, run_tags, summary
 from embed_assets.defs.resources import EncoderResource, LibraryResource, StateResource
-from embed_assets.library.changes import Memory, Policy
+from embed_assets.library.plan import Memory, Policy
 
 TICK_SECONDS = 45.0
 """A tick has 60 s before the daemon gives it up."""

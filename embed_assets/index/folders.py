@@ -11,9 +11,10 @@ from embed_assets.identity import IndexSpec, display_path, folder_id
 from embed_assets.index import collection
 from embed_assets.index.collection import TrackRow
 from embed_assets.index.write import FolderFailed, FolderRows, index_folders
-from embed_assets.library.changes import EMPTY
 from embed_assets.library.manifest import Library
-from embed_assets.tables import Tables, Track
+from embed_assets.library.plan import EMPTY
+from embed_assets.rows import Track
+from embed_assets.tables import Tables
 from embed_assets.vectors.pooling import pool
 from embed_assets.vectors.store import Store, VectorsLost
 

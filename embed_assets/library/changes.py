@@ -8,15 +8,12 @@ how often a version was tried in vain, and where a long walk goes on.
 from __future__ import annotations
 
 import heapq
-import json
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass
 from types import MappingProxyType
 
 from embed_assets.errors import LibraryUnavailable
-
-EMPTY = "empty"
-"""Version of a folder that was removed from the index."""
+from embed_assets.library.plan import EMPTY, Memory, Plan, Policy, Request, Seen
 
 BACKOFF = (60.0, 300.0, 1800.0, 10_800.0, 43_200.0)
 """Seconds until a version that was tried 1, 2, 3, 4, 5 or more times is tried again."""
@@ -38,81 +35,6 @@ FRESH_FOLDERS = 8
 
 REMEMBERED_GONE = 5000
 """Removals that a walk of several looks remembers; what is beyond is found by the next walk."""
-
-
-@dataclass(frozen=True, slots=True)
-class Seen:
-    """A folder as the walk saw it; `version` None: unreadable. `newest` in seconds of the clock."""
-
-    key: str
-    version: str | None
-    files: int = 0
-    newest: float = 0.0
-
-
-@dataclass(frozen=True)
-class Request:
-    """One run: `keys` in the order in which they are (or are to be) added as partitions."""
-
-    keys: tuple[str, ...]
-    remove: bool = False
-    bulk: bool = False
-
-
-@dataclass
-class Memory:
-    """What one look leaves for the next."""
-
-    settling: dict[str, tuple[str, float]] = field(default_factory=dict)
-    tries: dict[str, tuple[str, int, float]] = field(default_factory=dict)
-    resume: str | None = None
-    gone: list[str] = field(default_factory=list)
-
-    @classmethod
-    def load(cls, text: str | None) -> Memory:
-        """Read what `dump` wrote; anything else is an empty memory."""
-        try:
-            raw = json.loads(text or "{}")
-            return cls(
-                settling={k: (v, float(t)) for k, (v, t) in raw.get("settling", {}).items()},
-                tries={k: (v, int(n), float(t)) for k, (v, n, t) in raw.get("tries", {}).items()},
-                resume=raw.get("resume"),
-                gone=list(raw.get("gone", [])),
-            )
-        except (ValueError, TypeError, AttributeError):
-            return cls()
-
-    def dump(self) -> str:
-        """Text for the sensor's cursor."""
-        return json.dumps(asdict(self), separators=(",", ":"))
-
-
-@dataclass(frozen=True)
-class Policy:
-    """How eagerly to act; `room` runs may be started now, `bulk_room` of them for imports."""
-
-    settle_seconds: float = 5.0
-    folders_per_run: int = 64
-    room: int = 4
-    bulk_room: int = 2
-    confirmed: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """What to do now, and what is waited for: seconds until a folder settles, or was at rest."""
-
-    requests: tuple[Request, ...]
-    retire: tuple[str, ...]
-    folders: int
-    files: int
-    in_step: int
-    due: int
-    held: int
-    resting: int
-    unreadable: int
-    settles_in: float | None = None
-    next_try_in: float | None = None
 
 
 def decide(

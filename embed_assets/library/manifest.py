@@ -16,7 +16,8 @@ from embed_assets.errors import (
 )
 from embed_assets.identity import display_path, folder_id, local_path, track_id
 from embed_assets.library.walk import AudioFile, folder_digest, list_audio, require_library
-from embed_assets.tables import Tables, Track
+from embed_assets.rows import Track
+from embed_assets.tables import Tables
 from embed_assets.workers import Pool
 
 BATCH = 200

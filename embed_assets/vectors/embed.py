@@ -17,7 +17,8 @@ from embed_assets.errors import ConfigurationError, Reason, TrackRejected, Trans
 from embed_assets.identity import Recipe, display_path, folder_id, local_path
 from embed_assets.library.manifest import Library, check_unchanged
 from embed_assets.library.walk import require_library
-from embed_assets.tables import Embedding, Tables, Track
+from embed_assets.rows import Embedding, Track
+from embed_assets.tables import Tables
 from embed_assets.vectors.store import Store
 from embed_assets.workers import Pool, cpu_count
 
