@@ -185,24 +185,37 @@ def make_library(args: Any, folder: Path) -> int:
         jobs = [(p, h, halves) for p in sources for h in range(halves)]
     else:
         jobs = [(None, i, 1) for i in range(args.tracks)]
-    jobs = jobs[: args.tracks]
-    for n, (source, half, halves) in enumerate(jobs):
-        album = folder / f"Album {n // args.per_folder:03d}"
+    made = 0
+    for source, half, halves in jobs:
+        if made == args.tracks:
+            break
+        album = folder / f"Album {made // args.per_folder:03d}"
         album.mkdir(parents=True, exist_ok=True)
         if source is None:
             from embed_assets_tests.synth import write_track
 
-            write_track(album / f"{n:04d}.ogg", seconds=30.0, seed=half)
+            write_track(album / f"{made:04d}.ogg", seconds=30.0, seed=half)
         elif halves == 1:
-            shutil.copyfile(source, album / f"{n:04d} {source.name}")
-        else:
-            cut(source, album / f"{n:04d} {source.name}", half)
-    return len(jobs)
+            shutil.copyfile(source, album / f"{made:04d} {source.name}")
+        elif not cut(source, album / f"{made:04d} {source.name}", half):
+            continue
+        made += 1
+    return made
 
 
-def cut(source: Path, target: Path, half: int) -> None:
-    """Copy the first or second half of a track's packets, as they are."""
+def cut(source: Path, target: Path, half: int) -> bool:
+    """Copy the first or second half of a track's packets, as they are; False: it cannot be cut."""
     import av
+
+    try:
+        _cut(av, source, target, half)
+    except av.FFmpegError:
+        target.unlink(missing_ok=True)
+        return False
+    return True
+
+
+def _cut(av: Any, source: Path, target: Path, half: int) -> None:
 
     with av.open(str(source)) as whole:
         stream = whole.streams.audio[0]

@@ -130,9 +130,13 @@ def cpu_count() -> int:
 
 
 def _start_worker() -> None:
-    # One thread each: the workers are the parallelism, and the host stays usable.
+    from threadpoolctl import threadpool_limits
+
+    # One thread each: the workers are the parallelism, and the host stays usable. The variables are
+    # for what is imported later, the limits for what the caller's main module has imported already.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = "1"
+    threadpool_limits(1)
     os.nice(10)
     end_with_parent()
 

@@ -46,7 +46,7 @@ KILLS = (
     ("daemon", 2),
     ("webserver", 1),
     ("dev", 1),
-    ("up", 1),
+    ("up", 2),
     ("sync", 3),
     ("power", 1),
 )
@@ -230,9 +230,16 @@ class Chaos:
 
     def kill(self) -> None:
         """Kill something that is there; what a person would start again is started again."""
-        roles = by_role(self.world)
-        there = [(k, w) for k, w in KILLS if k in roles or k == "power"]
-        (kind,) = self.random.choices([k for k, _ in there], [w for _, w in there])
+        (kind,) = self.random.choices([k for k, _ in KILLS], [w for _, w in KILLS])
+        if kind == "sync":
+            self.start_sync()
+        deadline = time.monotonic() + 8
+        while kind not in (roles := by_role(self.world)) and kind != "power":
+            # Steps and what they start live for seconds only.
+            if time.monotonic() > deadline:
+                return
+            time.sleep(0.1)
+        time.sleep(self.random.uniform(0.0, 1.0))
         self.kills[kind] += 1
         if kind == "power":
             self.world.power_loss()

@@ -66,7 +66,9 @@ def test_sync_waits_neither_for_a_dead_sync_nor_for_a_queue_that_nobody_serves(w
         add_keys(instance, ["Killed", "Queued"])
         dead = worker_tags() | {PID_TAG: str(_dead_process())}
         killed = instance.create_run_for_job(_job(), tags=dead | range_tags(["Killed"]))
-        queued = instance.create_run_for_job(_job(), tags=range_tags(["Queued"]))
+        queued = instance.create_run_for_job(
+            _job(), tags=range_tags(["Queued"]), remote_job_origin=_origin()
+        )
         for run, event in ((killed, "PIPELINE_START"), (queued, "PIPELINE_ENQUEUED")):
             event = dg.DagsterEventType[event].value
             instance.report_dagster_event(dg.DagsterEvent(event, "bring_in_step"), run.run_id)
@@ -117,6 +119,17 @@ def _job():
     from embed_assets.definitions import library_job
 
     return library_job()
+
+
+def _origin():
+    from dagster._core.remote_origin import (
+        GrpcServerCodeLocationOrigin,
+        RemoteJobOrigin,
+        RemoteRepositoryOrigin,
+    )
+
+    server = GrpcServerCodeLocationOrigin(host="localhost", port=1, location_name="away")
+    return RemoteJobOrigin(RemoteRepositoryOrigin(server, "__repository__"), "bring_in_step")
 
 
 def _dead_process():

@@ -20,9 +20,17 @@ RETRIES = dg.RetryPolicy(
 )
 """For what is bad for a moment: after about 2, 4 and 8 seconds, then the sensor's longer waits."""
 
+PRELOADED = [
+    "embed_assets.definitions",
+    # What opening the instance imports: .6 s that each step would pay after it was forked.
+    "dagster._core.storage.sqlite_storage",
+    "dagster._core.instance.factory",
+    "upath",
+]
+
 EXECUTOR = dg.multiprocess_executor.configured(
     # Spawn would import dagster and the definitions anew for each step: 8 s a run instead of 3.
-    {"start_method": {"forkserver": {"preload_modules": ["embed_assets.definitions"]}}},
+    {"start_method": {"forkserver": {"preload_modules": PRELOADED}}},
     name="forkserver",
 )
 
