@@ -130,7 +130,7 @@ def bare_loop() -> dict[str, Any]:
                 seconds[f"workers_{name}"] += getattr(done, f"{name}_seconds")
     marks.append(time.perf_counter())
     with connect(project.uri, project.token) as client:
-        for report in index_library(client, library, paths, spec, tables, store):
+        for report in index_library(client, library, paths, spec, tables, store, "loop"):
             if isinstance(report, tuple):
                 raise report[1]
     marks.append(time.perf_counter())

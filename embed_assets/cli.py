@@ -27,7 +27,9 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document an
 
 @app.command(epilog="Example: EMBED_LIBRARY=~/Music embed-assets up --port 3000")
 def up(
-    port: Annotated[int, typer.Option(help="Port of the Dagster UI, on 127.0.0.1.")] = 3000,
+    port: Annotated[
+        int, typer.Option(min=1, max=65535, help="Port of the Dagster UI, on 127.0.0.1.")
+    ] = 3000,
 ) -> None:
     """Serve the Dagster UI and keep the index in step until Ctrl-C."""
     from embed_assets.commands import up as command
@@ -141,7 +143,7 @@ def similar(
 
 @app.command(epilog="Example: embed-assets demo")
 def demo() -> None:
-    """Do the whole job on 28 real sample tracks, without downloads or settings."""
+    """Do the whole job on 28 sample tracks, without downloads or settings."""
     from embed_assets.commands import demo as command
 
     settings = Settings.load()

@@ -90,6 +90,10 @@ class IndexSpec:
         """32 hex digits; part of every folder's wanted version."""
         return digest("index", self.recipe.digest, self.pooling, str(self.row_schema))
 
+    def place(self, uri: str) -> str:
+        """Where the rows of this spec are, at a Milvus address: 32 hex digits."""
+        return digest("place", uri, self.digest)
+
     @property
     def collection(self) -> str:
         """Name of the collection; the alias `tracks` points to the one that is served."""

@@ -31,14 +31,14 @@ class Counts:
     audio_seconds: float
 
 
-def counts(tables: Tables, recipe: str, spec: str) -> Counts:
+def counts(tables: Tables, recipe: str, place: str) -> Counts:
     """Count everything."""
     with tables.connect() as db:
         folders = db.execute(
             "SELECT count(*), count(f.digest), count(i.version),"
             " (SELECT count(*) FROM failures) FROM folders f"
-            " LEFT JOIN indexed i ON i.spec = ? AND i.folder_id = f.folder_id",
-            (spec,),
+            " LEFT JOIN indexed i ON i.place = ? AND i.folder_id = f.folder_id",
+            (place,),
         ).fetchone()
         tracks = db.execute(
             "SELECT count(*),"
@@ -128,6 +128,18 @@ def track_by_path(tables: Tables, path: bytes) -> Track | None:
     """The track at a library-relative path."""
     with tables.connect() as db:
         row = db.execute(f"SELECT {_TRACK} FROM tracks t WHERE t.path = ?", (path,)).fetchone()
+    return Track(*row) if row else None
+
+
+def track_by_name(tables: Tables, name: str) -> Track | None:
+    """The rejected or odd-named track whose file is called so, as `errors` prints it."""
+    with tables.connect() as db:
+        db.create_function("shown", 1, display_path, deterministic=True)
+        row = db.execute(
+            f"SELECT {_TRACK} FROM tracks t WHERE shown(t.path) = ?1"
+            " OR shown(t.path) LIKE '%/' || ?2 ESCAPE '\\' LIMIT 1",
+            (name, _escaped(name[:300])),
+        ).fetchone()
     return Track(*row) if row else None
 
 

@@ -62,7 +62,10 @@ class Settings(BaseSettings):
     @field_validator("library", "home", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
-        return None if value is None else value.expanduser().absolute()
+        try:
+            return None if value is None else value.expanduser().absolute()
+        except RuntimeError as e:
+            raise ValueError(str(e)) from e
 
     @field_validator("milvus_uri")
     @classmethod

@@ -7,7 +7,8 @@ assets meet here and in `vectors/store.py` and nowhere else:
 - `folders` and `tracks`: the manifest. A folder's `digest` is that of its scanned files, and NULL
   while they are being scanned: whoever reads NULL knows that the rows are not yet whole.
 - `embeddings`: per (recipe, audio hash), where a vector is to be found or why there is none.
-- `indexed`: per (index spec, folder), the version that was last written to the collection.
+- `indexed`: per (place, folder), the version that was last written there; a place is a collection
+  at a Milvus address.
 - `failures`: the folders whose last try failed, until a try succeeds.
 
 What belongs here: columns, transactions and queries. What the values mean is decided elsewhere.
@@ -47,7 +48,7 @@ CREATE TABLE IF NOT EXISTS embeddings (
     PRIMARY KEY (recipe, audio_hash)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS indexed (
-    spec TEXT, folder_id TEXT, version TEXT, rows INTEGER, at REAL, PRIMARY KEY (spec, folder_id)
+    place TEXT, folder_id TEXT, version TEXT, rows INTEGER, at REAL, PRIMARY KEY (place, folder_id)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS failures (
     folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, stage TEXT, message TEXT, at REAL, run_id TEXT,
@@ -91,7 +92,16 @@ class Tables:
                         f" {SCHEMA_VERSION}: use the version that wrote it, or another EMBED_HOME"
                     )
                 yield db
-        except (sqlite3.OperationalError, OSError) as e:
+        except sqlite3.DatabaseError as e:
+            if not isinstance(e, sqlite3.OperationalError):
+                raise ConfigurationError(
+                    f"{self.path} is damaged ({e}): move it away and run `embed-assets sync`; what"
+                    " is embedded already is found again in the store"
+                ) from e
+            raise TransientError(
+                f"the tables in {self.path} cannot be used: {e}; is the disk full, or read-only?"
+            ) from e
+        except OSError as e:
             raise TransientError(
                 f"the tables in {self.path} cannot be used: {e}; is the disk full, or read-only?"
             ) from e
@@ -276,22 +286,33 @@ class Tables:
         with self.connect() as db:
             yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
 
-    def is_complete(self, spec: str) -> bool:
-        """Whether the collection of a spec has had every folder of the manifest."""
+    def is_complete(self, place: str) -> bool:
+        """Whether every folder of the manifest was written to this place."""
         with self.connect() as db:
             missing = db.execute(
                 "SELECT 1 FROM folders f LEFT JOIN indexed i"
-                " ON i.spec = ? AND i.folder_id = f.folder_id WHERE i.version IS NULL LIMIT 1",
-                (spec,),
+                " ON i.place = ? AND i.folder_id = f.folder_id WHERE i.version IS NULL LIMIT 1",
+                (place,),
             ).fetchone()
         return missing is None
 
-    def put_indexed(self, spec: str, folder: str, version: str, rows: int) -> None:
+    def put_indexed(self, place: str, folder: str, version: str, rows: int) -> None:
         """Note which version of a folder its collection holds."""
         with self.transaction() as db:
             db.execute(
                 "INSERT OR REPLACE INTO indexed VALUES (?, ?, ?, ?, ?)",
-                (spec, folder, version, rows, time.time()),
+                (place, folder, version, rows, time.time()),
+            )
+
+    def indexed(self, place: str) -> dict[bytes, str]:
+        """Path of each folder -> the version that was last written to this place."""
+        with self.connect() as db:
+            return dict(
+                db.execute(
+                    "SELECT f.path, i.version FROM indexed i"
+                    " JOIN folders f ON f.folder_id = i.folder_id WHERE i.place = ?",
+                    (place,),
+                )
             )
 
     def put_failures(

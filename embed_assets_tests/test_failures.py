@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import socket
 import subprocess
 import sys
@@ -139,3 +140,48 @@ def test_doctor_says_what_is_wrong_and_what_to_do(world):
     assert done.returncode == 0, found
     assert "in step with the tables" in found["index"]["message"]
     assert found["dagster"]["ok"] is None
+
+
+def test_lost_tables_index_or_vectors_are_noticed_by_the_next_sync_and_come_back(world):
+    for i in range(2):
+        world.album(f"Album {i}", i, 10 + i)
+    world.sync()
+    for path in world.home.glob("tables.sqlite*"):
+        path.unlink()
+    back = world.sync()
+    assert (back["embedded"], back["reused"]) == (0, 4), "the store still had them"
+    world.assert_index_is_library()
+
+    shutil.rmtree(world.home / "milvus.db")
+    back = world.sync()
+    assert (back["embedded"], back["reused"]) == (0, 4)
+    world.assert_index_is_library()
+
+    world.settings["EMBED_MILVUS_URI"] = str(world.root / "elsewhere.db")
+    assert world.sync()["embedded"] == 0
+    world.assert_index_is_library()
+
+    shutil.rmtree(world.home / "vectors")
+    shutil.rmtree(world.root / "elsewhere.db")
+    assert world.sync()["embedded"] == 4
+    world.assert_index_is_library()
+    (world.home / "tables.sqlite").write_bytes(b"rubbish" * 1000)
+    done = world.run("sync", "--json")
+    assert done.returncode == 2
+    assert "tables.sqlite is damaged" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_odd_questions_get_an_answer_and_no_traceback(world):
+    world.put(b"caf\xe9/\xff.ogg", 1)
+    world.album("Album", 2)
+    world.sync()
+    for query in ("caf\udce9/\udcff.ogg", "caf\\xe9/\\xff.ogg"):
+        assert json.loads(world.run("similar", query, "--json").stdout), query
+    for query in ("\udcff\udcfe", "x" * 50_000, "", "'\"%_", "no such thing"):
+        done = world.run("similar", query)
+        assert done.returncode == 1, (query, done.stdout)
+        assert "Traceback" not in done.stderr
+    assert world.run("up", "--port", "99999").returncode == 2
+    world.settings["EMBED_HOME"] = "~nosuchuser/x"
+    assert world.run("status").returncode == 2

@@ -17,8 +17,8 @@ from embed_assets_tests.evidence import slots_held
 
 FOLDERS, TRACKS = 8, 6
 SOON = 300.0
-"""Seconds from the second `up` until the index is in step, on a machine that is busy with other tests
-(20 to 40 on a quiet one); a zombie run would hold its folders for ever."""
+"""Seconds from the second `up` until the index is in step, on a machine that is busy with other
+tests (20 to 40 on a quiet one); a zombie run would hold its folders for ever."""
 
 
 def test_an_import_goes_on_where_the_power_was_lost(world):

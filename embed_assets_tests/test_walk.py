@@ -32,6 +32,7 @@ def test_folders_that_directly_hold_audio_are_found_whatever_their_names(tmp_pat
         b"quote'\" and\nnewline.../t.ogg",
         b"caf\xe9/\xff.opus",
         b"deep/er/est/x.m4a",
+        b"...And Justice for All/...x.mp3",
     ]
     put(tmp_path, *names)
     found = {f.path: f.files for f in walk(tmp_path)}
@@ -41,6 +42,7 @@ def test_folders_that_directly_hold_audio_are_found_whatever_their_names(tmp_pat
         b"quote'\" and\nnewline...": 1,
         b"caf\xe9": 1,
         b"deep/er/est": 1,
+        b"...And Justice for All": 1,
     }
 
 

@@ -104,12 +104,15 @@ def _device(settings: Settings, project: Project) -> str:
 def _index(settings: Settings, project: Project) -> str:
     spec = project.spec()
     lite = not project.uri.startswith("http")
-    if lite and not os.path.isdir(project.uri):
-        return f"{project.uri} is made by the first run"
+    if not any(project.tables.indexed(spec.place(project.uri)).values()):
+        return f"nothing is indexed in {project.uri} yet: `embed-assets sync` or `up` does it"
     try:
         with connect(project.uri, project.token, wait_seconds=BUSY_SECONDS) as client:
             if not client.has_collection(spec.collection):
-                return f"{project.uri} is there; {spec.collection} is made by the first run"
+                raise TransientError(
+                    f"{spec.collection} is gone from {project.uri}: the job `reconcile`, which runs"
+                    " every hour, notices, and the next look fills it from the stored embeddings"
+                )
             drift = compare(client, spec, project.tables)
             served = collection.served(client)
     except TransientError as e:
@@ -127,14 +130,14 @@ def _index(settings: Settings, project: Project) -> str:
 
 def _tracks(settings: Settings, project: Project) -> str:
     spec = project.spec()
-    found = reports.counts(project.tables, spec.recipe.digest, spec.digest)
+    found = reports.counts(project.tables, spec.recipe.digest, spec.place(project.uri))
     if found.folders_failed:
         raise TransientError(
             f"{found.folders_failed} folders failed: `embed-assets errors` lists them with their"
             " reasons; they are tried again by themselves"
         )
     rejected = f"{found.rejected} rejected (see `embed-assets errors`)" if found.rejected else ""
-    return f"{found.embedded} embedded, {found.pending} to do, {rejected or 'none rejected'}"
+    return f"{found.embedded} embedded, {rejected or 'none rejected'}; `status` says what is to do"
 
 
 def _dagster(settings: Settings, project: Project) -> str:

@@ -22,6 +22,10 @@ BUSY_SECONDS = 0.25
 """How long to wait for a Lite index that a run is writing to, before the store answers instead."""
 
 
+LONGEST_QUERY = 300
+"""Characters of a question in words that count."""
+
+
 class NotFound(EmbedAssetsError):
     """No track of the library fits what was asked for."""
 
@@ -58,6 +62,8 @@ def find_track(project: Project, query: str) -> Track:
         NotFound: none fits.
         ConfigurationError: the library was never scanned.
     """
+    if not query.strip():
+        raise NotFound("ask with a path, or with words of title and artist")
     root = project.library.root
     candidates = [os.fsencode(query)]
     if root is not None:
@@ -67,7 +73,10 @@ def find_track(project: Project, query: str) -> Track:
     for path in candidates:
         if track := reports.track_by_path(project.tables, path):
             return track
-    found = reports.tracks_by_words(project.tables, query, limit=1)
+    if track := reports.track_by_name(project.tables, display_path(os.fsencode(query))):
+        return track
+    words = display_path(os.fsencode(query))[:LONGEST_QUERY]
+    found = reports.tracks_by_words(project.tables, words, limit=1)
     if found:
         return found[0]
     if not reports.any_track(project.tables):

@@ -70,13 +70,19 @@ def status(settings: Settings) -> Status:
     project = Project.of(settings)
     spec = project.spec()
     info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
-    found = reports.counts(project.tables, spec.recipe.digest, spec.digest)
+    found = reports.counts(project.tables, spec.recipe.digest, spec.place(project.uri))
     recent = reports.embedded_since(project.tables, spec.recipe.digest, time.time() - RATE_SECONDS)
     problem, plan, live = "", None, 0
     with open_instance(settings) as instance:
         try:
             seen = look(
-                instance, project.library, project.tables, spec, Memory(), Policy(settle_seconds=0)
+                instance,
+                project.library,
+                project.tables,
+                spec,
+                project.uri,
+                Memory(),
+                Policy(settle_seconds=0),
             )
             plan, live = seen.plan, seen.live_runs
         except ConfigurationError as e:

@@ -83,7 +83,7 @@ def sync(
             # Without `up`, nobody else frees what dead runs hold.
             reap(instance)
             take_over(instance)
-            found = look(instance, library, tables, spec, memory, policy)
+            found = look(instance, library, tables, spec, project.uri, memory, policy)
             prepare(instance, library, tables, found.plan)
             if found.plan.requests or not running:
                 tell(summary(found))

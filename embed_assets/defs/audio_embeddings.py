@@ -134,6 +134,4 @@ def audio_embeddings(
     with open_pool(choice.workers()) as pool:
         each_folder(context, music, tables, embed)
     context.log.info(progress.line())
-    return dg.MaterializeResult(
-        check_results=[every_track_readable(tables, recipe.digest, spec.digest)]
-    )
+    return dg.MaterializeResult(check_results=[every_track_readable(tables, recipe.digest)])

@@ -20,9 +20,9 @@ READABLE = dg.AssetCheckSpec(
 )
 
 
-def every_track_readable(tables: Tables, recipe: str, spec: str) -> dg.AssetCheckResult:
+def every_track_readable(tables: Tables, recipe: str) -> dg.AssetCheckResult:
     """The result of `READABLE`, over the whole library and not only the run's folders."""
-    found = reports.counts(tables, recipe, spec)
+    found = reports.counts(tables, recipe, "")
     rows = islice(reports.rejected_tracks(tables, recipe), 50)
     return dg.AssetCheckResult(
         check_name=READABLE.name,

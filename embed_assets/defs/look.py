@@ -14,10 +14,11 @@ from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.ranged_run import LANE_TAG, REMOVE_TAG
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec, folder_id
+from embed_assets.index.collection import is_there
 from embed_assets.index.folders import version_of
 from embed_assets.library.changes import decide
 from embed_assets.library.manifest import Library
-from embed_assets.library.plan import Memory, Plan, Policy, Request, Seen
+from embed_assets.library.plan import EMPTY, Memory, Plan, Policy, Request, Seen
 from embed_assets.library.walk import order, require_library, walk
 from embed_assets.tables import Tables
 
@@ -43,6 +44,7 @@ def look(
     library: Library,
     tables: Tables,
     spec: IndexSpec,
+    uri: str,
     memory: Memory,
     policy: Policy,
     budget_seconds: float = 45.0,
@@ -60,7 +62,7 @@ def look(
     runs = state.live_runs(instance)
     known = state.known_keys(instance)
     held = state.held_keys(runs, known)
-    have = state.indexed_versions(instance)
+    have = _agreed(state.indexed_versions(instance), tables, spec, uri)
     failed = {key_of(path): own for path, own in reports.failures(tables).items()}
     live, bulk = state.lanes(runs)
     policy = replace(
@@ -117,6 +119,18 @@ def look(
     )
     memory.resume = None if finished or last is None else key_of(last)
     return Look(plan, finished, live, time.monotonic() - started)
+
+
+def _agreed(have: dict[str, str], tables: Tables, spec: IndexSpec, uri: str) -> dict[str, str]:
+    """Versions that the tables know of as well, at this address.
+
+    Dagster remembers what was done; whether it is still there, it cannot know. Tables that were
+    deleted, another EMBED_MILVUS_URI and a deleted Lite file are found out here, at every look;
+    what only the index knows, by the hourly reconciliation.
+    """
+    there = tables.indexed(spec.place(uri)) if is_there(uri, spec) else {}
+    agreed = {key_of(path): version for path, version in there.items()}
+    return {k: v for k, v in have.items() if v == EMPTY or agreed.get(k) == v}
 
 
 def prepare(instance: dg.DagsterInstance, library: Library, tables: Tables, plan: Plan) -> None:

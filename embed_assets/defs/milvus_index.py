@@ -71,7 +71,8 @@ def milvus_index(
     try:
         spec = encoder.spec()
         with milvus.get_client() as client:
-            for report in index_library(client, music, paths_of(todo), spec, tables, store):
+            place = spec.place(milvus.uri)
+            for report in index_library(client, music, paths_of(todo), spec, tables, store, place):
                 if isinstance(report, tuple):
                     key = key_of(report[0])
                     note_failure(context, music, tables, key, stage, report[1])

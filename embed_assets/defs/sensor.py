@@ -7,7 +7,12 @@ import dagster as dg
 from embed_assets.defs.instance import reap
 from embed_assets.defs.jobs import LIBRARY_JOB
 from embed_assets.defs.look import BULK_RUNS, LIVE_RUNS, look, prepare, run_tags, summary
-from embed_assets.defs.resources import EncoderResource, LibraryResource, StateResource
+from embed_assets.defs.resources import (
+    EncoderResource,
+    LibraryResource,
+    MilvusResource,
+    StateResource,
+)
 from embed_assets.library.plan import Memory, Policy
 
 TICK_SECONDS = 45.0
@@ -35,6 +40,7 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
         library: LibraryResource,
         state: StateResource,
         encoder: EncoderResource,
+        milvus: MilvusResource,
     ) -> dg.SensorResult:
         music, tables, spec = library.library(), state.tables(), encoder.spec()
         for run_id in reap(context.instance):
@@ -43,11 +49,13 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
         policy = Policy(
             library.settle_seconds, library.folders_per_run, room=LIVE_RUNS, bulk_room=BULK_RUNS
         )
-        found = look(context.instance, music, tables, spec, memory, policy, TICK_SECONDS)
+        found = look(
+            context.instance, music, tables, spec, milvus.uri, memory, policy, TICK_SECONDS
+        )
         wait = found.plan.settles_in
         if not found.plan.requests and found.complete and wait and wait <= PATIENCE_SECONDS:
             time.sleep(wait + 0.05)
-            found = look(context.instance, music, tables, spec, memory, policy, TICK_SECONDS / 2)
+            found = look(context.instance, music, tables, spec, milvus.uri, memory, policy, 20.0)
         prepare(context.instance, music, tables, found.plan)
         context.log.info(summary(found))
         return dg.SensorResult(

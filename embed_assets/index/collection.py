@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.errors import ConfigurationError
@@ -124,6 +125,11 @@ def ensure(client: MilvusClient, spec: IndexSpec) -> None:
             index.add_index("vector", index_type="HNSW", metric_type="COSINE", params=graph)
         client.create_index(name, index)
     load(client, name)
+
+
+def is_there(uri: str, spec: IndexSpec) -> bool:
+    """Whether a Lite index has the collection, without opening it; True for a server."""
+    return uri.startswith("http") or Path(uri, "collections", spec.collection).is_dir()
 
 
 def load(client: MilvusClient, collection: str) -> None:

@@ -185,7 +185,7 @@ def _start(client: MilvusClient, lite: _Lite) -> None:
                 raise _no_folder(lite.path, e) from e
         held.callback(_stop_server, lite.path)
         type(client).__init__(client, str(lite.path))
-        with suppress(OSError):
+        with suppress(OSError, ValueError):
             command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:3]])
             _note(lite.path).write_text(f"process {os.getpid()} ({command})")
         lite.held = held.pop_all()

@@ -50,6 +50,7 @@ def index_library(
     spec: IndexSpec,
     tables: Tables,
     store: Store,
+    place: str,
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
     """Bring folders of the collection in step with tables and store; streams what became of each.
 
@@ -81,12 +82,12 @@ def index_library(
             continue
         empty = tables.folder_totals(folder).tracks == 0
         version = EMPTY if empty else version_of(ready[folder], spec)
-        tables.put_indexed(spec.digest, folder, version, report.rows)
+        tables.put_indexed(place, folder, version, report.rows)
         tables.clear_failure(folder)
         yield FolderIndexed(
             path, version, report.rows, report.written, report.deleted, report.unchanged
         )
-    if collection.served(client) is None or tables.is_complete(spec.digest):
+    if collection.served(client) is None or tables.is_complete(place):
         collection.serve(client, spec)
 
 

@@ -93,7 +93,12 @@ def require_library(root: Path | None) -> Path:
 def is_audio(name: bytes) -> bool:
     """Whether a file of this name is taken for a track."""
     stem, _, suffix = name.rpartition(b".")
-    return bool(stem) and not name.startswith(b".") and suffix.lower() in AUDIO_SUFFIXES
+    return bool(stem) and not is_hidden(name) and suffix.lower() in AUDIO_SUFFIXES
+
+
+def is_hidden(name: bytes) -> bool:
+    """Whether a name is left out; an album called `...And Justice for All` is not."""
+    return name[:1] == b"." and name[:2] != b".."
 
 
 def walk(root: Path, after: bytes | None = None) -> Iterator[Folder]:
@@ -169,7 +174,7 @@ def _look(
     prefix = path + b"/" if path else b""
     for entry in entries:
         name = entry.name
-        if name[:1] == b".":
+        if is_hidden(name):
             if name in IGNORE_MARKERS:
                 return None, []
             continue

@@ -19,7 +19,7 @@ from embed_assets.library.manifest import Library, check_unchanged
 from embed_assets.library.walk import require_library
 from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
-from embed_assets.vectors.store import Store
+from embed_assets.vectors.store import Store, VectorsLost
 from embed_assets.workers import Pool, cpu_count
 
 if TYPE_CHECKING:
@@ -97,6 +97,7 @@ class Job:
     choice: EncoderChoice
     store: Path
     run_id: str
+    again: bool
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,7 @@ class Done:
     decode_seconds: float
     encode_seconds: float
     store_seconds: float
+    found: bool = False
 
 
 def embed_folder(
@@ -133,13 +135,14 @@ def embed_folder(
     """
     root = require_library(library.root)
     folder = folder_id(library.name, path)
-    total = tables.folder_totals(folder, recipe.digest)
     known: set[str] = set()
     result = EmbedResult()
     problem: BaseException | None = None
+    _forget_lost(tables, store, folder, recipe)
+    total = tables.folder_totals(folder, recipe.digest)
     pending = tables.pending(folder, recipe.digest, again)
     jobs = (
-        Job(t, local_path(root, t.path), recipe, choice, store.root, run_id)
+        Job(t, local_path(root, t.path), recipe, choice, store.root, run_id, again)
         for t in pending
         if not (t.audio_hash in known or known.add(t.audio_hash))
     )
@@ -158,7 +161,14 @@ def embed_folder(
     if problem is not None:
         raise problem
     reused = max(total.embedded - (result.embedded if again else 0), 0)
-    return replace(result, reused=reused + len(pending) - len(known))
+    return replace(result, reused=result.reused + reused + len(pending) - len(known))
+
+
+def _forget_lost(tables: Tables, store: Store, folder: str, recipe: Recipe) -> None:
+    """Have audio embedded again whose vectors are gone from the store, all of it at once."""
+    for track in list(tables.embeddable(folder, recipe.digest)):
+        if not store.has(recipe.digest, track.audio_hash or ""):
+            tables.forget_embedding(recipe.digest, track.audio_hash or "")
 
 
 def embed_track(job: Job) -> Done:
@@ -173,6 +183,8 @@ def embed_track(job: Job) -> Done:
     from embed_assets.audio.windows import WindowPolicy
     from embed_assets.vectors.pooling import pool as pool_windows
 
+    if not job.again and (kept := _from_store(job)):
+        return kept
     encoder = _encoder(job.choice)
     if encoder.info.weights != job.recipe.weights:
         raise ConfigurationError(
@@ -210,6 +222,28 @@ def embed_track(job: Job) -> Done:
         at=time.time(),
     )
     return Done(row, clock.spent["decode"], clock.spent["encode"], clock.spent["store"])
+
+
+def _from_store(job: Job) -> Done | None:
+    """Vectors of this audio that no table names: the tables were lost, and the store was not."""
+    store, recipe, audio = Store(job.store), job.recipe, job.track.audio_hash or ""
+    if not store.has(recipe.digest, audio):
+        return None
+    try:
+        windows = store.read(recipe.digest, audio)
+    except VectorsLost:
+        return None
+    seconds = min(len(windows) * recipe.window_seconds, job.track.duration)
+    row = Embedding(
+        recipe=recipe.digest,
+        audio_hash=audio,
+        windows=len(windows),
+        decoded_seconds=seconds,
+        note="found in the store",
+        run_id=job.run_id,
+        at=time.time(),
+    )
+    return Done(row, 0.0, 0.0, 0.0, found=True)
 
 
 class _Clock:
@@ -268,7 +302,8 @@ def _add(result: EmbedResult, done: Done) -> EmbedResult:
     ok = done.row.reason is None
     return replace(
         result,
-        embedded=result.embedded + ok,
+        embedded=result.embedded + (ok and not done.found),
+        reused=result.reused + done.found,
         rejected=result.rejected + (not ok),
         audio_seconds=result.audio_seconds + done.row.decoded_seconds,
         decode_seconds=result.decode_seconds + done.decode_seconds,
