@@ -36,7 +36,8 @@ def up(settings: Settings, port: int, tell: Callable[[str], None]) -> int:
     """
     note = prepare_home(settings) / "up.json"
     try:
-        with sole_starter(settings):
+        # `status` and `doctor` hold the lock for a moment, to see whether an `up` does.
+        with sole_starter(settings, wait_seconds=2.0):
             return _serve(settings, port, note, tell)
     except TransientError:
         tell(f"already up: {_address_in(note)}")

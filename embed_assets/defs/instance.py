@@ -62,7 +62,7 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 @contextmanager
-def sole_starter(settings: Settings) -> Iterator[None]:
+def sole_starter(settings: Settings, wait_seconds: float = 0.0) -> Iterator[None]:
     """Hold the lock of `up`: the kernel gives it back however the process ends.
 
     Raises:
@@ -72,7 +72,7 @@ def sole_starter(settings: Settings) -> Iterator[None]:
 
     lock = FileLock(prepare_home(settings) / "up.lock")
     try:
-        lock.acquire(blocking=False)
+        lock.acquire(timeout=wait_seconds)
     except Timeout:
         raise TransientError("already up") from None
     try:
