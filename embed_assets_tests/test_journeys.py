@@ -158,7 +158,7 @@ def test_sync_beside_up_and_again_does_nothing_more(running):
 
 
 def test_a_second_up_says_so_and_ends(running):
-    second = running.run("up", "--port", "0")
+    second = running.run("up", "--port", str(running.port))
     assert second.returncode == 0
     assert f"already up: http://127.0.0.1:{running.port}" in second.stderr
 
