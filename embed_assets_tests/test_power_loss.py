@@ -1,4 +1,4 @@
-"""The power goes in the middle of an import: `up` alone brings the index in step again."""
+"""What was killed, one process or all at once: `up` alone brings the index in step again."""
 
 import os
 import signal
@@ -13,10 +13,10 @@ from embed_assets.defs.instance import HOST_TAG, PID_TAG, reap, worker_tags
 from embed_assets.defs.state import add_keys, range_tags
 from embed_assets.errors import Reason, TransientError
 from embed_assets.workers import cpu_count, open_pool
-from embed_assets_tests.evidence import slots_held
+from embed_assets_tests.evidence import by_role, slots_held
 
 FOLDERS, TRACKS = 8, 6
-SOON = 300.0
+SOON = 120.0
 """Seconds from the second `up` until the index is in step, on a machine that is busy with other
 tests (20 to 40 on a quiet one); a zombie run would hold its folders for ever."""
 
@@ -26,7 +26,7 @@ def test_an_import_goes_on_where_the_power_was_lost(world):
     for i in range(FOLDERS):
         world.album(f"Album {i}", *range(i * TRACKS, (i + 1) * TRACKS))
     world.up()
-    world.until(lambda: len(world.embedded_runs()) >= 10, "the import is under way", 180)
+    world.until(lambda: len(world.embedded_runs()) >= 10, "the import is under way", 120)
     world.power_loss()
     before = world.embedded_runs()
     spec = world.project().spec()
@@ -42,6 +42,18 @@ def test_an_import_goes_on_where_the_power_was_lost(world):
     world.assert_index_is_library()
     after = world.embedded_runs()
     assert {h: after[h] for h in before} == before, "finished tracks were embedded again"
+
+
+def test_a_code_server_that_was_killed_comes_back(world):
+    world.album("Before", 1)
+    world.up()
+    world.until(world.in_step, "the first album is in")
+    for process in by_role(world)["code server"]:
+        if "grpc" in process.cmdline():
+            process.kill()
+    world.album("After", 2)
+    world.until(world.in_step, "the second album is in", SOON)
+    world.assert_index_is_library()
 
 
 def test_a_run_that_sync_had_not_begun_when_it_was_killed_holds_nothing(world):

@@ -62,7 +62,6 @@ def stress(world: World, seed: int, storm: float, kill_every: float, patience: f
         print(json.dumps(told), flush=True)
 
 
-@pytest.mark.stress
 def test_a_library_that_changes_while_processes_are_killed_ends_in_the_index(world):
     stress(world, seed=5, storm=25, kill_every=4, patience=150)
 

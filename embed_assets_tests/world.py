@@ -164,7 +164,7 @@ class World:
         self.process = subprocess.Popen(
             command, env=self.environment, cwd=self.root, stdout=log, stderr=log
         )
-        self.until(self.answers, "the UI answers", 180)
+        self.until(self.answers, "the UI answers", 120)
 
     def answers(self) -> bool:
         try:
@@ -227,7 +227,7 @@ class World:
 
     # What must be so
 
-    def until(self, question: Any, what: str, seconds: float = 240.0) -> None:
+    def until(self, question: Any, what: str, seconds: float = 150.0) -> None:
         """Wait until something is so."""
         deadline = time.monotonic() + seconds
         while True:

@@ -27,6 +27,8 @@ WELL_SECONDS = 20.0
 STARTS = 4
 """So many times in a row it may end sooner than that, before `up` gives up."""
 
+CODE_SERVER_LOOK_SECONDS = 2.0
+
 
 def up(settings: Settings, port: int, tell: Callable[[str], None]) -> int:
     """Serve until stopped; returns the exit code. A second one says so and returns 0.
@@ -75,7 +77,10 @@ def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None
         process = subprocess.Popen(command, env=environment, start_new_session=True)
         note.write_text(json.dumps({"address": address, "session": process.pid}))
         try:
+            code_server = _CodeServer(process.pid)
             while process.poll() is None and not stopping:
+                if code_server.is_lost():
+                    tell("the process that holds the code has ended; it is started again")
                 time.sleep(0.2)
         finally:
             stop_session(process.pid, home)
@@ -89,6 +94,40 @@ def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None
     if not stopping:
         tell(f"Dagster ended {STARTS} times as soon as it had begun: what it says above tells why")
     return 0 if stopping else process.returncode or 1
+
+
+class _CodeServer:
+    """Looks every few seconds whether the code server of a `dagster dev` still has its code.
+
+    Dagster's code server is a proxy that holds the code in a child. `dagster dev` starts a proxy
+    again that has ended, but a proxy whose child was killed answers every question with an error
+    for good (dagster 1.13): no sensor looks and no run starts until somebody presses "Reload".
+    """
+
+    def __init__(self, dagster_dev: int) -> None:
+        self.dagster_dev = dagster_dev
+        self.looked = 0.0
+        self.had_code: set[int] = set()
+        self.missed: set[int] = set()
+
+    def is_lost(self) -> bool:
+        """Whether a proxy had been without its child twice in a row; it is ended then."""
+        if time.monotonic() - self.looked < CODE_SERVER_LOOK_SECONDS:
+            return False
+        self.looked = time.monotonic()
+        lost, self.missed = self.missed, set()
+        with suppress(psutil.Error, OSError):
+            for proxy in psutil.Process(self.dagster_dev).children():
+                if "code-server" not in proxy.cmdline():
+                    continue
+                if any("grpc" in child.cmdline() for child in proxy.children()):
+                    self.had_code.add(proxy.pid)
+                elif proxy.pid in lost:
+                    proxy.kill()
+                    return True
+                elif proxy.pid in self.had_code:
+                    self.missed.add(proxy.pid)
+        return False
 
 
 def _reap(settings: Settings, tell: Callable[[str], None]) -> None:
