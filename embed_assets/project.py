@@ -9,7 +9,7 @@ from embed_assets.identity import IndexSpec
 from embed_assets.library.manifest import Library
 from embed_assets.settings import Settings
 from embed_assets.tables import Tables
-from embed_assets.vectors.embed import EncoderChoice
+from embed_assets.vectors.embed_track import EncoderChoice
 from embed_assets.vectors.store import Store
 
 

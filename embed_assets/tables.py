@@ -16,107 +16,21 @@ What belongs here: columns, transactions and queries. What the values mean is de
 
 from __future__ import annotations
 
-import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
 from dataclasses import astuple, fields
-from pathlib import Path
 
-from embed_assets.errors import ConfigurationError, FolderChanged, TransientError
+from embed_assets.database import Database
+from embed_assets.errors import FolderChanged
 from embed_assets.rows import Embedding, FolderTotals, Track
-
-SCHEMA_VERSION = 1
-
-_SCHEMA = """
-CREATE TABLE IF NOT EXISTS folders (
-    folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, digest TEXT, scan TEXT, scanned_at REAL
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS tracks (
-    track_id TEXT PRIMARY KEY, folder_id TEXT NOT NULL, path BLOB NOT NULL,
-    inode INTEGER, size INTEGER, mtime_ns INTEGER,
-    audio_hash TEXT, reason TEXT, message TEXT, duration REAL, container TEXT, codec TEXT,
-    sample_rate INTEGER, channels INTEGER, bit_rate INTEGER, title TEXT, artist TEXT, album TEXT,
-    album_artist TEXT, genre TEXT, year INTEGER, track_number INTEGER, disc_number INTEGER,
-    recording_id TEXT, scan TEXT NOT NULL, seen_at REAL
-) WITHOUT ROWID;
-CREATE INDEX IF NOT EXISTS tracks_by_folder ON tracks (folder_id);
-CREATE INDEX IF NOT EXISTS tracks_by_audio ON tracks (audio_hash);
-CREATE TABLE IF NOT EXISTS embeddings (
-    recipe TEXT, audio_hash TEXT, windows INTEGER, decoded_seconds REAL, note TEXT,
-    reason TEXT, message TEXT, engine TEXT, device TEXT, dtype TEXT, run_id TEXT, at REAL,
-    PRIMARY KEY (recipe, audio_hash)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS indexed (
-    place TEXT, folder_id TEXT, version TEXT, rows INTEGER, at REAL, PRIMARY KEY (place, folder_id)
-) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS failures (
-    folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, stage TEXT, message TEXT, at REAL, run_id TEXT,
-    shared INTEGER
-) WITHOUT ROWID;
-"""
-
 
 TRACK_COLUMNS = tuple(f.name for f in fields(Track))
 EMBEDDING_COLUMNS = tuple(f.name for f in fields(Embedding))
 _TRACK_SELECT = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
 
 
-class Tables:
+class Tables(Database):
     """The tables of one EMBED_HOME; every method opens its own connection or takes part in one."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    @contextmanager
-    def connect(self) -> Iterator[sqlite3.Connection]:
-        """A connection in autocommit mode, schema made if need be.
-
-        Raises:
-            TransientError: the file cannot be opened or written (disk full, locked, I/O error).
-            ConfigurationError: the file was written by a newer version.
-        """
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
-                # A committed folder must outlive a power loss, or Dagster would say "done" of it.
-                db.execute("PRAGMA synchronous = FULL")
-                version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    db.execute("PRAGMA journal_mode = WAL")
-                    db.executescript(_SCHEMA)
-                    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
-                elif version != SCHEMA_VERSION:
-                    raise ConfigurationError(
-                        f"{self.path} has schema {version}, this version of embed_assets writes"
-                        f" {SCHEMA_VERSION}: use the version that wrote it, or another EMBED_HOME"
-                    )
-                yield db
-        except sqlite3.DatabaseError as e:
-            if not isinstance(e, sqlite3.OperationalError):
-                raise ConfigurationError(
-                    f"{self.path} is damaged ({e}): move it away and run `embed-assets sync`; what"
-                    " is embedded already is found again in the store"
-                ) from e
-            raise TransientError(
-                f"the tables in {self.path} cannot be used: {e}; is the disk full, or read-only?"
-            ) from e
-        except OSError as e:
-            raise TransientError(
-                f"the tables in {self.path} cannot be used: {e}; is the disk full, or read-only?"
-            ) from e
-
-    @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
-        """A connection inside a write transaction: all of it is kept or none."""
-        with self.connect() as db:
-            db.execute("BEGIN IMMEDIATE")
-            try:
-                yield db
-            except BaseException:
-                db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
 
     # The manifest
 

@@ -1,0 +1,212 @@
+"""Embedding one track, in a worker process: decode, encode, store.
+
+Which encoder, too, for the worker loads it once and keeps it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embed_assets.errors import ConfigurationError, Reason, TrackRejected
+from embed_assets.identity import Recipe
+from embed_assets.library.manifest import check_unchanged
+from embed_assets.rows import Embedding, Track
+from embed_assets.vectors.store import Store, VectorsLost
+from embed_assets.workers import cpu_count
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from embed_assets.encoders import Encoder
+
+BATCH_SECONDS = 120.0
+"""Audio encoded in one call, at most, in seconds: bounds memory whatever a track's length."""
+
+BYTES_A_MODEL = 4 << 30
+"""Memory that a worker with MuQ takes, generously: 1.3 GB of weights and its activations."""
+
+
+@dataclass(frozen=True)
+class EncoderChoice:
+    """Which encoder the workers load: the values of EMBED_ENCODER, EMBED_MODEL, EMBED_DEVICE."""
+
+    name: str
+    model: str
+    device: str
+    cache: Path
+
+    def recipe(self, window_seconds: float, windows: int) -> Recipe:
+        """The recipe of this encoder with a window policy; loads nothing.
+
+        Raises:
+            ConfigurationError: no such encoder, or its weights are not on this machine.
+        """
+        from embed_assets import encoders
+
+        info = encoders.describe(self.name, self.model, self.cache)
+        return Recipe(
+            encoder=info.name,
+            weights=info.weights,
+            sample_rate=info.sample_rate,
+            dim=info.dim,
+            window_seconds=window_seconds,
+            windows=windows,
+            frame_stats=info.frame_stats,
+        )
+
+    def workers(self) -> int:
+        """Worker processes for this machine: one a core, as far as memory holds their models."""
+        if self.name == "acoustic":
+            return cpu_count()
+        if self.device.startswith(("cuda", "mps")):
+            return 1
+        return max(1, min(cpu_count(), _available_bytes() // BYTES_A_MODEL))
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to embed one track."""
+
+    track: Track
+    path: bytes
+    recipe: Recipe
+    choice: EncoderChoice
+    store: Path
+    run_id: str
+    again: bool
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker gives back: the row for the table, and where the seconds went."""
+
+    row: Embedding
+    decode_seconds: float
+    encode_seconds: float
+    store_seconds: float
+    found: bool = False
+
+
+def embed_track(job: Job) -> Done:
+    """Decode, encode and store one track; runs in a worker.
+
+    Raises:
+        TrackRejected, FolderChanged, TransientError, ConfigurationError, OSError: see the module.
+    """
+    import numpy as np
+
+    from embed_assets.audio.decode import iter_windows
+    from embed_assets.audio.windows import WindowPolicy
+    from embed_assets.vectors.pooling import pool as pool_windows
+
+    if not job.again and (kept := _from_store(job)):
+        return kept
+    encoder = _encoder(job.choice)
+    if encoder.info.weights != job.recipe.weights:
+        raise ConfigurationError(
+            f"EMBED_MODEL={job.choice.model}: the weights changed while this run waited; start it"
+            " again, so that no vector of the new ones is kept under the old ones' name"
+        )
+    check_unchanged(job.path, job.track.stamp, job.track.path)
+    policy = WindowPolicy(job.recipe.window_seconds, job.recipe.windows)
+    clock = _Clock()
+    vectors: list[np.ndarray] = []
+    try:
+        stream = iter_windows(job.path, job.track.duration, policy, job.recipe.sample_rate)
+        limit = max(1, int(BATCH_SECONDS // job.recipe.window_seconds))
+        for batch in _equal_lengths(stream.windows, limit):
+            clock.lap("decode")
+            vectors.append(encoder.encode(np.stack(batch)))
+            clock.lap("encode")
+        windows = np.concatenate(vectors)
+        pool_windows(windows, "mean")
+    finally:
+        check_unchanged(job.path, job.track.stamp, job.track.path)
+    clock.lap("decode")
+    Store(job.store).write(job.recipe.digest, job.track.audio_hash, windows)
+    clock.lap("store")
+    row = Embedding(
+        recipe=job.recipe.digest,
+        audio_hash=job.track.audio_hash,
+        windows=len(windows),
+        decoded_seconds=stream.decoded_seconds,
+        note=stream.note,
+        engine=encoder.engine,
+        device=encoder.device,
+        dtype=encoder.dtype,
+        run_id=job.run_id,
+        at=time.time(),
+    )
+    return Done(row, clock.spent["decode"], clock.spent["encode"], clock.spent["store"])
+
+
+def _from_store(job: Job) -> Done | None:
+    """Vectors of this audio that no table names: the tables were lost, and the store was not."""
+    store, recipe, audio = Store(job.store), job.recipe, job.track.audio_hash or ""
+    if not store.has(recipe.digest, audio):
+        return None
+    try:
+        windows = store.read(recipe.digest, audio)
+    except VectorsLost:
+        return None
+    seconds = min(len(windows) * recipe.window_seconds, job.track.duration)
+    row = Embedding(
+        recipe=recipe.digest,
+        audio_hash=audio,
+        windows=len(windows),
+        decoded_seconds=seconds,
+        note="found in the store",
+        run_id=job.run_id,
+        at=time.time(),
+    )
+    return Done(row, 0.0, 0.0, 0.0, found=True)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.last = time.perf_counter()
+        self.spent = {"decode": 0.0, "encode": 0.0, "store": 0.0}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.spent[name] += now - self.last
+        self.last = now
+
+
+@lru_cache(maxsize=1)
+def _encoder(choice: EncoderChoice) -> Encoder:
+    from embed_assets import encoders
+
+    return encoders.load(choice.name, choice.model, choice.device, choice.cache)
+
+
+def _equal_lengths(windows: Iterator[np.ndarray], limit: int) -> Iterator[list[np.ndarray]]:
+    """Group neighbours of one length: a batch is never padded."""
+    batch: list[np.ndarray] = []
+    for window in windows:
+        if batch and (len(batch) >= limit or len(window) != len(batch[0])):
+            yield batch
+            batch = []
+        batch.append(window)
+    if not batch:
+        raise TrackRejected(Reason.CORRUPT, "nothing in it could be decoded")
+    yield batch
+
+
+def _available_bytes() -> int:
+    """Memory to be had, by the kernel's estimate and the cgroup's limit."""
+    figures = []
+    try:
+        with open("/proc/meminfo") as lines:
+            figures += [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")]
+        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
+        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
+        figures += [int(limit) - int(used)] if limit.isdigit() else []
+    except (OSError, ValueError):
+        pass
+    return min(figures, default=BYTES_A_MODEL)
