@@ -123,12 +123,14 @@ def _role(line: str, parent: str) -> str:
     if "multiprocessing.spawn" in line:
         return "run worker"
     if "multiprocessing.forkserver" in line:
-        # All are forks of one command line; their place in the tree tells them apart.
-        return {
-            "run worker": "forkserver",
-            "sync": "forkserver",
-            "forkserver": "step",
-            "step": "pool forkserver",
-            "pool forkserver": "pool worker",
-        }.get(parent, "orphan")
+        # Forks bear their server's command line; their place in the tree tells them apart.
+        if "dagster._core" in line:
+            places = {"run worker": "forkserver", "sync": "forkserver", "forkserver": "step"}
+        else:
+            places = {
+                "run worker": "pool forkserver",
+                "step": "pool forkserver",
+                "pool forkserver": "pool worker",
+            }
+        return places.get(parent, "orphan")
     return "other"

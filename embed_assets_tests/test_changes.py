@@ -124,6 +124,12 @@ def test_an_album_that_was_just_dropped_goes_before_an_import():
     assert [r.bulk for r in plan.requests] == [False, True, True]
 
 
+def test_an_import_of_files_that_were_just_copied_is_full_runs_where_nobody_waits_for_an_album():
+    seen = [Seen(f"f{i:03}", "1", 1, NOW - 10 - i) for i in range(100)]
+    policy = Policy(folders_per_run=64, room=1, bulk_room=1, fresh_first=False)
+    assert [len(k) for k in keys(look(seen, policy=policy))] == [64]
+
+
 def test_no_more_is_asked_for_than_there_is_room():
     names = [f"f{i:04}" for i in range(1000)]
     memory = Memory()

@@ -72,6 +72,8 @@ def sync(
         room=RUNS_AT_ONCE,
         bulk_room=RUNS_AT_ONCE,
         confirmed=confirm_removals,
+        # With one run at a time, an import of files that were just copied would be all small runs.
+        fresh_first=False,
     )
     result = SyncResult()
     with (

@@ -10,6 +10,7 @@ import dagster as dg
 
 from embed_assets import reports
 from embed_assets.defs import state
+from embed_assets.defs.execution import IN_PROCESS
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.ranged_run import LANE_TAG, REMOVE_TAG
 from embed_assets.errors import ConfigurationError
@@ -150,6 +151,11 @@ def run_tags(request: Request) -> dict[str, str]:
     """Tags of the run that does a request."""
     tags = state.range_tags(request.keys) | {LANE_TAG: "bulk" if request.bulk else "fresh"}
     return tags | ({REMOVE_TAG: "true"} if request.remove else {})
+
+
+def run_config(request: Request) -> dict[str, object]:
+    """How the steps of the run that does a request are executed."""
+    return {} if request.bulk else IN_PROCESS
 
 
 def summary(look: Look) -> str:

@@ -13,7 +13,7 @@ from typing import Any
 
 import dagster as dg
 
-from embed_assets.defs.execution import failure_of
+from embed_assets.defs.execution import failure_of, is_in_process
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError, LibraryUnavailable
 from embed_assets.identity import display_path, folder_id
@@ -75,8 +75,9 @@ def each_folder(
         dagster.Failure: a configuration is wrong; nothing is retried.
         Exception: the first error of a folder, when all have had their turn.
     """
-    # A step outlives its killed run otherwise, and does what the run's retry does as well.
-    end_with_parent()
+    if not is_in_process(context.run):
+        # A step outlives its killed run otherwise, and does what the run's retry does as well.
+        end_with_parent()
     stage = context.asset_key.path[-1]
     failed: list[tuple[str, Exception]] = []
     finished: dict[str, Mapping[str, Any]] = {}

@@ -6,7 +6,15 @@ import dagster as dg
 
 from embed_assets.defs.instance import reap
 from embed_assets.defs.jobs import LIBRARY_JOB
-from embed_assets.defs.look import BULK_RUNS, LIVE_RUNS, look, prepare, run_tags, summary
+from embed_assets.defs.look import (
+    BULK_RUNS,
+    LIVE_RUNS,
+    look,
+    prepare,
+    run_config,
+    run_tags,
+    summary,
+)
 from embed_assets.defs.resources import (
     EncoderResource,
     LibraryResource,
@@ -60,7 +68,10 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
         context.log.info(summary(found))
         return dg.SensorResult(
             # No run_key: one that was used is never launched again, and A -> B -> A is normal.
-            run_requests=[dg.RunRequest(tags=run_tags(r)) for r in found.plan.requests],
+            run_requests=[
+                dg.RunRequest(tags=run_tags(r), run_config=run_config(r))
+                for r in found.plan.requests
+            ],
             skip_reason=None if found.plan.requests else summary(found),
             cursor=memory.dump(),
         )

@@ -93,7 +93,7 @@ def decide(
         else:
             total_due += 1
             item = _due(key, version, memory, failed)
-            if now - folder.newest < FRESH_SECONDS:
+            if policy.fresh_first and now - folder.newest < FRESH_SECONDS:
                 due[key] = item
                 heapq.heappush(fresh, (folder.newest, key))
                 if len(fresh) <= FRESH_FOLDERS:

@@ -58,13 +58,17 @@ class Memory:
 
 @dataclass(frozen=True)
 class Policy:
-    """How eagerly to act; `room` runs may be started now, `bulk_room` of them for imports."""
+    """How eagerly to act; `room` runs may be started now, `bulk_room` of them for imports.
+
+    `fresh_first`: folders that changed just now have a run of their own, before an import.
+    """
 
     settle_seconds: float = 5.0
     folders_per_run: int = 64
     room: int = 4
     bulk_room: int = 2
     confirmed: bool = False
+    fresh_first: bool = True
 
 
 @dataclass(frozen=True)
