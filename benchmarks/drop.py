@@ -115,9 +115,13 @@ def drop(world: Any, album: list[Path]) -> dict[str, float]:
             raise SystemExit(f"not indexed after {PATIENCE_SECONDS:.0f} s: see the runs' logs")
         time.sleep(0.1)
     noted = time.time()
-    with connect(project.uri, wait_seconds=PATIENCE_SECONDS) as client:
-        load(client, ALIAS)
-        rows = client.query(ALIAS, f'folder_id == "{folder}"', ["track_id"], limit=1000)
+    rows: list[Any] = []
+    # The very first folder is written before the alias is set.
+    while not rows:
+        with connect(project.uri, wait_seconds=PATIENCE_SECONDS) as client:
+            if client.has_collection(ALIAS):
+                load(client, ALIAS)
+                rows = client.query(ALIAS, f'folder_id == "{folder}"', ["track_id"], limit=1000)
     searchable = time.time()
     if len(rows) != len(album):
         raise SystemExit(f"{len(rows)} rows for {len(album)} tracks: some were rejected?")
