@@ -125,7 +125,12 @@ def _role(line: str, parent: str) -> str:
     if "multiprocessing.forkserver" in line:
         # Forks bear their server's command line; their place in the tree tells them apart.
         if "dagster._core" in line:
-            places = {"run worker": "forkserver", "sync": "forkserver", "forkserver": "step"}
+            places = {
+                "sync": "run forkserver",
+                "run forkserver": "run worker",
+                "run worker": "forkserver",
+                "forkserver": "step",
+            }
         else:
             places = {
                 "run worker": "pool forkserver",

@@ -8,14 +8,14 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 
 import dagster as dg
 
-from embed_assets.defs.instance import open_instance, reap, take_over, worker_tags
-from embed_assets.defs.look import Look, look, prepare, run_tags, summary
-from embed_assets.library.plan import Memory, Policy, Request
+from embed_assets.commands.run_processes import RunProcess, start_run, stopped_at_the_end
+from embed_assets.defs.instance import open_instance, reap, take_over
+from embed_assets.defs.look import Look, look, prepare, summary
+from embed_assets.library.plan import Memory, Policy
 from embed_assets.library.walk import require_library
 from embed_assets.project import Project
 from embed_assets.settings import Settings
@@ -24,9 +24,8 @@ WAIT_SECONDS = 0.5
 PATIENCE_SECONDS = 10.0
 """A folder that rests longer than this after a failed try is reported, not waited for."""
 
-RUNS_AT_ONCE = 1
-"""Two runs in one process deadlock: each start of one reconfigures logging, under locks that the
-other holds while it stores an event."""
+RUNS_AT_ONCE = 2
+"""One reads the next folders while the other embeds."""
 
 
 @dataclass
@@ -72,15 +71,12 @@ def sync(
         room=RUNS_AT_ONCE,
         bulk_room=RUNS_AT_ONCE,
         confirmed=confirm_removals,
-        # With one run at a time, an import of files that were just copied would be all small runs.
+        # An import of files that were just copied would be all small runs.
         fresh_first=False,
     )
     result = SyncResult()
-    with (
-        open_instance(settings) as instance,
-        ThreadPoolExecutor(RUNS_AT_ONCE, thread_name_prefix="run") as threads,
-    ):
-        running: dict[Future[dg.JobExecutionResult], Request] = {}
+    running: list[RunProcess] = []
+    with open_instance(settings) as instance, stopped_at_the_end(running):
         while True:
             # Without `up`, nobody else frees what dead runs hold.
             reap(instance)
@@ -89,35 +85,23 @@ def sync(
             prepare(instance, library, tables, found.plan)
             if found.plan.requests or not running:
                 tell(summary(found))
-            for request in found.plan.requests:
-                running[threads.submit(_execute, instance, request)] = request
+            running.extend(start_run(settings, request) for request in found.plan.requests)
             if not running and not _is_waiting(found):
                 break
             _wait(found, running)
-            for done in [f for f in running if f.done()]:
-                run = done.result()
-                request = running.pop(done)
+            for done in [r for r in running if r.done]:
+                running.remove(done)
+                run = done.run(instance)
+                if run is None:
+                    continue
                 result.runs.append(run.run_id)
                 _count(instance, run.run_id, result)
-                word = "done" if run.success else "FAILED"
-                tell(f"run {run.run_id[:8]}, {len(request.keys)} folders: {word}")
+                word = "done" if run.is_success else "FAILED"
+                tell(f"run {run.run_id[:8]}, {len(done.request.keys)} folders: {word}")
         result.folders, result.tracks = found.plan.folders, found.plan.files
         result.failed_folders = len(memory.tries) + found.plan.unreadable
     result.seconds = time.monotonic() - started
     return result
-
-
-def _execute(instance: dg.DagsterInstance, request: Request) -> dg.JobExecutionResult:
-    from embed_assets.definitions import library_job
-
-    return dg.execute_job(
-        dg.reconstructable(library_job),
-        instance=instance,
-        tags=run_tags(request) | worker_tags(),
-        # The run's whole log is in the UI; a terminal gets a line a run.
-        run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
-        raise_on_error=False,
-    )
 
 
 def _is_waiting(found: Look) -> bool:
@@ -127,12 +111,12 @@ def _is_waiting(found: Look) -> bool:
     return more or plan.settles_in is not None or soon
 
 
-def _wait(found: Look, running: dict[Future[dg.JobExecutionResult], Request]) -> None:
+def _wait(found: Look, running: list[RunProcess]) -> None:
     """Until a run ends, or something may be due."""
     due = [t for t in (found.plan.settles_in, found.plan.next_try_in) if t is not None]
     until = time.monotonic() + max(WAIT_SECONDS, min(due, default=WAIT_SECONDS))
     room = len(running) < RUNS_AT_ONCE
-    while not any(f.done() for f in running) and (time.monotonic() < until or not room):
+    while not any(r.done for r in running) and (time.monotonic() < until or not room):
         if not running and not due and not found.plan.held:
             return
         time.sleep(0.05)

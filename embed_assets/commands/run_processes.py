@@ -1,0 +1,85 @@
+"""A process a run, for `sync`; under `up` Dagster starts them.
+
+Two runs in one process can deadlock: each start of one reconfigures Python's logging, under locks
+that the other holds while it stores an event (dagster 1.13).
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from multiprocessing.process import BaseProcess
+
+import dagster as dg
+
+from embed_assets.defs.execution import PRELOADED
+from embed_assets.defs.instance import open_instance, worker_tags
+from embed_assets.defs.look import run_tags
+from embed_assets.library.plan import Request
+from embed_assets.settings import Settings
+from embed_assets.workers import end_with_parent
+
+REQUEST_TAG = "embed_assets/request"
+"""On runs of `sync`: by it the process that asked finds the run that another executes."""
+
+STOP_SECONDS = 10.0
+
+
+@dataclass(frozen=True)
+class RunProcess:
+    """A run that was asked for, and the process that executes it."""
+
+    request: Request
+    name: str
+    process: BaseProcess
+
+    @property
+    def done(self) -> bool:
+        """Whether the process has ended, however it did."""
+        return not self.process.is_alive()
+
+    def run(self, instance: dg.DagsterInstance) -> dg.DagsterRun | None:
+        """The run, if the process lived long enough to begin one."""
+        runs = instance.get_runs(dg.RunsFilter(tags={REQUEST_TAG: self.name}), limit=1)
+        return runs[0] if runs else None
+
+
+def start_run(settings: Settings, request: Request) -> RunProcess:
+    """Begin the run that does a request, in a process that ends with this one."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    name = uuid.uuid4().hex
+    process = context.Process(target=_execute, args=(settings, request, name))
+    process.start()
+    return RunProcess(request, name, process)
+
+
+@contextmanager
+def stopped_at_the_end(running: list[RunProcess]) -> Iterator[None]:
+    """Stop what still runs when the block is left by an error or Ctrl-C."""
+    try:
+        yield
+    finally:
+        for run in running:
+            run.process.terminate()
+        for run in running:
+            run.process.join(STOP_SECONDS)
+            run.process.kill()
+
+
+def _execute(settings: Settings, request: Request, name: str) -> None:
+    from embed_assets.definitions import library_job
+
+    end_with_parent()
+    with open_instance(settings) as instance:
+        dg.execute_job(
+            dg.reconstructable(library_job),
+            instance=instance,
+            tags=run_tags(request) | worker_tags() | {REQUEST_TAG: name},
+            # The run's whole log is in the UI; a terminal gets a line a run.
+            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            raise_on_error=False,
+        )
