@@ -91,6 +91,7 @@ def sync(
             _wait(found, running)
             for done in [r for r in running if r.done]:
                 running.remove(done)
+                memory.rest_from_now(done.request, time.time())
                 run = done.run(instance)
                 if run is None:
                     continue

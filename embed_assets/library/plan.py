@@ -37,6 +37,12 @@ class Memory:
     resume: str | None = None
     gone: list[str] = field(default_factory=list)
 
+    def rest_from_now(self, request: Request, now: float) -> None:
+        """A run that took long has ended: its folders rest from here, should it have failed."""
+        for key in self.tries.keys() & set(request.keys):
+            version, count, _ = self.tries[key]
+            self.tries[key] = version, count, now
+
     @classmethod
     def load(cls, text: str | None) -> Memory:
         """Read what `dump` wrote; anything else is an empty memory."""
