@@ -167,7 +167,8 @@ def fill(n: int) -> None:
         tables.put_embeddings([Embedding(recipe.digest, h, 3, 30.0) for h in hashes])
         paths.append(path)
     with connect(project.uri) as client:
-        for report in index_library(client, project.library, paths, spec, tables, store, "bench"):
+        place = spec.place(project.uri)
+        for report in index_library(client, project.library, paths, spec, tables, store, place):
             assert not isinstance(report, tuple), report
     os.fsync = sync
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, fields
@@ -130,6 +131,16 @@ def ensure(client: MilvusClient, spec: IndexSpec) -> None:
 def is_there(uri: str, spec: IndexSpec) -> bool:
     """Whether a Lite index has the collection, without opening it; True for a server."""
     return uri.startswith("http") or Path(uri, "collections", spec.collection).is_dir()
+
+
+def lite_serves(uri: str) -> str | None:
+    """The collection behind the alias of a Lite index, without opening it; None: ask the client."""
+    try:
+        aliases = json.loads(Path(uri, "aliases.json").read_text())
+        name = aliases.get(ALIAS)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return name if name and Path(uri, "collections", name).is_dir() else None
 
 
 def load(client: MilvusClient, collection: str) -> None:

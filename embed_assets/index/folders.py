@@ -15,6 +15,7 @@ from embed_assets.library.manifest import Library
 from embed_assets.library.plan import EMPTY
 from embed_assets.rows import Track
 from embed_assets.tables import Tables
+from embed_assets.vectors.pooled import Pooled
 from embed_assets.vectors.pooling import pool
 from embed_assets.vectors.store import Store, VectorsLost
 
@@ -71,6 +72,7 @@ def index_library(
         else:
             ready[folder] = digest
     sources = [FolderRows(f, lambda f=f: index_rows(tables, f, spec)) for f in ready]
+    pooled: Pooled | None = None
     for report in index_folders(client, spec, sources, _vectors(spec, tables, store)):
         folder = report.folder_id
         path = by_id[folder]
@@ -82,6 +84,10 @@ def index_library(
             continue
         empty = tables.folder_totals(folder).tracks == 0
         version = EMPTY if empty else version_of(ready[folder], spec)
+        if report.written:
+            # Here it is paid for once, and no search waits for it.
+            pooled = pooled or Pooled(store, spec, check=False)
+            pooled.keep(tables.embedded_at(folder, spec.recipe.digest))
         tables.put_indexed(place, folder, version, report.rows)
         tables.clear_failure(folder)
         yield FolderIndexed(
