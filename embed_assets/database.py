@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embed_assets.errors import ConfigurationError, TransientError
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 3
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folders (
@@ -24,7 +24,9 @@ CREATE TABLE IF NOT EXISTS tracks (
     audio_hash TEXT, reason TEXT, message TEXT, duration REAL, container TEXT, codec TEXT,
     sample_rate INTEGER, channels INTEGER, bit_rate INTEGER, title TEXT, artist TEXT, album TEXT,
     album_artist TEXT, genre TEXT, year INTEGER, track_number INTEGER, disc_number INTEGER,
-    recording_id TEXT, scan TEXT NOT NULL, seen_at REAL
+    recording_id TEXT, scan TEXT NOT NULL, seen_at REAL, release_id TEXT NOT NULL DEFAULT '',
+    artist_id TEXT NOT NULL DEFAULT '', added_at REAL NOT NULL DEFAULT 0,
+    probed INTEGER NOT NULL DEFAULT 1
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tracks_by_folder ON tracks (folder_id);
 CREATE INDEX IF NOT EXISTS tracks_by_audio ON tracks (audio_hash);
@@ -41,6 +43,14 @@ CREATE TABLE IF NOT EXISTS failures (
     shared INTEGER
 ) WITHOUT ROWID;
 """
+
+_ADDED = {
+    "release_id": "TEXT NOT NULL DEFAULT ''",
+    "artist_id": "TEXT NOT NULL DEFAULT ''",
+    "added_at": "REAL NOT NULL DEFAULT 0",
+    "probed": "INTEGER NOT NULL DEFAULT 1",
+}
+"""Columns that `tracks` lacks in files of version 1."""
 
 
 class Database:
@@ -63,10 +73,8 @@ class Database:
                 # A committed folder must outlive a power loss, or Dagster would say "done" of it.
                 db.execute("PRAGMA synchronous = FULL")
                 version = db.execute("PRAGMA user_version").fetchone()[0]
-                if version == 0:
-                    db.execute("PRAGMA journal_mode = WAL")
-                    db.executescript(_SCHEMA)
-                    db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+                if version < SCHEMA_VERSION:
+                    _upgrade(db)
                 elif version != SCHEMA_VERSION:
                     raise ConfigurationError(
                         f"{self.path} has schema {version}, this version of embed_assets writes"
@@ -98,3 +106,22 @@ class Database:
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Bring a new file, or one of an older version, to the schema; nothing in it is lost."""
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in _SCHEMA.split(";"):
+            db.execute(statement)
+        there = {row[1] for row in db.execute("PRAGMA table_info(tracks)")}
+        for name, kind in _ADDED.items():
+            if name not in there:
+                db.execute(f"ALTER TABLE tracks ADD COLUMN {name} {kind}")
+        db.execute("UPDATE tracks SET added_at = coalesce(seen_at, 0) WHERE added_at = 0")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")

@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass
 
-ROW_SCHEMA_VERSION = 1
+ROW_SCHEMA_VERSION = 2
 """Raised when the fields of an index row change, so that a new collection is filled."""
 
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+PROBE_VERSION = 2
+"""Raised when the probe learns to read more: files are read again when their folder is scanned."""
+
 
 @dataclass(frozen=True, slots=True)
 class Track:
     """A row of the manifest: an audio file, what is in it, or why that cannot be told.
 
     `audio_hash` is None exactly where `reason` says why the file was rejected at its probe. Text
-    is empty and numbers are 0 where the file has no such tag; duration is in seconds.
+    is empty and numbers are 0 where the file has no such tag; duration is in seconds; the ids are
+    MusicBrainz's. `added_at`: when this audio, or another under this path, first came into the
+    library, in seconds of the system's clock; neither a retag nor a move changes it.
     """
 
     track_id: str
@@ -37,6 +42,9 @@ class Track:
     track_number: int = 0
     disc_number: int = 0
     recording_id: str = ""
+    release_id: str = ""
+    artist_id: str = ""
+    added_at: float = 0.0
 
     @property
     def stamp(self) -> tuple[int, int, int]:

@@ -18,15 +18,16 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import astuple, fields
+from dataclasses import astuple, fields, replace
 
 from embed_assets.database import Database
 from embed_assets.errors import FolderChanged
-from embed_assets.rows import Embedding, FolderTotals, Track
+from embed_assets.rows import PROBE_VERSION, Embedding, FolderTotals, Track
 
 TRACK_COLUMNS = tuple(f.name for f in fields(Track))
 EMBEDDING_COLUMNS = tuple(f.name for f in fields(Embedding))
 _TRACK_SELECT = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
+_EMBEDDING_SELECT = ", ".join(f"e.{c}" for c in EMBEDDING_COLUMNS)
 
 
 class Tables(Database):
@@ -44,14 +45,21 @@ class Tables(Database):
             )
 
     def put_tracks(self, rows: Iterable[Track], scan: str) -> None:
-        """Write rows of a scan that is going on."""
-        marks = ", ".join("?" * (len(TRACK_COLUMNS) + 2))
+        """Write rows of a scan that is going on; when they were added is known from before."""
+        marks = ", ".join("?" * (len(TRACK_COLUMNS) + 3))
+        now = time.time()
         with self.transaction() as db:
-            db.executemany(
-                f"INSERT OR REPLACE INTO tracks ({', '.join(TRACK_COLUMNS)}, scan, seen_at)"
-                f" VALUES ({marks})",
-                ((*astuple(row), scan, time.time()) for row in rows),
-            )
+            for row in rows:
+                (before,) = db.execute(
+                    "SELECT min(added_at) FROM tracks WHERE track_id = ? OR audio_hash = ?",
+                    (row.track_id, row.audio_hash),
+                ).fetchone()
+                known = replace(row, added_at=before or now)
+                db.execute(
+                    f"INSERT OR REPLACE INTO tracks ({', '.join(TRACK_COLUMNS)}, scan, seen_at,"
+                    f" probed) VALUES ({marks})",
+                    (*astuple(known), scan, now, PROBE_VERSION),
+                )
 
     def keep_tracks(self, track_ids: Iterable[str], scan: str) -> None:
         """Take unchanged rows over into a scan that is going on."""
@@ -91,10 +99,12 @@ class Tables(Database):
                 db.execute(f"DELETE FROM {table} WHERE folder_id = ?", (folder,))
 
     def stamps(self, folder: str) -> dict[str, tuple[int, int, int]]:
-        """(inode, size, mtime_ns) of each track of a folder, by track id."""
+        """(inode, size, mtime_ns) of each track of a folder that this version read, by track id."""
         with self.connect() as db:
             rows = db.execute(
-                "SELECT track_id, inode, size, mtime_ns FROM tracks WHERE folder_id = ?", (folder,)
+                "SELECT track_id, inode, size, mtime_ns FROM tracks"
+                " WHERE folder_id = ? AND probed = ?",
+                (folder, PROBE_VERSION),
             )
             return {t: (i, s, m) for t, i, s, m in rows}
 
@@ -164,6 +174,19 @@ class Tables(Database):
             )
             for row in rows:
                 yield Track(*row)
+
+    def indexable(self, folder: str, recipe: str) -> Iterator[tuple[Track, Embedding]]:
+        """Stream the tracks of a folder that have vectors, with what is known of the vectors."""
+        width = len(TRACK_COLUMNS)
+        with self.connect() as db:
+            rows = db.execute(
+                f"SELECT {_TRACK_SELECT}, {_EMBEDDING_SELECT} FROM tracks t JOIN embeddings e"
+                " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+                " WHERE t.folder_id = ? AND e.reason IS NULL ORDER BY t.path",
+                (recipe, folder),
+            )
+            for row in rows:
+                yield Track(*row[:width]), Embedding(*row[width:])
 
     def embedded_at(self, folder: str, recipe: str) -> dict[str, float]:
         """Audio hash -> when it was embedded, of the tracks of a folder that have vectors."""

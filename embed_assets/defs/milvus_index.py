@@ -35,7 +35,11 @@ COLUMNS = dg.TableSchema(
         dg.TableColumn("title", "string", "the file's name where there is no tag"),
         dg.TableColumn("artist", "string"),
         dg.TableColumn("album", "string"),
+        dg.TableColumn("genre", "string"),
+        dg.TableColumn("year", "int"),
         dg.TableColumn("duration", "float", "seconds"),
+        dg.TableColumn("added_at", "int", "seconds since 1970; a move or a retag leaves it"),
+        dg.TableColumn("encoder", "string", "what made the vector; and more, see TrackRow"),
         dg.TableColumn("vector", "float vector", "pooled over the windows, of length 1"),
     ]
 )

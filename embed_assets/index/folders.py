@@ -7,13 +7,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embed_assets.errors import TransientError
-from embed_assets.identity import IndexSpec, display_path, folder_id
+from embed_assets.identity import IndexSpec, Recipe, display_path, folder_id
 from embed_assets.index import collection
 from embed_assets.index.collection import TrackRow
 from embed_assets.index.write import FolderFailed, FolderRows, index_folders
 from embed_assets.library.manifest import Library
 from embed_assets.library.plan import EMPTY
-from embed_assets.rows import Track
+from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
 from embed_assets.vectors.pooled import Pooled
 from embed_assets.vectors.pooling import pool
@@ -99,11 +99,14 @@ def index_library(
 
 def index_rows(tables: Tables, folder: str, spec: IndexSpec) -> Iterator[TrackRow]:
     """The rows that the collection of `spec` should have of a folder, without their vectors."""
-    return map(row_of, tables.embeddable(folder, spec.recipe.digest))
+    for track, embedding in tables.indexable(folder, spec.recipe.digest):
+        yield row_of(track, embedding, spec.recipe)
 
 
-def row_of(track: Track) -> TrackRow:
-    """What the index says of a track of the manifest."""
+def row_of(
+    track: Track, embedding: Embedding | None = None, recipe: Recipe | None = None
+) -> TrackRow:
+    """What the index says of a track of the manifest, and of how its vector was made if given."""
     folder, _, name = track.path.rpartition(b"/")
     return TrackRow(
         track_id=track.track_id,
@@ -121,7 +124,23 @@ def row_of(track: Track) -> TrackRow:
         duration=track.duration,
         track_number=track.track_number,
         disc_number=track.disc_number,
+        container=track.container,
         codec=track.codec,
+        sample_rate=track.sample_rate,
+        channels=track.channels,
+        bit_rate=track.bit_rate,
+        recording_id=track.recording_id,
+        release_id=track.release_id,
+        artist_id=track.artist_id,
+        added_at=int(track.added_at),
+        changed_at=track.mtime_ns // 10**9,
+        encoder=recipe.encoder if recipe else "",
+        weights=recipe.weights[:16] if recipe else "",
+        engine=embedding.engine if embedding else "",
+        device=embedding.device if embedding else "",
+        dtype=embedding.dtype if embedding else "",
+        embedded_at=int(embedding.at) if embedding else 0,
+        run_id=embedding.run_id if embedding else "",
     )
 
 

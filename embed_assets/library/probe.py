@@ -31,7 +31,7 @@ class Probe:
     `audio_hash`: 32 hex digits over the encoded audio packets as demuxed, with codec, sample rate
     and channels: a retag, another cover or a move leaves it, other audio changes it. `duration` in
     seconds, of the packets that are there, whatever the header says; `sample_rate` in Hz,
-    `bit_rate` in bit/s; `recording_id` is MusicBrainz's, or empty.
+    `bit_rate` in bit/s; the three ids are MusicBrainz's, or empty.
     """
 
     audio_hash: str
@@ -50,6 +50,8 @@ class Probe:
     track_number: int | None = None
     disc_number: int | None = None
     recording_id: str = ""
+    release_id: str = ""
+    artist_id: str = ""
 
 
 def probe(path: bytes) -> Probe:
@@ -86,6 +88,8 @@ def probe(path: bytes) -> Probe:
             track_number=_number(tags, "track", "tracknumber"),
             disc_number=_number(tags, "disc", "discnumber"),
             recording_id=_recording_id(opened, tags),
+            release_id=_uuid(tags, "musicbrainz_albumid", "musicbrainz album id"),
+            artist_id=_uuid(tags, "musicbrainz_artistid", "musicbrainz artist id"),
         )
 
 
@@ -145,9 +149,14 @@ def _year(tags: dict[str, str]) -> int | None:
     return None
 
 
+def _uuid(tags: dict[str, str], *names: str) -> str:
+    """The first id of a tag: a track of several artists has several, one after the other."""
+    found = UUID.match(_text(tags, *names).lower())
+    return found[0] if found else ""
+
+
 def _recording_id(opened: Opened, tags: dict[str, str]) -> str:
-    named = _text(tags, "musicbrainz_trackid", "musicbrainz track id").lower()
-    if UUID.fullmatch(named):
+    if named := _uuid(tags, "musicbrainz_trackid", "musicbrainz track id"):
         return named
     # ID3 keeps it in an UFID frame, which FFmpeg does not show.
     head = opened.source.peek(1 << 18)
