@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
+from embed_assets import cli_questions
+from embed_assets.commands import terminal
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.settings import Settings
 
@@ -36,7 +37,7 @@ def up(
 
     settings = Settings.load()
     _ready(settings)
-    raise typer.Exit(command.up(settings, port, _tell))
+    raise typer.Exit(command.up(settings, port, terminal.tell))
 
 
 @app.command(epilog="Example: EMBED_LIBRARY=~/Music embed-assets sync --json")
@@ -58,7 +59,7 @@ def sync(
     _ready(settings)
     result = command(settings, confirm_removals=confirm_removals, tell=_quiet(as_json))
     if as_json:
-        _print_json(result.as_json())
+        terminal.print_json(result.as_json())
     else:
         typer.echo(
             f"{result.tracks} tracks in {result.folders} folders: {result.embedded} embedded,"
@@ -82,7 +83,7 @@ def status(
 
     settings = Settings.load()
     if as_json:
-        _print_json(command(settings).as_json())
+        terminal.print_json(command(settings).as_json())
     elif watch:
         screen.watch(lambda: command(settings))
     else:
@@ -96,10 +97,11 @@ def errors(as_json: AsJson = False) -> None:
 
     rows = command(Settings.load())
     if as_json:
-        _print_json(rows)
+        terminal.print_json(rows)
         return
     for row in rows:
-        typer.echo(f"{row['path']!s}\n    {row['reason']}: {row['message']}")
+        typer.echo(terminal.plain(row["path"]))
+        typer.echo(terminal.plain(f"    {row['reason']}: {row['message']}"))
         if row["run_id"]:
             typer.echo(f"    run {row['run_id']}")
     typer.echo(f"{len(rows)} problems" if rows else "no track rejected, no folder failed")
@@ -114,31 +116,15 @@ def doctor(as_json: AsJson = False) -> None:
 
     found = command(Settings.load())
     if as_json:
-        _print_json([asdict(f) for f in found])
+        terminal.print_json([asdict(f) for f in found])
     else:
         for f in found:
             word = {True: "ok", False: "WRONG", None: "unknown"}[f.ok]
-            typer.echo(f"{f.check:8} {word:8} {f.message}")
+            typer.echo(terminal.plain(f"{f.check:8} {word:8} {f.message}"))
     raise typer.Exit(1 if any(f.ok is False for f in found) else 0)
 
 
-@app.command(epilog='Example: embed-assets similar "nina simone sinnerman" -n 10')
-def similar(
-    query: Annotated[list[str], typer.Argument(help="A path, or words of title and artist.")],
-    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="How many.")] = 20,
-    as_json: AsJson = False,
-) -> None:
-    """List the tracks that sound most like one; scores are cosines in [-1, 1]."""
-    from embed_assets.commands import similar as command
-    from embed_assets.project import Project
-
-    settings = Settings.load()
-    track, matches = command.similar(Project.of(settings), " ".join(query), n)
-    if as_json:
-        _print_json([command.as_json(m) for m in matches])
-        return
-    _print_matches(track, matches)
-    typer.echo(f"(vectors: {_encoder_note(settings)})")
+cli_questions.add_to(app)
 
 
 @app.command(epilog="Example: embed-assets demo")
@@ -147,15 +133,16 @@ def demo() -> None:
     from embed_assets.commands import demo as command
 
     settings = Settings.load()
-    result, lists = command.demo(settings, _tell)
-    for track, matches in lists:
+    result, lists = command.demo(settings, terminal.tell)
+    for answer in lists:
         typer.echo()
-        _print_matches(track, matches)
+        terminal.print_matches(f"Sounds like {answer.name}:", answer.matches)
     mine = command.demo_settings(settings)
     me = "embed-assets" if shutil.which("embed-assets") else sys.argv[0]
     where = f"EMBED_LIBRARY={mine.library} EMBED_HOME={mine.home} EMBED_ENCODER=acoustic"
     typer.echo(
-        f"\n{result.tracks} tracks in {result.seconds:.0f} s. Vectors: {_encoder_note(mine)}\n\n"
+        f"\n{result.tracks} tracks in {result.seconds:.0f} s."
+        f" Vectors: {cli_questions.encoder_note(mine)}\n\n"
         f"See it in the Dagster UI:\n    {where} {me} up\n"
         f"then drop an album into {mine.library} and watch it arrive.\n"
         f"Your own music:\n    EMBED_LIBRARY=~/Music EMBED_ENCODER=acoustic {me} up\n"
@@ -176,7 +163,7 @@ def main() -> None:
 
 
 def _fail(error: EmbedAssetsError, code: int) -> None:
-    typer.echo(f"embed-assets: {error}", err=True)
+    terminal.tell(f"embed-assets: {error}")
     sys.exit(code)
 
 
@@ -194,33 +181,8 @@ def _ready(settings: Settings) -> None:
     encoders.describe(settings.encoder, settings.model, settings.model_cache)
 
 
-def _tell(line: str) -> None:
-    typer.echo(line, err=True)
-
-
 def _quiet(quiet: bool) -> Callable[[str], None]:
-    return (lambda line: None) if quiet else _tell
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, indent=None, default=str))
-
-
-def _print_matches(track: Any, matches: list[Any]) -> None:
-    from embed_assets.index.folders import row_of
-
-    row = row_of(track)
-    typer.echo(f"Sounds like {row.title} - {row.artist or 'unknown artist'} ({row.path}):")
-    for m in matches:
-        by = f" - {m.artist}" if m.artist else ""
-        typer.echo(f"  {m.score:+.3f}  {m.title}{by}  ({m.path})")
-
-
-def _encoder_note(settings: Settings) -> str:
-    from embed_assets import encoders
-
-    info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
-    return f"{info.name}; {info.note}"
+    return (lambda line: None) if quiet else terminal.tell
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -129,6 +129,26 @@ def track_by_path(tables: Tables, path: bytes) -> Track | None:
     with tables.connect() as db:
         row = db.execute(f"SELECT {_TRACK} FROM tracks t WHERE t.path = ?", (path,)).fetchone()
     return Track(*row) if row else None
+
+
+def tracks_below(tables: Tables, folder: bytes) -> list[Track]:
+    """The readable tracks of a folder and the folders in it, by path; of the library for b""."""
+    low, high = (folder + b"/", folder + b"0") if folder else (b"", b"\xff" * 16)
+    with tables.connect() as db:
+        rows = db.execute(
+            f"SELECT {_TRACK} FROM tracks t WHERE t.path >= ? AND t.path < ?"
+            " AND t.audio_hash IS NOT NULL ORDER BY t.path",
+            (low, high),
+        )
+        return [Track(*row) for row in rows]
+
+
+def tracks_by_id(tables: Tables, track_ids: Iterable[str]) -> dict[str, Track]:
+    """The tracks of these ids that the manifest has."""
+    with tables.connect() as db:
+        query = f"SELECT {_TRACK} FROM tracks t WHERE t.track_id = ?"
+        found = (db.execute(query, (t,)).fetchone() for t in track_ids)
+        return {row[0]: Track(*row) for row in found if row}
 
 
 def track_by_name(tables: Tables, name: str) -> Track | None:

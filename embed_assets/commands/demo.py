@@ -9,14 +9,12 @@ from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
-from embed_assets.commands.similar import similar
+from embed_assets.commands.similar import Answer, similar
 from embed_assets.commands.sync import SyncResult, sync
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import display_path
-from embed_assets.index.search import Match
 from embed_assets.project import Project
 from embed_assets.reports import embedded_tracks
-from embed_assets.rows import Track
 from embed_assets.settings import Settings
 
 PACKAGE = "immich_memories_music"
@@ -37,9 +35,7 @@ def demo_settings(settings: Settings) -> Settings:
     )
 
 
-def demo(
-    settings: Settings, tell: Callable[[str], None]
-) -> tuple[SyncResult, list[tuple[Track, list[Match]]]]:
+def demo(settings: Settings, tell: Callable[[str], None]) -> tuple[SyncResult, list[Answer]]:
     """Copy the sample tracks, bring the index in step, ask it for what sounds like a few of them.
 
     Raises:

@@ -9,8 +9,10 @@ from rich.console import Console, Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
+from rich.text import Text
 
 from embed_assets.commands.status import Status
+from embed_assets.commands.terminal import plain
 
 REDRAW_SECONDS = 2.0
 
@@ -57,7 +59,7 @@ def _layout(s: Status) -> Group:
     if s.problem:
         rows.insert(0, ("PROBLEM", s.problem))
     for name, text in rows:
-        table.add_row(name, text)
+        table.add_row(name, Text(plain(text)))
     bar = Progress(TextColumn("{task.percentage:>3.0f} %"), BarColumn(40))
     bar.add_task("", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected)
     return Group(table, bar)

@@ -1,154 +1,197 @@
-"""`similar`: tracks that sound like a given one, also while a run has the index to itself."""
+"""`similar`, `path`, `radio`, `duplicates`: questions to the index, also while a run writes to it.
+
+Milvus Lite lets in one process at a time, and opening it takes a second, so what it serves is
+answered from the tables and the pooled vectors, by exact search. A server is asked itself for
+what is similar; the other questions want all vectors at hand and read them here too.
+"""
 
 from __future__ import annotations
 
-import os
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from embed_assets import reports
-from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
-from embed_assets.identity import IndexSpec, display_path
-from embed_assets.index import search
+from embed_assets.commands.find import Found, NotFound, find, find_all, not_indexed
+from embed_assets.errors import ConfigurationError
+from embed_assets.index import filters, questions, search
+from embed_assets.index.collection import lite_serves, served
 from embed_assets.index.connection import connect
-from embed_assets.index.folders import row_of
-from embed_assets.index.collection import lite_serves
+from embed_assets.index.filters import Condition
+from embed_assets.index.folders import vocabulary
+from embed_assets.index.questions import Double
 from embed_assets.index.search import Match
 from embed_assets.index.searcher import Searcher
 from embed_assets.project import Project
-from embed_assets.rows import Track
-from embed_assets.vectors.pooling import pool
-from embed_assets.vectors.store import VectorsLost
 
-BUSY_SECONDS = 0.25
-"""How long to wait for a Lite index that a run is writing to, before the store answers instead."""
+__all__ = ["NotFound", "as_json", "duplicates", "path", "radio", "similar"]
 
+WAIT_SECONDS = 10.0
+"""How long to wait for a Lite index that only Milvus can answer for, or for a server."""
 
-LONGEST_QUERY = 300
-"""Characters of a question in words that count."""
+SPARE = 4
+"""Hits a server is asked for, for each that is wanted, where some will be left out."""
 
 
-class NotFound(EmbedAssetsError):
-    """No track of the library fits what was asked for."""
+@dataclass(frozen=True)
+class Answer:
+    """What was asked about, and the tracks found; score: cosine, -1 to 1."""
+
+    found: tuple[Found, ...]
+    matches: list[Match]
+
+    @property
+    def name(self) -> str:
+        """What it was asked about, for people."""
+        return " and ".join(f.name for f in self.found)
+
+    @property
+    def notes(self) -> list[str]:
+        """Which tracks were taken where words fit several."""
+        return [f.note for f in self.found if f.note]
 
 
-def similar(project: Project, query: str, n: int = 20) -> tuple[Track, list[Match]]:
-    """The track that `query` means (a path, or words), and the `n` most similar ones to it.
+def similar(
+    project: Project,
+    query: str | Sequence[str],
+    n: int = 20,
+    *,
+    also: Sequence[str] = (),
+    avoid: Sequence[str] = (),
+    where: Sequence[Condition] = (),
+    per_artist: int = 0,
+) -> Answer:
+    """The `n` tracks nearest to what `query` means: a path, several paths, a folder, or words.
 
-    Milvus Lite lets in one process at a time; while a run has it, the same answer comes from the
-    tables and the store, by exact search.
+    `also`: more of the same. `avoid`: what is nearer to these is left out, as they are.
 
     Raises:
         NotFound: no track fits, or it is not indexed.
         ConfigurationError: nothing is indexed yet.
     """
-    track = find_track(project, query)
-    lite = not project.uri.startswith("http")
-    if (searcher := held_ready(project)) is not None:
-        return track, _exact(project, searcher, track, n)
-    try:
-        wait = BUSY_SECONDS if lite else 10.0
-        with connect(project.uri, project.token, wait_seconds=wait) as client:
-            vector = search.vectors_of(client, [track.track_id]).get(track.track_id)
-            if vector is None:
-                raise NotFound(_not_indexed(project, track))
-            return track, search.similar(client, vector, n, [track.track_id])
-    except TransientError:
-        if not lite:
-            raise
-        return track, _from_store(project, project.spec(), track, n)
+    words = [query] if isinstance(query, str) else list(query)
+    seeds = [*find_all(project, words), *(find(project, q) for q in also)]
+    unlike = [find(project, q) for q in avoid]
+    if project.uri.startswith("http") or lite_serves(project.uri) != project.spec().collection:
+        matches = _asked(project, seeds, unlike, n, where, per_artist)
+    else:
+        searcher = _held_ready(project)
+        matches = questions.similar(
+            searcher,
+            _positions(searcher, seeds),
+            n,
+            avoid=_positions(searcher, unlike),
+            where=where,
+            per_artist=per_artist,
+        )
+    return Answer((*seeds, *unlike), matches)
 
 
-def find_track(project: Project, query: str) -> Track:
-    """The track at a path (of this directory, or relative to the library), or the best by words.
+def path(
+    project: Project, start: str, end: str, steps: int, where: Sequence[Condition] = ()
+) -> Answer:
+    """A smooth way from one track to another, both included; see `questions.path`."""
+    ends = [find(project, start), find(project, end)]
+    searcher = searcher_of(project)
+    first, last = (_positions(searcher, [one])[0] for one in ends)
+    return Answer(tuple(ends), questions.path(searcher, first, last, steps, where=where))
+
+
+def radio(
+    project: Project,
+    query: str | Sequence[str],
+    *,
+    where: Sequence[Condition] = (),
+    drift: float = 0.5,
+    random: int | None = None,
+) -> tuple[tuple[Found, ...], Iterator[Match]]:
+    """Endless drift away from tracks; see `questions.radio`."""
+    seeds = find_all(project, [query] if isinstance(query, str) else list(query))
+    searcher = searcher_of(project)
+    positions = _positions(searcher, seeds)
+    drifting = questions.radio(searcher, positions, where=where, drift=drift, random=random)
+    return tuple(seeds), drifting
+
+
+def duplicates(project: Project, least: float, where: Sequence[Condition] = ()) -> list[Double]:
+    """What the library has twice; see `questions.duplicates`."""
+    return questions.duplicates(searcher_of(project), least, where=where)
+
+
+def searcher_of(project: Project) -> Searcher:
+    """The library held ready, for processes that stay up: `refresh` it before each question.
 
     Raises:
-        NotFound: none fits.
-        ConfigurationError: the library was never scanned.
+        ConfigurationError: nothing is indexed yet, or what is served was made with other settings.
     """
-    if not query.strip():
-        raise NotFound("ask with a path, or with words of title and artist")
-    root = project.library.root
-    candidates = [os.fsencode(query)]
-    if root is not None:
-        full = os.path.realpath(os.path.join(os.getcwd(), query))
-        inside = os.path.relpath(full, os.path.realpath(root))
-        candidates.insert(0, os.fsencode(inside))
-    for path in candidates:
-        if track := reports.track_by_path(project.tables, path):
-            return track
-    if track := reports.track_by_name(project.tables, display_path(os.fsencode(query))):
-        return track
-    words = display_path(os.fsencode(query))[:LONGEST_QUERY]
-    found = reports.tracks_by_words(project.tables, words, limit=1)
-    if found:
-        return found[0]
-    if not reports.any_track(project.tables):
+    if project.uri.startswith("http"):
+        with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
+            name = served(client)
+    else:
+        name = lite_serves(project.uri)
+    if name is None:
         raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
-    raise NotFound(
-        f"no track of the library is called or lies at {query!r}: try fewer words of its title and"
-        " artist, or its path relative to the library"
-    )
-
-
-def held_ready(project: Project) -> Searcher | None:
-    """A searcher over what the alias serves; None where only Milvus knows that.
-
-    Opening Lite takes a second, and longer while a run writes to it.
-    """
-    spec = project.spec()
-    if lite_serves(project.uri) != spec.collection:
-        return None
-    return Searcher(project.tables, project.store, spec, spec.place(project.uri))
-
-
-def _exact(project: Project, searcher: Searcher, track: Track, n: int) -> list[Match]:
-    own = searcher.find([track.track_id])
-    if not own:
-        raise NotFound(_not_indexed(project, track))
-    found = zip(*searcher.nearest(searcher.vectors(own)[0], n + 1), strict=True)
-    return [searcher.match(int(i), float(s)) for i, s in found if i != own[0]][:n]
-
-
-def _from_store(project: Project, spec: IndexSpec, track: Track, n: int) -> list[Match]:
-    """Exact search over all embedded tracks; reads their windows from the store."""
-    tracks, vectors = [], []
-    for other in reports.embedded_tracks(project.tables, spec.recipe.digest):
-        try:
-            windows = project.store.read(spec.recipe.digest, other.audio_hash or "")
-            vectors.append(pool(windows, spec.pooling))
-        except VectorsLost:
-            continue
-        tracks.append(other)
-    own = next((i for i, t in enumerate(tracks) if t.track_id == track.track_id), None)
-    if own is None:
-        raise NotFound(_not_indexed(project, track))
-    best, scores = search.exact(vectors[own], np.stack(vectors), n + 1)
-    return [
-        _match(tracks[i], float(score)) for i, score in zip(best, scores, strict=True) if i != own
-    ][:n]
-
-
-def _match(track: Track, score: float) -> Match:
-    row = row_of(track)
-    return Match(
-        row.path, row.title, row.artist, row.album, score, row.folder, row.track_id, row.duration
-    )
-
-
-def _not_indexed(project: Project, track: Track) -> str:
-    name = display_path(track.path)
-    if track.reason:
-        return f"{name} was rejected ({track.reason}: {track.message}); it has no vector"
-    return f"{name} is not indexed yet: see `embed-assets status` and `embed-assets errors`"
+    if name != project.spec().collection:
+        raise ConfigurationError(
+            f"{name} is served, which was made with other settings, until the collection of these"
+            " is complete: `embed-assets sync` completes it"
+        )
+    return _held_ready(project)
 
 
 def as_json(match: Match) -> dict[str, object]:
-    """The object that the interface promises for a match."""
-    return {
-        "path": match.path,
-        "title": match.title,
-        "artist": match.artist,
-        "album": match.album,
-        "score": round(match.score, 6),
-    }
+    """The object that the interface promises for a match, and more."""
+    return asdict(match) | {"score": round(match.score, 6)}
+
+
+def _held_ready(project: Project) -> Searcher:
+    spec = project.spec()
+    return Searcher(project.tables, project.store, spec, spec.place(project.uri))
+
+
+def _positions(searcher: Searcher, found: Sequence[Found]) -> list[int]:
+    """Positions of what was found, each once; something of each must be indexed."""
+    positions: dict[int, None] = {}
+    for one in found:
+        there = searcher.find(t.track_id for t in one.tracks)
+        if not there:
+            raise not_indexed(one)
+        positions |= dict.fromkeys(there)
+    return list(positions)
+
+
+def _asked(
+    project: Project,
+    seeds: Sequence[Found],
+    unlike: Sequence[Found],
+    n: int,
+    where: Sequence[Condition],
+    per_artist: int,
+) -> list[Match]:
+    """The same answer from Milvus itself, with the vectors that it serves."""
+    with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
+        near, ids = _mean(client, seeds)
+        far, bad = _mean(client, unlike) if unlike else (None, [])
+        wanted = filters.expression(where, vocabulary(project.tables, project.spec()))
+        out = [*ids, *bad]
+        many = n if far is None and not per_artist else SPARE * n
+        while True:
+            found = search.similar(client, near, many, out, where=wanted)
+            kept = search.at_most(found, per_artist)
+            if far is not None:
+                vectors = search.vectors_of(client, [m.track_id for m in kept])
+                kept = [m for m in kept if m.score >= float(vectors[m.track_id] @ far)]
+            if len(kept) >= n or len(found) < many or many >= search.PAGE:
+                return kept[:n]
+            many = min(SPARE * many, search.PAGE)
+
+
+def _mean(client: object, found: Sequence[Found]) -> tuple[np.ndarray, list[str]]:
+    vectors: dict[str, np.ndarray] = {}
+    for one in found:
+        there = search.vectors_of(client, [t.track_id for t in one.tracks])
+        if not there:
+            raise not_indexed(one)
+        vectors |= there
+    mean = np.mean(list(vectors.values()), axis=0, dtype=np.float64)
+    return (mean / np.linalg.norm(mean)).astype(np.float32), list(vectors)

@@ -103,6 +103,16 @@ def index_rows(tables: Tables, folder: str, spec: IndexSpec) -> Iterator[TrackRo
         yield row_of(track, embedding, spec.recipe)
 
 
+def vocabulary(tables: Tables, spec: IndexSpec) -> Callable[[str], set[str]]:
+    """Field -> its different values in the rows of a spec, for `filters.expression`."""
+
+    def values(field: str) -> set[str]:
+        folders = [folder for folder, _, _ in tables.folders()]
+        return {getattr(row, field) for f in folders for row in index_rows(tables, f, spec)}
+
+    return values
+
+
 def row_of(
     track: Track, embedding: Embedding | None = None, recipe: Recipe | None = None
 ) -> TrackRow:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
@@ -31,12 +32,22 @@ class Match:
     folder: str
     track_id: str
     duration: float
+    genre: str = ""
+    year: int = 0
+    album_artist: str = ""
 
 
 def similar(
-    client: MilvusClient, vector: np.ndarray, n: int = 20, exclude_ids: Collection[str] = ()
+    client: MilvusClient,
+    vector: np.ndarray,
+    n: int = 20,
+    exclude_ids: Collection[str] = (),
+    *,
+    where: str = "",
 ) -> list[Match]:
     """The `n` served tracks nearest to a float32 `[dim]` vector, best first, ties by path.
+
+    `where`: a Milvus filter, as `filters.expression` makes one.
 
     Raises:
         ConfigurationError: nothing is served yet, or the vector has another width.
@@ -59,6 +70,7 @@ def similar(
         ALIAS,
         [vector.astype(np.float32)],
         limit=limit,
+        filter=where,
         output_fields=names,
         search_params={"metric_type": "COSINE", "params": {"ef": max(128, limit)}},
         consistency_level="Strong",
@@ -71,6 +83,18 @@ def similar(
             score = round(float(np.clip(hit["distance"], -1.0, 1.0)), 6)
             found.setdefault(row["track_id"], Match(score=score, **row))
     return sorted(found.values(), key=lambda m: (-m.score, m.path, m.track_id))[:n]
+
+
+def at_most(matches: Iterable[Match], per_artist: int) -> list[Match]:
+    """The matches with at most so many of each artist that is known; 0: all of them."""
+    heard: Counter[str] = Counter()
+    kept = []
+    for match in matches:
+        name = match.artist.casefold()
+        heard[name] += 1
+        if not per_artist or not name or heard[name] <= per_artist:
+            kept.append(match)
+    return kept
 
 
 def vectors_of(

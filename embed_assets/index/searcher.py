@@ -14,13 +14,14 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from embed_assets.identity import IndexSpec
+from embed_assets.identity import IndexSpec, display_path
 from embed_assets.index.folders import row_of
 from embed_assets.index.search import Match
 from embed_assets.rows import Track
@@ -82,8 +83,8 @@ class Searcher:
                 if not changed and not gone:
                     return False
                 if 3 * (len(changed) + len(gone)) > len(self._seen):
-                    rows = db.execute(_FROM + " ORDER BY t.path", (self.spec.recipe.digest, self.place))
-                    self._load(list(rows))
+                    mine = (self.spec.recipe.digest, self.place)
+                    self._load(list(db.execute(_FROM + " ORDER BY t.path", mine)))
                 else:
                     self._drop(gone.union(changed))
                     self._append(self._rows_of(db, changed))
@@ -115,6 +116,20 @@ class Searcher:
         names = [n for n in Match.__dataclass_fields__ if n != "score"]
         values = {name: getattr(row, name) for name in names}
         return Match(score=round(float(np.clip(score, -1, 1)), 6), **values)
+
+    def column(self, field: str) -> tuple[np.ndarray, list[Any]]:
+        """A field of the rows as (int `[positions]`, values): row i has `values[codes[i]]`."""
+        with self._lock:
+            if field not in self._columns:
+                codes: dict[Any, int] = {}
+                recipe = self.spec.recipe
+                same = {"encoder": recipe.encoder, "weights": recipe.weights[:16]}.get(field)
+                values: Iterable[Any] = repeat(same, len(self._tracks))
+                if same is None:
+                    values = map(_READ.get(field, _attribute(field)), self._tracks, self._lineage)
+                found = [codes.setdefault(value, len(codes)) for value in values]
+                self._columns[field] = np.array(found, np.intp), list(codes)
+            return self._columns[field]
 
     def lineage(self, position: int) -> dict[str, Any]:
         """When and with what a track was embedded: at, engine, device, dtype, run_id."""
@@ -166,11 +181,9 @@ class Searcher:
             near = np.flatnonzero(scores >= least - 1e-6)
             positions, scores = positions[near], scores[near]
         scores = np.clip(scores, -1.0, 1.0)
-        rounded = np.round(scores.astype(np.float64), 6)
-        paths = [self._tracks[i].path for i in positions.tolist()] if len(positions) < 10_000 else ()
-        ranked = sorted(
-            range(len(positions)), key=lambda i: (-rounded[i], paths[i] if paths else b"")
-        )[:n]
+        rounded = np.round(scores.astype(np.float64), 6).tolist()
+        paths = [self._tracks[i].path for i in positions.tolist()]
+        ranked = sorted(range(len(paths)), key=lambda i: (-rounded[i], paths[i]))[:n]
         return positions[ranked], scores[ranked].astype(np.float32)
 
     def _bounded(
@@ -225,7 +238,7 @@ class Searcher:
         self._slots = np.concatenate([self._slots, np.array(slots, np.intp)])
         self._alive = np.concatenate([self._alive, np.ones(len(kept), bool)])
         self._lead: np.ndarray | None = None
-        self.columns: dict[str, Any] = {}
+        self._columns: dict[str, tuple[np.ndarray, list[Any]]] = {}
 
     def _drop(self, folders: set[str]) -> None:
         for i, track in enumerate(self._tracks):
@@ -240,6 +253,24 @@ class Searcher:
             query = f"{_FROM} AND i.folder_id IN ({', '.join('?' * len(ids))}) ORDER BY t.path"
             rows += db.execute(query, (self.spec.recipe.digest, self.place, *ids)).fetchall()
         return rows
+
+
+def _attribute(field: str) -> Callable[[Track, tuple[Any, ...]], Any]:
+    if field in LINEAGE:
+        return lambda track, lineage: lineage[LINEAGE.index(field)]
+    return lambda track, lineage: getattr(track, field)
+
+
+_READ: dict[str, Callable[[Track, tuple[Any, ...]], Any]] = {
+    "folder": lambda track, _: row_of(track).folder,
+    "path": lambda track, _: display_path(track.path),
+    "title": lambda track, _: row_of(track).title,
+    "artist": lambda track, _: track.artist or track.album_artist,
+    "added_at": lambda track, _: int(track.added_at),
+    "changed_at": lambda track, _: track.mtime_ns // 10**9,
+    "embedded_at": lambda _, lineage: int(lineage[0]),
+}
+"""Fields of a row that are not a column of the tables as it is."""
 
 
 def _stamp(path: Path) -> object:

@@ -1,0 +1,251 @@
+"""The commands that ask the index: arguments in, lines or JSON out; see `commands/similar.py`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict
+from itertools import islice
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embed_assets.commands.terminal import plain, print_json, print_matches, tell
+from embed_assets.settings import Settings
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+Query = Annotated[
+    list[str],
+    typer.Argument(help="A path, several paths, a folder, or words of title and artist."),
+]
+M3u = Annotated[
+    Path | None, typer.Option("--m3u", help="Write a playlist too, with paths relative to it.")
+]
+Genre = Annotated[list[str] | None, typer.Option(help="Words of the genre; may be given again.")]
+NotGenre = Annotated[list[str] | None, typer.Option(help="Words that the genre must not have.")]
+Artist = Annotated[list[str] | None, typer.Option(help="Words of the artist.")]
+NotArtist = Annotated[list[str] | None, typer.Option(help="Words that the artist must not have.")]
+Year = Annotated[str, typer.Option(help="A year or a range: 1959, 1955..1965, 1990.., ..1960")]
+Least = Annotated[str, typer.Option(help="Shortest duration: 90, 2m, 1m30s, 1:30 or 1h")]
+Most = Annotated[str, typer.Option(help="Longest duration.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Any field of a row: FIELD=WORDS, FIELD!=WORDS, FIELD=LEAST..MOST, e.g."
+        " codec=flac, added_at=2026-01.., bit_rate=256000.."
+    ),
+]
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    example = "Example: embed-assets "
+    app.command(epilog=example + 'similar "nina simone sinnerman" -n 10 --year 1955..1965')(similar)
+    app.command(epilog=example + 'path "Blue Train" Kraftwerk/Autobahn.flac --steps 12')(path)
+    app.command(epilog=example + "radio Miles/Blue -n 50 --m3u evening.m3u")(radio)
+    app.command(epilog=example + "duplicates --json")(duplicates)
+
+
+def similar(
+    query: Query,
+    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="How many.")] = 20,
+    also: Annotated[
+        list[str] | None, typer.Option(help="One more to be like: a path, a folder or words.")
+    ] = None,
+    avoid: Annotated[
+        list[str] | None,
+        typer.Option(help="Leave out what is nearer to this: a path, a folder or words."),
+    ] = None,
+    per_artist: Annotated[int, typer.Option(min=0, help="At most so many an artist; 0: any.")] = 0,
+    genre: Genre = None,
+    not_genre: NotGenre = None,
+    artist: Artist = None,
+    not_artist: NotArtist = None,
+    year: Year = "",
+    min_duration: Least = "",
+    max_duration: Most = "",
+    where: Where = None,
+    m3u: M3u = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the tracks that sound most like one, several or a folder; scores are cosines in [-1, 1].
+
+    Several paths are several tracks to be like. Conditions must all hold; the same option given
+    twice as well.
+    """
+    from embed_assets.commands import similar as command
+    from embed_assets.project import Project
+
+    settings = Settings.load()
+    project = Project.of(settings)
+    answer = command.similar(
+        project,
+        query,
+        n,
+        also=also or (),
+        avoid=avoid or (),
+        where=_conditions(
+            genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
+        ),
+        per_artist=per_artist,
+    )
+    _tell(answer.notes)
+    _playlist(project, m3u, answer.matches)
+    if as_json:
+        print_json([command.as_json(m) for m in answer.matches])
+        return
+    print_matches(f"Sounds like {answer.found[0].name}:", answer.matches)
+    typer.echo(f"(scores are cosines in [-1, 1]; vectors: {encoder_note(settings)})")
+
+
+def path(
+    start: Annotated[str, typer.Argument(help="The first track: a path, or words.")],
+    end: Annotated[str, typer.Argument(help="The last track: a path, or words.")],
+    steps: Annotated[int, typer.Option(min=2, max=200, help="Tracks, both ends included.")] = 10,
+    genre: Genre = None,
+    not_genre: NotGenre = None,
+    artist: Artist = None,
+    not_artist: NotArtist = None,
+    year: Year = "",
+    min_duration: Least = "",
+    max_duration: Most = "",
+    where: Where = None,
+    m3u: M3u = None,
+    as_json: AsJson = False,
+) -> None:
+    """A smooth way from one track to another; the score is the cosine to the track before."""
+    from embed_assets.commands import similar as command
+    from embed_assets.project import Project
+
+    project = Project.of(Settings.load())
+    conditions = _conditions(
+        genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
+    )
+    answer = command.path(project, start, end, steps, conditions)
+    _tell(answer.notes)
+    _playlist(project, m3u, answer.matches)
+    if as_json:
+        print_json([command.as_json(m) for m in answer.matches])
+        return
+    print_matches("A way (the score is the cosine to the track before):", answer.matches)
+
+
+def radio(
+    query: Query,
+    n: Annotated[
+        int, typer.Option("-n", min=0, help="How many; 0: until all were played, or Ctrl-C.")
+    ] = 50,
+    drift: Annotated[
+        float, typer.Option(min=0, max=1, help="0 stays near the seed, 1 follows the last track.")
+    ] = 0.5,
+    random: Annotated[
+        int | None, typer.Option(help="A number; the same one gives the same drift.")
+    ] = None,
+    genre: Genre = None,
+    not_genre: NotGenre = None,
+    artist: Artist = None,
+    not_artist: NotArtist = None,
+    year: Year = "",
+    min_duration: Least = "",
+    max_duration: Most = "",
+    where: Where = None,
+    m3u: M3u = None,
+    as_json: AsJson = False,
+) -> None:
+    """Drift away from a track through the library; the score is the cosine to the track before."""
+    from embed_assets.commands import similar as command
+    from embed_assets.project import Project
+
+    project = Project.of(Settings.load())
+    conditions = _conditions(
+        genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
+    )
+    found, drifting = command.radio(project, query, where=conditions, drift=drift, random=random)
+    _tell(f.note for f in found if f.note)
+    played = islice(drifting, n or None)
+    if as_json or m3u:
+        played = list(played)
+        _playlist(project, m3u, played)
+    if as_json:
+        print_json([command.as_json(m) for m in played])
+        return
+    print_matches(f"Drifting from {' and '.join(f.name for f in found)}:", played)
+
+
+def duplicates(
+    least: Annotated[
+        float,
+        typer.Option("--min-score", min=-1, max=1, help="Cosine from which a pair is suggested."),
+    ] = 0.995,
+    where: Where = None,
+    as_json: AsJson = False,
+) -> None:
+    """List what the library has twice: the same audio, and pairs that may be one recording.
+
+    Nothing is merged or deleted. A pair is only a suggestion: its lengths differ by at most 2 s and
+    its vectors hardly at all.
+    """
+    from embed_assets.commands import similar as command
+    from embed_assets.index.filters import parse
+    from embed_assets.project import Project
+
+    project = Project.of(Settings.load())
+    found = command.duplicates(project, least, [parse(w) for w in where or ()])
+    if as_json:
+        print_json([asdict(d) | {"tracks": [command.as_json(t) for t in d.tracks]} for d in found])
+        return
+    for d in found:
+        kind = "the same audio" if d.certain else f"perhaps one recording (cosine {d.score:.4f})"
+        typer.echo(kind)
+        for t in d.tracks:
+            typer.echo(plain(f"    {t.path}  ({t.duration:.0f} s)"))
+    certain = sum(d.certain for d in found)
+    typer.echo(f"{certain} certain, {len(found) - certain} suggestions")
+
+
+def _conditions(
+    genre: Sequence[str] | None,
+    not_genre: Sequence[str] | None,
+    artist: Sequence[str] | None,
+    not_artist: Sequence[str] | None,
+    year: str,
+    min_duration: str,
+    max_duration: str,
+    where: Sequence[str] | None,
+) -> list[Any]:
+    from embed_assets.index.filters import condition, parse
+
+    found = [condition("genre", g) for g in genre or ()]
+    found += [condition("genre", g, negate=True) for g in not_genre or ()]
+    found += [condition("artist", a) for a in artist or ()]
+    found += [condition("artist", a, negate=True) for a in not_artist or ()]
+    found += [condition("year", year)] if year else []
+    found += [condition("duration", f"{min_duration}..")] if min_duration else []
+    found += [condition("duration", f"..{max_duration}")] if max_duration else []
+    return found + [parse(w) for w in where or ()]
+
+
+def _playlist(project: Any, file: Path | None, matches: Sequence[Any]) -> None:
+    if file is None:
+        return
+    from embed_assets.commands.playlist import write_m3u
+    from embed_assets.library.walk import require_library
+    from embed_assets.reports import tracks_by_id
+
+    root = require_library(project.library.root)
+    by_id = tracks_by_id(project.tables, [m.track_id for m in matches])
+    tracks = [by_id[m.track_id] for m in matches if m.track_id in by_id]
+    _tell(write_m3u(file, root, tracks))
+
+
+def _tell(notes: Iterable[str]) -> None:
+    for note in notes:
+        tell(note)
+
+
+def encoder_note(settings: Settings) -> str:
+    """Which encoder made the vectors, and what it is."""
+    from embed_assets import encoders
+
+    info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
+    return f"{info.name}; {info.note}"

@@ -1,0 +1,46 @@
+"""Lines and JSON for a terminal: what a file's name or tag holds never steers it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable
+from typing import Any
+
+import typer
+
+from embed_assets.index.search import Match
+
+_STEERING = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_IN_JSON = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
+
+
+def plain(text: object) -> str:
+    r"""A text on one line, without control characters: they are shown as `\xNN` or `\uNNNN`."""
+    return _STEERING.sub(_shown, str(text))
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout; control characters are escaped in it."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    typer.echo(_IN_JSON.sub(lambda m: f"\\u{ord(m[0]):04x}", text))
+
+
+def tell(text: str) -> None:
+    """A line, or lines, for people on stderr."""
+    typer.echo("\n".join(map(plain, text.split("\n"))), err=True)
+
+
+def print_matches(heading: str, matches: Iterable[Match]) -> None:
+    """A list for people, as it comes: cosine, title, artist, path."""
+    typer.echo(plain(heading))
+    for m in matches:
+        by = f" - {m.artist}" if m.artist else ""
+        typer.echo(plain(f"  {m.score:+.3f}  {m.title}{by}  ({m.path})"))
+
+
+def _shown(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

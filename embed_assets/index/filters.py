@@ -1,0 +1,177 @@
+"""Filters in plain words over the fields of a row: what they mean, for the searcher and for Milvus.
+
+Text fits where its words stand in the field one after the other, whatever the case and accents:
+`genre=jazz` fits "Acid Jazz; Fusion" and not "Jazzy". Numbers and times are ranges, ends included:
+`1955..1965`, `1990..`, `..2m30s`, `2026-01..2026-03`, or one value. 0 means unknown, and fits no
+range.
+"""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, fields
+from datetime import UTC, datetime
+from functools import lru_cache
+
+from embed_assets.errors import ConfigurationError
+from embed_assets.index.collection import NUMBERS, TEXT_BYTES, TrackRow
+
+FIELDS = tuple(f.name for f in fields(TrackRow))
+TIMES = tuple(n for n in NUMBERS if n.endswith("_at"))
+
+Vocabulary = Callable[[str], Iterable[str]]
+"""Field -> its different values in the library."""
+
+
+@dataclass(frozen=True)
+class Condition:
+    """One condition on a field: `words` in a text, or a range of a number, ends included.
+
+    `negate`: rows fit that do not; for a number, also those that do not know it.
+    """
+
+    field: str
+    words: str = ""
+    low: float = float("-inf")
+    high: float = float("inf")
+    negate: bool = False
+
+    @property
+    def is_text(self) -> bool:
+        """Whether the field is a text."""
+        return self.field in TEXT_BYTES
+
+    def fits(self, value: str | float) -> bool:
+        """Whether a row with this value fits."""
+        if self.is_text:
+            return _has_words(str(value), self.words) != self.negate
+        return (bool(value) and self.low <= float(value) <= self.high) != self.negate
+
+
+def condition(field: str, text: str, negate: bool = False) -> Condition:
+    """The condition that a person wrote about a field, e.g. ("year", "1955..1965").
+
+    Raises:
+        ConfigurationError: there is no such field, or the text is no range of its kind.
+    """
+    if field not in FIELDS:
+        raise ConfigurationError(f"rows have no field {field!r}; there are: {', '.join(FIELDS)}")
+    if field in TEXT_BYTES:
+        if not text.strip():
+            raise ConfigurationError(f"{field}: say which words it should have")
+        return Condition(field, words=text, negate=negate)
+    low, dots, high = text.partition("..")
+    high = high if dots else low
+    read = _time if field in TIMES else _seconds if field == "duration" else _number
+    try:
+        least = read(low, False) if low.strip() else float("-inf")
+        most = read(high, True) if high.strip() else float("inf")
+    except ValueError as e:
+        raise ConfigurationError(f"{field}={text!r}: {e}") from None
+    if not text.strip(". ") or least > most:
+        raise ConfigurationError(
+            f"{field}={text!r} is no range: write LEAST..MOST, LEAST.. or ..MOST"
+        )
+    return Condition(field, low=least, high=most, negate=negate)
+
+
+def parse(text: str) -> Condition:
+    """A condition as `FIELD=WORDS`, `FIELD!=WORDS` or `FIELD=LEAST..MOST`.
+
+    Raises:
+        ConfigurationError: it is none.
+    """
+    found = re.fullmatch(r"\s*([a-z_]+)\s*(!?=)(.*)", text, re.S)
+    if not found:
+        raise ConfigurationError(
+            f"{text!r} is no condition: write FIELD=WORDS, FIELD!=WORDS or FIELD=LEAST..MOST"
+        )
+    return condition(found[1], found[3], negate=found[2] == "!=")
+
+
+def expression(conditions: Sequence[Condition], vocabulary: Vocabulary) -> str:
+    """The conditions as a filter for Milvus, Lite or a server; empty if there are none.
+
+    Words are looked for in the library's own values (`vocabulary`), so that the filter holds
+    nothing but comparisons that every version knows, with each value quoted.
+    """
+    return " and ".join(f"({_expression(c, vocabulary)})" for c in conditions)
+
+
+def quoted(text: str) -> str:
+    """A text as a Milvus filter writes it, whatever is in it."""
+    return '"' + "".join(_ESCAPES.get(c, c) for c in text) + '"'
+
+
+_ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
+
+
+def _expression(c: Condition, vocabulary: Vocabulary) -> str:
+    if c.is_text:
+        values = sorted({v for v in vocabulary(c.field) if _has_words(v, c.words)})
+        inside = f"{c.field} in [{', '.join(map(quoted, values))}]" if values else 'track_id == ""'
+        return f"not ({inside})" if c.negate else inside
+    whole = c.field != "duration"
+    parts = [f"{c.field} != 0"]
+    if c.low != float("-inf"):
+        parts.append(f"{c.field} >= {_literal(c.low, whole)}")
+    if c.high != float("inf"):
+        parts.append(f"{c.field} <= {_literal(c.high, whole)}")
+    inside = " and ".join(parts)
+    return f"not ({inside})" if c.negate else inside
+
+
+def _literal(value: float, whole: bool) -> str:
+    return str(int(value)) if whole else repr(float(value))
+
+
+def _has_words(value: str, words: str) -> bool:
+    plain = _plain(words)
+    if plain == "  ":
+        return value.strip().casefold() == words.strip().casefold()
+    return plain in _plain(value)
+
+
+@lru_cache(maxsize=1 << 17)
+def _plain(text: str) -> str:
+    """Words in lower case without accents, each between spaces."""
+    bare = unicodedata.normalize("NFKD", text.casefold())
+    bare = "".join(c for c in bare if not unicodedata.combining(c))
+    return " " + " ".join(re.findall(r"[^\W_]+", bare)) + " "
+
+
+def _number(text: str, top: bool) -> float:
+    if not re.fullmatch(r"\s*\d{1,15}\s*", text):
+        raise ValueError(f"{text.strip()!r} is no whole number")
+    return float(int(text))
+
+
+_PARTS = re.compile(r"\s*(?:(\d+)h)?\s*(?:(\d+)m(?:in)?)?\s*(?:(\d+(?:\.\d+)?)s?)?\s*")
+
+
+def _seconds(text: str, top: bool) -> float:
+    """`90`, `90s`, `2m`, `1m30s`, `1:30` or `1h` in seconds."""
+    if clock := re.fullmatch(r"\s*(?:(\d+):)?(\d+):(\d\d)\s*", text):
+        hours, minutes, seconds = (float(x or 0) for x in clock.groups())
+    elif (parts := _PARTS.fullmatch(text)) and text.strip():
+        hours, minutes, seconds = (float(x or 0) for x in parts.groups())
+    else:
+        raise ValueError(f"{text.strip()!r} is no length of time: write 90, 2m, 1m30s, 1:30 or 1h")
+    return hours * 3600 + minutes * 60 + seconds
+
+
+def _time(text: str, top: bool) -> float:
+    """`2026`, `2026-03`, `2026-03-31` (UTC) or seconds since 1970; `top`: the last second of it."""
+    found = re.fullmatch(r"\s*(\d{4})(?:-(\d\d?)(?:-(\d\d?))?)?\s*", text)
+    if not found:
+        return _number(text, top)
+    year, month, day = (int(x) if x else 0 for x in found.groups())
+    start = datetime(year, month or 1, day or 1, tzinfo=UTC)
+    if not top:
+        return start.timestamp()
+    if day:
+        return start.timestamp() + 86_399
+    after = datetime(year + (month in (0, 12)), month % 12 + 1 if month else 1, 1, tzinfo=UTC)
+    return after.timestamp() - 1
