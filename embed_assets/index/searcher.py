@@ -4,9 +4,10 @@ What is indexed is known from the tables, the vectors come from the file of pool
 looked at again when they change, so that an answer is at most a second old. Milvus is not asked:
 a Lite index may be held by a writer meanwhile, and takes 250 ms where this takes ten.
 
-From `EXACT_ROWS` rows on, a vector's part along the library's 128 principal axes is scanned first.
-By the inequality of Cauchy and Schwarz the rest can add at most the product of the two rests'
-lengths, so only rows that can still be among the best are looked at whole: the answer stays exact.
+From `EXACT_ROWS` rows on, the parts of the vectors along the library's first principal axes are
+scanned, and only the best `CANDIDATES` by these are looked at whole. That is right where few axes
+hold most of what tells tracks apart, as they do with trained encoders: it is measured when the
+library is loaded, and where a true neighbour would come near to being missed, all is scanned.
 """
 
 from __future__ import annotations
@@ -32,7 +33,17 @@ from embed_assets.vectors.store import Store
 EXACT_ROWS = 20_000
 """From here on the scan of whole vectors takes longer than looking at the principal axes first."""
 
-AXES = 128
+AXES = (64, 256)
+"""So many principal axes are tried, until the true neighbours are among the candidates."""
+
+CANDIDATES = 1_024
+CANDIDATES_EACH = 16
+"""Candidates for each neighbour that is asked for, on top."""
+
+MARGIN = 3
+"""A true neighbour's place must be so much better than the last candidate's, when measured."""
+
+TRIALS = 64
 SAMPLE = 8_192
 FRESH_SECONDS = 1.0
 """The tables are read at most so often; whether they changed is looked at with every question."""
@@ -151,7 +162,7 @@ class Searcher:
     def nearest(
         self, query: np.ndarray, n: int, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and cosines of the `n` best for a float32 `[dim]` vector, best first, exactly.
+        """Positions and cosines of the `n` best for a float32 `[dim]` vector, best first.
 
         `allowed`: bool `[positions]`, which may be answers. Ties are in order of the path.
         """
@@ -162,7 +173,7 @@ class Searcher:
             n = min(n, left)
             if n <= 0:
                 return np.zeros(0, np.intp), np.zeros(0, np.float32)
-            found = self._bounded(query, n, allowed) if left > EXACT_ROWS else None
+            found = self._candidates(query, n, allowed) if left > EXACT_ROWS else None
             if found is None and 20 * left < len(allowed):
                 positions = np.flatnonzero(allowed)
                 found = positions, self._pooled.vectors[self._slots[positions]] @ query
@@ -186,32 +197,49 @@ class Searcher:
         ranked = sorted(range(len(paths)), key=lambda i: (-rounded[i], paths[i]))[:n]
         return positions[ranked], scores[ranked].astype(np.float32)
 
-    def _bounded(
+    def _candidates(
         self, query: np.ndarray, n: int, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray] | None:
-        """Positions that can be among the best, with their cosines; None if they are too many."""
-        if self._lead is None:
-            self._project()
-        lead = self._axes.T @ query
-        rest = float(np.sqrt(max(0.0, 1.0 - float(lead @ lead))))
-        upper = (self._lead @ lead + self._rest * rest)[self._slots]
-        upper[~allowed] = -2.0
-        first = np.argpartition(upper, -4 * n)[-4 * n :]
-        exact = self._pooled.vectors[self._slots[first]] @ query
-        least = np.partition(exact, -n)[-n]
-        positions = np.flatnonzero(upper >= least - 1e-5)
-        if len(positions) > len(allowed) // 20:
+        """Positions of the candidates, with their cosines; None if all must be scanned."""
+        self._project()
+        if self._axes is None or not self._axes.size:
             return None
+        coarse = (self._lead @ (self._axes.T @ query))[self._slots]
+        coarse[~allowed] = -2.0
+        many = min(CANDIDATES + CANDIDATES_EACH * n, len(coarse) - 1)
+        positions = np.argpartition(coarse, -many)[-many:]
+        positions = positions[allowed[positions]]
         return positions, self._pooled.vectors[self._slots[positions]] @ query
 
     def _project(self) -> None:
+        """Find the axes, if they are not known, and the parts of new vectors along them."""
         vectors = self._pooled.vectors
         if self._axes is None:
             rng = np.random.default_rng(0)
-            sample = vectors[np.sort(rng.choice(len(vectors), min(SAMPLE, len(vectors)), False))]
-            self._axes = np.ascontiguousarray(np.linalg.eigh(sample.T @ sample)[1][:, -AXES:])
-        self._lead = vectors @ self._axes
-        self._rest = np.sqrt(np.maximum(0.0, 1.0 - np.einsum("ij,ij->i", self._lead, self._lead)))
+            some = np.sort(rng.choice(len(vectors), min(SAMPLE, len(vectors)), replace=False))
+            spread = np.linalg.eigh(vectors[some].T @ vectors[some])[1]
+            for axes in AXES:
+                self._axes = np.ascontiguousarray(spread[:, -axes:])
+                self._lead = vectors @ self._axes
+                if (
+                    self._worst_place(vectors[some[:: -(-len(some) // TRIALS)]])
+                    < CANDIDATES / MARGIN
+                ):
+                    return
+            self._axes, self._lead = np.zeros((self.spec.dim, 0), np.float32), self._lead[:, :0]
+        if len(self._lead) < len(vectors):
+            new = vectors[len(self._lead) :] @ self._axes
+            self._lead = np.concatenate([self._lead, new])
+
+    def _worst_place(self, queries: np.ndarray) -> int:
+        """How far down a true neighbour (of ten) comes by the axes alone, at the worst."""
+        worst = 0
+        exact = queries @ self._pooled.vectors.T
+        coarse = (queries @ self._axes) @ self._lead.T
+        for true, guess in zip(exact, coarse, strict=True):
+            best = np.argpartition(true, -10)[-10:]
+            worst = max(worst, int((guess > guess[best].min()).sum()))
+        return worst
 
     # Loading
 
@@ -222,6 +250,7 @@ class Searcher:
         self._slots = np.zeros(0, np.intp)
         self._alive = np.zeros(0, bool)
         self._axes: np.ndarray | None = None
+        self._lead = np.zeros((0, 0), np.float32)
         self._append(rows)
 
     def _append(self, rows: list[tuple[Any, ...]]) -> None:
@@ -237,7 +266,6 @@ class Searcher:
         slots = [self._pooled.rows[tracks[i].audio_hash or ""][0] for i in kept]
         self._slots = np.concatenate([self._slots, np.array(slots, np.intp)])
         self._alive = np.concatenate([self._alive, np.ones(len(kept), bool)])
-        self._lead: np.ndarray | None = None
         self._columns: dict[str, tuple[np.ndarray, list[Any]]] = {}
 
     def _drop(self, folders: set[str]) -> None:
