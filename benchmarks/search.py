@@ -112,7 +112,8 @@ def searcher(root: Path, made: np.ndarray, name: str) -> dict[str, Any]:
         ready.refresh()
         return {int(ready.track(int(i)).audio_hash, 16) for i in ready.nearest(query, 10)[0]}
 
-    ask(asked[0])
+    for query in asked[:10]:
+        ask(query)
     figures = measure(ask, asked, truth, name)
     with beside("tables", root, ready.place):
         time.sleep(1)
@@ -190,7 +191,7 @@ def spec_of() -> Any:
 
 
 def row(i: int) -> Any:
-    from embed_assets.index.collection import TrackRow
+    from embed_assets.index.row import TrackRow
 
     return TrackRow(f"{i:032x}", f"{i:032x}", f"{i // PER_FOLDER:032x}", "", str(i))
 

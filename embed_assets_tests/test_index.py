@@ -24,17 +24,16 @@ import pytest
 from embed_assets.errors import ConfigurationError, TrackRejected, TransientError
 from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
 from embed_assets.index.collection import (
-    TrackRow,
     count,
     drop,
     ensure,
-    fit,
     load,
     rows_by_folder,
     serve,
     served,
 )
 from embed_assets.index.connection import connect
+from embed_assets.index.row import TrackRow, fit
 from embed_assets.index.search import exact, similar, vectors_of
 from embed_assets.index.write import FolderFailed, FolderRows, FolderWritten, index_folders
 

@@ -16,7 +16,7 @@ from datetime import UTC, datetime
 from functools import lru_cache
 
 from embed_assets.errors import ConfigurationError
-from embed_assets.index.collection import NUMBERS, TEXT_BYTES, TrackRow
+from embed_assets.index.row import NUMBERS, TEXT_BYTES, TrackRow
 
 FIELDS = tuple(f.name for f in fields(TrackRow))
 TIMES = tuple(n for n in NUMBERS if n.endswith("_at"))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from embed_assets.errors import TransientError
 from embed_assets.identity import IndexSpec, Recipe, display_path, folder_id
 from embed_assets.index import collection
-from embed_assets.index.collection import TrackRow
+from embed_assets.index.row import TrackRow
 from embed_assets.index.write import FolderFailed, FolderRows, index_folders
 from embed_assets.library.manifest import Library
 from embed_assets.library.plan import EMPTY

@@ -3,11 +3,6 @@
 What is indexed is known from the tables, the vectors come from the file of pooled ones; both are
 looked at again when they change, so that an answer is at most a second old. Milvus is not asked:
 a Lite index may be held by a writer meanwhile, and takes 250 ms where this takes ten.
-
-From `EXACT_ROWS` rows on, the parts of the vectors along the library's first principal axes are
-scanned, and only the best `CANDIDATES` by these are looked at whole. That is right where few axes
-hold most of what tells tracks apart, as they do with trained encoders: it is measured when the
-library is loaded, and where a true neighbour would come near to being missed, all is scanned.
 """
 
 from __future__ import annotations
@@ -23,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from embed_assets.identity import IndexSpec, display_path
+from embed_assets.index.axes import CANDIDATES, CANDIDATES_EACH, Axes
 from embed_assets.index.folders import row_of
 from embed_assets.index.search import Match
 from embed_assets.rows import Track
@@ -31,20 +27,11 @@ from embed_assets.vectors.pooled import Pooled
 from embed_assets.vectors.store import Store
 
 EXACT_ROWS = 20_000
-"""From here on the scan of whole vectors takes longer than looking at the principal axes first."""
+"""From here on candidates are looked for first, see `axes.py`; below, all is scanned sooner."""
 
-AXES = (64, 256)
-"""So many principal axes are tried, until the true neighbours are among the candidates."""
+ASKED_BEFORE = 4
+"""Finding the axes takes a second at 100,000 rows: a process that asks once has no use for it."""
 
-CANDIDATES = 1_024
-CANDIDATES_EACH = 16
-"""Candidates for each neighbour that is asked for, on top."""
-
-MARGIN = 3
-"""A true neighbour's place must be so much better than the last candidate's, when measured."""
-
-TRIALS = 64
-SAMPLE = 8_192
 FRESH_SECONDS = 1.0
 """The tables are read at most so often; whether they changed is looked at with every question."""
 
@@ -72,6 +59,7 @@ class Searcher:
         self._seen: dict[str, float] = {}
         self._stamp: object = None
         self._looked = -FRESH_SECONDS
+        self._asked = 0
         self._load([])
         self.refresh()
 
@@ -201,45 +189,21 @@ class Searcher:
         self, query: np.ndarray, n: int, allowed: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray] | None:
         """Positions of the candidates, with their cosines; None if all must be scanned."""
-        self._project()
-        if self._axes is None or not self._axes.size:
+        self._asked += 1
+        if self._asked <= ASKED_BEFORE:
             return None
-        coarse = (self._lead @ (self._axes.T @ query))[self._slots]
+        vectors = self._pooled.vectors
+        if self._axes is None:
+            self._axes = Axes.of(vectors)
+        self._axes.extend(vectors)
+        if not self._axes.sufficient:
+            return None
+        coarse = self._axes.coarse(query)[self._slots]
         coarse[~allowed] = -2.0
         many = min(CANDIDATES + CANDIDATES_EACH * n, len(coarse) - 1)
         positions = np.argpartition(coarse, -many)[-many:]
         positions = positions[allowed[positions]]
-        return positions, self._pooled.vectors[self._slots[positions]] @ query
-
-    def _project(self) -> None:
-        """Find the axes, if they are not known, and the parts of new vectors along them."""
-        vectors = self._pooled.vectors
-        if self._axes is None:
-            rng = np.random.default_rng(0)
-            some = np.sort(rng.choice(len(vectors), min(SAMPLE, len(vectors)), replace=False))
-            spread = np.linalg.eigh(vectors[some].T @ vectors[some])[1]
-            for axes in AXES:
-                self._axes = np.ascontiguousarray(spread[:, -axes:])
-                self._lead = vectors @ self._axes
-                if (
-                    self._worst_place(vectors[some[:: -(-len(some) // TRIALS)]])
-                    < CANDIDATES / MARGIN
-                ):
-                    return
-            self._axes, self._lead = np.zeros((self.spec.dim, 0), np.float32), self._lead[:, :0]
-        if len(self._lead) < len(vectors):
-            new = vectors[len(self._lead) :] @ self._axes
-            self._lead = np.concatenate([self._lead, new])
-
-    def _worst_place(self, queries: np.ndarray) -> int:
-        """How far down a true neighbour (of ten) comes by the axes alone, at the worst."""
-        worst = 0
-        exact = queries @ self._pooled.vectors.T
-        coarse = (queries @ self._axes) @ self._lead.T
-        for true, guess in zip(exact, coarse, strict=True):
-            best = np.argpartition(true, -10)[-10:]
-            worst = max(worst, int((guess > guess[best].min()).sum()))
-        return worst
+        return positions, vectors[self._slots[positions]] @ query
 
     # Loading
 
@@ -249,8 +213,7 @@ class Searcher:
         self._position: dict[str, int] = {}
         self._slots = np.zeros(0, np.intp)
         self._alive = np.zeros(0, bool)
-        self._axes: np.ndarray | None = None
-        self._lead = np.zeros((0, 0), np.float32)
+        self._axes: Axes | None = None
         self._append(rows)
 
     def _append(self, rows: list[tuple[Any, ...]]) -> None:

@@ -13,13 +13,13 @@ from embed_assets.errors import ConfigurationError, Reason, TrackRejected, Trans
 from embed_assets.identity import IndexSpec
 from embed_assets.index.collection import (
     IDS_PER_CALL,
-    TrackRow,
     ensure,
     load,
     rows_by_folder,
     rows_of,
 )
 from embed_assets.index.connection import give_way, lite_folder
+from embed_assets.index.row import TrackRow
 from embed_assets.index.search import vectors_of
 
 if TYPE_CHECKING:

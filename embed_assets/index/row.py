@@ -1,0 +1,118 @@
+"""What the index says of a track, apart from its vector; a change needs a new row schema version."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from functools import cached_property
+from typing import Any
+
+from embed_assets.identity import digest
+
+TEXT_BYTES = {
+    "track_id": 32,
+    "audio_hash": 128,
+    "folder_id": 32,
+    "folder": 16_384,
+    "path": 16_384,
+    "title": 2_048,
+    "artist": 2_048,
+    "album": 2_048,
+    "album_artist": 2_048,
+    "genre": 1_024,
+    "container": 128,
+    "codec": 128,
+    "recording_id": 36,
+    "release_id": 36,
+    "artist_id": 36,
+    "encoder": 64,
+    "weights": 64,
+    "engine": 64,
+    "device": 64,
+    "dtype": 32,
+    "run_id": 64,
+    "row_digest": 32,
+}
+"""Longest value of each text field in UTF-8 bytes, as a server counts (Lite counts characters)."""
+
+
+NUMBERS = (
+    "year",
+    "track_number",
+    "disc_number",
+    "sample_rate",
+    "channels",
+    "bit_rate",
+    "added_at",
+    "changed_at",
+    "embedded_at",
+)
+"""The whole-number fields, stored as INT64."""
+
+
+def fit(text: str, max_bytes: int) -> str:
+    r"""Cut text to `max_bytes` of UTF-8 between characters; lone surrogates become `\udcXX`."""
+    return text.encode("utf-8", "backslashreplace")[:max_bytes].decode("utf-8", "ignore")
+
+
+@dataclass(frozen=True)
+class TrackRow:
+    """What the index says about a track, apart from its vector; tags are cut to what fits.
+
+    `track_id`, `audio_hash` and `folder_id` are hex; `folder` and `path` are library-relative, for
+    people; numbers are 0 when unknown. `duration` is in seconds, `sample_rate` in Hz, `bit_rate` in
+    bit/s; `added_at`, `changed_at` (the file) and `embedded_at` are seconds since 1970. The ids are
+    MusicBrainz's. From `encoder` on: which encoder made the vector, of which weights (16 hex
+    digits), how, and in which run.
+    """
+
+    track_id: str
+    audio_hash: str
+    folder_id: str
+    folder: str
+    path: str
+    title: str = ""
+    artist: str = ""
+    album: str = ""
+    album_artist: str = ""
+    genre: str = ""
+    year: int = 0
+    duration: float = 0.0
+    track_number: int = 0
+    disc_number: int = 0
+    container: str = ""
+    codec: str = ""
+    sample_rate: int = 0
+    channels: int = 0
+    bit_rate: int = 0
+    recording_id: str = ""
+    release_id: str = ""
+    artist_id: str = ""
+    added_at: int = 0
+    changed_at: int = 0
+    encoder: str = ""
+    weights: str = ""
+    engine: str = ""
+    device: str = ""
+    dtype: str = ""
+    embedded_at: int = 0
+    run_id: str = ""
+
+    def __post_init__(self) -> None:
+        for name, size in TEXT_BYTES.items():
+            if name != "row_digest":
+                object.__setattr__(self, name, fit(getattr(self, name), size))
+        for name in NUMBERS:
+            top = 2**53 if name.endswith("_at") else 2**31 - 1
+            object.__setattr__(self, name, min(max(int(getattr(self, name)), 0), top))
+        if not 0 <= self.duration < 1e9:
+            object.__setattr__(self, "duration", 0.0)
+
+    @cached_property
+    def row_digest(self) -> str:
+        """32 hex digits over all the fields: a row with this digest needs no writing."""
+        return digest("row", *(str(getattr(self, f.name)) for f in fields(self)))
+
+    def stored(self) -> dict[str, Any]:
+        """The row as it is stored, without its vector."""
+        row = {f.name: getattr(self, f.name) for f in fields(self)}
+        return row | {"row_digest": self.row_digest}
