@@ -1,4 +1,4 @@
-"""What the index says of a track, apart from its vector; a change needs a new row schema version."""
+"""What the index says of a track, apart from its vector; a change needs a new schema version."""
 
 from __future__ import annotations
 

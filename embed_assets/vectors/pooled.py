@@ -48,6 +48,7 @@ class Pooled:
         self.store, self.spec, self.check = store, spec, check
         self.vectors = np.zeros((0, spec.dim), np.float32)
         self.rows: dict[str, tuple[int, float]] = {}
+        self._inode: int | None = None
         self._map()
 
     def keep(self, embedded: Mapping[str, float]) -> None:
@@ -77,7 +78,8 @@ class Pooled:
                         names.flush()
                 self._map()
         except (OSError, Timeout):
-            self._hold(self._missing(embedded))
+            pass
+        self._hold(self._missing(embedded))
 
     def _missing(self, embedded: Mapping[str, float]) -> dict[str, float]:
         rows = self.rows
@@ -100,13 +102,19 @@ class Pooled:
         """Look at what the files have now; rows that were there keep their places."""
         known, width = len(self.vectors), self.spec.dim
         try:
-            names = np.fromfile(self.names_file, _NAME)
+            with open(self.names_file, "rb") as file:
+                inode = os.fstat(file.fileno()).st_ino
+                if self._inode not in (None, inode):
+                    # Somebody deleted the files, and others have made new ones: not these rows.
+                    return
+                names = np.fromfile(file, _NAME)
             whole = min(len(names), os.path.getsize(self.vectors_file) // (4 * width))
             if whole <= known:
                 return
             mapped = np.memmap(self.vectors_file, np.float32, "r", shape=(whole, width))
-        except FileNotFoundError:
+        except OSError:
             return
+        self._inode = inode
         self.vectors = mapped.view(np.ndarray)
         self._name(names[known:whole], known)
 
