@@ -44,6 +44,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=example + 'path "Blue Train" Kraftwerk/Autobahn.flac --steps 12')(path)
     app.command(epilog=example + "radio Miles/Blue -n 50 --m3u evening.m3u")(radio)
     app.command(epilog=example + "duplicates --json")(duplicates)
+    app.command("map", epilog=example + "map library.html --by folder")(draw_map)
 
 
 def similar(
@@ -201,6 +202,29 @@ def duplicates(
             typer.echo(plain(f"    {t.path}  ({t.duration:.0f} s)"))
     certain = sum(d.certain for d in found)
     typer.echo(f"{certain} certain, {len(found) - certain} suggestions")
+
+
+def draw_map(
+    file: Annotated[Path, typer.Argument(help="The HTML file to write.")] = Path("map.html"),
+    by: Annotated[
+        str, typer.Option(help="Colour by `genre` or `folder`; default: what most tracks have.")
+    ] = "",
+    method: Annotated[
+        str, typer.Option(help="`tsne` or `pca`; default: tsne up to 5,000 tracks.")
+    ] = "",
+    as_json: AsJson = False,
+) -> None:
+    """Draw the library: one HTML file, no network; near is alike, a click shows what is similar."""
+    from embed_assets.commands.draw import write_map
+    from embed_assets.project import Project
+
+    if by not in ("", "genre", "folder") or method not in ("", "tsne", "pca"):
+        raise typer.BadParameter("--by is genre or folder, --method is tsne or pca")
+    told = write_map(Project.of(Settings.load()), file, by, method)
+    if as_json:
+        print_json(told)
+        return
+    typer.echo(plain(f"{told['file']}: {told['tracks']} tracks by {told['by']} ({told['method']})"))
 
 
 def _conditions(

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 import re
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
+from embed_assets.commands.draw import write_file
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import display_path, local_path
 from embed_assets.index.folders import row_of
@@ -43,24 +43,9 @@ def write_m3u(file: Path, root: Path, tracks: Sequence[Track]) -> list[str]:
         # Such a line would be a comment.
         lines.append(f"./{path}" if path.startswith("#") else path)
     try:
-        _write(file.expanduser(), "\n".join(lines) + "\n")
+        write_file(file.expanduser(), "\n".join(lines) + "\n")
     except OSError as e:
         raise ConfigurationError(
             f"cannot write the playlist {file}: {e.strerror or e}; name another file"
         ) from e
     return notes
-
-
-def _write(file: Path, text: str) -> None:
-    """All of it or nothing: a server may be reading."""
-    handle, name = tempfile.mkstemp(dir=file.absolute().parent, prefix=".", suffix=".m3u.tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
-            out.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, file)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -1,0 +1,38 @@
+"""The map as one HTML file that needs no network: the data of a drawing in a page."""
+
+from __future__ import annotations
+
+import json
+from importlib import resources
+
+import numpy as np
+
+from embed_assets.index.folders import row_of
+from embed_assets.index.projection import COLOURS, GROUPS, Drawing
+from embed_assets.index.searcher import Searcher
+
+
+def page(searcher: Searcher, drawing: Drawing) -> str:
+    """The whole file. Nothing that stands in a tag or a name can be taken for markup or code."""
+    rows = [row_of(searcher.track(i)) for i in drawing.positions]
+    points = np.round(drawing.points * 9999).astype(int)
+    data = {
+        "by": f"{drawing.by}, {'t-SNE' if drawing.method == 'tsne' else 'PCA'}",
+        "x": points[:, 0].tolist(),
+        "y": points[:, 1].tolist(),
+        "title": [r.title for r in rows],
+        "artist": [r.artist for r in rows],
+        "path": [r.path for r in rows],
+        "group": drawing.group,
+        "groups": drawing.groups,
+        "colours": [*COLOURS[: min(len(drawing.groups), GROUPS)], COLOURS[-1]],
+        "near": drawing.near.tolist(),
+    }
+    # In JSON these stand inside of texts only, where an escape means the same.
+    text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+    for mark in "<>&\u2028\u2029":
+        text = text.replace(mark, f"\\u{ord(mark):04x}")
+    text = text.encode("utf-8", "replace").decode()
+    frame = resources.files(__package__).joinpath("map.html").read_text("utf-8")
+    before, _, after = frame.partition("/*DATA*/")
+    return before + text + after
