@@ -17,6 +17,7 @@ from embed_assets.defs.audio_embeddings import audio_embeddings
 from embed_assets.defs.checks import RECONCILE_JOB, RECONCILE_SCHEDULE, index_in_step
 from embed_assets.defs.execution import EXECUTOR
 from embed_assets.defs.jobs import LIBRARY_JOB
+from embed_assets.defs.library_map import MAP_JOB, MAP_SCHEDULE, library_map
 from embed_assets.defs.milvus_index import milvus_index
 from embed_assets.defs.resources import resources
 from embed_assets.defs.sensor import library_sensor
@@ -33,10 +34,11 @@ def build_defs(
         assets=[
             asset.with_attributes(backfill_policy=backfills)
             for asset in (track_manifest, audio_embeddings, milvus_index)
-        ],
+        ]
+        + [library_map],
         asset_checks=[index_in_step],
-        jobs=[LIBRARY_JOB, RECONCILE_JOB],
-        schedules=[RECONCILE_SCHEDULE],
+        jobs=[LIBRARY_JOB, RECONCILE_JOB, MAP_JOB],
+        schedules=[RECONCILE_SCHEDULE, MAP_SCHEDULE],
         sensors=[library_sensor(settings.scan_seconds)],
         resources=resources(settings) | dict(resource_overrides or {}),
         executor=EXECUTOR,

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from pathlib import Path
 
 from embed_assets.commands.similar import searcher_of
 from embed_assets.errors import ConfigurationError
-from embed_assets.index.page import page
+from embed_assets.index.page import page, write_file
 from embed_assets.index.projection import draw
 from embed_assets.project import Project
 
@@ -37,18 +35,3 @@ def write_map(project: Project, file: Path, by: str = "", method: str = "") -> d
         "method": drawing.method,
         "bytes": len(text.encode()),
     }
-
-
-def write_file(file: Path, text: str) -> None:
-    """All of a text or nothing, for somebody may be reading; raises OSError."""
-    handle, name = tempfile.mkstemp(dir=file.absolute().parent, prefix=".", suffix=".tmp")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
-            out.write(text)
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(name, 0o666 & ~umask)
-        os.replace(name, file)
-    except BaseException:
-        os.unlink(name)
-        raise

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import tempfile
 from importlib import resources
+from pathlib import Path
 
 import numpy as np
 
@@ -36,3 +39,18 @@ def page(searcher: Searcher, drawing: Drawing) -> str:
     frame = resources.files(__package__).joinpath("map.html").read_text("utf-8")
     before, _, after = frame.partition("/*DATA*/")
     return before + text + after
+
+
+def write_file(file: Path, text: str) -> None:
+    """All of a text or nothing, for somebody may be reading; raises OSError."""
+    handle, name = tempfile.mkstemp(dir=file.absolute().parent, prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:
+            out.write(text)
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(name, 0o666 & ~umask)
+        os.replace(name, file)
+    except BaseException:
+        os.unlink(name)
+        raise

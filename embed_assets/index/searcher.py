@@ -211,6 +211,7 @@ class Searcher:
         self._tracks: list[Track] = []
         self._lineage: list[tuple[Any, ...]] = []
         self._position: dict[str, int] = {}
+        self._folders: dict[str, list[int]] = {}
         self._slots = np.zeros(0, np.intp)
         self._alive = np.zeros(0, bool)
         self._axes: Axes | None = None
@@ -225,17 +226,18 @@ class Searcher:
         begin = len(self._tracks)
         self._tracks += [tracks[i] for i in kept]
         self._lineage += [lineage[i] for i in kept]
-        self._position |= {tracks[i].track_id: begin + n for n, i in enumerate(kept)}
+        for position, track in enumerate(self._tracks[begin:], begin):
+            self._position[track.track_id] = position
+            self._folders.setdefault(track.folder_id, []).append(position)
         slots = [self._pooled.rows[tracks[i].audio_hash or ""][0] for i in kept]
         self._slots = np.concatenate([self._slots, np.array(slots, np.intp)])
         self._alive = np.concatenate([self._alive, np.ones(len(kept), bool)])
         self._columns: dict[str, tuple[np.ndarray, list[Any]]] = {}
 
-    def _drop(self, folders: set[str]) -> None:
-        for i, track in enumerate(self._tracks):
-            if track.folder_id in folders and self._alive[i]:
-                self._alive[i] = False
-                self._position.pop(track.track_id, None)
+    def _drop(self, folders: Iterable[str]) -> None:
+        for i in [i for folder in folders for i in self._folders.pop(folder, ())]:
+            self._alive[i] = False
+            self._position.pop(self._tracks[i].track_id, None)
 
     def _rows_of(self, db: Any, folders: list[str]) -> list[tuple[Any, ...]]:
         rows = []

@@ -1,0 +1,56 @@
+"""The asset `library_map`: the whole library as a picture, in the UI and as a page in EMBED_HOME."""
+
+import base64
+
+import dagster as dg
+
+from embed_assets.defs.milvus_index import milvus_index
+from embed_assets.defs.resources import EncoderResource, MilvusResource, StateResource
+
+
+@dg.asset(
+    deps=[milvus_index],
+    group_name="music",
+    kinds={"python", "html"},
+    description=(
+        "The whole library in two dimensions: near is alike, coloured by genre or folder. The page"
+        " `map.html` in EMBED_HOME shows titles on hover and similar tracks on click; it needs no"
+        " network. Drawn daily, and whenever somebody materializes this."
+    ),
+)
+def library_map(
+    state: StateResource, encoder: EncoderResource, milvus: MilvusResource
+) -> dg.MaterializeResult:
+    """Draw what is indexed; reads the tables and the pooled vectors, not Milvus."""
+    from embed_assets.index.page import page, write_file
+    from embed_assets.index.projection import draw, picture
+    from embed_assets.index.searcher import Searcher
+
+    spec = encoder.spec()
+    searcher = Searcher(state.tables(), state.store(), spec, spec.place(milvus.uri))
+    drawing = draw(searcher)
+    file = state.store().root.with_name("map.html")
+    write_file(file, page(searcher, drawing))
+    image = base64.b64encode(picture(drawing)).decode()
+    return dg.MaterializeResult(
+        metadata={
+            "map": dg.MetadataValue.md(f"![the library](data:image/png;base64,{image})"),
+            "page": dg.MetadataValue.path(str(file)),
+            "dagster/row_count": len(drawing.positions),
+            "coloured_by": drawing.by,
+            "method": drawing.method,
+            "groups": ", ".join(drawing.groups),
+        }
+    )
+
+
+MAP_JOB = dg.define_asset_job(
+    "draw_map", selection=dg.AssetSelection.assets("library_map"), description="Draw the library"
+)
+
+MAP_SCHEDULE = dg.ScheduleDefinition(
+    name="daily_map",
+    job=MAP_JOB,
+    cron_schedule="41 4 * * *",
+    default_status=dg.DefaultScheduleStatus.RUNNING,
+)
