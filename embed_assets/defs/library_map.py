@@ -1,4 +1,4 @@
-"""The asset `library_map`: the whole library as a picture, in the UI and as a page in EMBED_HOME."""
+"""The asset `library_map`: the whole library as a picture in the UI and a page in EMBED_HOME."""
 
 import base64
 
@@ -28,6 +28,8 @@ def library_map(
 
     spec = encoder.spec()
     searcher = Searcher(state.tables(), state.store(), spec, spec.place(milvus.uri))
+    if not len(searcher):
+        return dg.MaterializeResult(metadata={"dagster/row_count": 0})
     drawing = draw(searcher)
     file = state.store().root.with_name("map.html")
     write_file(file, page(searcher, drawing))

@@ -1,0 +1,124 @@
+"""Asking on the command line: names that mean several tracks, playlists, maps, odd names."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from dataclasses import replace
+
+import pytest
+
+from embed_assets.commands.playlist import write_m3u
+from embed_assets.commands.terminal import plain
+from embed_assets.index.page import page
+from embed_assets.index.projection import draw, picture
+from embed_assets_tests.shelf import Shelf, random_vectors
+
+ESCAPE = "\x1b[2J\x9b31m"
+
+
+@pytest.fixture(scope="module")
+def asked(tmp_path_factory):
+    from embed_assets_tests.conftest import _world
+
+    for world in _world(tmp_path_factory.mktemp("asked")):
+        for i, genre in enumerate(("Jazz", "Acid Jazz", "Rock", 'Q"uo\\te')):
+            world.put(f"Some/{i}.flac", i, title=f"Blue {i}", artist=f"A{i % 2}", genre=genre)
+        world.put(f"Odd/#{ESCAPE}.flac", 7, title=f"{ESCAPE}red", artist="B")
+        world.put(b"Odd/caf\xe9.flac", 8)
+        world.put("Odd/two\nlines.flac", 9)
+        world.sync()
+        yield world
+
+
+def ask(world, *arguments):
+    done = world.run(*arguments)
+    assert done.returncode == 0, done.stderr
+    return done
+
+
+def test_words_that_mean_several_tracks_say_which_was_taken(asked):
+    done = ask(asked, "similar", "blue", "--json")
+    assert re.search(r"took Blue 0 - A0 .*also fits: Blue 1 - A1 .*Blue 3", done.stderr)
+    assert {m["path"] for m in json.loads(done.stdout)} >= {"Some/1.flac"}
+    assert ask(asked, "similar", "Some/0.flac").stderr == ""
+
+
+def test_filters_several_tracks_and_a_folder(asked):
+    def paths(*arguments):
+        return {m["path"] for m in json.loads(ask(asked, *arguments, "--json").stdout)}
+
+    assert paths("similar", "Odd", "--genre", "jazz") == {"Some/0.flac", "Some/1.flac"}
+    assert paths("similar", "Odd", "--genre", 'q"uo\\te') == {"Some/3.flac"}
+    assert len(paths("similar", "Some/0.flac", "Some/1.flac")) == 5
+    assert paths("similar", "Odd", "--not-artist", "A0") == {"Some/1.flac", "Some/3.flac"}
+    assert len(paths("similar", "Odd", "--per-artist", "1")) == 2
+    assert len(paths("path", "Some/0.flac", "Some/2.flac", "--steps", "5")) == 5
+    assert len(paths("radio", "Some/0.flac", "--random", "1")) == 6
+    assert json.loads(ask(asked, "duplicates", "--json").stdout) == []
+    wrong = asked.run("similar", "Odd", "--year", "soon")
+    assert (wrong.returncode, "whole number" in wrong.stderr) == (2, True)
+
+
+def test_no_name_and_no_tag_steers_the_terminal(asked):
+    for arguments in (
+        ("similar", "Some/0.flac"),
+        ("similar", "Some/0.flac", "--json"),
+        ("similar", f"Odd/#{ESCAPE}.flac"),
+        ("radio", "Some/0.flac"),
+        ("errors",),
+    ):
+        done = ask(asked, *arguments)
+        assert not re.search(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", done.stdout + done.stderr), arguments
+    assert plain("a\x1b[31m\n\u202eb") == "a\\x1b[31m\\x0a\\u202eb"
+
+
+def test_a_playlist_has_relative_paths_and_says_what_it_left_out(asked):
+    lists = asked.root / "lists"
+    lists.mkdir()
+    done = ask(asked, "similar", "Some/0.flac", "--m3u", str(lists / "a.m3u"), "-n", "10")
+    assert len(re.findall("left out of", done.stderr)) == 2
+    lines = (lists / "a.m3u").read_text("utf-8").splitlines()
+    assert lines[0] == "#EXTM3U"
+    named = [line for line in lines if not line.startswith("#")]
+    assert len(named) == 4
+    for line in named:
+        assert (lists / line).is_file(), line
+    assert "#EXTINF:3,A1 - Blue 1" in lines
+
+
+def test_a_name_that_starts_as_a_comment_is_no_comment(tmp_path):
+    shelf = Shelf(tmp_path)
+    assert write_m3u(tmp_path / "x.m3u", tmp_path, [shelf.track("#1.mp3", duration=1)]) == []
+    assert (tmp_path / "x.m3u").read_text().splitlines()[2] == "./#1.mp3"
+
+
+def test_a_map_holds_everything_and_nothing_in_it_is_code(tmp_path):
+    shelf = Shelf(tmp_path)
+    evil = "</script><img src=x onerror=alert(1)>\u2028<!--"
+    rows = [shelf.track(f"{f}/{i}", genre=evil, title=evil) for i, f in enumerate("aab" * 10)]
+    shelf.put(rows, random_vectors(30))
+    ready = shelf.searcher()
+    for method in ("pca", "tsne"):
+        text = page(ready, draw(ready, method=method))
+        head, data = text.split('<script id="data" type="application/json">')
+        data = json.loads(data.split("</script>")[0])
+        assert data["title"] == [evil] * 30
+        assert evil not in text
+        assert "default-src 'none'" in head
+        frame = page(ready, replace(draw(ready, method="pca"), positions=[]))
+        assert not re.search(r"(src|href)\s*=|https?://|@import|url\(", frame)
+        assert all(0 <= v <= 9999 for v in data["x"] + data["y"])
+        assert [len(set(near) - {i}) for i, near in enumerate(data["near"])] == [8] * 30
+    assert draw(ready, by="folder").groups == ["a", "b"]
+    assert len(picture(draw(ready))) < 10_000
+    one = Shelf(tmp_path / "one")
+    one.put([one.track("a/1")], random_vectors(1))
+    assert page(one.searcher(), draw(one.searcher()))
+
+
+def test_the_map_command_writes_a_file_and_the_asset_a_picture(asked, tmp_path):
+    told = json.loads(ask(asked, "map", str(tmp_path / "m.html"), "--json").stdout)
+    assert told["tracks"] == 7
+    assert os.path.getsize(tmp_path / "m.html") == told["bytes"]
