@@ -9,8 +9,11 @@ from dataclasses import replace
 
 import pytest
 
+from embed_assets.commands import similar as command
+from embed_assets.commands.find import find, find_all
 from embed_assets.commands.playlist import write_m3u
 from embed_assets.commands.terminal import plain
+from embed_assets.index.filters import parse
 from embed_assets.index.page import page
 from embed_assets.index.projection import draw, picture
 from embed_assets_tests.shelf import Shelf, random_vectors
@@ -59,6 +62,22 @@ def test_filters_several_tracks_and_a_folder(asked):
     assert json.loads(ask(asked, "duplicates", "--json").stdout) == []
     wrong = asked.run("similar", "Odd", "--year", "soon")
     assert (wrong.returncode, "whole number" in wrong.stderr) == (2, True)
+
+
+def test_milvus_itself_gives_the_same_answers(asked):
+    project = asked.project()
+    for query, more in (
+        (["Some/0.flac"], {}),
+        (["Odd"], {"where": [parse("genre=jazz"), parse("artist!=A1")]}),
+        (["Some/0.flac", "Some/1.flac"], {"avoid": ["Some/3.flac"], "per_artist": 1}),
+    ):
+        here = command.similar(project, query, 5, **more).matches
+        seeds = find_all(project, query)
+        unlike = [find(project, q) for q in more.get("avoid", ())]
+        rest = more.get("where", ()), more.get("per_artist", 0)
+        there = command._asked(project, seeds, unlike, 5, *rest)
+        assert [(m.path, m.genre) for m in here] == [(m.path, m.genre) for m in there]
+        assert [m.score for m in here] == pytest.approx([m.score for m in there], abs=1e-5)
 
 
 def test_no_name_and_no_tag_steers_the_terminal(asked):

@@ -1,6 +1,11 @@
-"""Filters mean for Milvus what they mean here, whatever stands in a tag; on real Lite."""
+"""Filters mean for Milvus what they mean here, whatever stands in a tag.
+
+On real Lite, or on the server of EMBED_TEST_MILVUS_URI.
+"""
 
 from __future__ import annotations
+
+import os
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -38,7 +43,9 @@ NASTY = [
 
 @pytest.fixture(scope="module")
 def client(tmp_path_factory):
-    with connect(str(tmp_path_factory.mktemp("lite") / "milvus.db")) as client:
+    lite = str(tmp_path_factory.mktemp("lite") / "milvus.db")
+    with connect(os.environ.get("EMBED_TEST_MILVUS_URI") or lite) as client:
+        client.drop_collection(SPEC.collection)
         ensure(client, SPEC)
         yield client
 
@@ -49,7 +56,9 @@ def ask(client, rows, conditions):
     words = expression(conditions, lambda field: {getattr(r, field) for r in rows})
     ids = ", ".join(f'"{r.track_id}"' for r in rows)
     text = f"track_id in [{ids}]" + (f" and {words}" if words else "")
-    found = client.query(SPEC.collection, text, ["track_id"], limit=1000)
+    found = client.query(
+        SPEC.collection, text, ["track_id"], limit=1000, consistency_level="Strong"
+    )
     return sorted(r["track_id"] for r in found)
 
 

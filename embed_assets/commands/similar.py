@@ -177,10 +177,11 @@ def _asked(
         many = n if far is None and not per_artist else SPARE * n
         while True:
             found = search.similar(client, near, many, out, where=wanted)
-            kept = search.at_most(found, per_artist)
+            kept = found
             if far is not None:
-                vectors = search.vectors_of(client, [m.track_id for m in kept])
-                kept = [m for m in kept if m.score >= float(vectors[m.track_id] @ far)]
+                vectors = search.vectors_of(client, [m.track_id for m in found])
+                kept = [m for m in found if m.score >= float(vectors[m.track_id] @ far)]
+            kept = search.at_most(kept, per_artist)
             if len(kept) >= n or len(found) < many or many >= search.PAGE:
                 return kept[:n]
             many = min(SPARE * many, search.PAGE)
