@@ -15,7 +15,7 @@ from multiprocessing.process import BaseProcess
 
 import dagster as dg
 
-from embed_assets.defs.execution import PRELOADED
+from embed_assets.defs.execution import IN_PROCESS, PRELOADED
 from embed_assets.defs.instance import open_instance, worker_tags
 from embed_assets.defs.look import run_tags
 from embed_assets.library.plan import Request
@@ -80,6 +80,6 @@ def _execute(settings: Settings, request: Request, name: str) -> None:
             instance=instance,
             tags=run_tags(request) | worker_tags() | {REQUEST_TAG: name},
             # The run's whole log is in the UI; a terminal gets a line a run.
-            run_config={"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
+            run_config=IN_PROCESS | {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )

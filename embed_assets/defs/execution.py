@@ -51,7 +51,7 @@ EXECUTOR = dg.multi_or_in_process_executor.configured(
 
 IN_PROCESS = {"execution": {"config": {"in_process": True}}}
 """Run config for an album that was just dropped: starting a process a step would cost 2.5 s, more
-than the work. An import keeps a process a step, for what a step leaves in memory goes with it."""
+than the work. An import under `up` keeps a process a step, for what crashes one leaves the run."""
 
 
 def is_in_process(run: dg.DagsterRun) -> bool:
