@@ -7,8 +7,9 @@ that the other holds while it stores an event (dagster 1.13).
 from __future__ import annotations
 
 import multiprocessing
+import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
@@ -55,6 +56,13 @@ def start_run(settings: Settings, request: Request) -> RunProcess:
     process = context.Process(target=_execute, args=(settings, request, name))
     process.start()
     return RunProcess(request, name, process)
+
+
+def wait_for_record(begun: Iterable[RunProcess], instance: dg.DagsterInstance) -> None:
+    """Wait until Dagster's record has these runs, or they ended: the next look must see them."""
+    for run in begun:
+        while not run.done and run.run(instance) is None:
+            time.sleep(0.05)
 
 
 @contextmanager

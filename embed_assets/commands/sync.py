@@ -12,7 +12,12 @@ from dataclasses import asdict, dataclass, field
 
 import dagster as dg
 
-from embed_assets.commands.run_processes import RunProcess, start_run, stopped_at_the_end
+from embed_assets.commands.run_processes import (
+    RunProcess,
+    start_run,
+    stopped_at_the_end,
+    wait_for_record,
+)
 from embed_assets.defs.instance import open_instance, reap, take_over
 from embed_assets.defs.look import Look, look, prepare, summary
 from embed_assets.library.plan import Memory, Policy
@@ -85,7 +90,9 @@ def sync(
             prepare(instance, library, tables, found.plan)
             if found.plan.requests or not running:
                 tell(summary(found))
-            running.extend(start_run(settings, request) for request in found.plan.requests)
+            begun = [start_run(settings, request) for request in found.plan.requests]
+            running.extend(begun)
+            wait_for_record(begun, instance)
             if not running and not _is_waiting(found):
                 break
             _wait(found, running)
