@@ -13,9 +13,15 @@ from embed_assets.commands import similar as command
 from embed_assets.commands.find import find, find_all
 from embed_assets.commands.playlist import write_m3u
 from embed_assets.commands.terminal import plain
+from embed_assets.index.connection import connect
 from embed_assets.index.filters import parse
+from embed_assets.index.folders import FolderIndexed, index_library
 from embed_assets.index.page import page
 from embed_assets.index.projection import draw, picture
+from embed_assets.library.manifest import scan_folder
+from embed_assets.library.walk import walk
+from embed_assets.vectors.embed import embed_folder
+from embed_assets.workers import open_pool
 from embed_assets_tests.shelf import Shelf, random_vectors
 
 ESCAPE = "\x1b[2J\x9b31m"
@@ -31,8 +37,22 @@ def asked(tmp_path_factory):
         world.put(f"Odd/#{ESCAPE}.flac", 7, title=f"{ESCAPE}red", artist="B")
         world.put(b"Odd/caf\xe9.flac", 8)
         world.put("Odd/two\nlines.flac", 9)
-        world.sync()
+        index(world.project())
         yield world
+
+
+def index(project):
+    """What a run does, without Dagster."""
+    spec, tables, store = project.spec(), project.tables, project.store
+    paths = [folder.path for folder in walk(project.library.root)]
+    with open_pool(1) as pool:
+        for path in paths:
+            scan_folder(project.library, path, tables, pool)
+            embed_folder(project.library, path, spec.recipe, project.choice, tables, store, pool)
+    with connect(project.uri) as client:
+        place = spec.place(project.uri)
+        for told in index_library(client, project.library, paths, spec, tables, store, place):
+            assert isinstance(told, FolderIndexed), told
 
 
 def ask(world, *arguments):
