@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test check stress bench clean
+.PHONY: install demo test test-server check stress bench clean
 
 install: $(STAMP)
 
@@ -21,6 +21,12 @@ demo: install
 test: install
 	$(BIN)/python -m pytest -n 2 -m "not stress"
 
+# The tests of the index on a real Milvus server too: no containers, a virtual environment of its own.
+test-server: install
+	$(PYTHON) -m venv .venv-milvus
+	.venv-milvus/bin/python -m pip install --quiet 'milvus==2.3.5' 'setuptools<81'
+	EMBED_TEST_MILVUS_SERVER=$(CURDIR)/.venv-milvus/bin/milvus-server $(BIN)/python -m pytest -k server
+
 stress: install
 	$(BIN)/python -m pytest -m stress --timeout 7200 -s
 
@@ -32,9 +38,9 @@ check: install
 
 # MUSIC=DIR, a folder of real music: without it tracks are synthesised, and retrieval is left out.
 bench: install
-	for b in walk tick similar search; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
+	for b in walk tick similar search index; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
 	for b in drop bulk; do $(BIN)/python benchmarks/$$b.py $(if $(MUSIC),--music '$(MUSIC)') --json || exit 1; done
 	$(if $(MUSIC),$(BIN)/python benchmarks/retrieval.py '$(MUSIC)' --json)
 
 clean:
-	rm -rf $(VENV) build dist *.egg-info
+	rm -rf $(VENV) .venv-milvus build dist *.egg-info

@@ -137,6 +137,7 @@ def path_of(i: int) -> bytes:
 def fill(n: int) -> None:
     """Tables, store and index of a library of `n` tracks; without syncing the disk for each."""
     from embed_assets.identity import folder_id, track_id
+    from embed_assets.index.collection import serve
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
     from embed_assets.project import Project
@@ -167,9 +168,11 @@ def fill(n: int) -> None:
         tables.put_embeddings([Embedding(recipe.digest, h, 3, 30.0) for h in hashes])
         paths.append(path)
     with connect(project.uri) as client:
-        place = spec.place(project.uri)
-        for report in index_library(client, project.library, paths, spec, tables, store, place):
+        for report in index_library(
+            client, project.library, paths, spec, tables, store, project.uri
+        ):
             assert not isinstance(report, tuple), report
+        serve(client, spec)
     os.fsync = sync
 
 

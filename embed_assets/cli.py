@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from embed_assets import cli_questions
+from embed_assets import cli_index, cli_questions
 from embed_assets.commands import terminal
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.settings import Settings
@@ -148,6 +148,9 @@ def demo() -> None:
         f"Your own music:\n    EMBED_LIBRARY=~/Music EMBED_ENCODER=acoustic {me} up\n"
         f"With MuQ (1.3 GB of weights, CC-BY-NC 4.0):\n    EMBED_LIBRARY=~/Music {me} up"
     )
+
+
+cli_index.add_to(app)
 
 
 def main() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embed_assets.errors import ConfigurationError, TransientError
 
-SCHEMA_VERSION = 3
+SCHEMA_VERSION = 4
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folders (
@@ -42,6 +42,14 @@ CREATE TABLE IF NOT EXISTS failures (
     folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, stage TEXT, message TEXT, at REAL, run_id TEXT,
     shared INTEGER
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS collections (
+    address TEXT, name TEXT, spec TEXT, made_at REAL, gates TEXT, gates_at REAL, stamp TEXT,
+    PRIMARY KEY (address, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS served (
+    id INTEGER PRIMARY KEY, address TEXT, at REAL, name TEXT, before TEXT, reason TEXT,
+    wanted TEXT
+);
 """
 
 _ADDED = {

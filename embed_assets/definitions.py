@@ -14,7 +14,12 @@ from typing import Any
 import dagster as dg
 
 from embed_assets.defs.audio_embeddings import audio_embeddings
-from embed_assets.defs.checks import RECONCILE_JOB, RECONCILE_SCHEDULE, index_in_step
+from embed_assets.defs.checks import (
+    RECONCILE_JOB,
+    RECONCILE_SCHEDULE,
+    index_in_step,
+    wanted_collection_is_served,
+)
 from embed_assets.defs.execution import EXECUTOR
 from embed_assets.defs.jobs import LIBRARY_JOB
 from embed_assets.defs.library_map import MAP_JOB, MAP_SCHEDULE, library_map
@@ -36,7 +41,7 @@ def build_defs(
             for asset in (track_manifest, audio_embeddings, milvus_index)
         ]
         + [library_map],
-        asset_checks=[index_in_step],
+        asset_checks=[index_in_step, wanted_collection_is_served],
         jobs=[LIBRARY_JOB, RECONCILE_JOB, MAP_JOB],
         schedules=[RECONCILE_SCHEDULE, MAP_SCHEDULE],
         sensors=[library_sensor(settings.scan_seconds)],

@@ -94,6 +94,20 @@ class IndexSpec:
         """Where the rows of this spec are, at a Milvus address: 32 hex digits."""
         return digest("place", uri, self.digest)
 
+    def dump(self) -> str:
+        """Text from which `load` makes an equal spec."""
+        return json.dumps(asdict(self), sort_keys=True)
+
+    @classmethod
+    def load(cls, text: str) -> IndexSpec | None:
+        """The spec that `dump` wrote; None if a version with other recipes wrote it."""
+        try:
+            raw = json.loads(text)
+            raw["recipe"]["frame_stats"] = tuple(raw["recipe"]["frame_stats"])
+            return cls(**(raw | {"recipe": Recipe(**raw["recipe"])}))
+        except (ValueError, TypeError, KeyError):
+            return None
+
     @property
     def collection(self) -> str:
         """Name of the collection; the alias `tracks` points to the one that is served."""

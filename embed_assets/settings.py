@@ -9,10 +9,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field, ValidationError, field_validator
+from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from embed_assets.errors import ConfigurationError
+from embed_assets.index.address import normal_address
 
 
 class Settings(BaseSettings):
@@ -52,7 +53,14 @@ class Settings(BaseSettings):
     milvus_uri: str = Field(
         "", description="A Milvus Lite file ending in `.db`, or a server's `http(s)://` address."
     )
-    milvus_token: str = Field("", description="Token of the Milvus server.", repr=False)
+    milvus_token: str = Field(
+        "",
+        description="Token of the Milvus server: `user:password`, or an API key.",
+        repr=False,
+    )
+    milvus_database: str = Field(
+        "", description="Database of the Milvus server; it must exist. Empty: its default one."
+    )
     scan_seconds: int = Field(5, ge=1, description="Look at the library every so many seconds.")
     settle_seconds: float = Field(
         5.0, ge=0.0, description="Wait until a folder has held still for so many seconds."
@@ -70,9 +78,14 @@ class Settings(BaseSettings):
     @field_validator("milvus_uri")
     @classmethod
     def _lite_or_server(cls, value: str) -> str:
-        if value and not value.startswith(("http://", "https://")) and not value.endswith(".db"):
-            raise ValueError("must be a path that ends in .db (Milvus Lite), or http(s)://...")
-        return str(Path(value).expanduser().absolute()) if value.endswith(".db") else value
+        return normal_address(value) if value else value
+
+    @field_validator("milvus_database")
+    @classmethod
+    def _of_the_server(cls, value: str, info: ValidationInfo) -> str:
+        if value and "milvus_uri" in info.data:
+            normal_address(info.data["milvus_uri"] or "milvus.db", value)
+        return value
 
     @classmethod
     def load(cls) -> Settings:
@@ -92,8 +105,10 @@ class Settings(BaseSettings):
 
     @property
     def index_uri(self) -> str:
-        """Where the index lies: `EMBED_MILVUS_URI`, else a Lite file in EMBED_HOME."""
-        return self.milvus_uri or str(self.home / "milvus.db")
+        """Where the index lies: EMBED_MILVUS_URI and its database, or a Lite file in the home."""
+        if not self.milvus_uri:
+            return str(self.home / "milvus.db")
+        return normal_address(self.milvus_uri, self.milvus_database)
 
     @property
     def dagster_home(self) -> Path:

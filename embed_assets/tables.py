@@ -9,6 +9,7 @@ assets meet here and in `vectors/store.py` and nowhere else:
 - `embeddings`: per (recipe, audio hash), where a vector is to be found or why there is none.
 - `indexed`: per (place, folder), the version that was last written there; a place is a collection
   at a Milvus address.
+- `collections` and `served`: what each collection holds, which was served when (`catalogue.py`).
 - `failures`: the folders whose last try failed, until a try succeeds.
 
 What belongs here: columns, transactions and queries. What the values mean is decided elsewhere.
@@ -19,6 +20,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, fields, replace
+from itertools import islice
 
 from embed_assets.database import Database
 from embed_assets.errors import FolderChanged
@@ -235,23 +237,36 @@ class Tables(Database):
         with self.connect() as db:
             yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
 
-    def is_complete(self, place: str) -> bool:
-        """Whether every folder of the manifest was written to this place."""
-        with self.connect() as db:
-            missing = db.execute(
-                "SELECT 1 FROM folders f LEFT JOIN indexed i"
-                " ON i.place = ? AND i.folder_id = f.folder_id WHERE i.version IS NULL LIMIT 1",
-                (place,),
-            ).fetchone()
-        return missing is None
+    def readiness(
+        self, folders: Iterable[str], recipe: str
+    ) -> dict[str, tuple[str | None, int, int]]:
+        """(digest, tracks, tracks not yet embedded under the recipe) of each of these folders.
 
-    def put_indexed(self, place: str, folder: str, version: str, rows: int) -> None:
-        """Note which version of a folder its collection holds."""
+        Digest None: it is being scanned. A folder that was never scanned is left out.
+        """
+        rest, found = iter(folders), {}
+        with self.connect() as db:
+            while ids := list(islice(rest, 500)):
+                rows = db.execute(
+                    "SELECT f.folder_id, f.digest, count(t.track_id), count(CASE WHEN t.track_id"
+                    " IS NOT NULL AND t.reason IS NULL AND e.audio_hash IS NULL THEN 1 END)"
+                    " FROM folders f LEFT JOIN tracks t ON t.folder_id = f.folder_id"
+                    " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+                    f" WHERE f.folder_id IN ({_marks(ids)}) GROUP BY f.folder_id",
+                    (recipe, *ids),
+                )
+                found |= {folder: tuple(values) for folder, *values in rows}
+        return found
+
+    def put_indexed(self, place: str, written: Iterable[tuple[str, str, int]]) -> None:
+        """Note (folder id, version, rows) of what a place holds: these folders went through."""
         with self.transaction() as db:
-            db.execute(
-                "INSERT OR REPLACE INTO indexed VALUES (?, ?, ?, ?, ?)",
-                (place, folder, version, rows, time.time()),
-            )
+            for folder, version, rows in written:
+                db.execute(
+                    "INSERT OR REPLACE INTO indexed VALUES (?, ?, ?, ?, ?)",
+                    (place, folder, version, rows, time.time()),
+                )
+                db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
 
     def indexed(self, place: str) -> dict[bytes, str]:
         """Path of each folder -> the version that was last written to this place."""
@@ -282,7 +297,6 @@ class Tables(Database):
                 ((f, path, stage, message, time.time(), run, shared) for f, path in folders),
             )
 
-    def clear_failure(self, folder: str) -> None:
-        """A folder went through."""
-        with self.transaction() as db:
-            db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
+
+def _marks(values: list[str]) -> str:
+    return ", ".join("?" * len(values))

@@ -5,6 +5,8 @@ import os
 import pytest
 from hypothesis import settings
 
+from embed_assets_tests.milvus_server import database, running_server
+
 settings.register_profile("steady", deadline=None)
 settings.load_profile("steady")
 
@@ -32,6 +34,23 @@ def running(tmp_path_factory):
         made.up()
         made.until(made.in_step, "the first album is indexed")
         yield made
+
+
+@pytest.fixture(scope="session")
+def milvus_server(tmp_path_factory):
+    """Address of a real Milvus server; skips where none can be had."""
+    with running_server(tmp_path_factory.mktemp("milvus")) as address:
+        yield address
+
+
+@pytest.fixture(params=["lite", "server"])
+def uri(request, tmp_path):
+    """Address of an empty index: a Lite folder, and then a database of a real server."""
+    if request.param == "lite":
+        yield str(tmp_path / "home" / "milvus.db")
+        return
+    with database(request.getfixturevalue("milvus_server")) as address:
+        yield address
 
 
 def _world(root):

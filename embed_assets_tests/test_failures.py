@@ -9,6 +9,8 @@ import sys
 
 import dagster as dg
 
+from embed_assets.defs import state
+from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
 
 
@@ -94,37 +96,49 @@ def test_a_real_mass_removal_is_confirmed_with_one_command_and_undone_for_free(w
     world.assert_index_is_library()
 
 
-def test_rows_that_somebody_deleted_are_noticed_and_come_back_for_free(world):
+def test_rows_that_somebody_deleted_or_changed_are_noticed_and_come_back_for_free(world):
     for i in range(3):
         world.album(f"Album {i}", i, 10 + i)
     world.sync()
-    spec = world.project().spec()
-    with connect(world.project().uri) as client:
-        client.drop_alias("tracks")
-        client.drop_collection(spec.collection)
-    assert world.run("similar", "Album").returncode == 2
+    spoil(world)
+    doctor = world.run("doctor")
+    assert "2 folders differ from the tables" in doctor.stdout
+    result = world.sync()
+    assert result["runs"]
+    assert result["embedded"] == 0
+    world.assert_index_is_library()
+
+    spoil(world)
     command = [sys.executable, "-m", "dagster", "job", "execute", "-m", "embed_assets.definitions"]
     environment = world.environment | {"DAGSTER_HOME": str(world.home / "dagster")}
     subprocess.run([*command, "-j", "reconcile"], env=environment, check=True, capture_output=True)
-    result = world.sync()
-    assert (result["embedded"], result["reused"]) == (0, 6)
+    with world.instance() as instance:
+        checks = {
+            name: instance.event_log_storage.get_asset_check_execution_history(
+                dg.AssetCheckKey(dg.AssetKey("milvus_index"), name), limit=1
+            )[0].evaluation
+            for name in ("index_in_step", "wanted_collection_is_served")
+        }
+        versions = state.indexed_versions(instance)
+    assert checks["index_in_step"].passed is False
+    assert checks["index_in_step"].metadata["differing"].value == 2
+    assert checks["wanted_collection_is_served"].passed is False, "its gates saw it as well"
+    assert "is served, but folders_" in checks["wanted_collection_is_served"].description
+    assert sorted(versions.values()).count("dirty") == 2
+    assert world.sync()["runs"]
     world.assert_index_is_library()
 
 
-def test_another_pooling_fills_another_collection_without_embedding_and_is_then_served(world):
-    for i in range(3):
-        world.album(f"Album {i}", i)
-    world.sync()
-    world.settings["EMBED_POOLING"] = "enriched"
-    result = world.sync()
-    assert result["embedded"] == 0
-    rows = world.rows()
-    assert len(rows) == 3
-    assert {len(vector) for _, vector in rows.values()} == {3 * world.project().spec().recipe.dim}
-    del world.settings["EMBED_POOLING"]
-    back = world.sync()
-    assert back["embedded"] == 0
-    world.assert_index_is_library()
+def spoil(world):
+    """Delete a row by hand, and change another."""
+    spec = world.project().spec()
+    with connect(world.project().uri) as client:
+        load(client, spec.collection)
+        rows = client.query(spec.collection, 'path like "Album%"', ["*"], limit=10)
+        by_path = {r["path"]: dict(r) for r in rows}
+        client.delete(spec.collection, ids=[by_path["Album 0/01.ogg"]["track_id"]])
+        forged = by_path["Album 1/01.ogg"] | {"audio_hash": "00" * 16, "row_digest": "00" * 16}
+        client.upsert(spec.collection, [forged])
 
 
 def test_doctor_says_what_is_wrong_and_what_to_do(world):

@@ -1,7 +1,6 @@
 """The index holds exactly what the library has, whatever happens on the way.
 
-On real Milvus Lite; EMBED_TEST_MILVUS_URI=http://... runs what is not about Lite's files on an
-empty server that may be wiped.
+On real Milvus Lite, and what is not about Lite's files on a real server as well where there is one.
 """
 
 from __future__ import annotations
@@ -107,18 +106,6 @@ def assert_has(uri: str, folders: list[FolderRows]) -> None:
 @pytest.fixture
 def lite(tmp_path: Path) -> str:
     return str(tmp_path / "home" / "milvus.db")
-
-
-@pytest.fixture
-def uri(lite: str) -> str:
-    server = os.environ.get("EMBED_TEST_MILVUS_URI")
-    if server:
-        with connect(server) as client:
-            if served(client):
-                client.drop_alias("tracks")
-            for name in client.list_collections():
-                client.drop_collection(name)
-    return server or lite
 
 
 def child(code: str, *arguments: str) -> subprocess.Popen:

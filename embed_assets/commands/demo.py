@@ -30,6 +30,7 @@ def demo_settings(settings: Settings) -> Settings:
         encoder="acoustic",
         milvus_uri=str(home / "milvus.db"),
         milvus_token="",
+        milvus_database="",
         settle_seconds=0,
         _env_file=None,
     )
@@ -46,7 +47,8 @@ def demo(settings: Settings, tell: Callable[[str], None]) -> tuple[SyncResult, l
     copy_samples(Path(mine.library))
     # Runs are processes of their own: they find the demo's settings in the environment.
     os.environ.update(mine.environment())
-    os.environ.pop("EMBED_MILVUS_TOKEN", None)
+    for name in ("EMBED_MILVUS_TOKEN", "EMBED_MILVUS_DATABASE"):
+        os.environ.pop(name, None)
     result = sync(mine, tell=tell)
     project = Project.of(mine)
     tracks = list(embedded_tracks(project.tables, project.spec().recipe.digest))

@@ -7,10 +7,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from embed_assets import encoders, reports
+from embed_assets import catalogue, encoders, reports
 from embed_assets.commands.up import running_address
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
 from embed_assets.index import collection
+from embed_assets.index.address import is_server
 from embed_assets.index.connection import connect
 from embed_assets.index.reconcile import compare
 from embed_assets.library.walk import require_library, walk
@@ -103,17 +104,19 @@ def _device(settings: Settings, project: Project) -> str:
 
 def _index(settings: Settings, project: Project) -> str:
     spec = project.spec()
-    lite = not project.uri.startswith("http")
+    lite = not is_server(project.uri)
     if not any(project.tables.indexed(spec.place(project.uri)).values()):
-        return f"nothing is indexed in {project.uri} yet: `embed-assets sync` or `up` does it"
+        last = catalogue.last_served(project.tables, project.uri)
+        told = f" ({last}, of other settings, is served until then)" if last else ""
+        return f"nothing is indexed in {project.uri} yet: `embed-assets sync` or `up` does it{told}"
     try:
         with connect(project.uri, project.token, wait_seconds=BUSY_SECONDS) as client:
             if not client.has_collection(spec.collection):
                 raise TransientError(
-                    f"{spec.collection} is gone from {project.uri}: the job `reconcile`, which runs"
-                    " every hour, notices, and the next look fills it from the stored embeddings"
+                    f"{spec.collection} is gone from {project.uri}: `embed-assets sync`, or the job"
+                    " `reconcile`, which runs every hour, fills it from the stored embeddings"
                 )
-            drift = compare(client, spec, project.tables)
+            drift = compare(client, spec, project.tables, project.uri)
             served = collection.served(client)
     except TransientError as e:
         if lite and "in use" in str(e):
@@ -122,10 +125,23 @@ def _index(settings: Settings, project: Project) -> str:
     if drift.differing or drift.orphans:
         raise TransientError(
             f"{len(drift.differing)} folders differ from the tables and {len(drift.orphans)} are"
-            " orphaned: the hourly reconciliation mends this, or start the job `reconcile` now"
+            " orphaned: `embed-assets sync` mends this, and so does the hourly reconciliation"
         )
-    serving = "served" if served == spec.collection else f"not served yet ({served} is)"
-    return f"{drift.rows} rows in {drift.folders} folders, in step with the tables, {serving}"
+    told = f"{drift.rows} rows in {drift.folders} folders, in step with the tables"
+    if drift.waiting:
+        told += f" but for {drift.waiting} folders that are to be indexed"
+    if served == spec.collection:
+        return f"{told}, served"
+    known = catalogue.known(project.tables, project.uri).get(spec.collection)
+    gates = known.gates if known else None
+    if drift.waiting or gates is None or gates["passed"]:
+        return f"{told}, not served yet ({served} is): `embed-assets collections` says why"
+    failed = ", ".join(g["name"] for g in gates["gates"] if g["passed"] is False)
+    raise TransientError(
+        f"{spec.collection} failed its gates ({failed}), so {served} stays served:"
+        " `embed-assets collections` lists them; if it is as you want it,"
+        " `embed-assets promote --anyway` serves it"
+    )
 
 
 def _tracks(settings: Settings, project: Project) -> str:

@@ -53,7 +53,7 @@ def _layout(s: Status) -> Group:
         ("rate", f"{s.rate:.1f} tracks/s, ETA {_time(s.eta)}"),
         ("runs", f"{s.live_runs} live"),
         ("encoder", f"{s.encoder} on {s.device}: {s.note}"),
-        ("collection", s.collection),
+        ("collection", _collection(s)),
         ("UI", s.ui or "not up: `embed-assets up`"),
     ]
     if s.problem:
@@ -63,6 +63,12 @@ def _layout(s: Status) -> Group:
     bar = Progress(TextColumn("{task.percentage:>3.0f} %"), BarColumn(40))
     bar.add_task("", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected)
     return Group(table, bar)
+
+
+def _collection(s: Status) -> str:
+    if s.served in (None, s.collection):
+        return s.collection
+    return f"{s.served} is served while {s.collection} is filled"
 
 
 def _time(seconds: float | None) -> str:

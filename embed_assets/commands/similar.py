@@ -15,6 +15,7 @@ import numpy as np
 from embed_assets.commands.find import Found, NotFound, find, find_all, not_indexed
 from embed_assets.errors import ConfigurationError
 from embed_assets.index import filters, questions, search
+from embed_assets.index.address import is_server
 from embed_assets.index.collection import lite_serves, served
 from embed_assets.index.connection import connect
 from embed_assets.index.filters import Condition
@@ -72,7 +73,7 @@ def similar(
     words = [query] if isinstance(query, str) else list(query)
     seeds = [*find_all(project, words), *(find(project, q) for q in also)]
     unlike = [find(project, q) for q in avoid]
-    if project.uri.startswith("http") or lite_serves(project.uri) != project.spec().collection:
+    if is_server(project.uri) or lite_serves(project.uri) != project.spec().collection:
         matches = _asked(project, seeds, unlike, n, where, per_artist)
     else:
         searcher = _held_ready(project)
@@ -124,7 +125,7 @@ def searcher_of(project: Project) -> Searcher:
     Raises:
         ConfigurationError: nothing is indexed yet, or what is served was made with other settings.
     """
-    if project.uri.startswith("http"):
+    if is_server(project.uri):
         with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
             name = served(client)
     else:
@@ -170,16 +171,18 @@ def _asked(
 ) -> list[Match]:
     """The same answer from Milvus itself, with the vectors that it serves."""
     with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
-        near, ids = _mean(client, seeds)
-        far, bad = _mean(client, unlike) if unlike else (None, [])
+        # The alias may move between two questions; the collection behind it stays.
+        name = search.served_collection(client)
+        near, ids = _mean(client, seeds, name)
+        far, bad = _mean(client, unlike, name) if unlike else (None, [])
         wanted = filters.expression(where, vocabulary(project.tables, project.spec()))
         out = [*ids, *bad]
         many = n if far is None and not per_artist else SPARE * n
         while True:
-            found = search.similar(client, near, many, out, where=wanted)
+            found = search.similar(client, near, many, out, name, where=wanted)
             kept = found
             if far is not None:
-                vectors = search.vectors_of(client, [m.track_id for m in found])
+                vectors = search.vectors_of(client, [m.track_id for m in found], name)
                 kept = [m for m in found if m.score >= float(vectors[m.track_id] @ far)]
             kept = search.at_most(kept, per_artist)
             if len(kept) >= n or len(found) < many or many >= search.PAGE:
@@ -187,10 +190,10 @@ def _asked(
             many = min(SPARE * many, search.PAGE)
 
 
-def _mean(client: object, found: Sequence[Found]) -> tuple[np.ndarray, list[str]]:
+def _mean(client: object, found: Sequence[Found], name: str) -> tuple[np.ndarray, list[str]]:
     vectors: dict[str, np.ndarray] = {}
     for one in found:
-        there = search.vectors_of(client, [t.track_id for t in one.tracks])
+        there = search.vectors_of(client, [t.track_id for t in one.tracks], name)
         if not there:
             raise not_indexed(one)
         vectors |= there

@@ -8,7 +8,7 @@ from typing import Any
 
 import dagster as dg
 
-from embed_assets import reports
+from embed_assets import catalogue, reports
 from embed_assets.commands.up import running_address
 from embed_assets.defs import state
 from embed_assets.defs.instance import open_instance
@@ -52,6 +52,7 @@ class Status:
     note: str
     device: str
     collection: str
+    served: str | None
     problem: str
 
     def as_json(self) -> dict[str, Any]:
@@ -110,6 +111,7 @@ def status(settings: Settings) -> Status:
         note=info.note,
         device=settings.device,
         collection=spec.collection,
+        served=catalogue.last_served(project.tables, project.uri),
         problem=problem,
     )
 

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass, field
 
 import dagster as dg
 
+from embed_assets import catalogue
 from embed_assets.commands.run_processes import (
     RunProcess,
     start_run,
@@ -20,6 +21,10 @@ from embed_assets.commands.run_processes import (
 )
 from embed_assets.defs.instance import open_instance, reap, take_over
 from embed_assets.defs.look import Look, look, prepare, summary
+from embed_assets.errors import TransientError
+from embed_assets.identity import IndexSpec
+from embed_assets.index import collection
+from embed_assets.index.address import is_server, stamp
 from embed_assets.library.plan import Memory, Policy
 from embed_assets.library.walk import require_library
 from embed_assets.project import Project
@@ -28,6 +33,9 @@ from embed_assets.settings import Settings
 WAIT_SECONDS = 0.5
 PATIENCE_SECONDS = 10.0
 """A folder that rests longer than this after a failed try is reported, not waited for."""
+
+LITE_SECONDS = 30.0
+"""How long to wait for a Lite index that somebody else has, before its comparison is left out."""
 
 RUNS_AT_ONCE = 2
 """One reads the next folders while the other embeds."""
@@ -80,6 +88,7 @@ def sync(
         fresh_first=False,
     )
     result = SyncResult()
+    compared = False
     running: list[RunProcess] = []
     with open_instance(settings) as instance, stopped_at_the_end(running):
         while True:
@@ -94,7 +103,10 @@ def sync(
             running.extend(begun)
             wait_for_record(begun, instance)
             if not running and not _is_waiting(found):
-                break
+                if compared or not _in_order(found, memory) or _index_holds(project, spec, tell):
+                    break
+                compared = True
+                continue
             _wait(found, running)
             for done in [r for r in running if r.done]:
                 running.remove(done)
@@ -117,6 +129,51 @@ def _is_waiting(found: Look) -> bool:
     soon = plan.next_try_in is not None and plan.next_try_in <= PATIENCE_SECONDS
     more = bool(plan.requests or plan.retire or plan.held or not found.complete)
     return more or plan.settles_in is not None or soon
+
+
+def _in_order(found: Look, memory: Memory) -> bool:
+    """Whether every folder is said to be in step: only then has the index a word to say."""
+    return not memory.tries and not found.plan.resting
+
+
+def _index_holds(project: Project, spec: IndexSpec, tell: Callable[[str], None]) -> bool:
+    """Compare the index with the tables; False if there is something to write again.
+
+    A Lite collection to whose files nobody wrote since they were last found in step is not opened.
+    """
+    from embed_assets.index.connection import connect
+    from embed_assets.index.reconcile import reconcile
+
+    tables, uri = project.tables, project.uri
+    if not tables.indexed(spec.place(uri)):
+        return True
+    before = stamp(uri, spec)
+    last = catalogue.last_served(tables, uri)
+    known = catalogue.stamp_of(tables, uri, spec.collection)
+    if before is not None and before == known and last == spec.collection:
+        return True
+    try:
+        with connect(uri, project.token, wait_seconds=LITE_SECONDS) as client:
+            found = reconcile(client, spec, tables, uri)
+            served = collection.served(client)
+    except TransientError as e:
+        if is_server(uri):
+            raise
+        tell(f"the index was not compared with the tables: {e}")
+        return True
+    if not all(d.none for d in found.values()):
+        differing = sum(len(d.differing) for d in found.values())
+        tell(f"{differing} folders differ in the index: they are written again")
+        return False
+    if served is None:
+        # The alias was dropped by hand: any run of a folder sets it again.
+        some = next(iter(tables.indexed(spec.place(uri))))
+        catalogue.forget_written(tables, uri, spec, [some])
+        return False
+    catalogue.note_stamp(tables, uri, spec.collection, stamp(uri, spec))
+    if served != spec.collection:
+        tell(f"{served} is served, not {spec.collection}: `embed-assets collections` says why")
+    return True
 
 
 def _wait(found: Look, running: list[RunProcess]) -> None:

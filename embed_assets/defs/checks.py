@@ -1,6 +1,7 @@
 """Library-wide asset checks: which tracks were rejected, and whether index and tables agree."""
 
 from itertools import islice
+from typing import Any
 
 import dagster as dg
 
@@ -11,7 +12,15 @@ from embed_assets.defs.ranged_run import rejects_of
 from embed_assets.defs.resources import EncoderResource, MilvusResource, StateResource
 from embed_assets.defs.state import report_version
 from embed_assets.index.folders import DIRTY
+from embed_assets.index.gates import Gate
+from embed_assets.index.serving import Standing
 from embed_assets.tables import Tables
+
+SERVED = "wanted_collection_is_served"
+
+REPORTED = 100
+"""So many differing folders are shown as `dirty` in Dagster, each an event that costs 50 ms; that
+they are not indexed stands in the tables, which the sensor reads as well."""
 
 READABLE = dg.AssetCheckSpec(
     "every_track_readable",
@@ -41,8 +50,8 @@ def every_track_readable(tables: Tables, recipe: str) -> dg.AssetCheckResult:
     asset="milvus_index",
     pool=MILVUS_POOL,
     description=(
-        "Compares every folder's rows in the collection with the tables, by track and content."
-        " Folders that differ are reported as `dirty`, and the sensor indexes them again."
+        "Compares every folder's rows in the collections with manifest and embeddings, by track and"
+        " content. What differs is taken for not indexed, and the sensor indexes it again."
     ),
 )
 def index_in_step(
@@ -52,30 +61,108 @@ def index_in_step(
     milvus: MilvusResource,
 ) -> dg.AssetCheckResult:
     """Reconcile index and tables."""
-    from embed_assets.index.reconcile import compare, remove_orphans
+    from embed_assets.index.reconcile import reconcile
 
     spec, tables = encoder.spec(), state.tables()
     with milvus.get_client() as client:
-        drift = compare(client, spec, tables)
-        if drift.orphans:
-            remove_orphans(client, spec, drift.orphans)
-    for path in drift.differing:
+        found = reconcile(client, spec, tables, milvus.uri)
+    drift = found[spec.collection]
+    for path in [p for d in found.values() for p in d.differing][:REPORTED]:
         report_version(
             context.instance, key_of(path), DIRTY, "rows in the index differ from the tables"
         )
     return dg.AssetCheckResult(
-        passed=not drift.differing and not drift.orphans,
+        passed=all(d.none for d in found.values()),
         metadata={
             "rows": drift.rows,
             "folders": drift.folders,
-            "differing": len(drift.differing),
-            "orphaned": len(drift.orphans),
+            "not_yet_indexed": drift.waiting,
+            "differing": sum(len(d.differing) for d in found.values()),
+            "orphaned": sum(len(d.orphans) for d in found.values()),
+            "collections": ", ".join(found),
         },
     )
 
 
+@dg.asset_check(
+    asset="milvus_index",
+    name=SERVED,
+    pool=MILVUS_POOL,
+    description=(
+        "The collection that the settings ask for is complete, passes its gates (rows, width,"
+        " finite vectors, norms, vectors as stored, self-recall) and is the one that searches see."
+        " If only the last is missing, the alias is moved."
+    ),
+)
+def wanted_collection_is_served(
+    state: StateResource, encoder: EncoderResource, milvus: MilvusResource
+) -> dg.AssetCheckResult:
+    """Measure the wanted collection at its gates, and serve it if it is its turn."""
+    from embed_assets.index.serving import settle_and_judge
+
+    with milvus.get_client() as client:
+        standing = settle_and_judge(
+            client, encoder.spec(), state.tables(), state.store(), milvus.uri
+        )
+    made = evaluation_of(standing)
+    return dg.AssetCheckResult(
+        passed=made.passed,
+        severity=made.severity,
+        description=made.description,
+        metadata=made.metadata,
+    )
+
+
+def evaluation_of(standing: Standing) -> dg.AssetCheckEvaluation:
+    """The evaluation of `wanted_collection_is_served`, for the step that moves the alias as well.
+
+    Being filled, or rolled back by hand, is a warning; a gate that failed is an error.
+    """
+    verdict = standing.verdict
+    sound = verdict is None or verdict.passed
+    metadata: dict[str, Any] = {"wanted": standing.wanted, "served": standing.served}
+    if standing.moved:
+        metadata["switch_ms"] = standing.switch_ms
+    if verdict is not None:
+        columns = ("gate", "measured", "wanted", "passed")
+        metadata["gates"] = dg.MetadataValue.table(
+            records=[
+                dg.TableRecord(
+                    dict(zip(columns, (g.name, f"{g.value:g}", g.wanted, _word(g)), strict=True))
+                )
+                for g in verdict.gates
+            ],
+            schema=dg.TableSchema([dg.TableColumn(c, "string") for c in columns]),
+        )
+    return dg.AssetCheckEvaluation(
+        asset_key=dg.AssetKey("milvus_index"),
+        check_name=SERVED,
+        passed=sound and standing.wanted == standing.served,
+        severity=dg.AssetCheckSeverity.WARN if sound else dg.AssetCheckSeverity.ERROR,
+        description=told_of(standing),
+        metadata=dict(dg.AssetCheckResult(passed=True, metadata=metadata).metadata),
+    )
+
+
+def told_of(standing: Standing) -> str:
+    """One line for people on which collection is served, and why not the wanted one."""
+    if standing.why:
+        return f"{standing.served} is served, not yet {standing.wanted}: {standing.why}"
+    if standing.verdict is not None and not standing.verdict.passed:
+        return f"{standing.served} is served, but {'; '.join(standing.verdict.failed)}"
+    if standing.moved:
+        return f"{standing.served} is served now; the switch took {standing.switch_ms:.0f} ms"
+    return f"{standing.served} is served"
+
+
+def _word(gate: Gate) -> str:
+    return {True: "yes", False: "NO", None: "-"}[gate.passed]
+
+
 RECONCILE_JOB = dg.define_asset_job(
-    "reconcile", selection=dg.AssetSelection.checks(index_in_step), description="Compare and repair"
+    "reconcile",
+    selection=dg.AssetSelection.checks(index_in_step, wanted_collection_is_served),
+    description="Compare and repair; serve the wanted collection if it is its turn",
 )
 
 RECONCILE_SCHEDULE = dg.ScheduleDefinition(

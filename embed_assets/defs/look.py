@@ -15,7 +15,7 @@ from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.ranged_run import LANE_TAG, REMOVE_TAG
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec, folder_id
-from embed_assets.index.collection import is_there
+from embed_assets.index.address import is_there
 from embed_assets.index.folders import version_of
 from embed_assets.library.changes import decide
 from embed_assets.library.manifest import Library

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 import dagster as dg
 
 from embed_assets.defs.audio_embeddings import audio_embeddings
+from embed_assets.defs.checks import evaluation_of, told_of
 from embed_assets.defs.execution import MILVUS_POOL, RETRIES
 from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
 from embed_assets.defs.ranged_run import (
@@ -23,7 +24,8 @@ from embed_assets.defs.resources import (
 from embed_assets.defs.state import VERSION_TAG
 from embed_assets.errors import EmbedAssetsError
 from embed_assets.identity import IndexSpec
-from embed_assets.index.folders import FolderIndexed, index_library
+from embed_assets.index.folders import FolderIndexed, follow, index_library
+from embed_assets.index.serving import settle
 from embed_assets.library.manifest import Library
 
 COLUMNS = dg.TableSchema(
@@ -57,7 +59,8 @@ COLUMNS = dg.TableSchema(
     description=(
         "The folder's rows in the Milvus collection behind the alias `tracks`, exactly one a good"
         " track. The data version says which files and which index spec they stand for; the sensor"
-        " compares it with the library."
+        " compares it with the library. Other settings fill another collection, which is served"
+        " when it is complete and passes its gates."
     ),
 )
 def milvus_index(
@@ -75,8 +78,8 @@ def milvus_index(
     try:
         spec = encoder.spec()
         with milvus.get_client() as client:
-            place = spec.place(milvus.uri)
-            for report in index_library(client, music, paths_of(todo), spec, tables, store, place):
+            paths, uri = paths_of(todo), milvus.uri
+            for report in index_library(client, music, paths, spec, tables, store, uri):
                 if isinstance(report, tuple):
                     key = key_of(report[0])
                     note_failure(context, music, tables, key, stage, report[1])
@@ -86,6 +89,11 @@ def milvus_index(
                 key = key_of(report.path)
                 yield _materialization(context, music, spec, report)
                 todo.pop(key)
+            follow(client, music, paths, spec, tables, store, uri)
+            standing = settle(client, spec, tables, store, uri)
+            if standing.moved or standing.why:
+                context.log.info(told_of(standing))
+                context.log_event(evaluation_of(standing))
     except EmbedAssetsError as e:
         note_shared_failure(context, music, tables, todo, stage, e)
         failed += [(key, e) for key in todo]

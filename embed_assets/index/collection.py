@@ -63,11 +63,6 @@ def ensure(client: MilvusClient, spec: IndexSpec) -> None:
     load(client, name)
 
 
-def is_there(uri: str, spec: IndexSpec) -> bool:
-    """Whether a Lite index has the collection, without opening it; True for a server."""
-    return uri.startswith("http") or Path(uri, "collections", spec.collection).is_dir()
-
-
 def lite_serves(uri: str) -> str | None:
     """The collection behind the alias of a Lite index, without opening it; None: ask the client."""
     try:
@@ -119,10 +114,21 @@ def serve(client: MilvusClient, spec: IndexSpec) -> None:
     if before == spec.collection:
         return
     load(client, spec.collection)
+    point(client, spec.collection, before)
+
+
+def point(client: MilvusClient, name: str, before: str | None) -> None:
+    """Move the alias to a loaded collection, from `before` or from nowhere; one step."""
     if before is None:
-        client.create_alias(spec.collection, ALIAS)
+        client.create_alias(name, ALIAS)
     else:
-        client.alter_alias(spec.collection, ALIAS)
+        client.alter_alias(name, ALIAS)
+
+
+def width_of(client: MilvusClient, name: str) -> int:
+    """Width of the vectors of a collection."""
+    fields = client.describe_collection(name)["fields"]
+    return next(int(f["params"]["dim"]) for f in fields if f["name"] == "vector")
 
 
 def count(client: MilvusClient, collection: str) -> int:

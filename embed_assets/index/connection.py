@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
+from embed_assets.index.address import is_server, normal_address
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -45,7 +46,9 @@ _lite: WeakKeyDictionary[MilvusClient, _Lite] = WeakKeyDictionary()
 def connect(
     uri: str, token: str | None = None, *, wait_seconds: float = 60.0
 ) -> Iterator[MilvusClient]:
-    """Yield a client for the index at `uri`: a path that ends in `.db` (Lite), or http(s)://.
+    """Yield a client for the index at `uri`: a path ending in `.db` (Lite), or http(s)://host.
+
+    A server's address may name a database; https means TLS.
 
     A Lite index is this process's alone until the block ends: keep the block short, call
     `give_way` in it where it cannot be, and never fork in it. Errors of pymilvus that leave the
@@ -56,7 +59,11 @@ def connect(
             after `wait_seconds`.
         ConfigurationError: the URI or the token cannot work.
     """
-    if uri.startswith(("http://", "https://")):
+    try:
+        uri = normal_address(uri)
+    except ValueError as e:
+        raise ConfigurationError(f"EMBED_MILVUS_URI={uri!r}: {e}") from None
+    if is_server(uri):
         with _our_errors(uri):
             client = _client_class()(uri, token=token or "", timeout=CONNECT_SECONDS)
             try:
@@ -102,12 +109,7 @@ def lite_folder(client: MilvusClient) -> Path | None:
 
 
 def _lite_path(uri: str) -> Path:
-    path = Path(uri).expanduser().absolute()
-    if path.suffix != ".db" or "://" in uri:
-        raise ConfigurationError(
-            f"EMBED_MILVUS_URI={uri!r} is neither a path that ends in .db (Milvus Lite) nor an "
-            "http:// or https:// address: change it to one of them"
-        )
+    path = Path(uri)
     try:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as e:
@@ -251,6 +253,11 @@ def _translated(uri: str, error: Exception) -> EmbedAssetsError:
             f"Milvus at {uri} refuses the login ({message}): set EMBED_MILVUS_TOKEN to "
             "user:password, or to an API key that may write"
         )
+    if "database not found" in message.lower():
+        return ConfigurationError(
+            f"Milvus at {uri} has no such database ({message}): create it there, or change "
+            "EMBED_MILVUS_DATABASE"
+        )
     if isinstance(error, theirs.ConnectionConfigException):
         return ConfigurationError(f"EMBED_MILVUS_URI={uri!r} cannot work: {message}")
     bugs = (theirs.ParamError, theirs.DataNotMatchException, theirs.DataTypeNotMatchException)
@@ -259,7 +266,7 @@ def _translated(uri: str, error: Exception) -> EmbedAssetsError:
             f"Milvus at {uri} refuses a request ({message}): its version and embed_assets do not "
             "fit together; please report this"
         )
-    if uri.startswith("http"):
+    if is_server(uri):
         advice = "check that the server runs and that EMBED_MILVUS_URI names it"
     else:
         advice = (

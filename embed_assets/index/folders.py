@@ -4,13 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
+from embed_assets import catalogue
 from embed_assets.errors import TransientError
 from embed_assets.identity import IndexSpec, Recipe, display_path, folder_id
 from embed_assets.index import collection
 from embed_assets.index.row import TrackRow
-from embed_assets.index.write import FolderFailed, FolderRows, index_folders
+from embed_assets.index.write import (
+    FOLDERS_PER_CHUNK,
+    FolderFailed,
+    FolderRows,
+    FolderWritten,
+    index_folders,
+)
 from embed_assets.library.manifest import Library
 from embed_assets.library.plan import EMPTY
 from embed_assets.rows import Embedding, Track
@@ -51,50 +59,116 @@ def index_library(
     spec: IndexSpec,
     tables: Tables,
     store: Store,
-    place: str,
+    address: str,
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
     """Bring folders of the collection in step with tables and store; streams what became of each.
 
+    `address` is where the client is connected to. Who serves the collection is decided elsewhere.
+
     A folder with no track left gets version `empty`; one that is being scanned, or of which
     tracks have no embedding yet, `dirty`, and its rows stay as they are. A folder that fails
-    comes as (path, error) and holds no other back. Serves the collection once it has every folder.
+    comes as (path, error) and holds no other back.
 
     Raises:
         ConfigurationError: the collection does not fit the spec.
         TransientError: the index could not be written.
     """
+    place = spec.place(address)
+    catalogue.note_collection(tables, address, spec)
     by_id = {folder_id(library.name, p): p for p in paths}
-    digests = {f: tables.digest(f) for f in by_id}
-    ready = {}
-    for folder, digest in digests.items():
-        if digest is None or tables.folder_totals(folder, spec.recipe.digest).pending:
-            yield FolderIndexed(by_id[folder], DIRTY)
-        else:
-            ready[folder] = digest
+    told = tables.readiness(by_id, spec.recipe.digest)
+    ready = {f: digest for f, (digest, _, pending) in told.items() if digest and not pending}
+    for folder in by_id.keys() - ready.keys():
+        yield FolderIndexed(by_id[folder], DIRTY)
     sources = [FolderRows(f, lambda f=f: index_rows(tables, f, spec)) for f in ready]
     pooled: Pooled | None = None
-    for report in index_folders(client, spec, sources, _vectors(spec, tables, store)):
-        folder = report.folder_id
-        path = by_id[folder]
-        if isinstance(report, FolderFailed):
-            yield path, report.error
-            continue
-        if tables.digest(folder) != ready[folder]:
-            yield FolderIndexed(path, DIRTY)
-            continue
-        empty = tables.folder_totals(folder).tracks == 0
-        version = EMPTY if empty else version_of(ready[folder], spec)
-        if report.written:
+    reports = index_folders(client, spec, sources, _vectors(spec, tables, store))
+    for chunk in _chunks(reports):
+        now = tables.readiness([r.folder_id for r in chunk], spec.recipe.digest)
+        written = {}
+        for report in chunk:
+            digest, tracks, _ = now.get(report.folder_id, (None, 0, 0))
+            if isinstance(report, FolderWritten) and digest == ready[report.folder_id]:
+                version = version_of(digest, spec) if tracks else EMPTY
+                written[report.folder_id] = version
+        if any(isinstance(r, FolderWritten) and r.written for r in chunk):
             # Here it is paid for once, and no search waits for it.
             pooled = pooled or Pooled(store, spec, check=False)
-            pooled.keep(tables.embedded_at(folder, spec.recipe.digest))
-        tables.put_indexed(place, folder, version, report.rows)
-        tables.clear_failure(folder)
-        yield FolderIndexed(
-            path, version, report.rows, report.written, report.deleted, report.unchanged
+            for report in chunk:
+                if report.folder_id in written and report.written:
+                    pooled.keep(tables.embedded_at(report.folder_id, spec.recipe.digest))
+        # Before anybody is told: what Dagster knows of must be in the tables.
+        tables.put_indexed(
+            place,
+            [(r.folder_id, written[r.folder_id], r.rows) for r in chunk if r.folder_id in written],
         )
-    if collection.served(client) is None or tables.is_complete(place):
-        collection.serve(client, spec)
+        for report in chunk:
+            path = by_id[report.folder_id]
+            if isinstance(report, FolderFailed):
+                yield path, report.error
+            elif version := written.get(report.folder_id):
+                yield FolderIndexed(
+                    path, version, report.rows, report.written, report.deleted, report.unchanged
+                )
+            else:
+                yield FolderIndexed(path, DIRTY)
+
+
+def _chunks(
+    reports: Iterator[FolderWritten | FolderFailed],
+) -> Iterator[list[FolderWritten | FolderFailed]]:
+    """The reports as they come: they come by the chunk, and so cost one transaction, not many."""
+    while chunk := list(islice(reports, FOLDERS_PER_CHUNK)):
+        yield chunk
+
+
+def follow(
+    client: MilvusClient,
+    library: Library,
+    paths: Iterable[bytes],
+    spec: IndexSpec,
+    tables: Tables,
+    store: Store,
+    address: str,
+) -> int:
+    """Keep the served collection true while that of `spec` is being filled; rows written, deleted.
+
+    What was moved, retagged or removed is so in the served collection too, as far as its own
+    recipe has embeddings: a track that is new waits for the new collection. Costs nothing for
+    folders that did not change since they were written there.
+    """
+    now = collection.served(client)
+    if now is None or now == spec.collection:
+        return 0
+    other = catalogue.spec_of(tables, address, now)
+    if other is None or other.row_schema != spec.row_schema:
+        return 0
+    place = other.place(address)
+    there = tables.indexed(place)
+    by_id = {folder_id(library.name, p): p for p in paths}
+    told = tables.readiness(by_id, other.recipe.digest)
+    digests = {
+        folder: digest
+        for folder, (digest, _, _) in told.items()
+        if digest and there.get(by_id[folder]) != version_of(digest, other)
+    }
+    touched = 0
+    sources = [FolderRows(f, lambda f=f: index_rows(tables, f, other)) for f in digests]
+    # Lost vectors are not this one's to mend: they are embedded under the recipe that is wanted.
+    vectors = _vectors(other, tables, store, mend=False)
+    for chunk in _chunks(index_folders(client, other, sources, vectors)) if sources else ():
+        now = tables.readiness([r.folder_id for r in chunk], other.recipe.digest)
+        written = []
+        for report in chunk:
+            if isinstance(report, FolderFailed):
+                continue
+            touched += report.written + report.deleted
+            digest, tracks, pending = now.get(report.folder_id, (None, 0, 0))
+            if digest == digests[report.folder_id] and not pending:
+                version = version_of(digest, other) if tracks else EMPTY
+                written.append((report.folder_id, version, report.rows))
+        tables.put_indexed(place, written)
+    return touched
 
 
 def index_rows(tables: Tables, folder: str, spec: IndexSpec) -> Iterator[TrackRow]:
@@ -154,11 +228,15 @@ def row_of(
     )
 
 
-def _vectors(spec: IndexSpec, tables: Tables, store: Store) -> Callable[[str], np.ndarray]:
+def _vectors(
+    spec: IndexSpec, tables: Tables, store: Store, *, mend: bool = True
+) -> Callable[[str], np.ndarray]:
     def vector_of(audio_hash: str) -> np.ndarray:
         try:
             windows = store.read(spec.recipe.digest, audio_hash)
         except VectorsLost as e:
+            if not mend:
+                raise
             store.delete(spec.recipe.digest, audio_hash)
             tables.forget_embedding(spec.recipe.digest, audio_hash)
             raise TransientError(f"{e}; it is embedded again at the next try") from e

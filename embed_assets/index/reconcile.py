@@ -1,57 +1,113 @@
-"""Comparing the whole index with the tables, per folder, by track id and content."""
+"""Comparing a whole collection with manifest and embeddings, per folder, by id and content."""
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import groupby
 from typing import TYPE_CHECKING
 
 import numpy as np
 
+from embed_assets import catalogue
 from embed_assets.identity import IndexSpec, digest
-from embed_assets.index.collection import ensure, rows_by_folder
-from embed_assets.index.folders import index_rows
+from embed_assets.index.collection import ensure, rows_by_folder, served
+from embed_assets.index.folders import row_of
 from embed_assets.index.write import FolderRows, index_folders
 from embed_assets.tables import Tables
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
+_Sum = tuple[int, int]
+
 
 @dataclass(frozen=True)
 class Drift:
-    """Where index and tables differ: folders to index again, and rows of folders that are gone."""
+    """Where index and tables differ: folders to index again, and rows of folders that are gone.
+
+    `waiting` folders are not said to be in the collection: the sensor has them to do anyway.
+    """
 
     rows: int
     folders: int
+    waiting: int
     differing: tuple[bytes, ...]
     orphans: tuple[str, ...]
 
+    @property
+    def none(self) -> bool:
+        """Whether what is said to be in the collection is there, and nothing else."""
+        return not self.differing and not self.orphans
 
-def compare(client: MilvusClient, spec: IndexSpec, tables: Tables) -> Drift:
+
+def reconcile(
+    client: MilvusClient, spec: IndexSpec, tables: Tables, address: str
+) -> dict[str, Drift]:
+    """Compare the wanted and the served collection with the tables, and see that it is mended.
+
+    Returns what was found, by the collection's name. Orphaned rows are deleted at once; folders
+    that differ are taken for not written, so that the next look has ordinary runs write them.
+    """
+    specs = [spec]
+    now = served(client)
+    other = catalogue.spec_of(tables, address, now) if now and now != spec.collection else None
+    if other is not None and other.row_schema == spec.row_schema:
+        specs.append(other)
+    found = {}
+    for one in specs:
+        drift = compare(client, one, tables, address)
+        mend(client, one, tables, address, drift)
+        if one != spec:
+            # Its folders are written along with the wanted collection's.
+            catalogue.forget_written(tables, address, spec, drift.differing)
+        found[one.collection] = drift
+    return found
+
+
+def compare(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str) -> Drift:
     """Read the collection of `spec` once and compare each folder's rows with the tables.
 
-    Folders that are being scanned are left out. Memory holds a count and a sum a folder.
+    Each row by its id and its content: audio hash and all that is said of the track. A folder that
+    the tables say is written differs if its rows are others, or if one of its tracks has no
+    embedding. Memory holds a count and a sum a folder; all is read as a stream.
     """
     ensure(client, spec)
-    there: dict[str, tuple[int, int]] = defaultdict(lambda: (0, 0))
+    there: dict[str, _Sum] = defaultdict(lambda: (0, 0))
     rows = 0
     for folder, track, row_digest in rows_by_folder(client, spec.collection):
         rows += 1
         there[folder] = _plus(there[folder], track, row_digest)
     differing: list[bytes] = []
-    folders = 0
-    for folder, path, whole in tables.folders():
+    folders = waiting = 0
+    wanted = _wanted(tables, spec)
+    next_folder, next_sum = next(wanted, ("", None))
+    for folder, path, written in catalogue.written_folders(tables, address, spec):
         folders += 1
+        while next_folder and next_folder < folder:
+            next_folder, next_sum = next(wanted, ("", None))
+        want = next_sum if next_folder == folder else (0, 0)
         found = there.pop(folder, (0, 0))
-        if whole:
-            wanted = (0, 0)
-            for row in index_rows(tables, folder, spec):
-                wanted = _plus(wanted, row.track_id, row.row_digest)
-            if wanted != found:
-                differing.append(path)
-    return Drift(rows, folders, tuple(differing), tuple(sorted(there)))
+        if not written:
+            waiting += 1
+        elif want != found:
+            differing.append(path)
+    return Drift(rows, folders, waiting, tuple(differing), tuple(sorted(there)))
+
+
+def _wanted(tables: Tables, spec: IndexSpec) -> Iterator[tuple[str, _Sum | None]]:
+    """(folder id, sum of the rows that it should have), by folder id; None: not yet embedded."""
+    tracks = catalogue.embeddable_tracks(tables, spec.recipe.digest)
+    for folder, group in groupby(tracks, key=lambda t: t[0].folder_id):
+        total: _Sum | None = (0, 0)
+        for track, embedding in group:
+            if embedding is None:
+                total = None
+            if total is not None:
+                row = row_of(track, embedding, spec.recipe)
+                total = _plus(total, row.track_id, row.row_digest)
+        yield folder, total
 
 
 def remove_orphans(client: MilvusClient, spec: IndexSpec, folder_ids: Iterable[str]) -> int:
@@ -60,6 +116,16 @@ def remove_orphans(client: MilvusClient, spec: IndexSpec, folder_ids: Iterable[s
     return sum(1 for _ in index_folders(client, spec, gone, lambda audio_hash: np.zeros(0)))
 
 
-def _plus(total: tuple[int, int], track: str, row_digest: str) -> tuple[int, int]:
+def mend(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str, drift: Drift) -> None:
+    """Have what differs written again by the next look, and remove rows of folders that are gone.
+
+    Only orphaned rows are touched here; the rest is done by ordinary runs.
+    """
+    if drift.orphans:
+        remove_orphans(client, spec, drift.orphans)
+    catalogue.forget_written(tables, address, spec, drift.differing)
+
+
+def _plus(total: _Sum, track: str, row_digest: str) -> _Sum:
     """Add a row to an order-free digest of a folder: (rows, sum of their hashes)."""
     return total[0] + 1, (total[1] + int(digest(track, row_digest), 16)) % (1 << 128)

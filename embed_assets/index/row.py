@@ -51,6 +51,8 @@ NUMBERS = (
 
 def fit(text: str, max_bytes: int) -> str:
     r"""Cut text to `max_bytes` of UTF-8 between characters; lone surrogates become `\udcXX`."""
+    if len(text) <= max_bytes and text.isascii():
+        return text
     return text.encode("utf-8", "backslashreplace")[:max_bytes].decode("utf-8", "ignore")
 
 

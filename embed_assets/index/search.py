@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_assets.errors import ConfigurationError
-from embed_assets.index.collection import ALIAS, IDS_PER_CALL, PAGE, load, served
+from embed_assets.index.collection import IDS_PER_CALL, PAGE, load, served, width_of
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -42,32 +42,33 @@ def similar(
     vector: np.ndarray,
     n: int = 20,
     exclude_ids: Collection[str] = (),
+    collection: str | None = None,
     *,
     where: str = "",
 ) -> list[Match]:
-    """The `n` served tracks nearest to a float32 `[dim]` vector, best first, ties by path.
+    """The `n` tracks nearest to a float32 `[dim]` vector, best first, ties by path.
+
+    In the served collection, or in the one from which the caller has the vector: the alias may
+    move between two calls.
 
     `where`: a Milvus filter, as `filters.expression` makes one.
 
     Raises:
         ConfigurationError: nothing is served yet, or the vector has another width.
     """
-    name = _served(client)
-    width = next(
-        int(f["params"]["dim"])
-        for f in client.describe_collection(name)["fields"]
-        if f["name"] == "vector"
-    )
+    name = collection or served_collection(client)
+    width = width_of(client, name)
     if vector.shape != (width,):
         raise ConfigurationError(
             f"a query of shape {vector.shape} for an index of width {width}: the served "
             f"collection {name} was made with other EMBED_ENCODER, EMBED_MODEL or EMBED_POOLING; "
-            "run `embed-assets sync`"
+            "ask with the vector of a track of it (vectors_of), or embed with its recipe "
+            "(`embed-assets collections` says which)"
         )
     names = [name for name in Match.__dataclass_fields__ if name != "score"]
     limit = min(n + len(exclude_ids) + SPARE, PAGE)
     hits = client.search(
-        ALIAS,
+        name,
         [vector.astype(np.float32)],
         limit=limit,
         filter=where,
@@ -101,7 +102,7 @@ def vectors_of(
     client: MilvusClient, track_ids: Sequence[str], collection: str | None = None
 ) -> dict[str, np.ndarray]:
     """Unit vectors, float32 `[dim]`, of the tracks that the served collection (or another) has."""
-    name = collection or _served(client)
+    name = collection or served_collection(client)
     rest, found = iter(track_ids), {}
     while ids := list(islice(rest, IDS_PER_CALL)):
         for row in client.get(
@@ -125,7 +126,12 @@ def exact(query: np.ndarray, vectors: np.ndarray, n: int) -> tuple[np.ndarray, n
     return best, scores[best]
 
 
-def _served(client: MilvusClient) -> str:
+def served_collection(client: MilvusClient) -> str:
+    """Name of the served collection, loaded.
+
+    Raises:
+        ConfigurationError: nothing is served yet.
+    """
     name = served(client)
     if name is None:
         raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")

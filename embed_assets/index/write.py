@@ -13,6 +13,7 @@ from embed_assets.errors import ConfigurationError, Reason, TrackRejected, Trans
 from embed_assets.identity import IndexSpec
 from embed_assets.index.collection import (
     IDS_PER_CALL,
+    count,
     ensure,
     load,
     rows_by_folder,
@@ -25,7 +26,7 @@ from embed_assets.index.search import vectors_of
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-FOLDERS_PER_CHUNK = 64
+FOLDERS_PER_CHUNK = 128
 ROWS_PER_BATCH = 500
 ROUNDS = 3
 SAMPLE = 3
@@ -96,7 +97,7 @@ def index_folders(
 ) -> Iterator[FolderWritten | FolderFailed]:
     """Make the rows of these folders in the collection of `spec` exactly what is wanted.
 
-    Works through up to 64 folders at a time: reads what the index has of them, writes what
+    Works through up to 128 folders at a time: reads what the index has of them, writes what
     differs (`rewrite`: everything), deletes what is not wanted, flushes, and reads back; only
     then are the folders reported. A call that was killed or failed is simply repeated. Between
     batches and between reports others get their turn at a Lite index. `vector_of(audio_hash)`
@@ -109,9 +110,13 @@ def index_folders(
     """
     ensure(client, spec)
     todo = iter(folders)
+    ours = 0
     while chunk := [_Work(f) for f in islice(todo, FOLDERS_PER_CHUNK)]:
         _step_aside(client, spec)
-        _settle(client, spec, chunk, vector_of, rewrite)
+        # All rows are those that this call has written: there is nothing of the others to look for.
+        unknown = count(client, spec.collection) != ours
+        _settle(client, spec, chunk, vector_of, rewrite, unknown)
+        ours += sum(len(work.have) for work in chunk)
         for work in chunk:
             yield work.report()
             _step_aside(client, spec)
@@ -123,12 +128,14 @@ def _settle(
     chunk: list[_Work],
     vector_of: Callable[[str], np.ndarray],
     force: bool,
+    unknown: bool,
 ) -> None:
-    _read(client, spec, chunk)
+    if unknown:
+        _read(client, spec, chunk)
     pending = chunk
     for _ in range(ROUNDS):
         sample: dict[str, np.ndarray] = {}
-        touched = [w for w in pending if _bring(client, spec, w, vector_of, force, sample)]
+        touched = _bring(client, spec, pending, vector_of, force, sample)
         if not touched:
             return
         _flush(client, spec)
@@ -170,56 +177,67 @@ def _read(
 def _bring(
     client: MilvusClient,
     spec: IndexSpec,
-    work: _Work,
+    chunk: list[_Work],
     vector_of: Callable[[str], np.ndarray],
     force: bool,
     sample: dict[str, np.ndarray],
-) -> bool:
-    """Write and delete what differs; True if anything did."""
-    touched = False
-    if work.doubled:
+) -> list[_Work]:
+    """Write and delete what differs; returns the folders in which anything did."""
+    touched: set[str] = set()
+    if doubled := [t for w in chunk for t in w.doubled]:
         # Left by a kill inside flush; one delete takes all copies, then the row is written anew.
-        _delete(client, spec, work.doubled)
+        _delete(client, spec, doubled)
         _flush(client, spec)
-        work.have = {t: d for t, d in work.have.items() if t not in work.doubled}
-        touched = True
-    for batch in _batches(spec, work, vector_of, force):
-        client.upsert(spec.collection, batch)
-        work.written.update(row["track_id"] for row in batch)
-        if len(sample) < SAMPLE:
-            sample[batch[0]["track_id"]] = batch[0]["vector"]
-        touched = True
+        for work in chunk:
+            work.have = {t: d for t, d in work.have.items() if t not in work.doubled}
+            touched.update([work.source.folder_id] if work.doubled else [])
+    for batch in _batches(spec, chunk, vector_of, force):
+        client.upsert(spec.collection, [row for _, row in batch])
+        for work, row in batch:
+            work.written.add(row["track_id"])
+            touched.add(work.source.folder_id)
+        for _, row in batch[:: max(1, len(batch) // SAMPLE)]:
+            if len(sample) < SAMPLE:
+                sample[row["track_id"]] = row["vector"]
         if len(batch) == ROWS_PER_BATCH:
             _step_aside(client, spec)
-    extra = work.have.keys() - work.want.keys()
-    if work.error is None and extra:
+    extra = []
+    for work in chunk:
+        if work.error is None and (gone := work.have.keys() - work.want.keys()):
+            extra += gone
+            work.deleted |= gone
+            touched.add(work.source.folder_id)
+    if extra:
         _delete(client, spec, extra)
-        work.deleted |= extra
-        touched = True
-    return touched
+    return [w for w in chunk if w.source.folder_id in touched]
 
 
 def _batches(
-    spec: IndexSpec, work: _Work, vector_of: Callable[[str], np.ndarray], force: bool
-) -> Iterator[list[dict[str, Any]]]:
-    """Rows to write with their vectors; a failure to get them is noted and ends the folder."""
-    batch = []
-    work.want = {}
-    try:
-        for row in work.source.rows():
-            if row.folder_id != work.source.folder_id or row.track_id in work.want:
-                raise ValueError(f"track {row.path!r} is listed twice or under another folder")
-            work.want[row.track_id] = row.row_digest
-            if force or work.have.get(row.track_id) != row.row_digest:
-                batch.append(row.stored() | {"vector": _unit(spec, row, vector_of(row.audio_hash))})
-            if len(batch) == ROWS_PER_BATCH:
-                yield batch
-                batch = []
-    except ConfigurationError:
-        raise
-    except Exception as e:
-        work.error = e
-        return
+    spec: IndexSpec, chunk: list[_Work], vector_of: Callable[[str], np.ndarray], force: bool
+) -> Iterator[list[tuple[_Work, dict[str, Any]]]]:
+    """Rows to write, with their vectors, of one folder after the other; full batches but the last.
+
+    A failure to get a folder's rows or vectors is noted, and ends that folder.
+    """
+    batch: list[tuple[_Work, dict[str, Any]]] = []
+    for work in chunk:
+        work.want = {}
+        try:
+            for row in work.source.rows():
+                if row.folder_id != work.source.folder_id or row.track_id in work.want:
+                    raise ValueError(f"track {row.path!r} is listed twice or under another folder")
+                work.want[row.track_id] = row.row_digest
+                if force or work.have.get(row.track_id) != row.row_digest:
+                    vector = _unit(spec, row, vector_of(row.audio_hash))
+                    batch.append((work, row.stored() | {"vector": vector}))
+                if len(batch) == ROWS_PER_BATCH:
+                    yield batch
+                    batch = []
+        except ConfigurationError:
+            raise
+        except Exception as e:
+            work.error = e
+            batch = [(w, row) for w, row in batch if w is not work]
     if batch:
         yield batch
 

@@ -1,0 +1,164 @@
+"""The commands that look after the index: `collections`, `promote`, `rollback`, `gc`.
+
+Arguments in, lines or JSON out, as in `cli`, which adds them to its own.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from embed_assets.settings import Settings
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+
+def collections(
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check",
+            help="Measure the collection of the settings at its gates now; serve it if it passes.",
+        ),
+    ] = False,
+    drop: Annotated[
+        str | None, typer.Option("--drop", metavar="NAME", help="Drop a collection for good.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the collections: what each was made with, rows, complete or not, gates, served or not.
+
+    A collection is dropped only here and only by its name; the served one never. One that is gone
+    can be filled again from the stored vectors.
+    """
+    from embed_assets.commands import collections as command
+    from embed_assets.project import Project
+
+    project = Project.of(Settings.load())
+    if drop:
+        command.drop(project, drop)
+    if check:
+        command.check(project)
+    rows = command.collections(project)
+    if as_json:
+        _print_json(rows)
+        return
+    for row in rows:
+        marks = [w for w in ("served", "wanted") if row[w]]
+        typer.echo(f"{row['name']}  {row['rows']} rows  {', '.join(marks)}".rstrip())
+        made = "not known: another version, or other tables, made it"
+        if row["encoder"]:
+            windows = f"{row['windows']} windows" if row["windows"] else "windows"
+            made = f"{row['encoder']}, {windows} of {row['window_seconds']:g} s, {row['pooling']}"
+            made += f", width {row['width']}"
+        typer.echo(f"    made with: {made}")
+        if row["complete"] is not None:
+            missing = f"no, {row['folders_missing']} folders are missing as they are now"
+            typer.echo(f"    complete:  {'yes' if row['complete'] else missing}")
+        typer.echo(f"    gates:     {_gates(row)}")
+    if not rows:
+        typer.echo("nothing is indexed yet: `embed-assets sync`")
+
+
+def promote(
+    name: Annotated[
+        str | None, typer.Argument(help="A collection; that of the settings if left out.")
+    ] = None,
+    anyway: Annotated[
+        bool, typer.Option("--anyway", help="Serve it though a gate fails or none can be tried.")
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Let searches see a collection if it passes its gates; ordinarily this happens by itself."""
+    from embed_assets.commands import collections as command
+    from embed_assets.project import Project
+
+    _print_standing(command.promote(Project.of(Settings.load()), name, anyway), as_json)
+
+
+def rollback(as_json: AsJson = False) -> None:
+    """Let searches see again what they saw before, at once.
+
+    It stays so until EMBED_ENCODER, EMBED_WINDOWS, EMBED_POOLING or the like are changed back, or
+    `embed-assets promote` says otherwise. New music goes to the collection of the settings.
+    """
+    from embed_assets.commands import collections as command
+    from embed_assets.project import Project
+
+    _print_standing(command.rollback(Project.of(Settings.load())), as_json)
+
+
+def gc(
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Remove nothing, say what would be removed.")
+    ] = False,
+    hours: Annotated[
+        float, typer.Option("--older-than", min=0.0, help="Leave what is younger, in hours.")
+    ] = 24.0,
+    as_json: AsJson = False,
+) -> None:
+    """Remove stored vectors of music that is gone, and of recipes that no collection has."""
+    from embed_assets.commands.gc import gc as command
+
+    found = command(Settings.load(), dry_run=dry_run, older_than=hours * 3600)
+    if as_json:
+        _print_json(found.as_json())
+        return
+    s = found.swept
+    word = "would be removed" if dry_run else "removed"
+    typer.echo(
+        f"{s.removed} of {s.entries} entries {word}, {_bytes(s.removed_bytes)} of"
+        f" {_bytes(s.bytes)}; {s.too_young} unused ones are younger than {hours:g} h"
+    )
+    if not found.in_step:
+        typer.echo("(the library is not in step: `embed-assets sync` comes first)")
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add these commands to the command line."""
+    app.command(epilog="Example: embed-assets collections --json")(collections)
+    app.command(epilog="Example: embed-assets promote")(promote)
+    app.command(epilog="Example: embed-assets rollback")(rollback)
+    app.command(epilog="Example: embed-assets gc --dry-run")(gc)
+
+
+def _gates(row: dict[str, Any]) -> str:
+    if row["gates_passed"] is None:
+        return "not tried yet"
+    told = [f"{g['name']} {g['value']:g}" for g in row["gates"]]
+    word = "passed" if row["gates_passed"] else "FAILED"
+    failed = [
+        f"{g['name']} is {g['value']:g}, wanted {g['wanted']}"
+        for g in row["gates"]
+        if g["passed"] is False
+    ]
+    return f"{word} {row['gates_at']}: {'; '.join(failed) if failed else ', '.join(told)}"
+
+
+def _print_standing(standing: Any, as_json: bool) -> None:
+    from embed_assets.commands.collections import standing_json
+
+    if as_json:
+        _print_json(standing_json(standing))
+        return
+    if standing.moved:
+        typer.echo(f"{standing.served} is served now; the switch took {standing.switch_ms:.1f} ms")
+    else:
+        typer.echo(f"{standing.served} is served already")
+    for gate in standing.verdict.gates if standing.verdict else ():
+        word = {True: "ok", False: "WRONG", None: ""}[gate.passed]
+        typer.echo(f"    {gate.name:20} {gate.value:<10g} {word}")
+
+
+def _bytes(n: int) -> str:
+    for unit in ("bytes", "KiB", "MiB"):
+        if n < 1024:
+            return f"{n:.0f} {unit}"
+        n /= 1024
+    return f"{n:.1f} GiB"
+
+
+def _print_json(value: Any) -> None:
+    typer.echo(json.dumps(value, ensure_ascii=False, default=str))

@@ -1,0 +1,102 @@
+"""`collections`, `promote`, `rollback`: what the index holds, and which collection searches see."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from embed_assets.identity import IndexSpec
+from embed_assets.index import serving
+from embed_assets.index.connection import connect
+from embed_assets.index.serving import Listed, Standing
+from embed_assets.project import Project
+
+LITE_SECONDS = 120.0
+"""How long to wait for a Lite index that a run has: it lets others in between its batches."""
+
+
+def collections(project: Project) -> list[dict[str, Any]]:
+    """Every collection of the index, the served one first, as `--json` prints them."""
+    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+        found = serving.listed(client, project.spec(), project.tables, project.uri)
+    return [_as_json(c) for c in found]
+
+
+def check(project: Project) -> Standing:
+    """Measure the collection of the settings at its gates, and serve it if it is its turn."""
+    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+        return serving.settle_and_judge(
+            client, project.spec(), project.tables, project.store, project.uri
+        )
+
+
+def drop(project: Project, name: str) -> None:
+    """Drop a collection by its name; the served one is refused."""
+    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+        serving.drop(client, name, project.tables, project.uri)
+
+
+def promote(project: Project, name: str | None, anyway: bool = False) -> Standing:
+    """Serve a collection, that of the settings unless named."""
+    wanted = project.spec().collection
+    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+        return serving.promote(
+            client,
+            name or wanted,
+            project.tables,
+            project.store,
+            project.uri,
+            wanted=wanted,
+            anyway=anyway,
+        )
+
+
+def rollback(project: Project) -> Standing:
+    """Serve what was served before."""
+    wanted = project.spec().collection
+    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+        return serving.rollback(client, project.tables, project.uri, wanted)
+
+
+def standing_json(standing: Standing) -> dict[str, Any]:
+    """What `promote`, `rollback` and `collections --check` print."""
+    verdict = standing.verdict.as_json() if standing.verdict else {"passed": None, "gates": []}
+    return {
+        "served": standing.served,
+        "wanted": standing.wanted,
+        "moved": standing.moved,
+        "switch_ms": standing.switch_ms,
+        "why": standing.why,
+        **verdict,
+    }
+
+
+def _as_json(one: Listed) -> dict[str, Any]:
+    gates = one.gates or {"passed": None, "gates": []}
+    return {
+        "name": one.name,
+        "served": one.served,
+        "wanted": one.wanted,
+        "rows": one.rows,
+        "complete": None if one.missing is None else one.missing == 0,
+        "folders_missing": one.missing,
+        **_spec_json(one.spec),
+        "gates_passed": gates["passed"],
+        "gates": gates["gates"],
+        "gates_at": None
+        if one.gates_at is None
+        else datetime.fromtimestamp(one.gates_at, UTC).isoformat(timespec="seconds"),
+    }
+
+
+def _spec_json(spec: IndexSpec | None) -> dict[str, Any]:
+    recipe = spec.recipe if spec else None
+    return {
+        "encoder": recipe.encoder if recipe else None,
+        "weights": recipe.weights[:16] if recipe else None,
+        "window_seconds": recipe.window_seconds if recipe else None,
+        "windows": recipe.windows if recipe else None,
+        "pooling": spec.pooling if spec else None,
+        "width": spec.dim if spec else None,
+        "row_schema": spec.row_schema if spec else None,
+    }

@@ -1,0 +1,86 @@
+"""Addresses of an index: a folder of Milvus Lite, or a server and one of its databases.
+
+One string says it all, in the form that pymilvus reads as well: an absolute path that ends in
+`.db`, or `http(s)://host[:port][/database]`. Also here: what a Lite folder's files say unopened.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from contextlib import suppress
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from embed_assets.identity import IndexSpec, digest
+
+_DATABASE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
+
+
+def is_server(address: str) -> bool:
+    """Whether an address in its normal form is a server's, and not a Lite folder."""
+    return address.startswith(("http://", "https://"))
+
+
+def normal_address(text: str, database: str = "") -> str:
+    """The one form of an address that a person wrote; `database` is one of a server's.
+
+    Raises:
+        ValueError: it cannot be one; says why, and what to write.
+    """
+    scheme = text.partition("://")[0].lower() if "://" in text else ""
+    if scheme in ("http", "https"):
+        return _server(text, scheme, database)
+    if scheme or not text.endswith(".db"):
+        raise ValueError("must be a path that ends in .db (Milvus Lite), or http(s)://host:port")
+    if database:
+        raise ValueError("Milvus Lite has one database only: leave EMBED_MILVUS_DATABASE empty")
+    return str(Path(text).expanduser().absolute())
+
+
+def is_there(address: str, spec: IndexSpec) -> bool:
+    """Whether a Lite index has the collection, without opening it; True for a server."""
+    return is_server(address) or Path(address, "collections", spec.collection).is_dir()
+
+
+def stamp(address: str, spec: IndexSpec) -> str | None:
+    """A digest of names, sizes and times of a Lite collection's files; None for a server.
+
+    Equal stamps: nobody wrote to the collection or moved the alias between.
+    """
+    if is_server(address):
+        return None
+    aliases = Path(address, "aliases.json")
+    files = [f"aliases {aliases.stat().st_mtime_ns}"] if aliases.exists() else []
+    for folder, _, names in os.walk(Path(address, "collections", spec.collection)):
+        for name in names:
+            with suppress(OSError):
+                told = os.stat(os.path.join(folder, name))
+                files.append(f"{folder}/{name} {told.st_size} {told.st_mtime_ns}")
+    return digest("stamp", *sorted(files))
+
+
+def _server(text: str, scheme: str, database: str) -> str:
+    try:
+        parts = urlsplit(text)
+        host, port = parts.hostname, parts.port
+    except ValueError as e:
+        raise ValueError(f"is no web address ({e}): write {scheme}://host:port") from None
+    if not host:
+        raise ValueError(f"names no host: write {scheme}://host:port")
+    if parts.username or parts.password:
+        raise ValueError("a login in the address is shown to people: use EMBED_MILVUS_TOKEN")
+    if parts.query or parts.fragment:
+        raise ValueError(f"has more than host, port and database: write {scheme}://host:port")
+    named = parts.path.strip("/")
+    if named and database and named != database:
+        raise ValueError(f"names database {named!r}, and EMBED_MILVUS_DATABASE {database!r}")
+    database = database or named
+    if database and not _DATABASE.fullmatch(database):
+        raise ValueError(
+            f"{database!r} is no name of a database (letters, digits and _): write"
+            f" {scheme}://host:port, and the name in EMBED_MILVUS_DATABASE"
+        )
+    where = f"[{host}]" if ":" in host else host
+    where += f":{port}" if port is not None else ""
+    return f"{scheme}://{where}" + (f"/{database}" if database else "")

@@ -1,0 +1,210 @@
+"""What a collection must be before searches see it: measured, not assumed.
+
+Counts and contents of all rows come from `reconcile.compare`; vectors are looked at in samples.
+"""
+
+from __future__ import annotations
+
+import secrets
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embed_assets import catalogue
+from embed_assets.errors import TrackRejected
+from embed_assets.identity import ROW_SCHEMA_VERSION, IndexSpec
+from embed_assets.index.collection import count, load, width_of
+from embed_assets.index.connection import give_way
+from embed_assets.index.reconcile import Drift, compare
+from embed_assets.index.search import vectors_of
+from embed_assets.tables import Tables
+from embed_assets.vectors.pooling import pool
+from embed_assets.vectors.store import Store, VectorsLost
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+SAMPLE = 500
+"""Vectors read back: all finite, all of length 1, each that of its own audio."""
+
+QUERIES = 200
+"""Vectors searched for, each of which should find itself first."""
+
+NEIGHBOURS = 10
+"""So many neighbours of a track are compared with those that the served collection gives."""
+
+QUERIES_A_CALL = 50
+NORM_TOLERANCE = 1e-3
+STORE_COSINE = 0.999
+SELF_RECALL = 0.99
+TIE = 1e-4
+"""Twins (one recording in two albums) find each other at the same score; either is right."""
+
+
+@dataclass(frozen=True)
+class Gate:
+    """One measured figure; `passed` None: reported for people, decides nothing."""
+
+    name: str
+    passed: bool | None
+    value: float
+    wanted: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How a collection fared; `drift` None: its rows cannot be compared with today's tables."""
+
+    collection: str
+    gates: tuple[Gate, ...]
+    drift: Drift | None
+
+    @property
+    def passed(self) -> bool:
+        """Whether no gate failed."""
+        return all(g.passed is not False for g in self.gates)
+
+    @property
+    def failed(self) -> list[str]:
+        """Each failed gate, for people."""
+        return [
+            f"{g.name} is {g.value:g}, wanted {g.wanted}" for g in self.gates if g.passed is False
+        ]
+
+    def as_json(self) -> dict[str, Any]:
+        """The verdict for the tables, `--json` and Dagster's metadata."""
+        return {"passed": self.passed, "gates": [asdict(g) for g in self.gates]}
+
+
+def judge(
+    client: MilvusClient,
+    spec: IndexSpec,
+    tables: Tables,
+    store: Store,
+    address: str,
+    served: str | None,
+) -> Verdict:
+    """Measure the collection of `spec`, and how its neighbours differ from the served one's.
+
+    Reads every row's id and digest once, and samples of vectors; writes nothing.
+    """
+    name = spec.collection
+    width = width_of(client, name)
+    gates = [Gate("vector_width", width == spec.dim, width, str(spec.dim))]
+    drift = None
+    if spec.row_schema == ROW_SCHEMA_VERSION and width == spec.dim:
+        drift = compare(client, spec, tables, address)
+        gates += [
+            Gate("folders_missing", drift.waiting == 0, drift.waiting, "0"),
+            Gate("folders_that_differ", not drift.differing, len(drift.differing), "0"),
+            Gate("folders_orphaned", not drift.orphans, len(drift.orphans), "0"),
+            Gate("rows", None, drift.rows, "rows == tables is what the three above say"),
+        ]
+    else:
+        load(client, name)
+        gates.append(Gate("rows", None, count(client, name), "of an earlier version: not compared"))
+    both = [n for n in (name, served) if n is not None]
+    _step_aside(client, both)
+    start = secrets.token_hex(16)
+    sample = dict(catalogue.sample_tracks(tables, spec.recipe.digest, start, SAMPLE))
+    vectors = vectors_of(client, list(sample), name)
+    if vectors:
+        gates += _vectors(vectors)
+        gates.append(_as_stored(spec, store, sample, vectors))
+        ids = sorted(vectors)[:QUERIES]
+        hits = _search(client, name, [vectors[i] for i in ids], both)
+        gates.append(_self_recall(ids, hits))
+        if served is not None and served != name:
+            gates += _overlap(client, served, ids, hits, both)
+    return Verdict(name, tuple(gates), drift)
+
+
+def _vectors(vectors: dict[str, np.ndarray]) -> list[Gate]:
+    stack = np.stack(list(vectors.values())).astype(np.float64)
+    bad = int((~np.isfinite(stack).all(axis=1)).sum())
+    off = float(np.abs(np.linalg.norm(np.nan_to_num(stack), axis=1) - 1).max())
+    return [
+        Gate("vectors_sampled", None, len(stack), ""),
+        Gate("vectors_not_finite", bad == 0, bad, "0"),
+        Gate("norm_error", off < NORM_TOLERANCE, round(off, 6), f"below {NORM_TOLERANCE:g}"),
+    ]
+
+
+def _as_stored(
+    spec: IndexSpec, store: Store, sample: dict[str, str], vectors: dict[str, np.ndarray]
+) -> Gate:
+    """How near the vectors are to what the store's windows give, at the worst."""
+    worst = 1.0
+    for track, vector in vectors.items():
+        try:
+            meant = pool(store.read(spec.recipe.digest, sample[track]), spec.pooling)
+        except (VectorsLost, TrackRejected):
+            # The store has lost it: that is the next embedding's concern, the row is all there is.
+            continue
+        worst = min(worst, float(meant @ vector) if meant.shape == vector.shape else -1.0)
+    return Gate("cosine_to_store", worst > STORE_COSINE, round(worst, 6), f"above {STORE_COSINE:g}")
+
+
+def _step_aside(client: MilvusClient, names: list[str]) -> None:
+    """Let those in who wait for a Lite index; what they find loaded is loaded again behind them."""
+    if give_way(client):
+        for name in names:
+            load(client, name)
+
+
+def _search(
+    client: MilvusClient, name: str, vectors: list[np.ndarray], names: list[str]
+) -> list[list[tuple[str, float]]]:
+    """(track id, cosine) of each query's nearest rows, best first."""
+    found = []
+    for i in range(0, len(vectors), QUERIES_A_CALL):
+        answer = client.search(
+            name,
+            vectors[i : i + QUERIES_A_CALL],
+            limit=NEIGHBOURS + 1,
+            output_fields=["track_id"],
+            search_params={"metric_type": "COSINE", "params": {"ef": 128}},
+            consistency_level="Strong",
+        )
+        found += [
+            [(h["entity"]["track_id"], float(h["distance"])) for h in hits] for hits in answer
+        ]
+    return found
+
+
+def _self_recall(ids: list[str], hits: list[list[tuple[str, float]]]) -> Gate:
+    found = sum(
+        any(t == own and score >= one[0][1] - TIE for t, score in one) or _all_twins(one)
+        for own, one in zip(ids, hits, strict=True)
+    )
+    share = found / len(ids)
+    return Gate("self_recall_at_1", share >= SELF_RECALL, round(share, 4), f">= {SELF_RECALL:g}")
+
+
+def _all_twins(hits: list[tuple[str, float]]) -> bool:
+    """Whether more twins than were asked for share the first place: the track itself is one."""
+    return len(hits) > NEIGHBOURS and hits[-1][1] >= 1 - TIE
+
+
+def _overlap(
+    client: MilvusClient,
+    served: str,
+    ids: list[str],
+    hits: list[list[tuple[str, float]]],
+    names: list[str],
+) -> list[Gate]:
+    """What share of a track's neighbours the served collection names as well."""
+    load(client, served)
+    there = vectors_of(client, ids, served)
+    both = [i for i in ids if i in there]
+    if not both:
+        return []
+    before = dict(zip(both, _search(client, served, [there[i] for i in both], names), strict=True))
+    shares = []
+    for own, now in zip(ids, hits, strict=True):
+        if own in before:
+            a, b = ({t for t, _ in one if t != own} for one in (now, before[own]))
+            shares.append(len(a & b) / max(len(a), 1))
+    share = round(float(np.mean(shares)), 4)
+    return [Gate("neighbours_kept", None, share, "reported: share of the served one's top 10")]

@@ -1,0 +1,222 @@
+"""Which collection searches see: the alias moves when a complete one passes its gates, or by hand.
+
+Every move is one `alter_alias`; whoever searches meanwhile sees the one collection or the other.
+Nothing here drops a collection but `drop`, which a person asks for by name.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from embed_assets import catalogue
+from embed_assets.errors import ConfigurationError
+from embed_assets.identity import IndexSpec
+from embed_assets.index import collection
+from embed_assets.index.gates import Verdict, judge
+from embed_assets.index.reconcile import mend
+from embed_assets.tables import Tables
+from embed_assets.vectors.store import Store
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+PREFIX = "tracks_"
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a look at the alias found or did; `why` says why the wanted one is not served."""
+
+    wanted: str
+    served: str
+    moved: bool = False
+    why: str = ""
+    verdict: Verdict | None = None
+    switch_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A collection of the index; `missing`: folders that it lacks as they are now."""
+
+    name: str
+    spec: IndexSpec | None
+    rows: int
+    missing: int | None
+    served: bool
+    wanted: bool
+    gates: dict[str, Any] | None
+    gates_at: float | None
+
+
+def settle(
+    client: MilvusClient, spec: IndexSpec, tables: Tables, store: Store, address: str
+) -> Standing:
+    """Serve the collection of `spec` if it is its turn: complete, sound, and not rolled back.
+
+    The first collection of an index is served at once, so that an import is searchable from its
+    first folders on. What the gates find to differ is written again by the next look.
+    """
+    wanted, now = spec.collection, collection.served(client)
+    if now is None:
+        return _move(client, tables, address, wanted, None, "first", wanted)
+    told = catalogue.moves(tables, address)
+    last = told[-1] if told else None
+    if now == wanted:
+        if last is None or last.name != now or last.wanted != wanted:
+            catalogue.note_move(tables, address, now, now, "settings", wanted)
+        return Standing(wanted, now)
+    if missing := catalogue.unfinished(tables, address, spec):
+        return Standing(wanted, now, why=f"it is being filled, {missing} folders are missing")
+    by_hand = last is not None and last.reason in (catalogue.ROLLBACK, catalogue.PROMOTE)
+    if by_hand and last.name == now and last.wanted == wanted:
+        why = "a person chose the other one; `embed-assets promote` serves this one"
+        return Standing(wanted, now, why=why)
+    verdict = judge(client, spec, tables, store, address, now)
+    catalogue.note_gates(tables, address, wanted, verdict.as_json())
+    if not verdict.passed:
+        if verdict.drift is not None:
+            mend(client, spec, tables, address, verdict.drift)
+        return Standing(wanted, now, why="; ".join(verdict.failed), verdict=verdict)
+    return _move(client, tables, address, wanted, now, "gates", wanted, verdict)
+
+
+def settle_and_judge(
+    client: MilvusClient, spec: IndexSpec, tables: Tables, store: Store, address: str
+) -> Standing:
+    """The same, with the figures of the wanted collection also if it is served already."""
+    standing = settle(client, spec, tables, store, address)
+    if standing.verdict is not None or standing.wanted != standing.served:
+        return standing
+    verdict = judge(client, spec, tables, store, address, standing.served)
+    catalogue.note_gates(tables, address, spec.collection, verdict.as_json())
+    return replace(standing, verdict=verdict)
+
+
+def promote(
+    client: MilvusClient,
+    name: str,
+    tables: Tables,
+    store: Store,
+    address: str,
+    *,
+    wanted: str,
+    anyway: bool = False,
+) -> Standing:
+    """Serve a collection by hand if it passes its gates, or `anyway`.
+
+    If it is not the `wanted` one, which the settings ask for, it stays until those change.
+
+    Raises:
+        ConfigurationError: there is no such collection, or a gate failed.
+    """
+    now = _require(client, name)
+    if now == name:
+        catalogue.note_move(tables, address, name, name, catalogue.PROMOTE, wanted)
+        return Standing(name, name)
+    spec = catalogue.spec_of(tables, address, name)
+    verdict = None
+    if spec is not None:
+        verdict = judge(client, spec, tables, store, address, now)
+        catalogue.note_gates(tables, address, name, verdict.as_json())
+    if not anyway:
+        if verdict is None:
+            raise ConfigurationError(
+                f"nothing is known of {name} here (other tables, or another version, made it):"
+                " `--anyway` serves it unseen"
+            )
+        if not verdict.passed:
+            raise ConfigurationError(
+                f"{name} does not pass its gates: {'; '.join(verdict.failed)}."
+                " `embed-assets sync` brings the collection of the current settings in step;"
+                " `--anyway` serves it as it is"
+            )
+    return _move(client, tables, address, name, now, catalogue.PROMOTE, wanted, verdict)
+
+
+def rollback(client: MilvusClient, tables: Tables, address: str, wanted: str) -> Standing:
+    """Serve again what was served before, as it is; holds until the settings change, or `promote`.
+
+    Raises:
+        ConfigurationError: nothing was served before, or it was dropped.
+    """
+    now = collection.served(client)
+    told = catalogue.moves(tables, address)
+    arrived = next(
+        (m for m in reversed(told) if m.name == now and m.reason != catalogue.ROLLBACK), None
+    )
+    earlier = told[: told.index(arrived)] if arrived else told
+    for move in reversed(earlier):
+        if move.name != now and client.has_collection(move.name):
+            return _move(client, tables, address, move.name, now, catalogue.ROLLBACK, wanted)
+    raise ConfigurationError(
+        f"there is nothing to go back to from {now or 'an index without a served collection'}:"
+        " `embed-assets collections` lists what is there, `embed-assets promote NAME` serves one"
+    )
+
+
+def drop(client: MilvusClient, name: str, tables: Tables, address: str) -> None:
+    """Drop a collection that is not served, and what is known of it.
+
+    Raises:
+        ConfigurationError: there is no such collection, or it is served.
+    """
+    _require(client, name)
+    collection.drop(client, name)
+    catalogue.forget_collection(tables, address, name)
+
+
+def listed(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str) -> list[Listed]:
+    """Every collection of ours at this address, the served one first."""
+    now = collection.served(client)
+    known = catalogue.known(tables, address)
+    found = []
+    for name in client.list_collections():
+        if not name.startswith(PREFIX):
+            continue
+        one = known.get(name)
+        held = one.spec if one and one.spec else spec if name == spec.collection else None
+        collection.load(client, name)
+        found.append(
+            Listed(
+                name,
+                held,
+                collection.count(client, name),
+                catalogue.unfinished(tables, address, held) if held else None,
+                name == now,
+                name == spec.collection,
+                one.gates if one else None,
+                one.gates_at if one else None,
+            )
+        )
+    return sorted(found, key=lambda c: (not c.served, not c.wanted, c.name))
+
+
+def _require(client: MilvusClient, name: str) -> str | None:
+    now = collection.served(client)
+    names = client.list_collections()
+    if name not in names:
+        there = ", ".join(sorted(n for n in names if n.startswith(PREFIX))) or "none"
+        raise ConfigurationError(f"there is no collection {name}; there are: {there}")
+    return now
+
+
+def _move(
+    client: MilvusClient,
+    tables: Tables,
+    address: str,
+    name: str,
+    before: str | None,
+    reason: str,
+    wanted: str,
+    verdict: Verdict | None = None,
+) -> Standing:
+    # What can fail and what takes time comes before the one step that searches notice.
+    collection.load(client, name)
+    started = time.perf_counter()
+    collection.point(client, name, before)
+    took = (time.perf_counter() - started) * 1000
+    catalogue.note_move(tables, address, name, before, reason, wanted)
+    return Standing(wanted, name, True, "", verdict, round(took, 3))

@@ -1,0 +1,146 @@
+"""A person changes the settings, and back; asks meanwhile; cleans up; restores a backup."""
+
+import json
+import os
+import shutil
+import sqlite3
+import sys
+import time
+
+import pytest
+
+from embed_assets.index.address import is_server
+from embed_assets.index.collection import ALIAS
+from embed_assets.index.connection import connect
+from embed_assets_tests.searcher import searching
+from embed_assets_tests.world import World
+
+SEARCHER = """
+import sys, time
+from embed_assets.commands.similar import similar
+from embed_assets.project import Project
+from embed_assets.settings import Settings
+
+project = Project.of(Settings.load())
+while True:
+    track, matches = similar(project, sys.argv[1], 3)
+    assert len(matches) == 3, matches
+    print("found", flush=True)
+    time.sleep(0.05)
+"""
+
+
+@pytest.fixture
+def world_at(uri, tmp_path):
+    """A world whose index is a Lite folder, and then one of a server."""
+    made = World(tmp_path / "world", {"EMBED_MILVUS_URI": uri})
+    made.library.mkdir(parents=True)
+    yield made
+    made.power_loss()
+
+
+def shown(world, *command, code=0):
+    done = world.run(*command, "--json")
+    assert done.returncode == code, done.stderr
+    return json.loads(done.stdout)
+
+
+def test_another_pooling_and_back_without_a_forward_pass_or_a_search_that_fails(world_at):
+    world = world_at
+    for i in range(3):
+        world.album(f"Album {i}", i, 10 + i)
+    world.sync()
+    (first,) = shown(world, "collections", "--check")
+    assert all(first[what] for what in ("served", "wanted", "complete", "gates_passed"))
+    assert (first["rows"], first["encoder"], first["windows"]) == (6, "acoustic", 3)
+    command = [sys.executable, "-c", SEARCHER, "Album 1/01.ogg"]
+    with searching(command, world.root, world.environment) as old_settings:
+        world.settings["EMBED_POOLING"] = "enriched"
+        with searching(command, world.root, world.environment) as new_settings:
+            result = world.sync()
+            time.sleep(1)
+    print(len(old_settings.lines()) + len(new_settings.lines()), "searches meanwhile")
+    assert result["embedded"] == 0
+    new, old = shown(world, "collections")
+    assert (old["name"], old["served"], old["complete"]) == (first["name"], False, True)
+    assert (new["pooling"], new["width"], new["gates_passed"]) == ("enriched", 384, True)
+    assert {len(v) for _, v in world.rows().values()} == {384}
+
+    assert shown(world, "rollback")["served"] == old["name"]
+    told = world.run("sync")
+    assert f"{old['name']} is served, not {new['name']}" in told.stderr
+    assert {len(v) for _, v in world.rows().values()} == {128}
+    world.assert_index_is_library()
+    assert shown(world, "promote")["served"] == new["name"]
+
+    del world.settings["EMBED_POOLING"]
+    back = world.sync()
+    assert back["embedded"] == 0
+    assert written_rows(world, back["runs"]) == 0, "no row had to be written"
+    assert shown(world, "collections")[0]["name"] == old["name"]
+    world.assert_index_is_library()
+    assert world.run("collections", "--drop", old["name"]).returncode == 2
+    assert [c["name"] for c in shown(world, "collections", "--drop", new["name"])] == [old["name"]]
+
+    if is_server(world.project().uri):
+        with connect(world.project().uri) as client:
+            client.drop_alias(ALIAS)
+            client.drop_collection(old["name"])
+        assert world.sync()["embedded"] == 0
+        world.assert_index_is_library()
+
+
+def written_rows(world, runs):
+    """Rows that the index steps of these runs wrote, by their metadata."""
+    import dagster as dg
+
+    total = 0
+    with world.instance() as instance:
+        for run in runs:
+            for event in instance.all_logs(run, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION):
+                made = event.dagster_event.event_specific_data.materialization
+                if made.asset_key.path[-1] == "milvus_index":
+                    total += made.metadata["written"].value
+    return total
+
+
+def test_a_backup_of_tables_and_vectors_is_all_that_a_new_machine_needs(world):
+    for i in range(2):
+        world.album(f"Album {i}", i, 10 + i)
+    world.sync()
+    saved = world.root / "backup"
+    shutil.copytree(world.home / "vectors", saved / "vectors")
+    tables = sqlite3.connect(world.home / "tables.sqlite")
+    tables.execute("VACUUM INTO ?", [str(saved / "tables.sqlite")])
+    tables.close()
+    shutil.rmtree(world.home)
+    os.rename(saved, world.home)
+    back = world.sync()
+    assert (back["embedded"], back["reused"], back["tracks"]) == (0, 4, 4)
+    world.assert_index_is_library()
+
+    # What is gone from the library, and what nothing uses, is swept: no sooner, and nothing else.
+    gone = world.album("Album 2", 20)
+    world.sync()
+    world.remove("Album 2")
+    busy = world.run("gc")
+    assert busy.returncode == 1
+    assert "embed-assets sync" in busy.stderr
+    world.sync()
+    entries = sorted(world.home.glob("vectors/*/*/*.npy"))
+    assert (len(gone), len(entries)) == (1, 5)
+    young = shown(world, "gc")
+    assert (young["removed"], young["too_young"]) == (0, 1)
+    for path in entries:
+        os.utime(path, (time.time() - 90_000,) * 2)
+    before = sum(p.stat().st_size for p in entries)
+    dry = shown(world, "gc", "--dry-run")
+    assert (dry["removed"], dry["entries"], dry["in_step"]) == (1, 5, True)
+    assert len(list(world.home.glob("vectors/*/*/*.npy"))) == 5
+    swept = shown(world, "gc")
+    left = sorted(world.home.glob("vectors/*/*/*.npy"))
+    assert (swept["removed"], len(left)) == (1, 4)
+    assert swept["removed_bytes"] == before - sum(p.stat().st_size for p in left)
+    shutil.rmtree(world.home / "milvus.db")
+    assert world.sync()["embedded"] == 0
+    world.assert_index_is_library()
