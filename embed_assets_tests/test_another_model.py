@@ -23,7 +23,7 @@ from embed_assets.settings import Settings
 
 project = Project.of(Settings.load())
 while True:
-    track, matches = similar(project, sys.argv[1], 3)
+    matches = similar(project, sys.argv[1], 3).matches
     assert len(matches) == 3, matches
     print("found", flush=True)
     time.sleep(0.05)
