@@ -138,7 +138,8 @@ def _client_class() -> type[MilvusClient]:
     from pymilvus import MilvusClient
 
     # Every error it logs, with pages of traceback, is also raised, and told once in our words.
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    for name in ("pymilvus", "milvus_lite"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return MilvusClient
 
 
@@ -259,7 +260,9 @@ def _translated(uri: str, error: Exception) -> EmbedAssetsError:
             f"Milvus at {uri} refuses a request ({message}): its version and embed_assets do not "
             "fit together; please report this"
         )
-    if uri.startswith("http"):
+    if "no space left" in message.lower():
+        advice = "the disk is full: make room, and it goes on where it was"
+    elif uri.startswith("http"):
         advice = "check that the server runs and that EMBED_MILVUS_URI names it"
     else:
         advice = (
