@@ -56,7 +56,7 @@ def sync(
     from embed_assets.commands.sync import sync as command
 
     settings = Settings.load()
-    _ready(settings)
+    _ready(settings, may_be_empty=confirm_removals)
     result = command(settings, confirm_removals=confirm_removals, tell=_quiet(as_json))
     if as_json:
         terminal.print_json(result.as_json())
@@ -77,25 +77,51 @@ def status(
     as_json: AsJson = False,
     watch: Annotated[bool, typer.Option("--watch", help="Redraw every 2 s until Ctrl-C.")] = False,
 ) -> None:
-    """Say how many tracks and folders are in step, the rate, the time to go."""
+    """Say how many tracks and folders are in step, the rate, the time to go.
+
+    Exit code 2: something keeps the library from being looked at; PROBLEM says what.
+    """
     from embed_assets.commands import screen
     from embed_assets.commands.status import status as command
 
     settings = Settings.load()
-    if as_json:
-        terminal.print_json(command(settings).as_json())
-    elif watch:
+    if watch and not as_json:
         screen.watch(lambda: command(settings))
+        return
+    found = command(settings)
+    if as_json:
+        terminal.print_json(found.as_json())
     else:
-        screen.show(command(settings))
+        screen.show(found)
+    raise typer.Exit(2 if found.problem else 0)
 
 
-@app.command(epilog="Example: embed-assets errors --json")
-def errors(as_json: AsJson = False) -> None:
+@app.command(epilog='Example: embed-assets errors --clear "Nina Simone/Pastel Blues"')
+def errors(
+    as_json: AsJson = False,
+    clear: Annotated[
+        str,
+        typer.Option(
+            "--clear",
+            metavar="PATH",
+            help="Ask for another try of this track, or of this folder and all below it.",
+        ),
+    ] = "",
+) -> None:
     """List every rejected track and every failed folder, with the reason and what to do."""
-    from embed_assets.commands.status import errors as command
+    from embed_assets.commands import errors as command
 
-    rows = command(Settings.load())
+    settings = Settings.load()
+    if clear:
+        folders = command.clear(settings, clear)
+        if as_json:
+            terminal.print_json({"cleared": folders})
+        else:
+            typer.echo(f"{len(folders)} folders are tried again, by `up` or at the next `sync`:")
+            for folder in folders:
+                typer.echo(terminal.plain(f"    {folder}"))
+        return
+    rows = command.errors(settings)
     if as_json:
         terminal.print_json(rows)
         return
@@ -104,17 +130,33 @@ def errors(as_json: AsJson = False) -> None:
         typer.echo(terminal.plain(f"    {row['reason']}: {row['message']}"))
         if row["run_id"]:
             typer.echo(f"    run {row['run_id']}")
-    typer.echo(f"{len(rows)} problems" if rows else "no track rejected, no folder failed")
+    typer.echo(
+        terminal.plain(f"{len(rows)} problems" if rows else "no track rejected, no folder failed")
+    )
+    if rows:
+        typer.echo(
+            terminal.plain(
+                "A file is tried again when it changes, or with `embed-assets errors --clear PATH`."
+            )
+        )
 
 
-@app.command(epilog="Example: embed-assets doctor")
-def doctor(as_json: AsJson = False) -> None:
-    """Check everything that a run needs, and say what to do where something is wrong."""
+@app.command(epilog="Example: embed-assets doctor --deep")
+def doctor(
+    as_json: AsJson = False,
+    deep: Annotated[
+        bool, typer.Option("--deep", help="Read every stored vector, not a sample of them.")
+    ] = False,
+) -> None:
+    """Check everything that a run needs, and say what to do where something is wrong.
+
+    Exit code 1 if anything is.
+    """
     from dataclasses import asdict
 
     from embed_assets.commands.doctor import doctor as command
 
-    found = command(Settings.load())
+    found = command(Settings.load(), deep)
     if as_json:
         terminal.print_json([asdict(f) for f in found])
     else:
@@ -170,14 +212,14 @@ def _fail(error: EmbedAssetsError, code: int) -> None:
     sys.exit(code)
 
 
-def _ready(settings: Settings) -> None:
+def _ready(settings: Settings, may_be_empty: bool = False) -> None:
     """Fail before any work where it cannot succeed, and fetch weights while somebody looks on."""
     import os
 
     from embed_assets import encoders
     from embed_assets.library.walk import require_library
 
-    require_library(settings.library)
+    require_library(settings.library, may_be_empty)
     # Runs are processes of their own: they see the settings as this process understood them.
     os.environ.update(settings.environment())
     encoders.fetch(settings.encoder, settings.model, settings.model_cache)

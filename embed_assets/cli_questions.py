@@ -75,10 +75,10 @@ def similar(
     twice as well.
     """
     from embed_assets.commands import similar as command
-    from embed_assets.project import Project
+    from embed_assets.commands.reading import reading
 
     settings = Settings.load()
-    project = Project.of(settings)
+    project = reading(settings)
     answer = command.similar(
         project,
         query,
@@ -116,9 +116,9 @@ def path(
 ) -> None:
     """A smooth way from one track to another; the score is the cosine to the track before."""
     from embed_assets.commands import similar as command
-    from embed_assets.project import Project
+    from embed_assets.commands.reading import reading
 
-    project = Project.of(Settings.load())
+    project = reading(Settings.load())
     conditions = _conditions(
         genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
     )
@@ -155,9 +155,9 @@ def radio(
 ) -> None:
     """Drift away from a track through the library; the score is the cosine to the track before."""
     from embed_assets.commands import similar as command
-    from embed_assets.project import Project
+    from embed_assets.commands.reading import reading
 
-    project = Project.of(Settings.load())
+    project = reading(Settings.load())
     conditions = _conditions(
         genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
     )
@@ -187,10 +187,10 @@ def duplicates(
     its vectors hardly at all.
     """
     from embed_assets.commands import similar as command
+    from embed_assets.commands.reading import reading
     from embed_assets.index.filters import parse
-    from embed_assets.project import Project
 
-    project = Project.of(Settings.load())
+    project = reading(Settings.load())
     found = command.duplicates(project, least, [parse(w) for w in where or ()])
     if as_json:
         print_json([asdict(d) | {"tracks": [command.as_json(t) for t in d.tracks]} for d in found])
@@ -216,11 +216,11 @@ def draw_map(
 ) -> None:
     """Draw the library: one HTML file, no network; near is alike, a click shows what is similar."""
     from embed_assets.commands.draw import write_map
-    from embed_assets.project import Project
+    from embed_assets.commands.reading import reading
 
     if by not in ("", "genre", "folder") or method not in ("", "tsne", "pca"):
         raise typer.BadParameter("--by is genre or folder, --method is tsne or pca")
-    told = write_map(Project.of(Settings.load()), file, by, method)
+    told = write_map(reading(Settings.load()), file, by, method)
     if as_json:
         print_json(told)
         return

@@ -26,7 +26,7 @@ CREATE TABLE IF NOT EXISTS tracks (
     album_artist TEXT, genre TEXT, year INTEGER, track_number INTEGER, disc_number INTEGER,
     recording_id TEXT, scan TEXT NOT NULL, seen_at REAL, release_id TEXT NOT NULL DEFAULT '',
     artist_id TEXT NOT NULL DEFAULT '', added_at REAL NOT NULL DEFAULT 0,
-    probed INTEGER NOT NULL DEFAULT 1
+    probed INTEGER NOT NULL DEFAULT 1, run_id TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tracks_by_folder ON tracks (folder_id);
 CREATE INDEX IF NOT EXISTS tracks_by_audio ON tracks (audio_hash);
@@ -57,14 +57,15 @@ _ADDED = {
     "artist_id": "TEXT NOT NULL DEFAULT ''",
     "added_at": "REAL NOT NULL DEFAULT 0",
     "probed": "INTEGER NOT NULL DEFAULT 1",
+    "run_id": "TEXT NOT NULL DEFAULT ''",
 }
-"""Columns that `tracks` lacks in files of version 1."""
+"""Columns that `tracks` may lack in files of older versions."""
 
 
 class Database:
-    """One SQLite file; every method opens its own connection."""
+    """One SQLite file; every method opens its own connection. Without a path it is empty."""
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path | None) -> None:
         self.path = path
 
     @contextmanager
@@ -76,8 +77,10 @@ class Database:
             ConfigurationError: the file was written by a newer version.
         """
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            with closing(sqlite3.connect(self.path, timeout=60, isolation_level=None)) as db:
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            place = self.path or ":memory:"
+            with closing(sqlite3.connect(place, timeout=60, isolation_level=None)) as db:
                 # A committed folder must outlive a power loss, or Dagster would say "done" of it.
                 db.execute("PRAGMA synchronous = FULL")
                 version = db.execute("PRAGMA user_version").fetchone()[0]

@@ -44,6 +44,7 @@ class Reason(StrEnum):
     CORRUPT = "corrupt"
     PROTECTED = "protected (DRM)"
     TOO_SHORT = "too short"
+    SILENT = "silent"
     DECODER_CRASHED = "decoder crashed"
     DECODER_TIMED_OUT = "decoder timed out"
     BAD_VECTOR = "encoder gave a bad vector"

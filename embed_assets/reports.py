@@ -56,8 +56,9 @@ def tracks_frame(tables: Tables, recipe: str) -> pd.DataFrame:
     """The whole manifest with what became of each track, for notebooks; a row a track."""
     import pandas as pd
 
+    columns = _TRACK.replace(", t.run_id", "")
     sql = (
-        f"SELECT {_TRACK}, e.windows, e.decoded_seconds, e.note, e.engine, e.device, e.run_id,"
+        f"SELECT {columns}, e.windows, e.decoded_seconds, e.note, e.engine, e.device, e.run_id,"
         " coalesce(t.reason, e.reason) AS rejected FROM tracks t"
         " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash ORDER BY t.path"
     )
@@ -71,7 +72,7 @@ def rejected_tracks(tables: Tables, recipe: str) -> Iterator[Problem]:
     with tables.connect() as db:
         rows = db.execute(
             "SELECT t.path, f.path, coalesce(t.reason, e.reason), coalesce(t.message, e.message),"
-            " coalesce(e.at, t.seen_at), coalesce(e.run_id, '') FROM tracks t"
+            " coalesce(e.at, t.seen_at), coalesce(e.run_id, t.run_id, '') FROM tracks t"
             " JOIN folders f ON f.folder_id = t.folder_id"
             " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
             " WHERE coalesce(t.reason, e.reason) IS NOT NULL ORDER BY t.path",
@@ -116,6 +117,13 @@ def embedded_since(tables: Tables, recipe: str, since: float) -> int:
             "SELECT count(*) FROM embeddings WHERE recipe = ? AND at > ? AND reason IS NULL",
             (recipe, since),
         ).fetchone()[0]
+
+
+def all_tracks(tables: Tables) -> Iterator[Track]:
+    """Stream every track of the manifest, by path."""
+    with tables.connect() as db:
+        for row in db.execute(f"SELECT {_TRACK} FROM tracks t ORDER BY t.path"):
+            yield Track(*row)
 
 
 def any_track(tables: Tables) -> bool:

@@ -15,7 +15,8 @@ class Track:
     `audio_hash` is None exactly where `reason` says why the file was rejected at its probe. Text
     is empty and numbers are 0 where the file has no such tag; duration is in seconds; the ids are
     MusicBrainz's. `added_at`: when this audio, or another under this path, first came into the
-    library, in seconds of the system's clock; neither a retag nor a move changes it.
+    library, in seconds of the system's clock; neither a retag nor a move changes it. `run_id` names
+    the run that read the file.
     """
 
     track_id: str
@@ -45,6 +46,7 @@ class Track:
     release_id: str = ""
     artist_id: str = ""
     added_at: float = 0.0
+    run_id: str = ""
 
     @property
     def stamp(self) -> tuple[int, int, int]:

@@ -6,6 +6,7 @@ domain plain values, so that no domain module can read configuration.
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Literal
 
@@ -42,7 +43,7 @@ class Settings(BaseSettings):
         description="`auto`, `cpu`, `cuda`, `cuda:N`, `mps`; `openvino:GPU` is still to come.",
     )
     window_seconds: float = Field(
-        10.0, ge=1.0, le=600.0, description="Length of a window, in seconds."
+        10.0, ge=1.0, le=600.0, allow_inf_nan=False, description="Length of a window, in seconds."
     )
     windows: int = Field(
         3, ge=0, le=10_000, description="Windows a track, spread evenly; 0 = the whole track."
@@ -63,7 +64,10 @@ class Settings(BaseSettings):
     )
     scan_seconds: int = Field(5, ge=1, description="Look at the library every so many seconds.")
     settle_seconds: float = Field(
-        5.0, ge=0.0, description="Wait until a folder has held still for so many seconds."
+        5.0,
+        ge=0.0,
+        allow_inf_nan=False,
+        description="Wait until a folder has held still for so many seconds.",
     )
     folders_per_run: int = Field(64, ge=1, le=10_000, description="Folders a run, at most.")
 
@@ -74,6 +78,14 @@ class Settings(BaseSettings):
             return None if value is None else value.expanduser().absolute()
         except RuntimeError as e:
             raise ValueError(str(e)) from e
+
+    @field_validator("device")
+    @classmethod
+    def _a_device(cls, value: str) -> str:
+        # Whether it is there is found out by the encoder; a wrong word is wrong for each of them.
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?|openvino(:[A-Z0-9.:,]+)?", value):
+            raise ValueError("must be auto, cpu, cuda, cuda:N, mps or openvino:GPU")
+        return value
 
     @field_validator("milvus_uri")
     @classmethod

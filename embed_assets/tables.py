@@ -218,6 +218,17 @@ class Tables(Database):
                 (recipe, folder),
             )
 
+    def forget_track(self, track: str, recipe: str, audio_hash: str | None) -> None:
+        """Have a track read again if it was rejected, and embedded again if its audio was."""
+        with self.transaction() as db:
+            db.execute(
+                "UPDATE tracks SET size = -1 WHERE track_id = ? AND reason IS NOT NULL", (track,)
+            )
+            db.execute(
+                "DELETE FROM embeddings WHERE recipe = ? AND audio_hash = ? AND reason IS NOT NULL",
+                (recipe, audio_hash),
+            )
+
     # Index and failures
 
     def mark_dirty(self, folder: str) -> None:

@@ -13,8 +13,9 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from embed_assets.errors import Reason, TrackRejected, TransientError
@@ -37,6 +38,12 @@ class Pool:
     pool: ProcessPool
     workers: int
     seconds_a_task: float
+
+    more_seconds: Callable[[Any], float] = lambda item: 0.0
+
+    def allowing(self, more_seconds: Callable[[Any], float]) -> Pool:
+        """This pool, with more time for items that have more in them."""
+        return replace(self, more_seconds=more_seconds)
 
     def run(
         self, function: Callable[..., T], items: Iterable[Any]
@@ -63,7 +70,10 @@ class Pool:
     def _start(self, function: Callable[..., T], item: Any) -> ProcessFuture[T]:
         if not self.pool.active:
             raise TransientError(LOST)
-        return self.pool.schedule(function, (item,), timeout=self.seconds_a_task)
+        return self.pool.schedule(function, (item,), timeout=self._seconds(item))
+
+    def _seconds(self, item: Any) -> float:
+        return self.seconds_a_task + self.more_seconds(item)
 
     def _next(
         self, function: Callable[..., T], waiting: dict[ProcessFuture[T], tuple[Any, bool]]
@@ -80,7 +90,7 @@ class Pool:
                 continue
             future = next(f for f in waiting if f in done)
             item, again = waiting.pop(future)
-            if again or not isinstance(future.exception(), ProcessExpired):
+            if again or not isinstance(future.exception(), (ProcessExpired, MemoryError)):
                 return self._result(item, future)
             waiting[self._start(function, item)] = item, True
 
@@ -92,7 +102,7 @@ class Pool:
         except FutureTimeout:
             return item, TrackRejected(
                 Reason.DECODER_TIMED_OUT,
-                f"reading it took longer than {self.seconds_a_task:.0f} s and was stopped",
+                f"reading it took longer than {self._seconds(item):.0f} s and was stopped",
             )
         except ProcessExpired as e:
             if e.exitcode in KILLED:
@@ -100,7 +110,7 @@ class Pool:
             return item, TrackRejected(
                 Reason.DECODER_CRASHED, f"the process that read it died (exit code {e.exitcode})"
             )
-        except BrokenProcessPool:
+        except (BrokenProcessPool, MemoryError):
             return item, TransientError(LOST)
         except Exception as e:
             return item, e
@@ -138,6 +148,10 @@ def _start_worker() -> None:
         os.environ[name] = "1"
     threadpool_limits(1)
     os.nice(10)
+    # Where memory runs out, the kernel should take a worker, which costs one track, and neither
+    # the run nor Dagster's daemon.
+    with suppress(OSError):
+        Path("/proc/self/oom_score_adj").write_text("800")
     end_with_parent()
 
 

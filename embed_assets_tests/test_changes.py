@@ -175,12 +175,12 @@ def test_an_emptied_library_removes_nothing():
 
 
 @given(st.integers(1, 300), st.data())
-def test_removals_beyond_twenty_and_half_of_the_library_wait_for_a_person(n, data):
+def test_removals_of_more_than_three_folders_and_half_of_the_library_wait_for_a_person(n, data):
     gone = data.draw(st.integers(0, n - 1))
     names = [f"f{i:03}" for i in range(n)]
     have = dict.fromkeys(names, "1")
     seen = [(k, "1") for k in names[gone:]]
-    if gone > max(20, n // 2):
+    if gone > 3 and gone >= n / 2:
         with pytest.raises(LibraryUnavailable, match="--confirm-removals"):
             look(seen, names, have)
     else:
@@ -188,6 +188,17 @@ def test_removals_beyond_twenty_and_half_of_the_library_wait_for_a_person(n, dat
         assert sum(len(r.keys) for r in plan.requests) == gone
     confirmed = look(seen, names, have, policy=Policy(room=99, confirmed=True))
     assert sum(len(r.keys) for r in confirmed.requests if r.remove) == gone
+
+
+def test_folders_that_only_moved_are_no_mass_removal():
+    names = [f"old/{i}" for i in range(10)]
+    have = {k: f"version {i}" for i, k in enumerate(names)}
+    seen = [(f"new/{i}", f"version {i}") for i in range(10)]
+    plan = look(seen, names, have, policy=Policy(room=99, bulk_room=99))
+    assert sum(len(r.keys) for r in plan.requests if r.remove) == 10
+    others = [(f"new/{i}", f"other {i}") for i in range(10)]
+    with pytest.raises(LibraryUnavailable, match="10 of 10"):
+        look(others, names, have)
 
 
 def test_removals_wait_for_a_walk_that_reached_the_end():

@@ -61,6 +61,10 @@ def test_while_milvus_is_away_the_step_is_retried_and_finished_work_is_kept(worl
     assert (result["embedded"], result["failed_folders"]) == (2, 1)
     retries = events(world, dg.DagsterEventType.STEP_UP_FOR_RETRY)
     assert [step for step, _ in retries] == ["milvus_index"] * 3
+    with world.instance() as instance:
+        (run,) = instance.get_runs()
+        told = instance.all_logs(run.run_id, of_type=dg.DagsterEventType.STEP_UP_FOR_RETRY)
+    assert all("retry in" in e.dagster_event.message for e in told), "and when it is tried again"
     (problem,) = json.loads(world.run("errors", "--json").stdout)
     assert problem["folder"] == "Album"
     assert "EMBED_MILVUS_URI" in problem["message"]

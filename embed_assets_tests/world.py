@@ -29,6 +29,7 @@ from embed_assets.library.walk import walk
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets_tests.evidence import SECONDS, reference
+from embed_assets_tests.rights import give_up_roots
 from embed_assets_tests.synth import write_track
 
 
@@ -36,7 +37,8 @@ from embed_assets_tests.synth import write_track
 class World:
     """A music folder and an EMBED_HOME of a test.
 
-    `tracks` says which audio each good file should be, `bad` which files should be rejected.
+    `tracks` says which audio each good file should be, `bad` which files should be rejected. What
+    permissions forbid, the commands of a `humble` one may not do, though root runs the tests.
     """
 
     root: Path
@@ -45,6 +47,7 @@ class World:
     bad: set[bytes] = field(default_factory=set)
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
+    humble: bool = False
 
     @property
     def library(self) -> Path:
@@ -145,6 +148,7 @@ class World:
             capture_output=True,
             text=True,
             timeout=timeout,
+            preexec_fn=give_up_roots if self.humble else None,
         )
 
     def sync(self, *arguments: str, code: int = 0) -> dict[str, Any]:
@@ -162,7 +166,12 @@ class World:
         command = [sys.executable, "-m", "embed_assets.cli", "up", "--port", str(self.port)]
         log = open(self.root / "up.log", "ab")  # noqa: SIM115
         self.process = subprocess.Popen(
-            command, env=self.environment, cwd=self.root, stdout=log, stderr=log
+            command,
+            env=self.environment,
+            cwd=self.root,
+            stdout=log,
+            stderr=log,
+            preexec_fn=give_up_roots if self.humble else None,
         )
         self.until(self.answers, "the UI answers", 120)
 

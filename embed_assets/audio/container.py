@@ -8,6 +8,7 @@ against a path: 125 MB/s demuxed either way.)
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
 from collections.abc import Iterator
@@ -99,8 +100,14 @@ class Source:
             return b""
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move, as `io` does."""
-        return os.lseek(self._fd, offset, whence)
+        """Move, as `io` does; -1, which FFmpeg takes for a failure, where no file can have that."""
+        try:
+            return os.lseek(self._fd, offset, whence)
+        except (OSError, OverflowError) as e:
+            # A damaged header may name any place: that says nothing about the disk.
+            if not isinstance(e, OverflowError) and e.errno != errno.EINVAL:
+                self.error = self.error or e
+            return -1
 
     def tell(self) -> int:
         """Where it stands."""
@@ -159,7 +166,14 @@ def open_audio(path: bytes) -> Iterator[Opened]:
             source.check()
             raise _unreadable(head) from e
         source.check()
-        yield Opened(container, _choose(container, head), source)
+        try:
+            yield Opened(container, _choose(container, head), source)
+        except (av.FFmpegError, ValueError, ArithmeticError, LookupError) as e:
+            # What PyAV raises on a header that nobody would write, e.g. over a name of no letters.
+            source.check()
+            raise TrackRejected(
+                Reason.CORRUPT, f"FFmpeg cannot make sense of it ({e}); copy it again"
+            ) from e
     finally:
         if container is not None:
             container.close()
@@ -183,6 +197,9 @@ def claimed_seconds(opened: Opened) -> float:
         # FFmpeg reports what is there. Streamed files have no length, or the largest one.
         size = int.from_bytes(source.peek(4, 4), "little") + 8
         return seconds * max(1.0, size / source.size) if size < 0x7FFFFF00 else 0.0
+    if name == "w64":
+        size = int.from_bytes(source.peek(8, 16), "little")
+        return seconds * max(1.0, size / source.size) if size < 1 << 40 else 0.0
     return 0.0 if name in ("ogg", "aac") else seconds
 
 
@@ -230,7 +247,10 @@ def _unreadable(head: bytes) -> TrackRejected:
         )
     if _is_text(head):
         return TrackRejected(Reason.NOT_AUDIO, "no audio stream: this looks like a text file")
-    return TrackRejected(Reason.NOT_AUDIO, "no audio stream: in no audio format that FFmpeg knows")
+    return TrackRejected(
+        Reason.NOT_AUDIO,
+        "in no audio format that FFmpeg knows; is it damaged, or something else under this name?",
+    )
 
 
 def _is_text(head: bytes) -> bool:

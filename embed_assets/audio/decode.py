@@ -20,6 +20,10 @@ from embed_assets.errors import Reason, TrackRejected
 SHORTEST = 1.0
 """Seconds that must decode for a track to be embedded."""
 
+SILENCE = 1e-6
+"""Peak to peak below which there is no sound: -120 dB, a thirtieth of a 16-bit step. All silent
+tracks would have one and the same vector, and be each other's nearest neighbours."""
+
 
 @dataclass(frozen=True)
 class Decoded:
@@ -65,7 +69,8 @@ def iter_windows(
     than that decodes, the windows are planned over what there is, and `note` says so. Memory stays
     at a few windows, whatever the track's length. While iterating it raises:
 
-        TrackRejected: CORRUPT (nothing decodes), TOO_SHORT (under 1 s does), or as `open_audio`.
+        TrackRejected: CORRUPT (nothing decodes), TOO_SHORT (under 1 s does), SILENT (all that was
+            decoded is digital silence, found at the end), or as `open_audio`.
         OSError: the file could not be read; it says nothing about the track.
     """
     stream = WindowStream()
@@ -81,24 +86,41 @@ def _windows(
         claimed = claimed_seconds(opened)
         if not (math.isfinite(duration) and duration > 0):
             duration = (opened.container.duration or 0) / 1e6
-        _require_length(reader, duration)
+        _require_length(reader, duration, claimed)
         covered = 0.0
         try:
-            for start, window in _cut_all(reader, duration, policy, sample_rate):
+            for start, window in _cut_all(reader, duration, policy, sample_rate, claimed):
                 end = start + len(window) / sample_rate
                 stream.decoded_seconds += end - max(start, covered)
                 covered = end
                 stream.starts.append(start)
                 yield window
+            if stream.starts and reader.loudest < SILENCE:
+                raise _silent(reader, stream.decoded_seconds)
         finally:
             stream.damaged_packets = reader.damaged
             stream.note = _note(reader, duration, claimed)
 
 
-def _require_length(reader: Reader, seconds: float) -> None:
+def _silent(reader: Reader, seconds: float) -> TrackRejected:
+    if reader.not_finite:
+        return TrackRejected(
+            Reason.CORRUPT, "its samples are no finite numbers; copy it again from its source"
+        )
+    return TrackRejected(
+        Reason.SILENT, f"the {seconds:.0f} s of it that are listened to hold nothing but silence"
+    )
+
+
+def _require_length(reader: Reader, seconds: float, claimed: float) -> None:
+    why = f" ({reader.first_error})" if reader.first_error else ""
     if seconds <= 0:
-        why = f" ({reader.first_error})" if reader.first_error else ""
         raise TrackRejected(Reason.CORRUPT, f"none of its audio could be decoded{why}")
+    if seconds < SHORTEST and (claimed >= SHORTEST or reader.damaged):
+        of = f" of {claimed:.1f} s" if claimed >= SHORTEST else ""
+        raise TrackRejected(
+            Reason.CORRUPT, f"only {seconds:.2f} s{of} could be decoded{why}; copy it again"
+        )
     if seconds < SHORTEST:
         raise TrackRejected(
             Reason.TOO_SHORT, f"{seconds:.2f} s of audio; at least {SHORTEST:g} s are needed"
@@ -106,14 +128,14 @@ def _require_length(reader: Reader, seconds: float) -> None:
 
 
 def _cut_all(
-    reader: Reader, duration: float, policy: WindowPolicy, sample_rate: int
+    reader: Reader, duration: float, policy: WindowPolicy, sample_rate: int, claimed: float
 ) -> Iterator[tuple[float, np.ndarray]]:
     while not policy.covers(duration):
         windows = plan(duration, policy)
         # The last one first: if the track ends before it, nothing has been handed out yet.
         last = reader.cut(*windows[-1], sample_rate)
         if last is None:
-            _require_length(reader, reader.end_seconds)
+            _require_length(reader, reader.end_seconds, claimed)
             if reader.end_seconds >= duration:
                 raise TrackRejected(Reason.CORRUPT, "its parts cannot be found by seeking")
             duration = reader.end_seconds
@@ -131,7 +153,7 @@ def _cut_all(
         if window is None:
             end = reader.end_seconds
             if handed_out == 0.0 or end - handed_out >= SHORTEST_TAIL:
-                _require_length(reader, end)
+                _require_length(reader, end, claimed)
                 start, length = max(0.0, end - length), min(length, end)
                 window = reader.cut(start, length, sample_rate)
                 if window is not None:
@@ -149,6 +171,8 @@ def _note(reader: Reader, duration: float, claimed: float) -> str:
     heard = min(duration, reader.end_seconds or duration)
     if heard < whole - 0.5:
         notes.append(f"{heard:.0f} of {whole:.0f} s could be decoded")
+    if reader.not_finite:
+        notes.append(f"{reader.not_finite} samples are no finite numbers and were left silent")
     if reader.damaged:
         notes.append(f"{reader.damaged} damaged packets were left out")
     return "; ".join(notes)

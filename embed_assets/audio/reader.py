@@ -35,7 +35,8 @@ class Reader:
         self._container, self._stream = opened.container, opened.stream
         self._source = opened.source
         self.rate = 0
-        self.damaged = 0
+        self.damaged = self.not_finite = 0
+        self.loudest = 0.0
         self.first_error = ""
         self.end_seconds = 0.0
         self._chunks: list[np.ndarray] = []
@@ -62,8 +63,9 @@ class Reader:
             if short > offset or short > 0.005 * sample_rate:
                 return None
             offset -= short
-        window = np.nan_to_num(samples[offset : offset + wanted], nan=0.0)
-        return np.clip(window, -LOUDEST, LOUDEST).astype(np.float32, copy=False)
+        window = samples[offset : offset + wanted].astype(np.float32, copy=False)
+        self.loudest = max(self.loudest, float(np.ptp(window)) if len(window) else 0.0)
+        return window
 
     def _span(self, first: int, last: int) -> tuple[int, np.ndarray]:
         """Samples [first, last) as far as they are there, and where they begin."""
@@ -73,14 +75,17 @@ class Reader:
                 self._seek(max(0.0, first / self.rate - seconds))
                 if self._advance() and self._begin <= first:
                     break
+        # One span before this one stays: a track that ends early is cut from its end.
+        keep = 2 * first - last
         while self._end < last and self._advance():
-            pass
+            # Where seeking is no help, hours may lie before the span.
+            while len(self._chunks) > 1 and self._begin + len(self._chunks[0]) <= keep:
+                self._begin += len(self._chunks.pop(0))
         begin = max(first, self._begin)
         if begin >= self._end:
             return begin, np.empty(0, np.float32)
         whole = self._chunks[0] if len(self._chunks) == 1 else np.concatenate(self._chunks)
-        # One span before this one stays: a track that ends early is cut from its end.
-        keep = max(self._begin, 2 * first - last)
+        keep = max(self._begin, keep)
         self._chunks = [whole[keep - self._begin :]]
         samples = whole[begin - self._begin : last - self._begin]
         self._begin = keep
@@ -108,7 +113,7 @@ class Reader:
             self._source.check()
             self.end_seconds = self._end / self.rate if self.rate else 0.0
             return False
-        samples = _mono(frame)
+        samples = self._bounded(_mono(frame))
         if not self.rate:
             self.rate = frame.sample_rate
         elif frame.sample_rate != self.rate:
@@ -153,10 +158,18 @@ class Reader:
                 if frame.samples and frame.sample_rate:
                     yield frame
 
+    def _bounded(self, samples: np.ndarray) -> np.ndarray:
+        """Samples within bounds, before a resampler spreads one that is no number over others."""
+        if np.abs(samples).max(initial=0.0) <= LOUDEST:
+            return samples
+        bad = ~np.isfinite(samples)
+        self.not_finite += int(bad.sum())
+        return np.clip(np.where(bad, np.float32(0), samples), -LOUDEST, LOUDEST)
+
     def _blame(self, error: Exception) -> None:
         self._source.check()
         self.damaged += 1
-        self.first_error = self.first_error or str(error).split(":")[0]
+        self.first_error = self.first_error or getattr(error, "strerror", "") or str(error)
 
 
 def _mono(frame: AudioFrame) -> np.ndarray:
@@ -165,10 +178,11 @@ def _mono(frame: AudioFrame) -> np.ndarray:
     if not frame.format.is_planar:
         data = data.reshape(-1, frame.layout.nb_channels).T
     # Adding rows is several times faster than numpy's mean over the short axis.
-    total = data[0].astype(np.float32)
-    for channel in data[1:]:
-        total += channel
-    total /= len(data)
+    with np.errstate(all="ignore"):
+        total = data[0].astype(np.float32)
+        for channel in data[1:]:
+            total += channel
+        total /= len(data)
     if data.dtype == np.uint8:
         return (total - 128.0) / 128.0
     if data.dtype.kind == "f":

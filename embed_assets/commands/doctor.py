@@ -3,23 +3,32 @@
 from __future__ import annotations
 
 import os
+import random
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from embed_assets import catalogue, encoders, reports
-from embed_assets.commands.up import running_address
+from embed_assets.commands.reading import address_of_up, open_existing, reading
+from embed_assets.defs.look import look
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
+from embed_assets.identity import display_path
 from embed_assets.index import collection
 from embed_assets.index.address import is_server
 from embed_assets.index.connection import connect
 from embed_assets.index.reconcile import compare
+from embed_assets.library.plan import Memory, Policy
 from embed_assets.library.walk import require_library, walk
 from embed_assets.project import Project
 from embed_assets.settings import Settings
+from embed_assets.vectors.store import VectorsLost
 
 FREE_BYTES = 1 << 30
 BUSY_SECONDS = 5.0
+
+SAMPLE = 300
+"""Stored vectors that are read without `--deep`."""
 
 
 @dataclass(frozen=True)
@@ -31,15 +40,17 @@ class Finding:
     message: str
 
 
-def doctor(settings: Settings) -> list[Finding]:
-    """Check everything that a run needs; changes nothing."""
-    project = Project.of(settings)
+def doctor(settings: Settings, deep: bool = False) -> list[Finding]:
+    """Check everything that a run needs; changes nothing. `deep` reads every stored vector."""
+    project = reading(settings)
     checks: list[tuple[str, Callable[[Settings, Project], str]]] = [
         ("library", _library),
+        ("removals", _removals),
         ("home", _home),
         ("encoder", _encoder),
         ("device", _device),
         ("index", _index),
+        ("vectors", lambda settings, project: _vectors(project, deep)),
         ("tracks", _tracks),
         ("dagster", _dagster),
     ]
@@ -77,15 +88,40 @@ def _library(settings: Settings, project: Project) -> str:
     return f"{root}: {files} audio files in {folders} folders"
 
 
+def _removals(settings: Settings, project: Project) -> str:
+    require_library(project.library.root)
+    policy = Policy(settle_seconds=0)
+    with open_existing(settings) as instance:
+        found = look(
+            instance,
+            project.library,
+            project.tables,
+            project.spec(),
+            project.uri,
+            Memory(),
+            policy,
+            budget_seconds=600,
+        )
+    gone = sum(len(r.keys) for r in found.plan.requests if r.remove)
+    return f"{gone or 'no'} folders are gone and will be removed from the index"
+
+
 def _home(settings: Settings, project: Project) -> str:
     place = settings.home
-    while not place.exists():
+    while not place.exists() and not place.is_symlink():
         place = place.parent
-    if not os.access(place, os.W_OK):
+    if not place.is_dir():
+        raise ConfigurationError(
+            f"EMBED_HOME={settings.home}: {place} is no folder: move it away, or name another"
+        )
+    if not os.access(place, os.W_OK | os.X_OK):
         raise ConfigurationError(f"EMBED_HOME={settings.home} cannot be written: change its owner")
+    parts = [settings.dagster_home, project.store.root, Path(project.uri)]
+    for part in (place, *(p for p in parts if p.exists())):
+        free = shutil.disk_usage(part).free
+        if free < FREE_BYTES:
+            raise TransientError(f"the disk of {part} has {free >> 20} MiB free: make room")
     free = shutil.disk_usage(place).free
-    if free < FREE_BYTES:
-        raise TransientError(f"EMBED_HOME={settings.home} has {free >> 20} MiB free: make room")
     return f"{settings.home}, {free >> 30} GiB free"
 
 
@@ -106,6 +142,9 @@ def _index(settings: Settings, project: Project) -> str:
     spec = project.spec()
     lite = not is_server(project.uri)
     if not any(project.tables.indexed(spec.place(project.uri)).values()):
+        if not lite:
+            with connect(project.uri, project.token) as client:
+                client.list_collections()
         last = catalogue.last_served(project.tables, project.uri)
         told = f" ({last}, of other settings, is served until then)" if last else ""
         return f"nothing is indexed in {project.uri} yet: `embed-assets sync` or `up` does it{told}"
@@ -144,6 +183,29 @@ def _index(settings: Settings, project: Project) -> str:
     )
 
 
+def _vectors(project: Project, deep: bool) -> str:
+    recipe = project.spec().recipe.digest
+    tracks = {t.audio_hash: t.path for t in reports.embedded_tracks(project.tables, recipe)}
+    looked = sorted(h for h in tracks if h)
+    if not deep and len(looked) > SAMPLE:
+        looked = random.sample(looked, SAMPLE)
+    lost = []
+    for audio_hash in looked:
+        try:
+            project.store.read(recipe, audio_hash)
+        except VectorsLost:
+            lost.append(tracks[audio_hash])
+    if lost:
+        folder = display_path(lost[0].rpartition(b"/")[0])
+        raise TransientError(
+            f"{len(lost)} of {len(looked)} stored vectors are missing or damaged, first that of"
+            f" {display_path(lost[0])!r}: check the disk; `embed-assets errors --clear {folder!r}`"
+            " has them made again"
+        )
+    more = "" if deep or len(looked) == len(tracks) else f" of {len(tracks)}; --deep reads all"
+    return f"{len(looked)} stored vectors read and found whole{more}"
+
+
 def _tracks(settings: Settings, project: Project) -> str:
     spec = project.spec()
     found = reports.counts(project.tables, spec.recipe.digest, spec.place(project.uri))
@@ -157,7 +219,7 @@ def _tracks(settings: Settings, project: Project) -> str:
 
 
 def _dagster(settings: Settings, project: Project) -> str:
-    address = running_address(settings)
+    address = address_of_up(settings)
     if address is None:
         raise _Unknown("not up: `embed-assets up` keeps the index in step by itself")
     return f"up: {address}"

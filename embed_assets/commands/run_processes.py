@@ -10,7 +10,7 @@ import multiprocessing
 import time
 import uuid
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing.process import BaseProcess
 
@@ -19,6 +19,7 @@ import dagster as dg
 from embed_assets.defs.execution import IN_PROCESS, PRELOADED
 from embed_assets.defs.instance import open_instance, worker_tags
 from embed_assets.defs.look import run_tags
+from embed_assets.errors import EmbedAssetsError
 from embed_assets.library.plan import Request
 from embed_assets.settings import Settings
 from embed_assets.workers import end_with_parent
@@ -82,7 +83,8 @@ def _execute(settings: Settings, request: Request, name: str) -> None:
     from embed_assets.definitions import library_job
 
     end_with_parent()
-    with open_instance(settings) as instance:
+    # `sync` meets the same, e.g. a full disk, and tells it; a traceback tells nobody anything.
+    with suppress(EmbedAssetsError), open_instance(settings) as instance:
         dg.execute_job(
             dg.reconstructable(library_job),
             instance=instance,

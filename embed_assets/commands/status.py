@@ -1,4 +1,4 @@
-"""`status` and `errors`: what is in step, what goes on, what is wrong; the same as in the UI."""
+"""`status`: what is in step, what goes on, how fast; the same as in the UI."""
 
 from __future__ import annotations
 
@@ -6,26 +6,15 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
-import dagster as dg
-
 from embed_assets import catalogue, reports
-from embed_assets.commands.up import running_address
-from embed_assets.defs import state
-from embed_assets.defs.instance import open_instance
+from embed_assets.commands.reading import address_of_up, open_existing, reading, require_setting
 from embed_assets.defs.look import look
-from embed_assets.defs.partitions import path_of
 from embed_assets.errors import ConfigurationError
-from embed_assets.identity import display_path
 from embed_assets.library.plan import Memory, Policy
-from embed_assets.project import Project
-from embed_assets.rows import Problem
 from embed_assets.settings import Settings
 
 RATE_SECONDS = 60.0
 """The rate is that of the last minute."""
-
-FAILED_RUNS = 200
-"""So many of the last failed runs are searched for what a folder died of."""
 
 
 @dataclass(frozen=True)
@@ -64,17 +53,18 @@ def status(settings: Settings) -> Status:
     """Look at library, tables and Dagster; changes nothing.
 
     Raises:
-        ConfigurationError: no such encoder, or no weights.
+        ConfigurationError: EMBED_LIBRARY is not set, no such encoder, or no weights.
     """
     from embed_assets import encoders
 
-    project = Project.of(settings)
+    require_setting(settings)
+    project = reading(settings)
     spec = project.spec()
     info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
     found = reports.counts(project.tables, spec.recipe.digest, spec.place(project.uri))
     recent = reports.embedded_since(project.tables, spec.recipe.digest, time.time() - RATE_SECONDS)
     problem, plan, live = "", None, 0
-    with open_instance(settings) as instance:
+    with open_existing(settings) as instance:
         try:
             seen = look(
                 instance,
@@ -92,7 +82,7 @@ def status(settings: Settings) -> Status:
     left = max(plan.files - found.embedded - found.rejected, 0) if plan else found.pending
     return Status(
         library=str(settings.library or ""),
-        ui=running_address(settings),
+        ui=address_of_up(settings),
         folders=plan.folders if plan else found.folders,
         folders_in_step=plan.in_step if plan else found.folders_indexed,
         folders_to_do=plan.due if plan else 0,
@@ -114,69 +104,3 @@ def status(settings: Settings) -> Status:
         served=catalogue.last_served(project.tables, project.uri),
         problem=problem,
     )
-
-
-def errors(settings: Settings) -> list[dict[str, Any]]:
-    """Every rejected track and every folder whose last try failed, with what it died of."""
-    project = Project.of(settings)
-    recipe = project.spec().recipe.digest
-    rows = [*reports.rejected_tracks(project.tables, recipe)]
-    failed = reports.failed_folders(project.tables)
-    known = {p.path for p in failed}
-    with open_instance(settings) as instance:
-        failed += [p for p in _killed(instance, project) if p.path not in known]
-    return [_as_json(p) for p in (*rows, *failed)]
-
-
-def _killed(instance: dg.DagsterInstance, project: Project) -> list[Problem]:
-    """Folders that a failed run left out of step without a word, e.g. because it was killed."""
-    keys = state.known_keys(instance)
-    held = state.held_keys(state.live_runs(instance), keys)
-    failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])
-    problems: dict[str, Problem] = {}
-    for record in instance.get_run_records(failed, limit=FAILED_RUNS):
-        run = record.dagster_run
-        at = record.end_time or record.create_timestamp.timestamp()
-        for key in state.held_keys([run], keys) - held - problems.keys():
-            if _indexed_after(instance, key, at):
-                continue
-            try:
-                path = path_of(key)
-            except ConfigurationError:
-                continue
-            problems[key] = Problem(
-                path, path, "run failed", _cause(instance, run.run_id), at, run.run_id
-            )
-    return list(problems.values())
-
-
-def _indexed_after(instance: dg.DagsterInstance, key: str, at: float) -> bool:
-    found = instance.fetch_materializations(
-        dg.AssetRecordsFilter(
-            asset_key=state.INDEX_KEY, asset_partitions=[key], after_timestamp=at - 1
-        ),
-        limit=1,
-    )
-    return bool(found.records)
-
-
-def _cause(instance: dg.DagsterInstance, run_id: str) -> str:
-    records = instance.get_records_for_run(
-        run_id, of_type={dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE}
-    ).records
-    for record in records:
-        event = record.event_log_entry.get_dagster_event()
-        if event.message:
-            return event.message
-    return "the run failed; its log in the Dagster UI says why"
-
-
-def _as_json(problem: Problem) -> dict[str, Any]:
-    return {
-        "path": display_path(problem.path),
-        "folder": display_path(problem.folder),
-        "reason": problem.reason,
-        "message": problem.message,
-        "at": problem.at,
-        "run_id": problem.run_id,
-    }

@@ -19,9 +19,10 @@ from embed_assets.commands.run_processes import (
     stopped_at_the_end,
     wait_for_record,
 )
+from embed_assets.defs.execution import wrong_setting
 from embed_assets.defs.instance import open_instance, reap, take_over
 from embed_assets.defs.look import Look, look, prepare, summary
-from embed_assets.errors import TransientError
+from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.identity import IndexSpec
 from embed_assets.index import collection
 from embed_assets.index.address import is_server, stamp
@@ -76,7 +77,7 @@ def sync(
     started = time.monotonic()
     project = Project.of(settings)
     library, tables, spec = project.library, project.tables, project.spec()
-    require_library(library.root)
+    require_library(library.root, may_be_empty=confirm_removals)
     memory = Memory()
     policy = Policy(
         settings.settle_seconds,
@@ -118,6 +119,9 @@ def sync(
                 _count(instance, run.run_id, result)
                 word = "done" if run.is_success else "FAILED"
                 tell(f"run {run.run_id[:8]}, {len(done.request.keys)} folders: {word}")
+                if not run.is_success and (wrong := wrong_setting(instance, run.run_id)):
+                    # Each further run would do its work and then fail of the same.
+                    raise ConfigurationError(wrong)
         result.folders, result.tracks = found.plan.folders, found.plan.files
         result.failed_folders = len(memory.tries) + found.plan.unreadable
     result.seconds = time.monotonic() - started

@@ -14,7 +14,7 @@ from embed_assets.index.search import Match
 _STEERING = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
-_IN_JSON = re.compile(r"[\x7f-\x9f\ud800-\udfff]")
+_IN_JSON = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
 def plain(text: object) -> str:

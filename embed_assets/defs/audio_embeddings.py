@@ -131,7 +131,9 @@ def audio_embeddings(
         }
         return metadata
 
-    with open_pool(choice.workers()) as pool:
+    # Fewer after each failed try: what killed the workers may have been want of memory.
+    workers = max(1, choice.workers() >> context.retry_number)
+    with open_pool(workers) as pool:
         each_folder(context, music, tables, embed)
     context.log.info(progress.line())
     return dg.MaterializeResult(check_results=[every_track_readable(tables, recipe.digest)])

@@ -8,10 +8,13 @@ from typing import Any
 
 import dagster as dg
 
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, LibraryUnavailable
 
 GPU_POOL = "gpu"
 """Steps that use the encoder: one at a time across runs, for each uses the whole machine."""
+
+SETTING = "setting"
+"""Marks a step's failure that only another setting can mend."""
 
 MILVUS_POOL = "milvus"
 """Steps that write to the index: Milvus Lite has one writer."""
@@ -71,5 +74,20 @@ def wrong_settings_fail_at_once(stage: str) -> Iterator[None]:
 def failure_of(error: BaseException, stage: str) -> BaseException:
     """What a step raises for an error: a wrong configuration is not tried again."""
     if isinstance(error, ConfigurationError):
-        return dg.Failure(description=f"{stage}: {error}", allow_retries=False)
+        kind = SETTING if not isinstance(error, LibraryUnavailable) else "library"
+        return dg.Failure(
+            description=f"{stage}: {error}", metadata={"wrong": kind}, allow_retries=False
+        )
     return error
+
+
+def wrong_setting(instance: dg.DagsterInstance, run_id: str) -> str:
+    """What a run said of a setting that cannot work; empty if it did not fail of one."""
+    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
+    for record in records:
+        event = record.event_log_entry.get_dagster_event()
+        said = getattr(event.event_specific_data, "user_failure_data", None)
+        kind = said.metadata.get("wrong") if said else None
+        if kind is not None and kind.value == SETTING:
+            return said.description or ""
+    return ""

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import socket
+import sqlite3
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import dagster as dg
 from dagster import DagsterEventType, DagsterRunStatus
+from sqlalchemy.exc import DatabaseError, OperationalError
 
 from embed_assets.defs.state import live_runs
 from embed_assets.errors import ConfigurationError, TransientError
@@ -28,6 +31,8 @@ PID_TAG = "embed_assets/pid"
 DAEMON_SECONDS = 90.0
 """Dagster's daemon says every 30 s that it lives; without a word for so long it does not."""
 
+_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE})
+
 _STARTED = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 
 
@@ -36,6 +41,7 @@ def prepare_home(settings: Settings) -> Path:
 
     Raises:
         ConfigurationError: EMBED_HOME cannot be written.
+        TransientError: its disk is full, or fails.
     """
     home = settings.dagster_home
     try:
@@ -45,6 +51,8 @@ def prepare_home(settings: Settings) -> Path:
             shutil.copyfile(source, temporary)
             temporary.replace(home / "dagster.yaml")
     except OSError as e:
+        if e.errno in _PASSING:
+            raise _disk_fails(home, e) from e
         raise ConfigurationError(
             f"EMBED_HOME={settings.home}: {e.strerror}: {e.filename}; make it writable or name"
             " another folder"
@@ -52,13 +60,37 @@ def prepare_home(settings: Settings) -> Path:
     return home
 
 
+def _disk_fails(home: Path, why: object) -> TransientError:
+    return TransientError(
+        f"the Dagster instance in {home} cannot be used: {why}; is the disk full, or failing? Make"
+        " room: nothing is lost, and what is done is not done again"
+    )
+
+
 @contextmanager
 def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The instance of EMBED_HOME, whatever DAGSTER_HOME says outside."""
+    """The instance of EMBED_HOME, whatever DAGSTER_HOME says outside.
+
+    Raises:
+        TransientError: its disk is full, or fails, here or in the block.
+        ConfigurationError: it cannot be written, or is damaged.
+    """
     home = prepare_home(settings)
     os.environ["DAGSTER_HOME"] = str(home)
-    with dg.DagsterInstance.from_config(str(home)) as instance:
-        yield instance
+    try:
+        with dg.DagsterInstance.from_config(str(home)) as instance:
+            yield instance
+    except (OperationalError, sqlite3.OperationalError) as e:
+        raise _disk_fails(home, getattr(e, "orig", e)) from e
+    except DatabaseError as e:
+        raise ConfigurationError(
+            f"the Dagster instance in {home} is damaged ({e.orig}): move it away and run"
+            " `embed-assets sync`; nothing is embedded again"
+        ) from e
+    except OSError as e:
+        if e.errno in _PASSING:
+            raise _disk_fails(home, e) from e
+        raise
 
 
 @contextmanager

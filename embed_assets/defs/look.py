@@ -58,12 +58,14 @@ def look(
         LibraryUnavailable: the library is not there, or so much is gone that it looks unmounted.
     """
     started = time.monotonic()
-    root = require_library(library.root)
+    root = require_library(library.root, may_be_empty=policy.confirmed)
     # In this order: a run that ends between the two reads is then held or seen, never neither.
     runs = state.live_runs(instance)
     known = state.known_keys(instance)
     held = state.held_keys(runs, known)
-    have = _agreed(state.indexed_versions(instance), tables, spec, uri)
+    versions = state.indexed_versions(instance)
+    _forget_tries(versions, memory)
+    have = _agreed(versions, tables, spec, uri)
     failed = {key_of(path): own for path, own in reports.failures(tables).items()}
     live, bulk = state.lanes(runs)
     policy = replace(
@@ -122,6 +124,15 @@ def look(
     return Look(plan, finished, live, time.monotonic() - started)
 
 
+def _forget_tries(versions: dict[str, str], memory: Memory) -> None:
+    """A folder for which a person asked another try does not rest after those before."""
+    for key, version in versions.items():
+        if version.startswith(state.AGAIN) and key in memory.tries:
+            asked = float(version.removeprefix(state.AGAIN))
+            if memory.tries[key][2] < asked:
+                del memory.tries[key]
+
+
 def _agreed(have: dict[str, str], tables: Tables, spec: IndexSpec, uri: str) -> dict[str, str]:
     """Versions that the tables know of as well, at this address.
 
@@ -162,10 +173,11 @@ def summary(look: Look) -> str:
     """One line for people on what a look found."""
     plan = look.plan
     parts = [f"{plan.folders} folders, {plan.files} files", f"{plan.in_step} in step"]
+    again = f", the next for {plan.next_try_in:.0f} s" if plan.next_try_in else ""
     for n, what in (
         (plan.due, "to do"),
         (plan.held, "in runs"),
-        (plan.resting, "resting after a failure"),
+        (plan.resting, f"resting after a failure{again}"),
         (plan.unreadable, "unreadable"),
         (len(plan.retire), "retired"),
     ):

@@ -79,6 +79,7 @@ def track_manifest(
                 tables,
                 pool,
                 may_remove=may_remove,
+                run_id=context.run_id,
                 on_track=lambda row: progress.add("rejected" if row.reason else "read"),
             )
         except FolderChanged as e:

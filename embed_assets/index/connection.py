@@ -140,7 +140,8 @@ def _client_class() -> type[MilvusClient]:
     from pymilvus import MilvusClient
 
     # Every error it logs, with pages of traceback, is also raised, and told once in our words.
-    logging.getLogger("pymilvus").setLevel(logging.CRITICAL)
+    for name in ("pymilvus", "milvus_lite"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
     return MilvusClient
 
 
@@ -266,7 +267,9 @@ def _translated(uri: str, error: Exception) -> EmbedAssetsError:
             f"Milvus at {uri} refuses a request ({message}): its version and embed_assets do not "
             "fit together; please report this"
         )
-    if is_server(uri):
+    if "no space left" in message.lower():
+        advice = "the disk is full: make room, and it goes on where it was"
+    elif is_server(uri):
         advice = "check that the server runs and that EMBED_MILVUS_URI names it"
     else:
         advice = (

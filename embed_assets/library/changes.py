@@ -27,8 +27,8 @@ FRESH_SECONDS = 900.0
 BRIDGE = 4
 """Unchanged folders between two changed ones that cost less inside a run than another run does."""
 
-GUARD = 20
-"""So many folders, and half of the library, may go at once before a person must say so."""
+GUARD = 3
+"""So many folders may go at once; beyond that, half of the library only if a person says so."""
 
 FRESH_FOLDERS = 8
 """So many of the most recently changed folders go first; the others are an import."""
@@ -69,6 +69,8 @@ def decide(
     due: dict[str, _Due] = {}
     fresh: list[tuple[float, str]] = []
     new_bulk = folders = files = waiting = unreadable = total_due = 0
+    moved: set[str] = set()
+    versions = set(have.values())
     settles: list[float] = []
     rests: list[float] = []
     for folder in seen:
@@ -79,6 +81,8 @@ def decide(
             continue
         folders += 1
         files += folder.files
+        if key not in position and version in versions:
+            moved.add(version)
         # One whose partition is gone (by hand, or retired as it came back) is new, whatever it had.
         if have.get(key) == version and key in position:
             in_step.add(key)
@@ -113,7 +117,8 @@ def decide(
     if finished:
         memory.settling = {k: v for k, v in memory.settling.items() if k in met}
     if not policy.confirmed:
-        _guard(gone, folders, sum(have.get(k) != EMPTY for k in known))
+        lost = [k for k in gone if have.get(k) not in moved]
+        _guard(lost, folders, sum(have.get(k) != EMPTY for k in known))
     removals = []
     for key in gone:
         if key in held:
@@ -210,7 +215,8 @@ def _gone(passed: list[str], memory: Memory, finished: bool) -> list[str]:
 
 
 def _guard(gone: list[str], folders: int, indexed: int) -> None:
-    if gone and (folders == 0 or len(gone) > max(GUARD, indexed // 2)):
+    """Stop where half of the library is gone; what is found again under another name is not."""
+    if gone and (folders == 0 or (len(gone) > GUARD and 2 * len(gone) >= indexed)):
         raise LibraryUnavailable(
             f"{len(gone)} of {indexed} indexed folders are gone from the library at once"
             f" (first: {gone[0]!r}). If the disk or share is not mounted, mount it; if they were"

@@ -52,6 +52,7 @@ def scan_folder(
     pool: Pool,
     *,
     may_remove: bool = False,
+    run_id: str = "",
     on_track: Callable[[Track], None] = lambda row: None,
 ) -> ScanResult:
     """Bring the manifest of one folder up to date; only files that changed are read.
@@ -65,7 +66,7 @@ def scan_folder(
         FolderChanged: a file changed while it was read.
         TransientError: the folder or a file could not be read.
     """
-    root = require_library(library.root)
+    root = require_library(library.root, may_be_empty=may_remove)
     folder = folder_id(library.name, path)
     try:
         files = list_audio(root, path)
@@ -89,7 +90,7 @@ def scan_folder(
     seen = {f.name for f in same}
     tables.keep_tracks((ids[f.name] for f in same), scan)
     fresh = (
-        (f, Track(ids[f.name], folder, prefix + f.name, *f.stamp))
+        (f, Track(ids[f.name], folder, prefix + f.name, *f.stamp, run_id=run_id))
         for f in files
         if f.name not in seen
     )

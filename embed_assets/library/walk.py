@@ -67,8 +67,10 @@ class AudioFile:
         return self.inode, self.size, self.mtime_ns
 
 
-def require_library(root: Path | None) -> Path:
+def require_library(root: Path | None, may_be_empty: bool = False) -> Path:
     """Return the root of the library, or say why it cannot be one.
+
+    `may_be_empty`: a person confirmed that all of it was deleted.
 
     Raises:
         LibraryUnavailable: not set, not there, not a folder, unreadable or with nothing in it.
@@ -79,14 +81,15 @@ def require_library(root: Path | None) -> Path:
         )
     try:
         with os.scandir(root) as entries:
-            if next(iter(entries), None) is not None:
+            if may_be_empty or next(iter(entries), None) is not None:
                 return root
     except OSError as e:
         raise LibraryUnavailable(
             f"EMBED_LIBRARY={root}: {e.strerror}; is the disk or share mounted? Nothing is removed"
         ) from e
     raise LibraryUnavailable(
-        f"EMBED_LIBRARY={root} is empty: is the disk or share mounted? Nothing is removed"
+        f"EMBED_LIBRARY={root} is empty: is the disk or share mounted? Nothing is removed; if you"
+        " did delete everything, run `embed-assets sync --confirm-removals`"
     )
 
 

@@ -59,7 +59,6 @@ def embed_folder(
         TransientError: a file or the store could not be read or written.
         ConfigurationError: the encoder cannot be loaded.
     """
-    root = require_library(library.root)
     folder = folder_id(library.name, path)
     known: set[str] = set()
     result = EmbedResult()
@@ -67,12 +66,13 @@ def embed_folder(
     _forget_lost(tables, store, folder, recipe)
     total = tables.folder_totals(folder, recipe.digest)
     pending = tables.pending(folder, recipe.digest, again)
+    root = require_library(library.root, may_be_empty=not pending)
     jobs = (
         Job(t, local_path(root, t.path), recipe, choice, store.root, run_id, again)
         for t in pending
         if not (t.audio_hash in known or known.add(t.audio_hash))
     )
-    for job, outcome in pool.run(embed_track, jobs):
+    for job, outcome in pool.allowing(_more_seconds).run(embed_track, jobs):
         if isinstance(outcome, TrackRejected):
             done = Done(_rejected(job, outcome), 0.0, 0.0, 0.0)
         elif isinstance(outcome, BaseException):
@@ -88,6 +88,12 @@ def embed_folder(
         raise problem
     reused = max(total.embedded - (result.embedded if again else 0), 0)
     return replace(result, reused=result.reused + reused + len(pending) - len(known))
+
+
+def _more_seconds(job: Job) -> float:
+    """Hours of audio take their time: ten times what a slow core needs for them with MuQ."""
+    planned = job.recipe.windows * job.recipe.window_seconds
+    return 5.0 * min(job.track.duration, planned or job.track.duration)
 
 
 def _forget_lost(tables: Tables, store: Store, folder: str, recipe: Recipe) -> None:
