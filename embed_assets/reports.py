@@ -193,3 +193,17 @@ def tracks_by_words(tables: Tables, words: str, limit: int = 10) -> list[Track]:
 
 def _escaped(word: str) -> str:
     return word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def folder_rejects(
+    tables: Tables, folder: str, recipe: str, limit: int = 50
+) -> list[tuple[bytes, str, str]]:
+    """(path, reason, message) of a folder's rejected tracks, at most `limit`."""
+    with tables.connect() as db:
+        return db.execute(
+            "SELECT t.path, coalesce(t.reason, e.reason), coalesce(t.message, e.message)"
+            " FROM tracks t LEFT JOIN embeddings e"
+            " ON e.recipe = ? AND e.audio_hash = t.audio_hash WHERE t.folder_id = ?"
+            " AND coalesce(t.reason, e.reason) IS NOT NULL ORDER BY t.path LIMIT ?",
+            (recipe, folder, limit),
+        ).fetchall()

@@ -130,17 +130,6 @@ class Tables(Database):
             ).fetchone()
         return FolderTotals(*row)
 
-    def folder_rejects(self, folder: str, recipe: str, limit: int = 50) -> list[tuple[str, ...]]:
-        """(path, reason, message) of a folder's rejected tracks, at most `limit`."""
-        with self.connect() as db:
-            return db.execute(
-                "SELECT t.path, coalesce(t.reason, e.reason), coalesce(t.message, e.message)"
-                " FROM tracks t LEFT JOIN embeddings e"
-                " ON e.recipe = ? AND e.audio_hash = t.audio_hash WHERE t.folder_id = ?"
-                " AND coalesce(t.reason, e.reason) IS NOT NULL ORDER BY t.path LIMIT ?",
-                (recipe, folder, limit),
-            ).fetchall()
-
     # Embeddings
 
     def put_embeddings(self, rows: Iterable[Embedding]) -> None:

@@ -1,6 +1,7 @@
 """What all tests share: hypothesis without a clock, and no settings from outside."""
 
 import os
+from pathlib import Path
 
 import pytest
 from hypothesis import settings
@@ -60,3 +61,8 @@ def _world(root):
     made.library.mkdir()
     yield made
     made.power_loss()
+
+
+@pytest.fixture
+def lite(tmp_path: Path) -> str:
+    return str(tmp_path / "home" / "milvus.db")

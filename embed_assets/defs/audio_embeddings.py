@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from embed_assets import reports
 from embed_assets.defs.checks import READABLE, every_track_readable
 from embed_assets.defs.execution import GPU_POOL, RETRIES, wrong_settings_fail_at_once
 from embed_assets.defs.partitions import MUSIC_FOLDERS
@@ -116,7 +117,7 @@ def audio_embeddings(
             "embedded": result.embedded,
             "reused": result.reused,
             "rejected": total.rejected + total.unreadable,
-            **rejects_of(tables.folder_rejects(folder, recipe.digest)),
+            **rejects_of(reports.folder_rejects(tables, folder, recipe.digest)),
             "audio_seconds": round(result.audio_seconds, 1),
             "seconds": round(seconds, 3),
             "seconds_decoding": round(result.decode_seconds, 3),

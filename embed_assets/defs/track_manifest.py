@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from embed_assets import reports
 from embed_assets.defs.execution import RETRIES
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.ranged_run import (
@@ -93,7 +94,7 @@ def track_manifest(
             "unchanged": found.unchanged,
             "removed": found.removed,
             "rejected": found.rejected,
-            **rejects_of(tables.folder_rejects(folder, "")),
+            **rejects_of(reports.folder_rejects(tables, folder, "")),
             "audio_seconds": round(found.audio_seconds, 1),
             "seconds": round(time.monotonic() - started, 3),
         }

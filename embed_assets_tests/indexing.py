@@ -1,0 +1,110 @@
+"""Rows and folders for the tests of the index, without any audio; children import all of it."""
+
+from __future__ import annotations
+
+import os
+import random
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import numpy as np
+
+from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
+from embed_assets.index.collection import (
+    count,
+    load,
+    rows_by_folder,
+)
+from embed_assets.index.connection import connect
+from embed_assets.index.row import TrackRow
+from embed_assets.index.search import vectors_of
+from embed_assets.index.write import FolderFailed, FolderRows, FolderWritten, index_folders
+
+DIM = 64
+CHILDREN = """
+import os, sys, time
+from embed_assets.index.collection import serve, served
+from embed_assets_tests.indexing import *
+"""
+
+
+def spec_of(dim: int = DIM, weights: str = "w") -> IndexSpec:
+    return IndexSpec(Recipe("acoustic", weights, 24000, dim, 10.0, 3))
+
+
+SPEC = spec_of()
+
+
+def vector_of(audio_hash: str, dim: int = DIM) -> np.ndarray:
+    rng = np.random.default_rng(int(audio_hash[:15], 16))
+    return (rng.standard_normal(dim) * 7).astype(np.float32)
+
+
+def track(folder: str, name: str, take: str = "", **tags) -> TrackRow:
+    path = f"{folder}/{name}"
+    return TrackRow(
+        track_id=track_id("music", path.encode()),
+        audio_hash=digest("audio", path, take),
+        folder_id=folder_id("music", folder.encode()),
+        folder=folder,
+        path=path,
+        **{"title": name, "artist": "Nina", "duration": 61.5} | tags,
+    )
+
+
+def album(folder: str, rows: list[TrackRow] | int) -> FolderRows:
+    if isinstance(rows, int):
+        rows = [track(folder, f"{i}.mp3") for i in range(rows)]
+    return FolderRows(folder_id("music", folder.encode()), lambda: iter(rows))
+
+
+def write(uri: str, folders: list[FolderRows], **options) -> list[FolderWritten | FolderFailed]:
+    with connect(uri) as client:
+        return list(index_folders(client, SPEC, folders, vector_of, **options))
+
+
+def assert_holds(uri: str, folders: list[FolderRows]) -> None:
+    """The collection has the rows of these folders, each once and with its vector, and no other."""
+    want = {(f.folder_id, r.track_id, r.row_digest): r for f in folders for r in f.rows()}
+    with connect(uri) as client:
+        load(client, SPEC.collection)
+        have = Counter(rows_by_folder(client, SPEC.collection))
+        assert have == Counter(want.keys())
+        assert count(client, SPEC.collection) == len(want)
+        rows = list(want.values())
+        vectors = vectors_of(client, [r.track_id for r in rows], SPEC.collection)
+        for row in rows:
+            meant = vector_of(row.audio_hash)
+            cosine = float(vectors[row.track_id] @ meant / np.linalg.norm(meant))
+            assert cosine > 0.9999, row.path
+
+
+def assert_has(uri: str, folders: list[FolderRows]) -> None:
+    """The collection has at least the rows of these folders, as they should be."""
+    if folders:
+        with connect(uri) as client:
+            load(client, SPEC.collection)
+            have = set(rows_by_folder(client, SPEC.collection, [f.folder_id for f in folders]))
+        assert have == {(f.folder_id, r.track_id, r.row_digest) for f in folders for r in f.rows()}
+
+
+def child(code: str, *arguments: str) -> subprocess.Popen:
+    root = Path(__file__).resolve().parents[1]
+    return subprocess.Popen(
+        [sys.executable, "-c", CHILDREN + code, *arguments],
+        cwd=root,
+        env=os.environ | {"PYTHONPATH": str(root)},
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+
+
+def killed_folders(seed: int) -> list[FolderRows]:
+    """Another mix of added, retagged and removed tracks for each seed."""
+    rng = random.Random(seed)
+    return [
+        album(f"f{i}", [track(f"f{i}", f"{n}.mp3", genre=str(rng.random())) for n in range(size)])
+        for i, size in enumerate(rng.choice([0, 3, 12, 300]) for _ in range(8))
+    ]
