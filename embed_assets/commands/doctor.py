@@ -96,7 +96,7 @@ def _encoder(settings: Settings, project: Project) -> str:
 def _device(settings: Settings, project: Project) -> str:
     if settings.encoder == "acoustic":
         return "cpu (acoustic runs on nothing else)"
-    from embed_assets.encoders.muq import resolve_device
+    from embed_assets.encoders.devices import resolve_device
 
     return resolve_device(settings.device)
 

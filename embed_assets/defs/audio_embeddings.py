@@ -83,6 +83,8 @@ def audio_embeddings(
         rejected=sum(t.rejected + t.unreadable for t in totals),
     )
 
+    warned: set[str] = set()
+
     def embed(path: bytes) -> dict[str, Any]:
         started = time.monotonic()
         folder = folder_id(music.name, path)
@@ -119,6 +121,7 @@ def audio_embeddings(
             **rejects_of(tables.folder_rejects(folder, recipe.digest)),
             "audio_seconds": round(result.audio_seconds, 1),
             "seconds": round(seconds, 3),
+            "seconds_loading_model": round(result.load_seconds, 3),
             "seconds_decoding": round(result.decode_seconds, 3),
             "seconds_in_encoder": round(result.encode_seconds, 3),
             "seconds_storing": round(result.store_seconds, 3),
@@ -127,8 +130,13 @@ def audio_embeddings(
             "weights": recipe.weights[:16],
             "engine": result.engine or "none: all vectors were reused",
             "device": result.device or choice.device,
-            "dtype": result.dtype or "float32",
+            "dtype": result.dtype or "none: all vectors were reused",
         }
+        if result.warning:
+            metadata["engine_warning"] = result.warning
+            if result.warning not in warned:
+                warned.add(result.warning)
+                context.log.warning(result.warning)
         return metadata
 
     with open_pool(choice.workers()) as pool:

@@ -48,17 +48,22 @@ class Encoder(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it runs: cpu, cuda, cuda:N or mps; never `auto`."""
+        """Where it runs: cpu, cuda, cuda:N, mps or openvino:NAME; never `auto`."""
         ...
 
     @property
     def engine(self) -> str:
-        """What runs it, such as torch or numpy."""
+        """What runs it: openvino, torch or numpy."""
         ...
 
     @property
     def dtype(self) -> str:
         """The type that it computes in, such as float32."""
+        ...
+
+    @property
+    def warning(self) -> str:
+        """Why it is not the engine that one would expect here; else empty."""
         ...
 
     def encode(self, windows: np.ndarray) -> np.ndarray:
@@ -118,6 +123,13 @@ def load(name: str, model: str, device: str, cache: Path) -> Encoder:
             return acoustic.load()
         case _:
             _unknown(name)
+
+
+def one_process(name: str, device: str) -> bool:
+    """Whether one process does all that the device can; else one a core; imports nothing heavy."""
+    from embed_assets.encoders import devices
+
+    return name == "muq" and devices.one_process(device)
 
 
 def _unknown(name: str) -> NoReturn:

@@ -32,9 +32,11 @@ class EmbedResult:
     decode_seconds: float = 0.0
     encode_seconds: float = 0.0
     store_seconds: float = 0.0
+    load_seconds: float = 0.0
     engine: str = ""
     device: str = ""
     dtype: str = ""
+    warning: str = ""
 
 
 def embed_folder(
@@ -129,7 +131,9 @@ def _add(result: EmbedResult, done: Done) -> EmbedResult:
         decode_seconds=result.decode_seconds + done.decode_seconds,
         encode_seconds=result.encode_seconds + done.encode_seconds,
         store_seconds=result.store_seconds + done.store_seconds,
+        load_seconds=result.load_seconds + done.load_seconds,
         engine=done.row.engine or result.engine,
         device=done.row.device or result.device,
         dtype=done.row.dtype or result.dtype,
+        warning=done.warning or result.warning,
     )

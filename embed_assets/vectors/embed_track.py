@@ -61,9 +61,11 @@ class EncoderChoice:
 
     def workers(self) -> int:
         """Worker processes for this machine: one a core, as far as memory holds their models."""
+        from embed_assets import encoders
+
         if self.name == "acoustic":
             return cpu_count()
-        if self.device.startswith(("cuda", "mps")):
+        if encoders.one_process(self.name, self.device):
             return 1
         return max(1, min(cpu_count(), _available_bytes() // BYTES_A_MODEL))
 
@@ -90,6 +92,8 @@ class Done:
     encode_seconds: float
     store_seconds: float
     found: bool = False
+    load_seconds: float = 0.0
+    warning: str = ""
 
 
 def embed_track(job: Job) -> Done:
@@ -106,7 +110,9 @@ def embed_track(job: Job) -> Done:
 
     if not job.again and (kept := _from_store(job)):
         return kept
+    clock = _Clock()
     encoder = _encoder(job.choice)
+    clock.lap("load")
     if encoder.info.weights != job.recipe.weights:
         raise ConfigurationError(
             f"EMBED_MODEL={job.choice.model}: the weights changed while this run waited; start it"
@@ -114,7 +120,7 @@ def embed_track(job: Job) -> Done:
         )
     check_unchanged(job.path, job.track.stamp, job.track.path)
     policy = WindowPolicy(job.recipe.window_seconds, job.recipe.windows)
-    clock = _Clock()
+    clock.lap("decode")
     vectors: list[np.ndarray] = []
     try:
         stream = iter_windows(job.path, job.track.duration, policy, job.recipe.sample_rate)
@@ -142,7 +148,14 @@ def embed_track(job: Job) -> Done:
         run_id=job.run_id,
         at=time.time(),
     )
-    return Done(row, clock.spent["decode"], clock.spent["encode"], clock.spent["store"])
+    return Done(
+        row,
+        clock.spent["decode"],
+        clock.spent["encode"],
+        clock.spent["store"],
+        load_seconds=clock.spent["load"],
+        warning=encoder.warning,
+    )
 
 
 def _from_store(job: Job) -> Done | None:
@@ -170,7 +183,7 @@ def _from_store(job: Job) -> Done | None:
 class _Clock:
     def __init__(self) -> None:
         self.last = time.perf_counter()
-        self.spent = {"decode": 0.0, "encode": 0.0, "store": 0.0}
+        self.spent = {"load": 0.0, "decode": 0.0, "encode": 0.0, "store": 0.0}
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
