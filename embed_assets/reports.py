@@ -57,8 +57,8 @@ def tracks_frame(tables: Tables, recipe: str) -> pd.DataFrame:
     import pandas as pd
 
     sql = (
-        f"SELECT {_TRACK}, e.windows, e.decoded_seconds, e.note, e.engine, e.device, e.run_id,"
-        " coalesce(t.reason, e.reason) AS rejected FROM tracks t"
+        f"SELECT {_TRACK}, e.windows, e.decoded_seconds, e.note, e.engine, e.device, e.dtype,"
+        " e.run_id, coalesce(t.reason, e.reason) AS rejected FROM tracks t"
         " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash ORDER BY t.path"
     )
     with tables.connect() as db:
@@ -116,6 +116,17 @@ def embedded_since(tables: Tables, recipe: str, since: float) -> int:
             "SELECT count(*) FROM embeddings WHERE recipe = ? AND at > ? AND reason IS NULL",
             (recipe, since),
         ).fetchone()[0]
+
+
+def last_engine(tables: Tables, recipe: str) -> str:
+    """What embedded the last track under a recipe: engine, dtype, device; empty for none."""
+    with tables.connect() as db:
+        engine, dtype, device, _ = db.execute(
+            "SELECT engine, dtype, device, max(at) FROM embeddings WHERE recipe = ?"
+            " AND engine != ''",
+            (recipe,),
+        ).fetchone()
+    return f"{engine} in {dtype} on {device}" if engine else ""
 
 
 def any_track(tables: Tables) -> bool:

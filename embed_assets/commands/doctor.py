@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 
 from embed_assets import encoders, reports
@@ -98,7 +99,14 @@ def _device(settings: Settings, project: Project) -> str:
         return "cpu (acoustic runs on nothing else)"
     from embed_assets.encoders.devices import resolve_device
 
-    return resolve_device(settings.device)
+    where, workers = resolve_device(settings.device), project.choice.workers()
+    used = ""
+    with suppress(ConfigurationError):  # that the weights are not here is said by `encoder`
+        used = reports.last_engine(project.tables, project.spec().recipe.digest)
+    return (
+        f"{where}, {workers} worker process{'es' if workers > 1 else ''}"
+        f"{f'; the last track was embedded by {used}' if used else ''}"
+    )
 
 
 def _index(settings: Settings, project: Project) -> str:

@@ -30,7 +30,10 @@ FAILED_RUNS = 200
 
 @dataclass(frozen=True)
 class Status:
-    """What `status --json` prints; rate in tracks/s over the last minute, eta in seconds."""
+    """What `status --json` prints; rate in tracks/s over the last minute, eta in seconds.
+
+    `engine` is what embedded the last track, empty before the first.
+    """
 
     library: str
     ui: str | None
@@ -51,6 +54,7 @@ class Status:
     encoder: str
     note: str
     device: str
+    engine: str
     collection: str
     problem: str
 
@@ -109,6 +113,7 @@ def status(settings: Settings) -> Status:
         encoder=settings.encoder,
         note=info.note,
         device=settings.device,
+        engine=reports.last_engine(project.tables, spec.recipe.digest),
         collection=spec.collection,
         problem=problem,
     )

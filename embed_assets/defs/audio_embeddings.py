@@ -19,8 +19,8 @@ from embed_assets.defs.resources import EncoderResource, LibraryResource, StateR
 from embed_assets.defs.track_manifest import track_manifest
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import folder_id
+from embed_assets.vectors.decode_ahead import open_embedders
 from embed_assets.vectors.embed import embed_folder
-from embed_assets.workers import open_pool
 
 COLUMNS = dg.TableSchema(
     [
@@ -139,7 +139,7 @@ def audio_embeddings(
                 context.log.warning(result.warning)
         return metadata
 
-    with open_pool(choice.workers()) as pool:
+    with open_embedders(choice) as pool:
         each_folder(context, music, tables, embed)
     context.log.info(progress.line())
     return dg.MaterializeResult(check_results=[every_track_readable(tables, recipe.digest)])

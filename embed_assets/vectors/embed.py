@@ -16,6 +16,7 @@ from embed_assets.library.manifest import Library
 from embed_assets.library.walk import require_library
 from embed_assets.rows import Embedding
 from embed_assets.tables import Tables
+from embed_assets.vectors.decode_ahead import DecodeAhead
 from embed_assets.vectors.embed_track import Done, EncoderChoice, Job, embed_track
 from embed_assets.vectors.store import Store
 from embed_assets.workers import Pool
@@ -46,7 +47,7 @@ def embed_folder(
     choice: EncoderChoice,
     tables: Tables,
     store: Store,
-    pool: Pool,
+    pool: Pool | DecodeAhead,
     *,
     run_id: str = "",
     again: bool = False,

@@ -59,13 +59,17 @@ class EncoderChoice:
             frame_stats=info.frame_stats,
         )
 
-    def workers(self) -> int:
-        """Worker processes for this machine: one a core, as far as memory holds their models."""
+    def one_process(self) -> bool:
+        """Whether one process does all that the device can, with others that decode for it."""
         from embed_assets import encoders
 
+        return encoders.one_process(self.name, self.device)
+
+    def workers(self) -> int:
+        """Processes with a model: one a core, as far as memory holds them, or one for a GPU."""
         if self.name == "acoustic":
             return cpu_count()
-        if encoders.one_process(self.name, self.device):
+        if self.one_process():
             return 1
         return max(1, min(cpu_count(), _available_bytes() // BYTES_A_MODEL))
 
@@ -106,21 +110,14 @@ def embed_track(job: Job) -> Done:
 
     from embed_assets.audio.decode import iter_windows
     from embed_assets.audio.windows import WindowPolicy
-    from embed_assets.vectors.pooling import pool as pool_windows
 
-    if not job.again and (kept := _from_store(job)):
+    if not job.again and (kept := from_store(job)):
         return kept
     clock = _Clock()
-    encoder = _encoder(job.choice)
+    encoder = load_encoder(job)
     clock.lap("load")
-    if encoder.info.weights != job.recipe.weights:
-        raise ConfigurationError(
-            f"EMBED_MODEL={job.choice.model}: the weights changed while this run waited; start it"
-            " again, so that no vector of the new ones is kept under the old ones' name"
-        )
     check_unchanged(job.path, job.track.stamp, job.track.path)
     policy = WindowPolicy(job.recipe.window_seconds, job.recipe.windows)
-    clock.lap("decode")
     vectors: list[np.ndarray] = []
     try:
         stream = iter_windows(job.path, job.track.duration, policy, job.recipe.sample_rate)
@@ -129,19 +126,59 @@ def embed_track(job: Job) -> Done:
             clock.lap("decode")
             vectors.append(encoder.encode(np.stack(batch)))
             clock.lap("encode")
-        windows = np.concatenate(vectors)
-        pool_windows(windows, "mean")
     finally:
         check_unchanged(job.path, job.track.stamp, job.track.path)
     clock.lap("decode")
+    return embedded(
+        job,
+        encoder,
+        np.concatenate(vectors),
+        stream.decoded_seconds,
+        stream.note,
+        clock.spent,
+    )
+
+
+def load_encoder(job: Job) -> Encoder:
+    """The encoder of a job, which this process keeps.
+
+    Raises:
+        ConfigurationError: it cannot be loaded, or has other weights than the job's recipe.
+    """
+    encoder = _encoder(job.choice)
+    if encoder.info.weights != job.recipe.weights:
+        raise ConfigurationError(
+            f"EMBED_MODEL={job.choice.model}: the weights changed while this run waited; start it"
+            " again, so that no vector of the new ones is kept under the old ones' name"
+        )
+    return encoder
+
+
+def embedded(
+    job: Job,
+    encoder: Encoder,
+    windows: np.ndarray,
+    decoded_seconds: float,
+    note: str,
+    spent: dict[str, float],
+) -> Done:
+    """Store a track's window vectors, [n_windows, S, dim]; `spent` is in seconds.
+
+    Raises:
+        TrackRejected: the vectors are of no use.
+        TransientError: the store cannot be written.
+    """
+    from embed_assets.vectors.pooling import pool as pool_windows
+
+    pool_windows(windows, "mean")
+    started = time.perf_counter()
     Store(job.store).write(job.recipe.digest, job.track.audio_hash, windows)
-    clock.lap("store")
     row = Embedding(
         recipe=job.recipe.digest,
         audio_hash=job.track.audio_hash,
         windows=len(windows),
-        decoded_seconds=stream.decoded_seconds,
-        note=stream.note,
+        decoded_seconds=decoded_seconds,
+        note=note,
         engine=encoder.engine,
         device=encoder.device,
         dtype=encoder.dtype,
@@ -150,15 +187,15 @@ def embed_track(job: Job) -> Done:
     )
     return Done(
         row,
-        clock.spent["decode"],
-        clock.spent["encode"],
-        clock.spent["store"],
-        load_seconds=clock.spent["load"],
+        spent["decode"],
+        spent["encode"],
+        time.perf_counter() - started,
+        load_seconds=spent["load"],
         warning=encoder.warning,
     )
 
 
-def _from_store(job: Job) -> Done | None:
+def from_store(job: Job) -> Done | None:
     """Vectors of this audio that no table names: the tables were lost, and the store was not."""
     store, recipe, audio = Store(job.store), job.recipe, job.track.audio_hash or ""
     if not store.has(recipe.digest, audio):
@@ -183,7 +220,7 @@ def _from_store(job: Job) -> Done | None:
 class _Clock:
     def __init__(self) -> None:
         self.last = time.perf_counter()
-        self.spent = {"load": 0.0, "decode": 0.0, "encode": 0.0, "store": 0.0}
+        self.spent = {"load": 0.0, "decode": 0.0, "encode": 0.0}
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
