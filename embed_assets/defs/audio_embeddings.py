@@ -139,6 +139,8 @@ def audio_embeddings(
                 context.log.warning(result.warning)
         return metadata
 
+    if any(t.pending for t in totals) and (wait := choice.preparation()):
+        context.log.info(wait)
     with open_embedders(choice) as pool:
         each_folder(context, music, tables, embed)
     context.log.info(progress.line())

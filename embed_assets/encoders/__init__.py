@@ -132,6 +132,23 @@ def one_process(name: str, device: str) -> bool:
     return name == "muq" and devices.one_process(device)
 
 
+def preparation(info: EncoderInfo, device: str, cache: Path) -> str:
+    """What the first load of an encoder will spend a minute on, for people; empty for nothing."""
+    from embed_assets.encoders import devices, muq_openvino
+
+    on_openvino = device.startswith("openvino:") or not devices.one_process(device)
+    if (
+        info.name != "muq"
+        or not on_openvino
+        or muq_openvino.conversion_folder(info.weights, cache).is_dir()
+    ):
+        return ""
+    return (
+        "MuQ is converted for OpenVINO and checked against torch, once for these weights: a minute"
+        " or two before the first track"
+    )
+
+
 def _unknown(name: str) -> NoReturn:
     raise ConfigurationError(
         f"EMBED_ENCODER is {name!r}: there is no such encoder. Set it to one of: "

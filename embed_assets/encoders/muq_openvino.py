@@ -79,29 +79,34 @@ def load(weights: Weights, model: str, device: str, cache: Path) -> Engine:
     from filelock import FileLock
 
     ov = import_openvino()
-    folder = cache / "openvino" / f"{weights.digest}-{CONVERSION}"
-    lock = FileLock(folder.with_name(f"{folder.name}.lock"))
+    kept = conversion_folder(weights.digest, cache)
+    lock = FileLock(kept.with_name(f"{kept.name}.lock"))
     try:
-        if not _is_whole(folder):
-            folder.parent.mkdir(parents=True, exist_ok=True)
+        if not _is_whole(kept):
+            kept.parent.mkdir(parents=True, exist_ok=True)
             with lock:
-                if not _is_whole(folder):
-                    _convert(ov, weights, model, folder)
+                if not _is_whole(kept):
+                    _convert(ov, weights, model, kept)
         spectrogram = mel_spectrogram(weights.config)
         worst = []
         for dtype in _dtypes(device):
-            cosine, engine = _checked(ov, folder, device, dtype, spectrogram, lock)
+            cosine, engine = _checked(ov, kept, device, dtype, spectrogram, lock)
             if cosine >= SMALLEST_COSINE[dtype]:
-                return engine or _compile(ov, folder, device, dtype, spectrogram)
+                return engine or _compile(ov, kept, device, dtype, spectrogram)
             worst.append(f"{cosine:.4f} in {dtype}")
     except OSError as error:
-        raise Refused(f"{error.filename or folder}: {error.strerror or error}") from error
+        raise Refused(f"{error.filename or kept}: {error.strerror or error}") from error
     except RuntimeError as error:
         raise Refused(f"{type(error).__name__}: {str(error).strip()[:300]}") from error
     raise Refused(
         f"its vectors differ from torch's (cosine {', '.join(worst)}); OpenVINO"
         f" {ov.__version__.partition('-')[0]}"
     )
+
+
+def conversion_folder(digest_of_weights: str, cache: Path) -> Path:
+    """Where the conversion of these weights lies, whether it is there or not."""
+    return cache / "openvino" / f"{digest_of_weights}-{CONVERSION}"
 
 
 def import_openvino() -> Any:

@@ -65,6 +65,13 @@ class EncoderChoice:
 
         return encoders.one_process(self.name, self.device)
 
+    def preparation(self) -> str:
+        """What the first track will wait for, for people; empty for nothing."""
+        from embed_assets import encoders
+
+        info = encoders.describe(self.name, self.model, self.cache)
+        return encoders.preparation(info, self.device, self.cache)
+
     def workers(self) -> int:
         """Processes with a model: one a core, as far as memory holds them, or one for a GPU."""
         if self.name == "acoustic":
