@@ -141,7 +141,7 @@ def audio_embeddings(
 
     if any(t.pending for t in totals) and (wait := choice.preparation()):
         context.log.info(wait)
-    with open_embedders(choice) as pool:
+    with open_embedders(choice, recipe.window_seconds) as pool:
         each_folder(context, music, tables, embed)
     context.log.info(progress.line())
     return dg.MaterializeResult(check_results=[every_track_readable(tables, recipe.digest)])

@@ -136,12 +136,10 @@ def preparation(info: EncoderInfo, device: str, cache: Path) -> str:
     """What the first load of an encoder will spend a minute on, for people; empty for nothing."""
     from embed_assets.encoders import devices, muq_openvino
 
-    on_openvino = device.startswith("openvino:") or not devices.one_process(device)
-    if (
-        info.name != "muq"
-        or not on_openvino
-        or muq_openvino.conversion_folder(info.weights, cache).is_dir()
-    ):
+    on_torch = not device.startswith("openvino:") and devices.one_process(device)
+    if info.name != "muq" or on_torch:
+        return ""
+    if muq_openvino.conversion_folder(info.weights, cache).is_dir():
         return ""
     return (
         "MuQ is converted for OpenVINO and checked against torch, once for these weights: a minute"

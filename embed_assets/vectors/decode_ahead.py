@@ -111,10 +111,10 @@ class DecodeAhead:
 
 
 @contextmanager
-def open_embedders(choice: EncoderChoice) -> Iterator[Pool | DecodeAhead]:
+def open_embedders(choice: EncoderChoice, window_seconds: float) -> Iterator[Pool | DecodeAhead]:
     """The processes that embed tracks with this encoder: one a core, or decoders and one device."""
     if not choice.one_process():
-        with open_pool(choice.workers()) as pool:
+        with open_pool(choice.workers(window_seconds)) as pool:
             yield pool
         return
     with open_pool(max(1, cpu_count() - 1)) as decoders, open_pool(1) as device:

@@ -27,8 +27,17 @@ if TYPE_CHECKING:
 BATCH_SECONDS = 120.0
 """Audio encoded in one call, at most, in seconds: bounds memory whatever a track's length."""
 
-BYTES_A_MODEL = 4 << 30
-"""Memory that a worker with MuQ takes, generously: 1.3 GB of weights and its activations."""
+BYTES_A_MODEL = 3 << 30
+"""Memory that a worker with MuQ takes, generously: its weights, packed for the CPU, and torch."""
+
+BYTES_A_SECOND = 80 << 20
+"""And for each second of a window: what lies between MuQ's layers."""
+
+_CGROUP_MEMORY = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+"""Limit and use of a container's memory, in versions 2 and 1 of control groups."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +81,14 @@ class EncoderChoice:
         info = encoders.describe(self.name, self.model, self.cache)
         return encoders.preparation(info, self.device, self.cache)
 
-    def workers(self) -> int:
+    def workers(self, window_seconds: float = 10.0) -> int:
         """Processes with a model: one a core, as far as memory holds them, or one for a GPU."""
         if self.name == "acoustic":
             return cpu_count()
         if self.one_process():
             return 1
-        return max(1, min(cpu_count(), _available_bytes() // BYTES_A_MODEL))
+        each = BYTES_A_MODEL + round(window_seconds * BYTES_A_SECOND)
+        return max(1, min(cpu_count(), _available_bytes() // each))
 
 
 @dataclass(frozen=True)
@@ -261,9 +271,17 @@ def _available_bytes() -> int:
     try:
         with open("/proc/meminfo") as lines:
             figures += [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")]
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
-        figures += [int(limit) - int(used)] if limit.isdigit() else []
     except (OSError, ValueError):
         pass
+    for folder, limit, used in _CGROUP_MEMORY:
+        try:
+            left = int(Path(folder, limit).read_text()) - int(Path(folder, used).read_text())
+            lines = Path(folder, "memory.stat").read_text().splitlines()
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        # The page cache counts as used, and music that was read fills it; the kernel gives it back.
+        cached = [
+            int(x.split()[1]) for x in lines if x.startswith(("inactive_file", "active_file"))
+        ]
+        figures.append(left + sum(cached))
     return min(figures, default=BYTES_A_MODEL)
