@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from embed_assets import encoders
-from embed_assets.encoders import Encoder, muq_openvino, muq_torch
+from embed_assets.encoders import Encoder, devices, muq_openvino, muq_torch
 from embed_assets.encoders.devices import lease_cuda
 from embed_assets.encoders.muq import reference
 from embed_assets.errors import ConfigurationError, TransientError
@@ -204,6 +204,26 @@ def test_a_single_window_that_memory_cannot_hold_fails_the_step() -> None:
 
     with pytest.raises(TransientError, match="EMBED_WINDOW_SECONDS"):
         muq_torch.Batches(forward, seconds=8.0)(torch.zeros(4, RATE))
+
+
+def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("torch can use the GPU of this machine")
+    monkeypatch.setattr(devices, "nvidia_gpu", lambda: "/dev/nvidia0")
+    with pytest.raises(ConfigurationError, match=r"/dev/nvidia0.*cannot use.*EMBED_DEVICE=cpu"):
+        encoders.load("muq", str(small), "auto", tmp_path)
+    assert encoders.one_process("muq", "auto")
+    assert not encoders.one_process("muq", "cpu")
+    assert not encoders.one_process("acoustic", "auto")
+
+
+def test_a_gpu_that_is_hidden_from_this_process_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices.nvidia_gpu() == ""
 
 
 def test_each_process_leases_a_gpu_of_its_own(tmp_path: Path) -> None:

@@ -36,6 +36,10 @@ LONGEST_SECONDS = 600.0
 """Audio of one track that is handed from process to process; the device's decodes more itself."""
 
 
+MOST_DECODERS = 16
+"""A core decodes some 800 seconds of audio a second; on paper an H100 wants twelve."""
+
+
 @dataclass(frozen=True)
 class Heard:
     """A decoded track on its way to the device: `windows` is float32 [n, T]."""
@@ -117,7 +121,7 @@ def open_embedders(choice: EncoderChoice, window_seconds: float) -> Iterator[Poo
         with open_pool(choice.workers(window_seconds)) as pool:
             yield pool
         return
-    with open_pool(max(1, cpu_count() - 1)) as decoders, open_pool(1) as device:
+    with open_pool(min(max(1, cpu_count() - 1), MOST_DECODERS)) as decoders, open_pool(1) as device:
         yield DecodeAhead(decoders, device)
 
 
