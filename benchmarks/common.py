@@ -102,3 +102,35 @@ def tracks_in(folder: Path) -> list[Path]:
     from embed_assets.library.walk import is_audio
 
     return sorted(p for p in folder.rglob("*") if p.is_file() and is_audio(os.fsencode(p.name)))
+
+
+class PeakMemory:
+    """The most memory that a process and all below it held at once, in MiB; shared pages once.
+
+    Looked at twice a second, so that a shorter peak may be missed.
+    """
+
+    def __init__(self, pid: int) -> None:
+        self.pid = pid
+        self.mib = 0
+
+    def watch(self) -> None:
+        """Look until the process is gone."""
+        import psutil
+
+        while True:
+            try:
+                top = psutil.Process(self.pid)
+                if top.status() == psutil.STATUS_ZOMBIE:
+                    return
+                every = [top, *top.children(recursive=True)]
+            except psutil.Error:
+                return
+            total = 0
+            for process in every:
+                try:
+                    total += process.memory_full_info().pss
+                except (psutil.Error, AttributeError):
+                    continue
+            self.mib = max(self.mib, total >> 20)
+            time.sleep(0.5)

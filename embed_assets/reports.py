@@ -58,8 +58,8 @@ def tracks_frame(tables: Tables, recipe: str) -> pd.DataFrame:
 
     columns = _TRACK.replace(", t.run_id", "")
     sql = (
-        f"SELECT {columns}, e.windows, e.decoded_seconds, e.note, e.engine, e.device, e.run_id,"
-        " coalesce(t.reason, e.reason) AS rejected FROM tracks t"
+        f"SELECT {columns}, e.windows, e.decoded_seconds, e.note, e.engine, e.device, e.dtype,"
+        " e.run_id, coalesce(t.reason, e.reason) AS rejected FROM tracks t"
         " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash ORDER BY t.path"
     )
     with tables.connect() as db:
@@ -124,6 +124,17 @@ def all_tracks(tables: Tables) -> Iterator[Track]:
     with tables.connect() as db:
         for row in db.execute(f"SELECT {_TRACK} FROM tracks t ORDER BY t.path"):
             yield Track(*row)
+
+
+def last_engine(tables: Tables, recipe: str) -> str:
+    """What embedded the last track under a recipe: engine, dtype, device; empty for none."""
+    with tables.connect() as db:
+        engine, dtype, device, _ = db.execute(
+            "SELECT engine, dtype, device, max(at) FROM embeddings WHERE recipe = ?"
+            " AND engine != ''",
+            (recipe,),
+        ).fetchone()
+    return f"{engine} in {dtype} on {device}" if engine else ""
 
 
 def any_track(tables: Tables) -> bool:

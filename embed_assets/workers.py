@@ -5,6 +5,7 @@ Only the mechanics: how many, how they die, how results come back. What they do 
 
 from __future__ import annotations
 
+import math
 import multiprocessing
 import os
 import signal
@@ -135,8 +136,43 @@ def open_pool(workers: int, seconds_a_task: float = 900.0) -> Iterator[Pool]:
 
 
 def cpu_count() -> int:
-    """Cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Cores that this process may use: those it may run on, or what its cgroup's limit comes to."""
+    cores = os.cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):
+        cores = len(os.sched_getaffinity(0))
+    return max(1, math.floor(min(cores, _cgroup_cores() + 0.5)))
+
+
+def _cgroup_cores(
+    root: Path = Path("/sys/fs/cgroup"), own: Path = Path("/proc/self/cgroup")
+) -> float:
+    """The smallest CPU limit of this process's control groups, in cores; `inf` without one.
+
+    Inside a container its group is usually the root of what is mounted; outside, every group from
+    the root down to one's own may have a limit.
+    """
+    try:
+        lines = own.read_text().splitlines()
+    except OSError:
+        return math.inf
+    limits = [math.inf]
+    for line in lines:
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        top = root / "cpu" if controllers else root
+        below = top / path.lstrip("/")
+        for group in (below, *below.parents):
+            with suppress(OSError, ValueError, ZeroDivisionError):
+                if controllers:  # version 1
+                    quota = (group / "cpu.cfs_quota_us").read_text()
+                    period = (group / "cpu.cfs_period_us").read_text()
+                else:
+                    quota, period = (group / "cpu.max").read_text().split()
+                limits += [int(quota) / int(period)] if quota.strip() not in ("max", "-1") else []
+            if group == top:
+                break
+    return min(limits)
 
 
 def _start_worker() -> None:

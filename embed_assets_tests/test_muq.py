@@ -21,6 +21,7 @@ import pytest
 
 from embed_assets import encoders
 from embed_assets.encoders import Encoder, weights
+from embed_assets.encoders.muq import reference
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected
 from embed_assets_tests import small_muq
 
@@ -45,8 +46,10 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return small_muq.save(tmp_path_factory.mktemp("model") / "small")
 
 
-@pytest.fixture(scope="module")
-def muq(small: Path) -> Encoder:
+@pytest.fixture(scope="module", params=["the reference", "the fastest engine"])
+def muq(request: pytest.FixtureRequest, small: Path) -> Encoder:
+    if request.param == "the reference":
+        return reference(str(small), small.parent / "cache")
     return encoders.load("muq", str(small), "cpu", small.parent / "cache")
 
 
@@ -84,11 +87,15 @@ def test_it_gives_the_numbers_that_its_weights_give(muq: Encoder) -> None:
     vectors = muq.encode(sweeps())
     assert vectors.shape == (3, 3, small_muq.DIM)
     assert vectors.dtype == np.float32
-    np.testing.assert_allclose(vectors[0, :, :4], CANONICAL, rtol=2e-3, atol=2e-4)
+    # A CPU with bfloat16 uses it; how near it must be is held in test_muq_engines.
+    within = {"rtol": 2e-3, "atol": 2e-4} if muq.dtype == "float32" else {"atol": 0.05}
+    np.testing.assert_allclose(vectors[0, :, :4], CANONICAL, **within)
 
 
-def test_loaded_weights_give_what_the_saved_model_gave(muq: Encoder) -> None:
+def test_loaded_weights_give_what_the_saved_model_gave(small: Path, tmp_path: Path) -> None:
     import torch
+
+    muq = reference(str(small), tmp_path)
 
     with torch.inference_mode():
         frames = small_muq.build()(torch.from_numpy(sweeps())).last_hidden_state.numpy()
@@ -115,7 +122,6 @@ def test_dropout_is_off(muq: Encoder) -> None:
     import torch
 
     np.testing.assert_array_equal(muq.encode(sweeps()), muq.encode(sweeps()))
-    assert not muq.model.training
     with torch.inference_mode():
         audio = torch.from_numpy(sweeps())
         training = small_muq.build().train()
@@ -167,7 +173,7 @@ def test_a_vector_that_is_not_finite_rejects_the_track(muq: Encoder, bad: float)
 def test_statistics_over_frames_are_those_of_numpy(frames: int) -> None:
     import torch
 
-    from embed_assets.encoders.muq import frame_statistics
+    from embed_assets.encoders.frames import frame_statistics
 
     array = np.random.default_rng(frames).standard_normal((2, frames, 5)).astype(np.float32)
     iqr = np.ptp(np.percentile(array, [25, 75], axis=1), axis=0) / 1.349
@@ -183,7 +189,7 @@ def test_it_describes_itself_and_its_licence(muq: Encoder, small: Path, tmp_path
     assert (info.name, info.sample_rate, info.dim) == ("muq", 24_000, small_muq.DIM)
     assert info.frame_stats == ("mean", "iqr", "diff")
     assert "CC-BY-NC 4.0" in info.note
-    assert (muq.device, muq.engine, muq.dtype) == ("cpu", "torch", "float32")
+    assert muq.device == "cpu"
 
 
 def test_describing_imports_nothing_heavy_and_prints_nothing(small: Path, tmp_path: Path) -> None:
@@ -346,14 +352,15 @@ def test_heads_that_no_vector_needs_may_be_missing(
     heads = ("model.linear.", "model.quantizer", "model.cls_token")
     edit_tensors(copy, lambda t: {n: x for n, x in t.items() if not n.startswith(heads)})
     encoder = encoders.load("muq", str(copy), "cpu", tmp_path)
-    np.testing.assert_array_equal(encoder.encode(sweeps()), muq.encode(sweeps()))
+    np.testing.assert_allclose(encoder.encode(sweeps()), muq.encode(sweeps()), atol=0.05)
 
 
 @pytest.mark.parametrize(
     ("device", "why"),
     [
         ("cuda:99", "CUDA device"),
-        ("openvino:GPU", "not built in yet"),
+        ("openvino:GPU.7", "OpenVINO finds only .*/dev/dri"),
+        ("openvino", "no such device"),
         ("gpu", "no such device"),
         ("cuda:x", "no such device"),
         ("cpu:1", "no such device"),
@@ -377,7 +384,8 @@ def test_a_device_is_the_one_asked_for_or_an_error(
     if there.get(device, torch.cuda.is_available()):
         loaded = encoders.load("muq", str(small), device, tmp_path)
         best = "cuda" if torch.cuda.is_available() else "cpu"
-        assert loaded.device == (best if device == "auto" else device)
+        # Without a number it is whichever no other process has leased.
+        assert loaded.device.startswith(best if device == "auto" else device)
     else:
         with pytest.raises(ConfigurationError, match=f"EMBED_DEVICE is '{device}'"):
             encoders.load("muq", str(small), device, tmp_path)

@@ -22,7 +22,7 @@ def test_weights_are_fetched_once_and_tracks_are_embedded_with_them(world):
     assert {m["path"] for m in found} == {"Album/01.ogg", "Album/02.ogg"}
     project = world.project()
     frame = tracks_frame(project.tables, project.spec().recipe.digest)
-    assert set(frame["engine"]) == {"torch"}
+    assert set(frame["engine"]) == {"openvino"}
     assert set(frame["device"]) == {"cpu"}
 
     # The same weights from a local folder are the same recipe: nothing is embedded again.

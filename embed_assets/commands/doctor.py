@@ -6,6 +6,7 @@ import os
 import random
 import shutil
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -133,9 +134,16 @@ def _encoder(settings: Settings, project: Project) -> str:
 def _device(settings: Settings, project: Project) -> str:
     if settings.encoder == "acoustic":
         return "cpu (acoustic runs on nothing else)"
-    from embed_assets.encoders.muq import resolve_device
+    from embed_assets.encoders.devices import resolve_device
 
-    return resolve_device(settings.device)
+    where, workers = resolve_device(settings.device), project.choice.workers()
+    used = ""
+    with suppress(ConfigurationError):  # that the weights are not here is said by `encoder`
+        used = reports.last_engine(project.tables, project.spec().recipe.digest)
+    return (
+        f"{where}, {workers} worker process{'es' if workers > 1 else ''}"
+        f"{f'; the last track was embedded by {used}' if used else ''}"
+    )
 
 
 def _index(settings: Settings, project: Project) -> str:

@@ -52,7 +52,8 @@ def _layout(s: Status) -> Group:
         ),
         ("rate", f"{s.rate:.1f} tracks/s, ETA {_time(s.eta)}"),
         ("runs", f"{s.live_runs} live"),
-        ("encoder", f"{s.encoder} on {s.device}: {s.note}"),
+        ("encoder", f"{s.encoder}: {s.note}"),
+        ("engine", s.engine or f"none yet (EMBED_DEVICE={s.device})"),
         ("collection", _collection(s)),
         ("UI", s.ui or "not up: `embed-assets up`"),
     ]

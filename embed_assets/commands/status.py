@@ -19,7 +19,10 @@ RATE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Status:
-    """What `status --json` prints; rate in tracks/s over the last minute, eta in seconds."""
+    """What `status --json` prints; rate in tracks/s over the last minute, eta in seconds.
+
+    `engine` is what embedded the last track, empty before the first.
+    """
 
     library: str
     ui: str | None
@@ -40,6 +43,7 @@ class Status:
     encoder: str
     note: str
     device: str
+    engine: str
     collection: str
     served: str | None
     problem: str
@@ -100,6 +104,7 @@ def status(settings: Settings) -> Status:
         encoder=settings.encoder,
         note=info.note,
         device=settings.device,
+        engine=reports.last_engine(project.tables, spec.recipe.digest),
         collection=spec.collection,
         served=catalogue.last_served(project.tables, project.uri),
         problem=problem,

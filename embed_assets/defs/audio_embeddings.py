@@ -20,8 +20,8 @@ from embed_assets.defs.resources import EncoderResource, LibraryResource, StateR
 from embed_assets.defs.track_manifest import track_manifest
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import folder_id
+from embed_assets.vectors.decode_ahead import open_embedders
 from embed_assets.vectors.embed import embed_folder
-from embed_assets.workers import open_pool
 
 COLUMNS = dg.TableSchema(
     [
@@ -84,6 +84,8 @@ def audio_embeddings(
         rejected=sum(t.rejected + t.unreadable for t in totals),
     )
 
+    warned: set[str] = set()
+
     def embed(path: bytes) -> dict[str, Any]:
         started = time.monotonic()
         folder = folder_id(music.name, path)
@@ -120,6 +122,7 @@ def audio_embeddings(
             **rejects_of(reports.folder_rejects(tables, folder, recipe.digest)),
             "audio_seconds": round(result.audio_seconds, 1),
             "seconds": round(seconds, 3),
+            "seconds_loading_model": round(result.load_seconds, 3),
             "seconds_decoding": round(result.decode_seconds, 3),
             "seconds_in_encoder": round(result.encode_seconds, 3),
             "seconds_storing": round(result.store_seconds, 3),
@@ -128,13 +131,19 @@ def audio_embeddings(
             "weights": recipe.weights[:16],
             "engine": result.engine or "none: all vectors were reused",
             "device": result.device or choice.device,
-            "dtype": result.dtype or "float32",
+            "dtype": result.dtype or "none: all vectors were reused",
         }
+        if result.warning:
+            metadata["engine_warning"] = result.warning
+            if result.warning not in warned:
+                warned.add(result.warning)
+                context.log.warning(result.warning)
         return metadata
 
+    if any(t.pending for t in totals) and (wait := choice.preparation()):
+        context.log.info(wait)
     # Fewer after each failed try: what killed the workers may have been want of memory.
-    workers = max(1, choice.workers() >> context.retry_number)
-    with open_pool(workers) as pool:
+    with open_embedders(choice, recipe.window_seconds, context.retry_number) as pool:
         each_folder(context, music, tables, embed)
     context.log.info(progress.line())
     return dg.MaterializeResult(check_results=[every_track_readable(tables, recipe.digest)])

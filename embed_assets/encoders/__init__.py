@@ -48,17 +48,22 @@ class Encoder(Protocol):
 
     @property
     def device(self) -> str:
-        """Where it runs: cpu, cuda, cuda:N or mps; never `auto`."""
+        """Where it runs: cpu, cuda, cuda:N, mps or openvino:NAME; never `auto`."""
         ...
 
     @property
     def engine(self) -> str:
-        """What runs it, such as torch or numpy."""
+        """What runs it: openvino, torch or numpy."""
         ...
 
     @property
     def dtype(self) -> str:
         """The type that it computes in, such as float32."""
+        ...
+
+    @property
+    def warning(self) -> str:
+        """Why it is not the engine that one would expect here; else empty."""
         ...
 
     def encode(self, windows: np.ndarray) -> np.ndarray:
@@ -118,6 +123,28 @@ def load(name: str, model: str, device: str, cache: Path) -> Encoder:
             return acoustic.load()
         case _:
             _unknown(name)
+
+
+def one_process(name: str, device: str) -> bool:
+    """Whether one process does all that the device can; else one a core; imports nothing heavy."""
+    from embed_assets.encoders import devices
+
+    return name == "muq" and devices.one_process(device)
+
+
+def preparation(info: EncoderInfo, device: str, cache: Path) -> str:
+    """What the first load of an encoder will spend a minute on, for people; empty for nothing."""
+    from embed_assets.encoders import devices, muq_openvino
+
+    on_torch = not device.startswith("openvino:") and devices.one_process(device)
+    if info.name != "muq" or on_torch:
+        return ""
+    if muq_openvino.conversion_folder(info.weights, cache).is_dir():
+        return ""
+    return (
+        "MuQ is converted for OpenVINO and checked against torch, once for these weights: a minute"
+        " or two before the first track"
+    )
 
 
 def _unknown(name: str) -> NoReturn:

@@ -92,6 +92,7 @@ class Acoustic:
     device = "cpu"
     engine = "numpy"
     dtype = "float32"
+    warning = ""
 
     def __init__(self) -> None:
         self.info = info()

@@ -1,61 +1,52 @@
-"""MuQ, the product's encoder, on torch: frames of the last hidden state, and statistics over them.
+"""MuQ, the product's encoder: what it is, which engine runs it, what is kept of its frames.
 
-Zhu et al., "MuQ: Self-Supervised Music Representation Learning with Mel Residual Vector
-Quantization" (2025), through the authors' package `muq`. Everything that package or the hub's
-loader does silently is made loud here.
+On a CPU and on Intel graphics OpenVINO runs it (`muq_openvino`), else torch (`muq_torch`), which is
+the reference of all vectors and steps in where OpenVINO cannot.
 """
 
 from __future__ import annotations
 
-import contextlib
-import io
-import warnings
-from collections.abc import Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embed_assets.encoders import EncoderInfo
+from embed_assets.encoders import EncoderInfo, muq_openvino, muq_torch
 from embed_assets.encoders import weights as weights_
+from embed_assets.encoders.devices import lease_cuda, resolve_device
+from embed_assets.encoders.frames import (
+    FRAME_STATS,
+    MIN_SAMPLES,
+    SAMPLE_RATE,
+    frame_statistics,
+)
+from embed_assets.encoders.muq_module import load_module
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected
 
 if TYPE_CHECKING:
     import torch
-
-SAMPLE_RATE = 24_000
-MIN_SAMPLES = 1025
-"""The mel spectrogram reflects 1024 samples at each end, and needs one more than that."""
-
-FRAME_STATS = ("mean", "iqr", "diff")
-IQR_TO_SIGMA = 1.349
-"""The interquartile range of a normal distribution, in standard deviations."""
 
 NOTE = (
     "MuQ, a self-supervised music model by Tencent AI Lab; its weights are CC-BY-NC 4.0: not for "
     "commercial use"
 )
 
-# The parts that make a vector; heads for pre-training (linear, quantizer, rvq) do not.
-_PARTS = ("model.conv.", "model.conformer.")
-# Of these, what is computed or never run, and differs between versions of torch and transformers.
-_UNUSED = ("inv_freq", "num_batches_tracked", "pos_conv_embed")
-
 
 @dataclass(frozen=True)
 class MuqEncoder:
-    """MuQ in evaluation mode on one device. `info`, `device`, `engine`, `dtype` as in Encoder.
+    """MuQ on one device. `info`, `device`, `engine`, `dtype`, `warning` as in Encoder.
 
-    `model` is the `muq.MuQ` module itself. On a GPU torch runs fp32 convolutions in TF32 unless
-    told otherwise.
+    `frames` is the engine: float32 [B, T] on the CPU -> the last hidden state, [B, F, dim].
     """
 
     info: EncoderInfo
-    model: torch.nn.Module
+    frames: Callable[[torch.Tensor], torch.Tensor]
     device: str
-    engine: str = "torch"
-    dtype: str = "float32"
+    engine: str
+    dtype: str
+    warning: str = ""
 
     def encode(self, windows: np.ndarray) -> np.ndarray:
         """Encode windows of one length: float32 [B, T] at 24 kHz mono -> float32 [B, 3, dim].
@@ -63,7 +54,7 @@ class MuqEncoder:
         Axis 1 holds, over the window's frames (25 a second): the mean, IQR / 1.349, and the mean
         difference from one frame to the next. T is at least 1025; nothing is ever padded. Raises
         TrackRejected for shorter windows and for vectors that are not finite, whichever window of
-        the batch it was.
+        the batch it was; TransientError where not even one window fits into a GPU's memory.
         """
         import torch
 
@@ -74,10 +65,12 @@ class MuqEncoder:
                 Reason.TOO_SHORT,
                 f"{windows.shape[1]} samples at 24 kHz; MuQ needs at least {MIN_SAMPLES}",
             )
+        # Not left to the vectors: a ReLU may make 0 of NaN, and OpenVINO's does.
+        if not np.isfinite(windows).all():
+            raise TrackRejected(Reason.BAD_VECTOR, "the decoded audio holds infinite samples")
         with torch.inference_mode():
-            audio = torch.from_numpy(np.ascontiguousarray(windows)).to(self.device)
-            frames = self.model(audio).last_hidden_state.float()
-            vectors = frame_statistics(frames).cpu().numpy()
+            frames = self.frames(torch.from_numpy(np.ascontiguousarray(windows)))
+            vectors = frame_statistics(frames.float()).cpu().numpy()
         if not np.isfinite(vectors).all():
             raise TrackRejected(Reason.BAD_VECTOR, "MuQ gave NaN or infinity")
         return vectors
@@ -93,45 +86,41 @@ def load(model: str, device: str, cache: Path) -> MuqEncoder:
     found = weights_.find(model, cache)
     described = _info(found, model)
     where = resolve_device(device)
-    module = _module(found.folder, model).to(where)
-    encoder = MuqEncoder(described, module, where)
+    if where == "cuda":
+        where = lease_cuda(_cuda_devices(), cache / "leases")
+    if where != "cpu" and not where.startswith("openvino:"):
+        return _on_torch(found, described, model, where)
+    name = where.partition(":")[2] or "CPU"
     try:
-        # Some mistakes (a config without `stat`, a transformers that muq cannot live with) show
-        # only when the model runs; better here than in the middle of a folder.
-        shape = encoder.encode(np.zeros((1, MIN_SAMPLES), np.float32)).shape
-    except (TrackRejected, AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}: its weights load but do not run "
-            f"({type(error).__name__}: {error}). See that {found.folder / weights_.CONFIG} belongs "
-            "to them, and that `pip check` is content (muq 0.1.0 needs transformers below 5.16)."
-        ) from error
-    if shape != (1, len(FRAME_STATS), described.dim):
-        raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}: it gives vectors of shape {shape[1:]}, not "
-            f"{(len(FRAME_STATS), described.dim)} as its {weights_.CONFIG} says."
-        )
-    return encoder
+        engine = muq_openvino.load(found, model, name, cache)
+    except muq_openvino.Refused as refused:
+        if where != "cpu":
+            raise ConfigurationError(
+                f"EMBED_DEVICE is {device!r}, but OpenVINO cannot run these weights there:"
+                f" {refused}. Set EMBED_DEVICE=auto."
+            ) from refused
+        warning = f"OpenVINO was refused, so that torch does the work, slower: {refused}"
+        return _on_torch(found, described, model, where, warning)
+    return MuqEncoder(described, engine.frames, where, "openvino", engine.dtype)
 
 
-def frame_statistics(frames: torch.Tensor) -> torch.Tensor:
-    """Mean, IQR / 1.349 and mean step over frames: [B, F, dim] -> [B, 3, dim], float32.
+def reference(model: str, cache: Path) -> MuqEncoder:
+    """The plain module in float32 on the CPU: what every engine's vectors are held against."""
+    found = weights_.find(model, cache)
+    return _on_torch(found, _info(found, model), model, "cpu")
 
-    Quantiles are interpolated linearly, as numpy's are; one frame has an IQR and a step of 0.
-    """
+
+def _cuda_devices() -> int:
     import torch
 
-    last = frames.shape[1] - 1
-    # torch.quantile refuses more than 16 million values, a few minutes of audio.
-    ordered = frames.sort(dim=1).values
-    low, high = (
-        torch.lerp(
-            ordered[:, int(q * last)], ordered[:, min(int(q * last) + 1, last)], q * last % 1
-        )
-        for q in (0.25, 0.75)
-    )
-    # The mean of all steps is the way from the first to the last over their number.
-    step = (frames[:, -1] - frames[:, 0]) / max(last, 1)
-    return torch.stack([frames.mean(dim=1), (high - low) / IQR_TO_SIGMA, step], dim=1)
+    return torch.cuda.device_count()
+
+
+def _on_torch(
+    found: weights_.Weights, described: EncoderInfo, model: str, where: str, warning: str = ""
+) -> MuqEncoder:
+    engine = muq_torch.load(load_module(found, model), where)
+    return MuqEncoder(described, engine.frames, where, "torch", engine.dtype, warning)
 
 
 def _info(found: weights_.Weights, model: str) -> EncoderInfo:
@@ -151,105 +140,3 @@ def _info(found: weights_.Weights, model: str) -> EncoderInfo:
         min_seconds=MIN_SAMPLES / SAMPLE_RATE,
         note=NOTE,
     )
-
-
-def _module(folder: Path, model: str) -> torch.nn.Module:
-    """The MuQ module with all its weights, in evaluation mode, on the CPU."""
-    from safetensors import SafetensorError, safe_open
-
-    MuQ = _muq()
-    try:
-        with safe_open(folder / weights_.WEIGHTS, "pt") as file:
-            there = set(file.keys())
-        with _quiet():
-            module = MuQ.from_pretrained(str(folder)).eval()
-    except (SafetensorError, OSError) as error:
-        raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}, but {folder / weights_.WEIGHTS} is damaged or cut off: "
-            f"{error}. Delete it and fetch it again."
-        ) from error
-    except (AttributeError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}: {folder / weights_.CONFIG} and {weights_.WEIGHTS} do not "
-            f"make a MuQ model ({type(error).__name__}: {error}). Fetch both again."
-        ) from error
-    _check_keys(there, set(module.state_dict()), folder, model)
-    return module
-
-
-def _muq() -> Any:
-    """The class muq.MuQ."""
-    try:
-        with _quiet():
-            from muq import MuQ
-    except (ImportError, OSError, RuntimeError) as error:
-        raise ConfigurationError(
-            f"EMBED_ENCODER is 'muq', but the package muq cannot be imported ({error}). torch, "
-            "torchaudio and transformers must be the versions that embed_assets asks for: "
-            "`make install`, or `pip install --force-reinstall embed_assets`."
-        ) from error
-    return MuQ
-
-
-def _check_keys(there: set[str], expected: set[str], folder: Path, model: str) -> None:
-    """Refuse weights that the hub's loader would leave random, or drop, without a word."""
-
-    def of_a_vector(keys: set[str]) -> set[str]:
-        return {k for k in keys if k.startswith(_PARTS) and not any(u in k for u in _UNUSED)}
-
-    missing = sorted(of_a_vector(expected) - there)
-    extra = sorted(of_a_vector(there) - expected)
-    if missing or extra:
-        faults = [
-            f"{len(keys)} {what} (the first is {keys[0]})"
-            for what, keys in (("missing", missing), ("not in the model", extra))
-            if keys
-        ]
-        raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}: {folder / weights_.WEIGHTS} does not fit its "
-            f"{weights_.CONFIG}; of its tensors {' and '.join(faults)}. Fetch both files again, "
-            "from one model."
-        )
-
-
-def resolve_device(wanted: str) -> str:
-    """The torch device for a value of EMBED_DEVICE; never another than the one asked for."""
-    import torch
-
-    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    kind, _, index = wanted.partition(":")
-    match kind:
-        case "auto" if not index:
-            return "cuda" if gpus else "cpu"
-        case "cpu" if not index:
-            return "cpu"
-        case "cuda" if not index or (index.isascii() and index.isdigit()):
-            if int(index or 0) < gpus:
-                return wanted
-            found = f"torch finds {gpus or 'no'} CUDA device{'' if gpus == 1 else 's'} here"
-        case "mps" if not index:
-            if torch.backends.mps.is_available():
-                return wanted
-            found = "torch finds no Apple GPU here"
-        case "openvino":
-            found = "the OpenVINO engine is not built in yet"
-        case _:
-            found = "there is no such device"
-    raise ConfigurationError(
-        f"EMBED_DEVICE is {wanted!r}, but {found}. Set it to auto, cpu, cuda, cuda:N or mps."
-    )
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep the loader's prints (they would land in --json) and the libraries' chatter away."""
-    import transformers
-
-    before = transformers.logging.get_verbosity()
-    transformers.logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        transformers.logging.set_verbosity(before)

@@ -16,6 +16,7 @@ from embed_assets.library.manifest import Library
 from embed_assets.library.walk import require_library
 from embed_assets.rows import Embedding
 from embed_assets.tables import Tables
+from embed_assets.vectors.decode_ahead import DecodeAhead
 from embed_assets.vectors.embed_track import Done, EncoderChoice, Job, embed_track
 from embed_assets.vectors.store import Store
 from embed_assets.workers import Pool
@@ -32,9 +33,11 @@ class EmbedResult:
     decode_seconds: float = 0.0
     encode_seconds: float = 0.0
     store_seconds: float = 0.0
+    load_seconds: float = 0.0
     engine: str = ""
     device: str = ""
     dtype: str = ""
+    warning: str = ""
 
 
 def embed_folder(
@@ -44,7 +47,7 @@ def embed_folder(
     choice: EncoderChoice,
     tables: Tables,
     store: Store,
-    pool: Pool,
+    pool: Pool | DecodeAhead,
     *,
     run_id: str = "",
     again: bool = False,
@@ -135,7 +138,9 @@ def _add(result: EmbedResult, done: Done) -> EmbedResult:
         decode_seconds=result.decode_seconds + done.decode_seconds,
         encode_seconds=result.encode_seconds + done.encode_seconds,
         store_seconds=result.store_seconds + done.store_seconds,
+        load_seconds=result.load_seconds + done.load_seconds,
         engine=done.row.engine or result.engine,
         device=done.row.device or result.device,
         dtype=done.row.dtype or result.dtype,
+        warning=done.warning or result.warning,
     )

@@ -27,8 +27,17 @@ if TYPE_CHECKING:
 BATCH_SECONDS = 120.0
 """Audio encoded in one call, at most, in seconds: bounds memory whatever a track's length."""
 
-BYTES_A_MODEL = 4 << 30
-"""Memory that a worker with MuQ takes, generously: 1.3 GB of weights and its activations."""
+BYTES_A_MODEL = 3 << 30
+"""Memory that a worker with MuQ takes, generously: its weights, packed for the CPU, and torch."""
+
+BYTES_A_SECOND = 80 << 20
+"""And for each second of a window: what lies between MuQ's layers."""
+
+_CGROUP_MEMORY = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+"""Limit and use of a container's memory, in versions 2 and 1 of control groups."""
 
 
 @dataclass(frozen=True)
@@ -59,13 +68,27 @@ class EncoderChoice:
             frame_stats=info.frame_stats,
         )
 
-    def workers(self) -> int:
-        """Worker processes for this machine: one a core, as far as memory holds their models."""
+    def one_process(self) -> bool:
+        """Whether one process does all that the device can, with others that decode for it."""
+        from embed_assets import encoders
+
+        return encoders.one_process(self.name, self.device)
+
+    def preparation(self) -> str:
+        """What the first track will wait for, for people; empty for nothing."""
+        from embed_assets import encoders
+
+        info = encoders.describe(self.name, self.model, self.cache)
+        return encoders.preparation(info, self.device, self.cache)
+
+    def workers(self, window_seconds: float = 10.0) -> int:
+        """Processes with a model: one a core, as far as memory holds them, or one for a GPU."""
         if self.name == "acoustic":
             return cpu_count()
-        if self.device.startswith(("cuda", "mps")):
+        if self.one_process():
             return 1
-        return max(1, min(cpu_count(), _available_bytes() // BYTES_A_MODEL))
+        each = BYTES_A_MODEL + round(window_seconds * BYTES_A_SECOND)
+        return max(1, min(cpu_count(), _available_bytes() // each))
 
 
 @dataclass(frozen=True)
@@ -90,6 +113,8 @@ class Done:
     encode_seconds: float
     store_seconds: float
     found: bool = False
+    load_seconds: float = 0.0
+    warning: str = ""
 
 
 def embed_track(job: Job) -> Done:
@@ -102,19 +127,14 @@ def embed_track(job: Job) -> Done:
 
     from embed_assets.audio.decode import iter_windows
     from embed_assets.audio.windows import WindowPolicy
-    from embed_assets.vectors.pooling import pool as pool_windows
 
-    if not job.again and (kept := _from_store(job)):
+    if not job.again and (kept := from_store(job)):
         return kept
-    encoder = _encoder(job.choice)
-    if encoder.info.weights != job.recipe.weights:
-        raise ConfigurationError(
-            f"EMBED_MODEL={job.choice.model}: the weights changed while this run waited; start it"
-            " again, so that no vector of the new ones is kept under the old ones' name"
-        )
+    clock = _Clock()
+    encoder = load_encoder(job)
+    clock.lap("load")
     check_unchanged(job.path, job.track.stamp, job.track.path)
     policy = WindowPolicy(job.recipe.window_seconds, job.recipe.windows)
-    clock = _Clock()
     vectors: list[np.ndarray] = []
     try:
         stream = iter_windows(job.path, job.track.duration, policy, job.recipe.sample_rate)
@@ -123,29 +143,76 @@ def embed_track(job: Job) -> Done:
             clock.lap("decode")
             vectors.append(encoder.encode(np.stack(batch)))
             clock.lap("encode")
-        windows = np.concatenate(vectors)
-        pool_windows(windows, "mean")
     finally:
         check_unchanged(job.path, job.track.stamp, job.track.path)
     clock.lap("decode")
+    return embedded(
+        job,
+        encoder,
+        np.concatenate(vectors),
+        stream.decoded_seconds,
+        stream.note,
+        clock.spent,
+    )
+
+
+def load_encoder(job: Job) -> Encoder:
+    """The encoder of a job, which this process keeps.
+
+    Raises:
+        ConfigurationError: it cannot be loaded, or has other weights than the job's recipe.
+    """
+    encoder = _encoder(job.choice)
+    if encoder.info.weights != job.recipe.weights:
+        raise ConfigurationError(
+            f"EMBED_MODEL={job.choice.model}: the weights changed while this run waited; start it"
+            " again, so that no vector of the new ones is kept under the old ones' name"
+        )
+    return encoder
+
+
+def embedded(
+    job: Job,
+    encoder: Encoder,
+    windows: np.ndarray,
+    decoded_seconds: float,
+    note: str,
+    spent: dict[str, float],
+) -> Done:
+    """Store a track's window vectors, [n_windows, S, dim]; `spent` is in seconds.
+
+    Raises:
+        TrackRejected: the vectors are of no use.
+        TransientError: the store cannot be written.
+    """
+    from embed_assets.vectors.pooling import pool as pool_windows
+
+    pool_windows(windows, "mean")
+    started = time.perf_counter()
     Store(job.store).write(job.recipe.digest, job.track.audio_hash, windows)
-    clock.lap("store")
     row = Embedding(
         recipe=job.recipe.digest,
         audio_hash=job.track.audio_hash,
         windows=len(windows),
-        decoded_seconds=stream.decoded_seconds,
-        note=stream.note,
+        decoded_seconds=decoded_seconds,
+        note=note,
         engine=encoder.engine,
         device=encoder.device,
         dtype=encoder.dtype,
         run_id=job.run_id,
         at=time.time(),
     )
-    return Done(row, clock.spent["decode"], clock.spent["encode"], clock.spent["store"])
+    return Done(
+        row,
+        spent["decode"],
+        spent["encode"],
+        time.perf_counter() - started,
+        load_seconds=spent["load"],
+        warning=encoder.warning,
+    )
 
 
-def _from_store(job: Job) -> Done | None:
+def from_store(job: Job) -> Done | None:
     """Vectors of this audio that no table names: the tables were lost, and the store was not."""
     store, recipe, audio = Store(job.store), job.recipe, job.track.audio_hash or ""
     if not store.has(recipe.digest, audio):
@@ -170,7 +237,7 @@ def _from_store(job: Job) -> Done | None:
 class _Clock:
     def __init__(self) -> None:
         self.last = time.perf_counter()
-        self.spent = {"decode": 0.0, "encode": 0.0, "store": 0.0}
+        self.spent = {"load": 0.0, "decode": 0.0, "encode": 0.0}
 
     def lap(self, name: str) -> None:
         now = time.perf_counter()
@@ -204,9 +271,17 @@ def _available_bytes() -> int:
     try:
         with open("/proc/meminfo") as lines:
             figures += [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")]
-        limit = Path("/sys/fs/cgroup/memory.max").read_text().strip()
-        used = Path("/sys/fs/cgroup/memory.current").read_text().strip()
-        figures += [int(limit) - int(used)] if limit.isdigit() else []
     except (OSError, ValueError):
         pass
+    for folder, limit, used in _CGROUP_MEMORY:
+        try:
+            left = int(Path(folder, limit).read_text()) - int(Path(folder, used).read_text())
+            lines = Path(folder, "memory.stat").read_text().splitlines()
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        # The page cache counts as used, and music that was read fills it; the kernel gives it back.
+        cached = [
+            int(x.split()[1]) for x in lines if x.startswith(("inactive_file", "active_file"))
+        ]
+        figures.append(left + sum(cached))
     return min(figures, default=BYTES_A_MODEL)

@@ -1,0 +1,145 @@
+"""How near does MuQ come to what a core can do?
+
+    python benchmarks/encoder.py [--model FOLDER] [--music DIR] [--repeats 5] [--json]
+
+One thread. In turns: `muq` in float32 as its README has it, the engine that `encoders.load` picks
+for a CPU, and a large oneDNN matmul in the engine's precision. `share` is what the engine does, at
+42 GFLOP a second of audio, over the matmul; `ratio` is engine over `muq`, in audio per second.
+`smallest_cosine` is over the windows, to `muq`. Without --model weights are random; see
+full_muq.py.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import common
+
+GFLOP_A_SECOND = 42.0
+GOAL_SHARE = 0.9
+SIDE = 2048
+
+
+def main() -> int:
+    parser = common.parser(__doc__)
+    parser.add_argument("--model", type=Path, help="weights; random ones of full size without it")
+    parser.add_argument("--music", type=Path, help="a folder of real music")
+    parser.add_argument("--seconds", type=float, default=10.0, help="length of a window")
+    parser.add_argument("--repeats", type=int, default=5)
+    args = parser.parse_args()
+    common.prepare()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = "1"
+    with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
+        common.show(measure(args, Path(temporary)), args.json)
+    return 0
+
+
+def measure(args: Any, room: Path) -> dict[str, Any]:
+    import full_muq
+    import numpy as np
+    import torch
+
+    from embed_assets import encoders
+    from embed_assets.encoders.muq import reference
+
+    torch.set_num_threads(1)
+    if not args.model:
+        full_muq.make(room / "model", args.music)
+    model = str(args.model or room / "model")
+    started = time.perf_counter()
+    engine = encoders.load("muq", model, "cpu", room / "cache")
+    first = time.perf_counter() - started
+    plain = reference(model, room / "cache")
+    matmul = gemm(engine.dtype)
+    music = windows(args, room)
+    spent: dict[str, list[float]] = {"muq": [], "engine": [], "gemm": []}
+    cosines = []
+    for i in range(args.repeats + 1):
+        window = music[i % len(music)][None]
+        result = {}
+        for name, work in (("muq", plain.encode), ("engine", engine.encode)):
+            began = time.perf_counter()
+            result[name] = work(window)[0]
+            spent[name].append(time.perf_counter() - began)
+        spent["gemm"].append(min(common.timed(matmul) for _ in range(3)))
+        a, b = (r[0] / np.linalg.norm(r[0]) for r in result.values())
+        cosines.append(float(a @ b))
+    # The first turn warms caches up. Within a turn a noisy machine is noisy for all three.
+    turns = [dict(zip(spent, each, strict=True)) for each in zip(*spent.values(), strict=True)][1:]
+    flops = args.seconds * GFLOP_A_SECOND, 2 * SIDE**3 / 1e9
+    share = common.median([flops[0] / t["engine"] * t["gemm"] / flops[1] for t in turns])
+    ratio = common.median([t["muq"] / t["engine"] for t in turns])
+    seconds = {n: common.median(s[1:]) for n, s in spent.items()}
+    return {
+        "benchmark": "encoder",
+        "share": share,
+        "goal_share": GOAL_SHARE,
+        "ratio": ratio,
+        "engine": engine.engine,
+        "dtype": engine.dtype,
+        "warning": engine.warning,
+        "weights": "as given" if args.model else "random, calibrated",
+        "music": "real" if args.music else "synthesised",
+        "smallest_cosine": round(min(cosines), 7),
+        "audio_seconds_per_cpu_second": round(args.seconds / seconds["engine"], 2),
+        "muq_audio_seconds_per_cpu_second": round(args.seconds / seconds["muq"], 2),
+        "gflops": round(flops[0] / seconds["engine"], 1),
+        "gemm_gflops": round(flops[1] / seconds["gemm"], 1),
+        "convert_and_check_seconds": round(first, 1),
+        "engine_seconds_all": common.rounded(spent["engine"]),
+        "muq_seconds_all": common.rounded(spent["muq"]),
+        "gemm_seconds_all": common.rounded(spent["gemm"]),
+    }
+
+
+def gemm(dtype: str) -> Any:
+    """A call that multiplies two large matrices on one thread, with oneDNN inside OpenVINO."""
+    import numpy as np
+
+    from embed_assets.encoders.muq_openvino import _HINT, import_openvino
+
+    ov = import_openvino()
+    from openvino import opset13 as op
+
+    random = np.random.default_rng(0)
+    x = op.parameter([SIDE, SIDE], np.float32)
+    weights = random.standard_normal((SIDE, SIDE)).astype(np.float32)
+    graph = ov.Model([op.matmul(x, op.constant(weights), False, True)], [x], "gemm")
+    settings = {
+        "INFERENCE_PRECISION_HINT": _HINT[dtype],
+        "NUM_STREAMS": "1",
+        "INFERENCE_NUM_THREADS": "1",
+        "ENABLE_CPU_PINNING": "NO",
+    }
+    request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
+    tensor = ov.Tensor(random.standard_normal((SIDE, SIDE)).astype(np.float32))
+    request.set_input_tensor(tensor)
+    return request.infer
+
+
+def windows(args: Any, room: Path) -> list[Any]:
+    """Windows of real tracks, or of made-up ones: float32 [T] each."""
+    from embed_assets.audio.decode import read_windows
+    from embed_assets.audio.windows import WindowPolicy
+    from embed_assets_tests.synth import write_track
+
+    if args.music:
+        paths = common.tracks_in(args.music)
+        paths = paths[:: max(1, len(paths) // 24)]
+    else:
+        paths = [room / f"{seed}.ogg" for seed in range(args.repeats + 1)]
+        for seed, path in enumerate(paths):
+            write_track(path, seconds=args.seconds + 1, seed=seed)
+    policy = WindowPolicy(args.seconds, 1)
+    heard = [read_windows(bytes(p), 0.0, policy, 24_000).windows[0] for p in paths]
+    return [w for w in heard if len(w) == round(args.seconds * 24_000)]
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""Which device a value of EMBED_DEVICE means on this machine; never another than was asked for."""
+
+from __future__ import annotations
+
+import ctypes
+import glob
+import os
+import time
+from pathlib import Path
+
+from embed_assets.errors import ConfigurationError, TransientError
+
+_LEASES: list[object] = []
+"""Locks that are held as long as the process lives."""
+
+_CHOICES = "Set it to auto, cpu, cuda, cuda:N, mps or openvino:GPU"
+
+
+def resolve_device(wanted: str) -> str:
+    """The device for a value of EMBED_DEVICE: cpu, cuda, cuda:N, mps, or openvino:NAME.
+
+    Raises:
+        ConfigurationError: it is not there; or `auto` finds an NVIDIA GPU that torch cannot use,
+            since nobody wants to learn after days that the CPU did the work.
+    """
+    import torch
+
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    kind, _, index = wanted.partition(":")
+    match kind:
+        case "auto" if not index:
+            if not gpus and (broken := nvidia_gpu()):
+                raise ConfigurationError(
+                    f"EMBED_DEVICE is 'auto', and this machine has an NVIDIA GPU ({broken}) that"
+                    f" torch cannot use ({_why_no_cuda()}). Mend the driver or give the container"
+                    " the GPU; or set EMBED_DEVICE=cpu to do without it."
+                )
+            return "cuda" if gpus else "cpu"
+        case "cpu" if not index:
+            return "cpu"
+        case "cuda" if not index or (index.isascii() and index.isdigit()):
+            if int(index or 0) < gpus:
+                return wanted
+            found = f"torch finds {gpus or 'no'} CUDA device{'' if gpus == 1 else 's'} here"
+            if not gpus:
+                found += f" ({_why_no_cuda()})"
+        case "mps" if not index:
+            if torch.backends.mps.is_available():
+                return wanted
+            found = "torch finds no Apple GPU here"
+        case "openvino" if index:
+            return _openvino_device(wanted, index)
+        case _:
+            found = "there is no such device"
+    raise ConfigurationError(f"EMBED_DEVICE is {wanted!r}, but {found}. {_CHOICES}.")
+
+
+def one_process(wanted: str) -> bool:
+    """Whether all work goes to one device, so that one process is enough; loads no torch."""
+    kind, _, name = wanted.partition(":")
+    if kind == "openvino":
+        return name != "CPU"
+    return kind in ("cuda", "mps") or (kind == "auto" and bool(nvidia_gpu()))
+
+
+def lease_cuda(count: int, folder: Path, wait_seconds: float = 60.0) -> str:
+    """Of several CUDA devices one that no other process has leased, as cuda:N, until this one ends.
+
+    The kernel holds the lease, a lock in `folder`, and takes it back however the process ends.
+    Raises TransientError when all are leased for longer than `wait_seconds`.
+    """
+    from filelock import FileLock, Timeout
+
+    folder.mkdir(parents=True, exist_ok=True)
+    give_up = time.monotonic() + wait_seconds
+    while True:
+        for index in range(count):
+            lock = FileLock(folder / f"cuda-{index}.lock")
+            try:
+                lock.acquire(timeout=0)
+            except Timeout:
+                continue
+            _LEASES.append(lock)
+            return f"cuda:{index}"
+        if time.monotonic() >= give_up:
+            raise TransientError(
+                f"all {count} CUDA devices are leased by other processes of this EMBED_HOME; it is"
+                " tried again. The pool `gpu` should have as many slots as there are devices."
+            )
+        time.sleep(1.0)
+
+
+def nvidia_gpu() -> str:
+    """What shows that this machine has an NVIDIA GPU for this process; empty: it has none."""
+    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
+        return ""
+    try:
+        driver = ctypes.CDLL("libcuda.so.1")
+        count = ctypes.c_int()
+        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
+            return f"its driver counts {count.value}" if count.value else ""
+    except (OSError, AttributeError):
+        pass
+    return next(iter(sorted(glob.glob("/dev/nvidia[0-9]*"))), "")
+
+
+def _why_no_cuda() -> str:
+    import torch
+
+    if torch.version.cuda is None:
+        return "this torch was built without CUDA"
+    try:
+        torch.cuda.init()
+    except (RuntimeError, AssertionError) as error:
+        return str(error).strip().splitlines()[0]
+    return "its driver finds none"
+
+
+def _openvino_device(wanted: str, name: str) -> str:
+    from embed_assets.encoders import muq_openvino
+
+    try:
+        there = muq_openvino.import_openvino().Core().available_devices
+    except (muq_openvino.Refused, RuntimeError) as error:
+        raise ConfigurationError(
+            f"EMBED_DEVICE is {wanted!r}, but {error}. `make install` installs it; or set"
+            " EMBED_DEVICE=auto."
+        ) from error
+    if any(name in (device, device.partition(".")[0]) for device in there):
+        return wanted
+    raise ConfigurationError(
+        f"EMBED_DEVICE is {wanted!r}, but OpenVINO finds only {', '.join(there) or 'nothing'} here."
+        " For Intel graphics install its compute runtime (intel-opencl-icd), put this user into"
+        " the group `render`, and in a container pass /dev/dri; or set EMBED_DEVICE=auto."
+    )

@@ -1,0 +1,128 @@
+"""The `muq.MuQ` module on torch, with all its weights or not at all: the reference of every engine.
+
+Zhu et al., "MuQ: Self-Supervised Music Representation Learning with Mel Residual Vector
+Quantization" (2025), through the authors' package `muq`. Everything that package or the hub's
+loader does silently is made loud here.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embed_assets.encoders.frames import MIN_SAMPLES
+from embed_assets.encoders.weights import CONFIG, WEIGHTS, Weights
+from embed_assets.errors import ConfigurationError
+
+if TYPE_CHECKING:
+    import torch
+
+# The parts that make a vector; heads for pre-training (linear, quantizer, rvq) do not.
+_PARTS = ("model.conv.", "model.conformer.")
+# Of these, what is computed or never run, and differs between versions of torch and transformers.
+_UNUSED = ("inv_freq", "num_batches_tracked", "pos_conv_embed")
+
+
+def load_module(weights: Weights, model: str) -> torch.nn.Module:
+    """The MuQ module with all its weights, in evaluation mode, on the CPU; seconds.
+
+    `model` is EMBED_MODEL, for messages. Raises ConfigurationError when the weights are damaged, do
+    not fit their config, or do not run.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    folder = weights.folder
+    MuQ = _muq()
+    try:
+        with safe_open(folder / WEIGHTS, "pt") as file:
+            there = set(file.keys())
+        with quiet():
+            module = MuQ.from_pretrained(str(folder)).eval()
+    except (SafetensorError, OSError) as error:
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}, but {folder / WEIGHTS} is damaged or cut off: "
+            f"{error}. Delete it and fetch it again."
+        ) from error
+    except (AttributeError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}: {folder / CONFIG} and {WEIGHTS} do not "
+            f"make a MuQ model ({type(error).__name__}: {error}). Fetch both again."
+        ) from error
+    _check_keys(there, set(module.state_dict()), folder, model)
+    _check_run(module, weights, model)
+    return module
+
+
+def _check_run(module: torch.nn.Module, weights: Weights, model: str) -> None:
+    """Refuse what shows only when the model runs, such as a config without `stat`."""
+    import torch
+
+    config = weights.folder / CONFIG
+    try:
+        with torch.inference_mode():
+            width = module(torch.zeros(1, MIN_SAMPLES)).last_hidden_state.shape[-1]
+    except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}: its weights load but do not run "
+            f"({type(error).__name__}: {error}). See that {config} belongs "
+            "to them, and that `pip check` is content (muq 0.1.0 needs transformers below 5.16)."
+        ) from error
+    if width != weights.config.get("encoder_dim"):
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}: it gives vectors of width {width}, not "
+            f"{weights.config.get('encoder_dim')} as {config} says."
+        )
+
+
+def _muq() -> Any:
+    """The class muq.MuQ."""
+    try:
+        with quiet():
+            from muq import MuQ
+    except (ImportError, OSError, RuntimeError) as error:
+        raise ConfigurationError(
+            f"EMBED_ENCODER is 'muq', but the package muq cannot be imported ({error}). torch, "
+            "torchaudio and transformers must be the versions that embed_assets asks for: "
+            "`make install`, or `pip install --force-reinstall embed_assets`."
+        ) from error
+    return MuQ
+
+
+def _check_keys(there: set[str], expected: set[str], folder: Path, model: str) -> None:
+    """Refuse weights that the hub's loader would leave random, or drop, without a word."""
+
+    def of_a_vector(keys: set[str]) -> set[str]:
+        return {k for k in keys if k.startswith(_PARTS) and not any(u in k for u in _UNUSED)}
+
+    missing = sorted(of_a_vector(expected) - there)
+    extra = sorted(of_a_vector(there) - expected)
+    if missing or extra:
+        faults = [
+            f"{len(keys)} {what} (the first is {keys[0]})"
+            for what, keys in (("missing", missing), ("not in the model", extra))
+            if keys
+        ]
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}: {folder / WEIGHTS} does not fit its "
+            f"{CONFIG}; of its tensors {' and '.join(faults)}. Fetch both files again, "
+            "from one model."
+        )
+
+
+@contextlib.contextmanager
+def quiet() -> Iterator[None]:
+    """Keep the loader's prints (they would land in --json) and the libraries' chatter away."""
+    import transformers
+
+    before = transformers.logging.get_verbosity()
+    transformers.logging.set_verbosity_error()
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        transformers.logging.set_verbosity(before)

@@ -1,0 +1,140 @@
+"""Decoding ahead for one device gives what a process a core gives, track by track."""
+
+from __future__ import annotations
+
+import os
+import signal
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embed_assets.errors import FolderChanged, Reason, TrackRejected, TransientError
+from embed_assets.identity import local_path
+from embed_assets.library.manifest import Library, scan_folder
+from embed_assets.tables import Tables
+from embed_assets.vectors import decode_ahead
+from embed_assets.vectors.decode_ahead import DecodeAhead
+from embed_assets.vectors.embed import embed_folder
+from embed_assets.vectors.embed_track import EncoderChoice, Job, embed_track
+from embed_assets.vectors.store import Store
+from embed_assets.workers import open_pool
+from embed_assets_tests.synth import write_track
+
+CHOICE = EncoderChoice("acoustic", "", "cpu", Path())
+RECIPE = CHOICE.recipe(2.0, 0)  # whole tracks, in windows of 2 s
+
+
+@pytest.fixture
+def library(tmp_path: Path) -> Library:
+    """Tracks of several lengths, one below a window, one too long to hand on."""
+    album = tmp_path / "music" / "Album"
+    for i, seconds in enumerate((3.0, 5.0, 1.5, 5.0, 4.0)):
+        write_track(album / f"{i}.ogg", seconds=seconds, seed=i, rate=22_050)
+    long = album / "long.wav"
+    noise = np.random.default_rng(0).integers(96, 160, 8000, np.uint8).tobytes()
+    with wave.open(str(long), "wb") as file:
+        file.setparams((1, 1, 8000, 0, "NONE", ""))
+        file.writeframes(noise * (round(decode_ahead.LONGEST_SECONDS) + 1))
+    return Library(tmp_path / "music")
+
+
+def test_it_gives_the_vectors_and_rows_that_a_process_a_core_gives(
+    library: Library, tmp_path: Path
+) -> None:
+    done = {}
+    with open_pool(1) as decoders, open_pool(1) as device:
+        for name, pool in (
+            ("a core", decoders),
+            ("ahead", DecodeAhead(decoders, device, batch_seconds=9.0)),
+        ):
+            tables, store = Tables(tmp_path / f"{name}.sqlite"), Store(tmp_path / name)
+            scan_folder(library, b"Album", tables, decoders)
+            rows = {}
+            result = embed_folder(
+                library,
+                b"Album",
+                RECIPE,
+                CHOICE,
+                tables,
+                store,
+                pool,
+                on_track=lambda row, rows=rows: rows.update({row.audio_hash: row}),
+            )
+            assert (result.embedded, result.rejected) == (6, 0)
+            assert result.engine == "numpy"
+            assert min(result.decode_seconds, result.encode_seconds, result.store_seconds) > 0
+            done[name] = {
+                h: (store.read(RECIPE.digest, h), r.windows, r.decoded_seconds, r.note)
+                for h, r in rows.items()
+            }
+            with tables.connect() as db:
+                db.execute("DELETE FROM embeddings")
+            found = embed_folder(library, b"Album", RECIPE, CHOICE, tables, store, pool)
+            assert (found.embedded, found.reused) == (0, 6), "they are in the store"
+    assert done["a core"].keys() == done["ahead"].keys()
+    for key, (vectors, *others) in done["a core"].items():
+        np.testing.assert_array_equal(done["ahead"][key][0], vectors)
+        assert done["ahead"][key][1:] == tuple(others)
+
+
+def test_a_failure_is_that_of_its_track(library: Library, tmp_path: Path) -> None:
+    tables = Tables(tmp_path / "t.sqlite")
+    folder = library.root / "Album"
+    (folder / "long.wav").unlink()
+    with open_pool(1) as decoders, open_pool(1) as device:
+        scan_folder(library, b"Album", tables, decoders)
+        (folder / "1.ogg").write_bytes(b"changed since")
+        (folder / "2.ogg").unlink()
+        jobs = jobs_of(library, tables, tmp_path / "store")
+        outcomes = dict(DecodeAhead(decoders, device).run(embed_track, jobs))
+    found = {Path(os.fsdecode(j.path)).name: o for j, o in outcomes.items()}
+    assert isinstance(found.pop("1.ogg"), FolderChanged)
+    assert isinstance(found.pop("2.ogg"), FolderChanged)
+    assert {o.row.reason for o in found.values()} == {None}
+    assert found.keys() == {"0.ogg", "3.ogg", "4.ogg"}
+
+
+def test_a_device_that_is_lost_rejects_no_track(library: Library, tmp_path: Path) -> None:
+    tables = Tables(tmp_path / "t.sqlite")
+    with open_pool(1) as decoders, open_pool(1) as device:
+        scan_folder(library, b"Album", tables, decoders)
+        jobs = jobs_of(library, tables, tmp_path / "store")
+        outcomes = dict(DecodeAhead(decoders, device).run(_die, jobs))
+    # It died over the long one, which takes those of its batch with it.
+    lost = [o for o in outcomes.values() if isinstance(o, BaseException)]
+    assert len(outcomes) == 6
+    assert lost
+    assert all(isinstance(o, TransientError) for o in lost)
+
+
+def test_one_bad_vector_rejects_its_track_only(library: Library, tmp_path: Path) -> None:
+    tables = Tables(tmp_path / "t.sqlite")
+    with open_pool(1) as decoders:
+        scan_folder(library, b"Album", tables, decoders)
+    heard = [
+        decode_ahead.decode_track(job)
+        for job in jobs_of(library, tables, tmp_path / "store")
+        if not job.path.endswith(b".wav")
+    ]
+    heard[1].windows[0, 5] = np.nan
+    outcomes = decode_ahead.encode_tracks(decode_ahead.Batch(embed_track, heard))
+    bad = [o for o in outcomes if isinstance(o, Exception)]
+    assert outcomes[1] is bad[0]
+    assert len(bad) == 1
+    assert isinstance(bad[0], TrackRejected)
+    assert bad[0].reason is Reason.BAD_VECTOR
+
+
+def jobs_of(library: Library, tables: Tables, store: Path) -> list[Job]:
+    with tables.connect() as db:
+        (folder,) = db.execute("SELECT folder_id FROM folders").fetchone()
+    return [
+        Job(t, local_path(library.root, t.path), RECIPE, CHOICE, store, "", False)
+        for t in tables.pending(folder, RECIPE.digest, False)
+    ]
+
+
+def _die(job: Job) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -1,0 +1,254 @@
+"""A faster engine gives the vectors of the plain module, or does not run.
+
+Made-up music stands in for real tracks, and a small checkpoint of random weights for the real ones.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from embed_assets import encoders
+from embed_assets.encoders import Encoder, devices, muq_openvino, muq_torch
+from embed_assets.encoders.devices import lease_cuda
+from embed_assets.encoders.muq import reference
+from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.vectors.pooling import pool
+from embed_assets_tests import small_muq
+from embed_assets_tests.synth import write_track
+
+RATE = 24_000
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_muq.save(tmp_path_factory.mktemp("model") / "small")
+
+
+@pytest.fixture(scope="module")
+def converted(small: Path) -> Path:
+    """A cache with the converted and checked model."""
+    cache = small.parent / "cache"
+    encoders.load("muq", str(small), "cpu", cache)
+    return cache
+
+
+@pytest.fixture
+def cache(converted: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(converted, tmp_path / "cache"))
+
+
+@pytest.fixture(scope="module")
+def plain(small: Path) -> Encoder:
+    return reference(str(small), small.parent / "cache")
+
+
+@pytest.fixture(scope="module")
+def windows(tmp_path_factory: pytest.TempPathFactory) -> list[np.ndarray]:
+    """Two tracks as they are heard: three windows of 3 s, and one of a track of 2.2 s."""
+    from embed_assets.audio.decode import read_windows
+    from embed_assets.audio.windows import WindowPolicy
+
+    folder, heard = tmp_path_factory.mktemp("music"), []
+    for seed, seconds in ((1, 12.0), (2, 2.2)):
+        path = folder / f"{seed}.ogg"
+        write_track(path, seconds=seconds, seed=seed)
+        decoded = read_windows(str(path).encode(), seconds, WindowPolicy(3.0, 3), RATE)
+        heard.append(np.stack(decoded.windows))
+    return heard
+
+
+def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
+    norms = np.linalg.norm(a, axis=-1) * np.linalg.norm(b, axis=-1)
+    return np.sum(a * b, axis=-1) / norms
+
+
+def conversions(cache: Path) -> list[int]:
+    """Inodes of the converted models: another one was made anew."""
+    return [p.stat().st_ino for p in (cache / "openvino").rglob("model.bin")]
+
+
+def test_openvino_gives_the_vectors_of_the_plain_module(
+    small: Path, cache: Path, plain: Encoder, windows: list[np.ndarray]
+) -> None:
+    engine = encoders.load("muq", str(small), "cpu", cache)
+    assert (engine.engine, engine.device, engine.warning) == ("openvino", "cpu", "")
+    near = muq_openvino.SMALLEST_COSINE[engine.dtype]
+    assert len(windows[0]) == 3
+    assert windows[1].shape == (1, round(2.2 * RATE))
+    for track in windows:
+        ours, theirs = engine.encode(track), plain.encode(track)
+        assert cosine(ours[:, 0], theirs[:, 0]).min() >= near
+        for pooling in ("mean", "enriched"):
+            assert pool(ours, pooling) @ pool(theirs, pooling) >= near
+        if engine.dtype == "float32":
+            np.testing.assert_allclose(ours, theirs, rtol=2e-3, atol=2e-4)
+
+
+def test_bfloat16_is_used_where_the_cpu_has_it() -> None:
+    flags = Path("/proc/cpuinfo").read_text().split()
+    fast = "avx512_bf16" in flags or "amx_bf16" in flags
+    assert muq_openvino._dtypes("CPU") == (("bfloat16", "float32") if fast else ("float32",))
+
+
+def test_what_is_converted_is_kept_and_needs_neither_muq_nor_transformers(
+    small: Path, cache: Path
+) -> None:
+    before = conversions(cache)
+    used, found = in_processes(1, small, cache)[0]
+    assert used == "openvino"
+    assert not found, "imported though the converted model was there"
+    assert conversions(cache) == before
+
+
+def test_workers_that_start_at_once_convert_once(small: Path, tmp_path: Path) -> None:
+    cache = tmp_path / "cache"
+    used = in_processes(2, small, cache)
+    assert [engine for engine, _ in used] == ["openvino"] * 2
+    assert sorted(bool(imported) for _, imported in used) == [False, True], "one converts"
+    assert not list((cache / "openvino").glob(".*"))
+
+
+@pytest.mark.parametrize("damage", ["cut off", "one bit", "a file missing", "no manifest"])
+def test_a_damaged_conversion_is_made_anew(
+    small: Path, cache: Path, plain: Encoder, damage: str
+) -> None:
+    (weights,) = (cache / "openvino").rglob("model.bin")
+    raw = bytearray(weights.read_bytes())
+    match damage:
+        case "cut off":
+            weights.write_bytes(raw[:-1000])
+        case "one bit":
+            raw[len(raw) // 2] ^= 64
+            weights.write_bytes(raw)
+        case "a file missing":
+            weights.with_name("model.xml").unlink()
+        case "no manifest":
+            weights.with_name("manifest.json").write_text("{")
+    engine = encoders.load("muq", str(small), "cpu", cache)
+    assert engine.engine == "openvino"
+    audio = np.random.default_rng(0).standard_normal((1, RATE)).astype(np.float32)
+    assert cosine(engine.encode(audio)[:, 0], plain.encode(audio)[:, 0]).min() > 0.999
+    assert muq_openvino._is_whole(weights.parent)
+
+
+def test_an_engine_that_gives_other_vectors_is_refused_and_torch_works(
+    small: Path, cache: Path, plain: Encoder
+) -> None:
+    reference_ = next((cache / "openvino").rglob("reference.npy"))
+    shift = np.random.default_rng(0).standard_normal(np.load(reference_).shape)
+    rewrite(reference_, np.load(reference_) + 0.1 * shift.astype(np.float32))
+    audio = np.random.default_rng(0).standard_normal((2, RATE)).astype(np.float32)
+    before = conversions(cache)
+    for _ in range(2):  # the verdict is kept
+        engine = encoders.load("muq", str(small), "cpu", cache)
+        assert (engine.engine, engine.dtype) == ("torch", "float32")
+        assert "OpenVINO was refused" in engine.warning
+        assert "differ from torch's (cosine 0.9" in engine.warning
+        np.testing.assert_array_equal(engine.encode(audio), plain.encode(audio))
+    assert conversions(cache) == before
+    with pytest.raises(ConfigurationError, match=r"EMBED_DEVICE is 'openvino:CPU'.*differ"):
+        encoders.load("muq", str(small), "openvino:CPU", cache)
+
+
+def rewrite(path: Path, array: np.ndarray) -> None:
+    """Replace a file of a conversion as if it had been made so, and forget the verdicts."""
+    np.save(path, array)
+    manifest = path.with_name("manifest.json")
+    known = json.loads(manifest.read_text())
+    known[path.name] = [path.stat().st_size, muq_openvino._crc(path)]
+    manifest.write_text(json.dumps(known))
+    for verdict in path.parent.glob("check-*.json"):
+        verdict.unlink()
+
+
+def test_a_cache_that_cannot_be_written_costs_speed_not_vectors(
+    small: Path, tmp_path: Path, plain: Encoder
+) -> None:
+    (tmp_path / "openvino").write_text("in the way")
+    engine = encoders.load("muq", str(small), "cpu", tmp_path)
+    assert engine.engine == "torch"
+    assert "OpenVINO was refused" in engine.warning
+    assert str(tmp_path / "openvino") in engine.warning
+
+
+def test_what_memory_cannot_hold_is_tried_in_halves_and_remembered() -> None:
+    import torch
+
+    sizes = []
+
+    def forward(audio: torch.Tensor) -> torch.Tensor:
+        sizes.append(len(audio))
+        if len(audio) > 3:
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return audio[:, :4, None]
+
+    audio = torch.randn(10, RATE)
+    batches = muq_torch.Batches(forward, seconds=8.0)
+    for tries in ([8, 4, 2, 2, 2, 2, 2], [2, 2, 2, 2, 2]):
+        sizes.clear()
+        assert torch.equal(batches(audio), audio[:, :4, None])
+        assert sizes == tries
+
+
+def test_a_single_window_that_memory_cannot_hold_fails_the_step() -> None:
+    import torch
+
+    def forward(audio: torch.Tensor) -> torch.Tensor:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(TransientError, match="EMBED_WINDOW_SECONDS"):
+        muq_torch.Batches(forward, seconds=8.0)(torch.zeros(4, RATE))
+
+
+def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    if torch.cuda.is_available():
+        pytest.skip("torch can use the GPU of this machine")
+    monkeypatch.setattr(devices, "nvidia_gpu", lambda: "/dev/nvidia0")
+    with pytest.raises(ConfigurationError, match=r"/dev/nvidia0.*cannot use.*EMBED_DEVICE=cpu"):
+        encoders.load("muq", str(small), "auto", tmp_path)
+    assert encoders.one_process("muq", "auto")
+    assert not encoders.one_process("muq", "cpu")
+    assert not encoders.one_process("acoustic", "auto")
+
+
+def test_a_gpu_that_is_hidden_from_this_process_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert devices.nvidia_gpu() == ""
+
+
+def test_each_process_leases_a_gpu_of_its_own(tmp_path: Path) -> None:
+    assert [lease_cuda(2, tmp_path) for _ in range(2)] == ["cuda:0", "cuda:1"]
+    with pytest.raises(TransientError, match="all 2 CUDA devices are leased"):
+        lease_cuda(2, tmp_path, wait_seconds=0)
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(1) as process:
+        assert process.apply(lease_cuda, (3, tmp_path)) == "cuda:2"
+    # Its process is gone, and the lease with it.
+    assert lease_cuda(3, tmp_path, wait_seconds=10) == "cuda:2"
+
+
+def in_processes(count: int, small: Path, cache: Path) -> list[tuple[str, bool]]:
+    """Load in fresh processes at once: the engine, and whether muq or transformers were loaded."""
+    context = multiprocessing.get_context("spawn")
+    with context.Pool(count) as processes:
+        waiting = [processes.apply_async(_load, (small, cache)) for _ in range(count)]
+        return [w.get(120) for w in waiting]
+
+
+def _load(small: Path, cache: Path) -> tuple[str, bool]:
+    import sys
+
+    engine = encoders.load("muq", str(small), "cpu", cache)
+    engine.encode(np.zeros((1, RATE), np.float32))
+    assert not sys.modules.get("openvino_telemetry"), "OpenVINO would report to its maker"
+    return engine.engine, bool({"muq", "transformers"} & set(sys.modules))
