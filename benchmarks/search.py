@@ -259,7 +259,7 @@ def write(where: str, what: str) -> int:
         while True:
             # An album a tenth of a second: a hundred times what a GPU embeds.
             for folder in rng.integers(0, 80, 1):
-                tables.put_indexed(what, f"{folder:032x}", str(time.time()), 12)
+                tables.put_indexed(what, [(f"{folder:032x}", str(time.time()), 12)])
             time.sleep(0.1)
     with connect(place) as client:
         while True:

@@ -297,6 +297,11 @@ class Tables(Database):
                 ((f, path, stage, message, time.time(), run, shared) for f, path in folders),
             )
 
+    def clear_failure(self, folder: str) -> None:
+        """Forget that the last try of a folder failed."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
+
 
 def _marks(values: list[str]) -> str:
     return ", ".join("?" * len(values))

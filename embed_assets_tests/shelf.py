@@ -11,6 +11,7 @@ from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import index_library
 from embed_assets.index.searcher import Searcher
+from embed_assets.index.serving import settle
 from embed_assets.library.manifest import Library
 from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
@@ -70,16 +71,17 @@ class Shelf:
             self.tables.begin_scan(folder, path, scan)
             self.tables.put_tracks(here, scan)
             self.tables.finish_scan(folder, scan, digest(str(here)), len(here))
-            self.tables.put_indexed(self.place, folder, f"v{self.at}", len(here))
+            self.tables.put_indexed(self.place, [(folder, f"v{self.at}", len(here))])
         if index:
             self.index(list(folders.values()))
 
     def index(self, paths: list[bytes]) -> None:
         with connect(self.uri) as client:
             for report in index_library(
-                client, self.library, paths, SPEC, self.tables, self.store, self.place
+                client, self.library, paths, SPEC, self.tables, self.store, self.uri
             ):
                 assert not isinstance(report, tuple), report
+            settle(client, SPEC, self.tables, self.store, self.uri)
 
     def remove(self, path: bytes) -> None:
         self.tables.forget_folder(folder_id("music", path))

@@ -18,6 +18,7 @@ from embed_assets.index.filters import parse
 from embed_assets.index.folders import FolderIndexed, index_library
 from embed_assets.index.page import page
 from embed_assets.index.projection import draw, picture
+from embed_assets.index.serving import settle
 from embed_assets.library.manifest import scan_folder
 from embed_assets.library.walk import walk
 from embed_assets.vectors.embed import embed_folder
@@ -50,9 +51,10 @@ def index(project):
             scan_folder(project.library, path, tables, pool)
             embed_folder(project.library, path, spec.recipe, project.choice, tables, store, pool)
     with connect(project.uri) as client:
-        place = spec.place(project.uri)
-        for told in index_library(client, project.library, paths, spec, tables, store, place):
+        uri = project.uri
+        for told in index_library(client, project.library, paths, spec, tables, store, uri):
             assert isinstance(told, FolderIndexed), told
+        settle(client, spec, tables, store, uri)
 
 
 def ask(world, *arguments):
