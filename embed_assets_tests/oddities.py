@@ -111,7 +111,6 @@ def _headers_and_noise(rng: np.random.Generator) -> Iterator[Odd]:
         "dts": b"\x7f\xfe\x80\x01\xfc\x3c",
         "dff": b"FRM8" + struct.pack(">Q", 9_000) + b"DSD FVER",
         "dsf": b"DSD " + struct.pack("<QQ", 28, 9_000),
-        "oma": b"EA3\x01\0\x60\xff\xff",
         "mka": b"\x1a\x45\xdf\xa3",
         "flac": b"fLaC\x80\0\0\x22",
         "ogg": b"OggS\0\x02",

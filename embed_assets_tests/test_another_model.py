@@ -104,6 +104,7 @@ def written_rows(world, runs):
     return total
 
 
+@pytest.mark.stress
 def test_a_backup_of_tables_and_vectors_is_all_that_a_new_machine_needs(world):
     for i in range(2):
         world.album(f"Album {i}", i, 10 + i)

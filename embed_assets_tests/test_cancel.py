@@ -56,6 +56,7 @@ def library(world):
     return world
 
 
+@pytest.mark.stress
 def test_a_run_that_is_cancelled_stops_within_ten_seconds_wherever_it_is(library):
     world = library
     run = materialize(world, "Long")
@@ -93,6 +94,7 @@ def left(world):
     return [p for role in WORKERS for p in roles.get(role, [])]
 
 
+@pytest.mark.stress
 def test_a_folder_that_always_fails_holds_no_other_back_and_rests(world):
     world.humble = True
     world.settings["EMBED_SCAN_SECONDS"] = "2"

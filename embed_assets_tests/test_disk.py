@@ -87,6 +87,7 @@ def test_a_library_that_cannot_be_read_for_a_moment_is_no_reason_to_reject_or_re
     assert world.sync()["runs"] == []
 
 
+@pytest.mark.stress
 def test_a_folder_without_permission_holds_no_other_back_and_loses_nothing(world):
     world.humble = True
     world.album("Shut", 2)

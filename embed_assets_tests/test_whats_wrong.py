@@ -88,7 +88,8 @@ def test_a_collection_of_another_width_ends_sync_with_2_at_once_and_no_retry(wor
     assert done.returncode == 2, done.stderr
     assert spec.collection in done.stderr
     assert "Traceback" not in done.stderr
-    assert events(world, dg.DagsterEventType.STEP_UP_FOR_RETRY) == []
+    retried = [step for step, _ in events(world, dg.DagsterEventType.STEP_UP_FOR_RETRY)]
+    assert "milvus_index" not in retried
     with world.instance() as instance:
         assert instance.get_runs_count() <= 2, "as many as go on at once"
     (problem,) = problems(world).values()
@@ -148,6 +149,7 @@ def test_damaged_vectors_are_found_by_doctor_and_made_again_by_asking(world):
     world.assert_index_is_library()
 
 
+@pytest.mark.stress
 def test_a_folder_whose_run_was_killed_long_ago_is_still_listed(world):
     from embed_assets.defs import state
 
@@ -201,6 +203,7 @@ def test_half_a_small_library_that_is_gone_is_said_by_sync_doctor_and_status(wor
     world.assert_index_is_library()
 
 
+@pytest.mark.stress
 def test_a_library_of_which_all_was_deleted_is_emptied_on_a_persons_word_only(world):
     world.album("Album", 1, 2)
     world.sync()
