@@ -48,9 +48,11 @@ def _seconds(process):
 def library(world):
     """Long tracks of which all is embedded, so that each step can be met at its work."""
     world.settings |= {"EMBED_SCAN_SECONDS": "3600", "EMBED_WINDOWS": "0"}
+    world.album("Anchor", 1)
+    world.up()
+    world.until(world.in_step, "the only look of the sensor is over")
     for i in range(6):
         write_track(world.library / f"Long/{i}.flac", seconds=400, seed=i, rate=22_050, channels=1)
-    world.up()
     with world.instance() as instance:
         instance.add_dynamic_partitions("music_folders", ["Long"])
     return world
