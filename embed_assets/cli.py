@@ -11,6 +11,7 @@ import typer
 
 from embed_assets import cli_index, cli_questions
 from embed_assets.commands import terminal
+from embed_assets.commands.terminal import AsJson
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.settings import Settings
 
@@ -22,8 +23,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
 )
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 @app.command(epilog="Example: EMBED_LIBRARY=~/Music embed-assets up --port 3000")

@@ -5,14 +5,13 @@ Arguments in, lines or JSON out, as in `cli`, which adds them to its own.
 
 from __future__ import annotations
 
-import json
 from typing import Annotated, Any
 
 import typer
+from rich.filesize import decimal
 
+from embed_assets.commands.terminal import AsJson, print_json
 from embed_assets.settings import Settings
-
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
 
 def collections(
@@ -43,7 +42,7 @@ def collections(
         command.check(project)
     rows = command.collections(project)
     if as_json:
-        _print_json(rows)
+        print_json(rows)
         return
     for row in rows:
         marks = [w for w in ("served", "wanted") if row[w]]
@@ -104,13 +103,13 @@ def gc(
 
     found = command(Settings.load(), dry_run=dry_run, older_than=hours * 3600)
     if as_json:
-        _print_json(found.as_json())
+        print_json(found.as_json())
         return
     s = found.swept
     word = "would be removed" if dry_run else "removed"
     typer.echo(
-        f"{s.removed} of {s.entries} entries {word}, {_bytes(s.removed_bytes)} of"
-        f" {_bytes(s.bytes)}; {s.too_young} unused ones are younger than {hours:g} h"
+        f"{s.removed} of {s.entries} entries {word}, {decimal(s.removed_bytes)} of"
+        f" {decimal(s.bytes)}; {s.too_young} unused ones are younger than {hours:g} h"
     )
     if not found.in_step:
         typer.echo("(the library is not in step: `embed-assets sync` comes first)")
@@ -141,7 +140,7 @@ def _print_standing(standing: Any, as_json: bool) -> None:
     from embed_assets.commands.collections import standing_json
 
     if as_json:
-        _print_json(standing_json(standing))
+        print_json(standing_json(standing))
         return
     if standing.moved:
         typer.echo(f"{standing.served} is served now; the switch took {standing.switch_ms:.1f} ms")
@@ -150,15 +149,3 @@ def _print_standing(standing: Any, as_json: bool) -> None:
     for gate in standing.verdict.gates if standing.verdict else ():
         word = {True: "ok", False: "WRONG", None: ""}[gate.passed]
         typer.echo(f"    {gate.name:20} {gate.value:<10g} {word}")
-
-
-def _bytes(n: int) -> str:
-    for unit in ("bytes", "KiB", "MiB"):
-        if n < 1024:
-            return f"{n:.0f} {unit}"
-        n /= 1024
-    return f"{n:.1f} GiB"
-
-
-def _print_json(value: Any) -> None:
-    typer.echo(json.dumps(value, ensure_ascii=False, default=str))

@@ -10,10 +10,9 @@ from typing import Annotated, Any
 
 import typer
 
-from embed_assets.commands.terminal import plain, print_json, print_matches, tell
+from embed_assets.commands.terminal import AsJson, plain, print_json, print_matches, tell
 from embed_assets.settings import Settings
 
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 Query = Annotated[
     list[str],
     typer.Argument(help="A path, several paths, a folder, or words of title and artist."),
