@@ -3,15 +3,19 @@
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 
 import dagster as dg
 
 from embed_assets.defs import state
 from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
+from embed_assets_tests.evidence import slots_held
+from embed_assets_tests.synth import write_track
 
 
 def events(world, kind):
@@ -203,3 +207,22 @@ def test_odd_questions_get_an_answer_and_no_traceback(world):
     assert world.run("up", "--port", "99999").returncode == 2
     world.settings["EMBED_HOME"] = "~nosuchuser/x"
     assert world.run("status").returncode == 2
+
+
+def test_a_sync_that_is_stopped_cancels_its_run_at_once_and_tries_no_step_again(world):
+    world.settings["EMBED_WINDOWS"] = "0"
+    for i in range(6):
+        write_track(world.library / f"Long/{i}.flac", seconds=400, seed=i, rate=22_050, channels=1)
+    command = [sys.executable, "-m", "embed_assets.cli", "sync"]
+    sync = subprocess.Popen(command, env=world.environment, cwd=world.root)
+    started = dg.DagsterEventType.STEP_START
+    world.until(lambda: "audio_embeddings" in dict(events(world, started)), "it embeds")
+    asked = time.monotonic()
+    sync.send_signal(signal.SIGINT)
+    sync.wait(30)
+    assert time.monotonic() - asked < 10
+    world.until(lambda: not world.processes(), "no process is left", 10)
+    with world.instance() as instance:
+        assert [r.status for r in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
+    assert events(world, dg.DagsterEventType.STEP_UP_FOR_RETRY) == []
+    assert not slots_held(world)

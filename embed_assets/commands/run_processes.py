@@ -67,16 +67,24 @@ def wait_for_record(begun: Iterable[RunProcess], instance: dg.DagsterInstance) -
 
 
 @contextmanager
-def stopped_at_the_end(running: list[RunProcess]) -> Iterator[None]:
-    """Stop what still runs when the block is left by an error or Ctrl-C."""
+def stopped_at_the_end(instance: dg.DagsterInstance, running: list[RunProcess]) -> Iterator[None]:
+    """Cancel what still runs when the block is left by an error or Ctrl-C."""
     try:
         yield
     finally:
-        for run in running:
-            run.process.terminate()
-        for run in running:
-            run.process.join(STOP_SECONDS)
-            run.process.kill()
+        for started in running:
+            run = started.run(instance)
+            if run and not run.is_finished:
+                instance.report_run_canceling(run)
+            started.process.terminate()
+        for started in running:
+            started.process.join(STOP_SECONDS)
+            started.process.kill()
+            started.process.join()
+            run = started.run(instance)
+            if run and not run.is_finished:
+                instance.report_run_canceled(run)
+                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
 def _execute(settings: Settings, request: Request, name: str) -> None:

@@ -91,7 +91,7 @@ def sync(
     result = SyncResult()
     compared = False
     running: list[RunProcess] = []
-    with open_instance(settings) as instance, stopped_at_the_end(running):
+    with open_instance(settings) as instance, stopped_at_the_end(instance, running):
         while True:
             # Without `up`, nobody else frees what dead runs hold.
             reap(instance)

@@ -7,7 +7,12 @@ import dagster as dg
 
 from embed_assets import reports
 from embed_assets.defs.checks import READABLE, every_track_readable
-from embed_assets.defs.execution import GPU_POOL, RETRIES, wrong_settings_fail_at_once
+from embed_assets.defs.execution import (
+    GPU_POOL,
+    RETRIES,
+    stopped_for_good,
+    wrong_settings_fail_at_once,
+)
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.ranged_run import (
     Progress,
@@ -143,7 +148,10 @@ def audio_embeddings(
     if any(t.pending for t in totals) and (wait := choice.preparation()):
         context.log.info(wait)
     # Fewer after each failed try: what killed the workers may have been want of memory.
-    with open_embedders(choice, recipe.window_seconds, context.retry_number) as pool:
+    with (
+        stopped_for_good("audio_embeddings"),
+        open_embedders(choice, recipe.window_seconds, context.retry_number) as pool,
+    ):
         each_folder(context, music, tables, embed)
     context.log.info(progress.line())
     return dg.MaterializeResult(check_results=[every_track_readable(tables, recipe.digest)])

@@ -63,6 +63,18 @@ def is_in_process(run: dg.DagsterRun) -> bool:
 
 
 @contextmanager
+def stopped_for_good(stage: str) -> Iterator[None]:
+    """Turn an interrupt into a failure without retries: Dagster would try the step again.
+
+    A run that was cancelled ends cancelled all the same.
+    """
+    try:
+        yield
+    except (dg.DagsterExecutionInterruptedError, KeyboardInterrupt) as e:
+        raise dg.Failure(f"{stage}: stopped before it was done", allow_retries=False) from e
+
+
+@contextmanager
 def wrong_settings_fail_at_once(stage: str) -> Iterator[None]:
     """Turn a ConfigurationError into a failure without retries."""
     try:

@@ -6,7 +6,7 @@ import dagster as dg
 
 from embed_assets.defs.audio_embeddings import audio_embeddings
 from embed_assets.defs.checks import evaluation_of, told_of
-from embed_assets.defs.execution import MILVUS_POOL, RETRIES
+from embed_assets.defs.execution import MILVUS_POOL, RETRIES, stopped_for_good
 from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
 from embed_assets.defs.ranged_run import (
     folder_metadata,
@@ -77,7 +77,7 @@ def milvus_index(
     failed: list[tuple[str, Exception]] = []
     try:
         spec = encoder.spec()
-        with milvus.get_client() as client:
+        with stopped_for_good(stage), milvus.get_client() as client:
             paths, uri = paths_of(todo), milvus.uri
             for report in index_library(client, music, paths, spec, tables, store, uri):
                 if isinstance(report, tuple):

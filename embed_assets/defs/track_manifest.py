@@ -6,7 +6,7 @@ from typing import Any
 import dagster as dg
 
 from embed_assets import reports
-from embed_assets.defs.execution import RETRIES
+from embed_assets.defs.execution import RETRIES, stopped_for_good
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.ranged_run import (
     REMOVE_TAG,
@@ -99,5 +99,5 @@ def track_manifest(
             "seconds": round(time.monotonic() - started, 3),
         }
 
-    with open_pool(min(cpu_count(), 8)) as pool:
+    with stopped_for_good("track_manifest"), open_pool(min(cpu_count(), 8)) as pool:
         each_folder(context, music, tables, scan)
