@@ -258,7 +258,8 @@ def _playlist(project: Any, file: Path | None, matches: Sequence[Any]) -> None:
     root = require_library(project.library.root)
     by_id = tracks_by_id(project.tables, [m.track_id for m in matches])
     tracks = [by_id[m.track_id] for m in matches if m.track_id in by_id]
-    _tell(write_m3u(file, root, tracks))
+    left_out = write_m3u(file, root, tracks)
+    _tell([*left_out, f"{len(tracks) - len(left_out)} tracks written to {file}"])
 
 
 def _tell(notes: Iterable[str]) -> None:

@@ -69,7 +69,7 @@ def _layout(s: Status) -> Group:
 def _collection(s: Status) -> str:
     if s.served in (None, s.collection):
         return s.collection
-    return f"{s.served} is served while {s.collection} is filled"
+    return f"{s.served} is served until {s.collection} is complete"
 
 
 def _time(seconds: float | None) -> str:

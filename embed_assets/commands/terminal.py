@@ -38,9 +38,12 @@ def tell(text: str) -> None:
 def print_matches(heading: str, matches: Iterable[Match]) -> None:
     """A list for people, as it comes: cosine, title, artist, path."""
     typer.echo(plain(heading))
+    m = None
     for m in matches:
         by = f" - {m.artist}" if m.artist else ""
         typer.echo(plain(f"  {m.score:+.3f}  {m.title}{by}  ({m.path})"))
+    if m is None:
+        typer.echo("  none: no other track fits what was asked for")
 
 
 def _shown(match: re.Match[str]) -> str:

@@ -70,10 +70,12 @@ def condition(field: str, text: str, negate: bool = False) -> Condition:
         most = read(high, True) if high.strip() else float("inf")
     except ValueError as e:
         raise ConfigurationError(f"{field}={text!r}: {e}") from None
-    if not text.strip(". ") or least > most:
+    if not text.strip(". "):
         raise ConfigurationError(
             f"{field}={text!r} is no range: write LEAST..MOST, LEAST.. or ..MOST"
         )
+    if least > most:
+        raise ConfigurationError(f"{field}={text!r}: {low} is more than {high}; turn them round")
     return Condition(field, low=least, high=most, negate=negate)
 
 
