@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from embed_assets.identity import display_path
@@ -218,3 +219,26 @@ def folder_rejects(
             " AND coalesce(t.reason, e.reason) IS NOT NULL ORDER BY t.path LIMIT ?",
             (recipe, folder, limit),
         ).fetchall()
+
+
+def readiness(
+    tables: Tables, folders: Iterable[str], recipe: str
+) -> dict[str, tuple[str | None, int, int]]:
+    """(digest, tracks, tracks not yet embedded under the recipe) of each of these folders.
+
+    Digest None: it is being scanned. A folder that was never scanned is left out.
+    """
+    rest = iter(folders)
+    found: dict[str, tuple[str | None, int, int]] = {}
+    with tables.connect() as db:
+        while ids := list(islice(rest, 500)):
+            rows = db.execute(
+                "SELECT f.folder_id, f.digest, count(t.track_id), count(CASE WHEN t.track_id"
+                " IS NOT NULL AND t.reason IS NULL AND e.audio_hash IS NULL THEN 1 END)"
+                " FROM folders f LEFT JOIN tracks t ON t.folder_id = f.folder_id"
+                " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+                f" WHERE f.folder_id IN ({', '.join('?' * len(ids))}) GROUP BY f.folder_id",
+                (recipe, *ids),
+            )
+            found.update({folder: tuple(rest_of) for folder, *rest_of in rows})
+    return found

@@ -20,7 +20,6 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, fields, replace
-from itertools import islice
 
 from embed_assets.database import Database
 from embed_assets.errors import FolderChanged
@@ -237,27 +236,6 @@ class Tables(Database):
         with self.connect() as db:
             yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
 
-    def readiness(
-        self, folders: Iterable[str], recipe: str
-    ) -> dict[str, tuple[str | None, int, int]]:
-        """(digest, tracks, tracks not yet embedded under the recipe) of each of these folders.
-
-        Digest None: it is being scanned. A folder that was never scanned is left out.
-        """
-        rest, found = iter(folders), {}
-        with self.connect() as db:
-            while ids := list(islice(rest, 500)):
-                rows = db.execute(
-                    "SELECT f.folder_id, f.digest, count(t.track_id), count(CASE WHEN t.track_id"
-                    " IS NOT NULL AND t.reason IS NULL AND e.audio_hash IS NULL THEN 1 END)"
-                    " FROM folders f LEFT JOIN tracks t ON t.folder_id = f.folder_id"
-                    " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
-                    f" WHERE f.folder_id IN ({_marks(ids)}) GROUP BY f.folder_id",
-                    (recipe, *ids),
-                )
-                found |= {folder: tuple(values) for folder, *values in rows}
-        return found
-
     def put_indexed(self, place: str, written: Iterable[tuple[str, str, int]]) -> None:
         """Note (folder id, version, rows) of what a place holds: these folders went through."""
         with self.transaction() as db:
@@ -301,7 +279,3 @@ class Tables(Database):
         """Forget that the last try of a folder failed."""
         with self.transaction() as db:
             db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
-
-
-def _marks(values: list[str]) -> str:
-    return ", ".join("?" * len(values))

@@ -1,11 +1,14 @@
 """What all tests share: hypothesis without a clock, and no settings from outside."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
+from embed_assets.encoders import Encoder
+from embed_assets_tests import small_muq
 from embed_assets_tests.milvus_server import database, running_server
 
 settings.register_profile("steady", deadline=None)
@@ -66,3 +69,23 @@ def _world(root):
 @pytest.fixture
 def lite(tmp_path: Path) -> str:
     return str(tmp_path / "home" / "milvus.db")
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return small_muq.save(tmp_path_factory.mktemp("model") / "small")
+
+
+@pytest.fixture
+def copy(small: Path, tmp_path: Path) -> Path:
+    return Path(shutil.copytree(small, tmp_path / "copy"))
+
+
+@pytest.fixture(scope="module", params=["the reference", "the fastest engine"])
+def muq(request: pytest.FixtureRequest, small: Path) -> Encoder:
+    from embed_assets import encoders
+    from embed_assets.encoders.muq import reference
+
+    if request.param == "the reference":
+        return reference(str(small), small.parent / "cache")
+    return encoders.load("muq", str(small), "cpu", small.parent / "cache")

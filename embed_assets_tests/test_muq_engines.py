@@ -19,15 +19,9 @@ from embed_assets.encoders.devices import lease_cuda
 from embed_assets.encoders.muq import reference
 from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.vectors.pooling import pool
-from embed_assets_tests import small_muq
 from embed_assets_tests.synth import write_track
 
 RATE = 24_000
-
-
-@pytest.fixture(scope="module")
-def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_muq.save(tmp_path_factory.mktemp("model") / "small")
 
 
 @pytest.fixture(scope="module")

@@ -21,6 +21,7 @@ from embed_assets.index.write import (
 )
 from embed_assets.library.manifest import Library
 from embed_assets.library.plan import EMPTY
+from embed_assets.reports import readiness
 from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
 from embed_assets.vectors.pooled import Pooled
@@ -76,7 +77,7 @@ def index_library(
     place = spec.place(address)
     catalogue.note_collection(tables, address, spec)
     by_id = {folder_id(library.name, p): p for p in paths}
-    told = tables.readiness(by_id, spec.recipe.digest)
+    told = readiness(tables, by_id, spec.recipe.digest)
     ready = {f: digest for f, (digest, _, pending) in told.items() if digest and not pending}
     for folder in by_id.keys() - ready.keys():
         yield FolderIndexed(by_id[folder], DIRTY)
@@ -84,7 +85,7 @@ def index_library(
     pooled: Pooled | None = None
     reports = index_folders(client, spec, sources, _vectors(spec, tables, store))
     for chunk in _chunks(reports):
-        now = tables.readiness([r.folder_id for r in chunk], spec.recipe.digest)
+        now = readiness(tables, [r.folder_id for r in chunk], spec.recipe.digest)
         written = {}
         for report in chunk:
             digest, tracks, _ = now.get(report.folder_id, (None, 0, 0))
@@ -146,7 +147,7 @@ def follow(
     place = other.place(address)
     there = tables.indexed(place)
     by_id = {folder_id(library.name, p): p for p in paths}
-    told = tables.readiness(by_id, other.recipe.digest)
+    told = readiness(tables, by_id, other.recipe.digest)
     digests = {
         folder: digest
         for folder, (digest, _, _) in told.items()
@@ -157,7 +158,7 @@ def follow(
     # Lost vectors are not this one's to mend: they are embedded under the recipe that is wanted.
     vectors = _vectors(other, tables, store, mend=False)
     for chunk in _chunks(index_folders(client, other, sources, vectors)) if sources else ():
-        now = tables.readiness([r.folder_id for r in chunk], other.recipe.digest)
+        now = readiness(tables, [r.folder_id for r in chunk], other.recipe.digest)
         written = []
         for report in chunk:
             if isinstance(report, FolderFailed):

@@ -1,0 +1,45 @@
+"""What the tests of MuQ share: sounds to encode, a process of its own, checkpoints to spoil."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+RATE = 24_000
+
+
+def sweeps(count: int = 3, seconds: float = 2.0) -> np.ndarray:
+    t = np.arange(round(seconds * RATE)) / RATE
+    tones = [np.sin(2 * np.pi * 220 * 2**i * t * (1 + t / 4)) for i in range(count)]
+    return (0.3 * np.stack(tones)).astype(np.float32)
+
+
+def run(code: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_"))}
+    return subprocess.run(
+        [sys.executable, "-c", code, *map(str, args)],
+        env=kept | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=False,
+    )
+
+
+def edit_config(folder: Path, change: Callable[[dict], object]) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    change(config)
+    (folder / "config.json").write_text(json.dumps(config))
+
+
+def edit_tensors(folder: Path, change: Callable[[dict], dict]) -> None:
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(folder / "model.safetensors")
+    save_file(change(dict(tensors)), folder / "model.safetensors")
