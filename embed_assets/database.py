@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embed_assets.errors import ConfigurationError, TransientError
 
-SCHEMA_VERSION = 4
+SCHEMA_VERSION = 5
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folders (
@@ -35,6 +35,7 @@ CREATE TABLE IF NOT EXISTS embeddings (
     reason TEXT, message TEXT, engine TEXT, device TEXT, dtype TEXT, run_id TEXT, at REAL,
     PRIMARY KEY (recipe, audio_hash)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS embeddings_by_time ON embeddings (recipe, at);
 CREATE TABLE IF NOT EXISTS indexed (
     place TEXT, folder_id TEXT, version TEXT, rows INTEGER, at REAL, PRIMARY KEY (place, folder_id)
 ) WITHOUT ROWID;

@@ -120,6 +120,21 @@ def embedded_since(tables: Tables, recipe: str, since: float) -> int:
         ).fetchone()[0]
 
 
+def seconds_per_track(tables: Tables, recipe: str, tracks: int = 100) -> float | None:
+    """How long one took, over the last tracks that were embedded; None where too few were.
+
+    What lies between two runs does not count.
+    """
+    with tables.connect() as db:
+        n, seconds = db.execute(
+            "SELECT sum(n), sum(seconds) FROM (SELECT count(*) - 1 AS n, max(at) - min(at) AS"
+            " seconds FROM (SELECT run_id, at FROM embeddings WHERE recipe = ?"
+            " ORDER BY at DESC LIMIT ?) GROUP BY run_id)",
+            (recipe, tracks),
+        ).fetchone()
+    return max(seconds / n, 1e-3) if n else None
+
+
 def all_tracks(tables: Tables) -> Iterator[Track]:
     """Stream every track of the manifest, by path."""
     with tables.connect() as db:

@@ -70,7 +70,12 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Wait until a folder has held still for so many seconds.",
     )
-    folders_per_run: int = Field(64, ge=1, le=10_000, description="Folders a run, at most.")
+    folders_per_run: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="Folders a run, at most; an import's runs also end after ten minutes' work.",
+    )
 
     @field_validator("library", "home", mode="after")
     @classmethod

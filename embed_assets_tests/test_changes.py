@@ -139,6 +139,16 @@ def test_no_more_is_asked_for_than_there_is_room():
     assert len(memory.dump()) < 200
 
 
+def test_a_run_of_an_import_embeds_no_more_tracks_than_take_its_time():
+    names = [f"f{i:03}" for i in range(20)]
+    seen = [Seen(n, "1", 50 if n == "f005" else 10, OLD) for n in names]
+    policy = Policy(files_per_run=35, room=20, bulk_room=20)
+    sizes = [len(k) for k in keys(look(seen, policy=policy))]
+    assert sizes == [3, 2, 1, 3, 3, 3, 3, 2]  # f005 holds more than a run: it is never cut
+    plan = look(seen, names, policy=policy, embedded=lambda keys: dict.fromkeys(keys, 9))
+    assert [len(k) for k in keys(plan)] == [5, 1, 14]
+
+
 def test_changed_folders_close_together_share_a_run_and_distant_ones_do_not():
     names = [f"f{i:02}" for i in range(40)]
     have = dict.fromkeys(names, "1")

@@ -9,6 +9,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
+from embed_assets import reports
 from embed_assets.index import searcher
 from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
@@ -163,3 +164,16 @@ def test_a_searcher_outlives_that_somebody_deletes_its_copy(shelf, monkeypatch):
     for i, track in ready.tracks():
         name = track.path.rpartition(b"/")[2]
         assert ready.vectors([i])[0] @ want[40 if name == b"new" else int(name)] > 0.9999
+
+
+def test_the_time_a_track_takes_is_that_of_the_last_ones_and_not_of_what_lay_between_runs(shelf):
+    recipe = SPEC.recipe.digest
+    assert reports.seconds_per_track(shelf.tables, "another recipe") is None
+    shelf.tables.put_embeddings(
+        [
+            Embedding(recipe, f"{run}{i}", 1, run_id=run, at=start + 4.0 * i)
+            for run, start in (("a", 6e9), ("b", 7e9))
+            for i in range(60)
+        ]
+    )
+    assert reports.seconds_per_track(shelf.tables, recipe) == pytest.approx(4.0)

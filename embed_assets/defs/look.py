@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import dagster as dg
@@ -28,6 +28,14 @@ LIVE_RUNS = 4
 
 BULK_RUNS = 2
 """Of these, imports: one reads the next folders while the other embeds."""
+
+
+IMPORT_SECONDS = 600.0
+"""A run of an import embeds for about so long: an album dropped meanwhile waits for it, since the
+encoder does one run's work at a time. Loading MuQ again for the next run costs a hundredth."""
+
+FIRST_IMPORT_FILES = 100
+"""Tracks of a run while nobody knows how long one takes."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +80,7 @@ def look(
         policy,
         room=max(0, policy.room - live),
         bulk_room=max(0, min(policy.bulk_room - bulk, policy.room - live)),
+        files_per_run=_files_per_run(tables, spec),
     )
     after = None if memory.resume is None else path_of(memory.resume)
     last: bytes | None = None
@@ -107,6 +116,11 @@ def look(
             return False
         return any(not u or path.startswith(u + b"/") for u in unreadable)
 
+    def embedded(keys: Sequence[str]) -> dict[str, int]:
+        folders = {folder_id(library.name, path_of(key)): key for key in keys}
+        found = reports.readiness(tables, folders, spec.recipe.digest)
+        return {folders[f]: tracks - pending for f, (_, tracks, pending) in found.items()}
+
     plan = decide(
         seen(),
         known,
@@ -119,9 +133,15 @@ def look(
         complete=lambda: finished,
         in_segment=passed,
         unreadable_above=below_unreadable,
+        embedded=embedded,
     )
     memory.resume = None if finished or last is None else key_of(last)
     return Look(plan, finished, live, time.monotonic() - started)
+
+
+def _files_per_run(tables: Tables, spec: IndexSpec) -> int:
+    seconds = reports.seconds_per_track(tables, spec.recipe.digest)
+    return FIRST_IMPORT_FILES if seconds is None else max(1, int(IMPORT_SECONDS / seconds))
 
 
 def _forget_tries(versions: dict[str, str], memory: Memory) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import heapq
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from types import MappingProxyType
 
 from embed_assets.errors import LibraryUnavailable
@@ -50,6 +51,7 @@ def decide(
     complete: bool | Callable[[], bool] = True,
     in_segment: Callable[[str], bool] = lambda key: True,
     unreadable_above: Callable[[str], bool] = lambda key: False,
+    embedded: Callable[[Sequence[str]], Mapping[str, int]] = lambda keys: {},
 ) -> Plan:
     """Compare a walk with what is known; `memory` is updated in place.
 
@@ -58,7 +60,8 @@ def decide(
     otherwise (Milvus was away) together. A walk may end early
     (`complete` is asked after the last of `seen`); then `in_segment` says which keys it has
     passed, and removals wait for a walk that reaches the end. Nothing below a folder that could
-    not be read is taken for gone.
+    not be read is taken for gone. `embedded` says how many tracks of these folders have their
+    vectors already: those are no work, when an import is cut into runs.
 
     Raises:
         LibraryUnavailable: so much is gone that the library looks unmounted; nothing is removed.
@@ -96,7 +99,7 @@ def decide(
             rests.append(wait)
         else:
             total_due += 1
-            item = _due(key, version, memory, failed)
+            item = _due(key, version, memory, failed, folder.files)
             if policy.fresh_first and now - folder.newest < FRESH_SECONDS:
                 due[key] = item
                 heapq.heappush(fresh, (folder.newest, key))
@@ -129,13 +132,16 @@ def decide(
             removals.append(_due(key, EMPTY, memory, failed))
     may_bridge = in_step.difference(held)
     first = {key for _, key in fresh}
-    requests = [
-        *_requests(removals, position, may_bridge, policy, remove=True),
-        *_requests([d for d in due.values() if d.key in first], position, may_bridge, policy),
-        *_requests(
-            [d for d in due.values() if d.key not in first], position, may_bridge, policy, bulk=True
+    bulk = [d for d in due.values() if d.key not in first]
+    sizes = {d.key: d.files for d in bulk}
+    requests = chain(
+        _requests(removals, position, may_bridge, policy, remove=True),
+        _requests([d for d in due.values() if d.key in first], position, may_bridge, policy),
+        chain.from_iterable(
+            _cut(r, sizes, embedded(r.keys), policy.files_per_run)
+            for r in _requests(bulk, position, may_bridge, policy, bulk=True)
         ),
-    ]
+    )
     chosen = list(_within(requests, policy))
     wanted = {d.key: d for d in (*due.values(), *removals)}
     for request in chosen:
@@ -166,6 +172,7 @@ class _Due:
     tried: int
     caution: int
     """0: in a full run; 1: in a small one; 2: alone."""
+    files: int = 0
 
 
 def _settles_in(folder: Seen, version: str, memory: Memory, now: float, policy: Policy) -> float:
@@ -192,10 +199,12 @@ def _rests_for(
     return max(0.0, at + steps[min(count, len(steps)) - 1] - now)
 
 
-def _due(key: str, version: str, memory: Memory, failed: Mapping[str, bool]) -> _Due:
+def _due(
+    key: str, version: str, memory: Memory, failed: Mapping[str, bool], files: int = 0
+) -> _Due:
     before, count, _ = memory.tries.get(key, ("", 0, 0.0))
     tried = count if before == version else 0
-    return _Due(key, version, tried, _caution(tried, failed.get(key)))
+    return _Due(key, version, tried, _caution(tried, failed.get(key)), files)
 
 
 def _caution(tried: int, own_fault: bool | None) -> int:
@@ -255,7 +264,23 @@ def _requests(
             yield Request(tuple(new[i : i + size]), remove, bulk)
 
 
-def _within(requests: list[Request], policy: Policy) -> Iterator[Request]:
+def _cut(
+    request: Request, sizes: Mapping[str, int], embedded: Mapping[str, int], room: int
+) -> Iterator[Request]:
+    """The request in pieces of at most so many tracks to embed, or of one folder that has more."""
+    piece: list[str] = []
+    work = 0
+    for key in request.keys:
+        more = max(0, sizes.get(key, 0) - embedded.get(key, 0))
+        if piece and work + more > room:
+            yield Request(tuple(piece), request.remove, request.bulk)
+            piece, work = [], 0
+        piece.append(key)
+        work += more
+    yield Request(tuple(piece), request.remove, request.bulk)
+
+
+def _within(requests: Iterable[Request], policy: Policy) -> Iterator[Request]:
     room, bulk = policy.room, policy.bulk_room
     for request in requests:
         if room <= 0:

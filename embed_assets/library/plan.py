@@ -67,6 +67,8 @@ class Policy:
     """How eagerly to act; `room` runs may be started now, `bulk_room` of them for imports.
 
     `fresh_first`: folders that changed just now have a run of their own, before an import.
+    `files_per_run`: so many tracks are embedded by one run of an import, at most; a folder is
+    never cut.
     """
 
     settle_seconds: float = 5.0
@@ -75,6 +77,7 @@ class Policy:
     bulk_room: int = 2
     confirmed: bool = False
     fresh_first: bool = True
+    files_per_run: int = 10**9
 
 
 @dataclass(frozen=True)
