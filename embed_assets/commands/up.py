@@ -63,7 +63,9 @@ def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None
     address = f"http://127.0.0.1:{port}"
     environment = os.environ | settings.environment()
     environment["DAGSTER_HOME"] = home
-    command = [sys.executable, "-m", "dagster", "dev", "-m", "embed_assets.definitions"]
+    # `dg dev` wants a project's folder; what it would say of that is nothing to a person here.
+    command = [sys.executable, "-W", "ignore:Function `dev_command` is superseded"]
+    command += ["-m", "dagster", "dev", "-m", "embed_assets.definitions"]
     command += ["--host", "127.0.0.1", "--port", str(port)]
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
