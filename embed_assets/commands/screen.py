@@ -61,9 +61,15 @@ def _layout(s: Status) -> Group:
         rows.insert(0, ("PROBLEM", s.problem))
     for name, text in rows:
         table.add_row(name, Text(plain(text)))
-    bar = Progress(TextColumn("{task.percentage:>3.0f} %"), BarColumn(40))
-    bar.add_task("", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected)
-    return Group(table, bar)
+    bars = Progress(
+        TextColumn("{task.description:<10}"), BarColumn(40), TextColumn("{task.percentage:>3.0f} %")
+    )
+    # Two, for a new pooling or a lost index leaves all embedded and nothing in step.
+    bars.add_task(
+        "embedded", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected
+    )
+    bars.add_task("in step", total=max(s.folders, 1), completed=s.folders_in_step)
+    return Group(table, bars)
 
 
 def _collection(s: Status) -> str:
