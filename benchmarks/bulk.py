@@ -3,7 +3,7 @@
     python benchmarks/bulk.py [--music DIR] [--tracks 1000] [--repeats 2] [--json]
 
 `embed-assets sync` into an empty EMBED_HOME, against a bare loop over the same domain functions
-(scan_folder, embed_folder, index_library) with the same worker pools, on the same files in the same
+(scan_folder, embed_folders, index_library) with the same pools of workers, on the same files in one
 run, in turns, with `acoustic`. `share` is (sync - loop) / sync, of medians. The loop's seconds are
 those inside its process, imports not counted; `loop_process_seconds` counts them. --music takes
 real tracks; where there are too few, each is cut in two without encoding it again, so that no two
@@ -104,7 +104,7 @@ def bare_loop() -> dict[str, Any]:
     from embed_assets.library.walk import walk
     from embed_assets.project import Project
     from embed_assets.settings import Settings
-    from embed_assets.vectors.embed import embed_folder
+    from embed_assets.vectors.embed import embed_folders
     from embed_assets.workers import cpu_count, open_pool
 
     project = Project.of(Settings.load())
@@ -123,8 +123,9 @@ def bare_loop() -> dict[str, Any]:
     marks.append(time.perf_counter())
     embedded, seconds = 0, defaultdict(float)
     with open_pool(choice.workers()) as pool:
-        for path in paths:
-            done = embed_folder(library, path, spec.recipe, choice, tables, store, pool)
+        for _, done in embed_folders(library, paths, spec.recipe, choice, tables, store, pool):
+            if isinstance(done, BaseException):
+                raise done
             embedded += done.embedded
             for name in ("decode", "encode", "store"):
                 seconds[f"workers_{name}"] += getattr(done, f"{name}_seconds")

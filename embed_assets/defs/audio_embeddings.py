@@ -1,6 +1,6 @@
 """The asset `audio_embeddings`: the window vectors of every track, or why it has none."""
 
-import time
+from collections.abc import Iterator
 from typing import Any
 
 import dagster as dg
@@ -26,7 +26,7 @@ from embed_assets.defs.track_manifest import track_manifest
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import folder_id
 from embed_assets.vectors.decode_ahead import open_embedders
-from embed_assets.vectors.embed import embed_folder
+from embed_assets.vectors.embed import EmbedResult, embed_folders
 
 COLUMNS = dg.TableSchema(
     [
@@ -91,34 +91,48 @@ def audio_embeddings(
 
     warned: set[str] = set()
 
-    def embed(path: bytes) -> dict[str, Any]:
-        started = time.monotonic()
+    def embed(paths: list[bytes]) -> Iterator[tuple[bytes, dict[str, Any] | BaseException]]:
+        changed: list[bytes] = []
+
+        def unchanged() -> Iterator[bytes]:
+            for path in paths:
+                folder = folder_id(music.name, path)
+                if config.retry_rejected:
+                    tables.forget_rejected(folder, recipe.digest)
+                if tables.digest(folder) is None:
+                    changed.append(path)
+                else:
+                    yield path
+
+        for path, outcome in embed_folders(
+            music,
+            unchanged(),
+            recipe,
+            choice,
+            tables,
+            store,
+            pool,
+            run_id=context.run_id,
+            again=config.embed_again,
+            on_track=lambda row: progress.add("rejected" if row.reason else "embedded"),
+        ):
+            metadata = folder_metadata(music, path)
+            if isinstance(outcome, FolderChanged):
+                tables.mark_dirty(folder_id(music.name, path))
+                context.log.warning(str(outcome))
+                yield path, metadata | {"changed_meanwhile": str(outcome)}
+            elif isinstance(outcome, BaseException):
+                yield path, outcome
+            else:
+                yield path, metadata | told_of(path, outcome)
+        for path in changed:
+            looked_at = {"changed_meanwhile": "the folder is looked at again"}
+            yield path, folder_metadata(music, path) | looked_at
+
+    def told_of(path: bytes, result: EmbedResult) -> dict[str, Any]:
         folder = folder_id(music.name, path)
-        metadata = folder_metadata(music, path)
-        if config.retry_rejected:
-            tables.forget_rejected(folder, recipe.digest)
-        if tables.digest(folder) is None:
-            return metadata | {"changed_meanwhile": "the folder is looked at again"}
-        try:
-            result = embed_folder(
-                music,
-                path,
-                recipe,
-                choice,
-                tables,
-                store,
-                pool,
-                run_id=context.run_id,
-                again=config.embed_again,
-                on_track=lambda row: progress.add("rejected" if row.reason else "embedded"),
-            )
-        except FolderChanged as e:
-            tables.mark_dirty(folder)
-            context.log.warning(str(e))
-            return metadata | {"changed_meanwhile": str(e)}
         total = tables.folder_totals(folder, recipe.digest)
-        seconds = time.monotonic() - started
-        metadata |= {
+        metadata = {
             "dagster/row_count": total.embedded,
             "tracks": total.tracks,
             "embedded": result.embedded,
@@ -126,12 +140,12 @@ def audio_embeddings(
             "rejected": total.rejected + total.unreadable,
             **rejects_of(reports.folder_rejects(tables, folder, recipe.digest)),
             "audio_seconds": round(result.audio_seconds, 1),
-            "seconds": round(seconds, 3),
+            "seconds": round(result.seconds, 3),
             "seconds_loading_model": round(result.load_seconds, 3),
             "seconds_decoding": round(result.decode_seconds, 3),
             "seconds_in_encoder": round(result.encode_seconds, 3),
             "seconds_storing": round(result.store_seconds, 3),
-            "audio_seconds_per_second": round(result.audio_seconds / max(seconds, 1e-9), 1),
+            "audio_seconds_per_second": round(result.audio_seconds / max(result.seconds, 1e-9), 1),
             "encoder": recipe.encoder,
             "weights": recipe.weights[:16],
             "engine": result.engine or "none: all vectors were reused",

@@ -7,7 +7,7 @@ is logged before that, so that finished folders stay green and only the others t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -67,9 +67,9 @@ def each_folder(
     context: dg.AssetExecutionContext,
     library: Library,
     tables: Tables,
-    work: Callable[[bytes], Mapping[str, Any]],
+    work: Callable[[list[bytes]], Iterable[tuple[bytes, Mapping[str, Any] | BaseException]]],
 ) -> None:
-    """Apply `work` to the path of each folder of the run; what it returns is the metadata.
+    """Go through the folders of the run: `work` yields each path with its metadata, or an error.
 
     Raises:
         dagster.Failure: a configuration is wrong; nothing is retried.
@@ -79,20 +79,24 @@ def each_folder(
         # A step outlives its killed run otherwise, and does what the run's retry does as well.
         end_with_parent()
     stage = context.asset_key.path[-1]
-    failed: list[tuple[str, Exception]] = []
+    failed: list[tuple[str, BaseException]] = []
     finished: dict[str, Mapping[str, Any]] = {}
-    for key in context.partition_keys:
-        try:
-            path = path_of(key)
-            finished[key] = work(path)
-        except Exception as e:
-            fatal = isinstance(e, ConfigurationError) and not isinstance(e, LibraryUnavailable)
-            if fatal:
-                note_shared_failure(context, library, tables, context.partition_keys, stage, e)
-                failed = [(k, e) for k in context.partition_keys if k not in finished]
-                break
-            note_failure(context, library, tables, key, stage, e)
-            failed.append((key, e))
+    try:
+        for path, outcome in work([path_of(key) for key in context.partition_keys]):
+            key = key_of(path)
+            if not isinstance(outcome, BaseException):
+                finished[key] = outcome
+                continue
+            mounted = not isinstance(outcome, LibraryUnavailable)
+            if isinstance(outcome, ConfigurationError) and mounted:
+                raise outcome
+            note_failure(context, library, tables, key, stage, outcome)
+            failed.append((key, outcome))
+    except Exception as e:
+        # What stops all of them is no folder's own fault.
+        left = [key for key in context.partition_keys if key not in finished]
+        note_shared_failure(context, library, tables, left, stage, e)
+        failed = [(key, e) for key in left]
     if not failed:
         for key, metadata in finished.items():
             context.add_asset_metadata(metadata=metadata, partition_key=key)
@@ -104,13 +108,27 @@ def each_folder(
     raise_for(failed, stage, len(context.partition_keys))
 
 
+def one_by_one(
+    work: Callable[[bytes], Mapping[str, Any]],
+) -> Callable[[list[bytes]], Iterator[tuple[bytes, Mapping[str, Any] | BaseException]]]:
+    """For `each_folder`, what does one folder at a time."""
+
+    def outcome(path: bytes) -> tuple[bytes, Mapping[str, Any] | BaseException]:
+        try:
+            return path, work(path)
+        except Exception as error:
+            return path, error
+
+    return lambda paths: map(outcome, paths)
+
+
 def note_failure(
     context: dg.AssetExecutionContext,
     library: Library,
     tables: Tables,
     key: str,
     stage: str,
-    error: Exception,
+    error: BaseException,
 ) -> None:
     """Put a folder's failure where people look: the run's log, and the table behind `errors`."""
     context.log.error(f"{key}: {error}")
@@ -128,7 +146,7 @@ def note_shared_failure(
     tables: Tables,
     keys: Iterable[str],
     stage: str,
-    error: Exception,
+    error: BaseException,
 ) -> None:
     """The same for what failed for no fault of these folders, e.g. because Milvus was away."""
     context.log.error(str(error))
@@ -136,7 +154,7 @@ def note_shared_failure(
     tables.put_failures(folders, stage, str(error), context.run_id, shared=True)
 
 
-def raise_for(failed: list[tuple[str, Exception]], stage: str, total: int) -> None:
+def raise_for(failed: list[tuple[str, BaseException]], stage: str, total: int) -> None:
     """Fail the step for the folders that failed, by the first error's kind."""
     key, error = failed[0]
     summary = f"{stage}: {len(failed)} of {total} folders failed; first {key!r}"

@@ -26,8 +26,8 @@ from embed_assets.library.plan import Memory, Policy
 TICK_SECONDS = 45.0
 """A tick has 60 s before the daemon gives it up."""
 
-PATIENCE_SECONDS = 6.0
-"""A tick waits so long for a folder to hold still: sooner than the next tick would come."""
+PATIENCE_SECONDS = 12.0
+"""So long, in all, a tick waits for folders to hold still: sooner than the next one would come."""
 
 
 def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
@@ -57,13 +57,18 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
         policy = Policy(
             library.settle_seconds, library.folders_per_run, room=LIVE_RUNS, bulk_room=BULK_RUNS
         )
-        found = look(
-            context.instance, music, tables, spec, milvus.uri, memory, policy, TICK_SECONDS
-        )
-        wait = found.plan.settles_in
-        if not found.plan.requests and found.complete and wait and wait <= PATIENCE_SECONDS:
+        until = time.monotonic() + PATIENCE_SECONDS
+        budget = TICK_SECONDS
+        while True:
+            found = look(context.instance, music, tables, spec, milvus.uri, memory, policy, budget)
+            wait = found.plan.settles_in
+            if found.plan.requests or not found.complete or not wait:
+                break
+            # A copy that was under way at the first look is not yet still at the second.
+            if time.monotonic() + wait > until:
+                break
             time.sleep(wait + 0.05)
-            found = look(context.instance, music, tables, spec, milvus.uri, memory, policy, 20.0)
+            budget = 20.0
         prepare(context.instance, music, tables, found.plan)
         context.log.info(summary(found))
         return dg.SensorResult(

@@ -13,6 +13,7 @@ from embed_assets.defs.ranged_run import (
     Progress,
     each_folder,
     folder_metadata,
+    one_by_one,
     rejects_of,
 )
 from embed_assets.defs.resources import LibraryResource, StateResource
@@ -100,4 +101,4 @@ def track_manifest(
         }
 
     with stopped_for_good("track_manifest"), open_pool(min(cpu_count(), 8)) as pool:
-        each_folder(context, music, tables, scan)
+        each_folder(context, music, tables, one_by_one(scan))

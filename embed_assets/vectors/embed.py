@@ -1,4 +1,4 @@
-"""Embedding one folder: the window vectors of every track that has none yet under the recipe.
+"""Embedding folders: the window vectors of every track that has none yet under the recipe.
 
 Decode, encode and store happen in worker processes, a track at a time (`embed_track.py`); here is
 decided what is embedded, what is reused, and how a failure becomes a rejected row or a retry.
@@ -7,14 +7,16 @@ decided what is embedded, what is reused, and how a failure becomes a rejected r
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
 
 from embed_assets.errors import TrackRejected, TransientError
 from embed_assets.identity import Recipe, display_path, folder_id, local_path
 from embed_assets.library.manifest import Library
 from embed_assets.library.walk import require_library
-from embed_assets.rows import Embedding
+from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
 from embed_assets.vectors.decode_ahead import DecodeAhead
 from embed_assets.vectors.embed_track import Done, EncoderChoice, Job, embed_track
@@ -24,11 +26,16 @@ from embed_assets.workers import Pool
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """What became of a folder's tracks; the seconds are summed over the workers."""
+    """What became of a folder's tracks; the seconds of stages are summed over the workers.
+
+    `seconds` is from its first track's turn to its last one's end; the folders before and after it
+    have some of that in common with it.
+    """
 
     embedded: int = 0
     reused: int = 0
     rejected: int = 0
+    seconds: float = 0.0
     audio_seconds: float = 0.0
     decode_seconds: float = 0.0
     encode_seconds: float = 0.0
@@ -40,9 +47,17 @@ class EmbedResult:
     warning: str = ""
 
 
-def embed_folder(
+def embed_folder(library: Library, path: bytes, *args: Any, **more: Any) -> EmbedResult:
+    """Embed the tracks of one folder: as `embed_folders`, but what went wrong is raised."""
+    (_, outcome), *_ = embed_folders(library, [path], *args, **more)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def embed_folders(
     library: Library,
-    path: bytes,
+    paths: Iterable[bytes],
     recipe: Recipe,
     choice: EncoderChoice,
     tables: Tables,
@@ -52,45 +67,124 @@ def embed_folder(
     run_id: str = "",
     again: bool = False,
     on_track: Callable[[Embedding], None] = lambda row: None,
-) -> EmbedResult:
-    """Embed the tracks of a folder that have no vectors under the recipe; `again` embeds all.
+) -> Iterator[tuple[bytes, EmbedResult | BaseException]]:
+    """Embed the tracks of folders that have no vectors under the recipe; `again` embeds all.
 
-    Audio that is known under its hash is never embedded again, wherever it lies now.
+    Yields each folder with what became of it, as it is done. The next folder's tracks begin while
+    the last ones of the folder before are under way, so that no worker idles at its end. Audio
+    that is known under its hash is never embedded again, wherever it lies now.
 
-    Raises:
+    In place of a result comes the first of what went wrong with the folder's tracks; those that
+    went well are kept:
         FolderChanged: a file changed since it was scanned; its vectors were not stored.
         TransientError: a file or the store could not be read or written.
-        ConfigurationError: the encoder cannot be loaded.
+        ConfigurationError: the encoder cannot be loaded, or the library is not there.
     """
-    folder = folder_id(library.name, path)
-    known: set[str] = set()
-    result = EmbedResult()
+    claims: dict[str, list[tuple[_Folder, Track]]] = {}
+    later: list[tuple[_Folder, Track]] = []
+    done: list[_Folder] = []
+
+    def claim(folder: _Folder, tracks: Iterable[Track]) -> Iterator[Job]:
+        for track in tracks:
+            mine = claims.setdefault(track.audio_hash or "", [])
+            mine.append((folder, track))
+            # What is under way for another file with the same audio is waited for.
+            if len(mine) == 1:
+                path = local_path(library.root or "", track.path)
+                yield Job(track, path, recipe, choice, store.root, run_id, again)
+
+    def first_tries() -> Iterator[Job]:
+        for path in paths:
+            folder = _Folder(path)
+            try:
+                pending = _pending(library, folder, recipe, tables, store, again)
+            except Exception as error:
+                folder.problem, pending = error, []
+            folder.open = len(pending)
+            yield from claim(folder, pending)
+            if not pending:
+                done.append(folder)
+
+    tries = first_tries()
+    while tries is not None:
+        for job, outcome in pool.allowing(_more_seconds).run(embed_track, tries):
+            (first, _), *others = claims.pop(job.track.audio_hash or "")
+            known = _take(first, job, outcome, tables, on_track)
+            if known is None:
+                # The same audio elsewhere is another file, which may be as good as ever.
+                later += others
+                others = []
+            for folder, _ in others:
+                folder.count(known)
+            for folder in (first, *(folder for folder, _ in others)):
+                folder.open -= 1
+                if not folder.open:
+                    done.append(folder)
+            while done:
+                yield done.pop(0).outcome()
+        again_for, later = later, []
+        jobs = (claim(folder, [track]) for folder, track in again_for)
+        tries = chain.from_iterable(jobs) if again_for else None
+    while done:
+        yield done.pop(0).outcome()
+
+
+@dataclass
+class _Folder:
+    """A folder on its way; `open` are its tracks whose outcome is to come."""
+
+    path: bytes
+    result: EmbedResult = field(default_factory=EmbedResult)
     problem: BaseException | None = None
-    _forget_lost(tables, store, folder, recipe)
-    total = tables.folder_totals(folder, recipe.digest)
-    pending = tables.pending(folder, recipe.digest, again)
-    root = require_library(library.root, may_be_empty=not pending)
-    jobs = (
-        Job(t, local_path(root, t.path), recipe, choice, store.root, run_id, again)
-        for t in pending
-        if not (t.audio_hash in known or known.add(t.audio_hash))
-    )
-    for job, outcome in pool.allowing(_more_seconds).run(embed_track, jobs):
-        if isinstance(outcome, TrackRejected):
-            done = Done(_rejected(job, outcome), 0.0, 0.0, 0.0)
-        elif isinstance(outcome, BaseException):
-            # The others go on: what is finished needs no second try.
-            problem = problem or _as_problem(job, outcome)
-            continue
-        else:
-            done = outcome
-        tables.put_embeddings([done.row])
-        on_track(done.row)
-        result = _add(result, done)
-    if problem is not None:
-        raise problem
-    reused = max(total.embedded - (result.embedded if again else 0), 0)
-    return replace(result, reused=result.reused + reused + len(pending) - len(known))
+    started: float = field(default_factory=time.monotonic)
+    open: int = 0
+
+    def count(self, row: Embedding) -> None:
+        """Count a track whose audio another one's job has settled."""
+        name = "reused" if row.reason is None else "rejected"
+        self.result = replace(self.result, **{name: getattr(self.result, name) + 1})
+
+    def outcome(self) -> tuple[bytes, EmbedResult | BaseException]:
+        seconds = time.monotonic() - self.started
+        return self.path, self.problem or replace(self.result, seconds=seconds)
+
+
+def _pending(
+    library: Library, folder: _Folder, recipe: Recipe, tables: Tables, store: Store, again: bool
+) -> list[Track]:
+    """The tracks to embed; those of the others that have their vectors are counted as reused."""
+    name = folder_id(library.name, folder.path)
+    _forget_lost(tables, store, name, recipe)
+    total = tables.folder_totals(name, recipe.digest)
+    pending = tables.pending(name, recipe.digest, again)
+    require_library(library.root, may_be_empty=not pending)
+    if not again:
+        folder.result = EmbedResult(reused=total.embedded)
+    return pending
+
+
+def _take(
+    folder: _Folder,
+    job: Job,
+    outcome: Done | BaseException,
+    tables: Tables,
+    on_track: Callable[[Embedding], None],
+) -> Embedding | None:
+    """Record what became of a track; None if nothing did, for which the folder is tried again."""
+    if isinstance(outcome, TrackRejected):
+        outcome = Done(_rejected(job, outcome), 0.0, 0.0, 0.0)
+    elif isinstance(outcome, BaseException):
+        # The others go on: what is finished needs no second try.
+        folder.problem = folder.problem or _as_problem(job, outcome)
+        return None
+    try:
+        tables.put_embeddings([outcome.row])
+    except TransientError as error:
+        folder.problem = folder.problem or error
+        return None
+    on_track(outcome.row)
+    folder.result = _add(folder.result, outcome)
+    return outcome.row
 
 
 def _more_seconds(job: Job) -> float:
