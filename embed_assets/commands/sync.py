@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
+from multiprocessing import connection
 
 import dagster as dg
 
@@ -32,6 +33,9 @@ from embed_assets.project import Project
 from embed_assets.settings import Settings
 
 WAIT_SECONDS = 0.5
+LOOK_SECONDS = 5.0
+"""While runs go on that leave room for another, the library is looked at so often."""
+
 PATIENCE_SECONDS = 10.0
 """A folder that rests longer than this after a failed try is reported, not waited for."""
 
@@ -183,12 +187,13 @@ def _index_holds(project: Project, spec: IndexSpec, tell: Callable[[str], None])
 def _wait(found: Look, running: list[RunProcess]) -> None:
     """Until a run ends, or something may be due."""
     due = [t for t in (found.plan.settles_in, found.plan.next_try_in) if t is not None]
-    until = time.monotonic() + max(WAIT_SECONDS, min(due, default=WAIT_SECONDS))
+    if not running:
+        if due or found.plan.held:
+            time.sleep(max(WAIT_SECONDS, min(due, default=WAIT_SECONDS)))
+        return
     room = len(running) < RUNS_AT_ONCE
-    while not any(r.done for r in running) and (time.monotonic() < until or not room):
-        if not running and not due and not found.plan.held:
-            return
-        time.sleep(0.05)
+    seconds = max(WAIT_SECONDS, min([*due, LOOK_SECONDS])) if room else None
+    connection.wait([r.process.sentinel for r in running], seconds)
 
 
 def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> None:
