@@ -7,7 +7,7 @@ is logged before that, so that finished folders stay green and only the others t
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -154,7 +154,7 @@ def note_shared_failure(
     tables.put_failures(folders, stage, str(error), context.run_id, shared=True)
 
 
-def raise_for(failed: list[tuple[str, BaseException]], stage: str, total: int) -> None:
+def raise_for(failed: Sequence[tuple[str, BaseException]], stage: str, total: int) -> None:
     """Fail the step for the folders that failed, by the first error's kind."""
     key, error = failed[0]
     summary = f"{stage}: {len(failed)} of {total} folders failed; first {key!r}"

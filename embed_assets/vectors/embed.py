@@ -105,18 +105,20 @@ def embed_folders(
             if not pending:
                 done.append(folder)
 
-    tries = first_tries()
+    tries: Iterator[Job] | None = first_tries()
     while tries is not None:
         for job, outcome in pool.allowing(_more_seconds).run(embed_track, tries):
             (first, _), *others = claims.pop(job.track.audio_hash or "")
             known = _take(first, job, outcome, tables, on_track)
+            settled = [first]
             if known is None:
                 # The same audio elsewhere is another file, which may be as good as ever.
                 later += others
-                others = []
-            for folder, _ in others:
-                folder.count(known)
-            for folder in (first, *(folder for folder, _ in others)):
+            else:
+                for folder, _ in others:
+                    folder.count(known)
+                    settled.append(folder)
+            for folder in settled:
                 folder.open -= 1
                 if not folder.open:
                     done.append(folder)
