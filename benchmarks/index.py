@@ -83,7 +83,7 @@ def upserts(home: Path, address: str | None) -> float:
     """Seconds of bare upserts of the same rows, and a flush."""
     from embed_assets.index.collection import ensure
     from embed_assets.index.connection import connect
-    from embed_assets.index.folders import row_of
+    from embed_assets.index.wanted import row_of
     from embed_assets.reports import embedded_tracks
     from embed_assets.vectors.pooling import pool
 

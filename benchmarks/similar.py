@@ -103,7 +103,7 @@ def writer(root: Path, how: str) -> Iterator[None]:
 def write(how: str) -> None:
     from embed_assets.index.collection import ensure
     from embed_assets.index.connection import connect, give_way
-    from embed_assets.index.folders import index_rows
+    from embed_assets.index.wanted import index_rows
     from embed_assets.index.write import FolderRows, index_folders
     from embed_assets.project import Project
     from embed_assets.settings import Settings

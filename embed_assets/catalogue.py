@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from sqlite3 import Connection
 from typing import Any
 
@@ -78,10 +78,13 @@ def known(tables: Tables, address: str) -> dict[str, Known]:
     return found
 
 
-def spec_of(tables: Tables, address: str, name: str) -> IndexSpec | None:
-    """What a collection holds, if it is known."""
-    one = known(tables, address).get(name)
-    return one.spec if one else None
+def spec_of(tables: Tables, address: str, name: str, *, parts: bool = False) -> IndexSpec | None:
+    """What a collection holds, if it is known; `parts`: with its parts, if there is one of them."""
+    every = known(tables, address)
+    one = every.get(name)
+    if one is None or one.spec is None:
+        return None
+    return replace(one.spec, parts=parts and one.spec.of_parts.collection in every)
 
 
 def note_gates(tables: Tables, address: str, name: str, gates: dict[str, Any]) -> None:
@@ -149,7 +152,14 @@ def forget_collection(tables: Tables, address: str, name: str) -> None:
 
 
 def unfinished(tables: Tables, address: str, spec: IndexSpec) -> int:
-    """Folders of the manifest that are not written to the spec's collection as they are now."""
+    """Folders of the manifest that are not written to the spec's collections as they are now.
+
+    Of more than one collection, those of the one that lacks the most.
+    """
+    return max(_unfinished(tables, address, one) for one in spec.layers)
+
+
+def _unfinished(tables: Tables, address: str, spec: IndexSpec) -> int:
     with tables.connect() as db:
         return db.execute(
             "SELECT count(*) FROM folders f LEFT JOIN indexed i"
@@ -190,13 +200,13 @@ def embeddable_tracks(tables: Tables, recipe: str) -> Iterator[tuple[Track, Embe
             yield Track(*row[n:]), None if row[0] is None else Embedding(*row[:n])
 
 
-def sample_tracks(tables: Tables, recipe: str, start: str, n: int) -> list[tuple[str, str]]:
-    """(track id, audio hash) of at most `n` embedded tracks from id `start` on, and around.
+def sample_tracks(tables: Tables, recipe: str, start: str, n: int) -> list[tuple[str, str, int]]:
+    """(track id, audio hash, windows) of at most `n` embedded tracks from an id on, and around.
 
     Ids are hashes: neighbours have nothing in common, so that this is a sample by chance.
     """
     sql = (
-        "SELECT t.track_id, t.audio_hash FROM tracks t JOIN embeddings e"
+        "SELECT t.track_id, t.audio_hash, e.windows FROM tracks t JOIN embeddings e"
         " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
         " WHERE e.reason IS NULL AND t.track_id {} ? ORDER BY t.track_id LIMIT ?"
     )

@@ -2,38 +2,31 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
-from embed_assets.commands.terminal import AsJson, plain, print_json, print_matches, tell
+from embed_assets.cli_options import (
+    Artist,
+    Genre,
+    Least,
+    M3u,
+    Most,
+    NotArtist,
+    NotGenre,
+    Query,
+    Where,
+    Year,
+    conditions,
+    playlist,
+    seconds_of,
+    tell_all,
+)
+from embed_assets.commands.terminal import AsJson, plain, print_json, print_matches
 from embed_assets.settings import Settings
-
-Query = Annotated[
-    list[str],
-    typer.Argument(help="A path, several paths, a folder, or words of title and artist."),
-]
-M3u = Annotated[
-    Path | None, typer.Option("--m3u", help="Write a playlist too, with paths relative to it.")
-]
-Genre = Annotated[list[str] | None, typer.Option(help="Words of the genre; may be given again.")]
-NotGenre = Annotated[list[str] | None, typer.Option(help="Words that the genre must not have.")]
-Artist = Annotated[list[str] | None, typer.Option(help="Words of the artist.")]
-NotArtist = Annotated[list[str] | None, typer.Option(help="Words that the artist must not have.")]
-Year = Annotated[str, typer.Option(help="A year or a range: 1959, 1955..1965, 1990.., ..1960")]
-Least = Annotated[str, typer.Option(help="Shortest duration: 90, 2m, 1m30s, 1:30 or 1h")]
-Most = Annotated[str, typer.Option(help="Longest duration.")]
-Where = Annotated[
-    list[str] | None,
-    typer.Option(
-        help="Any field of a row: FIELD=WORDS, FIELD!=WORDS, FIELD=LEAST..MOST, e.g."
-        " codec=flac, added_at=2026-01.., bit_rate=256000.."
-    ),
-]
 
 
 def add_to(app: typer.Typer) -> None:
@@ -43,6 +36,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog=example + 'path "Blue Train" Kraftwerk/Autobahn.flac --steps 12')(path)
     app.command(epilog=example + "radio Miles/Blue -n 50 --m3u evening.m3u")(radio)
     app.command(epilog=example + "duplicates --json")(duplicates)
+    app.command(epilog=example + 'parts "long mix" --part 1:30..2:00 -n 10')(parts)
     app.command("map", epilog=example + "map library.html --by folder")(draw_map)
 
 
@@ -84,18 +78,69 @@ def similar(
         n,
         also=also or (),
         avoid=avoid or (),
-        where=_conditions(
+        where=conditions(
             genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
         ),
         per_artist=per_artist,
     )
-    _tell(answer.notes)
-    _playlist(project, m3u, answer.matches)
+    tell_all(answer.notes)
+    playlist(project, m3u, answer.matches)
     if as_json:
         print_json([command.as_json(m) for m in answer.matches])
         return
     print_matches(f"Sounds like {answer.found[0].name}:", answer.matches)
     typer.echo(f"(scores are cosines in [-1, 1]; vectors: {encoder_note(settings)})")
+
+
+def parts(
+    query: Query,
+    part: Annotated[
+        str,
+        typer.Option(
+            "--part",
+            help="Which part of it: FROM..TO, or a place, as 1:30..2:00, 90s..2m, 12:05; left"
+            " out: all of it.",
+        ),
+    ] = "",
+    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="How many.")] = 20,
+    per_artist: Annotated[int, typer.Option(min=0, help="At most so many an artist; 0: any.")] = 0,
+    genre: Genre = None,
+    not_genre: NotGenre = None,
+    artist: Artist = None,
+    not_artist: NotArtist = None,
+    year: Year = "",
+    min_duration: Least = "",
+    max_duration: Most = "",
+    where: Where = None,
+    m3u: M3u = None,
+    as_json: AsJson = False,
+) -> None:
+    """List the tracks a part of which sounds most like a part of this one, and where in them.
+
+    Finds a medley or a long mix by one of its parts. Scores are cosines in [-1, 1], of the best
+    window of each track. Needs EMBED_PARTS=true; EMBED_WINDOWS says which parts are there to find.
+    """
+    from embed_assets.commands import parts as command
+    from embed_assets.commands import similar
+    from embed_assets.commands.reading import reading
+
+    project = reading(Settings.load())
+    chosen = conditions(
+        genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
+    )
+    answer, notes = command.parts(
+        project, query, n, part=seconds_of(part), where=chosen, per_artist=per_artist
+    )
+    tell_all([*answer.notes, *notes])
+    playlist(project, m3u, answer.matches)
+    if as_json:
+        print_json([similar.as_json(m) for m in answer.matches])
+        return
+    print_matches(
+        f"Parts that sound like {answer.name}{f', {part}' if part else ''}:",
+        answer.matches,
+        lambda m: f"{command.clock(m.start)}..{command.clock(m.end)}",
+    )
 
 
 def path(
@@ -118,12 +163,12 @@ def path(
     from embed_assets.commands.reading import reading
 
     project = reading(Settings.load())
-    conditions = _conditions(
+    chosen = conditions(
         genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
     )
-    answer = command.path(project, start, end, steps, conditions)
-    _tell(answer.notes)
-    _playlist(project, m3u, answer.matches)
+    answer = command.path(project, start, end, steps, chosen)
+    tell_all(answer.notes)
+    playlist(project, m3u, answer.matches)
     if as_json:
         print_json([command.as_json(m) for m in answer.matches])
         return
@@ -157,15 +202,15 @@ def radio(
     from embed_assets.commands.reading import reading
 
     project = reading(Settings.load())
-    conditions = _conditions(
+    chosen = conditions(
         genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
     )
-    found, drifting = command.radio(project, query, where=conditions, drift=drift, random=random)
-    _tell(f.note for f in found if f.note)
+    found, drifting = command.radio(project, query, where=chosen, drift=drift, random=random)
+    tell_all(f.note for f in found if f.note)
     played = islice(drifting, n or None)
     if as_json or m3u:
         played = list(played)
-        _playlist(project, m3u, played)
+        playlist(project, m3u, played)
     if as_json:
         print_json([command.as_json(m) for m in played])
         return
@@ -224,47 +269,6 @@ def draw_map(
         print_json(told)
         return
     typer.echo(plain(f"{told['file']}: {told['tracks']} tracks by {told['by']} ({told['method']})"))
-
-
-def _conditions(
-    genre: Sequence[str] | None,
-    not_genre: Sequence[str] | None,
-    artist: Sequence[str] | None,
-    not_artist: Sequence[str] | None,
-    year: str,
-    min_duration: str,
-    max_duration: str,
-    where: Sequence[str] | None,
-) -> list[Any]:
-    from embed_assets.index.filters import condition, parse
-
-    found = [condition("genre", g) for g in genre or ()]
-    found += [condition("genre", g, negate=True) for g in not_genre or ()]
-    found += [condition("artist", a) for a in artist or ()]
-    found += [condition("artist", a, negate=True) for a in not_artist or ()]
-    found += [condition("year", year)] if year else []
-    found += [condition("duration", f"{min_duration}..")] if min_duration else []
-    found += [condition("duration", f"..{max_duration}")] if max_duration else []
-    return found + [parse(w) for w in where or ()]
-
-
-def _playlist(project: Any, file: Path | None, matches: Sequence[Any]) -> None:
-    if file is None:
-        return
-    from embed_assets.commands.playlist import write_m3u
-    from embed_assets.library.walk import require_library
-    from embed_assets.reports import tracks_by_id
-
-    root = require_library(project.library.root)
-    by_id = tracks_by_id(project.tables, [m.track_id for m in matches])
-    tracks = [by_id[m.track_id] for m in matches if m.track_id in by_id]
-    left_out = write_m3u(file, root, tracks)
-    _tell([*left_out, f"{len(tracks) - len(left_out)} tracks written to {file}"])
-
-
-def _tell(notes: Iterable[str]) -> None:
-    for note in notes:
-        tell(note)
 
 
 def encoder_note(settings: Settings) -> str:

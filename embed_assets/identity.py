@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 ROW_SCHEMA_VERSION = 2
 """Raised when the fields of an index row change, so that a new collection is filled."""
@@ -72,13 +72,28 @@ class Recipe:
         return digest("recipe", json.dumps(asdict(self), sort_keys=True))
 
 
+TRACKS, PARTS = "tracks", "parts"
+"""What a collection has a row for: each track, or each of the windows that were embedded of it."""
+
+
+def parts_of(collection: str) -> str:
+    """Name of the collection of parts that stands beside a collection of tracks."""
+    return f"{PARTS}_{collection.removeprefix(f'{TRACKS}_')}"
+
+
 @dataclass(frozen=True)
 class IndexSpec:
-    """What a collection holds: a recipe, the pooling of a track's windows, the row's fields."""
+    """What a collection holds: a recipe, the pooling of windows, the row's fields, rows of what.
+
+    `parts`: beside the collection of tracks the windows are to have one, that of `of_parts`; it
+    says nothing of the tracks' own, whose name and digest are the same with and without.
+    """
 
     recipe: Recipe
     pooling: str = "mean"
     row_schema: int = ROW_SCHEMA_VERSION
+    rows: str = TRACKS
+    parts: bool = False
 
     @property
     def dim(self) -> int:
@@ -88,7 +103,22 @@ class IndexSpec:
     @property
     def digest(self) -> str:
         """32 hex digits; part of every folder's wanted version."""
+        return self._digest if self.rows == TRACKS else digest(self.rows, self._digest)
+
+    @property
+    def _digest(self) -> str:
         return digest("index", self.recipe.digest, self.pooling, str(self.row_schema))
+
+    @property
+    def of_parts(self) -> IndexSpec:
+        """The spec of the collection of windows beside this one's, wanted or not."""
+        return replace(self, rows=PARTS, parts=False)
+
+    @property
+    def layers(self) -> tuple[IndexSpec, ...]:
+        """The specs of all collections that are to be filled for this one, the tracks' first."""
+        alone = replace(self, parts=False)
+        return (alone, self.of_parts) if self.parts else (alone,)
 
     def place(self, uri: str) -> str:
         """Where the rows of this spec are, at a Milvus address: 32 hex digits."""
@@ -111,4 +141,5 @@ class IndexSpec:
     @property
     def collection(self) -> str:
         """Name of the collection; the alias `tracks` points to the one that is served."""
-        return f"tracks_{self.recipe.encoder.replace('-', '_')}_{self.digest[:12]}"
+        name = f"{TRACKS}_{self.recipe.encoder.replace('-', '_')}_{self._digest[:12]}"
+        return name if self.rows == TRACKS else parts_of(name)

@@ -34,6 +34,7 @@ class Project:
     window_seconds: float
     windows: int
     pooling: str
+    parts: bool
     uri: str
     token: str | None
 
@@ -50,6 +51,7 @@ class Project:
             window_seconds=settings.window_seconds,
             windows=settings.windows,
             pooling=settings.pooling,
+            parts=settings.parts,
             uri=settings.index_uri,
             token=settings.milvus_token or None,
         )
@@ -60,4 +62,5 @@ class Project:
         Raises:
             ConfigurationError: no such encoder, or its weights are not on this machine.
         """
-        return IndexSpec(self.choice.recipe(self.window_seconds, self.windows), self.pooling)
+        recipe = self.choice.recipe(self.window_seconds, self.windows)
+        return IndexSpec(recipe, self.pooling, parts=self.parts)

@@ -8,13 +8,14 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from embed_assets.identity import display_path
-from embed_assets.rows import Problem, Track
-from embed_assets.tables import TRACK_COLUMNS, Tables
+from embed_assets.rows import Embedding, Problem, Track
+from embed_assets.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
 
 if TYPE_CHECKING:
     import pandas as pd
 
 _TRACK = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
+_EMBEDDING = ", ".join(EMBEDDING_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -184,6 +185,17 @@ def tracks_by_id(tables: Tables, track_ids: Iterable[str]) -> dict[str, Track]:
         query = f"SELECT {_TRACK} FROM tracks t WHERE t.track_id = ?"
         found = (db.execute(query, (t,)).fetchone() for t in track_ids)
         return {row[0]: Track(*row) for row in found if row}
+
+
+def embeddings_of(tables: Tables, recipe: str, hashes: Iterable[str]) -> dict[str, Embedding]:
+    """What became of these audios under a recipe, those that were rejected left out."""
+    with tables.connect() as db:
+        query = (
+            f"SELECT {_EMBEDDING} FROM embeddings WHERE recipe = ? AND audio_hash = ?"
+            " AND reason IS NULL"
+        )
+        rows = (db.execute(query, (recipe, h)).fetchone() for h in hashes)
+        return {e.audio_hash: e for e in (Embedding(*row) for row in rows if row)}
 
 
 def track_by_name(tables: Tables, name: str) -> Track | None:

@@ -52,6 +52,11 @@ class Settings(BaseSettings):
     pooling: Literal["mean", "enriched"] = Field(
         "mean", description="How a track's windows become one vector."
     )
+    parts: bool = Field(
+        False,
+        description="Index each window too, so that `embed-assets parts` finds tracks by their"
+        " parts; docs/index.md says what it costs.",
+    )
     milvus_uri: str = Field(
         "", description="A Milvus Lite file ending in `.db`, or a server's `http(s)://` address."
     )

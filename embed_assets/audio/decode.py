@@ -7,6 +7,7 @@ how samples are found and decoded stands in `reader`.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 
@@ -163,6 +164,12 @@ def _cut_all(
             return
         yield start, window
         handed_out = start + length
+
+
+def heard_seconds(note: str) -> float:
+    """How much of a track could be decoded, by its note; 0 if the note says nothing of that."""
+    found = re.match(r"(\d+) of \d+ s could be decoded", note)
+    return float(found[1]) if found else 0.0
 
 
 def _note(reader: Reader, duration: float, claimed: float) -> str:

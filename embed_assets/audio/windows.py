@@ -55,3 +55,19 @@ def plan(duration: float, policy: WindowPolicy) -> list[tuple[float, float]]:
     if duration - full * length >= SHORTEST_TAIL:
         starts.append(last)
     return [(start, length) for start in starts]
+
+
+def placed(
+    duration: float, policy: WindowPolicy, count: int, heard: float = 0.0
+) -> list[tuple[float, float]]:
+    """Where the `count` windows lie that were embedded of a track: as `plan` says, to 10 ms.
+
+    `heard`: seconds of it that could be decoded, if that is known. Of a damaged track in whose
+    middle windows are missing it is a guess.
+    """
+    for seconds in (heard, duration):
+        windows = plan(seconds, policy) if 0 < seconds < math.inf else []
+        if len(windows) == count:
+            break
+    windows += [(i * policy.seconds, policy.seconds) for i in range(len(windows), count)]
+    return [(round(start, 2), round(length, 2)) for start, length in windows[:count]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
-from embed_assets.identity import IndexSpec
+from embed_assets.identity import PARTS, TRACKS, IndexSpec
 from embed_assets.index import serving
 from embed_assets.index.connection import connect
 from embed_assets.index.serving import Listed, Standing
@@ -48,6 +48,7 @@ def promote(project: Project, name: str | None, anyway: bool = False) -> Standin
             project.uri,
             wanted=wanted,
             anyway=anyway,
+            parts=project.parts,
         )
 
 
@@ -75,6 +76,7 @@ def _as_json(one: Listed) -> dict[str, Any]:
     gates = one.gates or {"passed": None, "gates": []}
     return {
         "name": one.name,
+        "of": PARTS if one.name.startswith(f"{PARTS}_") else TRACKS,
         "served": one.served,
         "wanted": one.wanted,
         "rows": one.rows,

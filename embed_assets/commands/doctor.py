@@ -28,6 +28,8 @@ from embed_assets.vectors.store import VectorsLost
 FREE_BYTES = 1 << 30
 BUSY_SECONDS = 5.0
 
+_DRIFTS = ("differing", "orphans")
+
 SAMPLE = 300
 """Stored vectors that are read without `--deep`."""
 
@@ -163,25 +165,31 @@ def _index(settings: Settings, project: Project) -> str:
                     f"{spec.collection} is gone from {project.uri}: `embed-assets sync`, or the job"
                     " `reconcile`, which runs every hour, fills it from the stored embeddings"
                 )
-            drift = compare(client, spec, project.tables, project.uri)
+            drift, *parts = (
+                compare(client, one, project.tables, project.uri) for one in spec.layers
+            )
             served = collection.served(client)
     except TransientError as e:
         if lite and "in use" in str(e):
             raise _Unknown(f"a run has the index now: {e}") from e
         raise
-    if drift.differing or drift.orphans:
+    every = [drift, *parts]
+    differing, orphans = (sum(len(getattr(d, what)) for d in every) for what in _DRIFTS)
+    if differing or orphans:
         raise TransientError(
-            f"{len(drift.differing)} folders differ from the tables and {len(drift.orphans)} are"
+            f"{differing} folders differ from the tables and {orphans} are"
             " orphaned: `embed-assets sync` mends this, and so does the hourly reconciliation"
         )
-    told = f"{drift.rows} rows in {drift.folders} folders, in step with the tables"
-    if drift.waiting:
-        told += f" but for {drift.waiting} folders that are to be indexed"
+    told = f"{drift.rows} rows in {drift.folders} folders"
+    told += f", {parts[0].rows} of parts" if parts else ""
+    told += ", in step with the tables"
+    if waiting := max(d.waiting for d in every):
+        told += f" but for {waiting} folders that are to be indexed"
     if served == spec.collection:
         return f"{told}, served"
     known = catalogue.known(project.tables, project.uri).get(spec.collection)
     gates = known.gates if known else None
-    if drift.waiting or gates is None or gates["passed"]:
+    if waiting or gates is None or gates["passed"]:
         return f"{told}, not served yet ({served} is): `embed-assets collections` says why"
     failed = ", ".join(g["name"] for g in gates["gates"] if g["passed"] is False)
     raise TransientError(

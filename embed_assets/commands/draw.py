@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from embed_assets.commands.similar import searcher_of
+from embed_assets.commands.served import searcher_of
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.page import page, write_file
 from embed_assets.index.projection import draw

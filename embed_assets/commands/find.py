@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from embed_assets import reports
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.identity import display_path
-from embed_assets.index.folders import row_of
+from embed_assets.index.wanted import row_of
 from embed_assets.project import Project
 from embed_assets.rows import Track
 

@@ -10,7 +10,7 @@ from embed_assets.defs.instance import open_instance
 from embed_assets.defs.look import look
 from embed_assets.errors import TransientError
 from embed_assets.index.connection import connect
-from embed_assets.index.serving import PREFIX
+from embed_assets.index.serving import PREFIXES
 from embed_assets.library.plan import Memory, Policy
 from embed_assets.project import Project
 from embed_assets.settings import Settings
@@ -74,11 +74,12 @@ def _in_use(project: Project) -> set[str]:
     """Recipes of the settings and of every collection that is there: a rollback needs them."""
     known = catalogue.known(project.tables, project.uri)
     spec = project.spec()
+    wanted = {one.collection: one for one in spec.layers}
     recipes = {spec.recipe.digest}
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
-        there = [n for n in client.list_collections() if n.startswith(PREFIX)]
+        there = [n for n in client.list_collections() if n.startswith(PREFIXES)]
     for name in there:
-        held = spec if name == spec.collection else known[name].spec if name in known else None
+        held = wanted.get(name) or (known[name].spec if name in known else None)
         if held is None:
             # Whose vectors it has cannot be known: nothing of another recipe may go.
             return recipes | set(project.store.recipes())

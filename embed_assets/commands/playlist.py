@@ -9,8 +9,8 @@ from pathlib import Path
 
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import display_path, local_path
-from embed_assets.index.folders import row_of
 from embed_assets.index.page import write_file
+from embed_assets.index.wanted import row_of
 from embed_assets.rows import Track
 
 

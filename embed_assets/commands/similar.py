@@ -13,22 +13,19 @@ from dataclasses import asdict, dataclass
 import numpy as np
 
 from embed_assets.commands.find import Found, NotFound, find, find_all, not_indexed
-from embed_assets.errors import ConfigurationError
+from embed_assets.commands.served import WAIT_SECONDS, held_ready, searcher_of, spec_of
 from embed_assets.index import filters, questions, search
 from embed_assets.index.address import is_server
-from embed_assets.index.collection import lite_serves, served
+from embed_assets.index.collection import lite_serves
 from embed_assets.index.connection import connect
 from embed_assets.index.filters import Condition
-from embed_assets.index.folders import vocabulary
 from embed_assets.index.questions import Double
 from embed_assets.index.search import Match
 from embed_assets.index.searcher import Searcher
+from embed_assets.index.wanted import vocabulary
 from embed_assets.project import Project
 
-__all__ = ["NotFound", "as_json", "duplicates", "path", "radio", "similar"]
-
-WAIT_SECONDS = 10.0
-"""How long to wait for a Lite index that only Milvus can answer for, or for a server."""
+__all__ = ["Answer", "NotFound", "as_json", "duplicates", "path", "radio", "similar"]
 
 SPARE = 4
 """Hits a server is asked for, for each that is wanted, where some will be left out."""
@@ -73,10 +70,12 @@ def similar(
     words = [query] if isinstance(query, str) else list(query)
     seeds = [*find_all(project, words), *(find(project, q) for q in also)]
     unlike = [find(project, q) for q in avoid]
-    if is_server(project.uri) or lite_serves(project.uri) != project.spec().collection:
+    name = None if is_server(project.uri) else lite_serves(project.uri)
+    spec = spec_of(project, name) if name else None
+    if spec is None:
         matches = _asked(project, seeds, unlike, n, where, per_artist)
     else:
-        searcher = _held_ready(project)
+        searcher = held_ready(project, spec)
         matches = questions.similar(
             searcher,
             _positions(searcher, seeds),
@@ -119,35 +118,9 @@ def duplicates(project: Project, least: float, where: Sequence[Condition] = ()) 
     return questions.duplicates(searcher_of(project), least, where=where)
 
 
-def searcher_of(project: Project) -> Searcher:
-    """The library held ready, for processes that stay up: `refresh` it before each question.
-
-    Raises:
-        ConfigurationError: nothing is indexed yet, or what is served was made with other settings.
-    """
-    if is_server(project.uri):
-        with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
-            name = served(client)
-    else:
-        name = lite_serves(project.uri)
-    if name is None:
-        raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
-    if name != project.spec().collection:
-        raise ConfigurationError(
-            f"{name} is served, which was made with other settings, until the collection of these"
-            " is complete: `embed-assets sync` completes it"
-        )
-    return _held_ready(project)
-
-
 def as_json(match: Match) -> dict[str, object]:
     """The object that the interface promises for a match, and more."""
     return asdict(match) | {"score": round(match.score, 6)}
-
-
-def _held_ready(project: Project) -> Searcher:
-    spec = project.spec()
-    return Searcher(project.tables, project.store, spec, spec.place(project.uri))
 
 
 def _positions(searcher: Searcher, found: Sequence[Found]) -> list[int]:
@@ -175,7 +148,8 @@ def _asked(
         name = search.served_collection(client)
         near, ids = _mean(client, seeds, name)
         far, bad = _mean(client, unlike, name) if unlike else (None, [])
-        wanted = filters.expression(where, vocabulary(project.tables, project.spec()))
+        spec = spec_of(project, name) or project.spec()
+        wanted = filters.expression(where, vocabulary(project.tables, spec))
         out = [*ids, *bad]
         many = n if far is None and not per_artist else SPARE * n
         while True:

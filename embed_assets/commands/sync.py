@@ -155,7 +155,7 @@ def _index_holds(project: Project, spec: IndexSpec, tell: Callable[[str], None])
     tables, uri = project.tables, project.uri
     if not tables.indexed(spec.place(uri)):
         return True
-    before = stamp(uri, spec)
+    before = _stamp(uri, spec)
     last = catalogue.last_served(tables, uri)
     known = catalogue.stamp_of(tables, uri, spec.collection)
     if before is not None and before == known and last == spec.collection:
@@ -178,10 +178,16 @@ def _index_holds(project: Project, spec: IndexSpec, tell: Callable[[str], None])
         some = next(iter(tables.indexed(spec.place(uri))))
         catalogue.forget_written(tables, uri, spec, [some])
         return False
-    catalogue.note_stamp(tables, uri, spec.collection, stamp(uri, spec))
+    catalogue.note_stamp(tables, uri, spec.collection, _stamp(uri, spec))
     if served != spec.collection:
         tell(f"{served} is served, not {spec.collection}: `embed-assets collections` says why")
     return True
+
+
+def _stamp(uri: str, spec: IndexSpec) -> str | None:
+    """The stamps of all collections that the spec asks for."""
+    stamps = [stamp(uri, one) for one in spec.layers]
+    return None if None in stamps else " ".join(s for s in stamps if s)
 
 
 def _wait(found: Look, running: list[RunProcess]) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Annotated, Any
 
 import typer
@@ -35,13 +35,16 @@ def tell(text: str) -> None:
     typer.echo("\n".join(map(plain, text.split("\n"))), err=True)
 
 
-def print_matches(heading: str, matches: Iterable[Match]) -> None:
-    """A list for people, as it comes: cosine, title, artist, path."""
+def print_matches(
+    heading: str, matches: Iterable[Match], place: Callable[[Any], str] = lambda m: ""
+) -> None:
+    """A list for people, as it comes: cosine, where in the track if asked, title, artist, path."""
     typer.echo(plain(heading))
     m = None
     for m in matches:
         by = f" - {m.artist}" if m.artist else ""
-        typer.echo(plain(f"  {m.score:+.3f}  {m.title}{by}  ({m.path})"))
+        where = f"{place(m):>12}  " if place(m) else ""
+        typer.echo(plain(f"  {m.score:+.3f}  {where}{m.title}{by}  ({m.path})"))
     if m is None:
         typer.echo("  none: no other track fits what was asked for")
 

@@ -160,8 +160,16 @@ def _agreed(have: dict[str, str], tables: Tables, spec: IndexSpec, uri: str) -> 
     deleted, another EMBED_MILVUS_URI and a deleted Lite file are found out here, at every look;
     what only the index knows, by the hourly reconciliation.
     """
-    there = tables.indexed(spec.place(uri)) if is_there(uri, spec) else {}
-    agreed = {key_of(path): version for path, version in there.items()}
+    first, *others = (
+        tables.indexed(one.place(uri)) if is_there(uri, one) else {} for one in spec.layers
+    )
+    agreed = {key_of(path): version for path, version in first.items()}
+    for one, there in zip(spec.layers[1:], others, strict=True):
+        # Dagster's version speaks of the tracks' rows; those of the parts must be of these files.
+        for path, version in first.items():
+            digest = version.rpartition(".")[0]
+            if there.get(path) not in (EMPTY, version_of(digest, one)):
+                agreed.pop(key_of(path), None)
     return {k: v for k, v in have.items() if v == EMPTY or agreed.get(k) == v}
 
 

@@ -115,6 +115,7 @@ def _materialization(
             "written": report.written,
             "deleted": report.deleted,
             "unchanged": report.unchanged,
+            **({"parts": report.parts} if spec.parts else {}),
             "collection": spec.collection,
             "version": report.version,
         },

@@ -60,6 +60,7 @@ class EncoderResource(dg.ConfigurableResource):
     window_seconds: float
     windows: int
     pooling: str
+    parts: bool = False
 
     def choice(self) -> EncoderChoice:
         """What the workers load."""
@@ -72,7 +73,7 @@ class EncoderResource(dg.ConfigurableResource):
             ConfigurationError: no such encoder, or no weights.
         """
         recipe = self.choice().recipe(self.window_seconds, self.windows)
-        return IndexSpec(recipe, self.pooling)
+        return IndexSpec(recipe, self.pooling, parts=self.parts)
 
 
 class MilvusResource(dg.ConfigurableResource):
@@ -107,6 +108,7 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
             window_seconds=settings.window_seconds,
             windows=settings.windows,
             pooling=settings.pooling,
+            parts=settings.parts,
         ),
         "milvus": MilvusResource(
             uri=settings.index_uri,

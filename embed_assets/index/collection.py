@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Iterable, Iterator
-from dataclasses import fields
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec
 from embed_assets.index.connection import lite_folder
-from embed_assets.index.row import TEXT_BYTES, TrackRow
+from embed_assets.index.row import KEYS, SECONDS, TEXT_BYTES, columns
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -157,7 +156,7 @@ def rows_by_folder(
 
     A row that a crash has duplicated may come twice.
     """
-    chosen = "" if folder_ids is None else f"folder_id in {_listed(folder_ids)}"
+    chosen = "" if folder_ids is None else f"folder_id in {id_list(folder_ids)}"
     if lite_folder(client):
         # It has no limit, and every page of an iterator would cost it a scan of all the rows.
         rows = client.query(collection, chosen or 'track_id > ""', _NAMES)
@@ -197,7 +196,7 @@ def _row(row: dict[str, Any]) -> tuple[str, str, str]:
     return row["folder_id"], row["track_id"], row["row_digest"]
 
 
-def _listed(ids: list[str]) -> str:
+def id_list(ids: list[str]) -> str:
     """A filter's list of ids; they are hex, so nothing in them needs quoting."""
     if bad := [i for i in ids if not i.isalnum()]:
         raise ValueError(f"not an id: {bad[0]!r}")
@@ -208,12 +207,12 @@ def _schema(client: MilvusClient, spec: IndexSpec) -> Any:
     from pymilvus import DataType
 
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    for name in (*(f.name for f in fields(TrackRow)), "row_digest"):
+    for name in columns(spec.rows):
         if name in TEXT_BYTES:
-            primary = {"is_primary": True} if name == "track_id" else {}
+            primary = {"is_primary": True} if name == KEYS[spec.rows] else {}
             schema.add_field(name, DataType.VARCHAR, max_length=TEXT_BYTES[name], **primary)
         else:
-            schema.add_field(name, DataType.FLOAT if name == "duration" else DataType.INT64)
+            schema.add_field(name, DataType.FLOAT if name in SECONDS else DataType.INT64)
     schema.add_field("vector", DataType.FLOAT_VECTOR, dim=spec.dim)
     return schema
 

@@ -64,7 +64,7 @@ def condition(field: str, text: str, negate: bool = False) -> Condition:
         return Condition(field, words=text, negate=negate)
     low, dots, high = text.partition("..")
     high = high if dots else low
-    read = _time if field in TIMES else _seconds if field == "duration" else _number
+    read = _time if field in TIMES else seconds if field == "duration" else _number
     try:
         least = read(low, False) if low.strip() else float("-inf")
         most = read(high, True) if high.strip() else float("inf")
@@ -153,15 +153,16 @@ def _number(text: str, top: bool) -> float:
 _PARTS = re.compile(r"\s*(?:(\d+)h)?\s*(?:(\d+)m(?:in)?)?\s*(?:(\d+(?:\.\d+)?)s?)?\s*")
 
 
-def _seconds(text: str, top: bool) -> float:
+def seconds(text: str, top: bool = False) -> float:
     """`90`, `90s`, `2m`, `1m30s`, `1:30` or `1h` in seconds."""
     if clock := re.fullmatch(r"\s*(?:(\d+):)?(\d+):(\d\d)\s*", text):
-        hours, minutes, seconds = (float(x or 0) for x in clock.groups())
-    elif (parts := _PARTS.fullmatch(text)) and text.strip():
-        hours, minutes, seconds = (float(x or 0) for x in parts.groups())
+        parts = clock.groups()
+    elif (words := _PARTS.fullmatch(text)) and text.strip():
+        parts = words.groups()
     else:
         raise ValueError(f"{text.strip()!r} is no length of time: write 90, 2m, 1m30s, 1:30 or 1h")
-    return hours * 3600 + minutes * 60 + seconds
+    h, m, s = (float(x or 0) for x in parts)
+    return h * 3600 + m * 60 + s
 
 
 def _time(text: str, top: bool) -> float:

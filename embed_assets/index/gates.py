@@ -6,17 +6,18 @@ Counts and contents of all rows come from `reconcile.compare`; vectors are looke
 from __future__ import annotations
 
 import secrets
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embed_assets import catalogue
 from embed_assets.errors import TrackRejected
-from embed_assets.identity import ROW_SCHEMA_VERSION, IndexSpec
-from embed_assets.index.collection import count, load, width_of
+from embed_assets.identity import PARTS, ROW_SCHEMA_VERSION, TRACKS, IndexSpec
+from embed_assets.index.collection import count, ensure, load, width_of
 from embed_assets.index.connection import give_way
 from embed_assets.index.reconcile import Drift, compare
+from embed_assets.index.row import KEYS, part_id
 from embed_assets.index.search import vectors_of
 from embed_assets.tables import Tables
 from embed_assets.vectors.pooling import pool
@@ -54,11 +55,14 @@ class Gate:
 
 @dataclass(frozen=True)
 class Verdict:
-    """How a collection fared; `drift` None: its rows cannot be compared with today's tables."""
+    """How a collection fared, with that of its parts if the spec asks for one.
+
+    `drifts`: how far the rows are from today's tables, of each collection that can be compared.
+    """
 
     collection: str
     gates: tuple[Gate, ...]
-    drift: Drift | None
+    drifts: tuple[tuple[IndexSpec, Drift], ...]
 
     @property
     def passed(self) -> bool:
@@ -85,11 +89,32 @@ def judge(
     address: str,
     served: str | None,
 ) -> Verdict:
-    """Measure the collection of `spec`, and how its neighbours differ from the served one's.
+    """Measure the collections of `spec`, and how its neighbours differ from the served one's.
 
     Reads every row's id and digest once, and samples of vectors; writes nothing.
     """
-    name = spec.collection
+    gates: list[Gate] = []
+    drifts = []
+    for one in spec.layers:
+        found, drift = _judge(client, one, tables, store, address, served)
+        prefix = "parts_" if one.rows == PARTS else ""
+        gates += [replace(g, name=f"{prefix}{g.name}") for g in found]
+        drifts += [(one, drift)] if drift is not None else []
+    return Verdict(spec.collection, tuple(gates), tuple(drifts))
+
+
+def _judge(
+    client: MilvusClient,
+    spec: IndexSpec,
+    tables: Tables,
+    store: Store,
+    address: str,
+    served: str | None,
+) -> tuple[list[Gate], Drift | None]:
+    """The gates of one collection, and how far it is from the tables."""
+    name, key = spec.collection, KEYS[spec.rows]
+    if spec.rows == PARTS:
+        ensure(client, spec)
     width = width_of(client, name)
     gates = [Gate("vector_width", width == spec.dim, width, str(spec.dim))]
     drift = None
@@ -104,20 +129,30 @@ def judge(
     else:
         load(client, name)
         gates.append(Gate("rows", None, count(client, name), "of an earlier version: not compared"))
-    both = [n for n in (name, served) if n is not None]
+    beside = served if spec.rows == TRACKS else None
+    both = [n for n in (name, beside) if n is not None]
     _step_aside(client, both)
-    start = secrets.token_hex(16)
-    sample = dict(catalogue.sample_tracks(tables, spec.recipe.digest, start, SAMPLE))
-    vectors = vectors_of(client, list(sample), name)
+    sample = _sample(spec, tables)
+    vectors = vectors_of(client, list(sample), name, key)
     if vectors:
         gates += _vectors(vectors)
         gates.append(_as_stored(spec, store, sample, vectors))
         ids = sorted(vectors)[:QUERIES]
-        hits = _search(client, name, [vectors[i] for i in ids], both)
+        hits = _search(client, name, [vectors[i] for i in ids], both, key)
         gates.append(_self_recall(ids, hits))
-        if served is not None and served != name:
-            gates += _overlap(client, served, ids, hits, both)
-    return Verdict(name, tuple(gates), drift)
+        if beside is not None and beside != name:
+            gates += _overlap(client, beside, ids, hits, both)
+    return gates, drift
+
+
+def _sample(spec: IndexSpec, tables: Tables) -> dict[str, tuple[str, int | None]]:
+    """Key of a row -> (audio hash, which window: None for all) of some tracks, or parts of them."""
+    rows = catalogue.sample_tracks(tables, spec.recipe.digest, secrets.token_hex(16), SAMPLE)
+    if spec.rows == TRACKS:
+        return {track: (audio, None) for track, audio, _ in rows}
+    # Any of the windows: which one is left to the id, which is a hash.
+    chosen = [(track, audio, int(track[:8], 16) % max(n, 1)) for track, audio, n in rows]
+    return {part_id(track, k): (audio, k) for track, audio, k in chosen}
 
 
 def _vectors(vectors: dict[str, np.ndarray]) -> list[Gate]:
@@ -132,13 +167,19 @@ def _vectors(vectors: dict[str, np.ndarray]) -> list[Gate]:
 
 
 def _as_stored(
-    spec: IndexSpec, store: Store, sample: dict[str, str], vectors: dict[str, np.ndarray]
+    spec: IndexSpec,
+    store: Store,
+    sample: dict[str, tuple[str, int | None]],
+    vectors: dict[str, np.ndarray],
 ) -> Gate:
     """How near the vectors are to what the store's windows give, at the worst."""
     worst = 1.0
-    for track, vector in vectors.items():
+    for key, vector in vectors.items():
+        audio, number = sample[key]
         try:
-            meant = pool(store.read(spec.recipe.digest, sample[track]), spec.pooling)
+            windows = store.read(spec.recipe.digest, audio)
+            some = windows if number is None else windows[number : number + 1]
+            meant = pool(some, spec.pooling)
         except (VectorsLost, TrackRejected):
             # The store has lost it: that is the next embedding's concern, the row is all there is.
             continue
@@ -154,22 +195,24 @@ def _step_aside(client: MilvusClient, names: list[str]) -> None:
 
 
 def _search(
-    client: MilvusClient, name: str, vectors: list[np.ndarray], names: list[str]
+    client: MilvusClient,
+    name: str,
+    vectors: list[np.ndarray],
+    names: list[str],
+    key: str = "track_id",
 ) -> list[list[tuple[str, float]]]:
-    """(track id, cosine) of each query's nearest rows, best first."""
+    """(key, cosine) of each query's nearest rows, best first."""
     found = []
     for i in range(0, len(vectors), QUERIES_A_CALL):
         answer = client.search(
             name,
             vectors[i : i + QUERIES_A_CALL],
             limit=NEIGHBOURS + 1,
-            output_fields=["track_id"],
+            output_fields=[key],
             search_params={"metric_type": "COSINE", "params": {"ef": 128}},
             consistency_level="Strong",
         )
-        found += [
-            [(h["entity"]["track_id"], float(h["distance"])) for h in hits] for hits in answer
-        ]
+        found += [[(h["entity"][key], float(h["distance"])) for h in hits] for hits in answer]
     return found
 
 

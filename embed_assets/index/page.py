@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
-from embed_assets.index.folders import row_of
 from embed_assets.index.projection import COLOURS, GROUPS, Drawing
 from embed_assets.index.searcher import Searcher
+from embed_assets.index.wanted import row_of
 
 
 def page(searcher: Searcher, drawing: Drawing) -> str:

@@ -13,7 +13,7 @@ import numpy as np
 from embed_assets import catalogue
 from embed_assets.identity import IndexSpec, digest
 from embed_assets.index.collection import ensure, rows_by_folder, served
-from embed_assets.index.folders import row_of
+from embed_assets.index.wanted import rows_of_track
 from embed_assets.index.write import FolderRows, index_folders
 from embed_assets.tables import Tables
 
@@ -45,23 +45,25 @@ class Drift:
 def reconcile(
     client: MilvusClient, spec: IndexSpec, tables: Tables, address: str
 ) -> dict[str, Drift]:
-    """Compare the wanted and the served collection with the tables, and see that it is mended.
+    """Compare the wanted and the served collections with the tables, and see that it is mended.
 
     Returns what was found, by the collection's name. Orphaned rows are deleted at once; folders
     that differ are taken for not written, so that the next look has ordinary runs write them.
     """
-    specs = [spec]
+    wanted = spec.layers
+    specs = list(wanted)
     now = served(client)
-    other = catalogue.spec_of(tables, address, now) if now and now != spec.collection else None
-    if other is not None and other.row_schema == spec.row_schema:
-        specs.append(other)
+    if now and now != spec.collection:
+        other = catalogue.spec_of(tables, address, now, parts=spec.parts)
+        if other is not None and other.row_schema == spec.row_schema:
+            specs += other.layers
     found = {}
     for one in specs:
         drift = compare(client, one, tables, address)
         mend(client, one, tables, address, drift)
-        if one != spec:
+        if one not in wanted:
             # Its folders are written along with the wanted collection's.
-            catalogue.forget_written(tables, address, spec, drift.differing)
+            catalogue.forget_written(tables, address, wanted[0], drift.differing)
         found[one.collection] = drift
     return found
 
@@ -104,9 +106,9 @@ def _wanted(tables: Tables, spec: IndexSpec) -> Iterator[tuple[str, _Sum | None]
         for track, embedding in group:
             if embedding is None:
                 total = None
-            if total is not None:
-                row = row_of(track, embedding, spec.recipe)
-                total = _plus(total, row.track_id, row.row_digest)
+            elif total is not None:
+                for row in rows_of_track(track, embedding, spec):
+                    total = _plus(total, row.track_id, row.row_digest)
         yield folder, total
 
 

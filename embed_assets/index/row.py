@@ -1,15 +1,20 @@
-"""What the index says of a track, apart from its vector; a change needs a new schema version."""
+"""What the index says of a track, or of a part of one, apart from its vector.
+
+A change needs a new schema version.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any
 
-from embed_assets.identity import digest
+from embed_assets.identity import PARTS, TRACKS, digest
 
 TEXT_BYTES = {
     "track_id": 32,
+    "part_id": 40,
     "audio_hash": 128,
     "folder_id": 32,
     "folder": 16_384,
@@ -47,6 +52,9 @@ NUMBERS = (
     "embedded_at",
 )
 """The whole-number fields, stored as INT64."""
+
+SECONDS = ("duration", "start", "end")
+"""The fields in seconds, stored as FLOAT."""
 
 
 def fit(text: str, max_bytes: int) -> str:
@@ -101,13 +109,23 @@ class TrackRow:
 
     def __post_init__(self) -> None:
         for name, size in TEXT_BYTES.items():
-            if name != "row_digest":
+            if name not in ("row_digest", "part_id"):
                 object.__setattr__(self, name, fit(getattr(self, name), size))
         for name in NUMBERS:
             top = 2**53 if name.endswith("_at") else 2**31 - 1
             object.__setattr__(self, name, min(max(int(getattr(self, name)), 0), top))
         if not 0 <= self.duration < 1e9:
             object.__setattr__(self, "duration", 0.0)
+
+    @property
+    def key(self) -> str:
+        """Primary key of the row."""
+        return self.track_id
+
+    @property
+    def sound(self) -> Hashable:
+        """What its vector is of."""
+        return self.audio_hash
 
     @cached_property
     def row_digest(self) -> str:
@@ -118,3 +136,67 @@ class TrackRow:
         """The row as it is stored, without its vector."""
         row = {f.name: getattr(self, f.name) for f in fields(self)}
         return row | {"row_digest": self.row_digest}
+
+
+@dataclass(frozen=True)
+class PartRow:
+    """What the index says about a window of a track: all of the track, and where in it; seconds."""
+
+    track: TrackRow
+    number: int
+    start: float
+    end: float
+
+    @property
+    def key(self) -> str:
+        """Primary key of the row: the track's, and which window of it, in 6 hex digits."""
+        return part_id(self.track.track_id, self.number)
+
+    @property
+    def track_id(self) -> str:
+        """The track's id."""
+        return self.track.track_id
+
+    @property
+    def folder_id(self) -> str:
+        """The id of the track's folder."""
+        return self.track.folder_id
+
+    @property
+    def path(self) -> str:
+        """The track's path."""
+        return self.track.path
+
+    @property
+    def sound(self) -> Hashable:
+        """What its vector is of."""
+        return self.track.audio_hash, self.number
+
+    @property
+    def row_digest(self) -> str:
+        """32 hex digits over all the fields: a row with this digest needs no writing."""
+        where = f"{self.number} {self.start} {self.end}"
+        return digest("part", self.track.row_digest, where)
+
+    def stored(self) -> dict[str, Any]:
+        """The row as it is stored, without its vector."""
+        row = self.track.stored() | {"part_id": self.key, "start": self.start, "end": self.end}
+        return row | {"row_digest": self.row_digest}
+
+
+Row = TrackRow | PartRow
+
+KEYS = {TRACKS: "track_id", PARTS: "part_id"}
+"""The primary key of a collection, by what it has rows for."""
+
+
+def part_id(track_id: str, number: int) -> str:
+    """Key of the row of a track's window; windows are counted from 0, in order of time."""
+    return f"{track_id}{number:06x}"
+
+
+def columns(rows: str) -> tuple[str, ...]:
+    """The fields of a collection's rows but for the vector, in their order."""
+    of_track = tuple(f.name for f in fields(TrackRow))
+    more = ("part_id", "start", "end") if rows == PARTS else ()
+    return (*of_track, *more, "row_digest")

@@ -99,16 +99,20 @@ def at_most(matches: Iterable[Match], per_artist: int) -> list[Match]:
 
 
 def vectors_of(
-    client: MilvusClient, track_ids: Sequence[str], collection: str | None = None
+    client: MilvusClient,
+    track_ids: Sequence[str],
+    collection: str | None = None,
+    key: str = "track_id",
 ) -> dict[str, np.ndarray]:
-    """Unit vectors, float32 `[dim]`, of the tracks that the served collection (or another) has."""
+    """Unit vectors, float32 `[dim]`, of the tracks that the served collection (or another) has.
+
+    `key`: what its rows are known by.
+    """
     name = collection or served_collection(client)
     rest, found = iter(track_ids), {}
     while ids := list(islice(rest, IDS_PER_CALL)):
-        for row in client.get(
-            name, ids, output_fields=["track_id", "vector"], consistency_level="Strong"
-        ):
-            found[row["track_id"]] = np.asarray(row["vector"], dtype=np.float32)
+        for row in client.get(name, ids, output_fields=[key, "vector"], consistency_level="Strong"):
+            found[row[key]] = np.asarray(row["vector"], dtype=np.float32)
     return found
 
 

@@ -19,8 +19,8 @@ import numpy as np
 
 from embed_assets.identity import IndexSpec, display_path
 from embed_assets.index.axes import CANDIDATES, CANDIDATES_EACH, Axes
-from embed_assets.index.folders import row_of
 from embed_assets.index.search import Match
+from embed_assets.index.wanted import row_of
 from embed_assets.rows import Track
 from embed_assets.tables import TRACK_COLUMNS, Tables
 from embed_assets.vectors.pooled import Pooled

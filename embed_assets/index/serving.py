@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from embed_assets import catalogue
 from embed_assets.errors import ConfigurationError
-from embed_assets.identity import IndexSpec
+from embed_assets.identity import PARTS, TRACKS, IndexSpec, parts_of
 from embed_assets.index import collection
 from embed_assets.index.gates import Verdict, judge
 from embed_assets.index.reconcile import mend
@@ -22,7 +22,7 @@ from embed_assets.vectors.store import Store
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-PREFIX = "tracks_"
+PREFIXES = (f"{TRACKS}_", f"{PARTS}_")
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,10 @@ class Standing:
 
 @dataclass(frozen=True)
 class Listed:
-    """A collection of the index; `missing`: folders that it lacks as they are now."""
+    """A collection of the index; `missing`: folders that it lacks as they are now.
+
+    One of parts is served if it stands beside the served one.
+    """
 
     name: str
     spec: IndexSpec | None
@@ -77,8 +80,8 @@ def settle(
     verdict = judge(client, spec, tables, store, address, now)
     catalogue.note_gates(tables, address, wanted, verdict.as_json())
     if not verdict.passed:
-        if verdict.drift is not None:
-            mend(client, spec, tables, address, verdict.drift)
+        for one, drift in verdict.drifts:
+            mend(client, one, tables, address, drift)
         return Standing(wanted, now, why="; ".join(verdict.failed), verdict=verdict)
     return _move(client, tables, address, wanted, now, "gates", wanted, verdict)
 
@@ -104,10 +107,12 @@ def promote(
     *,
     wanted: str,
     anyway: bool = False,
+    parts: bool = False,
 ) -> Standing:
     """Serve a collection by hand if it passes its gates, or `anyway`.
 
     If it is not the `wanted` one, which the settings ask for, it stays until those change.
+    `parts`: the collection of its parts, if it has one, must pass as well.
 
     Raises:
         ConfigurationError: there is no such collection, or a gate failed.
@@ -116,7 +121,7 @@ def promote(
     if now == name:
         catalogue.note_move(tables, address, name, name, catalogue.PROMOTE, wanted)
         return Standing(name, name)
-    spec = catalogue.spec_of(tables, address, name)
+    spec = catalogue.spec_of(tables, address, name, parts=parts)
     verdict = None
     if spec is not None:
         verdict = judge(client, spec, tables, store, address, now)
@@ -163,7 +168,7 @@ def drop(client: MilvusClient, name: str, tables: Tables, address: str) -> None:
     Raises:
         ConfigurationError: there is no such collection, or it is served.
     """
-    _require(client, name)
+    _require(client, name, PREFIXES)
     collection.drop(client, name)
     catalogue.forget_collection(tables, address, name)
 
@@ -172,12 +177,13 @@ def listed(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str) 
     """Every collection of ours at this address, the served one first."""
     now = collection.served(client)
     known = catalogue.known(tables, address)
+    wanted = {one.collection: one for one in spec.layers}
     found = []
     for name in client.list_collections():
-        if not name.startswith(PREFIX):
+        if not name.startswith(PREFIXES):
             continue
         one = known.get(name)
-        held = one.spec if one and one.spec else spec if name == spec.collection else None
+        held = one.spec if one and one.spec else wanted.get(name)
         collection.load(client, name)
         found.append(
             Listed(
@@ -185,8 +191,8 @@ def listed(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str) 
                 held,
                 collection.count(client, name),
                 catalogue.unfinished(tables, address, held) if held else None,
-                name == now,
-                name == spec.collection,
+                now is not None and name in (now, parts_of(now)),
+                name in wanted,
                 one.gates if one else None,
                 one.gates_at if one else None,
             )
@@ -194,11 +200,13 @@ def listed(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str) 
     return sorted(found, key=lambda c: (not c.served, not c.wanted, c.name))
 
 
-def _require(client: MilvusClient, name: str) -> str | None:
+def _require(
+    client: MilvusClient, name: str, prefixes: tuple[str, ...] = (f"{TRACKS}_",)
+) -> str | None:
     now = collection.served(client)
-    names = client.list_collections()
+    names = [n for n in client.list_collections() if n.startswith(prefixes)]
     if name not in names:
-        there = ", ".join(sorted(n for n in names if n.startswith(PREFIX))) or "none"
+        there = ", ".join(sorted(names)) or "none"
         raise ConfigurationError(f"there is no collection {name}; there are: {there}")
     return now
 

@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
-from itertools import islice
+from itertools import groupby, islice
+from operator import attrgetter
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected, TransientError
-from embed_assets.identity import IndexSpec
+from embed_assets.identity import TRACKS, IndexSpec
 from embed_assets.index.collection import (
     IDS_PER_CALL,
     count,
     ensure,
+    id_list,
     load,
     rows_by_folder,
     rows_of,
 )
 from embed_assets.index.connection import give_way, lite_folder
-from embed_assets.index.row import TrackRow
+from embed_assets.index.row import KEYS, Row
 from embed_assets.index.search import vectors_of
 
 if TYPE_CHECKING:
@@ -28,20 +31,24 @@ if TYPE_CHECKING:
 
 FOLDERS_PER_CHUNK = 128
 ROWS_PER_BATCH = 500
-ROUNDS = 3
+ROUNDS = 4
 SAMPLE = 3
 SAMPLE_COSINE = 0.999
+
+Mark = tuple[int, int]
+"""What stands for all rows of a track: how many, and the sum of their digests."""
 
 
 @dataclass(frozen=True)
 class FolderRows:
     """What a folder should have in the index; no rows: it is gone, or has no good track.
 
-    `rows` may be called more than once and must give the same rows each time.
+    `rows` may be called more than once and must give the same rows each time, those of a track one
+    after the other.
     """
 
     folder_id: str
-    rows: Callable[[], Iterable[TrackRow]]
+    rows: Callable[[], Iterable[Row]]
 
 
 @dataclass(frozen=True)
@@ -65,33 +72,38 @@ class FolderFailed:
 
 @dataclass
 class _Work:
-    """One folder while its chunk is worked on; `want` and `have` map track_id to row_digest."""
+    """One folder while its chunk is worked on: by track, what is wanted and what the index has.
+
+    `written`, `deleted`: rows of each track. Memory is by the track, however many rows it has.
+    """
 
     source: FolderRows
-    want: dict[str, str] = field(default_factory=dict)
-    have: dict[str, str] = field(default_factory=dict)
-    doubled: set[str] = field(default_factory=set)
-    written: set[str] = field(default_factory=set)
-    deleted: set[str] = field(default_factory=set)
+    want: dict[str, Mark] = field(default_factory=dict)
+    have: dict[str, Mark] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
+    deleted: dict[str, int] = field(default_factory=dict)
     error: Exception | None = None
 
     def in_step(self) -> bool:
-        return self.have == self.want and not self.doubled
+        return self.have == self.want
+
+    def surplus(self) -> list[str]:
+        """Tracks of which there are rows that no writing replaces: doubled, or no longer wanted."""
+        return [t for t, (n, _) in self.have.items() if n > self.want.get(t, (0, 0))[0]]
 
     def report(self) -> FolderWritten | FolderFailed:
         if self.error is not None:
             return FolderFailed(self.source.folder_id, self.error)
-        rows, written = len(self.want), len(self.written)
-        return FolderWritten(
-            self.source.folder_id, rows, written, len(self.deleted), rows - written
-        )
+        rows, written = sum(n for n, _ in self.want.values()), sum(self.written.values())
+        deleted = sum(self.deleted.values())
+        return FolderWritten(self.source.folder_id, rows, written, deleted, rows - written)
 
 
 def index_folders(
     client: MilvusClient,
     spec: IndexSpec,
     folders: Iterable[FolderRows],
-    vector_of: Callable[[str], np.ndarray],
+    vector_of: Callable[[Any], np.ndarray],
     *,
     rewrite: bool = False,
 ) -> Iterator[FolderWritten | FolderFailed]:
@@ -100,9 +112,10 @@ def index_folders(
     Works through up to 128 folders at a time: reads what the index has of them, writes what
     differs (`rewrite`: everything), deletes what is not wanted, flushes, and reads back; only
     then are the folders reported. A call that was killed or failed is simply repeated. Between
-    batches and between reports others get their turn at a Lite index. `vector_of(audio_hash)`
-    gives a float32 `[spec.dim]` vector of any length but 0 and is asked only for rows that need
-    writing, so memory holds one batch of vectors; unit vectors are stored.
+    batches and between reports others get their turn at a Lite index. `vector_of(row.sound)`
+    gives a float32 `[spec.dim]` vector of any length but 0 and is asked only for tracks that need
+    writing, so memory holds one batch of vectors; unit vectors are stored. `sound` is the audio
+    hash, and for a part of it also which one.
 
     Raises:
         ConfigurationError: the collection or a vector has another width than `spec`.
@@ -116,7 +129,7 @@ def index_folders(
         # All rows are those that this call has written: there is nothing of the others to look for.
         unknown = count(client, spec.collection) != ours
         _settle(client, spec, chunk, vector_of, rewrite, unknown)
-        ours += sum(len(work.have) for work in chunk)
+        ours += sum(n for work in chunk for n, _ in work.have.values())
         for work in chunk:
             yield work.report()
             _step_aside(client, spec)
@@ -126,7 +139,7 @@ def _settle(
     client: MilvusClient,
     spec: IndexSpec,
     chunk: list[_Work],
-    vector_of: Callable[[str], np.ndarray],
+    vector_of: Callable[[Any], np.ndarray],
     force: bool,
     unknown: bool,
 ) -> None:
@@ -158,54 +171,52 @@ def _read(
     works = {w.source.folder_id: w for w in chunk}
     if len(works) < len(chunk):
         raise ValueError("the same folder was given twice")
-    if again and not any(w.doubled for w in chunk):
+    if again and spec.rows == TRACKS and not any(w.surplus() for w in chunk):
+        # By key: it shows no doubled row, but where none was there, none has come.
         known = {t for w in chunk for t in (w.have.keys() | w.want.keys())}
         rows = rows_of(client, spec.collection, sorted(known))
     else:
         rows = rows_by_folder(client, spec.collection, list(works))
-    for work in chunk:
-        work.have, work.doubled = {}, set()
+    have: dict[str, dict[str, Mark]] = defaultdict(dict)
     for folder, track, row_digest in rows:
-        work = works.get(folder)
-        if work is None:
-            continue
-        if track in work.have:
-            work.doubled.add(track)
-        work.have[track] = row_digest
+        there = have[folder]
+        there[track] = _plus(there.get(track, (0, 0)), row_digest)
+    for folder, work in works.items():
+        work.have = have.get(folder, {})
+
+
+def _plus(mark: Mark, row_digest: str) -> Mark:
+    return mark[0] + 1, mark[1] + int(row_digest, 16)
 
 
 def _bring(
     client: MilvusClient,
     spec: IndexSpec,
     chunk: list[_Work],
-    vector_of: Callable[[str], np.ndarray],
+    vector_of: Callable[[Any], np.ndarray],
     force: bool,
     sample: dict[str, np.ndarray],
 ) -> list[_Work]:
     """Write and delete what differs; returns the folders in which anything did."""
     touched: set[str] = set()
-    if doubled := [t for w in chunk for t in w.doubled]:
-        # Left by a kill inside flush; one delete takes all copies, then the row is written anew.
-        _delete(client, spec, doubled)
-        _flush(client, spec)
-        for work in chunk:
-            work.have = {t: d for t, d in work.have.items() if t not in work.doubled}
-            touched.update([work.source.folder_id] if work.doubled else [])
+    key = KEYS[spec.rows]
     for batch in _batches(spec, chunk, vector_of, force):
         client.upsert(spec.collection, [row for _, row in batch])
         for work, row in batch:
-            work.written.add(row["track_id"])
+            work.written[row["track_id"]] = work.want[row["track_id"]][0]
             touched.add(work.source.folder_id)
         for _, row in batch[:: max(1, len(batch) // SAMPLE)]:
             if len(sample) < SAMPLE:
-                sample[row["track_id"]] = row["vector"]
+                sample[row[key]] = row["vector"]
         if len(batch) == ROWS_PER_BATCH:
             _step_aside(client, spec)
     extra = []
     for work in chunk:
-        if work.error is None and (gone := work.have.keys() - work.want.keys()):
+        if work.error is None and (gone := work.surplus()):
+            # What is doubled (by a kill inside flush) goes with all its copies, and is written
+            # anew in the next round.
             extra += gone
-            work.deleted |= gone
+            work.deleted |= {t: work.have[t][0] for t in gone if t not in work.want}
             touched.add(work.source.folder_id)
     if extra:
         _delete(client, spec, extra)
@@ -213,7 +224,7 @@ def _bring(
 
 
 def _batches(
-    spec: IndexSpec, chunk: list[_Work], vector_of: Callable[[str], np.ndarray], force: bool
+    spec: IndexSpec, chunk: list[_Work], vector_of: Callable[[Any], np.ndarray], force: bool
 ) -> Iterator[list[tuple[_Work, dict[str, Any]]]]:
     """Rows to write, with their vectors, of one folder after the other; full batches but the last.
 
@@ -223,16 +234,25 @@ def _batches(
     for work in chunk:
         work.want = {}
         try:
-            for row in work.source.rows():
-                if row.folder_id != work.source.folder_id or row.track_id in work.want:
-                    raise ValueError(f"track {row.path!r} is listed twice or under another folder")
-                work.want[row.track_id] = row.row_digest
-                if force or work.have.get(row.track_id) != row.row_digest:
-                    vector = _unit(spec, row, vector_of(row.audio_hash))
+            for track, group in groupby(work.source.rows(), attrgetter("track_id")):
+                rows, mark = list(group), (0, 0)
+                for row in rows:
+                    mark = _plus(mark, row.row_digest)
+                twice = track in work.want or len({row.key for row in rows}) < len(rows)
+                if twice or rows[0].folder_id != work.source.folder_id:
+                    raise ValueError(
+                        f"track {rows[0].path!r} is listed twice or under another folder"
+                    )
+                work.want[track] = mark
+                have = work.have.get(track, (0, 0))
+                if have[0] > mark[0] or (have == mark and not force):
+                    continue
+                for row in rows:
+                    vector = _unit(spec, row, vector_of(row.sound))
                     batch.append((work, row.stored() | {"vector": vector}))
-                if len(batch) == ROWS_PER_BATCH:
-                    yield batch
-                    batch = []
+                    if len(batch) == ROWS_PER_BATCH:
+                        yield batch
+                        batch = []
         except ConfigurationError:
             raise
         except Exception as e:
@@ -242,7 +262,7 @@ def _batches(
         yield batch
 
 
-def _unit(spec: IndexSpec, row: TrackRow, vector: np.ndarray) -> np.ndarray:
+def _unit(spec: IndexSpec, row: Row, vector: np.ndarray) -> np.ndarray:
     if vector.shape != (spec.dim,):
         raise ConfigurationError(
             f"{row.path}: a vector of shape {vector.shape} came for collection {spec.collection}, "
@@ -258,9 +278,13 @@ def _unit(spec: IndexSpec, row: TrackRow, vector: np.ndarray) -> np.ndarray:
 
 
 def _delete(client: MilvusClient, spec: IndexSpec, tracks: Iterable[str]) -> None:
+    """Delete every row of these tracks."""
     rest = iter(sorted(tracks))
     while ids := list(islice(rest, IDS_PER_CALL)):
-        client.delete(spec.collection, ids=ids)
+        if spec.rows == TRACKS:
+            client.delete(spec.collection, ids=ids)
+        else:
+            client.delete(spec.collection, filter=f"track_id in {id_list(ids)}")
 
 
 def _flush(client: MilvusClient, spec: IndexSpec) -> None:
@@ -271,10 +295,10 @@ def _flush(client: MilvusClient, spec: IndexSpec) -> None:
 
 def _sample_holds(client: MilvusClient, spec: IndexSpec, sample: dict[str, np.ndarray]) -> bool:
     """Whether vectors read back point where they were meant to."""
-    there = vectors_of(client, list(sample), spec.collection)
+    there = vectors_of(client, list(sample), spec.collection, KEYS[spec.rows])
     return all(
-        track in there and float(there[track] @ vector) > SAMPLE_COSINE
-        for track, vector in sample.items()
+        key in there and float(there[key] @ vector) > SAMPLE_COSINE
+        for key, vector in sample.items()
     )
 
 

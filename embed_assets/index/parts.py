@@ -1,0 +1,160 @@
+"""The part that sounds like this: the tracks whose best window is nearest to a vector, and where.
+
+Exact and without Milvus over the file of all windows, or from a Milvus server. One answer a track;
+scores are cosines in [-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embed_assets import reports
+from embed_assets.index.collection import PAGE, id_list
+from embed_assets.index.search import Match
+from embed_assets.index.searcher import Searcher
+from embed_assets.index.wanted import windows_of
+from embed_assets.rows import Embedding, Track
+from embed_assets.vectors.windowed import Windowed
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+WINDOWS_EACH = 8
+"""Rows a server is asked for, for each track that is wanted: a track has many windows."""
+
+SPARE = 16
+"""And so many more, so that twins are ordered by path, not by chance."""
+
+MOST_IDS = 1_000
+"""So many tracks are left out by the server itself; of more, what it finds is sifted here."""
+
+
+@dataclass(frozen=True)
+class Part(Match):
+    """A track that was found by a part of it, `start` to `end` in seconds, which has the score."""
+
+    start: float = 0.0
+    end: float = 0.0
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Windows of a track: their vectors `[n, dim]`, of length 1, and where they lie, in seconds."""
+
+    vectors: np.ndarray
+    windows: list[tuple[float, float]]
+
+
+def seed_of(
+    windowed: Windowed, track: Track, embedding: Embedding, start: float | None, end: float | None
+) -> tuple[Seed, bool]:
+    """The windows of a track that lie in a part of it, and whether any do; else the nearest one.
+
+    `start` None: all of them. `end` None: the window in which `start` lies, or the nearest.
+
+    Raises:
+        VectorsLost, TrackRejected: the store has no vectors of it.
+    """
+    vectors = windowed.read(track.audio_hash or "")
+    windows = windows_of(track, embedding, windowed.spec.recipe)
+    if start is None:
+        return Seed(vectors, windows), True
+    if end is None:
+        inside = [i for i, (a, length) in enumerate(windows) if a <= start < a + length][-1:]
+    else:
+        # Half of a window at least, or half of what was asked for: else its sound is another's.
+        inside = [
+            i
+            for i, (a, length) in enumerate(windows)
+            if 2 * (min(end, a + length) - max(start, a)) >= min(length, end - start)
+        ]
+    middle = start if end is None else (start + end) / 2
+    nearest = min(
+        range(len(windows)), key=lambda i: abs(windows[i][0] + windows[i][1] / 2 - middle)
+    )
+    chosen = inside or [nearest]
+    return Seed(vectors[chosen], [windows[i] for i in chosen]), bool(inside)
+
+
+def nearest_parts(
+    searcher: Searcher,
+    windowed: Windowed,
+    query: np.ndarray,
+    n: int,
+    allowed: np.ndarray,
+) -> list[Part]:
+    """The `n` tracks with the window nearest to a float32 `[dim]` vector of length 1, best first.
+
+    `allowed`: bool `[positions]` of the searcher, which may be answers. Memory holds a block of
+    the file, and a number for each window. What the file lacks is read from the store.
+    """
+    positions = np.flatnonzero(allowed).tolist()
+    tracks = [searcher.track(i) for i in positions]
+    hashes = [t.audio_hash or "" for t in tracks]
+    embedded = {h: searcher.lineage(i)["at"] for h, i in zip(hashes, positions, strict=True)}
+    cosines, numbers = windowed.best(query, embedded)
+    row = {h: k for k, h in enumerate(embedded)}
+    of_track = cosines[[row[h] for h in hashes]] if hashes else np.zeros(0)
+    # Twins at the end are told apart by path, not by chance.
+    least = np.partition(of_track, -n)[-n] if 0 < n < len(of_track) else -1.5
+    kept = np.flatnonzero(of_track >= max(least - 1e-6, -1.5)).tolist()
+    told = reports.embeddings_of(
+        searcher.tables, windowed.spec.recipe.digest, {hashes[i] for i in kept}
+    )
+    parts = []
+    for i in kept:
+        if embedding := told.get(hashes[i]):
+            match = searcher.match(positions[i], float(of_track[i]))
+            windows = windows_of(tracks[i], embedding, windowed.spec.recipe)
+            parts.append(_part(match, windows, int(numbers[row[hashes[i]]])))
+    return sorted(parts, key=lambda p: (-p.score, p.path))[:n]
+
+
+def ask_parts(
+    client: MilvusClient,
+    collection: str,
+    query: np.ndarray,
+    n: int,
+    *,
+    exclude: Collection[str] = (),
+    where: str = "",
+) -> list[Part]:
+    """The same from a collection of parts; `exclude`: tracks; `where`: as `filters.expression`.
+
+    Fewer come where 16,384 windows, which is what a server hands out, are of fewer tracks.
+    """
+    out = set(exclude)
+    if 0 < len(out) <= MOST_IDS:
+        rest = f"track_id not in {id_list(sorted(out))}"
+        where = f"({where}) and {rest}" if where else rest
+    names = [name for name in Part.__dataclass_fields__ if name != "score"]
+    limit = min(WINDOWS_EACH * n + SPARE, PAGE)
+    while True:
+        hits = client.search(
+            collection,
+            [query.astype(np.float32)],
+            limit=limit,
+            filter=where,
+            output_fields=names,
+            search_params={"metric_type": "COSINE", "params": {"ef": max(128, limit)}},
+            consistency_level="Strong",
+        )[0]
+        found: dict[str, Part] = {}
+        for hit in hits:
+            row: dict[str, Any] = {name: hit["entity"][name] for name in names}
+            score = round(float(np.clip(hit["distance"], -1.0, 1.0)), 6)
+            row |= {name: round(float(row[name]), 2) for name in ("start", "end")}
+            if row["track_id"] not in out:
+                found.setdefault(row["track_id"], Part(score=score, **row))
+        if len(found) >= n or len(hits) < limit or limit >= PAGE:
+            return sorted(found.values(), key=lambda p: (-p.score, p.path))[:n]
+        limit = min(4 * limit, PAGE)
+
+
+def _part(match: Match, windows: list[tuple[float, float]], number: int) -> Part:
+    start, length = windows[min(number, len(windows) - 1)]
+    return Part(**vars(match), start=start, end=round(start + length, 2))
