@@ -26,6 +26,7 @@ from embed_assets.cli_options import (
     tell_all,
 )
 from embed_assets.commands.terminal import AsJson, plain, print_json, print_matches
+from embed_assets.identity import IndexSpec
 from embed_assets.settings import Settings
 
 
@@ -89,7 +90,7 @@ def similar(
         print_json([command.as_json(m) for m in answer.matches])
         return
     print_matches(f"Sounds like {answer.found[0].name}:", answer.matches)
-    typer.echo(f"(scores are cosines in [-1, 1]; vectors: {encoder_note(settings)})")
+    typer.echo(f"(scores are cosines in [-1, 1]; vectors: {encoder_note(settings, answer.spec)})")
 
 
 def parts(
@@ -271,9 +272,13 @@ def draw_map(
     typer.echo(plain(f"{told['file']}: {told['tracks']} tracks by {told['by']} ({told['method']})"))
 
 
-def encoder_note(settings: Settings) -> str:
+def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
     """Which encoder made the vectors, and what it is."""
     from embed_assets import encoders
+    from embed_assets.project import Project
 
+    if spec is not None and spec.layers[0] != (wanted := Project.of(settings).spec()).layers[0]:
+        other = f"{spec.recipe.encoder}, served until {wanted.collection} is complete"
+        return f"{other}: `embed-assets collections`"
     info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
     return f"{info.name}; {info.note}"

@@ -9,10 +9,15 @@ from dataclasses import replace
 
 import pytest
 
+from embed_assets.commands import collections
 from embed_assets.commands import similar as command
+from embed_assets.commands.draw import write_map
 from embed_assets.commands.find import find, find_all
 from embed_assets.commands.playlist import write_m3u
+from embed_assets.commands.served import searcher_of
 from embed_assets.commands.terminal import plain
+from embed_assets.defs.library_map import drawn_spec
+from embed_assets.errors import ConfigurationError
 from embed_assets.index.connection import connect
 from embed_assets.index.filters import parse
 from embed_assets.index.folders import FolderIndexed, index_library
@@ -21,6 +26,7 @@ from embed_assets.index.projection import draw, picture
 from embed_assets.index.serving import settle
 from embed_assets.library.manifest import scan_folder
 from embed_assets.library.walk import walk
+from embed_assets.tables import Tables
 from embed_assets.vectors.embed import embed_folder
 from embed_assets.workers import open_pool
 from embed_assets_tests.shelf import Shelf, random_vectors
@@ -42,10 +48,10 @@ def asked(tmp_path_factory):
         yield world
 
 
-def index(project):
-    """What a run does, without Dagster."""
+def index(project, paths=None):
+    """What a run of these folders (all) does, without Dagster."""
     spec, tables, store = project.spec(), project.tables, project.store
-    paths = [folder.path for folder in walk(project.library.root)]
+    paths = paths or [folder.path for folder in walk(project.library.root)]
     with open_pool(1) as pool:
         for path in paths:
             scan_folder(project.library, path, tables, pool)
@@ -97,9 +103,32 @@ def test_milvus_itself_gives_the_same_answers(asked):
         seeds = find_all(project, query)
         unlike = [find(project, q) for q in more.get("avoid", ())]
         rest = more.get("where", ()), more.get("per_artist", 0)
-        there = command._asked(project, seeds, unlike, 5, *rest)
+        there, _ = command._asked(project, seeds, unlike, 5, *rest)
         assert [(m.path, m.genre) for m in here] == [(m.path, m.genre) for m in there]
         assert [m.score for m in here] == pytest.approx([m.score for m in there], abs=1e-5)
+
+
+def test_all_is_answered_from_what_is_served_while_another_collection_is_filled(asked, tmp_path):
+    now = asked.project()
+    before = command.path(now, "Some/0.flac", "Some/2.flac", 5).matches
+    later = replace(now, pooling="enriched")
+    index(later, [b"Some"])
+    with pytest.raises(ConfigurationError, match="use: serve another one first"):
+        collections.drop(now, now.spec().collection)
+    assert command.path(later, "Some/0.flac", "Some/2.flac", 5).matches == before
+    _, drifting = command.radio(later, "Some/0.flac", random=1)
+    assert len(list(drifting)) == 6
+    assert command.duplicates(later, 0.5) == command.duplicates(now, 0.5) != []
+    assert write_map(later, tmp_path / "m.html")["tracks"] == 7
+    answer = command.similar(later, "Some/0.flac", 6)
+    assert answer.matches == command.similar(now, "Some/0.flac", 6).matches
+    assert answer.spec == now.spec()
+    assert drawn_spec(now.tables, later.spec(), now.uri) == now.spec()
+    # Of what other tables have made nothing is known here: Milvus itself is asked.
+    stranger = replace(later, tables=Tables(tmp_path / "tables.sqlite"))
+    with pytest.raises(ConfigurationError, match="nothing is known here"):
+        searcher_of(stranger)
+    collections.drop(later, later.spec().collection)
 
 
 def test_no_name_and_no_tag_steers_the_terminal(asked):

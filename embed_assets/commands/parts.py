@@ -65,7 +65,7 @@ def parts(
             found = _searched(project, spec, windowed, vector, many, exclude, where)
         kept = at_most(found, per_artist)
         if len(kept) >= n or len(found) < many or many >= PAGE:
-            return Answer(tuple(seeds), kept[:n]), notes + more
+            return Answer(tuple(seeds), kept[:n], spec), notes + more
         many = min(MORE * many, PAGE)
 
 

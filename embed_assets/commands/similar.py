@@ -14,6 +14,7 @@ import numpy as np
 
 from embed_assets.commands.find import Found, NotFound, find, find_all, not_indexed
 from embed_assets.commands.served import WAIT_SECONDS, held_ready, searcher_of, spec_of
+from embed_assets.identity import IndexSpec
 from embed_assets.index import filters, questions, search
 from embed_assets.index.address import is_server
 from embed_assets.index.collection import lite_serves
@@ -33,10 +34,14 @@ SPARE = 4
 
 @dataclass(frozen=True)
 class Answer:
-    """What was asked about, and the tracks found; score: cosine, -1 to 1."""
+    """What was asked about, and the tracks found; score: cosine, -1 to 1.
+
+    `spec`: what the vectors were made with, if that is known.
+    """
 
     found: tuple[Found, ...]
     matches: list[Match]
+    spec: IndexSpec | None = None
 
     @property
     def name(self) -> str:
@@ -73,7 +78,7 @@ def similar(
     name = None if is_server(project.uri) else lite_serves(project.uri)
     spec = spec_of(project, name) if name else None
     if spec is None:
-        matches = _asked(project, seeds, unlike, n, where, per_artist)
+        matches, spec = _asked(project, seeds, unlike, n, where, per_artist)
     else:
         searcher = held_ready(project, spec)
         matches = questions.similar(
@@ -84,7 +89,7 @@ def similar(
             where=where,
             per_artist=per_artist,
         )
-    return Answer((*seeds, *unlike), matches)
+    return Answer((*seeds, *unlike), matches, spec)
 
 
 def path(
@@ -141,15 +146,15 @@ def _asked(
     n: int,
     where: Sequence[Condition],
     per_artist: int,
-) -> list[Match]:
-    """The same answer from Milvus itself, with the vectors that it serves."""
+) -> tuple[list[Match], IndexSpec | None]:
+    """The same answer from Milvus itself, with the vectors that it serves; and their spec."""
     with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
         # The alias may move between two questions; the collection behind it stays.
         name = search.served_collection(client)
         near, ids = _mean(client, seeds, name)
         far, bad = _mean(client, unlike, name) if unlike else (None, [])
-        spec = spec_of(project, name) or project.spec()
-        wanted = filters.expression(where, vocabulary(project.tables, spec))
+        spec = spec_of(project, name)
+        wanted = filters.expression(where, vocabulary(project.tables, spec or project.spec()))
         out = [*ids, *bad]
         many = n if far is None and not per_artist else SPARE * n
         while True:
@@ -160,7 +165,7 @@ def _asked(
                 kept = [m for m in found if m.score >= float(vectors[m.track_id] @ far)]
             kept = search.at_most(kept, per_artist)
             if len(kept) >= n or len(found) < many or many >= search.PAGE:
-                return kept[:n]
+                return kept[:n], spec
             many = min(SPARE * many, search.PAGE)
 
 

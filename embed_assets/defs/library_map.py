@@ -4,8 +4,11 @@ import base64
 
 import dagster as dg
 
+from embed_assets import catalogue
 from embed_assets.defs.milvus_index import milvus_index
 from embed_assets.defs.resources import EncoderResource, MilvusResource, StateResource
+from embed_assets.identity import IndexSpec
+from embed_assets.tables import Tables
 
 
 @dg.asset(
@@ -26,7 +29,7 @@ def library_map(
     from embed_assets.index.projection import draw, picture
     from embed_assets.index.searcher import Searcher
 
-    spec = encoder.spec()
+    spec = drawn_spec(state.tables(), encoder.spec(), milvus.uri)
     searcher = Searcher(state.tables(), state.store(), spec, spec.place(milvus.uri))
     if not len(searcher):
         return dg.MaterializeResult(metadata={"dagster/row_count": 0})
@@ -44,6 +47,13 @@ def library_map(
             "groups": ", ".join(drawing.groups),
         }
     )
+
+
+def drawn_spec(tables: Tables, wanted: IndexSpec, address: str) -> IndexSpec:
+    """What is served by the tables' word: the index itself may be held by a run."""
+    served = catalogue.last_served(tables, address)
+    known = catalogue.spec_of(tables, address, served) if served else None
+    return known or wanted
 
 
 MAP_JOB = dg.define_asset_job(
