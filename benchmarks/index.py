@@ -249,10 +249,10 @@ def command_of(what: str, home: Path, address: str | None) -> list[str]:
     return command + (["--address", address] if address else [])
 
 
-def spec_of(pooling: str = "mean"):
+def spec_of(pooling: str = "mean", windows: int = 3):
     from embed_assets.identity import IndexSpec, Recipe
 
-    return IndexSpec(Recipe("muq", "bench", 24_000, DIM, 10.0, 3), pooling)
+    return IndexSpec(Recipe("muq", "bench", 24_000, DIM, 10.0, windows), pooling)
 
 
 def parts(home: Path, address: str | None):
@@ -275,7 +275,7 @@ def wipe(uri: str) -> None:
             client.drop_collection(name)
 
 
-def fill(home: Path, rows: int) -> None:
+def fill(home: Path, rows: int, windows: int = 3) -> None:
     """Tables and store of a library of so many tracks; without syncing the disk for each."""
     from dataclasses import astuple
 
@@ -283,7 +283,8 @@ def fill(home: Path, rows: int) -> None:
     from embed_assets.rows import Embedding, Track
     from embed_assets.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS
 
-    tables, store, spec, _ = parts(home, None)
+    tables, store, _, _ = parts(home, None)
+    spec = spec_of(windows=windows)
     rng = np.random.default_rng(0)
     sync, os.fsync = os.fsync, lambda handle: None
     folders, tracks, embeddings = [], [], []
@@ -302,15 +303,15 @@ def fill(home: Path, rows: int) -> None:
             1,
             1,
             audio,
-            duration=180.0,
+            duration=max(180.0, 10.0 * windows),
             title=f"Title {i}",
             artist=f"Artist {i // 120}",
             album=f"Album {i // PER_FOLDER}",
         )
         tracks.append((*astuple(track), "scan", 0.0))
-        embeddings.append(astuple(Embedding(spec.recipe.digest, audio, 3, 30.0)))
-        windows = rng.standard_normal((3, 1, DIM), dtype=np.float32)
-        store.write(spec.recipe.digest, audio, windows)
+        embeddings.append(astuple(Embedding(spec.recipe.digest, audio, windows, 10.0 * windows)))
+        vectors = rng.standard_normal((windows, 1, DIM), dtype=np.float32)
+        store.write(spec.recipe.digest, audio, vectors)
     os.fsync = sync
     with tables.transaction() as db:
         db.executemany("INSERT INTO folders VALUES (?, ?, ?, ?, ?)", folders)

@@ -9,6 +9,7 @@ import hashlib
 import json
 import os
 from dataclasses import asdict, dataclass, replace
+from functools import cached_property
 
 ROW_SCHEMA_VERSION = 2
 """Raised when the fields of an index row change, so that a new collection is filled."""
@@ -66,7 +67,7 @@ class Recipe:
     frame_stats: tuple[str, ...] = ("mean",)
     version: int = 1
 
-    @property
+    @cached_property
     def digest(self) -> str:
         """32 hex digits; names the recipe's room in the store and in the tables."""
         return digest("recipe", json.dumps(asdict(self), sort_keys=True))
@@ -105,7 +106,7 @@ class IndexSpec:
         """32 hex digits; part of every folder's wanted version."""
         return self._digest if self.rows == TRACKS else digest(self.rows, self._digest)
 
-    @property
+    @cached_property
     def _digest(self) -> str:
         return digest("index", self.recipe.digest, self.pooling, str(self.row_schema))
 

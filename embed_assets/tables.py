@@ -178,17 +178,20 @@ class Tables(Database):
             for row in rows:
                 yield Track(*row[:width]), Embedding(*row[width:])
 
-    def embedded_at(self, folder: str, recipe: str) -> dict[str, float]:
-        """Audio hash -> when it was embedded, of the tracks of a folder that have vectors."""
+    def embedded_at(self, folders: Iterable[str], recipe: str) -> dict[str, float]:
+        """Audio hash -> when it was embedded, of the tracks of these folders that have vectors."""
+        found: dict[str, float] = {}
         with self.connect() as db:
-            return dict(
-                db.execute(
-                    "SELECT e.audio_hash, e.at FROM tracks t JOIN embeddings e"
-                    " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
-                    " WHERE t.folder_id = ? AND e.reason IS NULL",
-                    (recipe, folder),
+            for folder in folders:
+                found.update(
+                    db.execute(
+                        "SELECT e.audio_hash, e.at FROM tracks t JOIN embeddings e"
+                        " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+                        " WHERE t.folder_id = ? AND e.reason IS NULL",
+                        (recipe, folder),
+                    )
                 )
-            )
+        return found
 
     def forget_unreadable(self, folder: str) -> None:
         """Have the files of a folder that were rejected by the scan read again by the next one."""

@@ -75,6 +75,7 @@ def index_in_step(
         passed=all(d.none for d in found.values()),
         metadata={
             "rows": drift.rows,
+            **({"rows_of_parts": found[spec.of_parts.collection].rows} if spec.parts else {}),
             "folders": drift.folders,
             "not_yet_indexed": drift.waiting,
             "differing": sum(len(d.differing) for d in found.values()),

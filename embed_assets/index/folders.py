@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from embed_assets import catalogue
 from embed_assets.identity import PARTS, IndexSpec, folder_id
 from embed_assets.index import collection
-from embed_assets.index.wanted import index_rows, vectors
+from embed_assets.index.wanted import Vectors, index_rows
 from embed_assets.index.write import (
     FOLDERS_PER_CHUNK,
     FolderFailed,
@@ -111,8 +111,10 @@ def _index_layer(
     for folder in by_id.keys() - ready.keys():
         yield FolderIndexed(by_id[folder], DIRTY)
     sources = [FolderRows(f, lambda f=f: index_rows(tables, f, spec)) for f in ready]
-    kept: Pooled | Windowed | None = None
-    reports = index_folders(client, spec, sources, vectors(spec, tables, store))
+    pooled: Pooled | None = None
+    windowed: Windowed | None = None
+    vector_of = Vectors(spec, tables, store)
+    reports = index_folders(client, spec, sources, vector_of)
     for chunk in _chunks(reports):
         now = readiness(tables, [r.folder_id for r in chunk], spec.recipe.digest)
         written = {}
@@ -123,12 +125,14 @@ def _index_layer(
                 written[report.folder_id] = version
         if any(isinstance(r, FolderWritten) and r.written for r in chunk):
             # Here it is paid for once, and no search waits for it.
-            kept = kept or _for_searchers(store, spec)
-            embedded: dict[str, float] = {}
-            for report in chunk:
-                if report.folder_id in written and report.written:
-                    embedded |= tables.embedded_at(report.folder_id, spec.recipe.digest)
-            kept.keep(embedded)
+            new = [r.folder_id for r in chunk if r.folder_id in written and r.written]
+            embedded = tables.embedded_at(new, spec.recipe.digest)
+            if spec.rows == PARTS:
+                windowed = windowed or Windowed(store, spec)
+                windowed.keep(embedded)
+            else:
+                pooled = pooled or Pooled(store, spec, check=False)
+                pooled.keep(embedded, vector_of.recent)
         # Before anybody is told: what Dagster knows of must be in the tables.
         tables.put_indexed(
             place,
@@ -144,10 +148,6 @@ def _index_layer(
                 )
             else:
                 yield FolderIndexed(path, DIRTY)
-
-
-def _for_searchers(store: Store, spec: IndexSpec) -> Pooled | Windowed:
-    return Windowed(store, spec) if spec.rows == PARTS else Pooled(store, spec, check=False)
 
 
 def _chunks(
@@ -202,7 +202,7 @@ def _follow_layer(
     touched = 0
     sources = [FolderRows(f, lambda f=f: index_rows(tables, f, spec)) for f in digests]
     # Lost vectors are not this one's to mend: they are embedded under the recipe that is wanted.
-    vector_of = vectors(spec, tables, store, mend=False)
+    vector_of = Vectors(spec, tables, store, mend=False)
     for chunk in _chunks(index_folders(client, spec, sources, vector_of)) if sources else ():
         now = readiness(tables, [r.folder_id for r in chunk], spec.recipe.digest)
         written = []

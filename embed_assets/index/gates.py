@@ -32,6 +32,9 @@ SAMPLE = 500
 QUERIES = 200
 """Vectors searched for, each of which should find itself first."""
 
+QUERIES_PARTS = 50
+"""The same for parts, whose rows are many times as many, and which Lite scans for each."""
+
 NEIGHBOURS = 10
 """So many neighbours of a track are compared with those that the served collection gives."""
 
@@ -137,7 +140,7 @@ def _judge(
     if vectors:
         gates += _vectors(vectors)
         gates.append(_as_stored(spec, store, sample, vectors))
-        ids = sorted(vectors)[:QUERIES]
+        ids = sorted(vectors)[: QUERIES if spec.rows == TRACKS else QUERIES_PARTS]
         hits = _search(client, name, [vectors[i] for i in ids], both, key)
         gates.append(_self_recall(ids, hits))
         if beside is not None and beside != name:

@@ -18,6 +18,9 @@ from embed_assets.vectors.store import Store, VectorsLost
 if TYPE_CHECKING:
     import numpy as np
 
+RECENT = 2_048
+"""Vectors of tracks that stay in memory: as many as are written between two flushes, 8 MB."""
+
 
 def index_rows(tables: Tables, folder: str, spec: IndexSpec) -> Iterator[Row]:
     """The rows that the collection of `spec` should have of a folder, without their vectors."""
@@ -95,37 +98,40 @@ def row_of(
     )
 
 
-def vectors(
-    spec: IndexSpec, tables: Tables, store: Store, *, mend: bool = True
-) -> Callable[[Any], np.ndarray]:
-    """What gives the vector of a row's `sound`, from the store; the last track's stay in memory.
+class Vectors:
+    """Gives the vector of a row's `sound`, from the store: float32 `[spec.dim]`.
 
-    `mend`: what the store has lost is forgotten, so that the next try embeds it again.
+    `mend`: what the store has lost is forgotten, so that the next try embeds it again. `recent`:
+    audio hash -> vector of the last tracks that were asked for, for who wants them as well.
     """
-    last: tuple[str, np.ndarray] | None = None
 
-    def windows(audio_hash: str) -> np.ndarray:
-        nonlocal last
-        if last is None or last[0] != audio_hash:
-            last = audio_hash, _read(spec, tables, store, audio_hash, mend)
-        return last[1]
+    def __init__(self, spec: IndexSpec, tables: Tables, store: Store, *, mend: bool = True) -> None:
+        self.spec, self.tables, self.store, self.mend = spec, tables, store, mend
+        self.recent: dict[str, np.ndarray] = {}
+        self._windows: tuple[str, np.ndarray] | None = None
 
-    def of_part(sound: tuple[str, int]) -> np.ndarray:
-        audio_hash, number = sound
-        return pool(windows(audio_hash)[number : number + 1], spec.pooling)
+    def __call__(self, sound: Any) -> np.ndarray:
+        """The vector; raises TransientError, or VectorsLost, where the store has lost it."""
+        if self.spec.rows == PARTS:
+            return self._of_part(*sound)
+        vector = pool(self._read(sound), self.spec.pooling)
+        self.recent[sound] = vector
+        if len(self.recent) > RECENT:
+            del self.recent[next(iter(self.recent))]
+        return vector
 
-    def of_track(sound: str) -> np.ndarray:
-        return pool(_read(spec, tables, store, sound, mend), spec.pooling)
+    def _of_part(self, audio_hash: str, number: int) -> np.ndarray:
+        if self._windows is None or self._windows[0] != audio_hash:
+            self._windows = audio_hash, self._read(audio_hash)
+        return pool(self._windows[1][number : number + 1], self.spec.pooling)
 
-    return of_part if spec.rows == PARTS else of_track
-
-
-def _read(spec: IndexSpec, tables: Tables, store: Store, audio_hash: str, mend: bool) -> np.ndarray:
-    try:
-        return store.read(spec.recipe.digest, audio_hash)
-    except VectorsLost as e:
-        if not mend:
-            raise
-        store.delete(spec.recipe.digest, audio_hash)
-        tables.forget_embedding(spec.recipe.digest, audio_hash)
-        raise TransientError(f"{e}; it is embedded again at the next try") from e
+    def _read(self, audio_hash: str) -> np.ndarray:
+        recipe = self.spec.recipe.digest
+        try:
+            return self.store.read(recipe, audio_hash)
+        except VectorsLost as e:
+            if not self.mend:
+                raise
+            self.store.delete(recipe, audio_hash)
+            self.tables.forget_embedding(recipe, audio_hash)
+            raise TransientError(f"{e}; it is embedded again at the next try") from e

@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 
@@ -51,11 +52,16 @@ class Pooled:
         self._inode: int | None = None
         self._map()
 
-    def keep(self, embedded: Mapping[str, float]) -> None:
+    def keep(
+        self,
+        embedded: Mapping[str, float],
+        at_hand: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> None:
         """Have a vector of each audio hash -> moment of its embedding, from the store if need be.
 
-        What the store has lost, or cannot be pooled, is left out. A disk that is full or read-only
-        costs only that the next process reads the store again.
+        `at_hand`: vectors of some of them that the caller has just read. What the store has lost,
+        or cannot be pooled, is left out. A disk that is full or read-only costs only that the next
+        process reads the store again.
         """
         from filelock import FileLock, Timeout
 
@@ -71,7 +77,7 @@ class Pooled:
                     whole = os.path.getsize(self.names_file) // _NAME.itemsize
                     names.truncate(whole * _NAME.itemsize)
                     vectors.truncate(whole * 4 * self.spec.dim)
-                    for some, rows in self._read(self._missing(embedded)):
+                    for some, rows in self._read(self._missing(embedded), at_hand):
                         vectors.write(rows)
                         vectors.flush()
                         names.write(some)
@@ -85,15 +91,24 @@ class Pooled:
         rows = self.rows
         return {h: at for h, at in embedded.items() if h not in rows or rows[h][1] != at}
 
-    def _read(self, embedded: Mapping[str, float]) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    def _read(
+        self,
+        embedded: Mapping[str, float],
+        at_hand: Mapping[str, np.ndarray] = MappingProxyType({}),
+    ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Names `[n]` and vectors `[n, dim]` of what the store has, some at a time."""
-        found = self._pool(embedded)
+        found = self._pool(embedded, at_hand)
         while batch := list(islice(found, APPEND)):
             names, vectors = zip(*batch, strict=True)
             yield np.array(list(names), _NAME), np.stack(vectors)
 
-    def _pool(self, embedded: Mapping[str, float]) -> Iterator[tuple[tuple, np.ndarray]]:
+    def _pool(
+        self, embedded: Mapping[str, float], at_hand: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[tuple, np.ndarray]]:
         for audio, at in embedded.items():
+            if audio in at_hand:
+                yield (audio.encode(), at), at_hand[audio]
+                continue
             with suppress(VectorsLost, TrackRejected):
                 windows = self.store.read(self.spec.recipe.digest, audio)
                 yield (audio.encode(), at), pool(windows, self.spec.pooling)
