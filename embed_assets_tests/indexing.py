@@ -18,7 +18,7 @@ from embed_assets.index.collection import (
     rows_by_folder,
 )
 from embed_assets.index.connection import connect
-from embed_assets.index.row import TrackRow
+from embed_assets.index.row import PartRow, TrackRow
 from embed_assets.index.search import vectors_of
 from embed_assets.index.write import FolderFailed, FolderRows, FolderWritten, index_folders
 
@@ -108,3 +108,20 @@ def killed_folders(seed: int) -> list[FolderRows]:
         album(f"f{i}", [track(f"f{i}", f"{n}.mp3", genre=str(rng.random())) for n in range(size)])
         for i, size in enumerate(rng.choice([0, 3, 12, 300]) for _ in range(8))
     ]
+
+
+def sound_of(sound: tuple[str, int]) -> np.ndarray:
+    """The vector of a part."""
+    return vector_of(digest("part", *map(str, sound)))
+
+
+def killed_parts(seed: int) -> list[FolderRows]:
+    """The same folders, with 1, 3 or 24 parts of each track."""
+    made = []
+    for folder in killed_folders(seed):
+        rng, rows = random.Random(seed), []
+        for row in folder.rows():
+            count = rng.choice([1, 3, 24])
+            rows += [PartRow(row, i, 10.0 * i, 10.0 * i + 10) for i in range(count)]
+        made.append(FolderRows(folder.folder_id, lambda rows=rows: iter(rows)))
+    return made

@@ -5,6 +5,10 @@ On Milvus Lite, and on a real server where there is one.
 
 from __future__ import annotations
 
+import os
+import random
+import signal
+import time
 from collections import Counter
 from dataclasses import replace
 
@@ -22,10 +26,10 @@ from embed_assets.index.reconcile import compare, reconcile
 from embed_assets.index.row import PartRow, part_id
 from embed_assets.index.search import vectors_of
 from embed_assets.index.wanted import index_rows
-from embed_assets.index.write import FolderFailed, index_folders
+from embed_assets.index.write import FolderFailed, FolderWritten, index_folders
 from embed_assets.rows import Embedding
 from embed_assets.vectors.pooling import pool
-from embed_assets_tests.indexing import SPEC, album, vector_of
+from embed_assets_tests.indexing import SPEC, album, child, killed_parts, sound_of, vector_of
 from embed_assets_tests.made_library import ENRICHED, MEAN, shelf_of, windows_of
 
 PARTS = replace(MEAN, parts=True)
@@ -257,3 +261,38 @@ def test_a_flat_folder_with_long_mixes_holds_one_batch_of_vectors_at_a_time(uri)
         broken = replace(folder, rows=lambda: iter([*rows, rows[0]]))
         (told,) = index_folders(client, SPEC.of_parts, [broken], counted)
         assert isinstance(told, FolderFailed)
+
+
+KILLED = """
+uri, seed = sys.argv[1:]
+with connect(uri) as client:
+    print("go", flush=True)
+    for told in index_folders(client, SPEC.of_parts, killed_parts(int(seed)), sound_of):
+        print(told.folder_id, flush=True)
+"""
+
+
+@pytest.mark.stress
+def test_a_writer_of_parts_killed_at_any_moment_is_mended_by_a_repeat(uri):
+    rng = random.Random(int(os.environ.get("SEED", "1")))
+    name, unfinished = SPEC.of_parts.collection, 0
+    for kill in range(int(os.environ.get("KILLS", "12"))):
+        writer = child(KILLED, uri, str(kill))
+        assert writer.stdout.readline() == "go\n"
+        time.sleep(rng.uniform(0.0, 2.5))
+        unfinished += writer.poll() is None
+        writer.send_signal(signal.SIGKILL)
+        reported = set(writer.communicate()[0].split())
+        wanted = killed_parts(kill)
+        want = Counter((r.folder_id, r.track_id, r.row_digest) for f in wanted for r in f.rows())
+        with connect(uri) as client:
+            load(client, name)
+            have = Counter(rows_by_folder(client, name, sorted(reported))) if reported else {}
+            assert have == {k: n for k, n in want.items() if k[0] in reported}
+            if kill % 3 == 2:
+                continue  # the next writer finds what two kills have left
+            told = index_folders(client, SPEC.of_parts, wanted, sound_of)
+            assert all(isinstance(w, FolderWritten) for w in told)
+            assert Counter(rows_by_folder(client, name)) == want
+    print(unfinished, "kills hit a writer at work")
+    assert unfinished >= 3
