@@ -17,12 +17,11 @@ ROW_SCHEMA_VERSION = 2
 
 def digest(*parts: bytes | str, size: int = 16) -> str:
     """Hash length-delimited parts with BLAKE2b; `2 * size` hex digits."""
-    h = hashlib.blake2b(digest_size=size)
+    told = []
     for part in parts:
         raw = part.encode() if isinstance(part, str) else part
-        h.update(len(raw).to_bytes(8, "little"))
-        h.update(raw)
-    return h.hexdigest()
+        told += (len(raw).to_bytes(8, "little"), raw)
+    return hashlib.blake2b(b"".join(told), digest_size=size).hexdigest()
 
 
 def track_id(library: str, path: bytes) -> str:

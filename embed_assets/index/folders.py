@@ -76,6 +76,20 @@ def index_library(
         ConfigurationError: the collection does not fit the spec.
         TransientError: the index could not be written.
     """
+    # While one connection is open, no other is the last: SQLite tidies up behind each last one.
+    with tables.connect():
+        yield from _index_layers(client, library, paths, spec, tables, store, address)
+
+
+def _index_layers(
+    client: MilvusClient,
+    library: Library,
+    paths: Iterable[bytes],
+    spec: IndexSpec,
+    tables: Tables,
+    store: Store,
+    address: str,
+) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
     of_tracks, *of_parts = spec.layers
     found = _index_layer(client, library, paths, of_tracks, tables, store, address)
     if not of_parts:
