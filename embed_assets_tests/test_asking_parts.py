@@ -9,9 +9,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 from embed_assets.audio.decode import heard_seconds, read_windows
 from embed_assets.audio.windows import WindowPolicy, placed
+from embed_assets.cli import app
 from embed_assets.cli_options import seconds_of
 from embed_assets.commands import parts as command
 from embed_assets.commands.collections import collections, drop
@@ -19,6 +21,7 @@ from embed_assets.commands.doctor import doctor
 from embed_assets.commands.similar import similar
 from embed_assets.commands.status import status
 from embed_assets.errors import ConfigurationError
+from embed_assets.index.address import is_server
 from embed_assets.index.filters import parse
 from embed_assets.vectors.windowed import Windowed
 from embed_assets_tests.encoded import encode
@@ -53,14 +56,32 @@ def world_at(uri, tmp_path):
     made.power_loss()
 
 
+@pytest.fixture(scope="module")
+def heard(tmp_path_factory):
+    """The same library on Lite, for all tests that only ask."""
+    made = World(tmp_path_factory.mktemp("heard"), dict(LONG))
+    made.library.mkdir()
+    medley(made)
+    index(made.project())
+    return made
+
+
+@pytest.fixture
+def asked_of(request, uri):
+    """That one, and then one on a server."""
+    if is_server(uri):
+        return request.getfixturevalue("world_at")
+    return request.getfixturevalue("heard")
+
+
 def asked(world, query, **more):
     answer, notes = command.parts(world.project(), query, **more)
     assert notes == []
     return answer.matches
 
 
-def test_a_medley_is_found_by_its_parts_and_where_each_begins(world_at):
-    world = world_at
+def test_a_medley_is_found_by_its_parts_and_where_each_begins(asked_of):
+    world = asked_of
     for seed, place in ((1, 0), (3, 20)):
         found = asked(world, f"Album/{seed}.flac")
         assert len({m.path for m in found}) == len(found) == 6, "one answer a track"
@@ -79,23 +100,24 @@ def test_a_medley_is_found_by_its_parts_and_where_each_begins(world_at):
     assert [len(asked(world, "Mixes", per_artist=k)) for k in (0, 1)] == [6, 1]
 
 
-def test_it_is_shown_for_people_and_as_a_playlist(tmp_path):
-    world = World(tmp_path / "world", LONG)
-    world.library.mkdir(parents=True)
-    medley(world)
-    index(world.project())
+def test_it_is_shown_for_people_and_as_a_playlist(heard, tmp_path, monkeypatch):
+    world = heard
+    for name, value in world.environment.items():
+        monkeypatch.setenv(name, value)
     done = world.run("parts", "Album/3.flac", "-n", "1", "--m3u", str(tmp_path / "a.m3u"))
     assert re.search(r"\+(0\.99\d|1\.000) +0:\d\d\.\.0:\d\d +medley", done.stdout), done.stdout
     assert "Mixes/medley.flac" in (tmp_path / "a.m3u").read_text()
-    told = world.run("parts", "Mixes/medley.flac", "--part", "22..38s", "--json")
-    found = json.loads(told.stdout)
+
+    def ask(*arguments):
+        return CliRunner().invoke(app, ["parts", *arguments])
+
+    found = json.loads(ask("Mixes/medley.flac", "--part", "22..38s", "--json").stdout)
     assert found[0]["path"] == "Album/3.flac"
     assert 0 <= found[0]["start"] < found[0]["end"] <= 20
-    wrong = world.run("parts", "Album/3.flac", "--part", "2:00..1:00")
-    assert (wrong.returncode, "ends before it begins" in wrong.stderr) == (2, True)
-    world.settings["EMBED_PARTS"] = "false"
-    off = world.run("parts", "Album/3.flac")
-    assert (off.returncode, "EMBED_PARTS=true" in off.stderr) == (2, True)
+    wrong = ask("Album/3.flac", "--part", "2:00..1:00")
+    assert (wrong.exit_code, "ends before it begins" in wrong.output) == (2, True)
+    monkeypatch.setenv("EMBED_PARTS", "false")
+    assert "EMBED_PARTS=true" in str(ask("Album/3.flac").exception)
 
 
 def test_what_is_not_there_to_be_found_is_said(tmp_path):
@@ -190,8 +212,8 @@ def test_the_file_of_windows_holds_what_the_store_has(lite, tmp_path, spec):
 def test_windows_are_placed_where_they_were_decoded(tmp_path):
     for seconds, count in ((63.0, 0), (63.0, 3), (4.0, 3), (20.0, 3), (30.04, 0)):
         policy = WindowPolicy(10.0, count)
-        write_audio(tmp_path / "a.flac", music(seconds, 1))
-        told = read_windows(os.fsencode(tmp_path / "a.flac"), seconds, policy, 24_000)
+        write_audio(tmp_path / "a.wav", music(seconds, 1))
+        told = read_windows(os.fsencode(tmp_path / "a.wav"), seconds, policy, 24_000)
         heard = told.decoded_seconds if policy.covers(seconds) else heard_seconds(told.notes)
         windows = placed(seconds, policy, len(told.windows), heard)
         assert [start for start, _ in windows] == pytest.approx(told.starts, abs=0.02)
