@@ -60,7 +60,7 @@ COLUMNS = dg.TableSchema(
         "The folder's rows in the Milvus collection behind the alias `tracks`, exactly one a good"
         " track. The data version says which files and which index spec they stand for; the sensor"
         " compares it with the library. Other settings fill another collection, which is served"
-        " when it is complete and passes its gates."
+        " when it is complete and passes its gates. EMBED_PARTS: the windows have a collection too."
     ),
 )
 def milvus_index(
