@@ -149,18 +149,23 @@ def test_sync_fills_parts_when_asked_and_embeds_nothing_for_it(world):
     assert to_do(world) == 0
     world.settings["EMBED_PARTS"] = "true"
     assert to_do(world) == 2
+    assert "but for 2 folders that are to be indexed" in said_of_the_index(world)
     filled = world.sync()
     assert (filled["embedded"], filled["reused"], len(filled["runs"])) == (0, 3, 1)
     assert to_do(world) == 0
     kinds = [(c["of"], c["rows"], c["complete"], c["served"]) for c in collections(world.project())]
     assert sorted(kinds) == [("parts", 3, True, True), ("tracks", 3, True, True)]
-    index_found = next(f for f in doctor(world.made_settings()) if f.check == "index")
-    assert ", 3 of parts, in step" in index_found.message
+    assert ", 3 of parts, in step with the tables, served" in said_of_the_index(world)
     del world.settings["EMBED_PARTS"]
     assert to_do(world) == 0
     world.settings["EMBED_PARTS"] = "true"
     assert drop(world.project(), world.project().spec().of_parts.collection) is None
     assert to_do(world) == 2
+
+
+def said_of_the_index(world):
+    (message,) = (f.message for f in doctor(world.made_settings()) if f.check == "index")
+    return message
 
 
 def to_do(world):

@@ -160,14 +160,15 @@ def _index(settings: Settings, project: Project) -> str:
         return f"nothing is indexed in {project.uri} yet: `embed-assets sync` or `up` does it{told}"
     try:
         with connect(project.uri, project.token, wait_seconds=BUSY_SECONDS) as client:
-            if not client.has_collection(spec.collection):
+            # Parts that were asked for just now have no collection yet: they wait.
+            there = [one for one in spec.layers if client.has_collection(one.collection)]
+            indexed = (o for o in spec.layers if any(project.tables.indexed(o.place(project.uri))))
+            if gone := [one.collection for one in indexed if one not in there]:
                 raise TransientError(
-                    f"{spec.collection} is gone from {project.uri}: `embed-assets sync`, or the job"
-                    " `reconcile`, which runs every hour, fills it from the stored embeddings"
+                    f"{' and '.join(gone)} is gone from {project.uri}: `embed-assets sync`, or"
+                    " the hourly job `reconcile`, fills it from the stored embeddings"
                 )
-            drift, *parts = (
-                compare(client, one, project.tables, project.uri) for one in spec.layers
-            )
+            drift, *parts = (compare(client, one, project.tables, project.uri) for one in there)
             served = collection.served(client)
     except TransientError as e:
         if lite and "in use" in str(e):
@@ -183,7 +184,8 @@ def _index(settings: Settings, project: Project) -> str:
     told = f"{drift.rows} rows in {drift.folders} folders"
     told += f", {parts[0].rows} of parts" if parts else ""
     told += ", in step with the tables"
-    if waiting := max(d.waiting for d in every):
+    waiting = max(drift.waiting, catalogue.unfinished(project.tables, project.uri, spec))
+    if waiting:
         told += f" but for {waiting} folders that are to be indexed"
     if served == spec.collection:
         return f"{told}, served"

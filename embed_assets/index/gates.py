@@ -94,7 +94,7 @@ def judge(
 ) -> Verdict:
     """Measure the collections of `spec`, and how its neighbours differ from the served one's.
 
-    Reads every row's id and digest once, and samples of vectors; writes nothing.
+    Reads every row's id and digest once, and samples of vectors; writes no row.
     """
     gates: list[Gate] = []
     drifts = []
@@ -181,7 +181,8 @@ def _as_stored(
         audio, number = sample[key]
         try:
             windows = store.read(spec.recipe.digest, audio)
-            some = windows if number is None else windows[number : number + 1]
+            first = 0 if number is None else min(number, len(windows) - 1)
+            some = windows if number is None else windows[first : first + 1]
             meant = pool(some, spec.pooling)
         except (VectorsLost, TrackRejected):
             # The store has lost it: that is the next embedding's concern, the row is all there is.
