@@ -6,6 +6,7 @@ scores are cosines in [-1, 1].
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -60,7 +61,7 @@ def seed_of(
         VectorsLost, TrackRejected: the store has no vectors of it.
     """
     vectors = windowed.read(track.audio_hash or "")
-    windows = windows_of(track, embedding, windowed.spec.recipe)
+    windows = windows_of(track, embedding, windowed.spec.recipe)[: len(vectors)]
     if start is None:
         return Seed(vectors, windows), True
     if end is None:
@@ -72,7 +73,7 @@ def seed_of(
             for i, (a, length) in enumerate(windows)
             if 2 * (min(end, a + length) - max(start, a)) >= min(length, end - start)
         ]
-    middle = start if end is None else (start + end) / 2
+    middle = start if end is None or end == math.inf else (start + end) / 2
     nearest = min(
         range(len(windows)), key=lambda i: abs(windows[i][0] + windows[i][1] / 2 - middle)
     )
