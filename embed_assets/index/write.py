@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 FOLDERS_PER_CHUNK = 128
 ROWS_PER_BATCH = 500
+BATCHES_PER_FLUSH = 4
+"""Rows that were not flushed are in Lite's memory, several times over."""
+
 ROUNDS = 4
 SAMPLE = 3
 SAMPLE_COSINE = 0.999
@@ -200,7 +203,7 @@ def _bring(
     """Write and delete what differs; returns the folders in which anything did."""
     touched: set[str] = set()
     key = KEYS[spec.rows]
-    for batch in _batches(spec, chunk, vector_of, force):
+    for count, batch in enumerate(_batches(spec, chunk, vector_of, force), 1):
         client.upsert(spec.collection, [row for _, row in batch])
         for work, row in batch:
             work.written[row["track_id"]] = work.want[row["track_id"]][0]
@@ -208,6 +211,8 @@ def _bring(
         for _, row in batch[:: max(1, len(batch) // SAMPLE)]:
             if len(sample) < SAMPLE:
                 sample[row[key]] = row["vector"]
+        if count % BATCHES_PER_FLUSH == 0:
+            _flush(client, spec)
         if len(batch) == ROWS_PER_BATCH:
             _step_aside(client, spec)
     extra = []
