@@ -203,7 +203,7 @@ def _bring(
     """Write and delete what differs; returns the folders in which anything did."""
     touched: set[str] = set()
     key = KEYS[spec.rows]
-    for count, batch in enumerate(_batches(spec, chunk, vector_of, force), 1):
+    for number, batch in enumerate(_batches(spec, chunk, vector_of, force), 1):
         client.upsert(spec.collection, [row for _, row in batch])
         for work, row in batch:
             work.written[row["track_id"]] = work.want[row["track_id"]][0]
@@ -211,7 +211,7 @@ def _bring(
         for _, row in batch[:: max(1, len(batch) // SAMPLE)]:
             if len(sample) < SAMPLE:
                 sample[row[key]] = row["vector"]
-        if count % BATCHES_PER_FLUSH == 0:
+        if number % BATCHES_PER_FLUSH == 0:
             _flush(client, spec)
         if len(batch) == ROWS_PER_BATCH:
             _step_aside(client, spec)
