@@ -125,7 +125,8 @@ def parts(
     from embed_assets.commands import similar
     from embed_assets.commands.reading import reading
 
-    project = reading(Settings.load())
+    settings = Settings.load()
+    project = reading(settings)
     chosen = conditions(
         genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
     )
@@ -142,6 +143,8 @@ def parts(
         answer.matches,
         lambda m: f"{command.clock(m.start)}..{command.clock(m.end)}",
     )
+    note = encoder_note(settings, answer.spec)
+    typer.echo(f"(scores are cosines in [-1, 1], of the best window; vectors: {note})")
 
 
 def path(

@@ -197,7 +197,9 @@ def listed(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str) 
                 one.gates_at if one else None,
             )
         )
-    return sorted(found, key=lambda c: (not c.served, not c.wanted, c.name))
+    return sorted(
+        found, key=lambda c: (not c.served, not c.wanted, c.name.startswith(PREFIXES[1]), c.name)
+    )
 
 
 def _require(
