@@ -72,7 +72,7 @@ def step(home: Path, address: str | None, rows: int) -> dict[str, object]:
         bare.append(rows / upserts(home, address))
         whole.append(rows / child("rebuild", home, address)["seconds"])
     return {
-        "share": round(common.median(whole) / common.median(bare), 3),
+        "share": common.median([w / b for w, b in zip(whole, bare, strict=True)]),
         "rows": rows,
         "step_rows_per_second": common.rounded(whole),
         "upsert_rows_per_second": common.rounded(bare),
