@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 FOLDERS_PER_CHUNK = 128
 ROWS_PER_BATCH = 500
-BATCHES_PER_FLUSH = 4
+BATCHES_PER_FLUSH = 8
 """Rows that were not flushed are in Lite's memory, several times over."""
 
 ROUNDS = 4
