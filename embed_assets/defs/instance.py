@@ -31,6 +31,8 @@ PID_TAG = "embed_assets/pid"
 DAEMON_SECONDS = 90.0
 """Dagster's daemon says every 30 s that it lives; without a word for so long it does not."""
 
+OPENING_SECONDS = 60.0
+
 _PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE})
 
 _STARTED = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
@@ -78,7 +80,7 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     home = prepare_home(settings)
     os.environ["DAGSTER_HOME"] = str(home)
     try:
-        with dg.DagsterInstance.from_config(str(home)) as instance:
+        with _opened(home) as instance:
             yield instance
     except (OperationalError, sqlite3.OperationalError) as e:
         raise _disk_fails(home, getattr(e, "orig", e)) from e
@@ -91,6 +93,21 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
         if e.errno in _PASSING:
             raise _disk_fails(home, e) from e
         raise
+
+
+def _opened(home: Path) -> dg.DagsterInstance:
+    from filelock import FileLock, Timeout
+
+    # The first one makes the databases; a second one at the same moment would fail of it.
+    lock = FileLock(home / "opening.lock")
+    try:
+        with lock.acquire(timeout=OPENING_SECONDS):
+            return dg.DagsterInstance.from_config(str(home))
+    except Timeout:
+        raise TransientError(
+            f"the Dagster instance in {home} is being opened by another process for more than"
+            f" {OPENING_SECONDS:.0f} s: see what it waits for, and try again"
+        ) from None
 
 
 @contextmanager
