@@ -191,3 +191,27 @@ def test_a_read_that_hangs_goes_on_when_the_disk_answers(world):
     assert events(world, dg.DagsterEventType.STEP_UP_FOR_RETRY) == []
     assert not slots_held(world)
     world.assert_index_is_library()
+
+
+@pytest.mark.stress
+def test_a_mount_that_hangs_altogether_is_waited_for_and_up_can_be_stopped_meanwhile(world):
+    faults = preloaded(world.root, world.library)
+    world.settings |= faults.environment | {"EMBED_SCAN_SECONDS": "2"}
+    world.album("Before", 1)
+    world.up()
+    world.until(world.in_step, "the first album is in")
+    faults.begin(("any", HANGS, 1.0, world.library))
+    world.album("Meanwhile", 2)
+    # A tick has 60 s before the daemon gives it up.
+    time.sleep(100)
+    assert world.answers(), "the UI lives"
+    assert set(world.indexed()) == {"Before/01.ogg"}
+    faults.end()
+    started = time.monotonic()
+    world.until(world.in_step, "the new album comes by itself")
+    print(f"\nin step {time.monotonic() - started:.0f} s after the mount answered again")
+    world.assert_index_is_library()
+    faults.begin(("any", HANGS, 1.0, world.library))
+    time.sleep(5)
+    assert world.down() < 10
+    assert world.processes() == []
