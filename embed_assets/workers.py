@@ -214,6 +214,8 @@ def _limited(function: Callable[[Any], T], item: Any, seconds: float) -> T:
 def _start_worker() -> None:
     from threadpoolctl import threadpool_limits
 
+    # Pebble would have Python end it, which has no turn while FFmpeg or a disk does: 3 s a cancel.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # One thread each: the workers are the parallelism, and the host stays usable. The variables are
     # for what is imported later, the limits for what the caller's main module has imported already.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):

@@ -1,9 +1,9 @@
 /* Preloaded into the processes of a test: makes a disk fail as a dying disk or a stale mount does.
 
    FAULTS_UNDER is the folder that fails. FAULTS names a file of rules, read at each call, one a
-   line: `operation error chance path`, e.g. `read 5 0.02 /library/Album`. Operations are open,
-   read, list, stat and any; the error is an errno, or 0 for a call that hangs for as long as the
-   rule stands; the chance is taken from FAULTS_SEED. Each fault is a line in FAULTS.log. */
+   line: `operation error chance prefix`, e.g. `read 5 0.02 /library/Album`. Operations are open,
+   read, write, list, stat and any; the error is an errno, or 0 for a call that hangs for as long
+   as the rule stands; the chance is taken from FAULTS_SEED. Each fault is a line in FAULTS.log. */
 
 #define _GNU_SOURCE
 #include <dirent.h>
@@ -170,6 +170,27 @@ ssize_t read(int fd, void *into, size_t size) {
     }
 PREAD(pread)
 PREAD(pread64)
+
+ssize_t write(int fd, const void *from, size_t size) {
+    NEXT(ssize_t, "write", int, const void *, size_t);
+    return fails("write", name(fd)) ? -1 : next(fd, from, size);
+}
+
+#define PWRITE(function) \
+    ssize_t function(int fd, const void *from, size_t size, off64_t offset) { \
+        NEXT(ssize_t, #function, int, const void *, size_t, off64_t); \
+        return fails("write", name(fd)) ? -1 : next(fd, from, size, offset); \
+    }
+PWRITE(pwrite)
+PWRITE(pwrite64)
+
+#define SYNC(function) \
+    int function(int fd) { \
+        NEXT(int, #function, int); \
+        return fails("write", name(fd)) ? -1 : next(fd); \
+    }
+SYNC(fsync)
+SYNC(fdatasync)
 
 DIR *opendir(const char *path) {
     NEXT(DIR *, "opendir", const char *);

@@ -27,7 +27,7 @@ class Faults:
     environment: dict[str, str]
 
     def begin(self, *rules: tuple[str, int, float, Path]) -> None:
-        """From now on: (open, read, list, stat or any; errno or HANGS; chance; path or prefix)."""
+        """From now on: (open, read, write, list, stat or any; errno or HANGS; chance; prefix)."""
         beside = self.rules.with_suffix(".new")
         beside.write_text("".join(f"{o} {e} {chance:g} {p}\n" for o, e, chance, p in rules))
         beside.replace(self.rules)

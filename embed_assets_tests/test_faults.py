@@ -215,3 +215,32 @@ def test_a_mount_that_hangs_altogether_is_waited_for_and_up_can_be_stopped_meanw
     time.sleep(5)
     assert world.down() < 10
     assert world.processes() == []
+
+
+PARTS = {"vectors": 0.1, "tables.sqlite": 0.01, "milvus.db": 0.01, "dagster": 0.0002, "search": 0.1}
+"""Parts of EMBED_HOME, and how often a call on them fails."""
+
+
+@pytest.mark.stress
+@pytest.mark.parametrize("part", PARTS)
+def test_a_home_whose_disk_fails_loses_nothing_and_says_so(world, part):
+    faults = preloaded(world.root, world.home)
+    world.settings |= faults.environment
+    fill(world, 0)
+    codes = []
+    for seed in range(4):
+        world.settings["FAULTS_SEED"] = str(seed)
+        faults.begin(("any", DEAD[seed], PARTS[part], world.home / part))
+        done = world.run("sync")
+        codes.append(done.returncode)
+        assert done.returncode in (0, 1), done.stderr
+        if done.returncode:
+            assert "embed-assets: " in done.stderr or "folders failed" in done.stdout, done.stderr
+        faults.end()
+        assert {r["path"] for r in rejected(world)} <= {display_path(p) for p in world.bad}
+    world.sync()
+    print(f"\n{part}: {dict(faults.told())}, exit codes {codes}", flush=True)
+    assert world.in_step()
+    world.assert_index_is_library()
+    assert_rejected_are_bad(world)
+    assert_store_is_true(world)

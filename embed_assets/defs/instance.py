@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import socket
@@ -19,7 +18,7 @@ from dagster import DagsterEventType, DagsterRunStatus
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from embed_assets.defs.state import live_runs
-from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.errors import ConfigurationError, TransientError, is_passing
 from embed_assets.settings import Settings
 
 HOST_TAG = "embed_assets/host"
@@ -32,8 +31,6 @@ DAEMON_SECONDS = 90.0
 """Dagster's daemon says every 30 s that it lives; without a word for so long it does not."""
 
 OPENING_SECONDS = 60.0
-
-_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE})
 
 _STARTED = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 
@@ -53,7 +50,7 @@ def prepare_home(settings: Settings) -> Path:
             shutil.copyfile(source, temporary)
             temporary.replace(home / "dagster.yaml")
     except OSError as e:
-        if e.errno in _PASSING:
+        if is_passing(e):
             raise _disk_fails(home, e) from e
         raise ConfigurationError(
             f"EMBED_HOME={settings.home}: {e.strerror}: {e.filename}; make it writable or name"
@@ -90,7 +87,7 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
             " `embed-assets sync`; nothing is embedded again"
         ) from e
     except OSError as e:
-        if e.errno in _PASSING:
+        if is_passing(e):
             raise _disk_fails(home, e) from e
         raise
 
