@@ -9,7 +9,11 @@ from collections import Counter
 
 import pytest
 
+from embed_assets.definitions import library_job
 from embed_assets.defs import state
+from embed_assets.defs.asking import not_asked_yet, note_asked, sole_asker
+from embed_assets.defs.look import look, prepare, run_tags
+from embed_assets.library.plan import Memory, Policy
 from embed_assets_tests.evidence import assert_store_is_true, slots_held
 from embed_assets_tests.test_ui import backfill, ended
 
@@ -51,6 +55,34 @@ def test_two_syncs_share_the_work_and_do_nothing_twice(world):
     world.assert_index_is_library()
 
 
+def test_what_another_look_asked_for_meanwhile_is_left_out(world):
+    world.album("New", 1)
+    with world.instance() as instance:
+        looks = [look_at(world, instance) for _ in range(3)]
+        (sensors, _), (syncs, memory), (late, _) = looks
+        assert [found.plan.requests for found, _ in looks] == [sensors.plan.requests] * 3
+        (request,) = sensors.plan.requests
+        project = world.project()
+        with sole_asker(instance, 1.0):
+            prepare(instance, project.library, project.tables, sensors.plan)
+            note_asked(instance, sensors)
+        left = not_asked_yet(instance, syncs, memory)
+        assert (left.plan.requests, left.plan.held) == ((), 1), "the daemon will make that run"
+        assert memory.tries == {}, "it was not tried here"
+        run = instance.create_run_for_job(library_job(), tags=run_tags(request))
+        assert not_asked_yet(instance, late, Memory()).plan.requests == (), "it has made it"
+        instance.report_run_canceled(run)
+        again, memory = look_at(world, instance)
+        assert not_asked_yet(instance, again, memory).plan.requests == (request,)
+
+
+def look_at(world, instance):
+    project, memory = world.project(), Memory()
+    policy = Policy(settle_seconds=0.0)
+    arguments = (project.library, project.tables, project.spec(), project.uri, memory, policy)
+    return look(instance, *arguments), memory
+
+
 @pytest.mark.stress
 @pytest.mark.parametrize("seed", [1, 2])
 def test_sync_beside_up_does_no_folder_twice(world, seed):
@@ -72,18 +104,6 @@ def test_sync_beside_up_does_no_folder_twice(world, seed):
     world.until(world.in_step, "all is in")
     print(f"\nseed {seed}: {dict(runs_of(world))}")
     assert set(runs_of(world).values()) == {1}
-    world.assert_index_is_library()
-
-
-@pytest.mark.stress
-def test_of_two_ups_one_serves_and_the_other_says_so(world):
-    world.album("Album", 1, 2)
-    world.up()
-    for _ in range(2):
-        second = world.run("up", "--port", "1")
-        assert second.returncode == 0
-        assert f"already up: http://127.0.0.1:{world.port}" in second.stdout + second.stderr
-    world.until(world.in_step, "the first one works on")
     world.assert_index_is_library()
 
 

@@ -61,7 +61,7 @@ def not_asked_yet(
 
     `noted`: what the sensor asked for and the daemon has not begun is left out, too.
     """
-    if not found.plan.requests:
+    if not found.plan.requests and not found.plan.retire:
         return found
     records = [r for r in instance.get_run_records(limit=MOST_RUNS) if r.storage_id > found.newest]
     taken = state.held_keys([r.dagster_run for r in records], state.known_keys(instance))
@@ -78,8 +78,9 @@ def not_asked_yet(
             memory.tries[key] = found.tries_before[key]
         else:
             del memory.tries[key]
-    plan = replace(found.plan, requests=tuple(left), held=found.plan.held + len(dropped))
-    return replace(found, plan=plan)
+    retire = tuple(key for key in found.plan.retire if key not in taken)
+    held = found.plan.held + len(dropped)
+    return replace(found, plan=replace(found.plan, requests=tuple(left), retire=retire, held=held))
 
 
 def note_asked(instance: dg.DagsterInstance, found: Look) -> None:
