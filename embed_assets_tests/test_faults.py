@@ -72,6 +72,63 @@ def test_a_read_that_fails_is_the_disks_fault_in_every_container(tmp_path):
     print(f"\nseed 1: {done.stdout.strip()}")
 
 
+WALK_ALL = """
+import os, random, sys
+from pathlib import Path
+from embed_assets.errors import LibraryUnavailable
+from embed_assets.library.walk import folder_digest, list_audio, require_library, walk
+
+rules, root, under, times = Path(sys.argv[1]), Path(sys.argv[2]), sys.argv[3], int(sys.argv[4])
+rules.write_text("")
+well = {f.path: f.digest for f in walk(root)}
+chance = random.Random(0)
+whole = unknown = 0
+for n in range(times):
+    for error in sys.argv[5:]:
+        rules.write_text(f"any {error} {chance.choice((0.002, 0.02, 0.2))} {under}")
+        try:
+            require_library(root)
+            seen = {f.path: f.digest for f in walk(root)}
+        except LibraryUnavailable:
+            unknown += 1
+            continue
+        dark = [path for path, digest in seen.items() if digest is None]
+        for path, digest in well.items():
+            if path in seen and seen[path] is not None:
+                assert seen[path] == digest, f"{path} looks changed"
+            else:
+                above = any(not d or path == d or path.startswith(d + b"/") for d in dark)
+                assert above, f"{path} looks gone"
+            try:
+                assert folder_digest(list_audio(root, path)) == digest, f"{path} looks changed"
+            except OSError as e:
+                assert e.errno == int(error), e
+        whole, unknown = whole + (not dark), unknown + bool(dark)
+print(f"{whole} walks saw all folders as they are, {unknown} knew what they could not read")
+assert whole > times and unknown > times
+"""
+
+
+def test_a_walk_over_a_failing_disk_sees_folders_as_they_are_or_knows_that_it_does_not(tmp_path):
+    disk = tmp_path / "disk"
+    for name in ("", "A", "A/B", "A/B/C", "D", "E/F", "E/G"):
+        for i in range(5):
+            (disk / "music" / name).mkdir(parents=True, exist_ok=True)
+            (disk / "music" / name / f"{i}.mp3").write_bytes(bytes(i))
+    (disk / "music/D/link.mp3").symlink_to("../A/1.mp3")
+    (disk / "library").symlink_to("music")
+    faults = preloaded(tmp_path, disk, seed=1)
+    done = subprocess.run(
+        [sys.executable, "-c", WALK_ALL, faults.rules, disk / "library", disk, "60"]
+        + [str(error) for error in DEAD],
+        env=os.environ | faults.environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    print(f"\nseed 1: {done.stdout.strip()}")
+
+
 def fill(world, seed):
     for i in range(5):
         world.album(f"Artist {i}/Album", *range(10 * i + seed % 10, 10 * i + seed % 10 + 3))
