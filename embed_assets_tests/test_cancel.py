@@ -151,7 +151,7 @@ def test_a_run_that_is_cancelled_stops_within_ten_seconds_wherever_it_is(library
 
 
 @pytest.mark.stress
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["INT", "TERM"])
 @pytest.mark.parametrize("lane", LANES)
 def test_up_stops_within_ten_seconds_whatever_its_runs_do(library, lane, number):
     world, took = library, {}
@@ -166,9 +166,10 @@ def test_up_stops_within_ten_seconds_whatever_its_runs_do(library, lane, number)
         took[place] = round(time.monotonic() - asked, 1)
         assert world.processes() == [], place
         assert took[place] < 10, took
-        assert slots_held(world) == {}, place
+        # Dagster tries it again once it is back, and until then it counts as one that runs.
+        assert slots_held(world).keys() <= {"runs"}, place
         with world.instance() as instance:
-            assert instance.get_run_by_id(run).is_finished
+            assert instance.get_run_by_id(run).is_finished, place
     print(f"\n{lane}, {number.name}: `up` had ended after so many seconds: {took}")
     comes_by_itself(world)
 
