@@ -13,7 +13,16 @@ file or setting, and what to do.
 
 from __future__ import annotations
 
+import errno
 from enum import StrEnum
+
+_PASSING = frozenset(
+    getattr(errno, name, -1)
+    for name in (
+        *("ENOSPC", "EDQUOT", "EIO", "EREMOTEIO", "EMFILE", "ENFILE"),
+        *("ESTALE", "ENOTCONN", "ETIMEDOUT", "EHOSTDOWN", "EHOSTUNREACH", "ENODEV", "ENXIO"),
+    )
+)
 
 
 class EmbedAssetsError(Exception):
@@ -60,3 +69,8 @@ class TrackRejected(EmbedAssetsError):
 
     def __str__(self) -> str:
         return f"{self.reason}: {self.message}"
+
+
+def is_passing(error: OSError) -> bool:
+    """Whether a disk is full or fails, or a mount is away: nothing that a setting could mend."""
+    return error.errno in _PASSING

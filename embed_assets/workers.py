@@ -1,6 +1,8 @@
 """Worker processes for what reads audio: a crash or a hang there costs one track, not the run.
 
 Only the mechanics: how many, how they die, how results come back. What they do is given to them.
+A decoder that never ends uses the processor, and a disk that does not answer uses none: so the
+kernel counts the seconds of a task, and how long it takes by the clock says nothing of its track.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures import TimeoutError as FutureTimeout
@@ -29,17 +32,24 @@ T = TypeVar("T")
 KILLED = frozenset({-signal.SIGKILL, -signal.SIGTERM, 255})
 """Exit codes of a worker that was ended from outside; 255: unknown, since its parent died too."""
 
+OUT_OF_TIME = -signal.SIGXCPU
+"""Exit code of a worker that the kernel ended because its task's seconds were used up."""
+
+PATIENCE = 4.0
+"""A task may take so many times its seconds by the clock: the disk may be slow, the machine busy
+or asleep. Beyond, it is tried again later."""
+
 LOST = "the processes that read audio were killed; is memory short? It is tried again"
 
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of worker processes that is open."""
+    """A pool of worker processes that is open; `seconds_a_task` are of the processor."""
 
     pool: ProcessPool
     workers: int
     seconds_a_task: float
-
+    patience: float = PATIENCE
     more_seconds: Callable[[Any], float] = lambda item: 0.0
 
     def allowing(self, more_seconds: Callable[[Any], float]) -> Pool:
@@ -53,8 +63,8 @@ class Pool:
 
         Two tasks a worker are under way at most, so that memory stays bounded. An item under which
         a worker dies is tried once more: it need not be the item's fault. TrackRejected comes for
-        one that crashes its worker again or takes too long, TransientError for one whose worker
-        was killed again.
+        one that crashes its worker again or uses the processor for too long, TransientError for
+        one whose worker was killed again, or that waited for its disk for too long.
         """
         waiting: dict[ProcessFuture[T], tuple[Any, bool]] = {}
         try:
@@ -71,7 +81,10 @@ class Pool:
     def _start(self, function: Callable[..., T], item: Any) -> ProcessFuture[T]:
         if not self.pool.active:
             raise TransientError(LOST)
-        return self.pool.schedule(function, (item,), timeout=self._seconds(item))
+        seconds = self._seconds(item)
+        return self.pool.schedule(
+            _limited, (function, item, seconds), timeout=self.patience * seconds
+        )
 
     def _seconds(self, item: Any) -> float:
         return self.seconds_a_task + self.more_seconds(item)
@@ -91,7 +104,9 @@ class Pool:
                 continue
             future = next(f for f in waiting if f in done)
             item, again = waiting.pop(future)
-            if again or not isinstance(future.exception(), (ProcessExpired, MemoryError)):
+            error = future.exception()
+            out_of_time = isinstance(error, ProcessExpired) and error.exitcode == OUT_OF_TIME
+            if again or out_of_time or not isinstance(error, (ProcessExpired, MemoryError)):
                 return self._result(item, future)
             waiting[self._start(function, item)] = item, True
 
@@ -101,11 +116,18 @@ class Pool:
         try:
             return item, future.result()
         except FutureTimeout:
-            return item, TrackRejected(
-                Reason.DECODER_TIMED_OUT,
-                f"reading it took longer than {self._seconds(item):.0f} s and was stopped",
+            waited = self.patience * self._seconds(item)
+            return item, TransientError(
+                f"reading it was not done after {waited:.0f} s, most of which it waited for the"
+                " disk, or for the processor: does the disk answer? It is tried again"
             )
         except ProcessExpired as e:
+            if e.exitcode == OUT_OF_TIME:
+                return item, TrackRejected(
+                    Reason.DECODER_TIMED_OUT,
+                    f"reading it took more than {self._seconds(item):.0f} s of the processor's time"
+                    " and was stopped",
+                )
             if e.exitcode in KILLED:
                 return item, TransientError(LOST)
             return item, TrackRejected(
@@ -118,7 +140,9 @@ class Pool:
 
 
 @contextmanager
-def open_pool(workers: int, seconds_a_task: float = 900.0) -> Iterator[Pool]:
+def open_pool(
+    workers: int, seconds_a_task: float = 900.0, patience: float = PATIENCE
+) -> Iterator[Pool]:
     """Start worker processes; they end with the block, and with this process however it ends."""
     from pebble import ProcessPool
 
@@ -126,7 +150,7 @@ def open_pool(workers: int, seconds_a_task: float = 900.0) -> Iterator[Pool]:
     context = multiprocessing.get_context("forkserver")
     pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker)
     try:
-        yield Pool(pool, workers, seconds_a_task)
+        yield Pool(pool, workers, seconds_a_task, patience)
         pool.close()
     except BaseException:
         pool.stop()
@@ -175,9 +199,23 @@ def _cgroup_cores(
     return min(limits)
 
 
+def _limited(function: Callable[[Any], T], item: Any, seconds: float) -> T:
+    """Apply a task, in a worker that the kernel ends once the task has used so many seconds."""
+    import resource
+
+    _, most = resource.getrlimit(resource.RLIMIT_CPU)
+    until = math.ceil(time.process_time() + seconds)
+    if most != resource.RLIM_INFINITY:
+        until = min(until, most)
+    resource.setrlimit(resource.RLIMIT_CPU, (until, most))
+    return function(item)
+
+
 def _start_worker() -> None:
     from threadpoolctl import threadpool_limits
 
+    # Pebble would have Python end it, which has no turn while FFmpeg or a disk does: 3 s a cancel.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # One thread each: the workers are the parallelism, and the host stays usable. The variables are
     # for what is imported later, the limits for what the caller's main module has imported already.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):

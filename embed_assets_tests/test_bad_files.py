@@ -102,7 +102,7 @@ def test_a_file_that_takes_a_decoder_for_ever_costs_its_own_worker_only(tmp_path
     ):
         (tmp_path / name).write_bytes(content)
         paths.append(os.fsencode(tmp_path / name))
-    with open_pool(2, seconds_a_task=4) as pool:
+    with open_pool(2, seconds_a_task=2, patience=100) as pool:
         ended = dict(pool.run(look, paths))
     assert isinstance(stopped := ended.pop(paths[1]), TrackRejected)
     assert stopped.reason is Reason.DECODER_TIMED_OUT

@@ -60,12 +60,18 @@ def server(tmp_path):
 
 class Server:
     def __init__(self, program, data, port):
+        self.port = port
         self.command = [program, "--data", str(data), "--proxy-port", str(port)]
         self.uri = f"http://127.0.0.1:{port}"
         self.log = open(f"{data}.log", "ab")  # noqa: SIM115
         self.process = None
 
     def start(self):
+        # It takes the next port where its own still has connections that the kernel forgets.
+        deadline = time.monotonic() + 120
+        while not self._port_is_free():
+            assert time.monotonic() < deadline, "the port is not free again"
+            time.sleep(1)
         self.process = subprocess.Popen(
             self.command, start_new_session=True, stdout=self.log, stderr=self.log
         )
@@ -73,6 +79,14 @@ class Server:
         while not self._answers():
             assert time.monotonic() < deadline, "the server does not start"
             time.sleep(1)
+
+    def _port_is_free(self):
+        with socket.socket() as s:
+            try:
+                s.bind(("", self.port))
+                return True
+            except OSError:
+                return False
 
     def _answers(self):
         from pymilvus import MilvusClient

@@ -65,7 +65,7 @@ query Health($key: AssetKeyInput!) {
 }"""
 
 
-def materialize(world, folder, selection=ASSETS):
+def materialize(world, folder, selection=ASSETS, config="{}"):
     """The "Materialize" button on one partition."""
     answer = world.graphql(
         LAUNCH,
@@ -77,7 +77,7 @@ def materialize(world, folder, selection=ASSETS):
                 "assetCheckSelection": CHECKS,
             },
             "mode": "default",
-            "runConfigData": "{}",
+            "runConfigData": config,
             "executionMetadata": {"tags": [{"key": "dagster/partition", "value": folder}]},
         },
     )["launchPipelineExecution"]

@@ -1,11 +1,13 @@
 """As many workers as the machine lends this process: a container's limit counts, not its host."""
 
 import math
+import time
 from pathlib import Path
 
 import pytest
 
-from embed_assets.workers import _cgroup_cores, cpu_count
+from embed_assets.errors import Reason, TrackRejected, TransientError
+from embed_assets.workers import _cgroup_cores, cpu_count, open_pool
 
 
 def test_there_is_always_a_core() -> None:
@@ -36,3 +38,28 @@ def test_the_limit_of_a_control_group_counts(
     (tmp_path / "own").write_text(own)
     assert _cgroup_cores(tmp_path, tmp_path / "own") == cores
     assert _cgroup_cores(tmp_path, tmp_path / "missing") == math.inf
+
+
+def test_a_task_that_never_ends_is_the_tracks_fault_and_one_that_waits_the_disks() -> None:
+    with open_pool(1, seconds_a_task=1.0, patience=100.0) as pool:
+        ended = dict(
+            pool.run(_work, ["is short", "is short as well", "calculates", "is short too"])
+        )
+    calculates = ended.pop("calculates")
+    assert isinstance(calculates, TrackRejected)
+    assert calculates.reason is Reason.DECODER_TIMED_OUT
+    assert set(ended.values()) == {"done"}, "a worker's earlier tasks do not count"
+    with open_pool(1, seconds_a_task=1.0, patience=2.0) as pool:
+        ((_, waits),) = pool.run(_work, ["waits"])
+    assert isinstance(waits, TransientError)
+    assert "disk" in str(waits)
+
+
+def _work(what: str) -> str:
+    while what == "calculates":
+        pass
+    time.sleep(60 if what == "waits" else 0.0)
+    until = time.process_time() + 0.7
+    while time.process_time() < until:
+        pass
+    return "done"

@@ -92,7 +92,12 @@ class Source:
         self.regular = stat.S_ISREG(info.st_mode)
 
     def read(self, size: int) -> bytes:
-        """The next bytes, at most `size`; none at the end and after an error."""
+        """The next bytes, at most `size`; none at the end and after an error.
+
+        After an error for good: FFmpeg's FLAC parser crashes on an end that was none (8.0).
+        """
+        if self.error is not None:
+            return b""
         try:
             return os.read(self._fd, size)
         except OSError as e:
@@ -168,12 +173,17 @@ def open_audio(path: bytes) -> Iterator[Opened]:
         source.check()
         try:
             yield Opened(container, _choose(container, head), source)
+        except TrackRejected:
+            source.check()
+            raise
         except (av.FFmpegError, ValueError, ArithmeticError, LookupError) as e:
             # What PyAV raises on a header that nobody would write, e.g. over a name of no letters.
             source.check()
             raise TrackRejected(
                 Reason.CORRUPT, f"FFmpeg cannot make sense of it ({e}); copy it again"
             ) from e
+        # Some demuxers step over what they could not read, and go on behind it.
+        source.check()
     finally:
         if container is not None:
             container.close()

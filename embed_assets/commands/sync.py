@@ -20,6 +20,7 @@ from embed_assets.commands.run_processes import (
     stopped_at_the_end,
     wait_for_record,
 )
+from embed_assets.defs.asking import not_asked_yet, sole_asker
 from embed_assets.defs.execution import wrong_setting
 from embed_assets.defs.instance import open_instance, reap, take_over
 from embed_assets.defs.look import Look, look, prepare, summary
@@ -41,6 +42,9 @@ PATIENCE_SECONDS = 10.0
 
 LITE_SECONDS = 30.0
 """How long to wait for a Lite index that somebody else has, before its comparison is left out."""
+
+ASK_SECONDS = 120.0
+"""How long to wait for another `sync`, or the sensor, that is asking for runs just now."""
 
 RUNS_AT_ONCE = 2
 """One reads the next folders while the other embeds."""
@@ -93,7 +97,7 @@ def sync(
         fresh_first=False,
     )
     result = SyncResult()
-    compared = False
+    compared, said = False, ""
     running: list[RunProcess] = []
     with open_instance(settings) as instance, stopped_at_the_end(instance, running):
         while True:
@@ -101,12 +105,16 @@ def sync(
             reap(instance)
             take_over(instance)
             found = look(instance, library, tables, spec, project.uri, memory, policy)
-            prepare(instance, library, tables, found.plan)
-            if found.plan.requests or not running:
-                tell(summary(found))
-            begun = [start_run(settings, request) for request in found.plan.requests]
-            running.extend(begun)
-            wait_for_record(begun, instance)
+            with sole_asker(instance, ASK_SECONDS):
+                found = not_asked_yet(instance, found, memory)
+                prepare(instance, library, tables, found.plan)
+                line, _, _ = summary(found).rpartition(" (")
+                if line != said and (found.plan.requests or not running):
+                    said = line
+                    tell(line)
+                begun = [start_run(settings, request) for request in found.plan.requests]
+                running.extend(begun)
+                wait_for_record(begun, instance)
             if not running and not _is_waiting(found):
                 if compared or not _in_order(found, memory) or _index_holds(project, spec, tell):
                     break

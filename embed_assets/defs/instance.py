@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import os
 import shutil
 import socket
@@ -19,7 +18,7 @@ from dagster import DagsterEventType, DagsterRunStatus
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from embed_assets.defs.state import live_runs
-from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.errors import ConfigurationError, TransientError, is_passing
 from embed_assets.settings import Settings
 
 HOST_TAG = "embed_assets/host"
@@ -31,7 +30,7 @@ PID_TAG = "embed_assets/pid"
 DAEMON_SECONDS = 90.0
 """Dagster's daemon says every 30 s that it lives; without a word for so long it does not."""
 
-_PASSING = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE})
+OPENING_SECONDS = 60.0
 
 _STARTED = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 
@@ -51,7 +50,7 @@ def prepare_home(settings: Settings) -> Path:
             shutil.copyfile(source, temporary)
             temporary.replace(home / "dagster.yaml")
     except OSError as e:
-        if e.errno in _PASSING:
+        if is_passing(e):
             raise _disk_fails(home, e) from e
         raise ConfigurationError(
             f"EMBED_HOME={settings.home}: {e.strerror}: {e.filename}; make it writable or name"
@@ -78,7 +77,7 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
     home = prepare_home(settings)
     os.environ["DAGSTER_HOME"] = str(home)
     try:
-        with dg.DagsterInstance.from_config(str(home)) as instance:
+        with _opened(home) as instance:
             yield instance
     except (OperationalError, sqlite3.OperationalError) as e:
         raise _disk_fails(home, getattr(e, "orig", e)) from e
@@ -88,9 +87,24 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
             " `embed-assets sync`; nothing is embedded again"
         ) from e
     except OSError as e:
-        if e.errno in _PASSING:
+        if is_passing(e):
             raise _disk_fails(home, e) from e
         raise
+
+
+def _opened(home: Path) -> dg.DagsterInstance:
+    from filelock import FileLock, Timeout
+
+    # The first one makes the databases; a second one at the same moment would fail of it.
+    lock = FileLock(home / "opening.lock")
+    try:
+        with lock.acquire(timeout=OPENING_SECONDS):
+            return dg.DagsterInstance.from_config(str(home))
+    except Timeout:
+        raise TransientError(
+            f"the Dagster instance in {home} is being opened by another process for more than"
+            f" {OPENING_SECONDS:.0f} s: see what it waits for, and try again"
+        ) from None
 
 
 @contextmanager

@@ -40,12 +40,17 @@ FIRST_IMPORT_FILES = 100
 
 @dataclass(frozen=True)
 class Look:
-    """What one look found; `complete` says that the walk reached the end of the library."""
+    """What one look found; `complete` says that the walk reached the end of the library.
+
+    `newest` is the youngest run as it began, `tries_before` the memory's tries before it asked.
+    """
 
     plan: Plan
     complete: bool
     live_runs: int
     seconds: float
+    newest: int
+    tries_before: dict[str, tuple[str, int, float]]
 
 
 def look(
@@ -68,6 +73,7 @@ def look(
     started = time.monotonic()
     root = require_library(library.root, may_be_empty=policy.confirmed)
     # In this order: a run that ends between the two reads is then held or seen, never neither.
+    newest = state.newest_run(instance)
     runs = state.live_runs(instance)
     known = state.known_keys(instance)
     held = state.held_keys(runs, known)
@@ -121,6 +127,7 @@ def look(
         found = reports.readiness(tables, folders, spec.recipe.digest)
         return {folders[f]: tracks - pending for f, (_, tracks, pending) in found.items()}
 
+    tries_before = dict(memory.tries)
     plan = decide(
         seen(),
         known,
@@ -136,7 +143,7 @@ def look(
         embedded=embedded,
     )
     memory.resume = None if finished or last is None else key_of(last)
-    return Look(plan, finished, live, time.monotonic() - started)
+    return Look(plan, finished, live, time.monotonic() - started, newest, tries_before)
 
 
 def _files_per_run(tables: Tables, spec: IndexSpec) -> int:

@@ -4,6 +4,7 @@ import time
 
 import dagster as dg
 
+from embed_assets.defs.asking import not_asked_yet, note_asked, sole_asker
 from embed_assets.defs.instance import reap
 from embed_assets.defs.jobs import LIBRARY_JOB
 from embed_assets.defs.look import (
@@ -21,10 +22,14 @@ from embed_assets.defs.resources import (
     MilvusResource,
     StateResource,
 )
+from embed_assets.errors import TransientError
 from embed_assets.library.plan import Memory, Policy
 
 TICK_SECONDS = 45.0
 """A tick has 60 s before the daemon gives it up."""
+
+ASK_SECONDS = 10.0
+"""How long to wait for a `sync` that is asking for runs just now."""
 
 PATIENCE_SECONDS = 12.0
 """So long, in all, a tick waits for folders to hold still: sooner than the next one would come."""
@@ -69,7 +74,14 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
                 break
             time.sleep(wait + 0.05)
             budget = 20.0
-        prepare(context.instance, music, tables, found.plan)
+        try:
+            with sole_asker(context.instance, ASK_SECONDS):
+                # Its own runs were made after its last tick, or never will be.
+                found = not_asked_yet(context.instance, found, memory, noted=False)
+                prepare(context.instance, music, tables, found.plan)
+                note_asked(context.instance, found)
+        except TransientError as e:
+            return dg.SensorResult(skip_reason=str(e), cursor=context.cursor)
         context.log.info(summary(found))
         return dg.SensorResult(
             # No run_key: one that was used is never launched again, and A -> B -> A is normal.

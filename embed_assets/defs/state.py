@@ -62,6 +62,11 @@ def live_runs(instance: dg.DagsterInstance) -> list[DagsterRun]:
     return runs
 
 
+def newest_run(instance: dg.DagsterInstance) -> int:
+    """Number of the youngest run; later ones have higher numbers."""
+    return max((r.storage_id for r in instance.get_run_records(limit=1)), default=0)
+
+
 def held_keys(runs: Iterable[DagsterRun], known: Sequence[str]) -> set[str]:
     """Folders that these runs cover."""
     held: set[str] = set()

@@ -8,7 +8,6 @@ the queue held knows that somebody waits, and `give_way` lets them in.
 
 from __future__ import annotations
 
-import errno
 import logging
 import os
 import sys
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
+from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError, is_passing
 from embed_assets.index.address import is_server, normal_address
 
 if TYPE_CHECKING:
@@ -124,11 +123,8 @@ def _lite_path(uri: str) -> Path:
     return path
 
 
-_PASSING = {errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.ESTALE, errno.ETIMEDOUT, errno.EMFILE}
-
-
 def _no_folder(path: Path, why: object) -> EmbedAssetsError:
-    if isinstance(why, OSError) and why.errno in _PASSING:
+    if isinstance(why, OSError) and is_passing(why):
         return TransientError(f"cannot open the Milvus Lite folder {path} just now: {why}")
     return ConfigurationError(
         f"EMBED_MILVUS_URI: cannot write the Milvus Lite folder {path} ({why}): make it writable, "
@@ -259,7 +255,8 @@ def _translated(uri: str, error: Exception) -> EmbedAssetsError:
             f"Milvus at {uri} has no such database ({message}): create it there, or change "
             "EMBED_MILVUS_DATABASE"
         )
-    if isinstance(error, theirs.ConnectionConfigException):
+    # Lite's folder was opened a moment ago: what it says then is an error of the disk.
+    if isinstance(error, theirs.ConnectionConfigException) and is_server(uri):
         return ConfigurationError(f"EMBED_MILVUS_URI={uri!r} cannot work: {message}")
     bugs = (theirs.ParamError, theirs.DataNotMatchException, theirs.DataTypeNotMatchException)
     if isinstance(error, bugs) or getattr(error, "is_input_error", False):

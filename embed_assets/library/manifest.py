@@ -15,7 +15,7 @@ from embed_assets.errors import (
     TransientError,
 )
 from embed_assets.identity import display_path, folder_id, local_path, track_id
-from embed_assets.library.walk import AudioFile, folder_digest, list_audio, require_library
+from embed_assets.library.walk import AudioFile, folder_digest, library_in_a_run, list_audio
 from embed_assets.rows import Track
 from embed_assets.tables import Tables
 from embed_assets.workers import Pool
@@ -66,7 +66,7 @@ def scan_folder(
         FolderChanged: a file changed while it was read.
         TransientError: the folder or a file could not be read.
     """
-    root = require_library(library.root, may_be_empty=may_remove)
+    root = library_in_a_run(library.root, may_be_empty=may_remove)
     folder = folder_id(library.name, path)
     try:
         files = list_audio(root, path)
@@ -122,6 +122,8 @@ def _probe_all(root: Path, files: Iterable[tuple[AudioFile, Track]], pool: Pool)
                 f"{display_path(row.path)}: cannot be read: {result.strerror or result}; check its"
                 " permissions and the disk; it is tried again"
             ) from result
+        elif type(result) is TransientError:
+            raise TransientError(f"{display_path(row.path)}: {result}") from result
         elif isinstance(result, BaseException):
             raise result
         else:

@@ -15,7 +15,7 @@ from hashlib import blake2b
 from operator import attrgetter
 from pathlib import Path
 
-from embed_assets.errors import LibraryUnavailable
+from embed_assets.errors import LibraryUnavailable, TransientError
 
 AUDIO_SUFFIXES = frozenset(
     b"mp3 mp2 flac ogg oga opus spx m4a m4b m4p aac wav wave bwf aif aiff aifc w64 wma ape wv mpc"
@@ -33,6 +33,7 @@ IGNORE_MARKERS = frozenset([b".nomedia", b".ndignore"])
 """A folder that holds one of these is left out, with all that is below it."""
 
 _GONE = (errno.ENOENT, errno.ENOTDIR)
+_FORBIDDEN = (errno.EACCES, errno.EPERM)
 _name = attrgetter("name")
 
 
@@ -93,6 +94,21 @@ def require_library(root: Path | None, may_be_empty: bool = False) -> Path:
     )
 
 
+def library_in_a_run(root: Path | None, may_be_empty: bool = False) -> Path:
+    """As `require_library`, once a look has found the library: a disk that fails is tried again.
+
+    Raises:
+        TransientError: the disk or share fails just now.
+        LibraryUnavailable: as `require_library`.
+    """
+    try:
+        return require_library(root, may_be_empty)
+    except LibraryUnavailable as e:
+        if not isinstance(e.__cause__, OSError) or e.__cause__.errno in (*_GONE, *_FORBIDDEN):
+            raise
+        raise TransientError(f"{e}; it is tried again") from e.__cause__
+
+
 def is_audio(name: bytes) -> bool:
     """Whether a file of this name is taken for a track."""
     stem, _, suffix = name.rpartition(b".")
@@ -110,7 +126,12 @@ def walk(root: Path, after: bytes | None = None) -> Iterator[Folder]:
     Symlinked folders are not followed; a symlinked file counts if its target is in the library.
     A folder that cannot be read comes with `digest=None`, one that vanishes meanwhile not at all.
     """
-    base = os.fsencode(os.path.realpath(root))
+    try:
+        base = os.fsencode(os.path.realpath(root, strict=True))
+    except OSError as e:
+        if e.errno not in _GONE:
+            yield Folder(b"", None, error=e.strerror or str(e))
+        return
     stop = None if after is None else order(after)
     stack = [b""]
     while stack:
@@ -143,11 +164,11 @@ def list_audio(root: Path, path: bytes) -> list[AudioFile]:
     Raises:
         OSError: the folder is there and cannot be read.
     """
-    base = os.fsencode(os.path.realpath(root))
-    full = os.path.join(base, path) if path else base
-    if not _inside(base, full):
-        return []
     try:
+        base = os.fsencode(os.path.realpath(root, strict=True))
+        full = os.path.join(base, path) if path else base
+        if not _inside(base, full):
+            return []
         with os.scandir(full) as scan:
             entries = sorted(scan, key=_name)
     except OSError as e:
@@ -215,7 +236,8 @@ def _stat_audio(base: bytes, entry: os.DirEntry[bytes]) -> os.stat_result | None
 
 
 def _inside(base: bytes, path: bytes) -> bool:
-    real = os.path.realpath(path)
+    # Strict: it would go on from a name that the disk fails to look up, as if that were no link.
+    real = os.path.realpath(path, strict=True)
     return real == base or real.startswith(base.rstrip(b"/") + b"/")
 
 

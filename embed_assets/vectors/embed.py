@@ -15,7 +15,7 @@ from typing import Any
 from embed_assets.errors import TrackRejected, TransientError
 from embed_assets.identity import Recipe, display_path, folder_id, local_path
 from embed_assets.library.manifest import Library
-from embed_assets.library.walk import require_library
+from embed_assets.library.walk import library_in_a_run
 from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
 from embed_assets.vectors.decode_ahead import DecodeAhead
@@ -159,7 +159,7 @@ def _pending(
     _forget_lost(tables, store, name, recipe)
     total = tables.folder_totals(name, recipe.digest)
     pending = tables.pending(name, recipe.digest, again)
-    require_library(library.root, may_be_empty=not pending)
+    library_in_a_run(library.root, may_be_empty=not pending)
     if not again:
         folder.result = EmbedResult(reused=total.embedded)
     return pending
@@ -220,6 +220,8 @@ def _as_problem(job: Job, error: BaseException) -> BaseException:
             f"{name}: cannot be read: {error.strerror or error}; check its permissions and the"
             " disk; it is tried again"
         )
+    if type(error) is TransientError:
+        return TransientError(f"{display_path(job.track.path)}: {error}")
     return error
 
 
