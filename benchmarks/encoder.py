@@ -6,8 +6,8 @@ One thread. In turns: `muq` in float32 as its README has it, the engine that `en
 for a CPU, and a large oneDNN matmul in the engine's precision. `share` is what the engine does, at
 42 GFLOP a second of audio, over the matmul; `ratio` is engine over `muq`, in audio per second.
 `smallest_cosine` is over the windows, to `muq`. With --int8, which needs nncf, `muq-int8` takes its
-turns too: `int8_ratio` is over `muq`, `int8_speed` over the engine. Without --model weights are
-random; see full_muq.py.
+turns too, made of other windows of --music unless --cache has it: `int8_ratio` is over `muq`,
+`int8_speed` over the engine. Without --model weights are random; see full_muq.py.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     import torch
 
     from embed_assets import encoders
-    from embed_assets.encoders.muq import reference
+    from embed_assets.encoders.muq import make_int8, reference
 
     torch.set_num_threads(1)
     if not args.model:
@@ -60,10 +60,11 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     engine = encoders.load("muq", model, "cpu", cache)
     first = time.perf_counter() - started
     contenders = {"muq": reference(model, cache), "engine": engine}
+    music = windows(args, room)
     if args.int8:
+        make_int8(model, cache, [w[: 5 * 24_000] for w in music[-8:]])
         contenders["int8"] = encoders.load("muq-int8", model, "cpu", cache)
     matmul = gemm(engine.dtype)
-    music = windows(args, room)
     spent: dict[str, list[float]] = {name: [] for name in (*contenders, "gemm")}
     cosines: dict[str, list[float]] = {name: [] for name in contenders}
     for i in range(args.repeats + 1):

@@ -46,7 +46,7 @@ def main() -> int:
     parser.add_argument("--windows", type=int, default=1)
     parser.add_argument("--window-seconds", type=float, default=10.0)
     parser.add_argument("--encoder", choices=("muq", "muq-int8"), default="muq")
-    parser.add_argument("--models", type=Path, help="a folder `models` with what is converted")
+    parser.add_argument("--models", type=Path, help="an EMBED_HOME's, with what muq-int8 needs")
     parser.add_argument("--naive", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     common.prepare()

@@ -174,10 +174,11 @@ def try_int8(
 ) -> None:
     """Measure on your music whether MuQ in int8 is worth it, and say so.
 
-    Embeds some tracks of the library in int8 and in float32, and compares who is near whom, and how
-    long it took: some 15 minutes on two cores, and once 5 more to make the model, which needs
-    `pip install 'embed_assets[int8]'` and 6 GB of memory. Nothing is stored or indexed. Exit code
-    0: it was measured, for or against; 2: it cannot be used here.
+    Makes the model in int8 unless it is there, with ranges from 8 tracks of the library: once,
+    five minutes, 6 GB of memory and `pip install 'embed_assets[int8]'`. Then embeds others in int8
+    and in float32, and compares who is near whom, and how long it took: some 15 minutes on two
+    cores. Nothing is indexed. Exit code 0: it was measured, for or against; 2: it cannot be used
+    here.
     """
     from embed_assets.commands.try_int8 import try_int8 as command
 

@@ -14,7 +14,7 @@ from embed_assets.identity import local_path
 from embed_assets.library.sample import sample
 from embed_assets.library.walk import require_library
 from embed_assets.settings import Settings
-from embed_assets.vectors.compare import Pass, Which, distance, embed, pooled
+from embed_assets.vectors.compare import Pass, Which, calibrate, distance, embed, pooled
 from embed_assets.vectors.embed_track import EncoderChoice
 
 NEIGHBOURS = 10
@@ -26,6 +26,10 @@ GOAL_SPEED = 1.25
 
 FEWEST = 40
 """Tracks; among fewer the ten nearest are much of all there is."""
+
+CALIBRATION_TRACKS = 8
+CALIBRATION_SECONDS = 5.0
+"""Music that the model's ranges are taken from; none of it is measured."""
 
 MOST_WINDOWS = 3
 TIMED = 8
@@ -70,6 +74,8 @@ class Trial:
 def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Trial:
     """Embed a sample of the library in int8 and in float32, and compare neighbours and speed.
 
+    Makes the model first, of other tracks of the library, where it is not there.
+
     Raises:
         ConfigurationError: the library is not there or too small; no weights; int8 cannot be had.
         TransientError: the disk is full, or workers were killed.
@@ -77,16 +83,21 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
     root = require_library(settings.library)
     model, cache = settings.model, settings.model_cache
     encoders.fetch("muq-int8", model, cache)
-    encoders.require("muq-int8", model, settings.device, cache)
-    names, there = sample(root, tracks)
-    if len(names) < FEWEST:
-        raise _too_few(len(names), "there are")
+    to_make = encoders.must_make_int8(model, settings.device, cache)
+    names, there = sample(root, CALIBRATION_TRACKS + tracks)
+    if len(names) < CALIBRATION_TRACKS + FEWEST:
+        raise _too_few(len(names), "there are", CALIBRATION_TRACKS + FEWEST)
     paths = [local_path(root, name) for name in names]
+    heard, paths = paths[:CALIBRATION_TRACKS], paths[CALIBRATION_TRACKS:]
     policy = WindowPolicy(
         settings.window_seconds, min(settings.windows or MOST_WINDOWS, MOST_WINDOWS)
     )
-    if wait := encoders.preparation("muq-int8", model, "cpu", cache):
-        tell(wait)
+    if to_make:
+        tell(
+            f"MuQ's model in int8 is made, with ranges from {len(heard)} tracks, once: some five"
+            " minutes and 6 GB of memory"
+        )
+        calibrate(model, cache, heard, CALIBRATION_SECONDS)
 
     def passed(what: str, name: str, some: list[bytes], exact: bool = False) -> Pass:
         which = Which(name, model, "cpu", cache, exact)
@@ -96,7 +107,7 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
     # The one that may be refused comes first.
     int8 = passed("in int8", "muq-int8", paths)
     if len(int8.heard) < FEWEST:
-        raise _too_few(len(int8.heard), "could be embedded")
+        raise _too_few(len(int8.heard), "could be embedded", FEWEST)
     exact = passed("in float32", "muq", paths, exact=True)
     both = sorted(int8.heard.keys() & exact.heard.keys())
     timed = [paths[i] for i in both[:: max(1, len(both) // TIMED)]]
@@ -144,10 +155,10 @@ def _verdict(overlap: float, speed: float, usual: str) -> str:
     )
 
 
-def _too_few(tracks: int, what: str) -> ConfigurationError:
+def _too_few(tracks: int, what: str, wanted: int) -> ConfigurationError:
     return ConfigurationError(
-        f"only {tracks} tracks of EMBED_LIBRARY {what}, and their neighbours say nothing below"
-        f" {FEWEST}: add music, or leave EMBED_ENCODER=muq"
+        f"only {tracks} tracks of EMBED_LIBRARY {what}, and among fewer than {wanted} the nearest"
+        " ten say nothing: add music, or leave EMBED_ENCODER=muq"
     )
 
 

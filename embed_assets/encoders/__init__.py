@@ -148,29 +148,36 @@ def require(name: str, model: str, device: str, cache: Path) -> None:
     Raises:
         ConfigurationError: as `describe`; or this machine cannot run `muq-int8` on that device.
     """
-    describe(name, model, cache)
     if name == "muq-int8":
-        from embed_assets.encoders import muq_int8, weights
+        from embed_assets.encoders import muq_int8
 
-        muq_int8.require(weights.find(model, cache).digest, device, cache)
+        muq_int8.require(device)
+    describe(name, model, cache)
 
 
-def preparation(name: str, model: str, device: str, cache: Path) -> str:
+def must_make_int8(model: str, device: str, cache: Path) -> bool:
+    """Whether the model of `muq-int8` is still to be made, which takes minutes.
+
+    Raises:
+        ConfigurationError: it cannot be made, or cannot run on that device.
+    """
+    from embed_assets.encoders import muq_int8, weights
+
+    muq_int8.require(device)
+    if muq_int8.conversion(weights.find(model, cache).digest, cache).is_whole():
+        return False
+    muq_int8.require_maker()
+    return True
+
+
+def preparation(info: EncoderInfo, device: str, cache: Path) -> str:
     """What the first load of an encoder will spend a minute on, for people; empty for nothing."""
-    from embed_assets.encoders import devices, muq_int8, muq_openvino, weights
+    from embed_assets.encoders import devices, muq_openvino
 
     on_torch = not device.startswith("openvino:") and devices.one_process(device)
-    if name not in _MUQ or on_torch:
+    if info.name != "muq" or on_torch:
         return ""
-    digest = weights.find(model, cache).digest
-    if name == "muq-int8":
-        if muq_int8.conversion(digest, cache).folder.is_dir():
-            return ""
-        return (
-            "MuQ is converted for OpenVINO, made int8 and checked against torch, once for these"
-            " weights: some five minutes and 6 GB of memory before the first track"
-        )
-    if muq_openvino.conversion(digest, cache).folder.is_dir():
+    if muq_openvino.conversion(info.weights, cache).folder.is_dir():
         return ""
     return (
         "MuQ is converted for OpenVINO and checked against torch, once for these weights: a minute"

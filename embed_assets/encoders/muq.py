@@ -7,7 +7,7 @@ encoder, with vectors of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -84,17 +84,16 @@ def info(model: str, cache: Path) -> EncoderInfo:
 
 def info_int8(model: str, cache: Path) -> EncoderInfo:
     """The same of MuQ in int8."""
-    plain = info(model, cache)
-    weights = muq_int8.digest_of(plain.weights)
-    return replace(plain, name=muq_int8.NAME, weights=weights, note=f"{NOTE}; {muq_int8.NOTE}")
+    return _info_int8(weights_.find(model, cache), model, cache)
 
 
 def load_int8(model: str, device: str, cache: Path) -> MuqEncoder:
     """Load MuQ in int8, on the CPU; see `embed_assets.encoders.load`."""
+    muq_int8.require(device)
     found = weights_.find(model, cache)
-    muq_int8.require(found.digest, device, cache)
-    engine = muq_int8.load(found, model, cache)
-    return MuqEncoder(info_int8(model, cache), engine.frames, "cpu", "openvino", engine.dtype)
+    described = _info_int8(found, model, cache)
+    engine = muq_int8.load(found, cache)
+    return MuqEncoder(described, engine.frames, "cpu", "openvino", engine.dtype)
 
 
 def load(model: str, device: str, cache: Path) -> MuqEncoder:
@@ -137,6 +136,11 @@ def exact(model: str, cache: Path) -> MuqEncoder:
     return MuqEncoder(described, engine.frames, "cpu", "openvino", engine.dtype)
 
 
+def make_int8(model: str, cache: Path, music: Sequence[np.ndarray]) -> None:
+    """Make what `muq-int8` runs, unless it is there; see `muq_int8.make`."""
+    muq_int8.make(weights_.find(model, cache), model, cache, music)
+
+
 def _cuda_devices() -> int:
     import torch
 
@@ -148,6 +152,15 @@ def _on_torch(
 ) -> MuqEncoder:
     engine = muq_torch.load(load_module(found, model), where)
     return MuqEncoder(described, engine.frames, where, "torch", engine.dtype, warning)
+
+
+def _info_int8(found: weights_.Weights, model: str, cache: Path) -> EncoderInfo:
+    return replace(
+        _info(found, model),
+        name=muq_int8.NAME,
+        weights=muq_int8.digest_of(found.digest, cache),
+        note=f"{NOTE}; {muq_int8.NOTE}",
+    )
 
 
 def _info(found: weights_.Weights, model: str) -> EncoderInfo:

@@ -1,18 +1,24 @@
 """MuQ with weights and activations in 8 bits, on a CPU with instructions for that: `muq-int8`.
 
-Made once from the conversion in float32 (`muq_openvino`), by nncf's post-training quantisation.
+Made once from the conversion in float32 (`muq_openvino`), by nncf's post-training quantisation,
+with ranges of activations taken from some of the listener's music: `embed-assets try-int8` does it.
 What is kept needs no nncf to load. Its vectors are near those of `muq` and not the same, so that
-they have a recipe, and a collection, of their own; `embed-assets try-int8` says how near they are
-on a library. Nothing here ever gives way to another engine: what cannot be done is an error.
+they have a recipe, and a collection, of their own; the recipe names the very model, since ranges
+from other music give other vectors. Nothing here ever gives way to another engine: what cannot be
+done is an error.
 """
 
 from __future__ import annotations
 
 import importlib.util
 import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
+
+import numpy as np
 
 from embed_assets.encoders import devices, muq_openvino, muq_quantise
 from embed_assets.encoders.muq_kept import MODEL, REFERENCE, Conversion
@@ -25,7 +31,7 @@ NAME = "muq-int8"
 NOTE = "in int8, near its vectors in float and not the same"
 
 QUANTISATION = 1
-"""Raised when the calibration or what is made of it changes, and with it the recipe."""
+"""Raised when what is made changes: it is then made anew."""
 
 SMALLEST_COSINE = 0.98
 """Between a vector of the check audio and torch's, below which the engine is refused."""
@@ -34,9 +40,20 @@ INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 _INSTEAD = "or set EMBED_ENCODER=muq, whose vectors are exact"
 
 
-def digest_of(weights: str) -> str:
-    """What decides a vector, where `muq` has the digest of its weights alone."""
-    return digest(NAME, weights, str(QUANTISATION))
+def digest_of(weights: str, cache: Path) -> str:
+    """What decides a vector, where `muq` has the digest of its weights alone.
+
+    Raises:
+        ConfigurationError: the model is not made yet.
+    """
+    made = conversion(weights, cache).fingerprint()
+    if made is None:
+        raise ConfigurationError(
+            f"EMBED_ENCODER is {NAME!r}, whose model is not made yet: `embed-assets try-int8` makes"
+            " it, with some of your music, and says whether it is worth it; or set"
+            " EMBED_ENCODER=muq"
+        )
+    return digest(NAME, weights, made)
 
 
 def conversion(weights: str, cache: Path) -> Conversion:
@@ -45,12 +62,12 @@ def conversion(weights: str, cache: Path) -> Conversion:
     return Conversion(kept.with_name(f"{kept.name}-int8-{QUANTISATION}"))
 
 
-def require(weights: str, device: str, cache: Path) -> None:
-    """Fail where `load` is bound to; imports nothing heavy.
+def require(device: str) -> None:
+    """Fail where it cannot run; imports nothing heavy.
 
     Raises:
-        ConfigurationError: `device` is none that it runs on, the CPU has no instructions for it, or
-            the package is missing that makes it.
+        ConfigurationError: `device`, a value of EMBED_DEVICE, is none that it runs on, the CPU has
+            no instructions for it, or OpenVINO is missing.
     """
     kind, _, name = device.partition(":")
     asked = f"EMBED_ENCODER is {NAME!r}"
@@ -75,50 +92,81 @@ def require(weights: str, device: str, cache: Path) -> None:
             f"{asked}, but the package openvino, which runs it, is not installed: `make install`;"
             f" {_INSTEAD}."
         )
-    if not conversion(weights, cache).model.exists() and importlib.util.find_spec("nncf") is None:
+
+
+def require_maker() -> None:
+    """Fail where it cannot be made; raises ConfigurationError."""
+    if importlib.util.find_spec("nncf") is None:
         raise ConfigurationError(
-            f"{asked}, but the package nncf, which makes it once, is not installed:"
-            f" `pip install 'embed_assets[int8]'`; {_INSTEAD}."
+            "the package nncf, which makes MuQ's model in int8, once, is not installed:"
+            f" `pip install 'embed_assets[int8]'`; {_INSTEAD}"
         )
 
 
-def load(weights: Weights, model: str, cache: Path) -> muq_openvino.Engine:
-    """The engine for these weights on the CPU, one thread.
+def make(weights: Weights, model: str, cache: Path, music: Sequence[np.ndarray]) -> None:
+    """Make the model unless it is there whole: minutes and gigabytes, while other processes wait.
 
-    The first call converts, quantises and checks, two or three minutes and 6 GB of memory, while
-    other processes wait; later ones take seconds.
+    Activations have the ranges that they take on `music`: float32 [T] at 24 kHz each.
 
     Raises:
-        ConfigurationError: it cannot be made or used here.
+        ConfigurationError: it cannot be made here.
+        TransientError: the disk is full.
+    """
+    with _explained(cache):
+        ov = muq_openvino.import_openvino()
+        conversion(weights.digest, cache).ensure(
+            partial(_quantise, ov, weights, model, cache, music)
+        )
+
+
+def load(weights: Weights, cache: Path) -> muq_openvino.Engine:
+    """The engine for these weights on the CPU, one thread; the first call checks it.
+
+    Raises:
+        ConfigurationError: the model is damaged or cannot be used here.
         TransientError: the disk is full.
     """
     kept = conversion(weights.digest, cache)
-    try:
+    with _explained(cache):
         ov = muq_openvino.import_openvino()
-        kept.ensure(partial(_quantise, ov, weights, model, cache))
+        if not kept.is_whole():
+            raise RuntimeError(f"{kept.folder} is damaged; `embed-assets try-int8` makes it anew")
         checked = muq_openvino.check(ov, kept, "CPU", "int8", weights)
-        if checked.cosine >= SMALLEST_COSINE:
-            return checked.engine()
+        if checked.cosine < SMALLEST_COSINE:
+            raise RuntimeError(
+                f"its vectors differ too much from torch's (cosine {checked.cosine:.4f}, wanted"
+                f" {SMALLEST_COSINE}; OpenVINO {muq_openvino.version(ov)})"
+            )
+        return checked.engine()
+
+
+@contextmanager
+def _explained(cache: Path) -> Iterator[None]:
+    """Turn what goes wrong into errors for people."""
+    try:
+        yield
+        return
     except OSError as error:
-        why = f"{error.filename or kept.folder}: {error.strerror or error}"
+        why = f"{error.filename or cache}: {error.strerror or error}"
         if is_full(error):
             raise TransientError(f"{why}; make room: MuQ in int8 takes 1.7 GB") from error
-    except (muq_openvino.Refused, RuntimeError, ImportError) as error:
-        is_plain = isinstance(error, muq_openvino.Refused)
-        why = str(error) if is_plain else muq_openvino.first_words(error)
-    else:
-        why = (
-            f"its vectors differ too much from torch's (cosine {checked.cosine:.4f}, wanted"
-            f" {SMALLEST_COSINE}; OpenVINO {muq_openvino.version(ov)})"
-        )
+    except (muq_openvino.Refused, RuntimeError) as error:
+        why = str(error).strip()[:400]
     raise ConfigurationError(
-        f"EMBED_ENCODER is {NAME!r}, but these weights cannot be used in int8 here: {why}. Set"
+        f"these weights cannot be used in int8 (EMBED_ENCODER={NAME}) here: {why}. Set"
         " EMBED_ENCODER=muq."
     )
 
 
-def _quantise(ov: Any, weights: Weights, model: str, cache: Path, folder: Path) -> None:
+def _quantise(
+    ov: Any,
+    weights: Weights,
+    model: str,
+    cache: Path,
+    music: Sequence[np.ndarray],
+    folder: Path,
+) -> None:
     """Write what a Conversion has into `folder`; converts in float32 first if need be."""
     exact = muq_openvino.converted(ov, weights, model, cache)
-    muq_quantise.in_process(exact.model, weights.folder / CONFIG, folder / MODEL)
+    muq_quantise.in_process(exact.model, weights.folder / CONFIG, music, folder / MODEL)
     shutil.copyfile(exact.reference, folder / REFERENCE)

@@ -50,6 +50,14 @@ class Conversion:
         except (OSError, ValueError, KeyError, TypeError):
             return False
 
+    def fingerprint(self) -> str | None:
+        """What tells its weights from others, ranges of activations included; None: not there."""
+        try:
+            size, value = json.loads((self.folder / "manifest.json").read_bytes())["model.bin"]
+            return f"{size:x}-{value:08x}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
     def ensure(self, make: Callable[[Path], None]) -> None:
         """Have it there and whole: `make` writes the files into a folder of its own if need be.
 

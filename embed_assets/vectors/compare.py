@@ -6,8 +6,10 @@ two; nothing is stored. What comes of it is plain numpy.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -16,7 +18,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed_assets.audio.windows import WindowPolicy
-from embed_assets.errors import TrackRejected
+from embed_assets.errors import ConfigurationError, TrackRejected
 from embed_assets.vectors.pooling import pool as pool_windows
 from embed_assets.workers import open_pool
 
@@ -82,6 +84,21 @@ class Distance:
     median_cosine: float
 
 
+def calibrate(model: str, cache: Path, paths: Sequence[bytes], seconds: float) -> int:
+    """Make the model of `muq-int8` of what can be heard of these tracks, in a process of its own.
+
+    Returns how many could be heard, at least one. Raises:
+        ConfigurationError: the model cannot be made, or none can be heard.
+        TransientError: the process was killed, or the disk is full.
+    """
+    with open_pool(1, seconds_a_task=3600.0) as pool:
+        for _, outcome in pool.run(_calibrate, [(model, cache, tuple(paths), seconds)]):
+            if isinstance(outcome, int):
+                return outcome
+            raise outcome
+    raise AssertionError("a pool gives an outcome for each item")
+
+
 def embed(
     which: Which,
     paths: Sequence[bytes],
@@ -139,6 +156,26 @@ def _nearest(vectors: np.ndarray, k: int) -> np.ndarray:
     scores = vectors @ vectors.T
     np.fill_diagonal(scores, -np.inf)
     return np.argsort(-scores, axis=1, kind="stable")[:, :k]
+
+
+def _calibrate(job: tuple[str, Path, tuple[bytes, ...], float]) -> int:
+    """Runs in a worker."""
+    from embed_assets.audio.decode import read_windows
+    from embed_assets.encoders import muq
+    from embed_assets.encoders.frames import SAMPLE_RATE
+
+    model, cache, paths, seconds = job
+    music: list[np.ndarray] = []
+    for path in paths:
+        with suppress(TrackRejected, OSError):
+            music += read_windows(path, 0.0, WindowPolicy(seconds, 1), SAMPLE_RATE).windows
+    if not music:
+        raise ConfigurationError(
+            f"none of {len(paths)} tracks, the first {os.fsdecode(paths[0])!r}, can be read: is the"
+            " library what you meant it to be?"
+        )
+    muq.make_int8(model, cache, music)
+    return len(music)
 
 
 def _embed(job: tuple[int, bytes, Which, WindowPolicy]) -> Heard:

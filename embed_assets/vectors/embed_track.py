@@ -78,7 +78,8 @@ class EncoderChoice:
         """What the first track will wait for, for people; empty for nothing."""
         from embed_assets import encoders
 
-        return encoders.preparation(self.name, self.model, self.device, self.cache)
+        info = encoders.describe(self.name, self.model, self.cache)
+        return encoders.preparation(info, self.device, self.cache)
 
     def require(self) -> None:
         """Fail before any work where the encoder cannot be loaded; loads nothing.
