@@ -113,6 +113,7 @@ def test_vectors_that_are_too_far_off_are_refused_and_nothing_steps_in(
             encoders.load("muq-int8", str(small), "cpu", cache)
 
 
+@pytest.mark.stress
 def test_a_damaged_model_is_said_and_made_anew_when_asked_for(small: Path, cache: Path) -> None:
     kept = muq_int8.conversion(encoders.describe("muq", str(small), cache).weights, cache)
     before = encoders.describe("muq-int8", str(small), cache)
@@ -208,7 +209,7 @@ def test_it_is_measured_on_the_library_and_leaves_nothing_behind(
     )
     assert found["skipped"] == 1
     assert 0.5 < found["overlap"] <= 1
-    assert 0.99 < found["smallest_cosine"] <= found["median_cosine"] < 1
+    assert 0.95 < found["smallest_cosine"] <= found["median_cosine"] < 1
     assert [name.partition(" (")[0] for name in found["speeds"]] == [
         "muq-int8",
         "muq",
