@@ -62,7 +62,9 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     contenders = {"muq": reference(model, cache), "engine": engine}
     music = windows(args, room)
     if args.int8:
-        make_int8(model, cache, [w[: 5 * 24_000] for w in music[-8:]])
+        others = music[args.repeats + 1 :] or music
+        others = others[:: max(1, len(others) // 8)][:8]
+        make_int8(model, cache, [w[: 5 * 24_000] for w in others])
         contenders["int8"] = encoders.load("muq-int8", model, "cpu", cache)
     matmul = gemm(engine.dtype)
     spent: dict[str, list[float]] = {name: [] for name in (*contenders, "gemm")}
