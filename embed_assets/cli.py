@@ -257,6 +257,7 @@ def _ready(settings: Settings, may_be_empty: bool = False) -> None:
     require_library(settings.library, may_be_empty)
     # Runs are processes of their own: they see the settings as this process understood them.
     os.environ.update(settings.environment())
+    encoders.require_device(settings.encoder, settings.device)
     encoders.fetch(settings.encoder, settings.model, settings.model_cache)
     encoders.require(settings.encoder, settings.model, settings.device, settings.model_cache)
 

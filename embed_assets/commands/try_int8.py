@@ -1,4 +1,4 @@
-"""`try-int8`: is MuQ in int8 worth it on this library and this machine? Stores nothing."""
+"""`try-int8`: is MuQ in int8 worth it on this library and this machine? Indexes nothing."""
 
 from __future__ import annotations
 
@@ -82,6 +82,7 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
     """
     root = require_library(settings.library)
     model, cache = settings.model, settings.model_cache
+    encoders.require_device("muq-int8", settings.device)
     encoders.fetch("muq-int8", model, cache)
     to_make = encoders.must_make_int8(model, settings.device, cache)
     names, there = sample(root, CALIBRATION_TRACKS + tracks)

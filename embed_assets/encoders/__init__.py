@@ -142,16 +142,24 @@ def one_process(name: str, device: str) -> bool:
     return name == "muq" and devices.one_process(device)
 
 
-def require(name: str, model: str, device: str, cache: Path) -> None:
-    """Fail before any work where `load` is bound to fail; imports nothing heavy.
+def require_device(name: str, device: str) -> None:
+    """Fail where this machine cannot run `muq-int8` on that device: before weights are fetched.
 
-    Raises:
-        ConfigurationError: as `describe`; or this machine cannot run `muq-int8` on that device.
+    Imports nothing heavy; what else may be wrong with a device is found out by `load`.
     """
     if name == "muq-int8":
         from embed_assets.encoders import muq_int8
 
         muq_int8.require(device)
+
+
+def require(name: str, model: str, device: str, cache: Path) -> None:
+    """Fail before any work where `load` is bound to fail; imports nothing heavy.
+
+    Raises:
+        ConfigurationError: as `describe` and `require_device`.
+    """
+    require_device(name, device)
     describe(name, model, cache)
 
 

@@ -50,8 +50,7 @@ def digest_of(weights: str, cache: Path) -> str:
     if made is None:
         raise ConfigurationError(
             f"EMBED_ENCODER is {NAME!r}, whose model is not made yet: `embed-assets try-int8` makes"
-            " it, with some of your music, and says whether it is worth it; or set"
-            " EMBED_ENCODER=muq"
+            f" it, with some of your music, and says whether it is worth it; {_INSTEAD}"
         )
     return digest(NAME, weights, made)
 
@@ -70,26 +69,26 @@ def require(device: str) -> None:
             no instructions for it, or OpenVINO is missing.
     """
     kind, _, name = device.partition(":")
-    asked = f"EMBED_ENCODER is {NAME!r}"
+    asked = f"EMBED_ENCODER={NAME}"
     if kind in ("cuda", "mps") or (kind == "openvino" and name != "CPU"):
         raise ConfigurationError(
-            f"{asked}, which runs on CPUs only, but EMBED_DEVICE is {device!r}. Set"
+            f"{asked} runs on CPUs only, but EMBED_DEVICE is {device!r}. Set"
             f" EMBED_DEVICE=cpu; {_INSTEAD}."
         )
     if kind == "auto" and (gpu := devices.nvidia_gpu()):
         raise ConfigurationError(
-            f"{asked}, which runs on CPUs only, but EMBED_DEVICE is 'auto', and this machine has an"
+            f"{asked} runs on CPUs only, but EMBED_DEVICE is 'auto', and this machine has an"
             f" NVIDIA GPU ({gpu}), which is faster. Set EMBED_ENCODER=muq; or EMBED_DEVICE=cpu, to"
             " do without it."
         )
     if not muq_openvino.cpu_has(*INSTRUCTIONS):
         raise ConfigurationError(
-            f"{asked}, but this CPU has no instructions for it (AVX512-VNNI, AVX-VNNI or AMX), so"
-            " that it would not be worth its vectors. Set EMBED_ENCODER=muq."
+            f"{asked} needs a CPU with instructions for it (AVX512-VNNI, AVX-VNNI or AMX), and this"
+            " one has none. Set EMBED_ENCODER=muq."
         )
     if importlib.util.find_spec("openvino") is None:
         raise ConfigurationError(
-            f"{asked}, but the package openvino, which runs it, is not installed: `make install`;"
+            f"{asked} needs the package openvino, which is not installed: `make install`;"
             f" {_INSTEAD}."
         )
 
