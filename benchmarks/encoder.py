@@ -1,12 +1,13 @@
 """How near does MuQ come to what a core can do?
 
-    python benchmarks/encoder.py [--model FOLDER] [--music DIR] [--repeats 5] [--json]
+    python benchmarks/encoder.py [--model FOLDER] [--music DIR] [--repeats 5] [--int8] [--json]
 
 One thread. In turns: `muq` in float32 as its README has it, the engine that `encoders.load` picks
 for a CPU, and a large oneDNN matmul in the engine's precision. `share` is what the engine does, at
 42 GFLOP a second of audio, over the matmul; `ratio` is engine over `muq`, in audio per second.
-`smallest_cosine` is over the windows, to `muq`. Without --model weights are random; see
-full_muq.py.
+`smallest_cosine` is over the windows, to `muq`. With --int8, which needs nncf, `muq-int8` takes its
+turns too, made of other windows of --music unless --cache has it: `int8_ratio` is over `muq`,
+`int8_speed` over the engine. Without --model weights are random; see full_muq.py.
 """
 
 from __future__ import annotations
@@ -31,6 +32,8 @@ def main() -> int:
     parser.add_argument("--music", type=Path, help="a folder of real music")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a window")
     parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--int8", action="store_true", help="muq-int8 too")
+    parser.add_argument("--cache", type=Path, help="where models that were converted are kept")
     args = parser.parse_args()
     common.prepare()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
@@ -46,36 +49,51 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     import torch
 
     from embed_assets import encoders
-    from embed_assets.encoders.muq import reference
+    from embed_assets.encoders.muq import make_int8, reference
 
     torch.set_num_threads(1)
     if not args.model:
         full_muq.make(room / "model", args.music)
     model = str(args.model or room / "model")
     started = time.perf_counter()
-    engine = encoders.load("muq", model, "cpu", room / "cache")
+    cache = args.cache or room / "cache"
+    engine = encoders.load("muq", model, "cpu", cache)
     first = time.perf_counter() - started
-    plain = reference(model, room / "cache")
-    matmul = gemm(engine.dtype)
+    contenders = {"muq": reference(model, cache), "engine": engine}
     music = windows(args, room)
-    spent: dict[str, list[float]] = {"muq": [], "engine": [], "gemm": []}
-    cosines = []
+    if args.int8:
+        others = music[args.repeats + 1 :] or music
+        others = others[:: max(1, len(others) // 8)][:8]
+        make_int8(model, cache, [w[: 5 * 24_000] for w in others])
+        contenders["int8"] = encoders.load("muq-int8", model, "cpu", cache)
+    matmul = gemm(engine.dtype)
+    spent: dict[str, list[float]] = {name: [] for name in (*contenders, "gemm")}
+    cosines: dict[str, list[float]] = {name: [] for name in contenders}
     for i in range(args.repeats + 1):
         window = music[i % len(music)][None]
         result = {}
-        for name, work in (("muq", plain.encode), ("engine", engine.encode)):
+        for name, encoder in contenders.items():
             began = time.perf_counter()
-            result[name] = work(window)[0]
+            vector = encoder.encode(window)[0, 0]
             spent[name].append(time.perf_counter() - began)
+            result[name] = vector / np.linalg.norm(vector)
+            cosines[name].append(float(result[name] @ result["muq"]))
         spent["gemm"].append(min(common.timed(matmul) for _ in range(3)))
-        a, b = (r[0] / np.linalg.norm(r[0]) for r in result.values())
-        cosines.append(float(a @ b))
     # The first turn warms caches up. Within a turn a noisy machine is noisy for all three.
     turns = [dict(zip(spent, each, strict=True)) for each in zip(*spent.values(), strict=True)][1:]
     flops = args.seconds * GFLOP_A_SECOND, 2 * SIDE**3 / 1e9
     share = common.median([flops[0] / t["engine"] * t["gemm"] / flops[1] for t in turns])
     ratio = common.median([t["muq"] / t["engine"] for t in turns])
     seconds = {n: common.median(s[1:]) for n, s in spent.items()}
+    int8 = {}
+    if args.int8:
+        int8 = {
+            "int8_ratio": common.median([t["muq"] / t["int8"] for t in turns]),
+            "int8_speed": common.median([t["engine"] / t["int8"] for t in turns]),
+            "int8_smallest_cosine": round(min(cosines["int8"]), 5),
+            "int8_audio_seconds_per_cpu_second": round(args.seconds / seconds["int8"], 2),
+            "int8_seconds_all": common.rounded(spent["int8"]),
+        }
     return {
         "benchmark": "encoder",
         "share": share,
@@ -86,7 +104,7 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
         "warning": engine.warning,
         "weights": "as given" if args.model else "random, calibrated",
         "music": "real" if args.music else "synthesised",
-        "smallest_cosine": round(min(cosines), 7),
+        "smallest_cosine": round(min(cosines["engine"]), 7),
         "audio_seconds_per_cpu_second": round(args.seconds / seconds["engine"], 2),
         "muq_audio_seconds_per_cpu_second": round(args.seconds / seconds["muq"], 2),
         "gflops": round(flops[0] / seconds["engine"], 1),
@@ -95,6 +113,7 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
         "engine_seconds_all": common.rounded(spent["engine"]),
         "muq_seconds_all": common.rounded(spent["muq"]),
         "gemm_seconds_all": common.rounded(spent["gemm"]),
+        **int8,
     }
 
 
@@ -102,7 +121,7 @@ def gemm(dtype: str) -> Any:
     """A call that multiplies two large matrices on one thread, with oneDNN inside OpenVINO."""
     import numpy as np
 
-    from embed_assets.encoders.muq_openvino import _HINT, import_openvino
+    from embed_assets.encoders.muq_openvino import HINT, import_openvino
 
     ov = import_openvino()
     from openvino import opset13 as op
@@ -112,7 +131,7 @@ def gemm(dtype: str) -> Any:
     weights = random.standard_normal((SIDE, SIDE)).astype(np.float32)
     graph = ov.Model([op.matmul(x, op.constant(weights), False, True)], [x], "gemm")
     settings = {
-        "INFERENCE_PRECISION_HINT": _HINT[dtype],
+        "INFERENCE_PRECISION_HINT": HINT[dtype],
         "NUM_STREAMS": "1",
         "INFERENCE_NUM_THREADS": "1",
         "ENABLE_CPU_PINNING": "NO",

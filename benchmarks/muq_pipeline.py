@@ -1,7 +1,7 @@
 """The whole pipeline with MuQ under Dagster, against what one would write in an afternoon.
 
     python benchmarks/muq_pipeline.py --music DIR [--model FOLDER] [--tracks 50] [--windows 1]
-                                      [--window-seconds 10] [--json]
+                                      [--window-seconds 10] [--encoder muq-int8] [--json]
 
 `ratio` is the naive loop's wall time over that of `embed-assets sync` into an empty EMBED_HOME, on
 the same tracks of --music and the same windows of them, both from the start of their process. The
@@ -45,6 +45,8 @@ def main() -> int:
     parser.add_argument("--per-folder", type=int, default=12)
     parser.add_argument("--windows", type=int, default=1)
     parser.add_argument("--window-seconds", type=float, default=10.0)
+    parser.add_argument("--encoder", choices=("muq", "muq-int8"), default="muq")
+    parser.add_argument("--models", type=Path, help="an EMBED_HOME's, with what muq-int8 needs")
     parser.add_argument("--naive", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
     common.prepare()
@@ -71,14 +73,18 @@ def measure(args: Any, root: Path) -> dict[str, Any]:
     settings = {
         "EMBED_LIBRARY": str(library),
         "EMBED_HOME": str(home),
+        "EMBED_ENCODER": args.encoder,
         "EMBED_MODEL": str(model.resolve()),
         "EMBED_DEVICE": "cpu",
         "EMBED_WINDOWS": str(args.windows),
         "EMBED_WINDOW_SECONDS": str(args.window_seconds),
     }
     load = "import sys; from pathlib import Path; from embed_assets import encoders as e;"
-    load += "e.load('muq', sys.argv[1], 'cpu', Path(sys.argv[2]))"
+    load += "e.load(sys.argv[3], sys.argv[1], 'cpu', Path(sys.argv[2]))"
     first = [sys.executable, "-c", load, settings["EMBED_MODEL"], str(home / "models")]
+    first.append(args.encoder)
+    if args.models:
+        shutil.copytree(args.models / "openvino", home / "models" / "openvino")
     converting = common.timed(lambda: subprocess.run(first, check=True, cwd=root))
     # The second time it is there: what every worker pays, and what its memory comes to.
     loading = common.timed(lambda: subprocess.run(first, check=True, cwd=root))
@@ -113,6 +119,7 @@ def measure(args: Any, root: Path) -> dict[str, Any]:
         "audio_seconds": round(embeddings["audio"], 1),
         "smallest_cosine": round(min(cosines), 5),
         "median_cosine": round(sorted(cosines)[len(cosines) // 2], 7),
+        "encoder": args.encoder,
         "engine": embeddings["engine"],
         "dtype": embeddings["dtype"],
         "weights": "as given" if args.model else "random, calibrated",

@@ -165,6 +165,42 @@ def doctor(
     raise typer.Exit(1 if any(f.ok is False for f in found) else 0)
 
 
+@app.command("try-int8", epilog="Example: embed-assets try-int8 --tracks 200")
+def try_int8(
+    tracks: Annotated[
+        int, typer.Option("--tracks", "-n", min=40, max=2000, help="How many tracks to try.")
+    ] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """Measure on your music whether MuQ in int8 is worth it, and say so.
+
+    Makes the model in int8 unless it is there, with ranges from 8 tracks of the library: once,
+    five minutes, 6 GB of memory and `pip install 'embed_assets[int8]'`. Then embeds others in int8
+    and in float32, and compares who is near whom, and how long it took: some 15 minutes on two
+    cores. Nothing is indexed. Exit code 0: it was measured, for or against; 2: it cannot be used
+    here.
+    """
+    from embed_assets.commands.try_int8 import try_int8 as command
+
+    found = command(Settings.load(), tracks, _quiet(as_json))
+    if as_json:
+        terminal.print_json(found.as_json())
+        return
+    typer.echo(
+        f"{found.tracks} of {found.library_tracks} tracks, windows {found.windows}, pooling"
+        f" {found.pooling}; {found.skipped} could not be embedded\n"
+        f"of the 10 nearest in float32 among the 10 in int8: {found.overlap:.3f}, give or take"
+        f" {found.overlap_error:.3f} (goal {found.goal_overlap:g}); among half of the tracks:"
+        f" {found.overlap_half:.3f}\n"
+        f"the nearest stays the nearest: {found.same_nearest:.3f}\n"
+        f"cosine to float32: smallest {found.smallest_cosine:.4f}, median"
+        f" {found.median_cosine:.4f}\n"
+        "audio-seconds a second of one core: "
+        + "; ".join(f"{name} {speed:g}" for name, speed in found.speeds.items())
+        + f"\n\n{found.verdict}"
+    )
+
+
 cli_questions.add_to(app)
 
 
@@ -221,8 +257,9 @@ def _ready(settings: Settings, may_be_empty: bool = False) -> None:
     require_library(settings.library, may_be_empty)
     # Runs are processes of their own: they see the settings as this process understood them.
     os.environ.update(settings.environment())
+    encoders.require_device(settings.encoder, settings.device)
     encoders.fetch(settings.encoder, settings.model, settings.model_cache)
-    encoders.describe(settings.encoder, settings.model, settings.model_cache)
+    encoders.require(settings.encoder, settings.model, settings.device, settings.model_cache)
 
 
 def _quiet(quiet: bool) -> Callable[[str], None]:

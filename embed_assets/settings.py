@@ -31,12 +31,13 @@ class Settings(BaseSettings):
     )
     encoder: str = Field(
         "muq",
-        description="`muq` (weights CC-BY-NC 4.0), or `acoustic` (built in, no download).",
+        description="`muq` (weights CC-BY-NC 4.0), `muq-int8` (the same, faster on a CPU and less"
+        " exact: first ask `embed-assets try-int8`), or `acoustic` (built in, no download).",
     )
     model: str = Field(
         "OpenMuQ/MuQ-large-msd-iter",
-        description="Weights of `muq`: a hub id, or a local folder with config.json and"
-        " model.safetensors.",
+        description="Weights of `muq` and `muq-int8`: a hub id, or a local folder with config.json"
+        " and model.safetensors.",
     )
     device: str = Field(
         "auto",

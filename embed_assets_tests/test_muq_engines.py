@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from embed_assets import encoders
-from embed_assets.encoders import Encoder, devices, muq_openvino, muq_torch
+from embed_assets.encoders import Encoder, devices, muq_kept, muq_openvino, muq_torch
 from embed_assets.encoders.devices import lease_cuda
 from embed_assets.encoders.muq import reference
 from embed_assets.errors import ConfigurationError, TransientError
@@ -128,7 +128,7 @@ def test_a_damaged_conversion_is_made_anew(
     assert engine.engine == "openvino"
     audio = np.random.default_rng(0).standard_normal((1, RATE)).astype(np.float32)
     assert cosine(engine.encode(audio)[:, 0], plain.encode(audio)[:, 0]).min() > 0.999
-    assert muq_openvino._is_whole(weights.parent)
+    assert muq_kept.Conversion(weights.parent).is_whole()
 
 
 def test_an_engine_that_gives_other_vectors_is_refused_and_torch_works(
@@ -155,7 +155,7 @@ def rewrite(path: Path, array: np.ndarray) -> None:
     np.save(path, array)
     manifest = path.with_name("manifest.json")
     known = json.loads(manifest.read_text())
-    known[path.name] = [path.stat().st_size, muq_openvino._crc(path)]
+    known[path.name] = [path.stat().st_size, muq_kept.crc(path)]
     manifest.write_text(json.dumps(known))
     for verdict in path.parent.glob("check-*.json"):
         verdict.unlink()

@@ -129,6 +129,7 @@ def _home(settings: Settings, project: Project) -> str:
 
 
 def _encoder(settings: Settings, project: Project) -> str:
+    project.choice.require()
     info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
     return f"{info.name}, weights {info.weights[:12]}: {info.note}"
 

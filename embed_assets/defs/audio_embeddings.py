@@ -80,6 +80,7 @@ def audio_embeddings(
     choice = encoder.choice()
     with wrong_settings_fail_at_once("audio_embeddings"):
         spec = encoder.spec()
+        choice.require()
     recipe = spec.recipe
     folders = [folder_id(music.name, p) for p in paths_of(context.partition_keys)]
     totals = [tables.folder_totals(f, recipe.digest) for f in folders]

@@ -16,8 +16,10 @@ from embed_assets.errors import ConfigurationError
 if TYPE_CHECKING:
     import numpy as np
 
-ENCODERS = ("muq", "acoustic")
+ENCODERS = ("muq", "muq-int8", "acoustic")
 """The values of EMBED_ENCODER."""
+
+_MUQ = ("muq", "muq-int8")
 
 
 @dataclass(frozen=True)
@@ -87,6 +89,10 @@ def describe(name: str, model: str, cache: Path) -> EncoderInfo:
             from embed_assets.encoders import muq
 
             return muq.info(model, cache)
+        case "muq-int8":
+            from embed_assets.encoders import muq
+
+            return muq.info_int8(model, cache)
         case "acoustic":
             from embed_assets.encoders import acoustic
 
@@ -100,7 +106,7 @@ def fetch(name: str, model: str, cache: Path) -> None:
 
     Raises ConfigurationError when it cannot be had, TransientError when the disk is full.
     """
-    if name == "muq":
+    if name in _MUQ:
         from embed_assets.encoders import weights
 
         weights.fetch(model, cache)
@@ -117,6 +123,10 @@ def load(name: str, model: str, device: str, cache: Path) -> Encoder:
             from embed_assets.encoders import muq
 
             return muq.load(model, device, cache)
+        case "muq-int8":
+            from embed_assets.encoders import muq
+
+            return muq.load_int8(model, device, cache)
         case "acoustic":
             from embed_assets.encoders import acoustic
 
@@ -132,6 +142,42 @@ def one_process(name: str, device: str) -> bool:
     return name == "muq" and devices.one_process(device)
 
 
+def require_device(name: str, device: str) -> None:
+    """Fail where this machine cannot run `muq-int8` on that device: before weights are fetched.
+
+    Imports nothing heavy; what else may be wrong with a device is found out by `load`.
+    """
+    if name == "muq-int8":
+        from embed_assets.encoders import muq_int8
+
+        muq_int8.require(device)
+
+
+def require(name: str, model: str, device: str, cache: Path) -> None:
+    """Fail before any work where `load` is bound to fail; imports nothing heavy.
+
+    Raises:
+        ConfigurationError: as `describe` and `require_device`.
+    """
+    require_device(name, device)
+    describe(name, model, cache)
+
+
+def must_make_int8(model: str, device: str, cache: Path) -> bool:
+    """Whether the model of `muq-int8` is still to be made, which takes minutes.
+
+    Raises:
+        ConfigurationError: it cannot be made, or cannot run on that device.
+    """
+    from embed_assets.encoders import muq_int8, weights
+
+    muq_int8.require(device)
+    if muq_int8.conversion(weights.find(model, cache).digest, cache).is_whole():
+        return False
+    muq_int8.require_maker()
+    return True
+
+
 def preparation(info: EncoderInfo, device: str, cache: Path) -> str:
     """What the first load of an encoder will spend a minute on, for people; empty for nothing."""
     from embed_assets.encoders import devices, muq_openvino
@@ -139,7 +185,7 @@ def preparation(info: EncoderInfo, device: str, cache: Path) -> str:
     on_torch = not device.startswith("openvino:") and devices.one_process(device)
     if info.name != "muq" or on_torch:
         return ""
-    if muq_openvino.conversion_folder(info.weights, cache).is_dir():
+    if muq_openvino.conversion(info.weights, cache).folder.is_dir():
         return ""
     return (
         "MuQ is converted for OpenVINO and checked against torch, once for these weights: a minute"

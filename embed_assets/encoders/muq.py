@@ -1,19 +1,20 @@
 """MuQ, the product's encoder: what it is, which engine runs it, what is kept of its frames.
 
 On a CPU and on Intel graphics OpenVINO runs it (`muq_openvino`), else torch (`muq_torch`), which is
-the reference of all vectors and steps in where OpenVINO cannot.
+the reference of all vectors and steps in where OpenVINO cannot. In int8 (`muq_int8`) it is another
+encoder, with vectors of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embed_assets.encoders import EncoderInfo, muq_openvino, muq_torch
+from embed_assets.encoders import EncoderInfo, muq_int8, muq_openvino, muq_torch
 from embed_assets.encoders import weights as weights_
 from embed_assets.encoders.devices import lease_cuda, resolve_device
 from embed_assets.encoders.frames import (
@@ -81,6 +82,20 @@ def info(model: str, cache: Path) -> EncoderInfo:
     return _info(weights_.find(model, cache), model)
 
 
+def info_int8(model: str, cache: Path) -> EncoderInfo:
+    """The same of MuQ in int8."""
+    return _info_int8(weights_.find(model, cache), model, cache)
+
+
+def load_int8(model: str, device: str, cache: Path) -> MuqEncoder:
+    """Load MuQ in int8, on the CPU; see `embed_assets.encoders.load`."""
+    muq_int8.require(device)
+    found = weights_.find(model, cache)
+    described = _info_int8(found, model, cache)
+    engine = muq_int8.load(found, cache)
+    return MuqEncoder(described, engine.frames, "cpu", "openvino", engine.dtype)
+
+
 def load(model: str, device: str, cache: Path) -> MuqEncoder:
     """Load the MuQ weights `model` onto `device`; see `embed_assets.encoders.load`."""
     found = weights_.find(model, cache)
@@ -110,6 +125,22 @@ def reference(model: str, cache: Path) -> MuqEncoder:
     return _on_torch(found, _info(found, model), model, "cpu")
 
 
+def exact(model: str, cache: Path) -> MuqEncoder:
+    """In float32 on the CPU, by the faster engine that gives the reference's vectors."""
+    found = weights_.find(model, cache)
+    described = _info(found, model)
+    try:
+        engine = muq_openvino.load(found, model, "CPU", cache, ("float32",))
+    except muq_openvino.Refused as refused:
+        return _on_torch(found, described, model, "cpu", str(refused))
+    return MuqEncoder(described, engine.frames, "cpu", "openvino", engine.dtype)
+
+
+def make_int8(model: str, cache: Path, music: Sequence[np.ndarray]) -> None:
+    """Make what `muq-int8` runs, unless it is there; see `muq_int8.make`."""
+    muq_int8.make(weights_.find(model, cache), model, cache, music)
+
+
 def _cuda_devices() -> int:
     import torch
 
@@ -121,6 +152,15 @@ def _on_torch(
 ) -> MuqEncoder:
     engine = muq_torch.load(load_module(found, model), where)
     return MuqEncoder(described, engine.frames, where, "torch", engine.dtype, warning)
+
+
+def _info_int8(found: weights_.Weights, model: str, cache: Path) -> EncoderInfo:
+    return replace(
+        _info(found, model),
+        name=muq_int8.NAME,
+        weights=muq_int8.digest_of(found.digest, cache),
+        note=f"{NOTE}; {muq_int8.NOTE}",
+    )
 
 
 def _info(found: weights_.Weights, model: str) -> EncoderInfo:

@@ -116,7 +116,7 @@ def fetch(model: str, cache: Path) -> Path:
             f"{where}: no connection ({_first_line(error)}). {_OTHERWISE}"
         ) from error
     except OSError as error:
-        advice = "free some space: weights take up to 1.3 GB" if _is_full(error) else "check it"
+        advice = "free some space: weights take up to 1.3 GB" if is_full(error) else "check it"
         raise TransientError(
             f"{where}, since {error.filename or hub_cache(cache)} failed: "
             f"{error.strerror or _first_line(error)}; {advice}."
@@ -217,5 +217,6 @@ def _first_line(error: Exception) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(". ")
 
 
-def _is_full(error: OSError) -> bool:
+def is_full(error: OSError) -> bool:
+    """Whether the disk, or one's share of it, is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)

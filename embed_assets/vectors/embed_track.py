@@ -81,6 +81,16 @@ class EncoderChoice:
         info = encoders.describe(self.name, self.model, self.cache)
         return encoders.preparation(info, self.device, self.cache)
 
+    def require(self) -> None:
+        """Fail before any work where the encoder cannot be loaded; loads nothing.
+
+        Raises:
+            ConfigurationError: says what to do.
+        """
+        from embed_assets import encoders
+
+        encoders.require(self.name, self.model, self.device, self.cache)
+
     def workers(self, window_seconds: float = 10.0) -> int:
         """Processes with a model: one a core, as far as memory holds them, or one for a GPU."""
         if self.name == "acoustic":

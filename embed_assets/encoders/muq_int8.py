@@ -1,0 +1,171 @@
+"""MuQ with weights and activations in 8 bits, on a CPU with instructions for that: `muq-int8`.
+
+Made once from the conversion in float32 (`muq_openvino`), by nncf's post-training quantisation,
+with ranges of activations taken from some of the listener's music: `embed-assets try-int8` does it.
+What is kept needs no nncf to load. Its vectors are near those of `muq` and not the same, so that
+they have a recipe, and a collection, of their own; the recipe names the very model, since ranges
+from other music give other vectors. Nothing here ever gives way to another engine: what cannot be
+done is an error.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embed_assets.encoders import devices, muq_openvino, muq_quantise
+from embed_assets.encoders.muq_kept import MODEL, REFERENCE, Conversion
+from embed_assets.encoders.weights import CONFIG, Weights, is_full
+from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.identity import digest
+
+NAME = "muq-int8"
+
+NOTE = "in int8, near its vectors in float and not the same"
+
+QUANTISATION = 1
+"""Raised when what is made changes: it is then made anew."""
+
+SMALLEST_COSINE = 0.98
+"""Between a vector of the check audio and torch's, below which the engine is refused."""
+
+INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
+_INSTEAD = "or set EMBED_ENCODER=muq, whose vectors are exact"
+
+
+def digest_of(weights: str, cache: Path) -> str:
+    """What decides a vector, where `muq` has the digest of its weights alone.
+
+    Raises:
+        ConfigurationError: the model is not made yet.
+    """
+    made = conversion(weights, cache).fingerprint()
+    if made is None:
+        raise ConfigurationError(
+            f"EMBED_ENCODER is {NAME!r}, whose model is not made yet: `embed-assets try-int8` makes"
+            f" it, with some of your music, and says whether it is worth it; {_INSTEAD}"
+        )
+    return digest(NAME, weights, made)
+
+
+def conversion(weights: str, cache: Path) -> Conversion:
+    """The model in int8 of weights with this digest, whether it is there or not."""
+    kept = muq_openvino.conversion(weights, cache).folder
+    return Conversion(kept.with_name(f"{kept.name}-int8-{QUANTISATION}"))
+
+
+def require(device: str) -> None:
+    """Fail where it cannot run; imports nothing heavy.
+
+    Raises:
+        ConfigurationError: `device`, a value of EMBED_DEVICE, is none that it runs on, the CPU has
+            no instructions for it, or OpenVINO is missing.
+    """
+    kind, _, name = device.partition(":")
+    asked = f"EMBED_ENCODER={NAME}"
+    if kind in ("cuda", "mps") or (kind == "openvino" and name != "CPU"):
+        raise ConfigurationError(
+            f"{asked} runs on CPUs only, but EMBED_DEVICE is {device!r}. Set"
+            f" EMBED_DEVICE=cpu; {_INSTEAD}."
+        )
+    if kind == "auto" and (gpu := devices.nvidia_gpu()):
+        raise ConfigurationError(
+            f"{asked} runs on CPUs only, but EMBED_DEVICE is 'auto', and this machine has an"
+            f" NVIDIA GPU ({gpu}), which is faster. Set EMBED_ENCODER=muq; or EMBED_DEVICE=cpu, to"
+            " do without it."
+        )
+    if not muq_openvino.cpu_has(*INSTRUCTIONS):
+        raise ConfigurationError(
+            f"{asked} needs a CPU with instructions for it (AVX512-VNNI, AVX-VNNI or AMX), and this"
+            " one has none. Set EMBED_ENCODER=muq."
+        )
+    if importlib.util.find_spec("openvino") is None:
+        raise ConfigurationError(
+            f"{asked} needs the package openvino, which is not installed: `make install`;"
+            f" {_INSTEAD}."
+        )
+
+
+def require_maker() -> None:
+    """Fail where it cannot be made; raises ConfigurationError."""
+    if importlib.util.find_spec("nncf") is None:
+        raise ConfigurationError(
+            "the package nncf, which makes MuQ's model in int8, once, is not installed:"
+            f" `pip install 'embed_assets[int8]'`; {_INSTEAD}"
+        )
+
+
+def make(weights: Weights, model: str, cache: Path, music: Sequence[np.ndarray]) -> None:
+    """Make the model unless it is there whole: minutes and gigabytes, while other processes wait.
+
+    Activations have the ranges that they take on `music`: float32 [T] at 24 kHz each.
+
+    Raises:
+        ConfigurationError: it cannot be made here.
+        TransientError: the disk is full.
+    """
+    with _explained(cache):
+        ov = muq_openvino.import_openvino()
+        conversion(weights.digest, cache).ensure(
+            partial(_quantise, ov, weights, model, cache, music)
+        )
+
+
+def load(weights: Weights, cache: Path) -> muq_openvino.Engine:
+    """The engine for these weights on the CPU, one thread; the first call checks it.
+
+    Raises:
+        ConfigurationError: the model is damaged or cannot be used here.
+        TransientError: the disk is full.
+    """
+    kept = conversion(weights.digest, cache)
+    with _explained(cache):
+        ov = muq_openvino.import_openvino()
+        if not kept.is_whole():
+            raise RuntimeError(f"{kept.folder} is damaged; `embed-assets try-int8` makes it anew")
+        checked = muq_openvino.check(ov, kept, "CPU", "int8", weights)
+        if checked.cosine < SMALLEST_COSINE:
+            raise RuntimeError(
+                f"its vectors differ too much from torch's (cosine {checked.cosine:.4f}, wanted"
+                f" {SMALLEST_COSINE}; OpenVINO {muq_openvino.version(ov)})"
+            )
+        return checked.engine()
+
+
+@contextmanager
+def _explained(cache: Path) -> Iterator[None]:
+    """Turn what goes wrong into errors for people."""
+    try:
+        yield
+        return
+    except OSError as error:
+        why = f"{error.filename or cache}: {error.strerror or error}"
+        if is_full(error):
+            raise TransientError(f"{why}; make room: MuQ in int8 takes 1.7 GB") from error
+    except (muq_openvino.Refused, RuntimeError) as error:
+        why = str(error).strip()[:400]
+    raise ConfigurationError(
+        f"these weights cannot be used in int8 (EMBED_ENCODER={NAME}) here: {why}. Set"
+        " EMBED_ENCODER=muq."
+    )
+
+
+def _quantise(
+    ov: Any,
+    weights: Weights,
+    model: str,
+    cache: Path,
+    music: Sequence[np.ndarray],
+    folder: Path,
+) -> None:
+    """Write what a Conversion has into `folder`; converts in float32 first if need be."""
+    exact = muq_openvino.converted(ov, weights, model, cache)
+    muq_quantise.in_process(exact.model, weights.folder / CONFIG, music, folder / MODEL)
+    shutil.copyfile(exact.reference, folder / REFERENCE)

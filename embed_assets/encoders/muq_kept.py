@@ -1,0 +1,124 @@
+"""Conversions of MuQ on disk: a folder each, whole or not there, with how its engines fared.
+
+A folder `<cache>/openvino/<name>` holds a model for OpenVINO, the torch module's vectors of the
+check audio, a manifest with sizes and checksums, and a verdict for each (OpenVINO, device, dtype)
+that was checked on this machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import uuid
+import zlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from embed_assets.identity import digest
+
+MODEL = "model.xml"
+REFERENCE = "reference.npy"
+_FILES = (MODEL, "model.bin", REFERENCE)
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """A folder of this kind, whether it is there or not."""
+
+    folder: Path
+
+    @property
+    def model(self) -> Path:
+        """The converted model, with `model.bin` beside it."""
+        return self.folder / MODEL
+
+    @property
+    def reference(self) -> Path:
+        """Vectors of the check audio by torch's module in float32: float32 [n, 3, dim]."""
+        return self.folder / REFERENCE
+
+    def is_whole(self) -> bool:
+        """Whether all files are there, unharmed: each is read through."""
+        try:
+            manifest = json.loads((self.folder / "manifest.json").read_bytes())
+            files = [(self.folder / name, *manifest[name]) for name in _FILES]
+            return all(p.stat().st_size == size and crc(p) == value for p, size, value in files)
+        except (OSError, ValueError, KeyError, TypeError):
+            return False
+
+    def fingerprint(self) -> str | None:
+        """What tells its weights from others, ranges of activations included; None: not there."""
+        try:
+            size, value = json.loads((self.folder / "manifest.json").read_bytes())["model.bin"]
+            return f"{size:x}-{value:08x}"
+        except (OSError, ValueError, KeyError, TypeError):
+            return None
+
+    def ensure(self, make: Callable[[Path], None]) -> None:
+        """Have it there and whole: `make` writes the files into a folder of its own if need be.
+
+        Other processes wait meanwhile, and find it made. Raises OSError.
+        """
+        if self.is_whole():
+            return
+        self.folder.parent.mkdir(parents=True, exist_ok=True)
+        with self.locked():
+            if not self.is_whole():
+                self._make(make)
+
+    def locked(self) -> Any:
+        """A lock among processes, which the kernel takes back from one that dies."""
+        from filelock import FileLock
+
+        return FileLock(self.folder.with_name(f"{self.folder.name}.lock"))
+
+    def cosine(self, what: dict[str, str], measure: Callable[[], float]) -> float:
+        """The verdict on the engine that `what` tells apart from others, measured at most once."""
+        verdict = self.folder / f"check-{digest(*what.values(), size=8)}.json"
+        if (known := _read_cosine(verdict)) is not None:
+            return known
+        with self.locked():
+            if (known := _read_cosine(verdict)) is not None:
+                return known
+            cosine = measure()
+            making = verdict.with_suffix(f".{uuid.uuid4().hex}.tmp")
+            making.write_text(json.dumps(what | {"cosine": cosine}))
+            making.replace(verdict)
+            return cosine
+
+    def _make(self, make: Callable[[Path], None]) -> None:
+        folder = self.folder
+        for old in folder.parent.glob(f".{folder.name}.*.tmp"):
+            shutil.rmtree(old, ignore_errors=True)
+        making = folder.with_name(f".{folder.name}.{uuid.uuid4().hex}.tmp")
+        try:
+            making.mkdir()
+            make(making)
+            files = {n: [(making / n).stat().st_size, crc(making / n)] for n in _FILES}
+            (making / "manifest.json").write_text(json.dumps(files))
+            for name in (*_FILES, "manifest.json"):
+                with open(making / name, "rb") as file:
+                    os.fsync(file.fileno())
+            shutil.rmtree(folder, ignore_errors=True)
+            making.rename(folder)
+        finally:
+            shutil.rmtree(making, ignore_errors=True)
+
+
+def crc(path: Path) -> int:
+    """Checksum of a file, read through."""
+    value = 0
+    with open(path, "rb") as file:
+        while block := file.read(1 << 20):
+            value = zlib.crc32(block, value)
+    return value
+
+
+def _read_cosine(verdict: Path) -> float | None:
+    with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+        return float(json.loads(verdict.read_bytes())["cosine"])
+    return None
