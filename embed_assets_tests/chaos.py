@@ -64,6 +64,8 @@ class Chaos:
         self.sync: subprocess.Popen[bytes] | None = None
         self.number = 0
         self.seconds_to_follow: float | None = None
+        self.confirmed = 0
+        self.asked_at = time.monotonic()
 
     # Changes
 
