@@ -55,7 +55,9 @@ def test_an_unknown_encoder_names_the_setting_and_the_choices(name: str, tmp_pat
         lambda: encoders.describe(name, "m", tmp_path),
         lambda: encoders.load(name, "m", "cpu", tmp_path),
     ):
-        with pytest.raises(ConfigurationError, match=r"EMBED_ENCODER.*one of: muq, acoustic"):
+        with pytest.raises(
+            ConfigurationError, match=r"EMBED_ENCODER.*one of: muq, muq-int8, acoustic"
+        ):
             call()
 
 

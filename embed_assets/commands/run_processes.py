@@ -27,7 +27,9 @@ from embed_assets.workers import end_with_parent
 REQUEST_TAG = "embed_assets/request"
 """On runs of `sync`: by it the process that asked finds the run that another executes."""
 
-STOP_SECONDS = 10.0
+STOP_SECONDS = (3.0, 3.0, 2.0)
+"""How long a run is waited for each time it is asked to stop, before it is killed: an interrupt that
+comes while Python imports or cleans up is lost."""
 
 
 @dataclass(frozen=True)
@@ -76,9 +78,13 @@ def stopped_at_the_end(instance: dg.DagsterInstance, running: list[RunProcess]) 
             run = started.run(instance)
             if run and not run.is_finished:
                 instance.report_run_canceling(run)
-            started.process.terminate()
+        for seconds in STOP_SECONDS:
+            for started in running:
+                started.process.terminate()
+            until = time.monotonic() + seconds
+            for started in running:
+                started.process.join(max(0.0, until - time.monotonic()))
         for started in running:
-            started.process.join(STOP_SECONDS)
             started.process.kill()
             started.process.join()
             run = started.run(instance)
