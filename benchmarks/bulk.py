@@ -6,14 +6,15 @@
 (scan_folder, embed_folders, index_library) with the same pools of workers, on the same files in one
 run, in turns, with `acoustic`. `share` is (sync - loop) / sync, of medians. The loop's seconds are
 those inside its process, imports not counted; `loop_process_seconds` counts them. --music takes
-real tracks; where there are too few, each is cut in two without encoding it again, so that no two
-hold the same audio. Without it tracks of 30 s are made up.
+real tracks; where there are too few, each is cut up without encoding it again, so that no two hold
+the same audio. Without it tracks of 30 s are made up.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -182,12 +183,12 @@ def make_library(args: Any, folder: Path) -> int:
     """Albums of a dozen tracks, no two of the same audio; returns how many tracks there are."""
     if args.music:
         sources = common.tracks_in(args.music)
-        halves = 1 if len(sources) >= args.tracks else 2
-        jobs = [(p, h, halves) for p in sources for h in range(halves)]
+        pieces = max(1, math.ceil(args.tracks / len(sources)))
+        jobs = [(p, i, pieces) for p in sources for i in range(pieces)]
     else:
         jobs = [(None, i, 1) for i in range(args.tracks)]
     made = 0
-    for source, half, halves in jobs:
+    for source, piece, pieces in jobs:
         if made == args.tracks:
             break
         album = folder / f"Album {made // args.per_folder:03d}"
@@ -195,34 +196,34 @@ def make_library(args: Any, folder: Path) -> int:
         if source is None:
             from embed_assets_tests.synth import write_track
 
-            write_track(album / f"{made:04d}.ogg", seconds=30.0, seed=half)
-        elif halves == 1:
+            write_track(album / f"{made:04d}.ogg", seconds=30.0, seed=piece)
+        elif pieces == 1:
             shutil.copyfile(source, album / f"{made:04d} {source.name}")
-        elif not cut(source, album / f"{made:04d} {source.name}", half):
+        elif not cut(source, album / f"{made:04d} {source.name}", piece, pieces):
             continue
         made += 1
     return made
 
 
-def cut(source: Path, target: Path, half: int) -> bool:
-    """Copy the first or second half of a track's packets, as they are; False: it cannot be cut."""
+def cut(source: Path, target: Path, piece: int, pieces: int) -> bool:
+    """Copy one of the pieces of a track's packets, as they are; False: it cannot be cut."""
     import av
 
     try:
-        _cut(av, source, target, half)
+        _cut(av, source, target, piece, pieces)
     except av.FFmpegError:
         target.unlink(missing_ok=True)
         return False
     return True
 
 
-def _cut(av: Any, source: Path, target: Path, half: int) -> None:
+def _cut(av: Any, source: Path, target: Path, piece: int, pieces: int) -> None:
 
     with av.open(str(source)) as whole:
         stream = whole.streams.audio[0]
         packets = [p for p in whole.demux(stream) if p.dts is not None]
-        middle = len(packets) // 2
-        kept = packets[:middle] if half == 0 else packets[middle:]
+        each = len(packets) // pieces
+        kept = packets[piece * each : (piece + 1) * each]
         with av.open(str(target), "w") as out:
             copy = out.add_stream_from_template(stream)
             base = kept[0].dts
