@@ -175,6 +175,7 @@ def test_a_disk_that_fails_at_random_has_nothing_rejected_and_nothing_removed(wo
 def test_a_folder_on_a_failing_disk_is_tried_again_and_holds_no_other_back(world):
     faults = preloaded(world.root, world.library)
     world.settings |= faults.environment | {"EMBED_SCAN_SECONDS": "2"}
+    world.album("Anchor", 9)
     world.up()
     faults.begin(("read", errno.EIO, 1.0, world.library / "Failing"))
     world.album("Failing", 1, 2)
