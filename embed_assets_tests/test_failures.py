@@ -8,14 +8,15 @@ import socket
 import subprocess
 import sys
 import time
+import wave
 
 import dagster as dg
+import numpy as np
 
 from embed_assets.defs import state
 from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
 from embed_assets_tests.evidence import slots_held
-from embed_assets_tests.synth import write_track
 
 
 def events(world, kind):
@@ -211,8 +212,13 @@ def test_odd_questions_get_an_answer_and_no_traceback(world):
 
 def test_a_sync_that_is_stopped_cancels_its_run_at_once_and_tries_no_step_again(world):
     world.settings["EMBED_WINDOWS"] = "0"
-    for i in range(6):
-        write_track(world.library / f"Long/{i}.flac", seconds=400, seed=i, rate=22_050, channels=1)
+    # Hours of noise, quickly made: work for longer than it takes to see that it began.
+    (world.library / "Long").mkdir(parents=True)
+    for i in range(8):
+        noise = np.random.default_rng(i).integers(64, 192, 8000, np.uint8).tobytes()
+        with wave.open(str(world.library / f"Long/{i}.wav"), "wb") as file:
+            file.setparams((1, 1, 8000, 0, "NONE", ""))
+            file.writeframes(noise * 3600)
     command = [sys.executable, "-m", "embed_assets.cli", "sync"]
     sync = subprocess.Popen(command, env=world.environment, cwd=world.root)
     started = dg.DagsterEventType.STEP_START
