@@ -64,8 +64,6 @@ class Chaos:
         self.sync: subprocess.Popen[bytes] | None = None
         self.number = 0
         self.seconds_to_follow: float | None = None
-        self.confirmed = 0
-        self.asked_at = time.monotonic()
 
     # Changes
 
@@ -106,7 +104,7 @@ class Chaos:
         self.put(self.new_name(self.random.choice(NAMES)))
 
     def remove_track(self) -> bool | None:
-        if len(self.world.tracks) < 4:
+        if len(self.moving()) < 2:
             return False
         self.world.remove(self.track())
         return None
@@ -181,7 +179,7 @@ class Chaos:
 
     def remove_folder(self) -> bool | None:
         folder = self.folder()
-        if folder is None or len(self.world.tracks) < 8:
+        if folder is None or len(self.moving()) < 6:
             return False
         self.world.remove(folder)
         return None
@@ -211,12 +209,16 @@ class Chaos:
         tags = {"title": f"Song {self.next()}"} if self.random.random() < 0.5 else {}
         self.world.put(path, self.random.randrange(SOUNDS), **tags)
 
+    def moving(self) -> list[bytes]:
+        """Tracks that may go; those below Anchor stay where they are."""
+        return sorted(p for p in self.world.tracks if p[:7] != b"Anchor/")
+
     def track(self) -> bytes:
-        return self.random.choice(sorted(p for p in self.world.tracks if p[:7] != b"Anchor/"))
+        return self.random.choice(self.moving())
 
     def folder(self) -> bytes | None:
-        """A folder with tracks, never the library itself."""
-        folders = {os.path.dirname(p) for p in self.world.tracks} - {b"", b"Anchor"}
+        """A folder with tracks, never the library itself, nor what stays as it is."""
+        folders = {os.path.dirname(p) for p in self.moving()} - {b""}
         return self.random.choice(sorted(folders)) if folders else None
 
     def new_name(self, folder: bytes, suffix: bytes | None = None) -> bytes:

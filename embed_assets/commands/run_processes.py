@@ -28,8 +28,8 @@ REQUEST_TAG = "embed_assets/request"
 """On runs of `sync`: by it the process that asked finds the run that another executes."""
 
 STOP_SECONDS = (3.0, 3.0, 2.0)
-"""How long a run is waited for each time it is asked to stop, before it is killed: an interrupt
-that comes while Python imports or cleans up is lost."""
+"""How long a run is waited for each time it is asked to stop, before it is killed: Dagster takes an
+interrupt that comes before a step's own code for a failure, and tries the step again."""
 
 
 @dataclass(frozen=True)

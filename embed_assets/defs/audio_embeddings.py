@@ -68,6 +68,7 @@ class EmbedConfig(dg.Config):
         " rejected with a reason and hold nothing else back."
     ),
 )
+@stopped_for_good("audio_embeddings")
 def audio_embeddings(
     context: dg.AssetExecutionContext,
     config: EmbedConfig,
@@ -163,10 +164,7 @@ def audio_embeddings(
     if any(t.pending for t in totals) and (wait := choice.preparation()):
         context.log.info(wait)
     # Fewer after each failed try: what killed the workers may have been want of memory.
-    with (
-        stopped_for_good("audio_embeddings"),
-        open_embedders(choice, recipe.window_seconds, context.retry_number) as pool,
-    ):
+    with open_embedders(choice, recipe.window_seconds, context.retry_number) as pool:
         each_folder(context, music, tables, embed)
     context.log.info(progress.line())
     return dg.MaterializeResult(check_results=[every_track_readable(tables, recipe.digest)])

@@ -13,6 +13,7 @@ from embed_assets.defs import state
 from embed_assets.defs.execution import IN_PROCESS
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.ranged_run import LANE_TAG, REMOVE_TAG
+from embed_assets.encoders import is_quick
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec, folder_id
 from embed_assets.index.address import is_there
@@ -35,10 +36,7 @@ IMPORT_SECONDS = 600.0
 encoder does one run's work at a time. Loading MuQ again for the next run costs a hundredth."""
 
 FIRST_IMPORT_FILES = 100
-"""Tracks of a run while nobody knows how long one takes."""
-
-QUICK_ANYWHERE = "acoustic"
-"""The encoder that needs no such care: thousands of tracks take it ten minutes on one core."""
+"""Tracks of a run while nobody knows how long one takes, unless the encoder is quick anywhere."""
 
 
 @dataclass(frozen=True)
@@ -89,7 +87,7 @@ def look(
         policy,
         room=max(0, policy.room - live),
         bulk_room=max(0, min(policy.bulk_room - bulk, policy.room - live)),
-        files_per_run=_files_per_run(tables, spec),
+        files_per_run=_files_per_run(tables, spec, policy),
     )
     after = None if memory.resume is None else path_of(memory.resume)
     last: bytes | None = None
@@ -149,10 +147,10 @@ def look(
     return Look(plan, finished, live, time.monotonic() - started, newest, tries_before)
 
 
-def _files_per_run(tables: Tables, spec: IndexSpec) -> int:
+def _files_per_run(tables: Tables, spec: IndexSpec, policy: Policy) -> int:
     seconds = reports.seconds_per_track(tables, spec.recipe.digest)
     if seconds is None:
-        return FIRST_IMPORT_FILES * (50 if spec.recipe.encoder == QUICK_ANYWHERE else 1)
+        return policy.files_per_run if is_quick(spec.recipe.encoder) else FIRST_IMPORT_FILES
     return max(1, int(IMPORT_SECONDS / seconds))
 
 

@@ -57,6 +57,7 @@ class ScanConfig(dg.Config):
         " changed are read again."
     ),
 )
+@stopped_for_good("track_manifest")
 def track_manifest(
     context: dg.AssetExecutionContext,
     config: ScanConfig,
@@ -100,5 +101,5 @@ def track_manifest(
             "seconds": round(time.monotonic() - started, 3),
         }
 
-    with stopped_for_good("track_manifest"), open_pool(min(cpu_count(), 8)) as pool:
+    with open_pool(min(cpu_count(), 8)) as pool:
         each_folder(context, music, tables, one_by_one(scan))

@@ -142,6 +142,11 @@ def one_process(name: str, device: str) -> bool:
     return name == "muq" and devices.one_process(device)
 
 
+def is_quick(name: str) -> bool:
+    """Whether an encoder needs only minutes for thousands of tracks, on any machine."""
+    return name == "acoustic"
+
+
 def require_device(name: str, device: str) -> None:
     """Fail where this machine cannot run `muq-int8` on that device: before weights are fetched.
 

@@ -9,13 +9,13 @@ from __future__ import annotations
 import math
 from collections.abc import Collection
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embed_assets import reports
 from embed_assets.index.collection import PAGE, id_list
-from embed_assets.index.search import Match
+from embed_assets.index.search import Match, nearest_rows
 from embed_assets.index.searcher import Searcher
 from embed_assets.index.wanted import windows_of
 from embed_assets.rows import Embedding, Track
@@ -135,23 +135,13 @@ def ask_parts(
     names = [name for name in Part.__dataclass_fields__ if name != "score"]
     limit = min(WINDOWS_EACH * n + SPARE, PAGE)
     while True:
-        hits = client.search(
-            collection,
-            [query.astype(np.float32)],
-            limit=limit,
-            filter=where,
-            output_fields=names,
-            search_params={"metric_type": "COSINE", "params": {"ef": max(128, limit)}},
-            consistency_level="Strong",
-        )[0]
+        rows = nearest_rows(client, collection, query, limit, names, where)
         found: dict[str, Part] = {}
-        for hit in hits:
-            row: dict[str, Any] = {name: hit["entity"][name] for name in names}
-            score = round(float(np.clip(hit["distance"], -1.0, 1.0)), 6)
+        for row in rows:
             row |= {name: round(float(row[name]), 2) for name in ("start", "end")}
             if row["track_id"] not in out:
-                found.setdefault(row["track_id"], Part(score=score, **row))
-        if len(found) >= n or len(hits) < limit or limit >= PAGE:
+                found.setdefault(row["track_id"], Part(**row))
+        if len(found) >= n or len(rows) < limit or limit >= PAGE:
             return sorted(found.values(), key=lambda p: (-p.score, p.path))[:n]
         limit = min(4 * limit, PAGE)
 

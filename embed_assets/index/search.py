@@ -67,23 +67,37 @@ def similar(
         )
     names = [name for name in Match.__dataclass_fields__ if name != "score"]
     limit = min(n + len(exclude_ids) + SPARE, PAGE)
+    found: dict[str, Match] = {}
+    for row in nearest_rows(client, name, vector, limit, names, where):
+        if row["track_id"] not in exclude_ids:
+            found.setdefault(row["track_id"], Match(**row))
+    return sorted(found.values(), key=lambda m: (-m.score, m.path, m.track_id))[:n]
+
+
+def nearest_rows(
+    client: MilvusClient,
+    collection: str,
+    vector: np.ndarray,
+    limit: int,
+    fields: Sequence[str],
+    where: str = "",
+) -> list[dict[str, Any]]:
+    """These fields of the rows nearest to a `[dim]` vector, and `score`, their cosine."""
     hits = client.search(
-        name,
+        collection,
         [vector.astype(np.float32)],
         limit=limit,
         filter=where,
-        output_fields=names,
+        output_fields=list(fields),
         search_params={"metric_type": "COSINE", "params": {"ef": max(128, limit)}},
         consistency_level="Strong",
     )[0]
-    found: dict[str, Match] = {}
-    for hit in hits:
-        row: dict[str, Any] = {name: hit["entity"][name] for name in names}
-        if row["track_id"] not in exclude_ids:
-            # Equal vectors differ in the seventh digit, which would order twins by chance.
-            score = round(float(np.clip(hit["distance"], -1.0, 1.0)), 6)
-            found.setdefault(row["track_id"], Match(score=score, **row))
-    return sorted(found.values(), key=lambda m: (-m.score, m.path, m.track_id))[:n]
+    # Equal vectors differ in the seventh digit, which would order twins by chance.
+    return [
+        {name: hit["entity"][name] for name in fields}
+        | {"score": round(float(np.clip(hit["distance"], -1.0, 1.0)), 6)}
+        for hit in hits
+    ]
 
 
 def at_most(matches: Iterable[Match], per_artist: int) -> list[Match]:
