@@ -64,10 +64,8 @@ def _layout(s: Status) -> Group:
     bars = Progress(
         TextColumn("{task.description:<10}"), BarColumn(40), TextColumn("{task.percentage:>3.0f} %")
     )
-    # Two, for a new pooling or a lost index leaves all embedded and nothing in step.
-    bars.add_task(
-        "embedded", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected
-    )
+    # Two, for a new pooling or a lost index leaves all tracks done and no folder in step.
+    bars.add_task("done", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected)
     bars.add_task("in step", total=max(s.folders, 1), completed=s.folders_in_step)
     return Group(table, bars)
 

@@ -73,14 +73,22 @@ def not_asked_yet(
             left.append(request)
         else:
             dropped.update(request.keys)
-    for key in dropped & memory.tries.keys():
+    # A range may span folders that are in step: only the others were to be done.
+    wanted = dropped & memory.tries.keys()
+    for key in wanted:
         if key in found.tries_before:
             memory.tries[key] = found.tries_before[key]
         else:
             del memory.tries[key]
     retire = tuple(key for key in found.plan.retire if key not in taken)
-    held = found.plan.held + len(dropped)
-    return replace(found, plan=replace(found.plan, requests=tuple(left), retire=retire, held=held))
+    plan = replace(
+        found.plan,
+        requests=tuple(left),
+        retire=retire,
+        held=found.plan.held + len(wanted),
+        due=found.plan.due - len(wanted),
+    )
+    return replace(found, plan=plan)
 
 
 def note_asked(instance: dg.DagsterInstance, found: Look) -> None:
