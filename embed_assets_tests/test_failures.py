@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 import wave
+from functools import partial
 
 import dagster as dg
 import numpy as np
@@ -220,7 +221,9 @@ def test_a_sync_that_is_stopped_cancels_its_run_at_once_and_tries_no_step_again(
             file.setparams((1, 1, 8000, 0, "NONE", ""))
             file.writeframes(noise * 3600)
     command = [sys.executable, "-m", "embed_assets.cli", "sync"]
-    sync = subprocess.Popen(command, env=world.environment, cwd=world.root)
+    # Tests that a script runs in the background hand SIGINT on as ignored; a terminal does not.
+    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
+    sync = subprocess.Popen(command, env=world.environment, cwd=world.root, preexec_fn=heeds)
     started = dg.DagsterEventType.STEP_START
     world.until(lambda: "audio_embeddings" in dict(events(world, started)), "it embeds")
     asked = time.monotonic()
