@@ -1,16 +1,19 @@
 """The whole pipeline with MuQ under Dagster, against what one would write in an afternoon.
 
     python benchmarks/muq_pipeline.py --music DIR [--model FOLDER] [--tracks 50] [--windows 1]
-                                      [--window-seconds 10] [--encoder muq-int8] [--json]
+        [--window-seconds 10] [--encoders muq muq-int8] [--models DIR] [--whole 4] [--json]
 
 `ratio` is the naive loop's wall time over that of `embed-assets sync` into an empty EMBED_HOME, on
 the same tracks of --music and the same windows of them, both from the start of their process. The
 naive loop is one process with torch's own threads: librosa.load of the whole track, `muq` in
-float32 as in its README, one insert into Milvus Lite a track. `busy` is the share of the workers'
-time in the asset's step that went into the encoder, `busy_when_loaded` the same without what comes
-before a worker has its model. `outside_steps` is the share of sync's wall time outside its three
-steps: Dagster's processes, queue and events. `smallest_cosine` is over the tracks, between the
-vectors in both indexes.
+float32 as in its README, one insert into Milvus Lite a track. `whole_ratio` is for the loop that
+embeds the track from end to end, a track's share of its wall time over one of sync's: for so many
+tracks as --whole says, of at most WHOLE_SECONDS, since attention over more needs tens of gigabytes.
+
+`busy` is the share of the workers' time in the asset's step that went into the encoder,
+`busy_when_loaded` the same without what comes before a worker has its model. `outside_steps` is the
+share of sync's wall time outside its three steps: Dagster's processes, queue and events.
+`smallest_cosine` is over the tracks, between the vectors in both indexes.
 
 The engine is converted before the clock starts, as it is once for given weights; the seconds stand
 beside. Fewer and shorter windows than the default three of 10 s keep this under ten minutes on two
@@ -36,6 +39,8 @@ import bulk
 import common
 import full_muq
 
+WHOLE_SECONDS = 200
+
 
 def main() -> int:
     parser = common.parser(__doc__)
@@ -45,7 +50,8 @@ def main() -> int:
     parser.add_argument("--per-folder", type=int, default=12)
     parser.add_argument("--windows", type=int, default=1)
     parser.add_argument("--window-seconds", type=float, default=10.0)
-    parser.add_argument("--encoder", choices=("muq", "muq-int8"), default="muq")
+    parser.add_argument("--encoders", nargs="+", choices=("muq", "muq-int8"), default=["muq"])
+    parser.add_argument("--whole", type=int, default=0, help="tracks to embed from end to end too")
     parser.add_argument("--models", type=Path, help="an EMBED_HOME's, with what muq-int8 needs")
     parser.add_argument("--naive", type=Path, help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -69,72 +75,91 @@ def measure(args: Any, root: Path) -> dict[str, Any]:
     library = root / "library"
     choose(args, library)
     time.sleep(6)  # Files that have just been made would be waited for.
-    home = root / "home"
+    ours = {e: pipeline(args, root, e, str(model.resolve())) for e in args.encoders}
+
+    again = [sys.executable, __file__, "--naive", str(root), "--music", str(args.music)]
+    again += ["--model", str(model.resolve()), "--windows", str(args.windows)]
+    again += ["--window-seconds", str(args.window_seconds), "--whole", str(args.whole)]
+    theirs, all_seconds, their_peak = run(again, root, {})
+    whole = theirs.pop("whole")
+    their_seconds = all_seconds - whole["seconds"]
+    for found in ours.values():
+        settings = found.pop("settings")
+        cosines = compare(root, settings)
+        seconds = found["sync_seconds"]
+        found |= {
+            "ratio": round(their_seconds / seconds, 2),
+            "ratio_without_start": round(theirs["seconds"] / found["inside_steps_seconds"], 2),
+            "smallest_cosine": round(min(cosines), 5),
+            "median_cosine": round(sorted(cosines)[len(cosines) // 2], 7),
+        }
+        if args.whole:
+            found["whole_ratio"] = round(
+                whole["seconds"] / whole["tracks"] / (seconds / args.tracks), 1
+            )
+    return {
+        "benchmark": "muq_pipeline",
+        **ours,
+        "goal_busy": 0.95,
+        "goal_outside_steps": 0.05,
+        "tracks": args.tracks,
+        "windows": f"{args.windows} x {args.window_seconds:g} s",
+        "weights": "as given" if args.model else "random, calibrated",
+        "naive_seconds": round(their_seconds, 1),
+        "naive_parts": theirs,
+        "naive_whole_tracks": whole,
+        "naive_peak_mib": their_peak,
+    }
+
+
+def pipeline(args: Any, root: Path, encoder: str, model: str) -> dict[str, Any]:
+    """`sync` with an encoder into a home of its own: what it took, and its settings."""
+    home = root / encoder
     settings = {
-        "EMBED_LIBRARY": str(library),
+        "EMBED_LIBRARY": str(root / "library"),
         "EMBED_HOME": str(home),
-        "EMBED_ENCODER": args.encoder,
-        "EMBED_MODEL": str(model.resolve()),
+        "EMBED_ENCODER": encoder,
+        "EMBED_MODEL": model,
         "EMBED_DEVICE": "cpu",
         "EMBED_WINDOWS": str(args.windows),
         "EMBED_WINDOW_SECONDS": str(args.window_seconds),
     }
     load = "import sys; from pathlib import Path; from embed_assets import encoders as e;"
     load += "e.load(sys.argv[3], sys.argv[1], 'cpu', Path(sys.argv[2]))"
-    first = [sys.executable, "-c", load, settings["EMBED_MODEL"], str(home / "models")]
-    first.append(args.encoder)
+    first = [sys.executable, "-c", load, model, str(home / "models"), encoder]
     if args.models:
         shutil.copytree(args.models / "openvino", home / "models" / "openvino")
     converting = common.timed(lambda: subprocess.run(first, check=True, cwd=root))
     # The second time it is there: what every worker pays, and what its memory comes to.
     loading = common.timed(lambda: subprocess.run(first, check=True, cwd=root))
 
-    ours, our_seconds, our_peak = run(
+    told, seconds, peak = run(
         [sys.executable, "-m", "embed_assets.cli", "sync", "--json"], root, settings
     )
-    again = [sys.executable, __file__, "--naive", str(root), "--music", str(args.music)]
-    again += ["--model", settings["EMBED_MODEL"], "--windows", str(args.windows)]
-    again += ["--window-seconds", str(args.window_seconds)]
-    theirs, their_seconds, their_peak = run(again, root, {})
-    cosines = compare(root, settings)
     parts = bulk.where(home)
-    steps = ("track_manifest", "audio_embeddings", "milvus_index")
-    inside = sum(parts[s] for s in steps)
+    inside = sum(parts[s] for s in ("track_manifest", "audio_embeddings", "milvus_index"))
     embeddings = embedding_seconds(home)
-    workers = embeddings.pop("workers")
+    workers = embeddings["workers"]
+    spent = embeddings["encoder"]
     return {
-        "benchmark": "muq_pipeline",
-        "ratio": round(their_seconds / our_seconds, 2),
-        "ratio_without_start": round(theirs["seconds"] / inside, 2),
-        "busy": round(embeddings["encoder"] / workers / parts["audio_embeddings"], 3),
-        "busy_when_loaded": round(
-            embeddings["encoder"] / (embeddings["encoder"] + embeddings["rest"]), 3
-        ),
-        "goal_busy": 0.95,
-        "outside_steps": round(1 - inside / our_seconds, 3),
-        "goal_outside_steps": 0.05,
-        "tracks": ours["tracks"],
-        "embedded": ours["embedded"],
-        "windows": f"{args.windows} x {args.window_seconds:g} s",
+        "settings": settings,
+        "sync_seconds": round(seconds, 1),
+        "inside_steps_seconds": round(inside, 1),
+        "busy": round(spent / workers / parts["audio_embeddings"], 3),
+        "busy_when_loaded": round(spent / (spent + embeddings["rest"]), 3),
+        "outside_steps": round(1 - inside / seconds, 3),
+        "embedded": told["embedded"],
         "audio_seconds": round(embeddings["audio"], 1),
-        "smallest_cosine": round(min(cosines), 5),
-        "median_cosine": round(sorted(cosines)[len(cosines) // 2], 7),
-        "encoder": args.encoder,
         "engine": embeddings["engine"],
         "dtype": embeddings["dtype"],
-        "weights": "as given" if args.model else "random, calibrated",
-        "sync_seconds": round(our_seconds, 1),
-        "naive_seconds": round(their_seconds, 1),
-        "naive_parts": theirs,
-        "sync_parts": parts,
-        "encoder_seconds_of_workers": round(embeddings["encoder"], 1),
+        "workers": workers,
+        "encoder_seconds_of_workers": round(spent, 1),
         "other_seconds_of_workers": round(embeddings["rest"], 1),
         "loading_seconds_of_workers": round(embeddings["loading"], 1),
-        "workers": workers,
+        "parts": parts,
         "converting_once_seconds": round(converting, 1),
         "loading_seconds": round(loading, 1),
-        "sync_peak_mib": our_peak,
-        "naive_peak_mib": their_peak,
+        "peak_mib": peak,
     }
 
 
@@ -202,8 +227,9 @@ def naive(args: Any) -> dict[str, Any]:
     policy = WindowPolicy(args.window_seconds, args.windows)
     spent = {"start": time.perf_counter() - began, "decode": 0.0, "muq": 0.0, "insert": 0.0}
     vectors = {}
+    tracks = common.tracks_in(args.naive / "library")
     began = time.perf_counter()
-    for i, path in enumerate(common.tracks_in(args.naive / "library")):
+    for i, path in enumerate(tracks):
         marks = [time.perf_counter()]
         samples, rate = librosa.load(path, sr=24_000)
         windows = []
@@ -222,7 +248,22 @@ def naive(args: Any) -> dict[str, Any]:
         vectors[str(path)] = vector / np.linalg.norm(vector)
     seconds = time.perf_counter() - began
     np.savez(args.naive / "naive.npz", **vectors)
-    return {"seconds": round(seconds, 2)} | {k: round(v, 2) for k, v in spent.items()}
+
+    whole = [p for p in tracks if librosa.get_duration(path=p) <= WHOLE_SECONDS]
+    whole = whole[:: max(1, len(whole) // args.whole)][: args.whole] if args.whole else []
+    audio, began = 0.0, time.perf_counter()
+    for i, path in enumerate(whole):
+        samples, rate = librosa.load(path, sr=24_000)
+        with torch.no_grad():
+            vector = model(torch.from_numpy(samples)[None]).last_hidden_state.mean(dim=1)[0]
+        client.insert("tracks", [{"id": len(tracks) + i, "vector": vector.tolist()}])
+        audio += len(samples) / rate
+    took = {"tracks": len(whole), "seconds": round(time.perf_counter() - began, 2)}
+    return {
+        "seconds": round(seconds, 2),
+        **{k: round(v, 2) for k, v in spent.items()},
+        "whole": took | {"audio_seconds": round(audio, 1)},
+    }
 
 
 def compare(root: Path, settings: dict[str, str]) -> list[float]:

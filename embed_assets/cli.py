@@ -11,7 +11,7 @@ import typer
 
 from embed_assets import cli_index, cli_questions
 from embed_assets.commands import terminal
-from embed_assets.commands.terminal import AsJson
+from embed_assets.commands.terminal import AsJson, counted
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.settings import Settings
 
@@ -61,10 +61,10 @@ def sync(
         terminal.print_json(result.as_json())
     else:
         typer.echo(
-            f"{result.tracks} tracks in {result.folders} folders: {result.embedded} embedded,"
-            f" {result.reused} reused, {result.rejected} rejected, {result.removed} removed,"
-            f" {result.failed_folders} folders failed, {len(result.runs)} runs,"
-            f" {result.seconds:.1f} s"
+            f"{counted(result.tracks, 'track')} in {counted(result.folders, 'folder')}:"
+            f" {result.embedded} embedded, {result.reused} reused, {result.rejected} rejected,"
+            f" {result.removed} removed, {counted(result.failed_folders, 'folder')} failed,"
+            f" {counted(len(result.runs), 'run')}, {result.seconds:.1f} s"
         )
         if result.rejected or result.failed_folders:
             typer.echo("`embed-assets errors` says why.")

@@ -98,7 +98,10 @@ def gc(
     ] = 24.0,
     as_json: AsJson = False,
 ) -> None:
-    """Remove stored vectors of music that is gone, and of recipes that no collection has."""
+    """Remove stored vectors of music that is gone, and of recipes that no collection has.
+
+    With them go converted models and search files that only such recipes needed.
+    """
     from embed_assets.commands.gc import gc as command
 
     found = command(Settings.load(), dry_run=dry_run, older_than=hours * 3600)
@@ -111,6 +114,9 @@ def gc(
         f"{s.removed} of {s.entries} entries {word}, {decimal(s.removed_bytes)} of"
         f" {decimal(s.bytes)}; {s.too_young} unused ones are younger than {hours:g} h"
     )
+    if found.copies:
+        what = "converted models and search files of no use"
+        typer.echo(f"{what} {word}: {len(found.copies)}, {decimal(found.copies_bytes)}")
     if not found.in_step:
         typer.echo("(the library is not in step: `embed-assets sync` comes first)")
 
@@ -125,7 +131,7 @@ def add_to(app: typer.Typer) -> None:
 
 def _gates(row: dict[str, Any]) -> str:
     if row["gates_passed"] is None:
-        return "not tried yet"
+        return "not measured yet; `--check` does"
     told = [f"{g['name']} {g['value']:g}" for g in row["gates"]]
     word = "passed" if row["gates_passed"] else "FAILED"
     failed = [

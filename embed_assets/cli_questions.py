@@ -89,7 +89,7 @@ def similar(
     if as_json:
         print_json([command.as_json(m) for m in answer.matches])
         return
-    print_matches(f"Sounds like {answer.found[0].name}:", answer.matches)
+    print_matches(f"Sounds like {answer.found[0].name}:", answer.matches, asked=n)
     typer.echo(f"(scores are cosines in [-1, 1]; vectors: {encoder_note(settings, answer.spec)})")
 
 
@@ -218,7 +218,8 @@ def radio(
     if as_json:
         print_json([command.as_json(m) for m in played])
         return
-    print_matches(f"Drifting from {' and '.join(f.name for f in found)}:", played)
+    heading = f"Drifting from {' and '.join(f.name for f in found)}:"
+    print_matches(heading, played, asked=n)
 
 
 def duplicates(

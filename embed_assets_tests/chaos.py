@@ -42,6 +42,7 @@ KILLS = (
     ("pool worker", 4),
     ("pool forkserver", 2),
     ("run worker", 3),
+    ("run forkserver", 1),
     ("code server", 2),
     ("daemon", 2),
     ("webserver", 1),
@@ -234,17 +235,19 @@ class Chaos:
 
     def kill(self) -> None:
         """Kill something that is there; what a person would start again is started again."""
-        (kind,) = self.random.choices([k for k, _ in KILLS], [w for _, w in KILLS])
+        weights = dict(KILLS)
+        (kind,) = self.random.choices(list(weights), list(weights.values()))
         if kind == "sync":
             self.start_sync()
-        deadline = time.monotonic() + 8
+        deadline = time.monotonic() + 3
         while kind not in (roles := by_role(self.world)) and kind != "power":
             # Steps and what they start live for seconds only.
             if time.monotonic() > deadline:
-                return
+                there = sorted(weights.keys() & roles)
+                (kind,) = self.random.choices(there, [weights[k] for k in there])
+                break
             time.sleep(0.1)
         time.sleep(self.random.uniform(0.0, 1.0))
-        self.kills[kind] += 1
         if kind == "power":
             self.world.power_loss()
             self.sync = None
@@ -254,8 +257,9 @@ class Chaos:
                 victim.kill()
                 victim.wait(5)
             except (psutil.Error, OSError):
-                pass
-        if kind in ("up", "power"):
+                return
+        self.kills[kind] += 1
+        if self.world.process is None or self.world.process.poll() is not None:
             self.world.up()
 
     def start_sync(self) -> None:
@@ -271,16 +275,13 @@ class Chaos:
                 stderr=log,
             )
 
-    def storm(self, seconds: float, kill_every: float) -> None:
-        """Change and kill for so long, in bursts and pauses."""
-        end = time.monotonic() + seconds
-        next_kill = time.monotonic() + self.random.expovariate(1 / kill_every)
-        while time.monotonic() < end:
+    def storm(self, kills: int) -> None:
+        """Change in bursts and pauses, and kill so often, now and then twice in a row."""
+        while self.kills.total() < kills:
             for _ in range(self.random.choice((1, 1, 1, 2, 3, 8))):
                 self.change()
             if self.random.random() < 0.08:
                 self.start_sync()
             time.sleep(self.random.choice((0.1, 0.3, 0.8, 1.5, 4.0)))
-            if time.monotonic() > next_kill:
+            for _ in range(self.random.choice((0, 1, 1, 2))):
                 self.kill()
-                next_kill = time.monotonic() + self.random.expovariate(1 / kill_every)

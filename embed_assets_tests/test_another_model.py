@@ -81,6 +81,12 @@ def test_another_pooling_and_back_without_a_forward_pass_or_a_search_that_fails(
     world.assert_index_is_library()
     assert world.run("collections", "--drop", old["name"]).returncode == 2
     assert [c["name"] for c in shown(world, "collections", "--drop", new["name"])] == [old["name"]]
+    searched = {p for p in world.home.glob("search/*") if "-enriched-" in p.name}
+    swept = shown(world, "gc", "--older-than", "0")
+    assert set(swept["copies"]) == {str(p) for p in searched} != set()
+    assert not any(p.exists() for p in searched)
+    assert swept["removed"] == 0
+    assert shown(world, "similar", "Album 1/01.ogg")
 
     if is_server(world.project().uri):
         with connect(world.project().uri) as client:

@@ -246,3 +246,22 @@ def _load(small: Path, cache: Path) -> tuple[str, bool]:
     engine.encode(np.zeros((1, RATE), np.float32))
     assert not sys.modules.get("openvino_telemetry"), "OpenVINO would report to its maker"
     return engine.engine, bool({"muq", "transformers"} & set(sys.modules))
+
+
+@pytest.mark.parametrize(("height", "width"), [(64, 50), (32, 25), (4, 1)])
+def test_fewer_multiplications_give_the_same_convolution(height: int, width: int) -> None:
+    import torch
+
+    from embed_assets.encoders.muq_winograd import minimal_conv
+
+    torch.manual_seed(0)
+    conv, norm = torch.nn.Conv2d(16, 24, 3, padding=1), torch.nn.BatchNorm2d(24).eval()
+    for tensor in (norm.running_mean, norm.weight, norm.bias):
+        torch.nn.init.normal_(tensor)
+    torch.nn.init.uniform_(norm.running_var, 0.5, 2)
+    with torch.inference_mode():
+        x = torch.randn(2, 16, height, width)
+        theirs, ours = norm(conv(x)), minimal_conv(conv, norm)(x)
+    torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
+    with pytest.raises(ValueError, match="stride"):
+        minimal_conv(torch.nn.Conv2d(16, 24, 3, padding=1, stride=2), norm)

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -113,6 +114,27 @@ def test_vectors_that_are_too_far_off_are_refused_and_nothing_steps_in(
     for _ in range(2):  # the verdict is kept
         with pytest.raises(ConfigurationError, match=r"differ too much.*EMBED_ENCODER=muq\."):
             encoders.load("muq-int8", str(small), "cpu", cache)
+
+
+def test_a_conversion_is_of_no_use_once_no_collection_and_no_setting_needs_it(
+    small: Path, cache: Path
+) -> None:
+    plain = encoders.describe("muq", str(small), cache).weights
+    int8 = encoders.describe("muq-int8", str(small), cache).weights
+    in_float, in_int8 = (c.conversion(plain, cache).folder for c in (muq_openvino, muq_int8))
+    old = in_float.with_name(f"{plain}-0")
+    shutil.copytree(in_float, old)
+    making = in_float.with_name(f".{in_float.name}.x.tmp")
+    making.mkdir()
+
+    assert encoders.unused_conversions(set(), str(small), cache) == [old]
+    gone = "no/such"
+    assert encoders.unused_conversions({plain, int8}, gone, cache) == [old]
+    assert encoders.unused_conversions({plain}, gone, cache) == [old, in_int8]
+    assert encoders.unused_conversions({int8}, gone, cache) == [old, in_float]
+    shutil.rmtree(in_int8)
+    os.utime(making, (0, 0))
+    assert encoders.unused_conversions({plain}, gone, cache) == [making, old]
 
 
 @pytest.mark.stress

@@ -11,8 +11,10 @@ import pytest
 
 from embed_assets import catalogue
 from embed_assets.identity import digest
+from embed_assets.vectors.pooled import Pooled, unused_files
 from embed_assets.vectors.sweep import sweep
-from embed_assets_tests.made_library import MEAN, OTHER, shelf_of, windows_of
+from embed_assets.vectors.windowed import Windowed
+from embed_assets_tests.made_library import ENRICHED, MEAN, OTHER, shelf_of, windows_of
 
 DAY = 86_400.0
 
@@ -105,3 +107,16 @@ def test_what_a_killed_writer_left_is_swept_too(shelf):
     os.utime(left, (time.time() - 2 * DAY,) * 2)
     assert run(shelf, MEAN, OTHER).leftovers == 1
     assert not left.exists()
+
+
+def test_the_files_that_searches_read_are_told_by_what_they_hold(shelf):
+    embedded = {t.audio_hash: 1.0 for tracks in shelf.albums.values() for t in tracks}
+    for spec in (MEAN, OTHER):
+        Pooled(shelf.store, spec).keep(embedded)
+        Windowed(shelf.store, spec).keep(embedded)
+    files = set(Pooled(shelf.store, MEAN).vectors_file.parent.iterdir())
+    assert unused_files(shelf.store, [MEAN, OTHER]) == []
+    of_other = set(unused_files(shelf.store, [MEAN]))
+    assert {p.suffix for p in of_other} >= {".f32", ".names"}
+    assert len(of_other) * 2 == len(files)
+    assert set(unused_files(shelf.store, [ENRICHED])) == files

@@ -1,19 +1,29 @@
-"""`gc`: remove stored vectors that nothing needs, and say how many bytes that is."""
+"""`gc`: remove what nothing needs, and say how many bytes that is.
+
+Stored vectors cost forward passes to have again, converted models and search files only time.
+"""
 
 from __future__ import annotations
 
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from embed_assets import catalogue
+from embed_assets import catalogue, encoders
 from embed_assets.defs.instance import open_instance
 from embed_assets.defs.look import look
 from embed_assets.errors import TransientError
+from embed_assets.identity import IndexSpec
 from embed_assets.index.connection import connect
 from embed_assets.index.serving import PREFIXES
 from embed_assets.library.plan import Memory, Policy
 from embed_assets.project import Project
 from embed_assets.settings import Settings
+from embed_assets.vectors.pooled import unused_files
 from embed_assets.vectors.sweep import Swept, sweep
 
 LITE_SECONDS = 120.0
@@ -22,12 +32,17 @@ LOOK_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Collected:
-    """What `gc --json` prints; `in_step`: whether the library was, so that `gc` may remove."""
+    """What `gc --json` prints; `in_step`: whether the library was, so that `gc` may remove.
+
+    `copies`: paths of converted models and search files that go too, of `copies_bytes`.
+    """
 
     dry_run: bool
     in_step: bool
     recipes_in_use: list[str]
     swept: Swept
+    copies: list[str]
+    copies_bytes: int
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -37,6 +52,8 @@ class Collected:
 
 def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
     """Remove vectors of music that is gone, and of recipes that no collection has.
+
+    With them go the converted models and search files that were of use to such recipes only.
 
     Only while tables and library agree: music that is just being moved is in no table for a
     moment, and an unmounted library is none at all.
@@ -65,23 +82,59 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
             " yet. Run `embed-assets sync`, or wait for `up`, and run `embed-assets gc` again;"
             " `--dry-run` says what it would remove now"
         )
-    recipes = _in_use(project)
+    specs = _in_use(project)
+    if specs is None:
+        # Whose vectors a collection has cannot be known: nothing of another recipe may go.
+        recipes = {project.spec().recipe.digest, *project.store.recipes()}
+        unused = []
+    else:
+        recipes = {spec.recipe.digest for spec in specs}
+        weights = {spec.recipe.weights for spec in specs}
+        unused = [
+            *encoders.unused_conversions(weights, settings.model, settings.models),
+            *unused_files(project.store, specs),
+        ]
     swept = sweep(project.tables, project.store, recipes, older_than=older_than, dry_run=dry_run)
-    return Collected(dry_run, in_step, sorted(recipes), swept)
+    copies = list(_old(unused, time.time() - older_than))
+    size = sum(map(_bytes, copies))
+    if not dry_run:
+        for copy in copies:
+            _remove(copy)
+    told = [str(copy) for copy in copies]
+    return Collected(dry_run, in_step, sorted(recipes), swept, told, size)
 
 
-def _in_use(project: Project) -> set[str]:
-    """Recipes of the settings and of every collection that is there: a rollback needs them."""
+def _in_use(project: Project) -> list[IndexSpec] | None:
+    """What the settings ask for, and every collection that is there: a rollback needs them.
+
+    None where it cannot be known of one of them.
+    """
     known = catalogue.known(project.tables, project.uri)
     spec = project.spec()
     wanted = {one.collection: one for one in spec.layers}
-    recipes = {spec.recipe.digest}
+    specs = [spec]
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         there = [n for n in client.list_collections() if n.startswith(PREFIXES)]
     for name in there:
         held = wanted.get(name) or (known[name].spec if name in known else None)
         if held is None:
-            # Whose vectors it has cannot be known: nothing of another recipe may go.
-            return recipes | set(project.store.recipes())
-        recipes.add(held.recipe.digest)
-    return recipes
+            return None
+        specs.append(held)
+    return specs
+
+
+def _old(paths: Iterable[Path], before: float) -> Iterator[Path]:
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < before:
+                yield path
+
+
+def _bytes(path: Path) -> int:
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(f.stat().st_size for f in files if f.is_file())
+
+
+def _remove(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()

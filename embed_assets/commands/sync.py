@@ -20,6 +20,7 @@ from embed_assets.commands.run_processes import (
     stopped_at_the_end,
     wait_for_record,
 )
+from embed_assets.commands.terminal import counted
 from embed_assets.defs.asking import not_asked_yet, sole_asker
 from embed_assets.defs.execution import wrong_setting
 from embed_assets.defs.instance import open_instance, reap, take_over
@@ -130,7 +131,8 @@ def sync(
                 result.runs.append(run.run_id)
                 _count(instance, run.run_id, result)
                 word = "done" if run.is_success else "FAILED"
-                tell(f"run {run.run_id[:8]}, {len(done.request.keys)} folders: {word}")
+                what = counted(len(done.request.keys), "folder")
+                tell(f"run {run.run_id[:8]}, {what}: {word}")
                 if not run.is_success and (wrong := wrong_setting(instance, run.run_id)):
                     # Each further run would do its work and then fail of the same.
                     raise ConfigurationError(wrong)

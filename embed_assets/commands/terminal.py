@@ -35,18 +35,33 @@ def tell(text: str) -> None:
     typer.echo("\n".join(map(plain, text.split("\n"))), err=True)
 
 
+def counted(number: int, thing: str) -> str:
+    """`1 folder`, `2 folders`."""
+    return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
 def print_matches(
-    heading: str, matches: Iterable[Match], place: Callable[[Any], str] = lambda m: ""
+    heading: str,
+    matches: Iterable[Match],
+    place: Callable[[Any], str] = lambda m: "",
+    *,
+    asked: int = 0,
 ) -> None:
-    """A list for people, as it comes: cosine, where in the track if asked, title, artist, path."""
+    """A list for people, as it comes: cosine, where in the track if asked, title, artist, path.
+
+    `asked`: how many should come; if fewer do, that is said.
+    """
     typer.echo(plain(heading))
-    m = None
+    number = 0
     for m in matches:
+        number += 1
         by = f" - {m.artist}" if m.artist else ""
         where = f"{place(m):>12}  " if place(m) else ""
         typer.echo(plain(f"  {m.score:+.3f}  {where}{m.title}{by}  ({m.path})"))
-    if m is None:
+    if not number:
         typer.echo("  none: no other track fits what was asked for")
+    elif number < asked:
+        typer.echo(f"  and no more: only {counted(number, 'track')} fit what was asked for")
 
 
 def _shown(match: re.Match[str]) -> str:

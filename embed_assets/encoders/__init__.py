@@ -7,6 +7,7 @@ imported before `load` is called.
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -181,6 +182,20 @@ def must_make_int8(model: str, device: str, cache: Path) -> bool:
         return False
     muq_int8.require_maker()
     return True
+
+
+def unused_conversions(in_use: Collection[str], model: str, cache: Path) -> list[Path]:
+    """Folders of converted models that neither EMBED_MODEL nor what is in use needs.
+
+    `in_use`: values of `EncoderInfo.weights`. Each can be made again, in a minute or some.
+    """
+    from embed_assets.encoders import muq_int8, weights
+
+    try:
+        configured = weights.find(model, cache).digest
+    except ConfigurationError:
+        configured = None
+    return muq_int8.unused(in_use, configured, cache)
 
 
 def preparation(info: EncoderInfo, device: str, cache: Path) -> str:

@@ -1,6 +1,6 @@
 """MuQ with weights and activations in 8 bits, on a CPU with instructions for that: `muq-int8`.
 
-Made once from the conversion in float32 (`muq_openvino`), by nncf's post-training quantisation,
+Made once from a conversion to float32 (`muq_openvino`), by nncf's post-training quantisation,
 with ranges of activations taken from some of the listener's music: `embed-assets try-int8` does it.
 What is kept needs no nncf to load. Its vectors are near those of `muq` and not the same, so that
 they have a recipe, and a collection, of their own; the recipe names the very model, since ranges
@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import importlib.util
 import shutil
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -36,6 +37,9 @@ QUANTISATION = 1
 SMALLEST_COSINE = 0.98
 """Between a vector of the check audio and torch's, below which the engine is refused."""
 
+MAKING_SECONDS = 3600.0
+"""Longer than any conversion takes."""
+
 INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 _INSTEAD = "or set EMBED_ENCODER=muq, whose vectors are exact"
 
@@ -57,8 +61,28 @@ def digest_of(weights: str, cache: Path) -> str:
 
 def conversion(weights: str, cache: Path) -> Conversion:
     """The model in int8 of weights with this digest, whether it is there or not."""
-    kept = muq_openvino.conversion(weights, cache).folder
-    return Conversion(kept.with_name(f"{kept.name}-int8-{QUANTISATION}"))
+    return Conversion(cache / "openvino" / f"{weights}-int8-{QUANTISATION}")
+
+
+def unused(in_use: Collection[str], weights: str | None, cache: Path) -> list[Path]:
+    """Folders of conversions, also in float, that give none of the vectors in use.
+
+    `in_use`: what `digest_of`, or a digest of weights, said. Those of `weights` stay all the same,
+    unless an earlier version made them. What is just being made is not among them.
+    """
+    found = []
+    for folder in (cache / "openvino").glob("*/"):
+        if folder.name[0] == "." and time.time() - folder.stat().st_mtime < MAKING_SECONDS:
+            continue
+        source = folder.name.partition("-")[0]
+        gives = None
+        if folder == muq_openvino.conversion(source, cache).folder:
+            gives = source
+        elif folder == conversion(source, cache).folder and conversion(source, cache).fingerprint():
+            gives = digest_of(source, cache)
+        if gives is None or (gives not in in_use and source != weights):
+            found.append(folder)
+    return sorted(found)
 
 
 def require(device: str) -> None:
@@ -113,9 +137,7 @@ def make(weights: Weights, model: str, cache: Path, music: Sequence[np.ndarray])
     """
     with _explained(cache):
         ov = muq_openvino.import_openvino()
-        conversion(weights.digest, cache).ensure(
-            partial(_quantise, ov, weights, model, cache, music)
-        )
+        conversion(weights.digest, cache).ensure(partial(_quantise, ov, weights, model, music))
 
 
 def load(weights: Weights, cache: Path) -> muq_openvino.Engine:
@@ -158,14 +180,12 @@ def _explained(cache: Path) -> Iterator[None]:
 
 
 def _quantise(
-    ov: Any,
-    weights: Weights,
-    model: str,
-    cache: Path,
-    music: Sequence[np.ndarray],
-    folder: Path,
+    ov: Any, weights: Weights, model: str, music: Sequence[np.ndarray], folder: Path
 ) -> None:
-    """Write what a Conversion has into `folder`; converts in float32 first if need be."""
-    exact = muq_openvino.converted(ov, weights, model, cache)
-    muq_quantise.in_process(exact.model, weights.folder / CONFIG, music, folder / MODEL)
-    shutil.copyfile(exact.reference, folder / REFERENCE)
+    """Write what a Conversion has into `folder`."""
+    exact = folder / "float"
+    exact.mkdir()
+    muq_openvino.convert(ov, weights, model, exact, minimal=False)
+    muq_quantise.in_process(exact / MODEL, weights.folder / CONFIG, music, folder / MODEL)
+    (exact / REFERENCE).rename(folder / REFERENCE)
+    shutil.rmtree(exact)

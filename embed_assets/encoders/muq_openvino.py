@@ -26,7 +26,7 @@ from embed_assets.encoders.weights import Weights
 if TYPE_CHECKING:
     import torch
 
-CONVERSION = 1
+CONVERSION = 2
 """Raised when the conversion, the check audio or what is kept changes: all is made anew."""
 
 SMALLEST_COSINE = {"float32": 0.9999, "bfloat16": 0.9995, "float16": 0.9995}
@@ -95,7 +95,7 @@ def conversion(digest_of_weights: str, cache: Path) -> Conversion:
 def converted(ov: Any, weights: Weights, model: str, cache: Path) -> Conversion:
     """The conversion of these weights, made unless it is there; raises OSError, RuntimeError."""
     kept = conversion(weights.digest, cache)
-    kept.ensure(partial(_convert, ov, weights, model))
+    kept.ensure(partial(convert, ov, weights, model))
     return kept
 
 
@@ -144,12 +144,21 @@ def cpu_has(*wanted: str) -> bool:
 # Converting
 
 
-def _convert(ov: Any, weights: Weights, model: str, folder: Path) -> None:
-    """Write what a Conversion has into `folder`."""
-    module = load_module(weights, model)
+def convert(ov: Any, weights: Weights, model: str, folder: Path, *, minimal: bool = True) -> None:
+    """Write what a Conversion has into `folder`; raises OSError, RuntimeError.
+
+    `minimal`: with fewer multiplications, which 8 bits are not enough for.
+    """
+    from torch.nn import Identity
+
+    from embed_assets.encoders.muq_winograd import minimal_conv
+
+    module: Any = load_module(weights, model)
     try:
         vectors = muq_check.vectors(lambda x: module(x).last_hidden_state)
         np.save(folder / REFERENCE, vectors)
+        for block in module.model.conv.conv if minimal else ():
+            block.conv2, block.bn2 = minimal_conv(block.conv2, block.bn2), Identity()
         graph = _graph(ov, module)
         ov.save_model(graph, folder / MODEL, compress_to_fp16=False)
     finally:

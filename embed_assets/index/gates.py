@@ -136,7 +136,7 @@ def _judge(
     both = [n for n in (name, beside) if n is not None]
     _step_aside(client, both)
     sample = _sample(spec, tables)
-    vectors = vectors_of(client, list(sample), name, key)
+    vectors = vectors_of(client, list(sample), name, key, "Strong")
     if vectors:
         gates += _vectors(vectors)
         gates.append(_as_stored(spec, store, sample, vectors))
@@ -243,7 +243,7 @@ def _overlap(
 ) -> list[Gate]:
     """What share of a track's neighbours the served collection names as well."""
     load(client, served)
-    there = vectors_of(client, ids, served)
+    there = vectors_of(client, ids, served, consistency="Strong")
     both = [i for i in ids if i in there]
     if not both:
         return []

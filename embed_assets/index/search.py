@@ -16,6 +16,12 @@ from embed_assets.index.collection import IDS_PER_CALL, PAGE, load, served, widt
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
+READ = "Session"
+"""Consistency level of questions: what this process wrote, and what others wrote a moment ago.
+
+`Strong` waits for a server's next tick of time, a fifth of a second each.
+"""
+
 SPARE = 16
 """More hits than asked for, so that those tied at the end are ordered by path, not by chance."""
 
@@ -90,7 +96,7 @@ def nearest_rows(
         filter=where,
         output_fields=list(fields),
         search_params={"metric_type": "COSINE", "params": {"ef": max(128, limit)}},
-        consistency_level="Strong",
+        consistency_level=READ,
     )[0]
     # Equal vectors differ in the seventh digit, which would order twins by chance.
     return [
@@ -117,15 +123,18 @@ def vectors_of(
     track_ids: Sequence[str],
     collection: str | None = None,
     key: str = "track_id",
+    consistency: str = READ,
 ) -> dict[str, np.ndarray]:
     """Unit vectors, float32 `[dim]`, of the tracks that the served collection (or another) has.
 
-    `key`: what its rows are known by.
+    `key`: what its rows are known by. `consistency`: `Strong` also sees what another process has
+    only just written.
     """
     name = collection or served_collection(client)
     rest, found = iter(track_ids), {}
     while ids := list(islice(rest, IDS_PER_CALL)):
-        for row in client.get(name, ids, output_fields=[key, "vector"], consistency_level="Strong"):
+        rows = client.get(name, ids, output_fields=[key, "vector"], consistency_level=consistency)
+        for row in rows:
             found[row[key]] = np.asarray(row["vector"], dtype=np.float32)
     return found
 

@@ -300,7 +300,7 @@ def _flush(client: MilvusClient, spec: IndexSpec) -> None:
 
 def _sample_holds(client: MilvusClient, spec: IndexSpec, sample: dict[str, np.ndarray]) -> bool:
     """Whether vectors read back point where they were meant to."""
-    there = vectors_of(client, list(sample), spec.collection, KEYS[spec.rows])
+    there = vectors_of(client, list(sample), spec.collection, KEYS[spec.rows], "Strong")
     return all(
         key in there and float(there[key] @ vector) > SAMPLE_COSINE
         for key, vector in sample.items()

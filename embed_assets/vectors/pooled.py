@@ -9,7 +9,7 @@ has not length 1, and is made again.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import suppress
 from itertools import islice
 from pathlib import Path
@@ -25,6 +25,9 @@ from embed_assets.vectors.store import Store, VectorsLost
 FOLDER = "search"
 """Beside the store."""
 
+WINDOWS = "-windows"
+"""What the names for parts have more (`windowed.py`)."""
+
 LOCK_SECONDS = 5.0
 """How long to wait for another process that appends, before going on without keeping anything."""
 
@@ -35,6 +38,19 @@ _NAME = np.dtype([("audio", "S48"), ("at", "<f8")])
 _NORM_TOLERANCE = 1e-3
 
 
+def base_of(store: Store, spec: IndexSpec) -> Path:
+    """What the names of a spec's files begin with."""
+    name = f"{spec.recipe.digest[:16]}-{spec.pooling}-{spec.dim}"
+    return store.root.with_name(FOLDER) / name
+
+
+def unused_files(store: Store, specs: Collection[IndexSpec]) -> list[Path]:
+    """The files of other specs than these, those for parts among them."""
+    kept = {base_of(store, spec).name for spec in specs}
+    files = store.root.with_name(FOLDER).glob("*.*")
+    return sorted(f for f in files if f.name.partition(".")[0].removesuffix(WINDOWS) not in kept)
+
+
 class Pooled:
     """The pooled vectors of one index spec.
 
@@ -43,8 +59,7 @@ class Pooled:
     """
 
     def __init__(self, store: Store, spec: IndexSpec, *, check: bool = True) -> None:
-        name = f"{spec.recipe.digest[:16]}-{spec.pooling}-{spec.dim}"
-        base = store.root.with_name(FOLDER) / name
+        base = base_of(store, spec)
         self.vectors_file, self.names_file = Path(f"{base}.f32"), Path(f"{base}.names")
         self.store, self.spec, self.check = store, spec, check
         self.vectors = np.zeros((0, spec.dim), np.float32)

@@ -19,7 +19,7 @@ import numpy as np
 
 from embed_assets.errors import TrackRejected
 from embed_assets.identity import TRACKS, IndexSpec
-from embed_assets.vectors.pooled import FOLDER, LOCK_SECONDS
+from embed_assets.vectors.pooled import LOCK_SECONDS, WINDOWS, base_of
 from embed_assets.vectors.pooling import pool
 from embed_assets.vectors.store import Store, VectorsLost
 
@@ -41,8 +41,7 @@ class Windowed:
 
     def __init__(self, store: Store, spec: IndexSpec) -> None:
         self.store, self.spec = store, replace(spec, rows=TRACKS, parts=False)
-        name = f"{spec.recipe.digest[:16]}-{spec.pooling}-{spec.dim}-windows"
-        base = store.root.with_name(FOLDER) / name
+        base = f"{base_of(store, spec)}{WINDOWS}"
         self.vectors_file, self.names_file = Path(f"{base}.f32"), Path(f"{base}.names")
         self._forget(None)
         self.refresh()
