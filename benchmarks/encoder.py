@@ -4,7 +4,8 @@
 
 One thread. In turns: `muq` in float32 as its README has it, the engine that `encoders.load` picks
 for a CPU, and a large oneDNN matmul in the engine's precision. `share` is what the engine does, at
-42 GFLOP a second of audio, over the matmul; `ratio` is engine over `muq`, in audio per second.
+42 GFLOP a second of audio as `muq` does them, over the matmul: it may be above 1, since the engine
+does with fewer. `ratio` is engine over `muq`, in audio per second.
 `smallest_cosine` is over the windows, to `muq`. With --int8, which needs nncf, `muq-int8` takes its
 turns too, made of other windows of --music unless --cache has it: `int8_ratio` is over `muq`,
 `int8_speed` over the engine. Without --model weights are random; see full_muq.py.
