@@ -213,7 +213,7 @@ def _wait(found: Look, running: list[RunProcess]) -> None:
 
 
 def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> None:
-    counted = {
+    told = {
         "audio_embeddings": ("embedded", "reused", "rejected"),
         "track_manifest": ("removed",),
     }
@@ -223,7 +223,7 @@ def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> Non
     ).records
     for record in records:
         made = record.asset_materialization
-        for name in counted.get(made.asset_key.path[-1], ()) if made else ():
+        for name in told.get(made.asset_key.path[-1], ()) if made else ():
             value = made.metadata.get(name)
             totals[name] += int(value.value) if value is not None else 0
     for name, n in totals.items():
