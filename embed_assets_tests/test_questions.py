@@ -120,6 +120,23 @@ def test_like_several_unlike_others_and_at_most_so_many_an_artist(shelf):
     assert len(questions.similar(ready, seeds, 20, per_artist=2)) == 12
 
 
+def test_copies_of_what_was_asked_for_are_no_answers_and_none_is_played_twice(shelf):
+    vectors = random_vectors(8)
+    vectors[[1, 2]] = vectors[0]
+    vectors[5] = vectors[4]
+    audio = ["one", "one", "one", "b", "c", "c", "d", "e"]
+    rows = [shelf.track(f"a/{i}", audio=name) for i, name in enumerate(audio)]
+    shelf.put(rows, vectors)
+    ready = shelf.searcher()
+    found = questions.similar(ready, [0], 20)
+    assert {m.path for m in found} == {f"a/{i}" for i in range(3, 8)}
+    kept = questions.similar(ready, [0], 20, avoid=[4])
+    assert not {m.path for m in kept} & {"a/4", "a/5"}
+    assert len(list(questions.radio(ready, [1]))) == 4
+    way = questions.path(ready, 0, 3, 8)
+    assert {m.path for m in way} == {"a/0", "a/3", "a/4", "a/6", "a/7"}
+
+
 def test_a_way_leads_from_one_to_the_other_in_small_steps(shelf):
     angles = np.linspace(0, np.pi / 2, 40)
     vectors = np.zeros((80, DIM), np.float32)

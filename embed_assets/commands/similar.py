@@ -17,9 +17,10 @@ from embed_assets.commands.served import WAIT_SECONDS, held_ready, searcher_of, 
 from embed_assets.identity import IndexSpec
 from embed_assets.index import filters, questions, search
 from embed_assets.index.address import is_server
-from embed_assets.index.collection import lite_serves
+from embed_assets.index.collection import id_list, lite_serves
 from embed_assets.index.connection import connect
 from embed_assets.index.filters import Condition
+from embed_assets.index.parts import MOST_IDS
 from embed_assets.index.questions import Double
 from embed_assets.index.search import Match
 from embed_assets.index.searcher import Searcher
@@ -155,6 +156,10 @@ def _asked(
         far, bad = _mean(client, unlike, name) if unlike else (None, [])
         spec = spec_of(project, name)
         wanted = filters.expression(where, vocabulary(project.tables, spec or project.spec()))
+        own = sorted({t.audio_hash or "" for f in (*seeds, *unlike) for t in f.tracks})
+        if len(own) <= MOST_IDS:
+            copies = f"audio_hash not in {id_list(own)}"
+            wanted = f"({wanted}) and {copies}" if wanted else copies
         out = [*ids, *bad]
         many = n if far is None and not per_artist else SPARE * n
         while True:

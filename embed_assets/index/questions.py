@@ -40,16 +40,16 @@ def similar(
     where: Sequence[Condition] = (),
     per_artist: int = 0,
 ) -> list[Match]:
-    """The `n` tracks nearest to the mean of the seeds' vectors, seeds left out, best first.
+    """The `n` tracks nearest to the mean of the seeds' vectors, best first.
 
-    `seeds`, `avoid`: positions. What is nearer to the mean of those to avoid than to the seeds is
-    left out, as they are. `per_artist`: at most so many of each artist that is known; 0: any.
+    Seeds are left out, and copies of them. `seeds`, `avoid`: positions. What is nearer to the mean
+    of those to avoid than to the seeds is left out, as they are. `per_artist`: at most so many of
+    each artist that is known; 0: any.
     """
     query = direction(searcher, seeds)
-    allowed = mask(searcher, where)
-    allowed[list(seeds)] = False
+    allowed = mask(searcher, where) & ~searcher.of_same_audio(seeds)
     if avoid:
-        allowed[list(avoid)] = False
+        allowed &= ~searcher.of_same_audio(avoid)
         allowed &= searcher.scores(query) >= searcher.scores(direction(searcher, avoid))
     many = n
     while True:
@@ -85,15 +85,14 @@ def path(
 
     On the great circle between the two lie `steps - 2` points; near each are its candidates, and
     of all ways through them the one with the greatest sum of cosines from track to track, and
-    from track to point, is taken (Viterbi). No track comes twice. Fewer come where the library
+    from track to point, is taken (Viterbi). No audio comes twice. Fewer come where the library
     has not enough.
 
     Raises:
         ConfigurationError: the two sound so opposite that no way leads from one to the other.
     """
     first, last = searcher.vectors([start, end])
-    allowed = mask(searcher, where)
-    allowed[[start, end]] = False
+    allowed = searcher.one_each(mask(searcher, where) & ~searcher.of_same_audio([start, end]))
     points = _between(first, last, steps - 2)
     layers = _layers(searcher, points, allowed)
     chosen = _viterbi(searcher, first, last, points, layers)
@@ -111,7 +110,7 @@ def radio(
     drift: float = 0.5,
     random: int | None = None,
 ) -> Iterator[Match]:
-    """Endless drift away from the seeds: each track is like the last, and none comes twice.
+    """Endless drift away from the seeds: each track is like the last, and no audio comes twice.
 
     `drift` 0 stays near the seeds, 1 follows the last track alone. The next is drawn from the
     `CHOICE` nearest that were not played, the nearer the likelier, and is of another artist than
@@ -120,8 +119,7 @@ def radio(
     """
     rng = np.random.default_rng(random)
     home = direction(searcher, seeds)
-    allowed = mask(searcher, where)
-    allowed[list(seeds)] = False
+    allowed = searcher.one_each(mask(searcher, where) & ~searcher.of_same_audio(seeds))
     last, recent = home, [_artist(searcher, i) for i in seeds][-RECENT:]
     while True:
         query = _unit((1 - drift) * home + drift * last.astype(np.float64))

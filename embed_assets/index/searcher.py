@@ -139,6 +139,17 @@ class Searcher:
         """bool `[positions]`: which positions hold a track."""
         return self._alive
 
+    def of_same_audio(self, positions: Sequence[int]) -> np.ndarray:
+        """bool `[positions]`: which hold the audio of one of these; they are among them."""
+        return np.isin(self._slots, self._slots[list(positions)])
+
+    def one_each(self, allowed: np.ndarray) -> np.ndarray:
+        """bool `[positions]`: of those that are allowed, one for each audio."""
+        there = np.flatnonzero(allowed)
+        first = np.zeros(len(allowed), bool)
+        first[there[np.unique(self._slots[there], return_index=True)[1]]] = True
+        return first
+
     # Search
 
     def scores(self, query: np.ndarray) -> np.ndarray:
