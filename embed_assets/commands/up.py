@@ -25,7 +25,9 @@ WELL_SECONDS = 20.0
 """Dagster that ran for so long and ended was killed, or died of something rare."""
 
 STARTS = 4
-"""So many times in a row it may end sooner than that, before `up` gives up."""
+"""So many times in a row it may end sooner than that: then there are pauses, or `up` gives up."""
+
+LONGEST_PAUSE_SECONDS = 60.0
 
 CODE_SERVER_LOOK_SECONDS = 2.0
 
@@ -71,7 +73,7 @@ def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stopping.append(number))
     tell(f"Dagster UI: {address}  (library {settings.library}, stop with Ctrl-C)")
-    starts = 0
+    starts, served = 0, False
     while True:
         _reap(settings, tell)
         started = time.monotonic()
@@ -88,14 +90,28 @@ def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None
             stop_session(process.pid, home)
             process.wait()
         starts = 1 if time.monotonic() - started > WELL_SECONDS else starts + 1
-        if stopping or starts >= STARTS:
+        served = served or bool(code_server.had_code)
+        # What was killed, or had come up before, is worth any number of tries.
+        if stopping or (starts >= STARTS and not served and process.returncode > 0):
             break
-        tell(f"Dagster ended by itself with exit code {process.returncode}; it is started again")
+        pause = min(2.0 ** (starts - STARTS), LONGEST_PAUSE_SECONDS) if starts >= STARTS else 0.0
+        when = f" in {pause:.0f} s" if pause else ""
+        word = f"Dagster ended by itself with exit code {process.returncode}"
+        tell(f"{word}; it is started again{when}")
+        _sleep(pause, stopping)
+        if stopping:
+            break
     note.unlink(missing_ok=True)
     _reap(settings, tell)
     if not stopping:
         tell(f"Dagster ended {STARTS} times as soon as it had begun: what it says above tells why")
     return 0 if stopping else process.returncode or 1
+
+
+def _sleep(seconds: float, stopping: list[int]) -> None:
+    end = time.monotonic() + seconds
+    while not stopping and time.monotonic() < end:
+        time.sleep(0.2)
 
 
 class _CodeServer:
