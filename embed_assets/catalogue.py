@@ -136,6 +136,14 @@ def moves(tables: Tables, address: str) -> list[Move]:
         return [Move(*row) for row in rows]
 
 
+def is_by_hand(tables: Tables, address: str, wanted: str) -> bool:
+    """Whether a person chose what is served while the settings ask for `wanted`, and it holds."""
+    told = moves(tables, address)
+    last = told[-1] if told else None
+    chosen = last is not None and last.reason in (ROLLBACK, PROMOTE)
+    return chosen and last.name != wanted and last.wanted == wanted
+
+
 def last_served(tables: Tables, address: str) -> str | None:
     """The collection that was served last, by the tables' word: for when the index is held."""
     told = moves(tables, address)

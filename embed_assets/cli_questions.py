@@ -188,7 +188,7 @@ def radio(
         float, typer.Option(min=0, max=1, help="0 stays near the seed, 1 follows the last track.")
     ] = 0.5,
     random: Annotated[
-        int | None, typer.Option(help="A number; the same one gives the same drift.")
+        int | None, typer.Option(min=0, help="A number; the same one gives the same drift.")
     ] = None,
     genre: Genre = None,
     not_genre: NotGenre = None,
@@ -278,10 +278,16 @@ def draw_map(
 
 def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
     """Which encoder made the vectors, and what it is."""
-    from embed_assets import encoders
+    from embed_assets import catalogue, encoders
     from embed_assets.project import Project
 
-    if spec is not None and spec.layers[0] != (wanted := Project.of(settings).spec()).layers[0]:
+    project = Project.of(settings)
+    if spec is not None and spec.layers[0] != (wanted := project.spec()).layers[0]:
+        if catalogue.is_by_hand(project.tables, project.uri, wanted.collection):
+            return (
+                f"{spec.recipe.encoder}, which a person chose: `embed-assets promote` serves"
+                f" {wanted.collection}"
+            )
         other = f"{spec.recipe.encoder}, served until {wanted.collection} is complete"
         return f"{other}: `embed-assets collections`"
     info = encoders.describe(settings.encoder, settings.model, settings.model_cache)

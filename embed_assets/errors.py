@@ -4,7 +4,8 @@
     |-- ConfigurationError     a setting is wrong: fail at once, no retry, say what to do
     |   `-- LibraryUnavailable the library is not there, or so empty that it looks unmounted
     |-- TransientError         the world is bad for a moment: retry
-    |   `-- FolderChanged      a file changed under our hands: look at the folder again
+    |   |-- FolderChanged      a file changed under our hands: look at the folder again
+    |   `-- IndexBusy          somebody has the Lite index open: what can do without it goes on
     `-- TrackRejected          one track is bad: a row with the reason, nothing else stops
 
 Only what a caller treats differently gets a class of its own. Messages name what failed, on which
@@ -43,6 +44,10 @@ class TransientError(EmbedAssetsError):
 
 class FolderChanged(TransientError):
     """A folder or file changed while it was being read; what was read of it must not be stored."""
+
+
+class IndexBusy(TransientError):
+    """Another process has had the Milvus Lite index open for longer than we wait."""
 
 
 class Reason(StrEnum):

@@ -69,10 +69,13 @@ class Settings(BaseSettings):
     milvus_database: str = Field(
         "", description="Database of the Milvus server; it must exist. Empty: its default one."
     )
-    scan_seconds: int = Field(5, ge=1, description="Look at the library every so many seconds.")
+    scan_seconds: int = Field(
+        5, ge=1, le=86_400, description="Look at the library every so many seconds."
+    )
     settle_seconds: float = Field(
         5.0,
         ge=0.0,
+        le=86_400.0,
         allow_inf_nan=False,
         description="Wait until a folder has held still for so many seconds.",
     )
@@ -90,6 +93,21 @@ class Settings(BaseSettings):
             return None if value is None else value.expanduser().absolute()
         except RuntimeError as e:
             raise ValueError(str(e)) from e
+
+    @field_validator("home", mode="after")
+    @classmethod
+    def _for_databases(cls, value: Path) -> Path:
+        # Dagster puts it into the address of its database as it is; Milvus wants UTF-8.
+        try:
+            text = str(value).encode().decode()
+        except UnicodeEncodeError:
+            raise ValueError("the path is no UTF-8: choose another folder") from None
+        if "?" in text or re.search(r"%[0-9a-fA-F]{2}", text):
+            raise ValueError(
+                "Dagster cannot keep its database below a folder with `?`, or `%` and two digits,"
+                " in its name: choose another"
+            )
+        return value
 
     @field_validator("device")
     @classmethod
@@ -122,10 +140,15 @@ class Settings(BaseSettings):
             return cls()
         except ValidationError as e:
             problems = "; ".join(
-                f"EMBED_{'_'.join(map(str, p['loc'])).upper()}={p['input']!r}: {p['msg']}"
+                f"EMBED_{'_'.join(map(str, p['loc'])).upper()}={_shown(p['input'])}: {p['msg']}"
                 for p in e.errors()
             )
             raise ConfigurationError(f"wrong setting: {problems}") from None
+        except UnicodeDecodeError as e:
+            raise ConfigurationError(
+                f"{Path('.env').absolute()} is no UTF-8 text ({e.reason} at byte {e.start}): write"
+                " it anew, or move it away"
+            ) from None
 
     @property
     def index_uri(self) -> str:
@@ -148,3 +171,8 @@ class Settings(BaseSettings):
         """The settings as absolute `EMBED_*` variables, for processes that are started."""
         values = self.model_dump(exclude_none=True)
         return {f"EMBED_{k.upper()}": str(v) for k, v in values.items() if v != ""}
+
+
+def _shown(value: object) -> str:
+    """A value for a message, without the login that an address may hold."""
+    return re.sub(r"//[^/@]*@", "//***@", repr(value))

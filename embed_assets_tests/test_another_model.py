@@ -69,6 +69,9 @@ def test_another_pooling_and_back_without_a_forward_pass_or_a_search_that_fails(
     assert shown(world, "rollback")["served"] == old["name"]
     told = world.run("sync")
     assert f"{old['name']} is served, not {new['name']}" in told.stderr
+    for command in ("sync", "status", "similar Album"):
+        told = world.run(*command.split())
+        assert "embed-assets promote" in " ".join((told.stdout + told.stderr).split()), command
     assert {len(v) for _, v in world.rows().values()} == {128}
     world.assert_index_is_library()
     assert shown(world, "promote")["served"] == new["name"]

@@ -158,6 +158,30 @@ def test_a_playlist_has_relative_paths_and_says_what_it_left_out(asked):
     assert "#EXTINF:3,A1 - Blue 1" in lines
 
 
+def test_a_playlist_takes_no_tracks_place_and_leaves_a_link_a_link(tmp_path):
+    tracks = [Shelf(tmp_path).track("a.mp3", duration=1)]
+    music = tmp_path / "a.mp3"
+    music.write_bytes(b"music")
+    with pytest.raises(ConfigurationError, match="audio file"):
+        write_m3u(music, tmp_path, tracks)
+    assert music.read_bytes() == b"music"
+    with pytest.raises(ConfigurationError, match="directory"):
+        write_m3u(tmp_path, tmp_path, tracks)
+    real, link = tmp_path / "real.m3u", tmp_path / "link.m3u"
+    real.write_text("old")
+    link.symlink_to(real)
+    write_m3u(link, tmp_path, tracks)
+    assert link.is_symlink()
+    assert "a.mp3" in real.read_text()
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDWR)
+    write_m3u(pipe, tmp_path, tracks)
+    assert os.read(reader, 1000).startswith(b"#EXTM3U")
+    os.close(reader)
+    assert pipe.is_fifo()
+
+
 def test_a_name_that_starts_as_a_comment_is_no_comment(tmp_path):
     shelf = Shelf(tmp_path)
     assert write_m3u(tmp_path / "x.m3u", tmp_path, [shelf.track("#1.mp3", duration=1)]) == []

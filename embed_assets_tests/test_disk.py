@@ -102,6 +102,8 @@ def test_a_folder_without_permission_holds_no_other_back_and_loses_nothing(world
         assert first["failed_folders"] == 2, "Shut cannot be listed, and New's file not opened"
         told = {r["path"]: r["message"] for r in json.loads(world.run("errors", "--json").stdout)}
         assert "permission" in told["New"].lower()
+        assert "permission" in told["Shut"].lower()
+        assert "1 cannot be read" in world.run("status").stdout
         doctor = json.loads(world.run("doctor", "--json").stdout)
         said = next(f for f in doctor if f["check"] == "library")
         assert said["ok"] is False

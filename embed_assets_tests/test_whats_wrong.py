@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import time
 
 import dagster as dg
@@ -52,6 +53,10 @@ def test_commands_that_only_look_make_nothing(world):
         ("EMBED_WINDOW_SECONDS", "nan"),
         ("EMBED_DEVICE", "gpu please"),
         ("EMBED_ENCODER", "clap"),
+        ("EMBED_SETTLE_SECONDS", "1e300"),
+        ("EMBED_HOME", "/tmp/a?b"),
+        ("EMBED_HOME", "/tmp/a%41b"),
+        ("EMBED_HOME", os.fsdecode(b"/tmp/\xff")),
     ],
 )
 def test_settings_that_mean_nothing_are_refused_by_every_command(world, name, value):
@@ -65,6 +70,36 @@ def test_settings_that_mean_nothing_are_refused_by_every_command(world, name, va
     done = world.run("doctor")
     assert done.returncode in (1, 2)
     assert name in done.stdout + done.stderr
+
+
+def test_neither_a_login_nor_a_traceback_comes_of_wrong_settings(world):
+    world.album("Album", 1)
+    world.settings["EMBED_MILVUS_URI"] = "http://nina:secret@host:19530"
+    done = world.run("status")
+    assert done.returncode == 2
+    assert "EMBED_MILVUS_URI" in done.stderr
+    assert "secret" not in done.stderr
+    del world.settings["EMBED_MILVUS_URI"]
+    (world.root / ".env").write_bytes(b"\xff\xfe\0EMBED")
+    done = world.run("status")
+    assert done.returncode == 2
+    assert ".env" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_an_index_that_cannot_be_read_is_not_in_step(world):
+    world.album("Album", 1)
+    world.sync()
+    for file in (world.home / "milvus.db").rglob("*"):
+        if file.is_file() and "embed_assets" not in file.name:
+            file.write_bytes(b"")
+    done = world.run("sync", "--json")
+    assert done.returncode == 1
+    assert "milvus.db" in done.stderr
+    assert "Traceback" not in done.stderr
+    shutil.rmtree(world.home / "milvus.db")
+    assert world.sync()["embedded"] == 0
+    world.assert_index_is_library()
 
 
 def test_without_a_library_that_is_what_is_said_and_nothing_of_weights(world):
@@ -227,6 +262,11 @@ def test_what_files_are_called_cannot_steer_the_terminal(world):
         done = world.run(*command)
         for c in ("\x1b", "\x07", "\x9b", "\u202e"):
             assert c not in done.stdout + done.stderr, (command, c)
+    world.put("a\nembed-assets: all is lost/x.ogg", 2)
+    world.sync()
+    done = world.run("similar", "red", "--m3u", str(world.root / "x.m3u"))
+    assert "left out of" in done.stderr
+    assert not any(line.startswith("embed-assets:") for line in done.stderr.splitlines())
     listed = json.loads(world.run("errors", "--json").stdout)
     assert listed[0]["path"] == name.decode()
     assert time.time() - listed[0]["at"] < 600

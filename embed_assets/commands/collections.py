@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from embed_assets.errors import ConfigurationError
 from embed_assets.identity import PARTS, TRACKS, IndexSpec
 from embed_assets.index import serving
 from embed_assets.index.connection import connect
@@ -23,7 +24,13 @@ def collections(project: Project) -> list[dict[str, Any]]:
 
 
 def check(project: Project) -> Standing:
-    """Measure the collection of the settings at its gates, and serve it if it is its turn."""
+    """Measure the collection of the settings at its gates, and serve it if it is its turn.
+
+    Raises:
+        ConfigurationError: nothing is indexed yet.
+    """
+    if not project.tables.indexed(project.spec().place(project.uri)):
+        raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         return serving.settle_and_judge(
             client, project.spec(), project.tables, project.store, project.uri

@@ -193,6 +193,8 @@ def _index(settings: Settings, project: Project) -> str:
     known = catalogue.known(project.tables, project.uri).get(spec.collection)
     gates = known.gates if known else None
     if waiting or gates is None or gates["passed"]:
+        if catalogue.is_by_hand(project.tables, project.uri, spec.collection):
+            return f"{told}, not served ({served} was chosen by hand): `embed-assets promote`"
         return f"{told}, not served yet ({served} is): `embed-assets collections` says why"
     failed = ", ".join(g["name"] for g in gates["gates"] if g["passed"] is False)
     raise TransientError(

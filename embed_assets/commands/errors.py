@@ -16,6 +16,7 @@ from embed_assets.defs.instance import open_instance
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.identity import display_path, folder_id
+from embed_assets.library.walk import walk
 from embed_assets.project import Project
 from embed_assets.rows import Problem
 from embed_assets.settings import Settings
@@ -104,7 +105,17 @@ def _problems(settings: Settings, project: Project) -> list[Problem]:
     failed = reports.failed_folders(project.tables)
     known = {p.path for p in failed}
     with open_existing(settings) as instance:
-        return rows + failed + [p for p in _killed(instance) if p.path not in known]
+        failed += [p for p in _killed(instance) if p.path not in known]
+    return rows + failed + list(_unreadable(project))
+
+
+def _unreadable(project: Project) -> Iterator[Problem]:
+    """Folders of which nothing is known now; what was indexed of them and below stays."""
+    root = project.library.root
+    for folder in walk(root) if root else ():
+        if folder.digest is None:
+            message = f"{folder.error}: what is below it is left as it is; check its permissions"
+            yield Problem(folder.path, folder.path, "cannot be read", message, time.time(), "")
 
 
 def _killed(instance: dg.DagsterInstance) -> list[Problem]:

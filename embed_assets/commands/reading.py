@@ -10,6 +10,7 @@ import dagster as dg
 
 from embed_assets.commands.up import running_address
 from embed_assets.defs.instance import open_instance
+from embed_assets.errors import ConfigurationError
 from embed_assets.library.walk import require_library
 from embed_assets.project import Project
 from embed_assets.settings import Settings
@@ -19,7 +20,13 @@ from embed_assets.tables import Tables
 def reading(settings: Settings) -> Project:
     """The project, with tables in memory where there are none."""
     project = Project.of(settings)
-    if not project.tables.path.exists():
+    try:
+        there = project.tables.path.exists()
+    except OSError as e:
+        raise ConfigurationError(
+            f"EMBED_HOME={settings.home} cannot be read ({e.strerror}): change its permissions"
+        ) from None
+    if not there:
         project = replace(project, tables=Tables(None))
     return project
 

@@ -43,7 +43,8 @@ def _layout(s: Status) -> Group:
         (
             "folders",
             f"{s.folders_in_step} of {s.folders} in step, {s.folders_to_do} to do,"
-            f" {s.folders_in_runs} in runs, {s.folders_failed} failed",
+            f" {s.folders_in_runs} in runs, {s.folders_failed} failed"
+            + (f", {s.folders_unreadable} cannot be read" if s.folders_unreadable else ""),
         ),
         (
             "tracks",
@@ -73,6 +74,8 @@ def _layout(s: Status) -> Group:
 def _collection(s: Status) -> str:
     if s.served in (None, s.collection):
         return s.collection
+    if s.served_by_hand:
+        return f"{s.served} was chosen by hand: `embed-assets promote` serves {s.collection}"
     return f"{s.served} is served until {s.collection} is complete"
 
 

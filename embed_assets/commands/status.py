@@ -46,6 +46,7 @@ class Status:
     engine: str
     collection: str
     served: str | None
+    served_by_hand: bool
     problem: str
 
     def as_json(self) -> dict[str, Any]:
@@ -107,5 +108,6 @@ def status(settings: Settings) -> Status:
         engine=reports.last_engine(project.tables, spec.recipe.digest),
         collection=spec.collection,
         served=catalogue.last_served(project.tables, project.uri),
+        served_by_hand=catalogue.is_by_hand(project.tables, project.uri, spec.collection),
         problem=problem,
     )

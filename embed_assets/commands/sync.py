@@ -25,10 +25,10 @@ from embed_assets.defs.asking import not_asked_yet, sole_asker
 from embed_assets.defs.execution import wrong_setting
 from embed_assets.defs.instance import open_instance, reap, take_over
 from embed_assets.defs.look import Look, look, prepare, summary
-from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.errors import ConfigurationError, IndexBusy
 from embed_assets.identity import IndexSpec
 from embed_assets.index import collection
-from embed_assets.index.address import is_server, stamp
+from embed_assets.index.address import stamp
 from embed_assets.library.plan import Memory, Policy
 from embed_assets.library.walk import require_library
 from embed_assets.project import Project
@@ -174,9 +174,7 @@ def _index_holds(project: Project, spec: IndexSpec, tell: Callable[[str], None])
         with connect(uri, project.token, wait_seconds=LITE_SECONDS) as client:
             found = reconcile(client, spec, tables, uri)
             served = collection.served(client)
-    except TransientError as e:
-        if is_server(uri):
-            raise
+    except IndexBusy as e:
         tell(f"the index was not compared with the tables: {e}")
         return True
     if not all(d.none for d in found.values()):
@@ -190,7 +188,10 @@ def _index_holds(project: Project, spec: IndexSpec, tell: Callable[[str], None])
         return False
     catalogue.note_stamp(tables, uri, spec.collection, _stamp(uri, spec))
     if served != spec.collection:
-        tell(f"{served} is served, not {spec.collection}: `embed-assets collections` says why")
+        why = "`embed-assets collections` says why"
+        if catalogue.is_by_hand(tables, uri, spec.collection):
+            why = "a person chose it; `embed-assets promote` serves the other one"
+        tell(f"{served} is served, not {spec.collection}: {why}")
     return True
 
 

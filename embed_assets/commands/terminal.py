@@ -31,8 +31,8 @@ def print_json(value: Any) -> None:
 
 
 def tell(text: str) -> None:
-    """A line, or lines, for people on stderr."""
-    typer.echo("\n".join(map(plain, text.split("\n"))), err=True)
+    """A line for people on stderr; a line break in a name does not make it two."""
+    typer.echo(plain(text), err=True)
 
 
 def counted(number: int, thing: str) -> str:

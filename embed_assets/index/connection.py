@@ -19,7 +19,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
-from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError, is_passing
+from embed_assets.errors import (
+    ConfigurationError,
+    EmbedAssetsError,
+    IndexBusy,
+    TransientError,
+    is_passing,
+)
 from embed_assets.index.address import is_server, normal_address
 
 if TYPE_CHECKING:
@@ -151,7 +157,7 @@ def _lock(lite: _Lite) -> None:
         with queue.acquire(timeout=lite.wait_seconds):
             holder.acquire(timeout=max(0.0, deadline - time.monotonic()))
     except Timeout as e:
-        raise TransientError(
+        raise IndexBusy(
             f"{lite.path} is in use by {_who(lite.path)} for more than "
             f"{lite.wait_seconds:g} s; Milvus Lite lets in one process at a time: wait until "
             "it is done, end it, or set EMBED_MILVUS_URI to a Milvus server"
@@ -175,7 +181,7 @@ def _start(client: MilvusClient, lite: _Lite) -> None:
                 break
             except DataDirLockedError as e:
                 if time.monotonic() > deadline:
-                    raise TransientError(
+                    raise IndexBusy(
                         f"{lite.path} is in use by a program outside embed_assets (a notebook?) "
                         f"for more than {lite.wait_seconds:g} s: close it there and try again"
                     ) from e

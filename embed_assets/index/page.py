@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 import tempfile
+from contextlib import suppress
 from importlib import resources
 from pathlib import Path
 
 import numpy as np
 
+from embed_assets.errors import ConfigurationError
 from embed_assets.index.projection import COLOURS, GROUPS, Drawing
 from embed_assets.index.searcher import Searcher
 from embed_assets.index.wanted import row_of
+from embed_assets.library.walk import is_audio
 
 
 def page(searcher: Searcher, drawing: Drawing) -> str:
@@ -42,7 +47,22 @@ def page(searcher: Searcher, drawing: Drawing) -> str:
 
 
 def write_file(file: Path, text: str) -> None:
-    """All of a text or nothing, for somebody may be reading; raises OSError."""
+    """All of a text or nothing, for somebody may be reading; what a link leads to stays linked.
+
+    Raises:
+        OSError: it cannot be written.
+        ConfigurationError: it has the name of a track, and may be somebody's music.
+    """
+    if is_audio(os.fsencode(file.name)):
+        raise ConfigurationError(f"{file} has the name of an audio file: name another")
+    with suppress(FileNotFoundError):
+        if not stat.S_ISREG((told := file.stat()).st_mode):
+            if stat.S_ISDIR(told.st_mode):
+                raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
+            # A pipe or a device, such as /dev/stdout, takes it as it comes.
+            file.write_text(text, encoding="utf-8", newline="\n")
+            return
+        file = file.resolve()
     handle, name = tempfile.mkstemp(dir=file.absolute().parent, prefix=".", suffix=".tmp")
     try:
         with os.fdopen(handle, "w", encoding="utf-8", newline="\n") as out:

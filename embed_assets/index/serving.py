@@ -73,8 +73,7 @@ def settle(
         return Standing(wanted, now)
     if missing := catalogue.unfinished(tables, address, spec):
         return Standing(wanted, now, why=f"it is being filled, {missing} folders are missing")
-    by_hand = last is not None and last.reason in (catalogue.ROLLBACK, catalogue.PROMOTE)
-    if by_hand and last.name == now and last.wanted == wanted:
+    if last and last.name == now and catalogue.is_by_hand(tables, address, wanted):
         why = "a person chose the other one; `embed-assets promote` serves this one"
         return Standing(wanted, now, why=why)
     verdict = judge(client, spec, tables, store, address, now)
