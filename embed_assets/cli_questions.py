@@ -224,9 +224,15 @@ def radio(
 
 def duplicates(
     least: Annotated[
-        float,
-        typer.Option("--min-score", min=-1, max=1, help="Cosine from which a pair is suggested."),
-    ] = 0.995,
+        float | None,
+        typer.Option(
+            "--min-score",
+            min=-1,
+            max=1,
+            help="Cosine from which a pair is suggested; by the encoder if left out: .95 of"
+            " `acoustic`, else .995.",
+        ),
+    ] = None,
     where: Where = None,
     as_json: AsJson = False,
 ) -> None:

@@ -119,7 +119,9 @@ def radio(
     return tuple(seeds), drifting
 
 
-def duplicates(project: Project, least: float, where: Sequence[Condition] = ()) -> list[Double]:
+def duplicates(
+    project: Project, least: float | None, where: Sequence[Condition] = ()
+) -> list[Double]:
     """What the library has twice; see `questions.duplicates`."""
     return questions.duplicates(searcher_of(project), least, where=where)
 
