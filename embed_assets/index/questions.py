@@ -22,9 +22,9 @@ CANDIDATES = 40
 SAME_RECORDING = {"acoustic": 0.95}
 """By encoder, the cosine from which two tracks of one length may be one recording.
 
-`acoustic`: ten tracks against themselves as MP3 of 128 kbit/s gave .953 or more (of 64 kbit/s, which
-cuts off the treble, .49 or more), and the 903 pairs of other tracks of about one length among 383
-gave .56 at most.
+`acoustic`: ten tracks against themselves as MP3 of 128 kbit/s gave .953 or more (of 64 kbit/s,
+which cuts off the treble, .49 or more), and the 903 pairs of other tracks of about one length
+among 383 gave .56 at most.
 """
 
 SAME_RECORDING_ELSE = 0.995
