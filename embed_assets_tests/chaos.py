@@ -36,6 +36,12 @@ NAMES = (
 
 BAD = (b"", b"this is no music at all\n" * 50, b"\x89PNG\r\n" + b"x" * 900, b"\0" * 5000)
 
+IMPORT = 24
+"""Albums of an import."""
+
+MOST_TRACKS = 250
+"""From here on nothing is imported."""
+
 KILLS = (
     ("step", 4),
     ("forkserver", 2),
@@ -72,6 +78,7 @@ class Chaos:
         """One change of the library; where there is nothing to change, an album comes."""
         kinds = {
             "add album": (self.add_album, 4),
+            "import": (self.import_albums, 1),
             "add track": (self.add_track, 3),
             "remove track": (self.remove_track, 3),
             "replace track": (self.replace, 3),
@@ -100,6 +107,15 @@ class Chaos:
         folder = self.random.choice(NAMES)
         for _ in range(self.random.randint(1, 5)):
             self.put(self.new_name(folder))
+
+    def import_albums(self) -> bool | None:
+        """So many at once that they go the way of an import, with a process a step."""
+        if len(self.world.tracks) > MOST_TRACKS:
+            return False
+        number = self.next()
+        for i in range(IMPORT):
+            self.put(b"Import/%d/%d/1.ogg" % (number, i))
+        return None
 
     def add_track(self) -> None:
         self.put(self.new_name(self.random.choice(NAMES)))
