@@ -60,11 +60,12 @@ def library(world):
     endless = with_comments(whole("flac", 2), 70_000)
     (world.library / "decoder/1.flac").write_bytes(endless)
     noise = np.random.default_rng(0).integers(-8000, 8000, 22_050 * 1200, np.int16)
-    for i in range(3):
-        with wave.open(str(world.library / f"encoder/{i}.wav"), "wb") as file:
+    for i in range(6):
+        # Long enough that there is still something to read once it is seen that it is being read.
+        name = f"{'encoder' if i < 3 else 'disk'}/{i}.wav"
+        with wave.open(str(world.library / name), "wb") as file:
             file.setparams((1, 2, 22_050, 0, "NONE", ""))
             file.writeframes(np.roll(noise, i).tobytes())
-    world.album("disk", 1)
     world.album("retry", 2)
     with world.instance() as instance:
         instance.add_dynamic_partitions("music_folders", list(PLACES))
@@ -88,7 +89,7 @@ def bring(world, place, lane):
     elif place == "disk":
         before = world.faults.told().total()
         world.until(lambda: scanned(world, run), "it is scanned")
-        world.faults.begin(("any", HANGS, 1.0, world.library / "disk/01.ogg"))
+        world.faults.begin(("any", HANGS, 1.0, world.library / "disk"))
         world.until(lambda: world.faults.told().total() > before, "the disk does not answer")
     elif place == "encoder":
         world.until(lambda: has(world, run, started, "audio_embeddings"), "it embeds")

@@ -14,7 +14,13 @@ from pathlib import Path
 
 import psutil
 
-from embed_assets.defs.instance import open_instance, prepare_home, reap, sole_starter
+from embed_assets.defs.instance import (
+    free_slots_of_ended_runs,
+    open_instance,
+    prepare_home,
+    reap,
+    sole_starter,
+)
 from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.settings import Settings
 
@@ -153,6 +159,7 @@ def _reap(settings: Settings, tell: Callable[[str], None]) -> None:
         # Nothing else starts workers now, so those that have not begun never will.
         for run_id in reap(instance, grace_seconds=0.0):
             tell(f"run {run_id[:8]} had lost its worker; its folders are tried again")
+        free_slots_of_ended_runs(instance)
 
 
 def stop_session(session: int | None, dagster_home: str) -> None:

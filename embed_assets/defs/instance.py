@@ -154,6 +154,18 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
     return reaped
 
 
+def free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:
+    """Free what runs that have ended still hold of the pools; for when no worker can be alive.
+
+    A run that is cancelled and then killed leaves its slots to the daemon, which takes a minute.
+    """
+    storage = instance.event_log_storage
+    for run_id in storage.get_concurrency_run_ids():
+        run = instance.get_run_by_id(run_id)
+        if run is None or run.is_finished:
+            storage.free_concurrency_slots_for_run(run_id)
+
+
 def take_over(instance: dg.DagsterInstance) -> list[str]:
     """Free what waits for a daemon if none lives: queue and retries; returns the ids of runs."""
     beat = instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
