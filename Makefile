@@ -25,7 +25,7 @@ test: install
 test-server: install
 	$(PYTHON) -m venv .venv-milvus
 	.venv-milvus/bin/python -m pip install --quiet 'milvus==2.3.5' 'setuptools<81'
-	EMBED_TEST_MILVUS_SERVER=$(CURDIR)/.venv-milvus/bin/milvus-server $(BIN)/python -m pytest -k server
+	EMBED_TEST_MILVUS_SERVER=$(CURDIR)/.venv-milvus/bin/milvus-server $(BIN)/python -m pytest -k server -m "not stress"
 
 stress: install
 	$(BIN)/python -m pytest -m stress --timeout 7200 -s
