@@ -121,6 +121,7 @@ def test_a_conversion_is_of_no_use_once_no_collection_and_no_setting_needs_it(
 ) -> None:
     plain = encoders.describe("muq", str(small), cache).weights
     int8 = encoders.describe("muq-int8", str(small), cache).weights
+    encoders.load("muq", str(small), "cpu", cache)
     in_float, in_int8 = (c.conversion(plain, cache).folder for c in (muq_openvino, muq_int8))
     old = in_float.with_name(f"{plain}-0")
     shutil.copytree(in_float, old)
