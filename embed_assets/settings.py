@@ -175,4 +175,4 @@ class Settings(BaseSettings):
 
 def _shown(value: object) -> str:
     """A value for a message, without the login that an address may hold."""
-    return re.sub(r"//[^/@]*@", "//***@", repr(value))
+    return re.sub(r"//.*@", "//***@", repr(value))

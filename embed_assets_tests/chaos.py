@@ -36,11 +36,8 @@ NAMES = (
 
 BAD = (b"", b"this is no music at all\n" * 50, b"\x89PNG\r\n" + b"x" * 900, b"\0" * 5000)
 
-IMPORT = 24
-"""Albums of an import."""
-
-MOST_TRACKS = 250
-"""From here on nothing is imported."""
+IMPORT, MOST_TRACKS = 24, 250
+"""Albums of an import, and how many tracks there may be for one more."""
 
 KILLS = (
     ("step", 4),

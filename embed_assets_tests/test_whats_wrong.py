@@ -74,11 +74,12 @@ def test_settings_that_mean_nothing_are_refused_by_every_command(world, name, va
 
 def test_neither_a_login_nor_a_traceback_comes_of_wrong_settings(world):
     world.album("Album", 1)
-    world.settings["EMBED_MILVUS_URI"] = "http://nina:secret@host:19530"
+    world.settings["EMBED_MILVUS_URI"] = "http://nina:p@ss/secret@host:19530"
     done = world.run("status")
     assert done.returncode == 2
     assert "EMBED_MILVUS_URI" in done.stderr
     assert "secret" not in done.stderr
+    assert "ss/" not in done.stderr
     del world.settings["EMBED_MILVUS_URI"]
     (world.root / ".env").write_bytes(b"\xff\xfe\0EMBED")
     done = world.run("status")
