@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 import wave
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +16,10 @@ from embed_assets.errors import FolderChanged, Reason, TrackRejected, TransientE
 from embed_assets.identity import local_path
 from embed_assets.library.manifest import Library, scan_folder
 from embed_assets.tables import Tables
-from embed_assets.vectors import decode_ahead
+from embed_assets.vectors import decode_ahead, device
 from embed_assets.vectors.decode_ahead import DecodeAhead
 from embed_assets.vectors.embed import embed_folder
-from embed_assets.vectors.embed_track import EncoderChoice, Job, embed_track
+from embed_assets.vectors.embed_track import EncoderChoice, Job, embed_track, load_encoder
 from embed_assets.vectors.store import Store
 from embed_assets.workers import open_pool
 from embed_assets_tests.synth import write_track
@@ -44,10 +46,10 @@ def test_it_gives_the_vectors_and_rows_that_a_process_a_core_gives(
     library: Library, tmp_path: Path
 ) -> None:
     done = {}
-    with open_pool(1) as decoders, open_pool(1) as device:
+    with open_pool(1) as decoders, open_pool(1) as gpu:
         for name, pool in (
             ("a core", decoders),
-            ("ahead", DecodeAhead(decoders, device, batch_seconds=9.0)),
+            ("ahead", DecodeAhead(decoders, gpu, batch_seconds=9.0)),
         ):
             tables, store = Tables(tmp_path / f"{name}.sqlite"), Store(tmp_path / name)
             scan_folder(library, b"Album", tables, decoders)
@@ -83,12 +85,12 @@ def test_a_failure_is_that_of_its_track(library: Library, tmp_path: Path) -> Non
     tables = Tables(tmp_path / "t.sqlite")
     folder = library.root / "Album"
     (folder / "long.wav").unlink()
-    with open_pool(1) as decoders, open_pool(1) as device:
+    with open_pool(1) as decoders, open_pool(1) as gpu:
         scan_folder(library, b"Album", tables, decoders)
         (folder / "1.ogg").write_bytes(b"changed since")
         (folder / "2.ogg").unlink()
         jobs = jobs_of(library, tables, tmp_path / "store")
-        outcomes = dict(DecodeAhead(decoders, device).run(embed_track, jobs))
+        outcomes = dict(DecodeAhead(decoders, gpu).run(embed_track, jobs))
     found = {Path(os.fsdecode(j.path)).name: o for j, o in outcomes.items()}
     assert isinstance(found.pop("1.ogg"), FolderChanged)
     assert isinstance(found.pop("2.ogg"), FolderChanged)
@@ -98,10 +100,10 @@ def test_a_failure_is_that_of_its_track(library: Library, tmp_path: Path) -> Non
 
 def test_a_device_that_is_lost_rejects_no_track(library: Library, tmp_path: Path) -> None:
     tables = Tables(tmp_path / "t.sqlite")
-    with open_pool(1) as decoders, open_pool(1) as device:
+    with open_pool(1) as decoders, open_pool(1) as gpu:
         scan_folder(library, b"Album", tables, decoders)
         jobs = jobs_of(library, tables, tmp_path / "store")
-        outcomes = dict(DecodeAhead(decoders, device).run(_die, jobs))
+        outcomes = dict(DecodeAhead(decoders, gpu).run(_die, jobs))
     # It died over the long one, which takes those of its batch with it.
     lost = [o for o in outcomes.values() if isinstance(o, BaseException)]
     assert len(outcomes) == 6
@@ -113,18 +115,78 @@ def test_one_bad_vector_rejects_its_track_only(library: Library, tmp_path: Path)
     tables = Tables(tmp_path / "t.sqlite")
     with open_pool(1) as decoders:
         scan_folder(library, b"Album", tables, decoders)
-    heard = [
-        decode_ahead.decode_track(job)
-        for job in jobs_of(library, tables, tmp_path / "store")
-        if not job.path.endswith(b".wav")
-    ]
+    heard = decoded(library, tables, tmp_path / "store")
     heard[1].windows[0, 5] = np.nan
-    outcomes = decode_ahead.encode_tracks(decode_ahead.Batch(embed_track, heard))
+    desk = device._Desk()
+    assert desk.take(device.Batch(7, heard)) == {}
+    outcomes = desk.take(device.Batch(8))[7]
     bad = [o for o in outcomes if isinstance(o, Exception)]
     assert outcomes[1] is bad[0]
     assert len(bad) == 1
     assert isinstance(bad[0], TrackRejected)
     assert bad[0].reason is Reason.BAD_VECTOR
+
+
+def test_the_device_waits_neither_for_the_next_audio_nor_for_the_disk(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tables = Tables(tmp_path / "t.sqlite")
+    with open_pool(1) as decoders:
+        scan_folder(library, b"Album", tables, decoders)
+    one, two, three, four, *_ = decoded(library, tables, tmp_path / "store")
+    real, encoding, go_on = load_encoder(one.job), threading.Semaphore(0), threading.Semaphore(0)
+
+    class Slow:
+        info, device, engine, dtype, warning = real.info, "cpu", "", "", ""
+
+        def encode(self, windows: np.ndarray) -> np.ndarray:
+            encoding.release()
+            assert go_on.acquire(timeout=30)
+            return real.encode(windows)
+
+    disk = threading.Event()
+    write = Store.write
+    monkeypatch.setattr(device, "load_encoder", lambda job: Slow())
+    monkeypatch.setattr(Store, "write", lambda *a: disk.wait(30) and write(*a))
+    desk = device._Desk()
+    desk.take(device.Batch(0, [one]))  # comes back while the device is at work on it
+    assert encoding.acquire(timeout=30)
+    with ThreadPoolExecutor(1) as caller:
+        taken = caller.submit(desk.take, device.Batch(1, [two]))
+        go_on.release()
+        assert encoding.acquire(timeout=30), "the next one is encoded; the disk holds the first"
+        assert taken.result(30) == {}
+        disk.set()
+        go_on.release(2)
+        (first,) = desk.take(device.Batch(2, [three])).items()
+        assert first[0] == 0
+        assert first[1][0].row.audio_hash == one.job.track.audio_hash
+        go_on.release()
+        rest = desk.take(device.Batch(3, [four])) | desk.take(device.Batch(-1))
+    found = {number: outcomes[0].row.audio_hash for number, outcomes in rest.items() if outcomes}
+    wanted = {i: h.job.track.audio_hash for i, h in enumerate((one, two, three, four)) if i}
+    assert found == wanted
+
+
+def test_a_device_that_dies_costs_what_was_under_way(library: Library, tmp_path: Path) -> None:
+    tables = Tables(tmp_path / "t.sqlite")
+    for i in range(9):
+        write_track(library.root / "Album" / f"x{i}.ogg", seconds=3.0, seed=9 + i, rate=22_050)
+    with open_pool(1) as decoders, open_pool(1) as gpu:
+        scan_folder(library, b"Album", tables, decoders)
+        jobs = jobs_of(library, tables, tmp_path / "store")
+        outcomes = list(DecodeAhead(decoders, gpu, batch_seconds=2.0).run(_die, jobs))
+    assert {job for job, _ in outcomes} == set(jobs)
+    assert len(outcomes) == len(jobs) == 15
+    lost = [o for _, o in outcomes if isinstance(o, BaseException)]
+    assert all(isinstance(o, TransientError) for o in lost)
+    # Twice: what is done alone is tried once more.
+    assert len(lost) <= 1 + 2 * device.AHEAD
+
+
+def decoded(library: Library, tables: Tables, store: Path) -> list[device.Heard]:
+    jobs = jobs_of(library, tables, store)
+    return [decode_ahead.decode_track(job) for job in jobs if not job.path.endswith(b".wav")]
 
 
 def jobs_of(library: Library, tables: Tables, store: Path) -> list[Job]:

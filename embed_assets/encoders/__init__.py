@@ -8,6 +8,7 @@ imported before `load` is called.
 from __future__ import annotations
 
 from collections.abc import Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn, Protocol
@@ -134,6 +135,21 @@ def load(name: str, model: str, device: str, cache: Path) -> Encoder:
             return acoustic.load()
         case _:
             _unknown(name)
+
+
+def room(shape: tuple[int, ...], device: str) -> np.ndarray:
+    """Memory for windows on their way to an `Encoder.device`, float32, not initialised.
+
+    For CUDA it is pinned, from which the GPU fetches by itself, as long as there is some.
+    """
+    import numpy as np
+
+    if device.startswith("cuda"):
+        import torch
+
+        with suppress(RuntimeError):
+            return torch.empty(shape, dtype=torch.float32, pin_memory=True).numpy()
+    return np.empty(shape, np.float32)
 
 
 def one_process(name: str, device: str) -> bool:

@@ -66,12 +66,14 @@ class MuqEncoder:
                 Reason.TOO_SHORT,
                 f"{windows.shape[1]} samples at 24 kHz; MuQ needs at least {MIN_SAMPLES}",
             )
-        # Not left to the vectors: a ReLU may make 0 of NaN, and OpenVINO's does.
-        if not np.isfinite(windows).all():
-            raise TrackRejected(Reason.BAD_VECTOR, "the decoded audio holds infinite samples")
         with torch.inference_mode():
             frames = self.frames(torch.from_numpy(np.ascontiguousarray(windows)))
-            vectors = frame_statistics(frames.float()).cpu().numpy()
+            on_device = frame_statistics(frames.float())
+            # Not left to the vectors: a ReLU may make 0 of NaN, and OpenVINO's does. Here, since a
+            # GPU is still at work on what it was asked for.
+            if not np.isfinite(windows).all():
+                raise TrackRejected(Reason.BAD_VECTOR, "the decoded audio holds infinite samples")
+            vectors = on_device.cpu().numpy()
         if not np.isfinite(vectors).all():
             raise TrackRejected(Reason.BAD_VECTOR, "MuQ gave NaN or infinity")
         return vectors

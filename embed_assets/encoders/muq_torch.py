@@ -39,7 +39,8 @@ def load(module: torch.nn.Module, device: str) -> Engine:
     bfloat16 = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
 
     def forward(audio: torch.Tensor) -> torch.Tensor:
-        audio = audio.to(device)
+        # From pinned memory (`encoders.room`) the copy is the device's own affair.
+        audio = audio.to(device, non_blocking=device.startswith("cuda"))
         # In muq's own order, so that the mel spectrogram stays outside of autocast.
         mel = module.model.preprocessing(audio, features=["melspec_2048"])
         mel = module.model.normalize(mel)["melspec_2048"]

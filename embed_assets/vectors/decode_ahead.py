@@ -1,8 +1,9 @@
 """Keeping a GPU fed: other processes decode, ahead of the one process that has the model.
 
 Used where one device does all the encoding (`EncoderChoice.one_process`). Decoded tracks are
-gathered over track borders into batches of some minutes of audio, of which two are under way at
-most, so that memory stays bounded. Unmeasured on a GPU; its results are tested on a CPU.
+gathered over track borders into batches of some minutes of audio, of which three are under way at
+most, so that memory stays bounded; `device.py` has what is done with them. Unmeasured on a GPU;
+its results are tested on a CPU.
 """
 
 from __future__ import annotations
@@ -12,22 +13,13 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from itertools import count
 
 from embed_assets.errors import TrackRejected, TransientError
 from embed_assets.library.manifest import check_unchanged
-from embed_assets.vectors.embed_track import (
-    Done,
-    EncoderChoice,
-    Job,
-    embedded,
-    from_store,
-    load_encoder,
-)
+from embed_assets.vectors.device import Batch, Heard, take
+from embed_assets.vectors.embed_track import Done, EncoderChoice, Job, from_store
 from embed_assets.workers import Pool, cpu_count, open_pool
-
-if TYPE_CHECKING:
-    import numpy as np
 
 BATCH_SECONDS = 240.0
 """Audio that goes to the device at once, unless a single track has more."""
@@ -35,33 +27,10 @@ BATCH_SECONDS = 240.0
 LONGEST_SECONDS = 600.0
 """Audio of one track that is handed from process to process; the device's decodes more itself."""
 
-
 MOST_DECODERS = 16
 """A core decodes some 800 seconds of audio a second; on paper an H100 wants twelve."""
 
-
-@dataclass(frozen=True)
-class Heard:
-    """A decoded track on its way to the device: `windows` is float32 [n, T]."""
-
-    job: Job
-    windows: np.ndarray
-    decoded_seconds: float
-    note: str
-    decode_seconds: float
-
-    @property
-    def seconds(self) -> float:
-        """Audio in its windows."""
-        return self.windows.size / self.job.recipe.sample_rate
-
-
-@dataclass(frozen=True)
-class Batch:
-    """What the device's process gets: decoded tracks, and at most one to decode itself."""
-
-    function: Callable[[Job], Done]
-    tracks: list[Heard | Job]
+LOST = "the process of the device died while this track was under way; it is tried again"
 
 
 @dataclass(frozen=True)
@@ -77,7 +46,7 @@ class DecodeAhead:
         return replace(
             self,
             decoders=self.decoders.allowing(more_seconds),
-            device=self.device.allowing(lambda b: sum(more_seconds(_job(t)) for t in b.tracks)),
+            device=self.device.allowing(lambda b: sum(map(more_seconds, _jobs(b)))),
         )
 
     def run(
@@ -85,19 +54,20 @@ class DecodeAhead:
     ) -> Iterator[tuple[Job, Done | BaseException]]:
         """As `Pool.run`; `function` is for tracks that are too long to be handed on decoded."""
         ready: deque[tuple[Job, Done | BaseException]] = deque()
+        under_way: dict[int, Batch] = {}
         batches = self._batches(function, jobs, ready)
-        for batch, outcome in self.device.run(encode_tracks, batches):
-            while ready:
-                yield ready.popleft()
-            if not isinstance(outcome, BaseException):
-                yield from zip(map(_job, batch.tracks), outcome, strict=True)
-            elif len(batch.tracks) > 1 and isinstance(outcome, TrackRejected):
-                # Which of them it was is not known; alone, in a smaller chunk, it will be.
-                why = f"the process of the device died or hung over {len(batch.tracks)} tracks"
-                lost = TransientError(f"{why}: {outcome.message}; they are tried again")
-                yield from ((_job(track), lost) for track in batch.tracks)
-            else:
-                yield from ((_job(track), outcome) for track in batch.tracks)
+        # What the device still has at the end, it gives for a batch with nothing in it.
+        for items in (batches, [Batch(-1)]):
+            for batch, outcome in self.device.run(take, _noting(items, under_way)):
+                while ready:
+                    yield ready.popleft()
+                if isinstance(outcome, BaseException):
+                    yield from _failed(under_way.pop(batch.number), outcome)
+                    continue
+                for number, outcomes in outcome.items():
+                    yield from zip(_jobs(under_way.pop(number)), outcomes, strict=True)
+        for batch in under_way.values():
+            yield from _failed(batch, TransientError(LOST))
         yield from ready
 
     def _batches(
@@ -107,19 +77,22 @@ class DecodeAhead:
         ready: deque[tuple[Job, Done | BaseException]],
     ) -> Iterator[Batch]:
         """Gather what decoders hand on; what needs no device goes to `ready`."""
-        tracks: list[Heard | Job] = []
+        numbers = count()
+        tracks: list[Heard] = []
         seconds = 0.0
         for job, outcome in self.decoders.run(decode_track, jobs):
             if isinstance(outcome, Done | BaseException):
                 ready.append((job, outcome))
-                continue
-            tracks.append(outcome)
-            seconds += outcome.seconds if isinstance(outcome, Heard) else self.batch_seconds
+            elif isinstance(outcome, Job):
+                yield Batch(next(numbers), job=job, function=function)
+            else:
+                tracks.append(outcome)
+                seconds += outcome.seconds
             if seconds >= self.batch_seconds:
-                yield Batch(function, tracks)
+                yield Batch(next(numbers), tracks)
                 tracks, seconds = [], 0.0
         if tracks:
-            yield Batch(function, tracks)
+            yield Batch(next(numbers), tracks)
 
 
 @contextmanager
@@ -169,61 +142,18 @@ def decode_track(job: Job) -> Heard | Job | Done:
     return Heard(job, windows, heard.decoded_seconds, heard.notes, spent)
 
 
-def encode_tracks(batch: Batch) -> list[Done | Exception]:
-    """Encode and store the tracks of a batch, in the process of the device."""
-    by_length: dict[int, list[Heard]] = {}
-    outcomes: dict[int, Done | Exception] = {}
-    for track in batch.tracks:
-        if isinstance(track, Heard):
-            by_length.setdefault(track.windows.shape[1], []).append(track)
-        else:
-            outcomes[id(track)] = _attempt(batch.function, track)
-    for tracks in by_length.values():
-        outcomes |= _encode(tracks)
-    return [outcomes[id(track)] for track in batch.tracks]
+def _noting(batches: Iterable[Batch], under_way: dict[int, Batch]) -> Iterator[Batch]:
+    for batch in batches:
+        under_way[batch.number] = batch
+        yield batch
 
 
-def _encode(tracks: list[Heard]) -> dict[int, Done | Exception]:
-    """Encode tracks whose windows have one length, together."""
-    import numpy as np
-
-    started = time.perf_counter()
-    try:
-        encoder = load_encoder(tracks[0].job)
-        loaded = time.perf_counter()
-        vectors = encoder.encode(np.concatenate([track.windows for track in tracks]))
-    except TrackRejected as error:
-        if len(tracks) == 1:
-            return {id(tracks[0]): error}
-        alone = [_encode([track]) for track in tracks]
-        return {key: outcome for each in alone for key, outcome in each.items()}
-    except Exception as error:
-        return {id(track): error for track in tracks}
-    spent = (time.perf_counter() - loaded) / len(vectors)
-    outcomes: dict[int, Done | Exception] = {}
-    first, loading = 0, loaded - started
-    for track in tracks:
-        mine = vectors[first : first + len(track.windows)]
-        first += len(track.windows)
-        outcomes[id(track)] = _attempt(
-            embedded,
-            track.job,
-            encoder,
-            mine,
-            track.decoded_seconds,
-            track.note,
-            {"load": loading, "decode": track.decode_seconds, "encode": spent * len(mine)},
-        )
-        loading = 0.0
-    return outcomes
+def _jobs(batch: Batch) -> list[Job]:
+    return [batch.job] if batch.job else [track.job for track in batch.tracks]
 
 
-def _attempt(function: Callable[..., Done], *arguments: Any) -> Done | Exception:
-    try:
-        return function(*arguments)
-    except Exception as error:
-        return error
-
-
-def _job(track: Heard | Job) -> Job:
-    return track.job if isinstance(track, Heard) else track
+def _failed(batch: Batch, error: BaseException) -> Iterator[tuple[Job, BaseException]]:
+    if batch.tracks and isinstance(error, TrackRejected):
+        # Not theirs alone: the batch before it was under way too, and no track need be at fault.
+        error = TransientError(f"{LOST} ({error.message})")
+    return ((job, error) for job in _jobs(batch))
