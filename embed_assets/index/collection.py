@@ -26,6 +26,13 @@ PAGE = 16_384
 IDS_PER_CALL = 1_000
 """Keys named in one get or delete."""
 
+READ = "Session"
+"""Consistency level that sees what this process wrote, and what others wrote a moment ago.
+
+Not what it deleted just now: pymilvus takes no note of when that was. `Strong` sees everything,
+and waits for a server's next tick of time, a fifth of a second each.
+"""
+
 
 def ensure(client: MilvusClient, spec: IndexSpec) -> None:
     """Create the collection of `spec` if it is missing, check its fields if not, and load it.
@@ -130,9 +137,9 @@ def width_of(client: MilvusClient, name: str) -> int:
     return next(int(f["params"]["dim"]) for f in fields if f["name"] == "vector")
 
 
-def count(client: MilvusClient, collection: str) -> int:
+def count(client: MilvusClient, collection: str, consistency: str = "Strong") -> int:
     """Number of rows in a loaded collection."""
-    rows = client.query(collection, output_fields=["count(*)"], consistency_level="Strong")
+    rows = client.query(collection, output_fields=["count(*)"], consistency_level=consistency)
     return int(rows[0]["count(*)"])
 
 
@@ -150,7 +157,10 @@ def drop(client: MilvusClient, collection: str) -> None:
 
 
 def rows_by_folder(
-    client: MilvusClient, collection: str, folder_ids: list[str] | None = None
+    client: MilvusClient,
+    collection: str,
+    folder_ids: list[str] | None = None,
+    consistency: str = "Strong",
 ) -> Iterator[tuple[str, str, str]]:
     """Stream (folder_id, track_id, row_digest) of a loaded collection, of all folders or of some.
 
@@ -163,12 +173,12 @@ def rows_by_folder(
         yield from (tuple(row[name] for name in _NAMES) for row in rows)
         return
     if folder_ids is not None:
-        rows = client.query(collection, chosen, _NAMES, limit=PAGE, consistency_level="Strong")
+        rows = client.query(collection, chosen, _NAMES, limit=PAGE, consistency_level=consistency)
         if len(rows) < PAGE:
             yield from (tuple(row[name] for name in _NAMES) for row in rows)
             return
     pages = client.query_iterator(
-        collection, PAGE, filter=chosen, output_fields=_NAMES, consistency_level="Strong"
+        collection, PAGE, filter=chosen, output_fields=_NAMES, consistency_level=consistency
     )
     try:
         while page := pages.next():
@@ -182,11 +192,12 @@ def rows_of(
 ) -> Iterator[tuple[str, str, str]]:
     """Stream (folder_id, track_id, row_digest) of those tracks that a loaded collection has.
 
-    By key, which costs Lite a quarter of looking by folder; shows no row twice.
+    By key, which costs Lite a quarter of looking by folder; shows no row twice, and on a server
+    not what another process has only just written.
     """
     rest = iter(track_ids)
     while ids := list(islice(rest, IDS_PER_CALL)):
-        yield from map(_row, client.get(collection, ids, _NAMES, consistency_level="Strong"))
+        yield from map(_row, client.get(collection, ids, _NAMES, consistency_level=READ))
 
 
 _NAMES = ["folder_id", "track_id", "row_digest"]

@@ -11,16 +11,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_assets.errors import ConfigurationError
-from embed_assets.index.collection import IDS_PER_CALL, PAGE, load, served, width_of
+from embed_assets.index.collection import IDS_PER_CALL, PAGE, READ, load, served, width_of
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
-
-READ = "Session"
-"""Consistency level of questions: what this process wrote, and what others wrote a moment ago.
-
-`Strong` waits for a server's next tick of time, a fifth of a second each.
-"""
 
 SPARE = 16
 """More hits than asked for, so that those tied at the end are ordered by path, not by chance."""

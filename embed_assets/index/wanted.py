@@ -18,8 +18,8 @@ from embed_assets.vectors.store import Store, VectorsLost
 if TYPE_CHECKING:
     import numpy as np
 
-RECENT = 2_048
-"""Vectors of tracks that stay in memory: as many as are written between two flushes, 8 MB."""
+RECENT = 6_144
+"""Vectors of tracks that stay in memory: as many as 512 albums of twelve have, 25 MB."""
 
 
 def index_rows(tables: Tables, folder: str, spec: IndexSpec) -> Iterator[Row]:

@@ -15,6 +15,7 @@ from embed_assets.errors import ConfigurationError, Reason, TrackRejected, Trans
 from embed_assets.identity import TRACKS, IndexSpec
 from embed_assets.index.collection import (
     IDS_PER_CALL,
+    READ,
     count,
     ensure,
     id_list,
@@ -29,7 +30,9 @@ from embed_assets.index.search import vectors_of
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
-FOLDERS_PER_CHUNK = 128
+FOLDERS_PER_CHUNK = 512
+"""Read back together, which makes a server wait for a tick of its time, and Lite for its file."""
+
 ROWS_PER_BATCH = 500
 BATCHES_PER_FLUSH = 8
 """Rows that were not flushed are in Lite's memory, several times over."""
@@ -112,7 +115,7 @@ def index_folders(
 ) -> Iterator[FolderWritten | FolderFailed]:
     """Make the rows of these folders in the collection of `spec` exactly what is wanted.
 
-    Works through up to 128 folders at a time: reads what the index has of them, writes what
+    Works through up to 512 folders at a time: reads what the index has of them, writes what
     differs (`rewrite`: everything), deletes what is not wanted, flushes, and reads back; only
     then are the folders reported. A call that was killed or failed is simply repeated. Between
     batches and between reports others get their turn at a Lite index. `vector_of(row.sound)`
@@ -130,7 +133,8 @@ def index_folders(
     while chunk := [_Work(f) for f in islice(todo, FOLDERS_PER_CHUNK)]:
         _step_aside(client, spec)
         # All rows are those that this call has written: there is nothing of the others to look for.
-        unknown = count(client, spec.collection) != ours
+        level = READ if ours else "Strong"
+        unknown = count(client, spec.collection, level) != ours
         _settle(client, spec, chunk, vector_of, rewrite, unknown)
         ours += sum(n for work in chunk for n, _ in work.have.values())
         for work in chunk:
@@ -174,12 +178,15 @@ def _read(
     works = {w.source.folder_id: w for w in chunk}
     if len(works) < len(chunk):
         raise ValueError("the same folder was given twice")
-    if again and spec.rows == TRACKS and not any(w.surplus() for w in chunk):
+    # pymilvus has a reader wait for what it wrote itself, but not for what it deleted.
+    only_written = again and not any(w.surplus() for w in chunk)
+    if only_written and spec.rows == TRACKS:
         # By key: it shows no doubled row, but where none was there, none has come.
         known = {t for w in chunk for t in (w.have.keys() | w.want.keys())}
         rows = rows_of(client, spec.collection, sorted(known))
     else:
-        rows = rows_by_folder(client, spec.collection, list(works))
+        level = READ if only_written else "Strong"
+        rows = rows_by_folder(client, spec.collection, list(works), level)
     have: dict[str, dict[str, Mark]] = defaultdict(dict)
     for folder, track, row_digest in rows:
         there = have[folder]
@@ -300,7 +307,7 @@ def _flush(client: MilvusClient, spec: IndexSpec) -> None:
 
 def _sample_holds(client: MilvusClient, spec: IndexSpec, sample: dict[str, np.ndarray]) -> bool:
     """Whether vectors read back point where they were meant to."""
-    there = vectors_of(client, list(sample), spec.collection, KEYS[spec.rows], "Strong")
+    there = vectors_of(client, list(sample), spec.collection, KEYS[spec.rows])
     return all(
         key in there and float(there[key] @ vector) > SAMPLE_COSINE
         for key, vector in sample.items()
