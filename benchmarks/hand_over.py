@@ -1,12 +1,11 @@
 """How long does a GPU wait for audio that is decoded, and for the disk?
 
-    python benchmarks/hand_over.py [--batches 40] [--milliseconds 50] [--json]
+    python benchmarks/hand_over.py [--device cuda] [--model FOLDER] [--batches 40] [--json]
 
 Batches of 240 s of audio go from process to process as in an import (`vectors/decode_ahead.py`),
-into an encoder that stands in for a GPU: it looks at the audio, waits for as long as one may take
-(42 GFLOP a second of audio at 200 TFLOP/s: 50 ms) and gives vectors of MuQ's width. `busy` is its
-share of the time between the first batch and the last row. Nothing is decoded here, and no GPU
-was ever measured.
+to MuQ on --device, or without one into an encoder that stands in for a GPU: it looks at the audio
+and waits for --milliseconds (42 GFLOP a second of audio at 200 TFLOP/s are 50). `busy` is the
+encoder's share of the time between the first batch and the last row. Nothing is decoded here.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import common
 import numpy as np
@@ -30,46 +30,68 @@ DIM = 1024
 
 def main() -> int:
     parser = common.parser(__doc__)
+    parser.add_argument("--device", default="", help="a value of EMBED_DEVICE")
+    parser.add_argument("--model", type=Path, help="weights; random ones of full size without it")
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--milliseconds", type=float, default=50.0)
     args = parser.parse_args()
     common.prepare()
+    with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
+        room = Path(temporary)
+        if args.device and not args.model:
+            import full_muq
+
+            args.model = room / "model"
+            full_muq.make(args.model)
+        common.show({"benchmark": "hand_over", **measure(args, room)}, args.json)
+    return 0
+
+
+def measure(args: Any, room: Path) -> dict[str, Any]:
     from embed_assets.identity import Recipe
     from embed_assets.rows import Track
     from embed_assets.vectors.decode_ahead import BATCH_SECONDS, DecodeAhead
     from embed_assets.vectors.embed_track import EncoderChoice, Job, embed_track
     from embed_assets.workers import open_pool
 
-    recipe = Recipe("muq", "0" * 64, RATE, DIM, SECONDS, WINDOWS, ("mean", "iqr", "diff"))
-    choice = EncoderChoice("muq", "", "cpu", Path())
-    tracks = round(args.batches * BATCH_SECONDS / (SECONDS * WINDOWS))
-    with tempfile.TemporaryDirectory(dir=args.dir) as temporary, open_pool(1) as device:
-        track = Track("", "", b"", 0, 0, 0, duration=SECONDS * WINDOWS)
-        store = Path(temporary)
-        jobs = (
-            Job(replace(track, audio_hash=f"{i:064d}"), b"", recipe, choice, store, "", True)
-            for i in range(tracks)
-        )
-        for _, outcome in device.run(stand_in, [args.milliseconds]):
-            if isinstance(outcome, BaseException):
-                raise outcome
+    choice = EncoderChoice("muq", str(args.model), args.device, room / "cache")
+    if args.device:
+        recipe = choice.recipe(SECONDS, WINDOWS)
+    else:
+        recipe = Recipe("muq", "0" * 64, RATE, DIM, SECONDS, WINDOWS, ("mean", "iqr", "diff"))
+    track = Track("", "", b"", 0, 0, 0, duration=SECONDS * WINDOWS)
+    a_batch = round(BATCH_SECONDS / (SECONDS * WINDOWS))
+
+    def jobs(name: str, batches: int) -> Iterator[Job]:
+        for i in range(batches * a_batch):
+            told = replace(track, audio_hash=f"{name}{i:063d}")
+            yield Job(told, b"", recipe, choice, room / "store", "", True)
+
+    with open_pool(1) as device:
+        if not args.device:
+            list(outcomes(device.run(stand_in, [args.milliseconds])))
+        pool = DecodeAhead(Decoded(), device)
+        list(outcomes(pool.run(embed_track, jobs("w", 2))))
         started = time.perf_counter()
-        for _, outcome in DecodeAhead(Decoded(), device).run(embed_track, jobs):
-            if isinstance(outcome, BaseException):
-                raise outcome
+        done = list(outcomes(pool.run(embed_track, jobs("x", args.batches))))
         seconds = time.perf_counter() - started
-    busy = args.batches * args.milliseconds / 1000 / seconds
-    common.show(
-        {
-            "benchmark": "hand_over",
-            "busy": round(busy, 3),
-            "milliseconds_a_batch": round(1000 * seconds / args.batches, 1),
-            "milliseconds_of_the_device": args.milliseconds,
-            "batches": args.batches,
-        },
-        args.json,
-    )
-    return 0
+    encoding = sum(d.encode_seconds for d in done)
+    row = done[0].row
+    return {
+        "busy": round(encoding / seconds, 3),
+        "audio_seconds_per_second": round(args.batches * BATCH_SECONDS / seconds, 1),
+        "milliseconds_a_batch": round(1000 * seconds / args.batches, 1),
+        "milliseconds_of_the_encoder": round(1000 * encoding / args.batches, 1),
+        "batches": args.batches,
+        "engine": f"{row.engine}, {row.dtype}, {row.device}",
+    }
+
+
+def outcomes(told: Iterator) -> Iterator:
+    for _, outcome in told:
+        if isinstance(outcome, BaseException):
+            raise outcome
+        yield outcome
 
 
 class Decoded:

@@ -6,7 +6,9 @@ domain plain values, so that no domain module can read configuration.
 
 from __future__ import annotations
 
+import os
 import re
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
 
@@ -149,6 +151,24 @@ class Settings(BaseSettings):
                 f"{Path('.env').absolute()} is no UTF-8 text ({e.reason} at byte {e.start}): write"
                 " it anew, or move it away"
             ) from None
+
+    @classmethod
+    def mistyped(cls) -> list[str]:
+        """Sentences about variables that are no settings and are named almost like one."""
+        from dotenv import dotenv_values
+
+        known = [f"EMBED_{name.upper()}" for name in cls.model_fields]
+        there = {name.upper(): name for name in (*os.environ, *dotenv_values(".env"))}
+        near = {
+            name: get_close_matches(upper, known, n=1, cutoff=0.85)
+            for upper, name in there.items()
+            if upper not in known and not upper.startswith("EMBED_TEST_")
+        }
+        return [
+            f"{name} is no setting and has no effect: is it {found[0]}?"
+            for name, found in near.items()
+            if found
+        ]
 
     @property
     def index_uri(self) -> str:

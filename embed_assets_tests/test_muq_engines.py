@@ -8,7 +8,9 @@ from __future__ import annotations
 import json
 import multiprocessing
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import numpy as np
 import pytest
@@ -171,15 +173,24 @@ def test_a_cache_that_cannot_be_written_costs_speed_not_vectors(
     assert str(tmp_path / "openvino") in engine.warning
 
 
-def test_what_memory_cannot_hold_is_tried_in_halves_and_remembered() -> None:
+@pytest.mark.parametrize(
+    "said",
+    [
+        "CUDA out of memory. Tried to allocate 2.00 GiB",
+        "MPS backend out of memory (MPS allocated: 9 GB)",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
+    ],
+)
+def test_what_memory_cannot_hold_is_tried_in_halves_and_remembered(said: str) -> None:
     import torch
 
     sizes = []
+    kind = torch.OutOfMemoryError if said.startswith("CUDA out") else RuntimeError
 
     def forward(audio: torch.Tensor) -> torch.Tensor:
         sizes.append(len(audio))
         if len(audio) > 3:
-            raise torch.OutOfMemoryError("CUDA out of memory")
+            raise kind(said)
         return audio[:, :4, None]
 
     audio = torch.randn(10, RATE)
@@ -198,6 +209,17 @@ def test_a_single_window_that_memory_cannot_hold_fails_the_step() -> None:
 
     with pytest.raises(TransientError, match="EMBED_WINDOW_SECONDS"):
         muq_torch.Batches(forward, seconds=8.0)(torch.zeros(4, RATE))
+
+
+def test_a_gpu_that_fails_is_no_track_s_fault(plain: Encoder) -> None:
+    def broken(audio: object) -> NoReturn:
+        raise RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")
+
+    gpu = replace(plain, frames=broken, device="cuda:1")
+    with pytest.raises(
+        TransientError, match=r"cuda:1 failed \(CUDA error: unspecified launch failure\)"
+    ):
+        gpu.encode(np.zeros((1, RATE), np.float32))
 
 
 def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(

@@ -72,6 +72,21 @@ def test_settings_that_mean_nothing_are_refused_by_every_command(world, name, va
     assert name in done.stdout + done.stderr
 
 
+def test_a_mistyped_setting_is_named_with_what_was_meant(world):
+    world.album("Album", 1)
+    world.settings["EMBED_LIBRARY"] = ""
+    world.settings["EMBED_LIBARY"] = str(world.library)
+    world.settings["EMBED_OF_ANOTHER_PROGRAM"] = "1"
+    (world.root / ".env").write_text("EMBED_WINDOW=6\n")
+    done = world.run("sync")
+    assert done.returncode == 2
+    for wrong, meant in (("EMBED_LIBARY", "EMBED_LIBRARY"), ("EMBED_WINDOW", "EMBED_WINDOWS")):
+        sentence = f"{wrong} is no setting and has no effect: is it {meant}?"
+        assert sentence in done.stderr
+        assert sentence in doctor(world)[1]["settings"]["message"]
+    assert "ANOTHER" not in done.stderr
+
+
 def test_neither_a_login_nor_a_traceback_comes_of_wrong_settings(world):
     world.album("Album", 1)
     world.settings["EMBED_MILVUS_URI"] = "http://nina:p@ss/secret@host:19530"

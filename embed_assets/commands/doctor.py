@@ -47,6 +47,7 @@ def doctor(settings: Settings, deep: bool = False) -> list[Finding]:
     """Check everything that a run needs; changes nothing. `deep` reads every stored vector."""
     project = reading(settings)
     checks: list[tuple[str, Callable[[Settings, Project], str]]] = [
+        ("settings", _settings),
         ("library", _library),
         ("removals", _removals),
         ("home", _home),
@@ -73,6 +74,12 @@ def _finding(
 
 class _Unknown(EmbedAssetsError):
     pass
+
+
+def _settings(settings: Settings, project: Project) -> str:
+    if mistyped := settings.mistyped():
+        raise ConfigurationError("; ".join(mistyped))
+    return "no variable is named almost like a setting"
 
 
 def _library(settings: Settings, project: Project) -> str:

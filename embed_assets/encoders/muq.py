@@ -24,7 +24,7 @@ from embed_assets.encoders.frames import (
     frame_statistics,
 )
 from embed_assets.encoders.muq_module import load_module
-from embed_assets.errors import ConfigurationError, Reason, TrackRejected
+from embed_assets.errors import ConfigurationError, Reason, TrackRejected, TransientError
 
 if TYPE_CHECKING:
     import torch
@@ -55,7 +55,8 @@ class MuqEncoder:
         Axis 1 holds, over the window's frames (25 a second): the mean, IQR / 1.349, and the mean
         difference from one frame to the next. T is at least 1025; nothing is ever padded. Raises
         TrackRejected for shorter windows and for vectors that are not finite, whichever window of
-        the batch it was; TransientError where not even one window fits into a GPU's memory.
+        the batch it was; TransientError where not even one window fits into a GPU's memory, or the
+        GPU fails.
         """
         import torch
 
@@ -66,14 +67,25 @@ class MuqEncoder:
                 Reason.TOO_SHORT,
                 f"{windows.shape[1]} samples at 24 kHz; MuQ needs at least {MIN_SAMPLES}",
             )
-        with torch.inference_mode():
-            frames = self.frames(torch.from_numpy(np.ascontiguousarray(windows)))
-            on_device = frame_statistics(frames.float())
-            # Not left to the vectors: a ReLU may make 0 of NaN, and OpenVINO's does. Here, since a
-            # GPU is still at work on what it was asked for.
-            if not np.isfinite(windows).all():
-                raise TrackRejected(Reason.BAD_VECTOR, "the decoded audio holds infinite samples")
-            vectors = on_device.cpu().numpy()
+        try:
+            with torch.inference_mode():
+                frames = self.frames(torch.from_numpy(np.ascontiguousarray(windows)))
+                on_device = frame_statistics(frames.float())
+                # Not left to the vectors: a ReLU may make 0 of NaN, and OpenVINO's does. Here,
+                # since a GPU is still at work on what it was asked for.
+                finite = np.isfinite(windows).all()
+                vectors = on_device.cpu().numpy()
+        except RuntimeError as error:
+            if self.device == "cpu":
+                raise
+            # Of a driver, or of what else uses it: no track's fault, and all that follows in this
+            # process would fail as well.
+            raise TransientError(
+                f"the device {self.device} failed ({str(error).strip().partition(chr(10))[0]}); it"
+                " is tried again, by a new process"
+            ) from error
+        if not finite:
+            raise TrackRejected(Reason.BAD_VECTOR, "the decoded audio holds infinite samples")
         if not np.isfinite(vectors).all():
             raise TrackRejected(Reason.BAD_VECTOR, "MuQ gave NaN or infinity")
         return vectors

@@ -84,7 +84,9 @@ class Batches:
                 frames.append(self.forward(audio[done : done + size]))
                 done += size
                 continue
-            except torch.OutOfMemoryError as error:
+            except RuntimeError as error:
+                if not _short_of_memory(error):
+                    raise
                 if size == 1:
                     raise TransientError(
                         f"not even one window of {length:.0f} s fits into the GPU's memory:"
@@ -95,3 +97,8 @@ class Batches:
                 torch.cuda.empty_cache()
             self.seconds = size / 2 * length
         return torch.cat(frames)
+
+
+def _short_of_memory(error: RuntimeError) -> bool:
+    """Whether the device has no more memory: torch says it one way, its libraries another."""
+    return "out of memory" in str(error).lower() or "ALLOC_FAILED" in str(error)
