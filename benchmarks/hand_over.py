@@ -99,14 +99,16 @@ class Decoded:
 
     def __init__(self) -> None:
         rng = np.random.default_rng(0)
-        self.windows = rng.standard_normal((WINDOWS, round(SECONDS * RATE))).astype(np.float32)
+        self.samples = round(SECONDS * RATE)
+        windows = rng.standard_normal((WINDOWS, self.samples)).astype(np.float32)
+        self.audio = windows.tobytes()
 
     def run(self, function: Callable, jobs: Iterator) -> Iterator:
         """As `Pool.run`."""
         from embed_assets.vectors import device
 
         for job in jobs:
-            yield job, device.Heard(job, self.windows, SECONDS * WINDOWS, "", 0.0)
+            yield job, device.Heard(job, self.audio, self.samples, SECONDS * WINDOWS, "", 0.0)
 
 
 def stand_in(milliseconds: float) -> None:

@@ -70,8 +70,11 @@ class Database:
         self.path = path
 
     @contextmanager
-    def connect(self) -> Iterator[sqlite3.Connection]:
+    def connect(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """A connection in autocommit mode, schema made if need be.
+
+        Not `durable`: what is written outlives this process at once, and a power loss only once
+        something else was written that does; nothing is ever half there.
 
         Raises:
             TransientError: the file cannot be opened or written (disk full, locked, I/O error).
@@ -83,7 +86,7 @@ class Database:
             place = self.path or ":memory:"
             with closing(sqlite3.connect(place, timeout=60, isolation_level=None)) as db:
                 # A committed folder must outlive a power loss, or Dagster would say "done" of it.
-                db.execute("PRAGMA synchronous = FULL")
+                db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 version = db.execute("PRAGMA user_version").fetchone()[0]
                 if version < SCHEMA_VERSION:
                     _upgrade(db)
@@ -108,9 +111,9 @@ class Database:
             ) from e
 
     @contextmanager
-    def transaction(self) -> Iterator[sqlite3.Connection]:
+    def transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """A connection inside a write transaction: all of it is kept or none."""
-        with self.connect() as db:
+        with self.connect(durable) as db:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db

@@ -5,6 +5,7 @@
     |   `-- LibraryUnavailable the library is not there, or so empty that it looks unmounted
     |-- TransientError         the world is bad for a moment: retry
     |   |-- FolderChanged      a file changed under our hands: look at the folder again
+    |   |-- DeviceFailed       a GPU failed: nothing more of its process
     |   `-- IndexBusy          somebody has the Lite index open: what can do without it goes on
     `-- TrackRejected          one track is bad: a row with the reason, nothing else stops
 
@@ -44,6 +45,10 @@ class TransientError(EmbedAssetsError):
 
 class FolderChanged(TransientError):
     """A folder or file changed while it was being read; what was read of it must not be stored."""
+
+
+class DeviceFailed(TransientError):
+    """A GPU or its driver failed; whatever the same process asks of it next fails as well."""
 
 
 class IndexBusy(TransientError):

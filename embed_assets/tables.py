@@ -132,9 +132,13 @@ class Tables(Database):
     # Embeddings
 
     def put_embeddings(self, rows: Iterable[Embedding]) -> None:
-        """Write what became of some audio."""
+        """Write what became of some audio.
+
+        Not for good until a folder is indexed: a row a track would wait for the disk each time, and
+        what a power loss takes is found again in the store.
+        """
         marks = ", ".join("?" * len(EMBEDDING_COLUMNS))
-        with self.transaction() as db:
+        with self.transaction(durable=False) as db:
             db.executemany(
                 f"INSERT OR REPLACE INTO embeddings ({', '.join(EMBEDDING_COLUMNS)})"
                 f" VALUES ({marks})",

@@ -7,12 +7,14 @@ import signal
 import threading
 import wave
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
 
-from embed_assets.errors import FolderChanged, Reason, TrackRejected, TransientError
+from embed_assets.errors import DeviceFailed, FolderChanged, Reason, TrackRejected, TransientError
 from embed_assets.identity import local_path
 from embed_assets.library.manifest import Library, scan_folder
 from embed_assets.tables import Tables
@@ -116,7 +118,9 @@ def test_one_bad_vector_rejects_its_track_only(library: Library, tmp_path: Path)
     with open_pool(1) as decoders:
         scan_folder(library, b"Album", tables, decoders)
     heard = decoded(library, tables, tmp_path / "store")
-    heard[1].windows[0, 5] = np.nan
+    bad = heard[1].windows.copy()
+    bad[0, 5] = np.nan
+    heard[1] = replace(heard[1], audio=bad.tobytes())
     desk = device._Desk()
     assert desk.take(device.Batch(7, heard)) == {}
     outcomes = desk.take(device.Batch(8))[7]
@@ -184,9 +188,53 @@ def test_a_device_that_dies_costs_what_was_under_way(library: Library, tmp_path:
     assert len(lost) <= 1 + 2 * device.AHEAD
 
 
+def test_a_device_that_fails_ends_the_run(library: Library, tmp_path: Path) -> None:
+    tables = Tables(tmp_path / "t.sqlite")
+    with open_pool(1) as decoders:
+        scan_folder(library, b"Album", tables, decoders)
+        jobs = jobs_of(library, tables, tmp_path / "store")
+        told = []
+        with open_pool(1) as gpu:
+            list(gpu.run(_break, [None]))
+            ahead = DecodeAhead(decoders, gpu, batch_seconds=2.0)
+            with pytest.raises(DeviceFailed, match="unspecified launch failure"):
+                told.extend(ahead.run(embed_track, jobs))
+    assert told
+    assert all(isinstance(outcome, DeviceFailed) for _, outcome in told)
+
+
+def test_what_needs_no_device_is_told_before_the_end(
+    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(decode_ahead, "MOST_READY", 2)
+    tables = Tables(tmp_path / "t.sqlite")
+    taken = []
+    with open_pool(1) as decoders, open_pool(1) as gpu:
+        scan_folder(library, b"Album", tables, decoders)
+        jobs = jobs_of(library, tables, tmp_path / "store")
+        ahead = DecodeAhead(decoders, gpu)
+        list(ahead.run(embed_track, jobs))
+        again = 10 * jobs
+        told = ahead.run(embed_track, (taken.append(job) or job for job in again))
+        next(told)
+        assert len(taken) < len(again) / 2
+        assert sum(1 for _ in told) + 1 == len(again)
+
+
 def decoded(library: Library, tables: Tables, store: Path) -> list[device.Heard]:
     jobs = jobs_of(library, tables, store)
     return [decode_ahead.decode_track(job) for job in jobs if not job.path.endswith(b".wav")]
+
+
+def _break(_: None) -> None:
+    """Have this process load an encoder on a GPU that fails."""
+    from embed_assets.vectors import embed_track
+
+    def encode(windows: np.ndarray) -> np.ndarray:
+        raise DeviceFailed("cuda:0 failed (unspecified launch failure)")
+
+    broken = SimpleNamespace(info=SimpleNamespace(weights=RECIPE.weights), encode=encode, device="")
+    embed_track._encoder = lambda choice: broken
 
 
 def jobs_of(library: Library, tables: Tables, store: Path) -> list[Job]:

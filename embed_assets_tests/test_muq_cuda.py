@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embed_assets import encoders
-from embed_assets.encoders import muq_openvino
+from embed_assets.encoders import muq_check
 from embed_assets.encoders.muq import reference
 from embed_assets.identity import local_path
 from embed_assets.library.manifest import Library, scan_folder
@@ -44,7 +44,7 @@ def test_a_gpu_gives_the_vectors_of_the_plain_module(small: Path, tmp_path: Path
     assert (gpu.engine, gpu.device[:5], gpu.warning) == ("torch", "cuda:", "")
     audio = windows(5)
     ours, theirs = gpu.encode(audio), reference(str(small), tmp_path).encode(audio)
-    assert cosines(ours[:, 0], theirs[:, 0]).min() >= muq_openvino.SMALLEST_COSINE[gpu.dtype]
+    assert cosines(ours[:, 0], theirs[:, 0]).min() >= muq_check.SMALLEST_COSINE[gpu.dtype]
 
 
 def test_memory_that_is_short_halves_the_batch_and_gives_the_same(

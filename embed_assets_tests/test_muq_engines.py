@@ -16,10 +16,20 @@ import numpy as np
 import pytest
 
 from embed_assets import encoders
-from embed_assets.encoders import Encoder, devices, muq_kept, muq_openvino, muq_torch
+from embed_assets.encoders import (
+    Encoder,
+    devices,
+    muq,
+    muq_check,
+    muq_kept,
+    muq_openvino,
+    muq_torch,
+    weights,
+)
 from embed_assets.encoders.devices import lease_cuda
 from embed_assets.encoders.muq import reference
-from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.encoders.muq_module import load_module
+from embed_assets.errors import ConfigurationError, DeviceFailed, TransientError
 from embed_assets.vectors.pooling import pool
 from embed_assets_tests.synth import write_track
 
@@ -74,7 +84,7 @@ def test_openvino_gives_the_vectors_of_the_plain_module(
 ) -> None:
     engine = encoders.load("muq", str(small), "cpu", cache)
     assert (engine.engine, engine.device, engine.warning) == ("openvino", "cpu", "")
-    near = muq_openvino.SMALLEST_COSINE[engine.dtype]
+    near = muq_check.SMALLEST_COSINE[engine.dtype]
     assert len(windows[0]) == 3
     assert windows[1].shape == (1, round(2.2 * RATE))
     for track in windows:
@@ -211,13 +221,44 @@ def test_a_single_window_that_memory_cannot_hold_fails_the_step() -> None:
         muq_torch.Batches(forward, seconds=8.0)(torch.zeros(4, RATE))
 
 
+def test_torch_on_another_device_must_give_the_vectors_of_the_plain_module(
+    small: Path, tmp_path: Path, plain: Encoder, windows: list[np.ndarray]
+) -> None:
+    import torch
+
+    def module() -> torch.nn.Module:
+        return load_module(weights.find(str(small), tmp_path), str(small))
+
+    # To torch another device than the reference's, on any machine.
+    engine = muq_torch.load(module(), "cpu:0")
+    with torch.inference_mode():
+        ours = engine.frames(torch.from_numpy(windows[0])).mean(1).numpy()
+    assert engine.dtype == "float32"
+    assert cosine(ours, plain.encode(windows[0])[:, 0]).min() >= 0.9999
+    # A device that can hold it and not run it, as a GPU that is too old.
+    with pytest.raises(ConfigurationError, match=r"cannot run MuQ on meta.*EMBED_DEVICE=cpu"):
+        muq_torch.load(module(), "meta")
+
+
+def test_a_gpu_that_cannot_be_used_is_not_kept_from_others(
+    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(muq, "resolve_device", lambda wanted: "cuda")
+    monkeypatch.setattr(muq, "_cuda_devices", lambda: ["only"])
+    for _ in range(2):
+        with pytest.raises(ConfigurationError, match="cannot run MuQ on cuda:0"):
+            muq.load(str(small), "cuda", tmp_path)
+    assert lease_cuda(["only"], tmp_path / "leases", wait_seconds=0) == "cuda:0"
+    devices.end_leases()
+
+
 def test_a_gpu_that_fails_is_no_track_s_fault(plain: Encoder) -> None:
     def broken(audio: object) -> NoReturn:
         raise RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")
 
     gpu = replace(plain, frames=broken, device="cuda:1")
     with pytest.raises(
-        TransientError, match=r"cuda:1 failed \(CUDA error: unspecified launch failure\)"
+        DeviceFailed, match=r"cuda:1 failed \(CUDA error: unspecified launch failure\)"
     ):
         gpu.encode(np.zeros((1, RATE), np.float32))
 
@@ -243,14 +284,14 @@ def test_a_gpu_that_is_hidden_from_this_process_is_none(monkeypatch: pytest.Monk
 
 
 def test_each_process_leases_a_gpu_of_its_own(tmp_path: Path) -> None:
-    assert [lease_cuda(2, tmp_path) for _ in range(2)] == ["cuda:0", "cuda:1"]
+    assert [lease_cuda(["a", "b"], tmp_path) for _ in range(2)] == ["cuda:0", "cuda:1"]
     with pytest.raises(TransientError, match="all 2 CUDA devices are leased"):
-        lease_cuda(2, tmp_path, wait_seconds=0)
+        lease_cuda(["a", "b"], tmp_path, wait_seconds=0)
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as process:
-        assert process.apply(lease_cuda, (3, tmp_path)) == "cuda:2"
+        assert process.apply(lease_cuda, (["a", "b", "c"], tmp_path)) == "cuda:2"
     # Its process is gone, and the lease with it.
-    assert lease_cuda(3, tmp_path, wait_seconds=10) == "cuda:2"
+    assert lease_cuda(["a", "b", "c"], tmp_path, wait_seconds=10) == "cuda:2"
 
 
 def in_processes(count: int, small: Path, cache: Path) -> list[tuple[str, bool]]:

@@ -6,12 +6,17 @@ import ctypes
 import glob
 import os
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embed_assets.errors import ConfigurationError, TransientError
 
-_LEASES: list[object] = []
-"""Locks that are held as long as the process lives."""
+if TYPE_CHECKING:
+    from filelock import FileLock
+
+_LEASES: list[FileLock] = []
+"""Locks that are held as long as the process lives, or until it could not use what they are for."""
 
 _CHOICES = "Set it to auto, cpu, cuda, cuda:N, mps or openvino:GPU"
 
@@ -63,19 +68,20 @@ def one_process(wanted: str) -> bool:
     return kind in ("cuda", "mps") or (kind == "auto" and bool(nvidia_gpu()))
 
 
-def lease_cuda(count: int, folder: Path, wait_seconds: float = 60.0) -> str:
+def lease_cuda(names: Sequence[str], folder: Path, wait_seconds: float = 60.0) -> str:
     """Of several CUDA devices one that no other process has leased, as cuda:N, until this one ends.
 
-    The kernel holds the lease, a lock in `folder`, and takes it back however the process ends.
-    Raises TransientError when all are leased for longer than `wait_seconds`.
+    `names`: what each is called by all processes. The kernel holds the lease, a lock in `folder`,
+    and takes it back however the process ends. Raises TransientError when all are leased for longer
+    than `wait_seconds`.
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
     give_up = time.monotonic() + wait_seconds
     while True:
-        for index in range(count):
-            lock = FileLock(folder / f"cuda-{index}.lock")
+        for index, name in enumerate(names):
+            lock = FileLock(folder / f"{name}.lock")
             try:
                 lock.acquire(timeout=0)
             except Timeout:
@@ -84,10 +90,16 @@ def lease_cuda(count: int, folder: Path, wait_seconds: float = 60.0) -> str:
             return f"cuda:{index}"
         if time.monotonic() >= give_up:
             raise TransientError(
-                f"all {count} CUDA devices are leased by other processes of this EMBED_HOME; it is"
-                " tried again. The pool `gpu` should have as many slots as there are devices."
+                f"all {len(names)} CUDA devices are leased by other processes of this EMBED_HOME;"
+                " it is tried again. The pool `gpu` should have as many slots as there are devices."
             )
         time.sleep(1.0)
+
+
+def end_leases() -> None:
+    """Let others have what this process has leased."""
+    while _LEASES:
+        _LEASES.pop().release()
 
 
 def nvidia_gpu() -> str:

@@ -16,7 +16,7 @@ import numpy as np
 
 from embed_assets.encoders import EncoderInfo, muq_int8, muq_openvino, muq_torch
 from embed_assets.encoders import weights as weights_
-from embed_assets.encoders.devices import lease_cuda, resolve_device
+from embed_assets.encoders.devices import end_leases, lease_cuda, resolve_device
 from embed_assets.encoders.frames import (
     FRAME_STATS,
     MIN_SAMPLES,
@@ -24,7 +24,7 @@ from embed_assets.encoders.frames import (
     frame_statistics,
 )
 from embed_assets.encoders.muq_module import load_module
-from embed_assets.errors import ConfigurationError, Reason, TrackRejected, TransientError
+from embed_assets.errors import ConfigurationError, DeviceFailed, Reason, TrackRejected
 
 if TYPE_CHECKING:
     import torch
@@ -55,8 +55,8 @@ class MuqEncoder:
         Axis 1 holds, over the window's frames (25 a second): the mean, IQR / 1.349, and the mean
         difference from one frame to the next. T is at least 1025; nothing is ever padded. Raises
         TrackRejected for shorter windows and for vectors that are not finite, whichever window of
-        the batch it was; TransientError where not even one window fits into a GPU's memory, or the
-        GPU fails.
+        the batch it was; TransientError where not even one window fits into a GPU's memory, and
+        DeviceFailed where a GPU fails.
         """
         import torch
 
@@ -80,10 +80,10 @@ class MuqEncoder:
                 raise
             # Of a driver, or of what else uses it: no track's fault, and all that follows in this
             # process would fail as well.
-            raise TransientError(
+            raise DeviceFailed(
                 f"the device {self.device} failed ({str(error).strip().partition(chr(10))[0]}); it"
                 " is tried again, by a new process"
-            ) from error
+            ) from None
         if not finite:
             raise TrackRejected(Reason.BAD_VECTOR, "the decoded audio holds infinite samples")
         if not np.isfinite(vectors).all():
@@ -115,10 +115,8 @@ def load(model: str, device: str, cache: Path) -> MuqEncoder:
     found = weights_.find(model, cache)
     described = _info(found, model)
     where = resolve_device(device)
-    if where == "cuda":
-        where = lease_cuda(_cuda_devices(), cache / "leases")
     if where != "cpu" and not where.startswith("openvino:"):
-        return _on_torch(found, described, model, where)
+        return _on_gpu(found, described, model, where, cache)
     name = where.partition(":")[2] or "CPU"
     try:
         engine = muq_openvino.load(found, model, name, cache)
@@ -155,10 +153,28 @@ def make_int8(model: str, cache: Path, music: Sequence[np.ndarray]) -> None:
     muq_int8.make(weights_.find(model, cache), model, cache, music)
 
 
-def _cuda_devices() -> int:
+def _on_gpu(
+    found: weights_.Weights, described: EncoderInfo, model: str, where: str, cache: Path
+) -> MuqEncoder:
+    """On torch's `where`, of several CUDA devices the first that is free."""
+    # First what may fail without a GPU, so that none is leased for nothing.
+    module = load_module(found, model)
+    if where == "cuda":
+        where = lease_cuda(_cuda_devices(), cache / "leases")
+    try:
+        engine = muq_torch.load(module, where)
+    except BaseException:
+        end_leases()
+        raise
+    return MuqEncoder(described, engine.frames, where, "torch", engine.dtype)
+
+
+def _cuda_devices() -> list[str]:
+    """Names of the CUDA devices: whatever CUDA_VISIBLE_DEVICES calls them, these stay."""
     import torch
 
-    return torch.cuda.device_count()
+    devices = range(torch.cuda.device_count())
+    return [str(torch.cuda.get_device_properties(i).uuid) for i in devices]
 
 
 def _on_torch(

@@ -15,13 +15,19 @@ if TYPE_CHECKING:
 _SECONDS = (10.0, 3.1, MIN_SAMPLES / SAMPLE_RATE)
 
 
-def vectors(frames: Callable[[torch.Tensor], torch.Tensor]) -> np.ndarray:
-    """Statistics over frames of the check audio: float32 [n, 3, dim]."""
+SMALLEST_COSINE = {"float32": 0.9999, "bfloat16": 0.9995, "float16": 0.9995}
+"""Between a vector of an engine and torch's, below which the engine is refused, by dtype."""
+
+
+def vectors(
+    frames: Callable[[torch.Tensor], torch.Tensor], sounds: slice = slice(None)
+) -> np.ndarray:
+    """Statistics over frames of the check audio, or of some of it: float32 [n, 3, dim]."""
     import torch
 
     with torch.inference_mode():
-        each = [frame_statistics(frames(torch.from_numpy(x))) for x in audio()]
-        return torch.cat(each).numpy()
+        each = [frame_statistics(frames(torch.from_numpy(x))) for x in audio()[sounds]]
+        return torch.cat(each).cpu().numpy()
 
 
 def audio() -> list[np.ndarray]:

@@ -29,9 +29,6 @@ if TYPE_CHECKING:
 CONVERSION = 2
 """Raised when the conversion, the check audio or what is kept changes: all is made anew."""
 
-SMALLEST_COSINE = {"float32": 0.9999, "bfloat16": 0.9995, "float16": 0.9995}
-"""Between a vector of the engine and torch's, below which the engine is refused, by dtype."""
-
 HINT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 """OpenVINO's names of the types."""
 
@@ -75,7 +72,7 @@ def load(
         converted(ov, weights, model, cache)
         for dtype in dtypes or _dtypes(device):
             checked = check(ov, kept, device, dtype, weights)
-            if checked.cosine >= SMALLEST_COSINE[dtype]:
+            if checked.cosine >= muq_check.SMALLEST_COSINE[dtype]:
                 return checked.engine()
             worst.append(f"{checked.cosine:.4f} in {dtype}")
     except OSError as error:

@@ -9,16 +9,24 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
+from embed_assets.encoders import muq_check
 from embed_assets.encoders.frames import SAMPLE_RATE
-from embed_assets.errors import TransientError
+from embed_assets.errors import ConfigurationError, TransientError
 
 if TYPE_CHECKING:
     import torch
 
-GPU_BATCH_SECONDS = 240.0
-"""Audio in one call on a GPU, at first; half of it after each time that memory was short."""
+GPU_BATCH_SECONDS = 480.0
+"""Audio in one call on a GPU, at first; half of it after each time that memory was short.
+
+More than is handed over at once: what is over is not worth a call of its own.
+"""
+
+_CHECKED = slice(1, None)
+"""Of the check audio what takes a CPU a second or two, since each process checks."""
 
 
 @dataclass(frozen=True)
@@ -30,25 +38,68 @@ class Engine:
 
 
 def load(module: torch.nn.Module, device: str) -> Engine:
-    """The engine for a `muq.MuQ` module in evaluation mode, which it moves to the device."""
+    """The engine for a `muq.MuQ` module in evaluation mode, which it moves to the device.
+
+    On a GPU some seconds of audio must give the CPU's vectors before anything else does, in
+    bfloat16 or else in float32.
+
+    Raises:
+        ConfigurationError: torch cannot run it there, or it gives other vectors.
+        TransientError: there is no room for it.
+    """
     import torch
 
     if device == "cpu":
         return Engine(_one_by_one(module), "float32")
-    module = module.to(device)
-    bfloat16 = device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False)
+    theirs = muq_check.vectors(lambda x: module(x).last_hidden_state, _CHECKED)
+    worst = []
+    try:
+        if device.startswith("cuda"):
+            # What is asked without a device, as by autocast, is asked of this one.
+            torch.cuda.set_device(device)
+        module = module.to(device)
+        for dtype in _dtypes(device):
+            forward = partial(_forward, module, device, dtype)
+            cosine = muq_check.smallest_cosine(muq_check.vectors(forward, _CHECKED), theirs)
+            if cosine >= muq_check.SMALLEST_COSINE[dtype]:
+                return Engine(Batches(forward, GPU_BATCH_SECONDS), dtype)
+            worst.append(f"{cosine:.4f} in {dtype}")
+    except RuntimeError as error:
+        said = str(error).strip().partition("\n")[0]
+        if _short_of_memory(error):
+            raise TransientError(
+                f"MuQ does not fit into the memory of {device} now ({said}): close what else"
+                " uses it"
+            ) from error
+        raise ConfigurationError(
+            f"torch {torch.__version__} cannot run MuQ on {device} ({said}): is this GPU too old"
+            " for it, or its driver? Set EMBED_DEVICE=cpu to do without."
+        ) from error
+    raise ConfigurationError(
+        f"MuQ gives other vectors on {device} than on the CPU (cosine {', '.join(worst)}), with"
+        f" torch {torch.__version__}. Set EMBED_DEVICE=cpu, and please report this."
+    )
 
-    def forward(audio: torch.Tensor) -> torch.Tensor:
-        # From pinned memory (`encoders.room`) the copy is the device's own affair.
-        audio = audio.to(device, non_blocking=device.startswith("cuda"))
-        # In muq's own order, so that the mel spectrogram stays outside of autocast.
-        mel = module.model.preprocessing(audio, features=["melspec_2048"])
-        mel = module.model.normalize(mel)["melspec_2048"]
-        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=bfloat16):
-            return module.model.conformer(module.model.conv(mel))[0].float()
 
-    dtype = "bfloat16" if bfloat16 else "float32"
-    return Engine(Batches(forward, GPU_BATCH_SECONDS), dtype)
+def _dtypes(device: str) -> tuple[str, ...]:
+    import torch
+
+    if device.startswith("cuda") and torch.cuda.is_bf16_supported(including_emulation=False):
+        return ("bfloat16", "float32")
+    return ("float32",)
+
+
+def _forward(module: torch.nn.Module, device: str, dtype: str, audio: torch.Tensor) -> torch.Tensor:
+    import torch
+
+    # From pinned memory (`encoders.room`) the copy is the device's own affair.
+    audio = audio.to(device, non_blocking=device.startswith("cuda"))
+    # In muq's own order, so that the mel spectrogram stays outside of autocast.
+    mel = module.model.preprocessing(audio, features=["melspec_2048"])
+    mel = module.model.normalize(mel)["melspec_2048"]
+    lower = dtype != "float32"
+    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=lower):
+        return module.model.conformer(module.model.conv(mel))[0].float()
 
 
 def _one_by_one(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -87,12 +138,12 @@ class Batches:
             except RuntimeError as error:
                 if not _short_of_memory(error):
                     raise
-                if size == 1:
-                    raise TransientError(
-                        f"not even one window of {length:.0f} s fits into the GPU's memory:"
-                        " close what else uses it, or set EMBED_WINDOW_SECONDS lower"
-                    ) from error
             # Outside of `except`: the error's traceback holds what is to be freed.
+            if size == 1:
+                raise TransientError(
+                    f"not even one window of {length:.0f} s fits into the GPU's memory:"
+                    " close what else uses it, or set EMBED_WINDOW_SECONDS lower"
+                )
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             self.seconds = size / 2 * length
@@ -101,4 +152,6 @@ class Batches:
 
 def _short_of_memory(error: RuntimeError) -> bool:
     """Whether the device has no more memory: torch says it one way, its libraries another."""
-    return "out of memory" in str(error).lower() or "ALLOC_FAILED" in str(error)
+    said = str(error)
+    short = ("ALLOC_FAILED", "unable to find an engine to execute")  # cuBLAS, cuDNN
+    return "out of memory" in said.lower() or any(words in said for words in short)

@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 
-from embed_assets.errors import TrackRejected, TransientError
+from embed_assets.errors import DeviceFailed, TrackRejected, TransientError
 from embed_assets.library.manifest import check_unchanged
 from embed_assets.vectors.device import Batch, Heard, take
 from embed_assets.vectors.embed_track import Done, EncoderChoice, Job, from_store
@@ -29,6 +29,9 @@ LONGEST_SECONDS = 600.0
 
 MOST_DECODERS = 16
 """A core decodes some 800 seconds of audio a second; on paper an H100 wants twelve."""
+
+MOST_READY = 64
+"""Tracks that needed no device, before the device is asked for what it has, and all are told."""
 
 LOST = "the process of the device died while this track was under way; it is tried again"
 
@@ -57,15 +60,18 @@ class DecodeAhead:
         under_way: dict[int, Batch] = {}
         batches = self._batches(function, jobs, ready)
         # What the device still has at the end, it gives for a batch with nothing in it.
-        for items in (batches, [Batch(-1)]):
+        for items in (batches, _rest(under_way)):
             for batch, outcome in self.device.run(take, _noting(items, under_way)):
                 while ready:
                     yield ready.popleft()
                 if isinstance(outcome, BaseException):
-                    yield from _failed(under_way.pop(batch.number), outcome)
+                    yield from _failed(under_way.pop(batch.number, batch), outcome)
                     continue
                 for number, outcomes in outcome.items():
                     yield from zip(_jobs(under_way.pop(number)), outcomes, strict=True)
+                    for failed in outcomes:
+                        if isinstance(failed, DeviceFailed):
+                            raise failed
         for batch in under_way.values():
             yield from _failed(batch, TransientError(LOST))
         yield from ready
@@ -83,6 +89,8 @@ class DecodeAhead:
         for job, outcome in self.decoders.run(decode_track, jobs):
             if isinstance(outcome, Done | BaseException):
                 ready.append((job, outcome))
+                if len(ready) >= MOST_READY:
+                    yield Batch(next(numbers))
             elif isinstance(outcome, Job):
                 yield Batch(next(numbers), job=job, function=function)
             else:
@@ -108,7 +116,8 @@ def open_embedders(
         with open_pool(workers) as pool:
             yield pool
         return
-    with open_pool(min(max(1, cpu_count() - 1), MOST_DECODERS)) as decoders, open_pool(1) as device:
+    workers = max(1, min(cpu_count() - 1, MOST_DECODERS) >> failed_tries)
+    with open_pool(workers) as decoders, open_pool(1) as device:
         yield DecodeAhead(decoders, device)
 
 
@@ -139,13 +148,19 @@ def decode_track(job: Job) -> Heard | Job | Done:
         return job
     windows = np.stack(heard.windows)
     spent = time.perf_counter() - started
-    return Heard(job, windows, heard.decoded_seconds, heard.notes, spent)
+    audio, samples = windows.tobytes(), windows.shape[1]
+    return Heard(job, audio, samples, heard.decoded_seconds, heard.notes, spent)
 
 
 def _noting(batches: Iterable[Batch], under_way: dict[int, Batch]) -> Iterator[Batch]:
     for batch in batches:
         under_way[batch.number] = batch
         yield batch
+
+
+def _rest(under_way: dict[int, Batch]) -> Iterator[Batch]:
+    if under_way:
+        yield Batch(-1)
 
 
 def _jobs(batch: Batch) -> list[Job]:

@@ -20,7 +20,7 @@ from embed_assets import encoders
 from embed_assets.errors import TrackRejected
 from embed_assets.vectors.embed_track import Done, Job, embedded, load_encoder
 
-WRITERS = 4
+WRITERS = 16
 """Threads that write vectors: each waits for the disk, a file at a time."""
 
 AHEAD = 2
@@ -29,18 +29,28 @@ AHEAD = 2
 
 @dataclass(frozen=True)
 class Heard:
-    """A decoded track on its way to the device: `windows` is float32 [n, T]."""
+    """A decoded track on its way to the device.
+
+    `audio` are its windows, float32 [n, T], as bytes: these go through a pipe ten times as fast as
+    an array.
+    """
 
     job: Job
-    windows: np.ndarray
+    audio: bytes
+    samples: int
     decoded_seconds: float
     note: str
     decode_seconds: float
 
     @property
+    def windows(self) -> np.ndarray:
+        """The windows, float32 [n, T], read-only."""
+        return np.frombuffer(self.audio, np.float32).reshape(-1, self.samples)
+
+    @property
     def seconds(self) -> float:
         """Audio in its windows."""
-        return self.windows.size / self.job.recipe.sample_rate
+        return len(self.audio) / 4 / self.job.recipe.sample_rate
 
 
 @dataclass(frozen=True)
@@ -103,6 +113,7 @@ class _Desk:
 
     def _encode_equal(self, tracks: list[Heard], windows: np.ndarray) -> list[Settling]:
         """Encode tracks whose windows, float32 [n, T], have one length, together."""
+        ends = np.cumsum([len(track.audio) // (4 * track.samples) for track in tracks])[:-1]
         started = time.perf_counter()
         try:
             encoder = load_encoder(tracks[0].job)
@@ -111,15 +122,18 @@ class _Desk:
         except TrackRejected as error:
             if len(tracks) == 1:
                 return [error]
-            return [self._encode_equal([track], track.windows)[0] for track in tracks]
+            each = zip(tracks, np.split(windows, ends), strict=True)
+            return [self._encode_equal([track], mine)[0] for track, mine in each]
         except Exception as error:
-            return [error for _ in tracks]
-        each = (time.perf_counter() - loaded) / len(vectors)
+            # Kept until it is asked for; its traceback would keep what is on the device, too.
+            told = error.with_traceback(None)
+            return [told for _ in tracks]
+        a_window = (time.perf_counter() - loaded) / len(vectors)
         loading = loaded - started
         settling: list[Settling] = []
-        ends = np.cumsum([len(track.windows) for track in tracks])
-        for track, mine in zip(tracks, np.split(vectors, ends[:-1]), strict=True):
-            spent = {"load": loading, "decode": track.decode_seconds, "encode": each * len(mine)}
+        for track, mine in zip(tracks, np.split(vectors, ends), strict=True):
+            encoding = a_window * len(mine)
+            spent = {"load": loading, "decode": track.decode_seconds, "encode": encoding}
             arguments = track.job, encoder, mine, track.decoded_seconds, track.note, spent
             settling.append(self.writing.submit(_attempt, embedded, *arguments))
             loading = 0.0
@@ -130,7 +144,7 @@ def _gathered(tracks: list[Heard], device: str) -> list[tuple[list[int], np.ndar
     """Windows of one length together, float32 [n, T], and which tracks they are of."""
     by_length: dict[int, list[int]] = {}
     for place, track in enumerate(tracks):
-        by_length.setdefault(track.windows.shape[1], []).append(place)
+        by_length.setdefault(track.samples, []).append(place)
     gathered = []
     for length, places in by_length.items():
         each = [tracks[place].windows for place in places]
