@@ -232,6 +232,8 @@ cli_index.add_to(app)
 
 def main() -> None:
     """Entry point: errors on purpose become one line on stderr and an exit code."""
+    for sentence in Settings.mistyped():
+        terminal.tell(sentence)
     try:
         app()
     except ConfigurationError as e:
@@ -254,8 +256,6 @@ def _ready(settings: Settings, may_be_empty: bool = False) -> None:
     from embed_assets import encoders
     from embed_assets.library.walk import require_library
 
-    for sentence in settings.mistyped():
-        terminal.tell(sentence)
     require_library(settings.library, may_be_empty)
     # Runs are processes of their own: they see the settings as this process understood them.
     os.environ.update(settings.environment())

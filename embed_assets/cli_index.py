@@ -11,6 +11,7 @@ import typer
 from rich.filesize import decimal
 
 from embed_assets.commands.terminal import AsJson, print_json
+from embed_assets.identity import PARTS
 from embed_assets.settings import Settings
 
 
@@ -130,6 +131,8 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _gates(row: dict[str, Any]) -> str:
+    if row["of"] == PARTS:
+        return "measured with those of the tracks"
     if row["gates_passed"] is None:
         return "not measured yet; `--check` does"
     told = [f"{g['name']} {g['value']:g}" for g in row["gates"]]

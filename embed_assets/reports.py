@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sqlite3
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from embed_assets.identity import display_path
+from embed_assets.identity import display_path, folded
 from embed_assets.rows import Embedding, Problem, Track
 from embed_assets.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
 
@@ -211,7 +212,10 @@ def track_by_name(tables: Tables, name: str) -> Track | None:
 
 
 def tracks_by_words(tables: Tables, words: str, limit: int = 10) -> list[Track]:
-    """Tracks whose title, artist, album or path holds every word, the best matches first."""
+    """Tracks whose title, artist, album or path holds every word, the best matches first.
+
+    Where none does as they are spelled, case and accents do not count.
+    """
     parts = words.split()
     if not parts:
         return []
@@ -227,7 +231,23 @@ def tracks_by_words(tables: Tables, words: str, limit: int = 10) -> list[Track]:
             " LIMIT ?",
             (*likes, words, *likes, limit),
         )
-        return [Track(*row) for row in rows]
+        found = [Track(*row) for row in rows]
+        return found or _by_folded_words(db, [folded(p) for p in parts], limit)
+
+
+def _by_folded_words(db: sqlite3.Connection, words: list[str], limit: int) -> list[Track]:
+    def fits(names: str, path: bytes) -> bool:
+        there = folded(f"{names} {display_path(path)}")
+        return all(word in there for word in words)
+
+    db.create_function("fits", 2, fits, deterministic=True)
+    rows = db.execute(
+        f"SELECT {_TRACK} FROM tracks t WHERE t.audio_hash IS NOT NULL AND"
+        " fits(t.title || ' ' || t.artist || ' ' || t.album_artist || ' ' || t.album, t.path)"
+        " ORDER BY length(t.path), t.path LIMIT ?",
+        (limit,),
+    )
+    return [Track(*row) for row in rows]
 
 
 def _escaped(word: str) -> str:

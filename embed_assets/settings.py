@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import re
+from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Literal
@@ -158,14 +159,21 @@ class Settings(BaseSettings):
         from dotenv import dotenv_values
 
         known = [f"EMBED_{name.upper()}" for name in cls.model_fields]
-        there = {name.upper(): name for name in (*os.environ, *dotenv_values(".env"))}
+        names = list(os.environ)
+        # What is wrong with the file as a whole, `load` says.
+        with suppress(OSError, UnicodeDecodeError):
+            names += dotenv_values(".env")
+        there = {name.upper(): name for name in names}
         near = {
-            name: get_close_matches(upper, known, n=1, cutoff=0.85)
+            name: {
+                *get_close_matches(upper, known, cutoff=0.85),
+                *(k for k in known if len(upper) > len("EMBED_") and k.startswith(upper)),
+            }
             for upper, name in there.items()
-            if upper not in known and not upper.startswith("EMBED_TEST_")
+            if upper not in known and upper.startswith("EMBED")
         }
         return [
-            f"{name} is no setting and has no effect: is it {found[0]}?"
+            f"{name} is no setting and has no effect: is it {' or '.join(sorted(found))}?"
             for name, found in near.items()
             if found
         ]

@@ -76,6 +76,17 @@ def test_words_that_mean_several_tracks_say_which_was_taken(asked):
     assert ask(asked, "similar", "Some/0.flac").stderr == ""
 
 
+def test_words_find_a_track_whatever_their_case_and_accents(asked):
+    blue = ask(asked, "similar", "Blue 0", "--json").stdout
+    assert ask(asked, "similar", "0 BLÜE", "--json").stdout == blue
+
+
+def test_a_question_of_several_tracks_is_headed_by_all_of_them(asked):
+    told = ask(asked, "similar", "Some/0.flac", "--also", "Odd").stdout.splitlines()[0]
+    assert "Some/0.flac" in told
+    assert "Odd" in told
+
+
 def test_filters_several_tracks_and_a_folder(asked):
     def paths(*arguments):
         return {m["path"] for m in json.loads(ask(asked, *arguments, "--json").stdout)}

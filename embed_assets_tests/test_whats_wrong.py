@@ -78,13 +78,19 @@ def test_a_mistyped_setting_is_named_with_what_was_meant(world):
     world.settings["EMBED_LIBARY"] = str(world.library)
     world.settings["EMBED_OF_ANOTHER_PROGRAM"] = "1"
     (world.root / ".env").write_text("EMBED_WINDOW=6\n")
-    done = world.run("sync")
-    assert done.returncode == 2
-    for wrong, meant in (("EMBED_LIBARY", "EMBED_LIBRARY"), ("EMBED_WINDOW", "EMBED_WINDOWS")):
-        sentence = f"{wrong} is no setting and has no effect: is it {meant}?"
-        assert sentence in done.stderr
-        assert sentence in doctor(world)[1]["settings"]["message"]
-    assert "ANOTHER" not in done.stderr
+    found = doctor(world)[1]
+    for command in ("sync", "status"):
+        done = world.run(command)
+        assert done.returncode == 2
+        for wrong, meant in (
+            ("EMBED_LIBARY", "EMBED_LIBRARY"),
+            ("EMBED_WINDOW", "EMBED_WINDOWS or EMBED_WINDOW_SECONDS"),
+        ):
+            sentence = f"{wrong} is no setting and has no effect: is it {meant}?"
+            assert sentence in done.stderr
+            assert sentence in found["settings"]["message"]
+        assert "ANOTHER" not in done.stderr
+    assert found["removals"]["message"] == "see library"
 
 
 def test_neither_a_login_nor_a_traceback_comes_of_wrong_settings(world):

@@ -49,16 +49,22 @@ def doctor(settings: Settings, deep: bool = False) -> list[Finding]:
     checks: list[tuple[str, Callable[[Settings, Project], str]]] = [
         ("settings", _settings),
         ("library", _library),
+        ("encoder", _encoder),
         ("removals", _removals),
         ("home", _home),
-        ("encoder", _encoder),
         ("device", _device),
         ("index", _index),
         ("vectors", lambda settings, project: _vectors(project, deep)),
         ("tracks", _tracks),
         ("dagster", _dagster),
     ]
-    return [_finding(name, check, settings, project) for name, check in checks]
+    found: list[Finding] = []
+    for name, check in checks:
+        made = _finding(name, check, settings, project)
+        # What is wrong is said once, by the check whose matter it is.
+        same = next((f for f in found if not made.ok and f.message == made.message), None)
+        found.append(Finding(name, None, f"see {same.check}") if same else made)
+    return found
 
 
 def _finding(

@@ -9,13 +9,13 @@ range.
 from __future__ import annotations
 
 import re
-import unicodedata
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
 from functools import lru_cache
 
 from embed_assets.errors import ConfigurationError
+from embed_assets.identity import folded
 from embed_assets.index.row import NUMBERS, TEXT_BYTES, TrackRow
 
 FIELDS = tuple(f.name for f in fields(TrackRow))
@@ -139,9 +139,7 @@ def _has_words(value: str, words: str) -> bool:
 @lru_cache(maxsize=1 << 17)
 def _plain(text: str) -> str:
     """Words in lower case without accents, each between spaces."""
-    bare = unicodedata.normalize("NFKD", text.casefold())
-    bare = "".join(c for c in bare if not unicodedata.combining(c))
-    return " " + " ".join(re.findall(r"[^\W_]+", bare)) + " "
+    return " " + " ".join(re.findall(r"[^\W_]+", folded(text))) + " "
 
 
 def _number(text: str, top: bool) -> float:
