@@ -71,7 +71,7 @@ def find(project: Project, query: str) -> Found:
         NotFound: none fits.
         ConfigurationError: the library was never scanned.
     """
-    if not query.strip():
+    if not query.strip(" /"):
         raise NotFound("ask with a path, or with words of title and artist")
     if found := _at_path(project, query):
         return found
