@@ -254,12 +254,16 @@ class Tables(Database):
                 db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
 
     def indexed(self, place: str) -> dict[bytes, str]:
-        """Path of each folder -> the version that was last written to this place."""
+        """Path of each folder -> the version that was last written to this place.
+
+        Not of folders whose scan was begun and never ended, as by a kill: their rows may be others.
+        """
         with self.connect() as db:
             return dict(
                 db.execute(
                     "SELECT f.path, i.version FROM indexed i"
-                    " JOIN folders f ON f.folder_id = i.folder_id WHERE i.place = ?",
+                    " JOIN folders f ON f.folder_id = i.folder_id"
+                    " WHERE i.place = ? AND f.digest IS NOT NULL",
                     (place,),
                 )
             )

@@ -15,6 +15,7 @@ import dagster as dg
 import numpy as np
 
 from embed_assets.defs import state
+from embed_assets.identity import folder_id
 from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
 from embed_assets_tests.evidence import slots_held
@@ -235,3 +236,16 @@ def test_a_sync_that_is_stopped_cancels_its_run_at_once_and_tries_no_step_again(
         assert [r.status for r in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
     assert events(world, dg.DagsterEventType.STEP_UP_FOR_RETRY) == []
     assert not slots_held(world)
+
+
+def test_a_scan_that_was_killed_is_done_again_though_the_folder_is_as_it_was(world):
+    world.album("Album", 1, 2)
+    world.sync()
+    project = world.project()
+    tables, folder = project.tables, folder_id(project.library.name, b"Album")
+    # What a run leaves that is killed while it reads a change that is then taken back.
+    tables.begin_scan(folder, b"Album", "killed")
+    assert json.loads(world.run("status", "--json").stdout)["folders_to_do"] == 1
+    assert world.sync()["failed_folders"] == 0
+    assert tables.digest(folder)
+    assert json.loads(world.run("status", "--json").stdout)["folders_to_do"] == 0
