@@ -226,7 +226,7 @@ def test_a_sync_that_is_stopped_cancels_its_run_at_once_and_tries_no_step_again(
     heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
     sync = subprocess.Popen(command, env=world.environment, cwd=world.root, preexec_fn=heeds)
     started = dg.DagsterEventType.STEP_START
-    # Two that open a new Dagster instance at once may make its tables twice, which ends one of them.
+    # Two that open a new Dagster instance at once may make its tables twice, which ends one.
     world.until((world.home / "tables.sqlite").exists, "it has begun")
     world.until(lambda: "audio_embeddings" in dict(events(world, started)), "it embeds")
     asked = time.monotonic()
