@@ -9,7 +9,6 @@ import subprocess
 import sys
 import time
 import wave
-from functools import partial
 
 import dagster as dg
 import numpy as np
@@ -221,14 +220,24 @@ def test_a_sync_that_is_stopped_cancels_its_run_at_once_and_tries_no_step_again(
         with wave.open(str(world.library / f"Long/{i}.wav"), "wb") as file:
             file.setparams((1, 1, 8000, 0, "NONE", ""))
             file.writeframes(noise * 3600)
-    command = [sys.executable, "-m", "embed_assets.cli", "sync"]
-    # Tests that a script runs in the background hand SIGINT on as ignored; a terminal does not.
-    heeds = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)
-    sync = subprocess.Popen(command, env=world.environment, cwd=world.root, preexec_fn=heeds)
+    # Tests that a script runs in the background hand SIGINT on as ignored; a terminal does not. No
+    # preexec_fn: gRPC has threads in this process, and minds a fork.
+    heeds = (
+        "import os, signal, sys; signal.signal(signal.SIGINT, signal.SIG_DFL);"
+        " os.execv(sys.executable, sys.argv[1:])"
+    )
+    command = [sys.executable, "-c", heeds, sys.executable, "-m", "embed_assets.cli", "sync"]
+    with open(world.root / "sync.log", "wb") as log:
+        sync = subprocess.Popen(
+            command, env=world.environment, cwd=world.root, stdout=log, stderr=log
+        )
+
+    def embeds():
+        assert sync.poll() is None, (world.root / "sync.log").read_text()
+        return "audio_embeddings" in dict(events(world, started))
+
     started = dg.DagsterEventType.STEP_START
-    # Two that open a new Dagster instance at once may make its tables twice, which ends one.
-    world.until((world.home / "tables.sqlite").exists, "it has begun")
-    world.until(lambda: "audio_embeddings" in dict(events(world, started)), "it embeds")
+    world.until(embeds, "it embeds")
     asked = time.monotonic()
     sync.send_signal(signal.SIGINT)
     sync.wait(30)

@@ -18,18 +18,15 @@ import pytest
 from embed_assets import encoders
 from embed_assets.encoders import (
     Encoder,
-    devices,
-    muq,
     muq_check,
     muq_kept,
     muq_openvino,
     muq_torch,
     weights,
 )
-from embed_assets.encoders.devices import lease_cuda
 from embed_assets.encoders.muq import reference
 from embed_assets.encoders.muq_module import load_module
-from embed_assets.errors import ConfigurationError, DeviceFailed, TransientError
+from embed_assets.errors import ConfigurationError, DeviceFailed
 from embed_assets.vectors.pooling import pool
 from embed_assets_tests.synth import write_track
 
@@ -183,44 +180,6 @@ def test_a_cache_that_cannot_be_written_costs_speed_not_vectors(
     assert str(tmp_path / "openvino") in engine.warning
 
 
-@pytest.mark.parametrize(
-    "said",
-    [
-        "CUDA out of memory. Tried to allocate 2.00 GiB",
-        "MPS backend out of memory (MPS allocated: 9 GB)",
-        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`",
-    ],
-)
-def test_what_memory_cannot_hold_is_tried_in_halves_and_remembered(said: str) -> None:
-    import torch
-
-    sizes = []
-    kind = torch.OutOfMemoryError if said.startswith("CUDA out") else RuntimeError
-
-    def forward(audio: torch.Tensor) -> torch.Tensor:
-        sizes.append(len(audio))
-        if len(audio) > 3:
-            raise kind(said)
-        return audio[:, :4, None]
-
-    audio = torch.randn(10, RATE)
-    batches = muq_torch.Batches(forward, seconds=8.0)
-    for tries in ([8, 4, 2, 2, 2, 2, 2], [2, 2, 2, 2, 2]):
-        sizes.clear()
-        assert torch.equal(batches(audio), audio[:, :4, None])
-        assert sizes == tries
-
-
-def test_a_single_window_that_memory_cannot_hold_fails_the_step() -> None:
-    import torch
-
-    def forward(audio: torch.Tensor) -> torch.Tensor:
-        raise torch.OutOfMemoryError("CUDA out of memory")
-
-    with pytest.raises(TransientError, match="EMBED_WINDOW_SECONDS"):
-        muq_torch.Batches(forward, seconds=8.0)(torch.zeros(4, RATE))
-
-
 def test_torch_on_another_device_must_give_the_vectors_of_the_plain_module(
     small: Path, tmp_path: Path, plain: Encoder, windows: list[np.ndarray]
 ) -> None:
@@ -240,18 +199,6 @@ def test_torch_on_another_device_must_give_the_vectors_of_the_plain_module(
         muq_torch.load(module(), "meta")
 
 
-def test_a_gpu_that_cannot_be_used_is_not_kept_from_others(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(muq, "resolve_device", lambda wanted: "cuda")
-    monkeypatch.setattr(muq, "_cuda_devices", lambda: ["only"])
-    for _ in range(2):
-        with pytest.raises(ConfigurationError, match="cannot run MuQ on cuda:0"):
-            muq.load(str(small), "cuda", tmp_path)
-    assert lease_cuda(["only"], tmp_path / "leases", wait_seconds=0) == "cuda:0"
-    devices.end_leases()
-
-
 def test_a_gpu_that_fails_is_no_track_s_fault(plain: Encoder) -> None:
     def broken(audio: object) -> NoReturn:
         raise RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")
@@ -261,37 +208,6 @@ def test_a_gpu_that_fails_is_no_track_s_fault(plain: Encoder) -> None:
         DeviceFailed, match=r"cuda:1 failed \(CUDA error: unspecified launch failure\)"
     ):
         gpu.encode(np.zeros((1, RATE), np.float32))
-
-
-def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(
-    small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    import torch
-
-    if torch.cuda.is_available():
-        pytest.skip("torch can use the GPU of this machine")
-    monkeypatch.setattr(devices, "nvidia_gpu", lambda: "/dev/nvidia0")
-    with pytest.raises(ConfigurationError, match=r"/dev/nvidia0.*cannot use.*EMBED_DEVICE=cpu"):
-        encoders.load("muq", str(small), "auto", tmp_path)
-    assert encoders.one_process("muq", "auto")
-    assert not encoders.one_process("muq", "cpu")
-    assert not encoders.one_process("acoustic", "auto")
-
-
-def test_a_gpu_that_is_hidden_from_this_process_is_none(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
-    assert devices.nvidia_gpu() == ""
-
-
-def test_each_process_leases_a_gpu_of_its_own(tmp_path: Path) -> None:
-    assert [lease_cuda(["a", "b"], tmp_path) for _ in range(2)] == ["cuda:0", "cuda:1"]
-    with pytest.raises(TransientError, match="all 2 CUDA devices are leased"):
-        lease_cuda(["a", "b"], tmp_path, wait_seconds=0)
-    context = multiprocessing.get_context("spawn")
-    with context.Pool(1) as process:
-        assert process.apply(lease_cuda, (["a", "b", "c"], tmp_path)) == "cuda:2"
-    # Its process is gone, and the lease with it.
-    assert lease_cuda(["a", "b", "c"], tmp_path, wait_seconds=10) == "cuda:2"
 
 
 def in_processes(count: int, small: Path, cache: Path) -> list[tuple[str, bool]]:
