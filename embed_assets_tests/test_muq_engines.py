@@ -227,14 +227,18 @@ def _load(small: Path, cache: Path) -> tuple[str, bool]:
     return engine.engine, bool({"muq", "transformers"} & set(sys.modules))
 
 
-@pytest.mark.parametrize(("height", "width"), [(64, 50), (32, 25), (4, 1)])
-def test_fewer_multiplications_give_the_same_convolution(height: int, width: int) -> None:
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize(("height", "width"), [(64, 50), (32, 25), (8, 1)])
+def test_fewer_multiplications_give_the_same_convolution(
+    height: int, width: int, stride: int
+) -> None:
     import torch
 
     from embed_assets.encoders.muq_winograd import minimal_conv
 
     torch.manual_seed(0)
-    conv, norm = torch.nn.Conv2d(16, 24, 3, padding=1), torch.nn.BatchNorm2d(24).eval()
+    conv = torch.nn.Conv2d(16, 24, 3, padding=1, stride=stride)
+    norm = torch.nn.BatchNorm2d(24).eval()
     for tensor in (norm.running_mean, norm.weight, norm.bias):
         torch.nn.init.normal_(tensor)
     torch.nn.init.uniform_(norm.running_var, 0.5, 2)
@@ -243,4 +247,4 @@ def test_fewer_multiplications_give_the_same_convolution(height: int, width: int
         theirs, ours = norm(conv(x)), minimal_conv(conv, norm)(x)
     torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-4)
     with pytest.raises(ValueError, match="stride"):
-        minimal_conv(torch.nn.Conv2d(16, 24, 3, padding=1, stride=2), norm)
+        minimal_conv(torch.nn.Conv2d(16, 24, 3, padding=1, stride=3), norm)

@@ -26,7 +26,7 @@ from embed_assets.encoders.weights import Weights
 if TYPE_CHECKING:
     import torch
 
-CONVERSION = 2
+CONVERSION = 3
 """Raised when the conversion, the check audio or what is kept changes: all is made anew."""
 
 HINT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
@@ -154,8 +154,13 @@ def convert(ov: Any, weights: Weights, model: str, folder: Path, *, minimal: boo
     try:
         vectors = muq_check.vectors(lambda x: module(x).last_hidden_state)
         np.save(folder / REFERENCE, vectors)
-        for block in module.model.conv.conv if minimal else ():
-            block.conv2, block.bn2 = minimal_conv(block.conv2, block.bn2), Identity()
+        first, second = module.model.conv.conv
+        # What takes the spectrogram itself has one channel, and nothing to save.
+        large = ((first, 2), (second, 1), (second, 2), (second, 3))
+        for block, number in large if minimal else ():
+            conv, norm = getattr(block, f"conv{number}"), getattr(block, f"bn{number}")
+            setattr(block, f"conv{number}", minimal_conv(conv, norm))
+            setattr(block, f"bn{number}", Identity())
         graph = _graph(ov, module)
         ov.save_model(graph, folder / MODEL, compress_to_fp16=False)
     finally:
