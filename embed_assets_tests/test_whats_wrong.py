@@ -3,11 +3,13 @@
 import json
 import os
 import shutil
+import sys
 import time
 
 import dagster as dg
 import pytest
 
+from embed_assets.encoders.devices import nvidia_gpu
 from embed_assets.index.connection import connect
 from embed_assets_tests.synth import write_track
 from embed_assets_tests.test_failures import events
@@ -70,6 +72,30 @@ def test_settings_that_mean_nothing_are_refused_by_every_command(world, name, va
     done = world.run("doctor")
     assert done.returncode in (1, 2)
     assert name in done.stdout + done.stderr
+
+
+@pytest.mark.parametrize(
+    ("encoder", "device", "why"),
+    [
+        ("acoustic", "cuda", "acoustic runs on CPUs only"),
+        ("acoustic", "openvino:GPU", "acoustic runs on CPUs only"),
+        ("muq", "cuda:1", "no NVIDIA GPU"),
+        ("muq", "mps", "only Macs"),
+    ],
+)
+def test_a_gpu_that_is_not_there_ends_sync_before_anything_is_downloaded(
+    world, encoder, device, why
+):
+    if (device == "cuda:1" and nvidia_gpu()) or (device == "mps" and sys.platform == "darwin"):
+        pytest.skip("there is one")
+    world.album("Album", 1)
+    world.settings |= {"EMBED_ENCODER": encoder, "EMBED_DEVICE": device}
+    for command in ("sync", "up"):
+        done = world.run(command)
+        assert done.returncode == 2, done.stderr
+        assert f"EMBED_DEVICE is '{device}'" in done.stderr
+        assert why in done.stderr
+    assert not world.home.exists()
 
 
 def test_a_mistyped_setting_is_named_with_what_was_meant(world):

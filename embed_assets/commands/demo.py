@@ -28,6 +28,7 @@ def demo_settings(settings: Settings) -> Settings:
         library=home / "music",
         home=home,
         encoder="acoustic",
+        device="auto",
         milvus_uri=str(home / "milvus.db"),
         milvus_token="",
         milvus_database="",

@@ -132,6 +132,7 @@ def load(name: str, model: str, device: str, cache: Path) -> Encoder:
         case "acoustic":
             from embed_assets.encoders import acoustic
 
+            require_device(name, device)
             return acoustic.load()
         case _:
             _unknown(name)
@@ -165,14 +166,23 @@ def is_quick(name: str) -> bool:
 
 
 def require_device(name: str, device: str) -> None:
-    """Fail where this machine cannot run `muq-int8` on that device: before weights are fetched.
+    """Fail where an encoder cannot run on that device: before weights are fetched.
 
     Imports nothing heavy; what else may be wrong with a device is found out by `load`.
     """
+    if name == "muq":
+        from embed_assets.encoders import devices
+
+        devices.require(device)
     if name == "muq-int8":
         from embed_assets.encoders import muq_int8
 
         muq_int8.require(device)
+    if name == "acoustic" and device not in ("auto", "cpu", "openvino:CPU"):
+        raise ConfigurationError(
+            f"EMBED_ENCODER=acoustic runs on CPUs only, but EMBED_DEVICE is {device!r}. Set"
+            " EMBED_DEVICE=cpu; or EMBED_ENCODER=muq, for which a GPU is of use."
+        )
 
 
 def require(name: str, model: str, device: str, cache: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
+import sys
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -57,6 +58,25 @@ def resolve_device(wanted: str) -> str:
             return _openvino_device(wanted, index)
         case _:
             found = "there is no such device"
+    raise ConfigurationError(f"EMBED_DEVICE is {wanted!r}, but {found}. {_CHOICES}.")
+
+
+def require(wanted: str) -> None:
+    """Fail where `resolve_device` is bound to, as far as can be told without loading torch.
+
+    Raises:
+        ConfigurationError: a kind of GPU was asked for of which this machine has none.
+    """
+    kind = wanted.partition(":")[0]
+    # What torch calls CUDA are AMD's GPUs in a build for ROCm.
+    if kind == "cuda" and not nvidia_gpu() and not os.path.exists("/dev/kfd"):
+        found = "this machine shows no NVIDIA GPU to this process"
+        if not os.environ.get("CUDA_VISIBLE_DEVICES", "0"):
+            found += " (CUDA_VISIBLE_DEVICES is empty)"
+    elif kind == "mps" and sys.platform != "darwin":
+        found = "only Macs have that"
+    else:
+        return
     raise ConfigurationError(f"EMBED_DEVICE is {wanted!r}, but {found}. {_CHOICES}.")
 
 
