@@ -177,7 +177,7 @@ def path(
     if as_json:
         print_json([command.as_json(m) for m in answer.matches])
         return
-    print_matches("A way (the score is the cosine to the track before):", answer.matches)
+    print_matches("A way (score: the cosine to the track before):", answer.matches, asked=steps)
 
 
 def radio(
@@ -219,8 +219,7 @@ def radio(
     if as_json:
         print_json([command.as_json(m) for m in played])
         return
-    heading = f"Drifting from {' and '.join(f.name for f in found)}:"
-    print_matches(heading, played, asked=n)
+    print_matches(f"Drifting from {' and '.join(f.name for f in found)}:", played, asked=n)
 
 
 def duplicates(

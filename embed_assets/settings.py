@@ -45,7 +45,8 @@ class Settings(BaseSettings):
     device: str = Field(
         "auto",
         description="`auto` (CUDA if there is one, else the CPU), `cpu`, `cuda`, `cuda:N`, `mps`,"
-        " `openvino:GPU` (Intel graphics). One that is not there is an error.",
+        " `openvino:GPU` (Intel graphics). One that is not there, or that the encoder cannot use, is"
+        " an error.",
     )
     window_seconds: float = Field(
         10.0, ge=1.0, le=600.0, allow_inf_nan=False, description="Length of a window, in seconds."

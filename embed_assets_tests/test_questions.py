@@ -150,9 +150,11 @@ def test_a_way_leads_from_one_to_the_other_in_small_steps(shelf):
     assert (names[0], names[-1], len(names)) == (0, 39, 8)
     assert max(b - a for a, b in pairwise(names)) <= 8
     assert min(m.score for m in way) > np.cos(np.pi / 2 / 6)
-    few = questions.path(ready, 0, 1, 200)
-    assert len(few) <= 80
-    assert len({m.path for m in few}) == len(few)
+    for steps, comes in ((60, 60), (80, 80), (200, 80)):
+        long = [m.path for m in questions.path(ready, 0, 1, steps)]
+        assert (len(long), len(set(long))) == (comes, comes)
+    with pytest.raises(ConfigurationError, match="the same audio"):
+        questions.path(ready, 3, 3, 5)
 
 
 def test_a_drift_never_plays_a_track_twice_nor_an_artist_soon_again(shelf):

@@ -12,7 +12,15 @@ from dataclasses import asdict, dataclass
 
 import numpy as np
 
-from embed_assets.commands.find import Found, NotFound, find, find_all, not_indexed
+from embed_assets.commands.find import (
+    OTHERS,
+    Found,
+    NotFound,
+    find,
+    find_all,
+    name_of,
+    not_indexed,
+)
 from embed_assets.commands.served import WAIT_SECONDS, held_ready, searcher_of, spec_of
 from embed_assets.identity import IndexSpec
 from embed_assets.index import filters, questions, search
@@ -96,9 +104,13 @@ def similar(
 def path(
     project: Project, start: str, end: str, steps: int, where: Sequence[Condition] = ()
 ) -> Answer:
-    """A smooth way from one track to another, both included; see `questions.path`."""
-    ends = [find(project, start), find(project, end)]
+    """A smooth way from one track to another, both included; see `questions.path`.
+
+    Of a folder its first track is taken, and its `notes` say so.
+    """
+    found = [find(project, start), find(project, end)]
     searcher = searcher_of(project)
+    ends = [_one_of(searcher, one) for one in found]
     first, last = (_positions(searcher, [one])[0] for one in ends)
     return Answer(tuple(ends), questions.path(searcher, first, last, steps, where=where))
 
@@ -129,6 +141,17 @@ def duplicates(
 def as_json(match: Match) -> dict[str, object]:
     """The object that the interface promises for a match, and more."""
     return asdict(match) | {"score": round(match.score, 6)}
+
+
+def _one_of(searcher: Searcher, found: Found) -> Found:
+    """The first track that is indexed, where a folder was named."""
+    if len(found.tracks) == 1:
+        return found
+    tracks = [t for t in found.tracks if searcher.find([t.track_id])]
+    if not tracks:
+        raise not_indexed(found)
+    first, *others = tracks
+    return Found((first,), name_of(first), tuple(others[:OTHERS]))
 
 
 def _positions(searcher: Searcher, found: Sequence[Found]) -> list[int]:

@@ -17,7 +17,7 @@ from embed_assets.index.search import Match, at_most
 from embed_assets.index.searcher import Searcher
 
 CANDIDATES = 40
-"""Tracks that may stand at one step of a way."""
+"""Tracks that may stand at one step of a way, or as many as it has steps, if these are more."""
 
 SAME_RECORDING = {"acoustic": 0.95}
 """By encoder, the cosine from which two tracks of one length may be one recording.
@@ -97,8 +97,13 @@ def path(
     has not enough.
 
     Raises:
-        ConfigurationError: the two sound so opposite that no way leads from one to the other.
+        ConfigurationError: the two are one audio, or sound so opposite that no way leads from one
+            to the other.
     """
+    if end in np.flatnonzero(searcher.of_same_audio([start])):
+        raise ConfigurationError(
+            "both ends of the way are the same audio: name another track, or ask for a `radio`"
+        )
     first, last = searcher.vectors([start, end])
     allowed = searcher.one_each(mask(searcher, where) & ~searcher.of_same_audio([start, end]))
     points = _between(first, last, steps - 2)
@@ -220,7 +225,9 @@ def _between(first: np.ndarray, last: np.ndarray, n: int) -> np.ndarray:
 
 def _layers(searcher: Searcher, points: np.ndarray, allowed: np.ndarray) -> list[list[int]]:
     """Candidates of each point: no track is one of two points, so that none comes twice."""
-    near = [searcher.nearest(p, CANDIDATES, allowed)[0].tolist() for p in points]
+    # With as many as there are points, the last one finds one that is free, too.
+    many = max(CANDIDATES, len(points))
+    near = [searcher.nearest(p, many, allowed)[0].tolist() for p in points]
     layers: list[list[int]] = [[] for _ in points]
     everyone = sorted({i for one in near for i in one})
     if not everyone:

@@ -84,6 +84,10 @@ def require_library(root: Path | None, may_be_empty: bool = False) -> Path:
         with os.scandir(root) as entries:
             if may_be_empty or next(iter(entries), None) is not None:
                 return root
+    except NotADirectoryError as e:
+        raise LibraryUnavailable(
+            f"EMBED_LIBRARY={root} is no folder: set it to the folder that your music lies in"
+        ) from e
     except OSError as e:
         raise LibraryUnavailable(
             f"EMBED_LIBRARY={root}: {e.strerror}; is the disk or share mounted? Nothing is removed"
