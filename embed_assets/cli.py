@@ -34,8 +34,7 @@ def up(
     """Serve the Dagster UI and keep the index in step until Ctrl-C."""
     from embed_assets.commands import up as command
 
-    settings = Settings.load()
-    _ready(settings)
+    settings = _ready(Settings.load())
     raise typer.Exit(command.up(settings, port, terminal.tell))
 
 
@@ -54,8 +53,7 @@ def sync(
     """
     from embed_assets.commands.sync import sync as command
 
-    settings = Settings.load()
-    _ready(settings, may_be_empty=confirm_removals)
+    settings = _ready(Settings.load(), may_be_empty=confirm_removals)
     result = command(settings, confirm_removals=confirm_removals, tell=_quiet(as_json))
     if as_json:
         terminal.print_json(result.as_json())
@@ -249,19 +247,25 @@ def _fail(error: EmbedAssetsError, code: int) -> None:
     sys.exit(code)
 
 
-def _ready(settings: Settings, may_be_empty: bool = False) -> None:
-    """Fail before any work where it cannot succeed, and fetch weights while somebody looks on."""
+def _ready(settings: Settings, may_be_empty: bool = False) -> Settings:
+    """Fail before any work where it cannot succeed, and fetch weights while somebody looks on.
+
+    Gives the settings as they fit this machine.
+    """
     import os
 
     from embed_assets import encoders
     from embed_assets.library.walk import require_library
+    from embed_assets.project import fitted
 
     require_library(settings.library, may_be_empty)
+    encoders.require_device(settings.encoder, settings.device)
+    settings = fitted(settings)
     # Runs are processes of their own: they see the settings as this process understood them.
     os.environ.update(settings.environment())
-    encoders.require_device(settings.encoder, settings.device)
     encoders.fetch(settings.encoder, settings.model, settings.model_cache)
     encoders.require(settings.encoder, settings.model, settings.device, settings.model_cache)
+    return settings
 
 
 def _quiet(quiet: bool) -> Callable[[str], None]:

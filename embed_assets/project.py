@@ -23,6 +23,23 @@ def store_in(home: Path) -> Store:
     return Store(home / "vectors")
 
 
+FOLDERS_PER_GPU_RUN = 4096
+"""A GPU may be done with 64 folders in seconds, and each run loads MuQ anew, which takes longer.
+A run of an import ends after ten minutes' work all the same."""
+
+
+def fitted(settings: Settings) -> Settings:
+    """The settings with runs of the size that suits this machine, unless one was chosen."""
+    from embed_assets import encoders
+
+    default = Settings.model_fields["folders_per_run"].default
+    if settings.folders_per_run != default or not encoders.one_process(
+        settings.encoder, settings.device
+    ):
+        return settings
+    return settings.model_copy(update={"folders_per_run": FOLDERS_PER_GPU_RUN})
+
+
 @dataclass(frozen=True)
 class Project:
     """What a command works with."""

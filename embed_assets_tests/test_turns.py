@@ -4,7 +4,16 @@ import subprocess
 import sys
 import time
 
+import dagster as dg
 import psutil
+import pytest
+
+from embed_assets.definitions import build_defs
+from embed_assets.defs.resources import resources
+from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
+from embed_assets.library import changes
+from embed_assets.project import FOLDERS_PER_GPU_RUN, fitted
+from embed_assets.settings import Settings
 
 
 def seconds_used(process):
@@ -42,3 +51,42 @@ def test_a_run_that_waits_for_the_encoder_leaves_the_processor_to_it_and_begins_
             sync.kill()
             sync.wait()
     world.assert_index_is_library()
+
+
+def test_an_import_has_a_run_for_each_gpu_and_one_that_reads_ahead(world, monkeypatch):
+    monkeypatch.setattr(changes, "FRESH_SECONDS", 0.0)
+    world.settings |= {"EMBED_FOLDERS_PER_RUN": "1", "EMBED_SETTLE_SECONDS": "0"}
+    for i in range(8):
+        world.album(f"Album {i}", i)
+    settings = world.made_settings()
+    defs = build_defs(settings)
+    sensor = defs.resolve_sensor_def("library_sensor")
+    with world.instance() as instance:
+
+        def asked():
+            context = dg.build_sensor_context(
+                instance=instance, definitions=defs, resources=resources(settings)
+            )
+            return len(sensor.evaluate_tick(context).run_requests)
+
+        assert asked() == 2
+        fit_gpu_pool(instance, 3)
+        assert asked() == 4
+        fit_gpu_pool(instance, 1)
+        assert asked() == 2, "a machine that lost its GPUs"
+        instance.event_log_storage.set_concurrency_slots("gpu", 2)
+        fit_gpu_pool(instance, 3)
+        assert embedding_at_once(instance) == 2, "a person chose it"
+
+
+@pytest.mark.parametrize(
+    ("chosen", "folders"),
+    [
+        ({"device": "cuda"}, FOLDERS_PER_GPU_RUN),
+        ({"device": "cuda", "folders_per_run": 100}, 100),
+        ({"device": "cpu"}, 64),
+        ({"device": "cpu", "encoder": "acoustic"}, 64),
+    ],
+)
+def test_a_run_is_worth_loading_the_model_for(chosen, folders):
+    assert fitted(Settings(_env_file=None, **chosen)).folders_per_run == folders

@@ -24,7 +24,8 @@ from embed_assets.commands.terminal import counted
 from embed_assets.defs.asking import not_asked_yet, sole_asker
 from embed_assets.defs.execution import wrong_setting
 from embed_assets.defs.instance import open_instance, reap, take_over
-from embed_assets.defs.look import Look, look, prepare, summary
+from embed_assets.defs.look import BULK_RUNS, Look, look, prepare, summary
+from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
 from embed_assets.errors import ConfigurationError, IndexBusy
 from embed_assets.identity import IndexSpec
 from embed_assets.index import collection
@@ -46,9 +47,6 @@ LITE_SECONDS = 30.0
 
 ASK_SECONDS = 120.0
 """How long to wait for another `sync`, or the sensor, that is asking for runs just now."""
-
-RUNS_AT_ONCE = 2
-"""One reads the next folders while the other embeds."""
 
 
 @dataclass
@@ -88,19 +86,21 @@ def sync(
     library, tables, spec = project.library, project.tables, project.spec()
     require_library(library.root, may_be_empty=confirm_removals)
     memory = Memory()
-    policy = Policy(
-        settings.settle_seconds,
-        settings.folders_per_run,
-        room=RUNS_AT_ONCE,
-        bulk_room=RUNS_AT_ONCE,
-        confirmed=confirm_removals,
-        # An import of files that were just copied would be all small runs.
-        fresh_first=False,
-    )
     result = SyncResult()
     compared, said = False, ""
     running: list[RunProcess] = []
     with open_instance(settings) as instance, stopped_at_the_end(instance, running):
+        fit_gpu_pool(instance, project.choice.at_once())
+        runs_at_once = embedding_at_once(instance) + BULK_RUNS
+        policy = Policy(
+            settings.settle_seconds,
+            settings.folders_per_run,
+            room=runs_at_once,
+            bulk_room=runs_at_once,
+            confirmed=confirm_removals,
+            # An import of files that were just copied would be all small runs.
+            fresh_first=False,
+        )
         while True:
             # Without `up`, nobody else frees what dead runs hold.
             reap(instance)
@@ -121,7 +121,7 @@ def sync(
                     break
                 compared = True
                 continue
-            _wait(found, running)
+            _wait(found, running, runs_at_once)
             for done in [r for r in running if r.done]:
                 running.remove(done)
                 memory.rest_from_now(done.request, time.time())
@@ -201,14 +201,14 @@ def _stamp(uri: str, spec: IndexSpec) -> str | None:
     return None if None in stamps else " ".join(s for s in stamps if s)
 
 
-def _wait(found: Look, running: list[RunProcess]) -> None:
+def _wait(found: Look, running: list[RunProcess], runs_at_once: int) -> None:
     """Until a run ends, or something may be due."""
     due = [t for t in (found.plan.settles_in, found.plan.next_try_in) if t is not None]
     if not running:
         if due or found.plan.held:
             time.sleep(max(WAIT_SECONDS, min(due, default=WAIT_SECONDS)))
         return
-    room = len(running) < RUNS_AT_ONCE
+    room = len(running) < runs_at_once
     seconds = max(WAIT_SECONDS, min([*due, LOOK_SECONDS])) if room else None
     connection.wait([r.process.sentinel for r in running], seconds)
 

@@ -21,7 +21,9 @@ from embed_assets.defs.instance import (
     reap,
     sole_starter,
 )
+from embed_assets.defs.state import fit_gpu_pool
 from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.project import Project
 from embed_assets.settings import Settings
 
 STOP_SECONDS = 3.0
@@ -156,6 +158,7 @@ class _CodeServer:
 
 def _reap(settings: Settings, tell: Callable[[str], None]) -> None:
     with open_instance(settings) as instance:
+        fit_gpu_pool(instance, Project.of(settings).choice.at_once())
         # Nothing else starts workers now, so those that have not begun never will.
         for run_id in reap(instance, grace_seconds=0.0):
             tell(f"run {run_id[:8]} had lost its worker; its folders are tried again")

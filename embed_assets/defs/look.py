@@ -24,11 +24,11 @@ from embed_assets.library.plan import EMPTY, Memory, Plan, Policy, Request, Seen
 from embed_assets.library.walk import order, require_library, walk
 from embed_assets.tables import Tables
 
-LIVE_RUNS = 4
-"""Runs that looks at the library keep alive at most; more would only queue."""
+LIVE_RUNS = 3
+"""Runs that looks at the library keep alive beside those that embed; more would only queue."""
 
-BULK_RUNS = 2
-"""Of these, imports: one reads the next folders while the other embeds."""
+BULK_RUNS = 1
+"""Of these, imports: one reads the next folders while the others embed."""
 
 
 IMPORT_SECONDS = 600.0

@@ -22,6 +22,7 @@ from embed_assets.defs.resources import (
     MilvusResource,
     StateResource,
 )
+from embed_assets.defs.state import embedding_at_once
 from embed_assets.errors import TransientError
 from embed_assets.library.plan import Memory, Policy
 
@@ -59,8 +60,12 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
         for run_id in reap(context.instance):
             context.log.warning(f"run {run_id} had lost its worker; its folders are tried again")
         memory = Memory.load(context.cursor)
+        embedding = embedding_at_once(context.instance)
         policy = Policy(
-            library.settle_seconds, library.folders_per_run, room=LIVE_RUNS, bulk_room=BULK_RUNS
+            library.settle_seconds,
+            library.folders_per_run,
+            room=embedding + LIVE_RUNS,
+            bulk_room=embedding + BULK_RUNS,
         )
         until = time.monotonic() + PATIENCE_SECONDS
         budget = TICK_SECONDS

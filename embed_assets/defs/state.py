@@ -8,6 +8,7 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from dagster import DagsterEventType, DagsterRun, DagsterRunStatus
 
+from embed_assets.defs.execution import GPU_POOL
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.ranged_run import LANE_TAG
 
@@ -16,6 +17,9 @@ AGAIN = "again."
 """Begins the version of a folder for which a person asked another try, with the time of that."""
 
 VERSION_TAG = "dagster/data_version"
+
+FITTED = "embed_assets/gpu_pool"
+"""In Dagster's store of cursors: the slots that the pool `gpu` was given for this machine."""
 
 PARTITION_TAG = "dagster/partition"
 RANGE_START_TAG = "dagster/asset_partition_range_start"
@@ -48,6 +52,30 @@ def indexed_versions(instance: dg.DagsterInstance) -> dict[str, str]:
         INDEX_KEY, DagsterEventType.ASSET_MATERIALIZATION, [VERSION_TAG]
     )
     return {key: values[VERSION_TAG] for key, values in tags.items() if VERSION_TAG in values}
+
+
+def embedding_at_once(instance: dg.DagsterInstance) -> int:
+    """How many runs may embed at the same time: the slots of the pool `gpu`."""
+    return max(1, _gpu_pool(instance)[0])
+
+
+def fit_gpu_pool(instance: dg.DagsterInstance, devices: int) -> None:
+    """Give the pool `gpu` a slot a device, unless a person gave it another number of them."""
+    slots, by_hand = _gpu_pool(instance)
+    if slots != devices and not by_hand:
+        # Noted first: a number that nobody noted would be taken for a person's.
+        instance.daemon_cursor_storage.set_cursor_values({FITTED: str(devices)})
+        instance.event_log_storage.set_concurrency_slots(GPU_POOL, devices)
+
+
+def _gpu_pool(instance: dg.DagsterInstance) -> tuple[int, bool]:
+    """Its slots, and whether a person chose their number."""
+    limits = {pool.name: pool for pool in instance.event_log_storage.get_pool_limits()}
+    pool = limits.get(GPU_POOL)
+    if pool is None or pool.from_default:
+        return 1, False
+    fitted = instance.daemon_cursor_storage.get_cursor_values({FITTED}).get(FITTED)
+    return pool.limit, str(pool.limit) != fitted
 
 
 def live_runs(instance: dg.DagsterInstance) -> list[DagsterRun]:

@@ -160,6 +160,16 @@ def one_process(name: str, device: str) -> bool:
     return name == "muq" and devices.one_process(device)
 
 
+def at_once(name: str, device: str) -> int:
+    """How many runs may embed at the same time on this machine: one, or one for each of its GPUs.
+
+    Imports nothing heavy.
+    """
+    from embed_assets.encoders import devices
+
+    return devices.at_once(device) if name == "muq" else 1
+
+
 def is_quick(name: str) -> bool:
     """Whether an encoder needs only minutes for thousands of tracks, on any machine."""
     return name == "acoustic"

@@ -122,18 +122,31 @@ def end_leases() -> None:
         _LEASES.pop().release()
 
 
+def at_once(wanted: str) -> int:
+    """How many processes may have a device of their own at the same time; loads no torch."""
+    return max(1, _nvidia_count() or 1) if wanted in ("auto", "cuda") else 1
+
+
 def nvidia_gpu() -> str:
     """What shows that this machine has an NVIDIA GPU for this process; empty: it has none."""
     if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
         return ""
+    count = _nvidia_count()
+    if count is not None:
+        return f"its driver counts {count}" if count else ""
+    return next(iter(sorted(glob.glob("/dev/nvidia[0-9]*"))), "")
+
+
+def _nvidia_count() -> int | None:
+    """NVIDIA GPUs that the driver gives this process; None without a driver that works."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
         count = ctypes.c_int()
         if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return f"its driver counts {count.value}" if count.value else ""
+            return count.value
     except (OSError, AttributeError):
         pass
-    return next(iter(sorted(glob.glob("/dev/nvidia[0-9]*"))), "")
+    return None
 
 
 def _why_no_cuda() -> str:

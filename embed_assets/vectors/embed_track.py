@@ -74,6 +74,12 @@ class EncoderChoice:
 
         return encoders.one_process(self.name, self.device)
 
+    def at_once(self) -> int:
+        """How many runs may embed at the same time: one, or one for each GPU."""
+        from embed_assets import encoders
+
+        return encoders.at_once(self.name, self.device)
+
     def preparation(self) -> str:
         """What the first track will wait for, for people; empty for nothing."""
         from embed_assets import encoders
