@@ -88,7 +88,7 @@ class Settings(BaseSettings):
         ge=1,
         le=10_000,
         description="Folders a run, at most; an import's runs also end after ten minutes' work. On"
-        " a GPU 4096, unless you set another number.",
+        " a GPU 1024, unless you set another number.",
     )
 
     @field_validator("library", "home", mode="after")
