@@ -25,7 +25,9 @@ NOTE = "embed_assets/asked"
 """In Dagster's store of cursors: what the last tick of the sensor asked for."""
 
 LAUNCH_SECONDS = 20.0
-"""The daemon makes a tick's runs within so many seconds, or died."""
+LAUNCH_SECONDS_A_FOLDER = 0.1
+"""The daemon makes a tick's runs within so many seconds, or died; it writes three notes a folder,
+each of which waits for the disk."""
 
 MOST_RUNS = 50
 """Runs that may begin while somebody looks at the library; what is beyond is done twice."""
@@ -101,8 +103,9 @@ def note_asked(instance: dg.DagsterInstance, found: Look) -> None:
 
 def _to_be_launched(instance: dg.DagsterInstance) -> set[str]:
     text = instance.daemon_cursor_storage.get_cursor_values({NOTE}).get(NOTE)
-    note = json.loads(text) if text else {"at": 0.0}
-    if not 0.0 <= time.time() - note["at"] < LAUNCH_SECONDS:
+    note = json.loads(text) if text else {"at": 0.0, "keys": []}
+    within = LAUNCH_SECONDS + LAUNCH_SECONDS_A_FOLDER * len(note["keys"])
+    if not 0.0 <= time.time() - note["at"] < within:
         return set()
     records = instance.get_run_records(limit=MOST_RUNS)
     made = [r.dagster_run for r in records if r.storage_id > note["newest"]]
