@@ -1,6 +1,6 @@
 """What MuQ hears and what is kept of what it says: the mel spectrogram, and statistics over frames.
 
-Both are torch in float32 whatever the engine: in float16 the quiet mel bins underflow, and the log
+Both are in float32 whatever the engine: in float16 the quiet mel bins underflow, and the log
 of 0 makes every vector NaN.
 """
 
@@ -51,7 +51,7 @@ def frame_statistics(frames: torch.Tensor) -> torch.Tensor:
 
     last = frames.shape[1] - 1
     # torch.quantile refuses more than 16 million values, a few minutes of audio.
-    ordered = frames.sort(dim=1).values
+    ordered = _sorted(frames)
     low, high = (
         torch.lerp(
             ordered[:, int(q * last)], ordered[:, min(int(q * last) + 1, last)], q * last % 1
@@ -61,3 +61,16 @@ def frame_statistics(frames: torch.Tensor) -> torch.Tensor:
     # The mean of all steps is the way from the first to the last over their number.
     step = (frames[:, -1] - frames[:, 0]) / max(last, 1)
     return torch.stack([frames.mean(dim=1), (high - low) / IQR_TO_SIGMA, step], dim=1)
+
+
+def _sorted(frames: torch.Tensor) -> torch.Tensor:
+    """The values of each dimension in their order: [B, F, dim] -> [B, F, dim]."""
+    import numpy as np
+    import torch
+
+    if frames.device.type != "cpu":
+        return frames.sort(dim=1).values
+    # One after the other in memory numpy sorts them in 1 ms a window, and torch in 18, or 32 as
+    # they are: a thirtieth of what the encoder takes in int8.
+    ordered = np.sort(frames.transpose(1, 2).contiguous().numpy(), axis=2)
+    return torch.from_numpy(ordered).transpose(1, 2)
