@@ -33,10 +33,8 @@ def fitted(settings: Settings) -> Settings:
     """The settings with runs of the size that suits this machine, unless one was chosen."""
     from embed_assets import encoders
 
-    default = Settings.model_fields["folders_per_run"].default
-    if settings.folders_per_run != default or not encoders.one_process(
-        settings.encoder, settings.device
-    ):
+    chosen = "folders_per_run" in settings.model_fields_set
+    if chosen or not encoders.on_nvidia(settings.encoder, settings.device):
         return settings
     return settings.model_copy(update={"folders_per_run": FOLDERS_PER_GPU_RUN})
 

@@ -43,20 +43,22 @@ class Faults:
         return Counter(_kind(line) for line in lines)
 
 
-def preloaded(folder: Path, under: Path, seed: int = 0) -> Faults:
-    """Compile the faults and arm them for files under a folder; skips where that cannot be done."""
+def compiled(source: str, library: Path) -> None:
+    """Compile a C file of this folder to a library; skips where that cannot be done."""
     compiler = shutil.which("gcc") or shutil.which("cc")
     if os.uname().sysname != "Linux" or compiler is None:
-        pytest.skip("needs Linux and a C compiler: faults are preloaded into the processes")
-    library = folder / "faults.so"
-    source = Path(__file__).with_name("faults.c")
-    made = subprocess.run(
-        [compiler, "-shared", "-fPIC", "-O1", "-o", library, source, "-ldl"],
-        capture_output=True,
-        text=True,
-    )
+        pytest.skip(f"needs Linux and a C compiler, for {source}")
+    flags = ["-shared", "-fPIC", "-O1", "-o", str(library)]
+    code = str(Path(__file__).with_name(source))
+    made = subprocess.run([compiler, *flags, code, "-ldl"], capture_output=True, text=True)
     if made.returncode:
-        pytest.skip(f"faults.c does not compile here: {made.stderr[-300:]}")
+        pytest.skip(f"{source} does not compile here: {made.stderr[-300:]}")
+
+
+def preloaded(folder: Path, under: Path, seed: int = 0) -> Faults:
+    """Compile the faults and arm them for files under a folder; skips where that cannot be done."""
+    library = folder / "faults.so"
+    compiled("faults.c", library)
     rules = folder / "faults"
     rules.write_text("")
     return Faults(

@@ -139,6 +139,13 @@ def test_no_more_is_asked_for_than_there_is_room():
     assert len(memory.dump()) < 200
 
 
+def test_an_import_is_shared_out_among_the_gpus():
+    seen = [Seen(f"f{i:03}", "1", 10, OLD) for i in range(20)]
+    for gpus, sizes in ((1, [20]), (4, [5, 5, 5, 5]), (40, [1] * 20)):
+        policy = Policy(folders_per_run=1024, room=50, bulk_room=50, encoders=gpus)
+        assert [len(k) for k in keys(look(seen, policy=policy))] == sizes
+
+
 def test_a_run_of_an_import_embeds_no_more_tracks_than_take_its_time():
     names = [f"f{i:03}" for i in range(20)]
     seen = [Seen(n, "1", 50 if n == "f005" else 10, OLD) for n in names]

@@ -61,11 +61,11 @@ def test_a_gpu_that_cannot_be_used_is_not_kept_from_others(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(muq, "resolve_device", lambda wanted: "cuda")
-    monkeypatch.setattr(muq, "_cuda_devices", lambda: ["only"])
+    monkeypatch.setattr(muq, "_cuda_devices", lambda: {0: "only"})
     for _ in range(2):
         with pytest.raises(ConfigurationError, match="cannot run MuQ on cuda:0"):
             muq.load(str(small), "cuda", tmp_path)
-    assert lease_cuda(["only"], tmp_path / "leases", wait_seconds=0) == "cuda:0"
+    assert lease_cuda({0: "only"}, tmp_path / "leases", wait_seconds=0) == "cuda:0"
     devices.end_leases()
 
 
@@ -90,11 +90,11 @@ def test_a_gpu_that_is_hidden_from_this_process_is_none(monkeypatch: pytest.Monk
 
 
 def test_each_process_leases_a_gpu_of_its_own(tmp_path: Path) -> None:
-    assert [lease_cuda(["a", "b"], tmp_path) for _ in range(2)] == ["cuda:0", "cuda:1"]
+    assert [lease_cuda({0: "a", 1: "b"}, tmp_path) for _ in range(2)] == ["cuda:0", "cuda:1"]
     with pytest.raises(TransientError, match="all 2 CUDA devices are leased"):
-        lease_cuda(["a", "b"], tmp_path, wait_seconds=0)
+        lease_cuda({0: "a", 1: "b"}, tmp_path, wait_seconds=0)
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as process:
-        assert process.apply(lease_cuda, (["a", "b", "c"], tmp_path)) == "cuda:2"
+        assert process.apply(lease_cuda, ({0: "a", 1: "b", 2: "c"}, tmp_path)) == "cuda:2"
     # Its process is gone, and the lease with it.
-    assert lease_cuda(["a", "b", "c"], tmp_path, wait_seconds=10) == "cuda:2"
+    assert lease_cuda({0: "a", 1: "b", 2: "c"}, tmp_path, wait_seconds=10) == "cuda:2"

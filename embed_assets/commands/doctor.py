@@ -142,12 +142,12 @@ def _home(settings: Settings, project: Project) -> str:
 
 
 def _encoder(settings: Settings, project: Project) -> str:
-    project.choice.require()
     info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
     return f"{info.name}, weights {info.weights[:12]}: {info.note}"
 
 
 def _device(settings: Settings, project: Project) -> str:
+    encoders.require_device(settings.encoder, settings.device)
     if settings.encoder == "acoustic":
         return "cpu (acoustic runs on nothing else)"
     from embed_assets.encoders.devices import resolve_device

@@ -16,7 +16,8 @@ from embed_assets.defs.instance import open_instance
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.identity import display_path, folder_id
-from embed_assets.library.walk import walk
+from embed_assets.index.folders import version_of
+from embed_assets.library.walk import Folder, walk
 from embed_assets.project import Project
 from embed_assets.rows import Problem
 from embed_assets.settings import Settings
@@ -100,22 +101,27 @@ def _forget_damaged(project: Project, recipe: str, audio_hash: str | None) -> No
 
 
 def _problems(settings: Settings, project: Project) -> list[Problem]:
-    recipe = project.spec().recipe.digest
-    rows = list(reports.rejected_tracks(project.tables, recipe))
+    spec = project.spec()
+    rows = list(reports.rejected_tracks(project.tables, spec.recipe.digest))
     failed = reports.failed_folders(project.tables)
     known = {p.path for p in failed}
     with open_existing(settings) as instance:
-        failed += [p for p in _killed(instance) if p.path not in known]
-    return rows + failed + list(_unreadable(project))
-
-
-def _unreadable(project: Project) -> Iterator[Problem]:
-    """Folders of which nothing is known now; what was indexed of them and below stays."""
-    root = project.library.root
-    for folder in walk(root) if root else ():
+        killed = {p.path: p for p in _killed(instance) if p.path not in known}
+    there = project.tables.indexed(spec.place(project.uri)) if killed else {}
+    unreadable = []
+    for folder in walk(project.library.root) if project.library.root else ():
         if folder.digest is None:
-            message = f"{folder.error}: what is below it is left as it is; check its permissions"
-            yield Problem(folder.path, folder.path, "cannot be read", message, time.time(), "")
+            unreadable.append(_unreadable(folder))
+        elif there.get(folder.path) == version_of(folder.digest, spec):
+            # The run had others to do, or what it was for was taken back: nobody tries it again.
+            killed.pop(folder.path, None)
+    return rows + failed + list(killed.values()) + unreadable
+
+
+def _unreadable(folder: Folder) -> Problem:
+    """A folder of which nothing is known now; what was indexed of it and below stays."""
+    message = f"{folder.error}: what is below it is left as it is; check its permissions"
+    return Problem(folder.path, folder.path, "cannot be read", message, time.time(), "")
 
 
 def _killed(instance: dg.DagsterInstance) -> list[Problem]:

@@ -21,6 +21,7 @@ from embed_assets.commands.run_processes import (
     wait_for_record,
 )
 from embed_assets.commands.terminal import counted
+from embed_assets.commands.up import running_address
 from embed_assets.defs.asking import not_asked_yet, sole_asker
 from embed_assets.defs.execution import wrong_setting
 from embed_assets.defs.instance import open_instance, reap, take_over
@@ -90,13 +91,17 @@ def sync(
     compared, said = False, ""
     running: list[RunProcess] = []
     with open_instance(settings) as instance, stopped_at_the_end(instance, running):
-        fit_gpu_pool(instance, project.choice.at_once())
-        runs_at_once = embedding_at_once(instance) + BULK_RUNS
+        if running_address(settings) is None:
+            # Beside an `up` it is for that one's settings to say, and on which GPUs.
+            fit_gpu_pool(instance, project.choice.at_once())
+        embedding = embedding_at_once(instance)
+        runs_at_once = embedding + BULK_RUNS
         policy = Policy(
             settings.settle_seconds,
             settings.folders_per_run,
             room=runs_at_once,
             bulk_room=runs_at_once,
+            encoders=embedding,
             confirmed=confirm_removals,
             # An import of files that were just copied would be all small runs.
             fresh_first=False,

@@ -14,14 +14,17 @@ from pathlib import Path
 
 import psutil
 
+from embed_assets.defs.asking import forget_asked
 from embed_assets.defs.instance import (
+    allow_runs,
     free_slots_of_ended_runs,
     open_instance,
     prepare_home,
     reap,
     sole_starter,
 )
-from embed_assets.defs.state import fit_gpu_pool
+from embed_assets.defs.look import LIVE_RUNS
+from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
 from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.project import Project
 from embed_assets.settings import Settings
@@ -159,6 +162,8 @@ class _CodeServer:
 def _reap(settings: Settings, tell: Callable[[str], None]) -> None:
     with open_instance(settings) as instance:
         fit_gpu_pool(instance, Project.of(settings).choice.at_once())
+        allow_runs(settings, embedding_at_once(instance) + LIVE_RUNS)
+        forget_asked(instance)
         # Nothing else starts workers now, so those that have not begun never will.
         for run_id in reap(instance, grace_seconds=0.0):
             tell(f"run {run_id[:8]} had lost its worker; its folders are tried again")

@@ -25,7 +25,7 @@ NOTE = "embed_assets/asked"
 """In Dagster's store of cursors: what the last tick of the sensor asked for."""
 
 LAUNCH_SECONDS = 20.0
-LAUNCH_SECONDS_A_FOLDER = 0.1
+LAUNCH_SECONDS_A_FOLDER = 0.05
 """The daemon makes a tick's runs within so many seconds, or died; it writes three notes a folder,
 each of which waits for the disk."""
 
@@ -99,6 +99,11 @@ def note_asked(instance: dg.DagsterInstance, found: Look) -> None:
     if keys:
         note = {"at": time.time(), "newest": state.newest_run(instance), "keys": keys}
         instance.daemon_cursor_storage.set_cursor_values({NOTE: json.dumps(note)})
+
+
+def forget_asked(instance: dg.DagsterInstance) -> None:
+    """For when no daemon is there that would make the runs of the last tick."""
+    instance.daemon_cursor_storage.set_cursor_values({NOTE: ""})
 
 
 def _to_be_launched(instance: dg.DagsterInstance) -> set[str]:

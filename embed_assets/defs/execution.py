@@ -13,7 +13,8 @@ from dagster._core.execution.plan import instance_concurrency_context as slots
 from embed_assets.errors import ConfigurationError, LibraryUnavailable
 
 GPU_POOL = "gpu"
-"""Steps that use the encoder: one at a time across runs, for each uses the whole machine."""
+"""Steps that use the encoder: one at a time across runs, for each uses the whole machine, or one
+for each GPU."""
 
 SETTING = "setting"
 """Marks a step's failure that only another setting can mend."""

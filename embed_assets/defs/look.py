@@ -148,7 +148,7 @@ def look(
 
 
 def _files_per_run(tables: Tables, spec: IndexSpec, policy: Policy) -> int:
-    seconds = reports.seconds_per_track(tables, spec.recipe.digest)
+    seconds = reports.seconds_per_track(tables, spec.recipe.digest, 100 * policy.encoders)
     if seconds is None:
         return policy.files_per_run if is_quick(spec.recipe.encoder) else FIRST_IMPORT_FILES
     return max(1, int(IMPORT_SECONDS / seconds))

@@ -66,6 +66,7 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
             library.folders_per_run,
             room=embedding + LIVE_RUNS,
             bulk_room=embedding + BULK_RUNS,
+            encoders=embedding,
         )
         until = time.monotonic() + PATIENCE_SECONDS
         budget = TICK_SECONDS

@@ -63,8 +63,8 @@ def fit_gpu_pool(instance: dg.DagsterInstance, devices: int) -> None:
     """Give the pool `gpu` a slot a device, unless a person gave it another number of them."""
     slots, by_hand = _gpu_pool(instance)
     if slots != devices and not by_hand:
-        # Noted first: a number that nobody noted would be taken for a person's.
-        instance.daemon_cursor_storage.set_cursor_values({FITTED: str(devices)})
+        # Noted first, and the old number with it: what nobody noted is taken for a person's.
+        instance.daemon_cursor_storage.set_cursor_values({FITTED: f"{slots} {devices}"})
         instance.event_log_storage.set_concurrency_slots(GPU_POOL, devices)
 
 
@@ -74,8 +74,8 @@ def _gpu_pool(instance: dg.DagsterInstance) -> tuple[int, bool]:
     pool = limits.get(GPU_POOL)
     if pool is None or pool.from_default:
         return 1, False
-    fitted = instance.daemon_cursor_storage.get_cursor_values({FITTED}).get(FITTED)
-    return pool.limit, str(pool.limit) != fitted
+    fitted = instance.daemon_cursor_storage.get_cursor_values({FITTED}).get(FITTED, "")
+    return pool.limit, str(pool.limit) not in fitted.split()
 
 
 def live_runs(instance: dg.DagsterInstance) -> list[DagsterRun]:

@@ -160,6 +160,13 @@ def one_process(name: str, device: str) -> bool:
     return name == "muq" and devices.one_process(device)
 
 
+def on_nvidia(name: str, device: str) -> bool:
+    """Whether a GPU does the work that is fast enough for its runs' starts to count."""
+    from embed_assets.encoders import devices
+
+    return devices.one_process(device) and name == "muq" and device[:4] in ("auto", "cuda")
+
+
 def at_once(name: str, device: str) -> int:
     """How many runs may embed at the same time on this machine: one, or one for each of its GPUs.
 

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import ctypes
-import glob
 import os
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embed_assets.encoders.nvidia import hidden, near_the_best, nvidia_gpu
 from embed_assets.errors import ConfigurationError, TransientError
 
 if TYPE_CHECKING:
@@ -18,6 +17,9 @@ if TYPE_CHECKING:
 
 _LEASES: list[FileLock] = []
 """Locks that are held as long as the process lives, or until it could not use what they are for."""
+
+_OTHERS = ("/dev/kfd", "/dev/dxg")
+"""AMD's GPUs, which torch calls CUDA in a build for ROCm; the second under Windows."""
 
 _CHOICES = "Set it to auto, cpu, cuda, cuda:N, mps or openvino:GPU"
 
@@ -68,11 +70,9 @@ def require(wanted: str) -> None:
         ConfigurationError: a kind of GPU was asked for of which this machine has none.
     """
     kind = wanted.partition(":")[0]
-    # What torch calls CUDA are AMD's GPUs in a build for ROCm.
-    if kind == "cuda" and not nvidia_gpu() and not os.path.exists("/dev/kfd"):
+    if kind == "cuda" and not nvidia_gpu() and not any(map(os.path.exists, _OTHERS)):
         found = "this machine shows no NVIDIA GPU to this process"
-        if not os.environ.get("CUDA_VISIBLE_DEVICES", "0"):
-            found += " (CUDA_VISIBLE_DEVICES is empty)"
+        found += " (CUDA_VISIBLE_DEVICES hides them)" if hidden() else ""
     elif kind == "mps" and sys.platform != "darwin":
         found = "only Macs have that"
     else:
@@ -88,19 +88,19 @@ def one_process(wanted: str) -> bool:
     return kind in ("cuda", "mps") or (kind == "auto" and bool(nvidia_gpu()))
 
 
-def lease_cuda(names: Sequence[str], folder: Path, wait_seconds: float = 60.0) -> str:
+def lease_cuda(names: Mapping[int, str], folder: Path, wait_seconds: float = 60.0) -> str:
     """Of several CUDA devices one that no other process has leased, as cuda:N, until this one ends.
 
-    `names`: what each is called by all processes. The kernel holds the lease, a lock in `folder`,
-    and takes it back however the process ends. Raises TransientError when all are leased for longer
-    than `wait_seconds`.
+    `names`: what each is called by all processes, by its number. The kernel holds the lease, a lock
+    in `folder`, and takes it back however the process ends. Raises TransientError when all are
+    leased for longer than `wait_seconds`.
     """
     from filelock import FileLock, Timeout
 
     folder.mkdir(parents=True, exist_ok=True)
     give_up = time.monotonic() + wait_seconds
     while True:
-        for index, name in enumerate(names):
+        for index, name in names.items():
             lock = FileLock(folder / f"{name}.lock")
             try:
                 lock.acquire(timeout=0)
@@ -124,29 +124,7 @@ def end_leases() -> None:
 
 def at_once(wanted: str) -> int:
     """How many processes may have a device of their own at the same time; loads no torch."""
-    return max(1, _nvidia_count() or 1) if wanted in ("auto", "cuda") else 1
-
-
-def nvidia_gpu() -> str:
-    """What shows that this machine has an NVIDIA GPU for this process; empty: it has none."""
-    if os.environ.get("CUDA_VISIBLE_DEVICES", "0").strip() in ("", "-1"):
-        return ""
-    count = _nvidia_count()
-    if count is not None:
-        return f"its driver counts {count}" if count else ""
-    return next(iter(sorted(glob.glob("/dev/nvidia[0-9]*"))), "")
-
-
-def _nvidia_count() -> int | None:
-    """NVIDIA GPUs that the driver gives this process; None without a driver that works."""
-    try:
-        driver = ctypes.CDLL("libcuda.so.1")
-        count = ctypes.c_int()
-        if driver.cuInit(0) == 0 and driver.cuDeviceGetCount(ctypes.byref(count)) == 0:
-            return count.value
-    except (OSError, AttributeError):
-        pass
-    return None
+    return max(1, len(near_the_best())) if wanted in ("auto", "cuda") else 1
 
 
 def _why_no_cuda() -> str:

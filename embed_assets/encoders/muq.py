@@ -24,6 +24,7 @@ from embed_assets.encoders.frames import (
     frame_statistics,
 )
 from embed_assets.encoders.muq_module import load_module
+from embed_assets.encoders.nvidia import near_the_best
 from embed_assets.errors import ConfigurationError, DeviceFailed, Reason, TrackRejected
 
 if TYPE_CHECKING:
@@ -169,12 +170,16 @@ def _on_gpu(
     return MuqEncoder(described, engine.frames, where, "torch", engine.dtype)
 
 
-def _cuda_devices() -> list[str]:
-    """Names of the CUDA devices: whatever CUDA_VISIBLE_DEVICES calls them, these stay."""
+def _cuda_devices() -> dict[int, str]:
+    """CUDA devices that are worth a model, by number, and their names.
+
+    Whatever CUDA_VISIBLE_DEVICES makes of the numbers, the names stay.
+    """
     import torch
 
-    devices = range(torch.cuda.device_count())
-    return [str(torch.cuda.get_device_properties(i).uuid) for i in devices]
+    every = range(torch.cuda.device_count())
+    chosen = [i for i in near_the_best() if i in every] or every
+    return {i: str(torch.cuda.get_device_properties(i).uuid) for i in chosen}
 
 
 def _on_torch(

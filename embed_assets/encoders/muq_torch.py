@@ -73,7 +73,7 @@ def load(module: torch.nn.Module, device: str) -> Engine:
             ) from error
         raise ConfigurationError(
             f"torch {torch.__version__} cannot run MuQ on {device} ({said}): is this GPU too old"
-            " for it, or its driver? Set EMBED_DEVICE=cpu to do without."
+            " for it, or its driver? Set EMBED_DEVICE to another one, as cuda:0, or to cpu."
         ) from error
     raise ConfigurationError(
         f"MuQ gives other vectors on {device} than on the CPU (cosine {', '.join(worst)}), with"

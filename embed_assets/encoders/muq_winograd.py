@@ -42,6 +42,10 @@ STRIDED_FILTERS = (
 """What the five take of the taps that meet odd rows, and what even rows take."""
 
 
+STRIDES = ((1, 1), (2, 2))
+"""Of the convolutions that can be done so."""
+
+
 def minimal_conv(conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> torch.nn.Module:
     """A convolution and the batch norm behind it, in evaluation mode, as one module.
 
@@ -51,10 +55,10 @@ def minimal_conv(conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> torch.nn.
     import torch
     from torch.nn.utils.fusion import fuse_conv_bn_weights
 
-    ways = {(1, 1): (FILTERS, _forward), (2, 2): (STRIDED_FILTERS, _forward_strided)}
-    if (conv.kernel_size, conv.padding) != ((3, 3), (1, 1)) or conv.stride not in ways:
+    if (conv.kernel_size, conv.padding) != ((3, 3), (1, 1)) or conv.stride not in STRIDES:
         raise ValueError(f"no convolution for minimal filtering: {conv}")
-    matrix, forward = ways[conv.stride]
+    ways = ((FILTERS, _forward), (STRIDED_FILTERS, _forward_strided))
+    matrix, forward = ways[STRIDES.index(conv.stride)]
 
     class MinimalConv(torch.nn.Module):
         def __init__(self) -> None:

@@ -8,6 +8,7 @@ how often a version was tried in vain, and where a long walk goes on.
 from __future__ import annotations
 
 import heapq
+import math
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
@@ -134,11 +135,13 @@ def decide(
     first = {key for _, key in fresh}
     bulk = [d for d in due.values() if d.key not in first]
     sizes = {d.key: d.files for d in bulk}
+    share = math.ceil(sum(sizes.values()) / policy.encoders)
+    most = policy.files_per_run if policy.encoders == 1 else min(policy.files_per_run, share)
     requests = chain(
         _requests(removals, position, may_bridge, policy, remove=True),
         _requests([d for d in due.values() if d.key in first], position, may_bridge, policy),
         chain.from_iterable(
-            _cut(r, sizes, embedded(r.keys), policy.files_per_run)
+            _cut(r, sizes, embedded(r.keys), most)
             for r in _requests(bulk, position, may_bridge, policy, bulk=True)
         ),
     )

@@ -68,7 +68,7 @@ class Policy:
 
     `fresh_first`: folders that changed just now have a run of their own, before an import.
     `files_per_run`: so many tracks are embedded by one run of an import, at most; a folder is
-    never cut.
+    never cut. `encoders`: so many runs embed at the same time, and an import is shared out.
     """
 
     settle_seconds: float = 5.0
@@ -78,6 +78,7 @@ class Policy:
     confirmed: bool = False
     fresh_first: bool = True
     files_per_run: int = 10**9
+    encoders: int = 1
 
 
 @dataclass(frozen=True)
