@@ -1,5 +1,6 @@
-"""Which GPUs of a machine are used, by the word of a driver that was made up: `nvidia.c`."""
+"""Which GPUs are used, by the word of a driver that was made up (`nvidia.c`); and none there."""
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 
 from embed_assets.defs.state import embedding_at_once
+from embed_assets.encoders import devices
+from embed_assets.errors import ConfigurationError
 from embed_assets_tests.faults import compiled
 
 NEAR = "from embed_assets.encoders.nvidia import near_the_best; print(near_the_best())"
@@ -55,3 +58,29 @@ def test_the_pool_has_a_slot_for_each_gpu(driver, world, small: Path):
     world.run("sync")
     with world.instance() as instance:
         assert embedding_at_once(instance) == 1
+
+
+@pytest.mark.parametrize(
+    ("encoder", "device", "why"),
+    [
+        ("acoustic", "cuda", "acoustic runs on CPUs only"),
+        ("acoustic", "openvino:GPU", "acoustic runs on CPUs only"),
+        ("muq", "cuda:1", "no NVIDIA GPU"),
+        ("muq", "mps", "only Macs"),
+    ],
+)
+def test_a_gpu_that_is_not_there_ends_sync_before_anything_is_downloaded(
+    world, encoder, device, why
+):
+    if encoder == "muq":
+        with contextlib.suppress(ConfigurationError):
+            devices.require(device)
+            pytest.skip("there may be one")
+    world.album("Album", 1)
+    world.settings |= {"EMBED_ENCODER": encoder, "EMBED_DEVICE": device}
+    for command in ("sync", "up"):
+        done = world.run(command)
+        assert done.returncode == 2, done.stderr
+        assert f"EMBED_DEVICE is '{device}'" in done.stderr
+        assert why in done.stderr
+    assert not world.home.exists()
