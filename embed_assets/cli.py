@@ -263,7 +263,7 @@ def _ready(settings: Settings, may_be_empty: bool = False) -> Settings:
     settings = fitted(settings)
     # Runs are processes of their own: they see the settings as this process understood them.
     os.environ.update(settings.environment())
-    encoders.fetch(settings.encoder, settings.model, settings.model_cache)
+    encoders.fetch(settings.encoder, settings.model, settings.model_cache, terminal.tell)
     encoders.require(settings.encoder, settings.model, settings.device, settings.model_cache)
     return settings
 

@@ -118,7 +118,7 @@ class Settings(BaseSettings):
     @classmethod
     def _a_device(cls, value: str) -> str:
         # Whether it is there is found out by the encoder; a wrong word is wrong for each of them.
-        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?|openvino(:[A-Z0-9.:,]+)?", value):
+        if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?|openvino:[A-Z0-9.:,]+", value):
             raise ValueError("must be auto, cpu, cuda, cuda:N, mps or openvino:GPU")
         return value
 

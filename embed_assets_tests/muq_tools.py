@@ -21,14 +21,23 @@ def sweeps(count: int = 3, seconds: float = 2.0) -> np.ndarray:
 
 
 def run(code: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
+    process = begin(code, *args, **environment)
+    try:
+        out, err = process.communicate(timeout=120)
+    except BaseException:
+        process.kill()
+        raise
+    return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+def begin(code: str, *args: object, **environment: str) -> subprocess.Popen[str]:
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("HF_", "HUGGINGFACE_"))}
-    return subprocess.run(
+    return subprocess.Popen(
         [sys.executable, "-c", code, *map(str, args)],
         env=kept | environment,
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         text=True,
-        timeout=120,
-        check=False,
     )
 
 

@@ -94,13 +94,19 @@ def save(folder: Path, seed: int = 0, **changes: Any) -> Path:
 
 
 @contextlib.contextmanager
-def hub(folder: Path, model: str) -> Iterator[str]:
+def hub(
+    folder: Path, model: str, *, stalls: bool = False, asked: list[str] | None = None
+) -> Iterator[str]:
     """Serve `folder` as the only model of a Hugging Face hub on loopback; yields its HF_ENDPOINT.
+
+    `stalls`: of weights it sends half, and then nothing. `asked`: which bytes of them were asked
+    for, by each request.
 
     huggingface_hub reads HF_ENDPOINT when it is imported: set it for a process of its own.
     """
     files = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "README.md"}
     commit = "0123456789abcdef0123456789abcdef01234567"
+    over = threading.Event()
 
     def etag(name: str) -> str:
         kind = hashlib.sha256 if name.endswith(".safetensors") else hashlib.sha1
@@ -128,11 +134,32 @@ def hub(folder: Path, model: str) -> Iterator[str]:
                 self.answer(200, json.dumps(body).encode())
             elif path.startswith(f"/{model}/resolve/") and name in files:
                 headers = {"ETag": f'"{etag(name)}"', "X-Repo-Commit": commit}
-                self.answer(200, files[name], headers)
+                self.send(name, headers)
             else:
-                self.answer(404, b"{}", {"X-Error-Code": "RepoNotFound"})
+                there = path.startswith(f"/{model}/resolve/")
+                code = "EntryNotFound" if there else "RepoNotFound"
+                self.answer(404, b"{}", {"X-Error-Code": code})
 
         do_HEAD = do_GET
+
+        def send(self, name: str, headers: dict[str, str]) -> None:
+            body, wanted = files[name], self.headers.get("Range", "")
+            if self.command == "HEAD" or not name.endswith(".safetensors"):
+                return self.answer(200, body, headers)
+            if asked is not None:
+                asked.append(wanted)
+            begin = int(wanted.removeprefix("bytes=").partition("-")[0] or 0)
+            if begin:
+                headers["Content-Range"] = f"bytes {begin}-{len(body) - 1}/{len(body)}"
+            if not stalls:
+                return self.answer(206 if begin else 200, body[begin:], headers)
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(body)))
+            self.end_headers()
+            self.wfile.write(body[: len(body) // 2])
+            self.wfile.flush()
+            over.wait(60)
+            return None
 
         def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
             self.send_response(status)
@@ -151,6 +178,7 @@ def hub(folder: Path, model: str) -> Iterator[str]:
     try:
         yield f"http://127.0.0.1:{server.server_port}"
     finally:
+        over.set()
         server.shutdown()
         server.server_close()
         thread.join()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import multiprocessing
+import re
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -115,6 +116,16 @@ def test_workers_that_start_at_once_convert_once(small: Path, tmp_path: Path) ->
     assert [engine for engine, _ in used] == ["openvino"] * 2
     assert sorted(bool(imported) for _, imported in used) == [False, True], "one converts"
     assert not list((cache / "openvino").glob(".*"))
+
+
+def test_a_dtype_that_gives_other_vectors_is_passed_over_with_a_warning(
+    small: Path, cache: Path, monkeypatch
+) -> None:
+    monkeypatch.setitem(muq_check.SMALLEST_COSINE, "bfloat16", 1.1)
+    found = weights.find(str(small), cache)
+    engine = muq_openvino.load(found, str(small), "CPU", cache, ("bfloat16", "float32"))
+    assert engine.dtype == "float32"
+    assert re.search(r"cosine .* in bfloat16\): it is in float32, slower", engine.warning)
 
 
 @pytest.mark.parametrize("damage", ["cut off", "one bit", "a file missing", "no manifest"])

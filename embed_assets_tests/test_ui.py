@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 
 LOCATION = {
@@ -159,6 +160,14 @@ def test_folders_are_materialized_one_by_one_selected_and_failed_only(world):
         "encoder",
         "device",
     } <= labels
+    with world.instance() as instance:
+        said = [
+            e.user_message for run in instance.get_runs() for e in instance.all_logs(run.run_id)
+        ]
+    assert any(
+        re.fullmatch(r"seconds, summed over the workers: .* decoding, .* in encoder, .*", line)
+        for line in said
+    )
     five = next(m for m in shown["assetMaterializations"] if m["partition"] == "Album 5")
     kinds = {e["label"]: e["__typename"] for e in five["metadataEntries"]}
     assert kinds["rejects"] == "TableMetadataEntry"

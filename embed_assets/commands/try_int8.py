@@ -83,7 +83,7 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
     root = require_library(settings.library)
     model, cache = settings.model, settings.model_cache
     encoders.require_device("muq-int8", settings.device)
-    encoders.fetch("muq-int8", model, cache)
+    encoders.fetch("muq-int8", model, cache, tell)
     to_make = encoders.must_make_int8(model, settings.device, cache)
     names, there = sample(root, CALIBRATION_TRACKS + tracks)
     if len(names) < CALIBRATION_TRACKS + FEWEST:

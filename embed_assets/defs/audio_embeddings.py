@@ -1,5 +1,6 @@
 """The asset `audio_embeddings`: the window vectors of every track, or why it has none."""
 
+from collections import Counter
 from collections.abc import Iterator
 from typing import Any
 
@@ -92,6 +93,7 @@ def audio_embeddings(
     )
 
     warned: set[str] = set()
+    spent: Counter[str] = Counter()
 
     def embed(paths: list[bytes]) -> Iterator[tuple[bytes, dict[str, Any] | BaseException]]:
         changed: list[bytes] = []
@@ -134,6 +136,13 @@ def audio_embeddings(
     def told_of(path: bytes, result: EmbedResult) -> dict[str, Any]:
         folder = folder_id(music.name, path)
         total = tables.folder_totals(folder, recipe.digest)
+        seconds = {
+            "seconds_loading_model": round(result.load_seconds, 3),
+            "seconds_decoding": round(result.decode_seconds, 3),
+            "seconds_in_encoder": round(result.encode_seconds, 3),
+            "seconds_storing": round(result.store_seconds, 3),
+        }
+        spent.update(seconds)
         metadata = {
             "dagster/row_count": total.embedded,
             "tracks": total.tracks,
@@ -143,10 +152,7 @@ def audio_embeddings(
             **rejects_of(reports.folder_rejects(tables, folder, recipe.digest)),
             "audio_seconds": round(result.audio_seconds, 1),
             "seconds": round(result.seconds, 3),
-            "seconds_loading_model": round(result.load_seconds, 3),
-            "seconds_decoding": round(result.decode_seconds, 3),
-            "seconds_in_encoder": round(result.encode_seconds, 3),
-            "seconds_storing": round(result.store_seconds, 3),
+            **seconds,
             "audio_seconds_per_second": round(result.audio_seconds / max(result.seconds, 1e-9), 1),
             "encoder": recipe.encoder,
             "weights": recipe.weights[:16],
@@ -167,4 +173,6 @@ def audio_embeddings(
     with open_embedders(choice, recipe.window_seconds, context.retry_number) as pool:
         each_folder(context, music, tables, embed)
     context.log.info(progress.line())
+    told = ", ".join(f"{s:.1f} {name.removeprefix('seconds_')}" for name, s in spent.items())
+    context.log.info(f"seconds, summed over the workers: {told or 'none'}".replace("_", " "))
     return dg.MaterializeResult(check_results=[every_track_readable(tables, recipe.digest)])

@@ -7,7 +7,7 @@ imported before `load` is called.
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -103,15 +103,15 @@ def describe(name: str, model: str, cache: Path) -> EncoderInfo:
             _unknown(name)
 
 
-def fetch(name: str, model: str, cache: Path) -> None:
-    """Download what the encoder `name` needs and is not here, with a progress bar.
+def fetch(name: str, model: str, cache: Path, tell: Callable[[str], None]) -> None:
+    """Download what the encoder `name` needs and is not here, with a progress bar; tells of it.
 
     Raises ConfigurationError when it cannot be had, TransientError when the disk is full.
     """
     if name in _MUQ:
-        from embed_assets.encoders import weights
+        from embed_assets.encoders import muq, weights
 
-        weights.fetch(model, cache)
+        weights.fetch(model, cache, lambda: tell(f"downloading {model}: {muq.NOTE}"))
 
 
 def load(name: str, model: str, device: str, cache: Path) -> Encoder:

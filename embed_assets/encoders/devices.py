@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embed_assets.encoders.nvidia import hidden, near_the_best, nvidia_gpu
+from embed_assets.encoders.nvidia import gpus, hidden, near_the_best, nvidia_gpu
 from embed_assets.errors import ConfigurationError, TransientError
 
 if TYPE_CHECKING:
@@ -69,10 +69,15 @@ def require(wanted: str) -> None:
     Raises:
         ConfigurationError: a kind of GPU was asked for of which this machine has none.
     """
-    kind = wanted.partition(":")[0]
+    kind, _, index = wanted.partition(":")
+    if kind == "openvino" and index != "CPU":
+        _openvino_device(wanted, index)
+        return
     if kind == "cuda" and not nvidia_gpu() and not any(map(os.path.exists, _OTHERS)):
         found = "this machine shows no NVIDIA GPU to this process"
         found += " (CUDA_VISIBLE_DEVICES hides them)" if hidden() else ""
+    elif kind == "cuda" and index.isdigit() and (there := gpus()) and int(index) >= len(there):
+        found = f"its driver counts {len(there)}, of which the first is cuda:0"
     elif kind == "mps" and sys.platform != "darwin":
         found = "only Macs have that"
     else:

@@ -129,7 +129,7 @@ def load(model: str, device: str, cache: Path) -> MuqEncoder:
             ) from refused
         warning = f"OpenVINO was refused, so that torch does the work, slower: {refused}"
         return _on_torch(found, described, model, where, warning)
-    return MuqEncoder(described, engine.frames, where, "openvino", engine.dtype)
+    return MuqEncoder(described, engine.frames, where, "openvino", engine.dtype, engine.warning)
 
 
 def reference(model: str, cache: Path) -> MuqEncoder:
@@ -167,7 +167,7 @@ def _on_gpu(
     except BaseException:
         end_leases()
         raise
-    return MuqEncoder(described, engine.frames, where, "torch", engine.dtype)
+    return MuqEncoder(described, engine.frames, where, "torch", engine.dtype, engine.warning)
 
 
 def _cuda_devices() -> dict[int, str]:

@@ -43,6 +43,13 @@ def audio() -> list[np.ndarray]:
     return [sound[None, :n].astype(np.float32) for n in lengths]
 
 
+def refused(worst: list[str], dtype: str) -> str:
+    """A warning for people where dtypes before this one gave other vectors; empty if none did."""
+    if not worst:
+        return ""
+    return f"vectors differed from torch's (cosine {', '.join(worst)}): it is in {dtype}, slower"
+
+
 def smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:
     """Over the windows, of their means and of all their statistics; NaN counts as -1."""
     if a.shape != b.shape:

@@ -64,13 +64,20 @@ def _check_run(module: torch.nn.Module, weights: Weights, model: str) -> None:
     config = weights.folder / CONFIG
     try:
         with torch.inference_mode():
-            width = module(torch.zeros(1, MIN_SAMPLES)).last_hidden_state.shape[-1]
+            frames = module(torch.zeros(1, MIN_SAMPLES)).last_hidden_state
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
             f"EMBED_MODEL is {model!r}: its weights load but do not run "
             f"({type(error).__name__}: {error}). See that {config} belongs "
             "to them, and that `pip check` is content (muq 0.1.0 needs transformers below 5.16)."
         ) from error
+    if not torch.isfinite(frames).all():
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}: its weights give NaN or infinity, of silence already: "
+            f"{weights.folder / WEIGHTS} is damaged, or was saved in too small a type. Fetch it"
+            " again."
+        )
+    width = frames.shape[-1]
     if width != weights.config.get("encoder_dim"):
         raise ConfigurationError(
             f"EMBED_MODEL is {model!r}: it gives vectors of width {width}, not "

@@ -10,7 +10,7 @@ from __future__ import annotations
 import gc
 import sys
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,6 +22,7 @@ from embed_assets.encoders.frames import N_MELS, mel_spectrogram
 from embed_assets.encoders.muq_kept import MODEL, REFERENCE, Conversion
 from embed_assets.encoders.muq_module import load_module, quiet
 from embed_assets.encoders.weights import Weights
+from embed_assets.encoders.weights import check as check_weights
 
 if TYPE_CHECKING:
     import torch
@@ -41,11 +42,13 @@ class Refused(Exception):
 class Engine:
     """A compiled encoder: `frames` takes float32 [B, T] and gives float32 [B, F, dim], on the CPU.
 
-    Windows go through one by one: a batch gains nothing on a CPU and costs memory.
+    Windows go through one by one: a batch gains nothing on a CPU and costs memory. `warning`: why
+    it is not in the fastest dtype.
     """
 
     frames: Callable[[torch.Tensor], torch.Tensor]
     dtype: str
+    warning: str = ""
 
 
 def load(
@@ -63,7 +66,7 @@ def load(
 
     Raises:
         Refused: OpenVINO cannot be had, fails, or gives other vectors.
-        ConfigurationError: the weights do not make a MuQ model.
+        ConfigurationError: the weights are damaged, or do not make a MuQ model.
     """
     ov = import_openvino()
     kept = conversion(weights.digest, cache)
@@ -73,7 +76,7 @@ def load(
         for dtype in dtypes or _dtypes(device):
             checked = check(ov, kept, device, dtype, weights)
             if checked.cosine >= muq_check.SMALLEST_COSINE[dtype]:
-                return checked.engine()
+                return replace(checked.engine(), warning=muq_check.refused(worst, dtype))
             worst.append(f"{checked.cosine:.4f} in {dtype}")
     except OSError as error:
         raise Refused(f"{error.filename or kept.folder}: {error.strerror or error}") from error
@@ -150,6 +153,7 @@ def convert(ov: Any, weights: Weights, model: str, folder: Path, *, minimal: boo
 
     from embed_assets.encoders.muq_winograd import STRIDES, minimal_conv
 
+    check_weights(weights, model)
     module: Any = load_module(weights, model)
     try:
         vectors = muq_check.vectors(lambda x: module(x).last_hidden_state)

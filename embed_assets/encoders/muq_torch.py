@@ -31,10 +31,14 @@ _CHECKED = slice(1, None)
 
 @dataclass(frozen=True)
 class Engine:
-    """`frames` takes float32 [B, T] on the CPU and gives [B, F, dim] on the device."""
+    """`frames` takes float32 [B, T] on the CPU and gives [B, F, dim] on the device.
+
+    `warning`: why it is not in the fastest dtype.
+    """
 
     frames: Callable[[torch.Tensor], torch.Tensor]
     dtype: str
+    warning: str = ""
 
 
 def load(module: torch.nn.Module, device: str) -> Engine:
@@ -62,7 +66,8 @@ def load(module: torch.nn.Module, device: str) -> Engine:
             forward = partial(_forward, module, device, dtype)
             cosine = muq_check.smallest_cosine(muq_check.vectors(forward, _CHECKED), theirs)
             if cosine >= muq_check.SMALLEST_COSINE[dtype]:
-                return Engine(Batches(forward, GPU_BATCH_SECONDS), dtype)
+                warning = muq_check.refused(worst, dtype)
+                return Engine(Batches(forward, GPU_BATCH_SECONDS), dtype, warning)
             worst.append(f"{cosine:.4f} in {dtype}")
     except RuntimeError as error:
         said = str(error).strip().partition("\n")[0]
@@ -73,7 +78,8 @@ def load(module: torch.nn.Module, device: str) -> Engine:
             ) from error
         raise ConfigurationError(
             f"torch {torch.__version__} cannot run MuQ on {device} ({said}): is this GPU too old"
-            " for it, or its driver? Set EMBED_DEVICE to another one, as cuda:0, or to cpu."
+            " for it, or its driver? Set EMBED_DEVICE to another GPU, as cuda:0, or"
+            " EMBED_DEVICE=cpu to do without."
         ) from error
     raise ConfigurationError(
         f"MuQ gives other vectors on {device} than on the CPU (cosine {', '.join(worst)}), with"

@@ -12,23 +12,25 @@ import json
 import os
 import re
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
+from embed_assets.encoders.download import SHA256, Damaged, file_sha256, into_cache
 from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.identity import digest
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
-_SHA256 = re.compile(r"[0-9a-f]{64}")
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _HUB_PATIENCE = 10.0  # seconds without an answer of the hub, before a download has begun
 
 _GET_THEM = (
-    "`embed-assets sync` or `embed-assets up` downloads weights from the Hugging Face hub; or set "
+    "`embed-assets sync` or `embed-assets up` downloads weights from the Hugging Face hub (MuQ's "
+    "are CC-BY-NC 4.0: not for commercial use); or set "
     f"EMBED_MODEL to a folder that holds {CONFIG} and {WEIGHTS}; or set EMBED_ENCODER=acoustic, "
     "which needs no download"
 )
@@ -75,13 +77,38 @@ def find(model: str, cache: Path) -> Weights:
         raise ConfigurationError(
             f"EMBED_MODEL is {model!r}, but {folder / CONFIG} is damaged: {error}. Fetch it again."
         ) from error
-    return Weights(folder, config, digest("weights", name, hashlib.sha256(raw).hexdigest()))
+    return Weights(folder, config, _digest(name, raw))
 
 
-def fetch(model: str, cache: Path) -> Path:
+def check(weights: Weights, model: str) -> None:
+    """Read the weights through: raises ConfigurationError if they are not those of their digest.
+
+    A download is taken at its word otherwise, which its disk may have broken since.
+    """
+    try:
+        raw = (weights.folder / CONFIG).read_bytes()
+        there = _digest(file_sha256(weights.folder / WEIGHTS), raw)
+    except OSError as error:
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}, but {error.filename or weights.folder} cannot be read: "
+            f"{error.strerror or error}. Make it readable, or fetch it again."
+        ) from error
+    if there != weights.digest:
+        file = (weights.folder / WEIGHTS).resolve()
+        raise ConfigurationError(
+            f"EMBED_MODEL is {model!r}, but {file} is damaged, by its checksum. Delete it and fetch"
+            " it again; if it happens more than once, check the disk."
+        )
+
+
+def _digest(sha256_of_weights: str, config: bytes) -> str:
+    return digest("weights", sha256_of_weights, hashlib.sha256(config).hexdigest())
+
+
+def fetch(model: str, cache: Path, begin: Callable[[], None] = lambda: None) -> Path:
     """Download the weights `model` from the hub unless they are here; the folder they lie in.
 
-    Shows a progress bar in a terminal and resumes what an earlier call began. Raises
+    Shows a progress bar in a terminal and goes on where an earlier call stopped. Raises
     ConfigurationError within seconds when there is no network, no such model, or no access to it,
     and TransientError when the disk is full.
     """
@@ -97,6 +124,9 @@ def fetch(model: str, cache: Path) -> Path:
         # snapshot_download has no limit of its own: on a network that swallows packets it would
         # sit for minutes before it says so.
         HfApi().model_info(model, timeout=_HUB_PATIENCE)
+        begin()
+        with contextlib.suppress(errors.EntryNotFoundError):
+            into_cache(model, WEIGHTS, hub_cache(cache), _HUB_PATIENCE)
         snapshot_download(model, cache_dir=hub_cache(cache), allow_patterns=[CONFIG, WEIGHTS])
     except errors.GatedRepoError as error:
         raise ConfigurationError(
@@ -108,7 +138,7 @@ def fetch(model: str, cache: Path) -> Path:
             f"{where}: there is no such model, or it is private. Check the spelling; for a private "
             "one set HF_TOKEN."
         ) from error
-    except (errors.HfHubHTTPError, ValueError, RuntimeError) as error:
+    except (errors.HfHubHTTPError, ValueError, RuntimeError, Damaged) as error:
         # ValueError: no valid id. RuntimeError: what the hub's own transfer library raises.
         raise ConfigurationError(f"{where}: {_first_line(error)}. {_OTHERWISE}") from error
     except (httpx.HTTPError, ConnectionError, errors.LocalEntryNotFoundError) as error:
@@ -182,7 +212,7 @@ def _downloaded(model: str, cache: Path) -> Path:
 def _sha256(path: Path, cache: Path) -> str:
     """SHA-256 of a file, as the hub names its blob, or read once and remembered under `cache`."""
     real = path.resolve()
-    if _SHA256.fullmatch(real.name):
+    if SHA256.fullmatch(real.name):
         return real.name
     stat = real.stat()
     return _remembered(real, stat.st_size, stat.st_mtime_ns, cache)
@@ -194,12 +224,11 @@ def _remembered(path: Path, size: int, mtime_ns: int, cache: Path) -> str:
     note = cache / "digests" / f"{key}.json"
     try:
         known = json.loads(note.read_bytes())["sha256"]
-        if _SHA256.fullmatch(known):
+        if SHA256.fullmatch(known):
             return known
     except (OSError, ValueError, KeyError, TypeError):
         pass  # not known yet, or cut off by a power loss: read the weights again
-    with path.open("rb") as file:
-        value = hashlib.file_digest(file, "sha256").hexdigest()
+    value = file_sha256(path)
     content = {"path": str(path), "size": size, "mtime_ns": mtime_ns, "sha256": value}
     temporary = note.with_name(f".{note.name}.{uuid.uuid4().hex}.tmp")
     # On a full or read-only disk this process still knows it, and what it came for may work.
