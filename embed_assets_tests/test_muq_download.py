@@ -17,11 +17,13 @@ from embed_assets_tests import small_muq
 from embed_assets_tests.muq_tools import begin, run
 
 FETCH = """
-import sys
+import signal, sys
 from pathlib import Path
 from huggingface_hub import constants
 from embed_assets.encoders import describe, weights
 from embed_assets.errors import ConfigurationError
+# What runs in the background of a script ignores Ctrl-C, and so would this.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 weights._HUB_PATIENCE = 1.0
 constants.DOWNLOAD_CHUNK_SIZE = 1 << 14
 try:
