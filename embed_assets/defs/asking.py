@@ -26,8 +26,8 @@ NOTE = "embed_assets/asked"
 
 LAUNCH_SECONDS = 20.0
 LAUNCH_SECONDS_A_FOLDER = 0.05
-"""The daemon makes a tick's runs within so many seconds, or died; it writes three notes a folder,
-each of which waits for the disk."""
+"""The daemon makes a tick's runs within so many seconds, or died; it writes three notes a folder
+first."""
 
 MOST_RUNS = 50
 """Runs that may begin while somebody looks at the library; what is beyond is done twice."""

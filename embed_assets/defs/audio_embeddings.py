@@ -29,6 +29,8 @@ from embed_assets.identity import folder_id
 from embed_assets.vectors.decode_ahead import open_embedders
 from embed_assets.vectors.embed import EmbedResult, embed_folders
 
+REUSED = "none: all vectors were reused"
+
 COLUMNS = dg.TableSchema(
     [
         dg.TableColumn("recipe", "string", "digest of all that decides a vector"),
@@ -156,9 +158,9 @@ def audio_embeddings(
             "audio_seconds_per_second": round(result.audio_seconds / max(result.seconds, 1e-9), 1),
             "encoder": recipe.encoder,
             "weights": recipe.weights[:16],
-            "engine": result.engine or "none: all vectors were reused",
-            "device": result.device or choice.device,
-            "dtype": result.dtype or "none: all vectors were reused",
+            "engine": result.engine or REUSED,
+            "device": result.device or REUSED,
+            "dtype": result.dtype or REUSED,
         }
         if result.warning:
             metadata["engine_warning"] = result.warning

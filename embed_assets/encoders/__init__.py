@@ -185,7 +185,8 @@ def is_quick(name: str) -> bool:
 def require_device(name: str, device: str) -> None:
     """Fail where an encoder cannot run on that device: before weights are fetched.
 
-    Imports nothing heavy; what else may be wrong with a device is found out by `load`.
+    Imports no more than OpenVINO, where that is asked for; what else may be wrong with a device is
+    found out by `load`.
     """
     if name == "muq":
         from embed_assets.encoders import devices
@@ -203,7 +204,7 @@ def require_device(name: str, device: str) -> None:
 
 
 def require(name: str, model: str, device: str, cache: Path) -> None:
-    """Fail before any work where `load` is bound to fail; imports nothing heavy.
+    """Fail before any work where `load` is bound to fail; loads no model, and no torch.
 
     Raises:
         ConfigurationError: as `describe` and `require_device`.

@@ -35,12 +35,14 @@ def into_cache(model: str, name: str, cache: Path, patience: float) -> None:
     found = get_hf_file_metadata(hf_hub_url(model, name), timeout=patience)
     if not found.etag or not SHA256.fullmatch(found.etag) or not found.size:
         return
-    blobs = cache / repo_folder_name(repo_id=model, repo_type="model") / "blobs"
+    folder = repo_folder_name(repo_id=model, repo_type="model")
+    blobs, locks = cache / folder / "blobs", cache / ".locks" / folder
     blob, partial = blobs / found.etag, blobs / f"{found.etag}.part"
     if blob.exists():
         return
-    blobs.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{partial}.lock"):
+    for made in (blobs, locks):
+        made.mkdir(parents=True, exist_ok=True)
+    with FileLock(locks / f"{partial.name}.lock"):
         if blob.exists():
             return
         _fetch(hf_hub_url(model, name), found.location, partial, found.size, name)

@@ -6,9 +6,9 @@ were twelve. With stride 2 every second row meets two of the three taps: F(4, 2)
 for eight there. What is added are sums of activations, a hundredth of the work. After Winograd,
 "Arithmetic Complexity of Computations" (1980), and Lavin and Gray, "Fast Algorithms for
 Convolutional Neural Networks" (arXiv:1509.09308), with their matrices for F(4, 3), and those that
-the points 0, 1, -1 and 2 give for F(4, 2). Sums and differences cost precision: three times the
-rounding error of these convolutions in bfloat16, of which MuQ's vectors show a tenth, and in
-float32 nothing.
+the points 0, 1, -1 and 2 give for F(4, 2). Sums and differences cost precision in bfloat16: with
+stride 1 three times a convolution's rounding error, of which MuQ's vectors show a tenth, and with
+stride 2 nothing more that they show. In float32 it costs nothing.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ STRIDED_FILTERS = (
     (0.0, 1.0, 0.0),
 )
 """What the five take of the taps that meet odd rows, and what even rows take."""
-
 
 STRIDES = ((1, 1), (2, 2))
 """Of the convolutions that can be done so."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import glob
 import os
+from collections.abc import Callable
 from dataclasses import dataclass
 
 _MAJOR, _MINOR = 75, 76
@@ -68,7 +69,7 @@ def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
     return Gpu(index, (major, minor), memory.value)
 
 
-def _number(ask: ctypes._FuncPtr, *of: int) -> int:
+def _number(ask: Callable[..., int], *of: int) -> int:
     answer = ctypes.c_int()
     if ask(ctypes.byref(answer), *of):
         raise OSError("the NVIDIA driver gives no answer")

@@ -65,10 +65,7 @@ def find(model: str, cache: Path) -> Weights:
         raw = (folder / CONFIG).read_bytes()
         name = _sha256(folder / WEIGHTS, cache)
     except OSError as error:
-        raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}, but {error.filename or folder} cannot be read: "
-            f"{error.strerror or error}. Make it readable, or fetch it again."
-        ) from error
+        raise _unreadable(model, folder, error) from error
     try:
         config = json.loads(raw)
         if not isinstance(config, dict):
@@ -89,16 +86,20 @@ def check(weights: Weights, model: str) -> None:
         raw = (weights.folder / CONFIG).read_bytes()
         there = _digest(file_sha256(weights.folder / WEIGHTS), raw)
     except OSError as error:
-        raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}, but {error.filename or weights.folder} cannot be read: "
-            f"{error.strerror or error}. Make it readable, or fetch it again."
-        ) from error
+        raise _unreadable(model, weights.folder, error) from error
     if there != weights.digest:
         file = (weights.folder / WEIGHTS).resolve()
         raise ConfigurationError(
             f"EMBED_MODEL is {model!r}, but {file} is damaged, by its checksum. Delete it and fetch"
             " it again; if it happens more than once, check the disk."
         )
+
+
+def _unreadable(model: str, folder: Path, error: OSError) -> ConfigurationError:
+    return ConfigurationError(
+        f"EMBED_MODEL is {model!r}, but {error.filename or folder} cannot be read: "
+        f"{error.strerror or error}. Make it readable, or fetch it again."
+    )
 
 
 def _digest(sha256_of_weights: str, config: bytes) -> str:

@@ -136,7 +136,7 @@ def decide(
     bulk = [d for d in due.values() if d.key not in first]
     sizes = {d.key: d.files for d in bulk}
     share = math.ceil(sum(sizes.values()) / policy.encoders)
-    most = policy.files_per_run if policy.encoders == 1 else min(policy.files_per_run, share)
+    most = min(policy.files_per_run, share)
     requests = chain(
         _requests(removals, position, may_bridge, policy, remove=True),
         _requests([d for d in due.values() if d.key in first], position, may_bridge, policy),
