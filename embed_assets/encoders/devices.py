@@ -82,7 +82,7 @@ def require(wanted: str) -> None:
         found = "only Macs have that"
     else:
         return
-    raise ConfigurationError(f"EMBED_DEVICE is {wanted!r}, but {found}. {_CHOICES}.")
+    raise ConfigurationError(f"EMBED_DEVICE is {wanted!r}, but {found}. Set EMBED_DEVICE=auto.")
 
 
 def one_process(wanted: str) -> bool:
