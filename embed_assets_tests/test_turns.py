@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import dagster as dg
 import psutil
@@ -27,8 +28,9 @@ def seconds_used(process):
     return used
 
 
-def test_a_run_that_waits_for_the_encoder_leaves_the_processor_to_it_and_begins_soon(world):
-    world.album("Album", 1)
+@contextmanager
+def sync_waits_for_the_encoder(world):
+    """A `sync` whose only run waits, for another one has the encoder; and Dagster's pools."""
     with world.instance() as instance:
         pools = instance.event_log_storage
         pools.initialize_concurrency_limit_to_default("gpu")
@@ -40,16 +42,33 @@ def test_a_run_that_waits_for_the_encoder_leaves_the_processor_to_it_and_begins_
                 lambda: pools.get_concurrency_info("gpu").pending_step_count,
                 "the run waits for its turn",
             )
-            process = psutil.Process(sync.pid)
-            time.sleep(1)
-            before = seconds_used(process)
-            time.sleep(4)
-            assert seconds_used(process) - before < 2
-            pools.free_concurrency_slot_for_step("another run", "audio_embeddings")
-            assert sync.wait(timeout=60) == 0
+            yield sync, pools
         finally:
             sync.kill()
             sync.wait()
+
+
+def test_a_run_that_waits_for_the_encoder_leaves_the_processor_to_it_and_begins_soon(world):
+    world.album("Album", 1)
+    with sync_waits_for_the_encoder(world) as (sync, pools):
+        process = psutil.Process(sync.pid)
+        time.sleep(1)
+        before = seconds_used(process)
+        time.sleep(4)
+        assert seconds_used(process) - before < 2
+        pools.free_concurrency_slot_for_step("another run", "audio_embeddings")
+        assert sync.wait(timeout=60) == 0
+    world.assert_index_is_library()
+
+
+def test_a_free_encoder_is_used_though_nobody_told_those_who_wait(world, monkeypatch):
+    """What two processes of Dagster come to when one queues up while the other one leaves."""
+    world.album("Album", 1)
+    with sync_waits_for_the_encoder(world) as (sync, pools):
+        with monkeypatch.context() as untold:
+            untold.setattr(pools, "assign_pending_steps", lambda names: None)
+            pools.free_concurrency_slot_for_step("another run", "audio_embeddings")
+        assert sync.wait(timeout=60) == 0
     world.assert_index_is_library()
 
 

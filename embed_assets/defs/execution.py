@@ -75,6 +75,25 @@ def _seconds_to_next_claim(waiting: slots.InstanceConcurrencyContext) -> float:
 slots.InstanceConcurrencyContext.interval_to_next_pending_claim_check = _seconds_to_next_claim
 slots.MAX_CONCURRENCY_CLAIM_BLOCKED_INTERVAL = ASK_AGAIN_SECONDS
 
+_ask_for_slot = slots.InstanceConcurrencyContext.claim
+
+
+def _ask_for_slot_that_nobody_has(
+    waiting: slots.InstanceConcurrencyContext, pool: str, step: str, priority: int = 0
+) -> bool:
+    """Ask for a slot of a pool; one that is free is given to whoever waits."""
+    if waiting._pending_timeouts.get(step, float("inf")) < time.time():
+        storage = waiting._instance.event_log_storage
+        if storage.has_unassigned_slots(pool):
+            storage.assign_pending_steps([pool])
+    return _ask_for_slot(waiting, pool, step, priority)
+
+
+# Dagster gives a slot away only at the moment when another step leaves it (1.13). A step that looks
+# before that moment and queues up after it, or a leaving step that is killed in it, would have all
+# others wait for ever beside a free slot.
+slots.InstanceConcurrencyContext.claim = _ask_for_slot_that_nobody_has
+
 
 def is_in_process(run: dg.DagsterRun) -> bool:
     """Whether a run's steps run in the run's own process."""
