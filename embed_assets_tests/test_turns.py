@@ -1,5 +1,6 @@
 """The encoder and Milvus Lite do one run's work at a time: how the others wait for their turn."""
 
+import multiprocessing
 import subprocess
 import sys
 import time
@@ -8,6 +9,8 @@ from contextlib import contextmanager
 import dagster as dg
 import psutil
 import pytest
+from dagster._core.execution.plan.instance_concurrency_context import InstanceConcurrencyContext
+from filelock import FileLock
 
 from embed_assets.definitions import build_defs
 from embed_assets.defs.resources import resources
@@ -26,6 +29,37 @@ def seconds_used(process):
         except psutil.Error:
             continue
     return used
+
+
+TURNS = 8
+
+
+def take_turns(home, name):
+    """Take the slot of the pool `gpu` some times; fails where it is somebody else's meanwhile."""
+    run = dg.DagsterRun(job_name="bring_in_step", run_id=name)
+    with dg.DagsterInstance.from_config(home) as instance:
+        for i in range(TURNS):
+            with InstanceConcurrencyContext(instance, run) as pools:
+                while not pools.claim("gpu", f"step {i}"):
+                    time.sleep(0.02)
+                with FileLock(f"{home}/used.lock", timeout=0):
+                    time.sleep(0.02)
+                pools.free_step(f"step {i}")
+
+
+def test_processes_that_ask_for_the_encoder_at_once_have_it_one_after_the_other(world):
+    with world.instance() as instance:
+        instance.event_log_storage.initialize_concurrency_limit_to_default("gpu")
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(["embed_assets.definitions"])
+    home = str(world.made_settings().dagster_home)
+    asking = [context.Process(target=take_turns, args=(home, f"run {i}")) for i in range(3)]
+    for process in asking:
+        process.start()
+    for process in asking:
+        process.join(100)
+        process.kill()
+    assert [process.exitcode for process in asking] == [0, 0, 0]
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import dagster as dg
@@ -78,21 +79,26 @@ slots.MAX_CONCURRENCY_CLAIM_BLOCKED_INTERVAL = ASK_AGAIN_SECONDS
 _ask_for_slot = slots.InstanceConcurrencyContext.claim
 
 
-def _ask_for_slot_that_nobody_has(
+def _ask_alone(
     waiting: slots.InstanceConcurrencyContext, pool: str, step: str, priority: int = 0
 ) -> bool:
-    """Ask for a slot of a pool; one that is free is given to whoever waits."""
-    if waiting._pending_timeouts.get(step, float("inf")) < time.time():
-        storage = waiting._instance.event_log_storage
-        if storage.has_unassigned_slots(pool):
-            storage.assign_pending_steps([pool])
-    return _ask_for_slot(waiting, pool, step, priority)
+    """Ask for a slot of a pool, one process at a time; a free one is given to whoever waits."""
+    from filelock import FileLock
+
+    instance = waiting._instance
+    with FileLock(Path(instance.root_directory) / "pools.lock"):
+        if waiting._pending_timeouts.get(step, float("inf")) < time.time():
+            storage = instance.event_log_storage
+            if storage.has_unassigned_slots(pool):
+                storage.assign_pending_steps([pool])
+        return _ask_for_slot(waiting, pool, step, priority)
 
 
-# Dagster gives a slot away only at the moment when another step leaves it (1.13). A step that looks
-# before that moment and queues up after it, or a leaving step that is killed in it, would have all
-# others wait for ever beside a free slot.
-slots.InstanceConcurrencyContext.claim = _ask_for_slot_that_nobody_has
+# On SQLite (dagster 1.13) two processes that ask at once may both be given the one slot. And a slot
+# is given away only at the moment when another step leaves it: one that looks before that moment
+# and queues up after it, or a leaving one that is killed in it, would have all others wait for ever
+# beside a free slot.
+slots.InstanceConcurrencyContext.claim = _ask_alone
 
 
 def is_in_process(run: dg.DagsterRun) -> bool:
