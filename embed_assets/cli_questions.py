@@ -285,8 +285,14 @@ def draw_map(
 def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
     """Which encoder made the vectors, and what it is."""
     from embed_assets import catalogue, encoders
+    from embed_assets.errors import ConfigurationError
     from embed_assets.project import Project
 
+    try:
+        info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
+    except ConfigurationError as e:
+        made = f"{spec.recipe.encoder}, which is served" if spec else "those that are served"
+        return f"{made}; for another: {e}"
     project = Project.of(settings)
     if spec is not None and spec.layers[0] != (wanted := project.spec()).layers[0]:
         if catalogue.is_by_hand(project.tables, project.uri, wanted.collection):
@@ -296,5 +302,4 @@ def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
             )
         other = f"{spec.recipe.encoder}, served until {wanted.collection} is complete"
         return f"{other}: `embed-assets collections`"
-    info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
     return f"{info.name}; {info.note}"

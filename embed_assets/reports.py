@@ -113,13 +113,17 @@ def embedded_tracks(tables: Tables, recipe: str) -> Iterator[Track]:
             yield Track(*row)
 
 
-def embedded_since(tables: Tables, recipe: str, since: float) -> int:
-    """How many tracks were embedded after a time, in seconds of the system's clock."""
+def embedded_since(tables: Tables, recipe: str, since: float) -> tuple[int, float, float]:
+    """How many tracks were embedded after a time, and when the first and the last of them were.
+
+    All in seconds of the system's clock.
+    """
     with tables.connect() as db:
         return db.execute(
-            "SELECT count(*) FROM embeddings WHERE recipe = ? AND at > ? AND reason IS NULL",
+            "SELECT count(*), coalesce(min(at), ?2), coalesce(max(at), ?2) FROM embeddings"
+            " WHERE recipe = ?1 AND at > ?2 AND reason IS NULL",
             (recipe, since),
-        ).fetchone()[0]
+        ).fetchone()
 
 
 def seconds_per_track(tables: Tables, recipe: str, tracks: int = 100) -> float | None:

@@ -99,6 +99,20 @@ def test_another_pooling_and_back_without_a_forward_pass_or_a_search_that_fails(
         world.assert_index_is_library()
 
 
+def test_what_is_served_answers_while_the_weights_of_another_encoder_are_not_here_yet(world):
+    world.album("Album", 1, 2, 3, 4)
+    synced = world.sync()
+    status = shown(world, "status")
+    assert status["rate"] >= (synced["embedded"] - 1) / synced["seconds"], "of the time it worked"
+    asked = [("similar", "Album/01.ogg"), ("path", "Album/01.ogg", "Album/03.ogg")]
+    before = [shown(world, *words) for words in asked]
+    world.settings["EMBED_ENCODER"] = "muq"
+    assert [shown(world, *words) for words in asked] == before
+    told = world.run("similar", "Album/01.ogg")
+    assert "acoustic, which is served" in told.stdout
+    assert "downloads" in told.stdout, "how to have the other one"
+
+
 def written_rows(world, runs):
     """Rows that the index steps of these runs wrote, by their metadata."""
     import dagster as dg

@@ -12,7 +12,7 @@ import numpy as np
 
 from embed_assets import catalogue, reports
 from embed_assets.commands.find import Found, find_all, not_indexed
-from embed_assets.commands.served import WAIT_SECONDS, held_ready, served_spec
+from embed_assets.commands.served import WAIT_SECONDS, held_ready, served_spec, wanted_spec
 from embed_assets.commands.similar import Answer
 from embed_assets.errors import ConfigurationError, TrackRejected
 from embed_assets.identity import IndexSpec
@@ -80,7 +80,7 @@ def _require_parts(project: Project) -> IndexSpec:
     name = spec.of_parts.collection
     if name in catalogue.known(project.tables, project.uri):
         return spec
-    if spec.collection == project.spec().collection:
+    if (wanted := wanted_spec(project)) and spec.collection == wanted.collection:
         raise ConfigurationError("parts of tracks are not indexed yet: run `embed-assets sync`")
     raise ConfigurationError(
         f"{spec.collection} is served, which has no parts; those of these settings are found once"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
+
 from embed_assets import catalogue
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec
@@ -35,10 +37,20 @@ def served_spec(project: Project) -> IndexSpec:
 
 def spec_of(project: Project, name: str) -> IndexSpec | None:
     """What a collection was made with, if that is known."""
-    wanted = project.spec()
-    if name == wanted.collection:
+    wanted = wanted_spec(project)
+    if wanted and name == wanted.collection:
         return wanted
     return catalogue.spec_of(project.tables, project.uri, name, parts=project.parts)
+
+
+def wanted_spec(project: Project) -> IndexSpec | None:
+    """What the settings ask for; None as long as their encoder's weights are not here.
+
+    What is served is asked without them.
+    """
+    with suppress(ConfigurationError):
+        return project.spec()
+    return None
 
 
 def searcher_of(project: Project) -> Searcher:

@@ -12,9 +12,10 @@ from embed_assets.defs.look import look
 from embed_assets.errors import ConfigurationError
 from embed_assets.library.plan import Memory, Policy
 from embed_assets.settings import Settings
+from embed_assets.tables import Tables
 
 RATE_SECONDS = 60.0
-"""The rate is that of the last minute."""
+"""The rate is that of the last minute, or of the part of it in which there was work."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +68,6 @@ def status(settings: Settings) -> Status:
     spec = project.spec()
     info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
     found = reports.counts(project.tables, spec.recipe.digest, spec.place(project.uri))
-    recent = reports.embedded_since(project.tables, spec.recipe.digest, time.time() - RATE_SECONDS)
     problem, plan, live = "", None, 0
     with open_existing(settings) as instance:
         try:
@@ -83,7 +83,7 @@ def status(settings: Settings) -> Status:
             plan, live = seen.plan, seen.live_runs
         except ConfigurationError as e:
             problem = str(e)
-    rate = recent / RATE_SECONDS
+    rate = _rate(project.tables, spec.recipe.digest, live > 0)
     left = max(plan.files - found.embedded - found.rejected, 0) if plan else found.pending
     return Status(
         library=str(settings.library or ""),
@@ -111,3 +111,14 @@ def status(settings: Settings) -> Status:
         served_by_hand=catalogue.is_by_hand(project.tables, project.uri, spec.collection),
         problem=problem,
     )
+
+
+def _rate(tables: Tables, recipe: str, goes_on: bool) -> float:
+    """Tracks/s while there was work, within the last minute."""
+    now = time.time()
+    tracks, first, last = reports.embedded_since(tables, recipe, now - RATE_SECONDS)
+    end = now if goes_on else last
+    if tracks < 2:
+        # One alone says when it was done, not how long it took.
+        return tracks / RATE_SECONDS
+    return (tracks - 1) / max(end - first, 1.0)
