@@ -101,7 +101,8 @@ def gc(
 ) -> None:
     """Remove stored vectors of music that is gone, and of recipes that no collection has.
 
-    With them go converted models and search files that only such recipes needed.
+    With them go converted models and search files that only such recipes needed, and downloads of
+    weights that were stopped.
     """
     from embed_assets.commands.gc import gc as command
 
@@ -116,7 +117,7 @@ def gc(
         f" {decimal(s.bytes)}; {s.too_young} unused ones are younger than {hours:g} h"
     )
     if found.copies:
-        what = "converted models and search files of no use"
+        what = "converted models, search files and stopped downloads of no use"
         typer.echo(f"{what} {word}: {len(found.copies)}, {decimal(found.copies_bytes)}")
     if not found.in_step:
         typer.echo("(the library is not in step: `embed-assets sync` comes first)")

@@ -1,9 +1,14 @@
 """The disk is full, read-only or gone, for real: a small file system of the test's own."""
 
+import errno
 import json
+import os
+import shutil
 import subprocess
 
 import pytest
+
+from embed_assets import encoders
 
 
 @pytest.fixture
@@ -116,3 +121,16 @@ def test_a_folder_without_permission_holds_no_other_back_and_loses_nothing(world
     world.sync()
     assert json.loads(world.run("errors", "--json").stdout) == []
     assert set(world.indexed()) == {"Shut/01.ogg", "Late/01.ogg", "New/01.ogg"}
+
+
+def test_a_disk_too_full_for_the_conversion_of_weights_is_named_and_holds_nothing_back(small, disk):
+    with open(disk / "ballast", "wb") as ballast:
+        ballast.truncate(0)
+        os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(disk).free - (1 << 19))
+    loaded = encoders.load("muq", str(small), "cpu", disk / "models")
+    assert loaded.engine == "torch"
+    assert str(disk / "models") in loaded.warning
+    assert os.strerror(errno.ENOSPC) in loaded.warning
+    (disk / "ballast").unlink()
+    again = encoders.load("muq", str(small), "cpu", disk / "models")
+    assert again.engine == "openvino", again.warning

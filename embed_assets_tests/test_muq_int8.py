@@ -128,14 +128,18 @@ def test_a_conversion_is_of_no_use_once_no_collection_and_no_setting_needs_it(
     making = in_float.with_name(f".{in_float.name}.x.tmp")
     making.mkdir()
 
-    assert encoders.unused_conversions(set(), str(small), cache) == [old]
+    assert encoders.unused_copies(set(), str(small), cache) == [old]
     gone = "no/such"
-    assert encoders.unused_conversions({plain, int8}, gone, cache) == [old]
-    assert encoders.unused_conversions({plain}, gone, cache) == [old, in_int8]
-    assert encoders.unused_conversions({int8}, gone, cache) == [old, in_float]
+    assert encoders.unused_copies({plain, int8}, gone, cache) == [old]
+    assert encoders.unused_copies({plain}, gone, cache) == [old, in_int8]
+    assert encoders.unused_copies({int8}, gone, cache) == [old, in_float]
     shutil.rmtree(in_int8)
     os.utime(making, (0, 0))
-    assert encoders.unused_conversions({plain}, gone, cache) == [making, old]
+    assert encoders.unused_copies({plain}, gone, cache) == [making, old]
+    stopped = cache / "huggingface/models--no--such/blobs/abc.part"
+    stopped.parent.mkdir(parents=True)
+    stopped.touch()
+    assert encoders.unused_copies({plain}, gone, cache) == [making, old, stopped]
 
 
 @pytest.mark.stress

@@ -1,6 +1,7 @@
 """`gc`: remove what nothing needs, and say how many bytes that is.
 
-Stored vectors cost forward passes to have again, converted models and search files only time.
+Stored vectors cost forward passes to have again; converted models, search files and downloads that
+were stopped cost only time.
 """
 
 from __future__ import annotations
@@ -34,7 +35,8 @@ LOOK_SECONDS = 600.0
 class Collected:
     """What `gc --json` prints; `in_step`: whether the library was, so that `gc` may remove.
 
-    `copies`: paths of converted models and search files that go too, of `copies_bytes`.
+    `copies`: paths of converted models, search files and stopped downloads that go too, of
+    `copies_bytes`.
     """
 
     dry_run: bool
@@ -53,7 +55,8 @@ class Collected:
 def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
     """Remove vectors of music that is gone, and of recipes that no collection has.
 
-    With them go the converted models and search files that were of use to such recipes only.
+    With them go the converted models and search files that were of use to such recipes only, and
+    downloads of weights that were stopped and not gone on with.
 
     Only while tables and library agree: music that is just being moved is in no table for a
     moment, and an unmounted library is none at all.
@@ -91,7 +94,7 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
         recipes = {spec.recipe.digest for spec in specs}
         weights = {spec.recipe.weights for spec in specs}
         unused = [
-            *encoders.unused_conversions(weights, settings.model, settings.model_cache),
+            *encoders.unused_copies(weights, settings.model, settings.model_cache),
             *unused_files(project.store, specs),
         ]
     swept = sweep(project.tables, project.store, recipes, older_than=older_than, dry_run=dry_run)

@@ -228,10 +228,10 @@ def must_make_int8(model: str, device: str, cache: Path) -> bool:
     return True
 
 
-def unused_conversions(in_use: Collection[str], model: str, cache: Path) -> list[Path]:
-    """Folders of converted models that neither EMBED_MODEL nor what is in use needs.
+def unused_copies(in_use: Collection[str], model: str, cache: Path) -> list[Path]:
+    """Converted models that neither EMBED_MODEL nor what is in use needs, and stopped downloads.
 
-    `in_use`: values of `EncoderInfo.weights`. Each can be made again, in a minute or some.
+    `in_use`: values of `EncoderInfo.weights`. Each can be had again.
     """
     from embed_assets.encoders import muq_int8, weights
 
@@ -239,7 +239,7 @@ def unused_conversions(in_use: Collection[str], model: str, cache: Path) -> list
         configured = weights.find(model, cache).digest
     except ConfigurationError:
         configured = None
-    return muq_int8.unused(in_use, configured, cache)
+    return [*muq_int8.unused(in_use, configured, cache), *weights.stopped_downloads(cache)]
 
 
 def preparation(info: EncoderInfo, device: str, cache: Path) -> str:

@@ -7,7 +7,10 @@ transformers to load, which saves each worker seconds and a third of a gigabyte.
 
 from __future__ import annotations
 
+import errno
 import gc
+import os
+import shutil
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -29,6 +32,8 @@ if TYPE_CHECKING:
 
 CONVERSION = 3
 """Raised when the conversion, the check audio or what is kept changes: all is made anew."""
+
+FULL_BYTES = 1 << 20
 
 HINT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 """OpenVINO's names of the types."""
@@ -168,11 +173,22 @@ def convert(ov: Any, weights: Weights, model: str, folder: Path, *, minimal: boo
                 setattr(block, f"conv{number}", minimal_conv(conv, norm))
                 setattr(block, f"bn{number}", Identity())
         graph = _graph(ov, module)
-        ov.save_model(graph, folder / MODEL, compress_to_fp16=False)
+        save(ov, graph, folder / MODEL)
     finally:
         # Both models are over a gigabyte: neither may be there when the engine is compiled.
         module = graph = None
         gc.collect()
+
+
+def save(ov: Any, graph: Any, file: Path) -> None:
+    """Write a model in full precision; raises OSError where the disk is full, else RuntimeError."""
+    try:
+        ov.save_model(graph, file, compress_to_fp16=False)
+    except RuntimeError as error:
+        # OpenVINO says no more than "iostream error".
+        if shutil.disk_usage(file.parent).free < FULL_BYTES:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(file)) from error
+        raise
 
 
 def _graph(ov: Any, module: torch.nn.Module) -> Any:

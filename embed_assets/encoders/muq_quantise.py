@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 
 from embed_assets.encoders.frames import mel_spectrogram
-from embed_assets.encoders.muq_openvino import import_openvino
+from embed_assets.encoders.muq_openvino import import_openvino, save
 
 GIB = 6
 """Memory that it takes at full size."""
@@ -87,7 +87,7 @@ def main(model: str, config: str, music: str, out: str) -> None:
             activations_range_estimator_params=widest
         ),
     )
-    ov.save_model(graph, out, compress_to_fp16=False)
+    save(ov, graph, out)
 
 
 def _in_float(graph: Any) -> list[str]:

@@ -161,6 +161,11 @@ def fetch(model: str, cache: Path, begin: Callable[[], None] = lambda: None) -> 
         ) from error
 
 
+def stopped_downloads(cache: Path) -> list[Path]:
+    """What came of weights before their download was stopped, and would be gone on with."""
+    return sorted(hub_cache(cache).glob("models--*/blobs/*.part"))
+
+
 def hub_cache(cache: Path) -> Path:
     """Where hub downloads lie: the user's own Hugging Face cache if set, else under `cache`."""
     for variable, below in (
