@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/embed-assets demo
 
 test: install
-	$(BIN)/python -m pytest -n 3 -m "not stress"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not stress"
 
 # The tests of the index on a real Milvus server too: no containers, a virtual environment of its own.
 test-server: install
