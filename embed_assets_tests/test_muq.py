@@ -122,8 +122,27 @@ def test_statistics_over_frames_are_those_of_numpy(frames: int) -> None:
     iqr = np.ptp(np.percentile(array, [25, 75], axis=1), axis=0) / 1.349
     step = np.diff(array, axis=1).mean(1) if frames > 1 else np.zeros((2, 5))
     expected = np.stack([array.mean(1), iqr, step], axis=1)
-    ours = frame_statistics(torch.from_numpy(array)).numpy()
-    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    for ours in (frame_statistics(array), frame_statistics(torch.from_numpy(array)).numpy()):
+        np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("samples", [1025, 24_000, 24_001, 24_239])
+def test_the_mel_spectrogram_is_that_of_muq(small: Path, samples: int) -> None:
+    import torch
+
+    from embed_assets.encoders.frames import mel_spectrogram
+
+    audio = sweeps(1, seconds=2.0)[0, :samples]
+    audio += 0.01 * np.random.default_rng(0).standard_normal(samples).astype(np.float32)
+    muq = small_muq.build().model
+    with torch.inference_mode():
+        mel = muq.preprocessing(torch.from_numpy(audio[None]), features=["melspec_2048"])
+        theirs = muq.normalize(mel)["melspec_2048"][0].numpy()
+    ours = mel_spectrogram(small_muq.config())(audio)
+    assert ours.dtype == np.float32
+    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    silence = mel_spectrogram(small_muq.config())(np.zeros(samples, np.float32))
+    assert np.isfinite(silence).all()
 
 
 def test_it_describes_itself_and_its_licence(muq: Encoder, small: Path, tmp_path: Path) -> None:

@@ -31,10 +31,14 @@ def resolve_device(wanted: str) -> str:
         ConfigurationError: it is not there; or `auto` finds an NVIDIA GPU that torch cannot use,
             since nobody wants to learn after days that the CPU did the work.
     """
+    kind, _, index = wanted.partition(":")
+    if wanted == "cpu" or (wanted == "auto" and not (nvidia_gpu() or _others())):
+        return "cpu"
+    if kind == "openvino" and index:
+        return _openvino_device(wanted, index)
     import torch
 
     gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
-    kind, _, index = wanted.partition(":")
     match kind:
         case "auto" if not index:
             if not gpus and (broken := nvidia_gpu()):
@@ -44,8 +48,6 @@ def resolve_device(wanted: str) -> str:
                     " the GPU; or set EMBED_DEVICE=cpu to do without it."
                 )
             return "cuda" if gpus else "cpu"
-        case "cpu" if not index:
-            return "cpu"
         case "cuda" if not index or (index.isascii() and index.isdigit()):
             if int(index or 0) < gpus:
                 return wanted
@@ -56,8 +58,6 @@ def resolve_device(wanted: str) -> str:
             if torch.backends.mps.is_available():
                 return wanted
             found = "torch finds no Apple GPU here"
-        case "openvino" if index:
-            return _openvino_device(wanted, index)
         case _:
             found = "there is no such device"
     raise ConfigurationError(f"EMBED_DEVICE is {wanted!r}, but {found}. {_CHOICES}.")
@@ -73,7 +73,7 @@ def require(wanted: str) -> None:
     if kind == "openvino" and index != "CPU":
         _openvino_device(wanted, index)
         return
-    if kind == "cuda" and not nvidia_gpu() and not any(map(os.path.exists, _OTHERS)):
+    if kind == "cuda" and not nvidia_gpu() and not _others():
         found = "this machine shows no NVIDIA GPU to this process"
         found += " (CUDA_VISIBLE_DEVICES hides them)" if hidden() else ""
     elif kind == "cuda" and index.isdigit() and (there := gpus()) and int(index) >= len(there):
@@ -130,6 +130,10 @@ def end_leases() -> None:
 def at_once(wanted: str) -> int:
     """How many processes may have a device of their own at the same time; loads no torch."""
     return max(1, len(near_the_best())) if wanted in ("auto", "cuda") else 1
+
+
+def _others() -> bool:
+    return any(map(os.path.exists, _OTHERS))
 
 
 def _why_no_cuda() -> str:

@@ -22,13 +22,14 @@ from embed_assets.encoders.frames import (
     MIN_SAMPLES,
     SAMPLE_RATE,
     frame_statistics,
+    to_numpy,
 )
 from embed_assets.encoders.muq_module import load_module
 from embed_assets.encoders.nvidia import near_the_best
 from embed_assets.errors import ConfigurationError, DeviceFailed, Reason, TrackRejected
 
 if TYPE_CHECKING:
-    import torch
+    from embed_assets.encoders.frames import Frames
 
 NOTE = (
     "MuQ, a self-supervised music model by Tencent AI Lab; its weights are CC-BY-NC 4.0: not for "
@@ -40,11 +41,11 @@ NOTE = (
 class MuqEncoder:
     """MuQ on one device. `info`, `device`, `engine`, `dtype`, `warning` as in Encoder.
 
-    `frames` is the engine: float32 [B, T] on the CPU -> the last hidden state, [B, F, dim].
+    `frames` is the engine: float32 [B, T] -> the last hidden state, [B, F, dim].
     """
 
     info: EncoderInfo
-    frames: Callable[[torch.Tensor], torch.Tensor]
+    frames: Callable[[np.ndarray], Frames]
     device: str
     engine: str
     dtype: str
@@ -59,8 +60,6 @@ class MuqEncoder:
         the batch it was; TransientError where not even one window fits into a GPU's memory, and
         DeviceFailed where a GPU fails.
         """
-        import torch
-
         if windows.dtype != np.float32 or windows.ndim != 2 or not len(windows):
             raise ValueError(f"windows must be float32 [B, T]; got {windows.dtype} {windows.shape}")
         if windows.shape[1] < MIN_SAMPLES:
@@ -69,13 +68,11 @@ class MuqEncoder:
                 f"{windows.shape[1]} samples at 24 kHz; MuQ needs at least {MIN_SAMPLES}",
             )
         try:
-            with torch.inference_mode():
-                frames = self.frames(torch.from_numpy(np.ascontiguousarray(windows)))
-                on_device = frame_statistics(frames.float())
-                # Not left to the vectors: a ReLU may make 0 of NaN, and OpenVINO's does. Here,
-                # since a GPU is still at work on what it was asked for.
-                finite = np.isfinite(windows).all()
-                vectors = on_device.cpu().numpy()
+            on_device = frame_statistics(self.frames(np.ascontiguousarray(windows)))
+            # Not left to the vectors: a ReLU may make 0 of NaN, and OpenVINO's does. Here, since a
+            # GPU is still at work on what it was asked for.
+            finite = np.isfinite(windows).all()
+            vectors = to_numpy(on_device)
         except RuntimeError as error:
             if self.device == "cpu":
                 raise

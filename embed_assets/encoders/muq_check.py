@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embed_assets.encoders.frames import MIN_SAMPLES, SAMPLE_RATE, frame_statistics
+from embed_assets.encoders.frames import MIN_SAMPLES, SAMPLE_RATE, frame_statistics, to_numpy
 
 if TYPE_CHECKING:
-    import torch
+    from embed_assets.encoders.frames import Frames
 
 _SECONDS = (10.0, 3.1, MIN_SAMPLES / SAMPLE_RATE)
 
@@ -19,15 +19,10 @@ SMALLEST_COSINE = {"float32": 0.9999, "bfloat16": 0.9995, "float16": 0.9995}
 """Between a vector of an engine and torch's, below which the engine is refused, by dtype."""
 
 
-def vectors(
-    frames: Callable[[torch.Tensor], torch.Tensor], sounds: slice = slice(None)
-) -> np.ndarray:
+def vectors(frames: Callable[[np.ndarray], Frames], sounds: slice = slice(None)) -> np.ndarray:
     """Statistics over frames of the check audio, or of some of it: float32 [n, 3, dim]."""
-    import torch
-
-    with torch.inference_mode():
-        each = [frame_statistics(frames(torch.from_numpy(x))) for x in audio()[sounds]]
-        return torch.cat(each).cpu().numpy()
+    each = [to_numpy(frame_statistics(frames(sound))) for sound in audio()[sounds]]
+    return np.concatenate(each)
 
 
 def audio() -> list[np.ndarray]:

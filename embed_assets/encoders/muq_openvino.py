@@ -1,8 +1,8 @@
 """MuQ's encoder on OpenVINO: converted once for its weights, checked against torch, kept on disk.
 
 On a CPU it runs at the speed of the cores: twice `muq` in float32, more in bfloat16 where the
-instructions are there. The mel spectrogram stays in torch. What is kept needs neither muq nor
-transformers to load, which saves each worker seconds and a third of a gigabyte.
+instructions are there. What is kept needs neither torch nor muq to load, which saves each worker
+seconds and half a gigabyte.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embed_assets.encoders import muq_check
+from embed_assets.encoders import muq_check, muq_torch
 from embed_assets.encoders.frames import N_MELS, mel_spectrogram
 from embed_assets.encoders.muq_kept import MODEL, REFERENCE, Conversion
 from embed_assets.encoders.muq_module import load_module, quiet
@@ -30,7 +30,7 @@ from embed_assets.encoders.weights import check as check_weights
 if TYPE_CHECKING:
     import torch
 
-CONVERSION = 3
+CONVERSION = 4
 """Raised when the conversion, the check audio or what is kept changes: all is made anew."""
 
 FULL_BYTES = 1 << 20
@@ -45,13 +45,13 @@ class Refused(Exception):
 
 @dataclass(frozen=True)
 class Engine:
-    """A compiled encoder: `frames` takes float32 [B, T] and gives float32 [B, F, dim], on the CPU.
+    """A compiled encoder: `frames` takes float32 [B, T] and gives float32 [B, F, dim].
 
     Windows go through one by one: a batch gains nothing on a CPU and costs memory. `warning`: why
     it is not in the fastest dtype.
     """
 
-    frames: Callable[[torch.Tensor], torch.Tensor]
+    frames: Callable[[np.ndarray], np.ndarray]
     dtype: str
     warning: str = ""
 
@@ -161,8 +161,7 @@ def convert(ov: Any, weights: Weights, model: str, folder: Path, *, minimal: boo
     check_weights(weights, model)
     module: Any = load_module(weights, model)
     try:
-        vectors = muq_check.vectors(lambda x: module(x).last_hidden_state)
-        np.save(folder / REFERENCE, vectors)
+        np.save(folder / REFERENCE, muq_check.vectors(muq_torch.one_by_one(module)))
         first, second = module.model.conv.conv
         # What takes the spectrogram itself has one channel, and nothing to save.
         large = ((first, 2), (second, 1), (second, 2), (second, 3))
@@ -206,11 +205,32 @@ def _graph(ov: Any, module: torch.nn.Module) -> Any:
             return self.conformer(self.conv(mel))[0]
 
     with torch.no_grad(), quiet():
-        return ov.convert_model(
+        graph = ov.convert_model(
             Encoder().eval(),
             example_input=torch.zeros(1, N_MELS, 400),
             input=[ov.PartialShape([1, N_MELS, -1])],
         )
+    _scale_weights(ov, graph)
+    return graph
+
+
+def _scale_weights(ov: Any, graph: Any) -> None:
+    """Multiply weights once by what their products are multiplied by, as Conformer's halves.
+
+    OpenVINO does so by itself, for a second at each loading.
+    """
+    for scaling in graph.get_ordered_ops():
+        if scaling.get_type_name() != "Multiply":
+            continue
+        product, factor = (scaling.input_value(i).get_node() for i in (0, 1))
+        if product.get_type_name() != "MatMul" or factor.get_type_name() != "Constant":
+            continue
+        weights = product.input_value(1).get_node()
+        uses = [len(node.output(0).get_target_inputs()) for node in (product, weights)]
+        if weights.get_type_name() == "Constant" and factor.data.size == 1 and uses == [1, 1]:
+            scaled = ov.opset13.constant(weights.data * factor.data.item())
+            product.input(1).replace_source_output(scaled.output(0))
+            scaling.output(0).replace(product.output(0))
 
 
 # Compiling and checking
@@ -243,8 +263,6 @@ def check(ov: Any, kept: Conversion, device: str, dtype: str, weights: Weights) 
 
 
 def _compile(ov: Any, model: Path, device: str, dtype: str, weights: Weights) -> Engine:
-    import torch
-
     spectrogram = mel_spectrogram(weights.config)
     # What is not quantised in a model in int8 is computed in the fastest of the others.
     float_ = _dtypes(device)[0] if dtype == "int8" else dtype
@@ -254,8 +272,7 @@ def _compile(ov: Any, model: Path, device: str, dtype: str, weights: Weights) ->
         settings |= {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
     request = ov.Core().compile_model(model, device, settings).create_infer_request()
 
-    def frames(audio: torch.Tensor) -> torch.Tensor:
-        each = [request.infer([spectrogram(window[None]).numpy()])[0] for window in audio]
-        return torch.from_numpy(np.concatenate(each))
+    def frames(audio: np.ndarray) -> np.ndarray:
+        return np.concatenate([request.infer([spectrogram(x)[None]])[0] for x in audio])
 
     return Engine(frames, dtype)

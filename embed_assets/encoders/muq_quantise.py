@@ -64,15 +64,13 @@ def in_process(model: Path, config: Path, music: Sequence[np.ndarray], out: Path
 
 def main(model: str, config: str, music: str, out: str) -> None:
     """Quantise weights and activations, with the ranges that the music gives."""
-    import torch
-
     threading.Thread(target=_end_with_input, daemon=True).start()
     ov = import_openvino()
     import nncf
 
     spectrogram = mel_spectrogram(json.loads(Path(config).read_bytes()))
     with np.load(music) as windows:
-        mels = [spectrogram(torch.from_numpy(windows[n][None])).numpy() for n in windows.files]
+        mels = [spectrogram(windows[name])[None] for name in windows.files]
     # The widest range of all sounds, where nncf's default is their mean: what is loud or bright
     # would be cut off.
     widest = nncf.quantization.range_estimator.RangeEstimatorParametersSet.MINMAX

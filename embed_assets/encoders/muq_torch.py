@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from embed_assets.encoders import muq_check
 from embed_assets.encoders.frames import SAMPLE_RATE
 from embed_assets.errors import ConfigurationError, TransientError
@@ -36,7 +38,7 @@ class Engine:
     `warning`: why it is not in the fastest dtype.
     """
 
-    frames: Callable[[torch.Tensor], torch.Tensor]
+    frames: Callable[[np.ndarray], torch.Tensor]
     dtype: str
     warning: str = ""
 
@@ -54,8 +56,8 @@ def load(module: torch.nn.Module, device: str) -> Engine:
     import torch
 
     if device == "cpu":
-        return Engine(_one_by_one(module), "float32")
-    theirs = muq_check.vectors(lambda x: module(x).last_hidden_state, _CHECKED)
+        return Engine(one_by_one(module), "float32")
+    theirs = muq_check.vectors(one_by_one(module), _CHECKED)
     worst = []
     try:
         if device.startswith("cuda"):
@@ -95,26 +97,30 @@ def _dtypes(device: str) -> tuple[str, ...]:
     return ("float32",)
 
 
-def _forward(module: torch.nn.Module, device: str, dtype: str, audio: torch.Tensor) -> torch.Tensor:
+def _forward(module: torch.nn.Module, device: str, dtype: str, audio: np.ndarray) -> torch.Tensor:
     import torch
 
-    # From pinned memory (`encoders.room`) the copy is the device's own affair.
-    audio = audio.to(device, non_blocking=device.startswith("cuda"))
-    # In muq's own order, so that the mel spectrogram stays outside of autocast.
-    mel = module.model.preprocessing(audio, features=["melspec_2048"])
-    mel = module.model.normalize(mel)["melspec_2048"]
-    lower = dtype != "float32"
-    with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=lower):
-        return module.model.conformer(module.model.conv(mel))[0].float()
+    with torch.inference_mode():
+        # From pinned memory (`encoders.room`) the copy is the device's own affair.
+        there = torch.from_numpy(audio).to(device, non_blocking=device.startswith("cuda"))
+        # In muq's own order, so that the mel spectrogram stays outside of autocast.
+        mel = module.model.preprocessing(there, features=["melspec_2048"])
+        mel = module.model.normalize(mel)["melspec_2048"]
+        lower = dtype != "float32"
+        with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=lower):
+            return module.model.conformer(module.model.conv(mel))[0].float()
 
 
-def _one_by_one(module: torch.nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
+def one_by_one(module: torch.nn.Module) -> Callable[[np.ndarray], torch.Tensor]:
+    """The module itself: float32 [B, T] -> [B, F, dim], on the CPU."""
     import torch
 
-    def frames(audio: torch.Tensor) -> torch.Tensor:
+    @torch.inference_mode()
+    def frames(audio: np.ndarray) -> torch.Tensor:
         # muq calls what it gives float32 batch by batch; one at a time bounds memory, and a batch
         # gains nothing on a CPU.
-        return torch.cat([module(window[None]).last_hidden_state for window in audio])
+        windows = torch.from_numpy(audio)
+        return torch.cat([module(window[None]).last_hidden_state for window in windows])
 
     return frames
 
@@ -125,11 +131,11 @@ class Batches:
     What worked is remembered for the life of the process, which holds the model anyway.
     """
 
-    def __init__(self, forward: Callable[[torch.Tensor], torch.Tensor], seconds: float) -> None:
+    def __init__(self, forward: Callable[[np.ndarray], torch.Tensor], seconds: float) -> None:
         self.forward = forward
         self.seconds = seconds
 
-    def __call__(self, audio: torch.Tensor) -> torch.Tensor:
+    def __call__(self, audio: np.ndarray) -> torch.Tensor:
         """float32 [B, T] -> [B, F, dim]; raises TransientError when a single window is too much."""
         import torch
 
