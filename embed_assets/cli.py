@@ -206,6 +206,7 @@ cli_questions.add_to(app)
 def demo() -> None:
     """Do the whole job on 28 sample tracks, without downloads or settings."""
     from embed_assets.commands import demo as command
+    from embed_assets.commands.served import encoder_note
 
     settings = Settings.load()
     result, lists = command.demo(settings, terminal.tell)
@@ -217,7 +218,7 @@ def demo() -> None:
     where = f"EMBED_LIBRARY={mine.library} EMBED_HOME={mine.home} EMBED_ENCODER=acoustic"
     typer.echo(
         f"\n{result.tracks} tracks in {result.seconds:.0f} s."
-        f" Vectors: {cli_questions.encoder_note(mine)}\n\n"
+        f" Vectors: {encoder_note(mine)}\n\n"
         f"See it in the Dagster UI:\n    {where} {me} up\n"
         f"then drop an album into {mine.library} and watch it arrive.\n"
         f"Your own music:\n    EMBED_LIBRARY=~/Music EMBED_ENCODER=acoustic {me} up\n"

@@ -26,7 +26,6 @@ from embed_assets.cli_options import (
     tell_all,
 )
 from embed_assets.commands.terminal import AsJson, plain, print_json, print_matches
-from embed_assets.identity import IndexSpec
 from embed_assets.settings import Settings
 
 
@@ -70,6 +69,7 @@ def similar(
     """
     from embed_assets.commands import similar as command
     from embed_assets.commands.reading import reading
+    from embed_assets.commands.served import encoder_note
 
     settings = Settings.load()
     project = reading(settings)
@@ -125,6 +125,7 @@ def parts(
     from embed_assets.commands import parts as command
     from embed_assets.commands import similar
     from embed_assets.commands.reading import reading
+    from embed_assets.commands.served import encoder_note
 
     settings = Settings.load()
     project = reading(settings)
@@ -280,26 +281,3 @@ def draw_map(
         print_json(told)
         return
     typer.echo(plain(f"{told['file']}: {told['tracks']} tracks by {told['by']} ({told['method']})"))
-
-
-def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
-    """Which encoder made the vectors, and what it is."""
-    from embed_assets import catalogue, encoders
-    from embed_assets.errors import ConfigurationError
-    from embed_assets.project import Project
-
-    try:
-        info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
-    except ConfigurationError as e:
-        made = f"{spec.recipe.encoder}, which is served" if spec else "those that are served"
-        return f"{made}; for another: {e}"
-    project = Project.of(settings)
-    if spec is not None and spec.layers[0] != (wanted := project.spec()).layers[0]:
-        if catalogue.is_by_hand(project.tables, project.uri, wanted.collection):
-            return (
-                f"{spec.recipe.encoder}, which a person chose: `embed-assets promote` serves"
-                f" {wanted.collection}"
-            )
-        other = f"{spec.recipe.encoder}, served until {wanted.collection} is complete"
-        return f"{other}: `embed-assets collections`"
-    return f"{info.name}; {info.note}"

@@ -2,6 +2,7 @@
 
     EmbedAssetsError
     |-- ConfigurationError     a setting is wrong: fail at once, no retry, say what to do
+    |   |-- WeightsMissing     not downloaded or made yet: what is served can be asked all the same
     |   `-- LibraryUnavailable the library is not there, or so empty that it looks unmounted
     |-- TransientError         the world is bad for a moment: retry
     |   |-- FolderChanged      a file changed under our hands: look at the folder again
@@ -33,6 +34,10 @@ class EmbedAssetsError(Exception):
 
 class ConfigurationError(EmbedAssetsError):
     """A setting, the weights or the collection cannot work as configured; retrying cannot help."""
+
+
+class WeightsMissing(ConfigurationError):
+    """What the encoder needs is not on this machine yet; nothing that is indexed depends on it."""
 
 
 class LibraryUnavailable(ConfigurationError):

@@ -113,17 +113,18 @@ def embedded_tracks(tables: Tables, recipe: str) -> Iterator[Track]:
             yield Track(*row)
 
 
-def embedded_since(tables: Tables, recipe: str, since: float) -> tuple[int, float, float]:
-    """How many tracks were embedded after a time, and when the first and the last of them were.
+def embedded_since(tables: Tables, recipe: str, since: float) -> tuple[int, float, list[str]]:
+    """How many tracks were embedded after a time, when the last was, and the ids of their runs.
 
-    All in seconds of the system's clock.
+    Times are in seconds of the system's clock.
     """
     with tables.connect() as db:
-        return db.execute(
-            "SELECT count(*), coalesce(min(at), ?2), coalesce(max(at), ?2) FROM embeddings"
-            " WHERE recipe = ?1 AND at > ?2 AND reason IS NULL",
+        rows = db.execute(
+            "SELECT run_id, count(*), max(at) FROM embeddings"
+            " WHERE recipe = ? AND at > ? AND reason IS NULL GROUP BY run_id",
             (recipe, since),
-        ).fetchone()
+        ).fetchall()
+    return sum(r[1] for r in rows), max((r[2] for r in rows), default=since), [r[0] for r in rows]
 
 
 def seconds_per_track(tables: Tables, recipe: str, tracks: int = 100) -> float | None:

@@ -106,11 +106,13 @@ def test_what_is_served_answers_while_the_weights_of_another_encoder_are_not_her
     assert status["rate"] >= (synced["embedded"] - 1) / synced["seconds"], "of the time it worked"
     asked = [("similar", "Album/01.ogg"), ("path", "Album/01.ogg", "Album/03.ogg")]
     before = [shown(world, *words) for words in asked]
-    world.settings["EMBED_ENCODER"] = "muq"
+    world.settings |= {"EMBED_ENCODER": "muq", "EMBED_MODEL": "no/such-weights-here"}
     assert [shown(world, *words) for words in asked] == before
     told = world.run("similar", "Album/01.ogg")
     assert "acoustic, which is served" in told.stdout
     assert "downloads" in told.stdout, "how to have the other one"
+    world.settings["EMBED_ENCODER"] = "mqu"
+    assert "EMBED_ENCODER" in world.run("similar", "Album/01.ogg", "--json").stderr
 
 
 def written_rows(world, runs):

@@ -9,6 +9,8 @@ import subprocess
 import pytest
 
 from embed_assets import encoders
+from embed_assets.encoders import muq_openvino, muq_quantise, weights
+from embed_assets_tests import muq_tools
 
 
 @pytest.fixture
@@ -123,10 +125,14 @@ def test_a_folder_without_permission_holds_no_other_back_and_loses_nothing(world
     assert set(world.indexed()) == {"Shut/01.ogg", "Late/01.ogg", "New/01.ogg"}
 
 
-def test_a_disk_too_full_for_the_conversion_of_weights_is_named_and_holds_nothing_back(small, disk):
+def fill_but(disk, free):
+    """Leave so many bytes."""
     with open(disk / "ballast", "wb") as ballast:
-        ballast.truncate(0)
-        os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(disk).free - (1 << 19))
+        os.posix_fallocate(ballast.fileno(), 0, shutil.disk_usage(disk).free - free)
+
+
+def test_a_disk_too_full_for_the_conversion_of_weights_is_named_and_holds_nothing_back(small, disk):
+    fill_but(disk, 1 << 19)
     loaded = encoders.load("muq", str(small), "cpu", disk / "models")
     assert loaded.engine == "torch"
     assert str(disk / "models") in loaded.warning
@@ -134,3 +140,14 @@ def test_a_disk_too_full_for_the_conversion_of_weights_is_named_and_holds_nothin
     (disk / "ballast").unlink()
     again = encoders.load("muq", str(small), "cpu", disk / "models")
     assert again.engine == "openvino", again.warning
+
+
+@pytest.mark.stress
+def test_a_disk_too_full_for_the_model_in_8_bits_is_told_as_one(small, disk, tmp_path):
+    pytest.importorskip("nncf")
+    encoders.load("muq", str(small), "cpu", tmp_path)
+    exact = muq_openvino.conversion(weights.find(str(small), tmp_path).digest, tmp_path)
+    music = list(muq_tools.sweeps(8))
+    fill_but(disk, sum(sound.nbytes for sound in music) + (100 << 10))
+    with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
+        muq_quantise.in_process(exact.model, small / "config.json", music, disk / "model.xml")

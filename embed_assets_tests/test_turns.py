@@ -19,6 +19,20 @@ from embed_assets.library import changes
 from embed_assets.project import FOLDERS_PER_GPU_RUN, fitted
 from embed_assets.settings import Settings
 
+SYNC = ("-m", "embed_assets.cli", "sync")
+IMPORT = """
+import dagster as dg
+from embed_assets.definitions import library_job
+from embed_assets.defs.instance import open_instance
+from embed_assets.defs.state import add_keys, range_tags
+from embed_assets.settings import Settings
+
+with open_instance(Settings.load()) as instance:
+    add_keys(instance, ["Album"])
+    job = dg.reconstructable(library_job)
+    assert dg.execute_job(job, instance=instance, tags=range_tags(["Album"])).success
+"""
+
 
 def seconds_used(process):
     """Processor time of a process and of all below it."""
@@ -31,15 +45,24 @@ def seconds_used(process):
     return used
 
 
-TURNS = 8
+TURNS = 3
 
 
-def take_turns(home, name):
-    """Take the slot of the pool `gpu` some times; fails where it is somebody else's meanwhile."""
+def take_turns(home, name, together):
+    """Ask for the slot of `gpu` when the others do; fails where it is somebody else's meanwhile."""
+    from sqlalchemy import Engine, event
+
+    @event.listens_for(Engine, "before_cursor_execute")
+    def slowly(connection, cursor, statement, *rest):
+        # Long enough for the others to come between what was read and what is written.
+        if statement.startswith(("INSERT INTO pending_steps", "UPDATE concurrency_slots")):
+            time.sleep(0.05)
+
     run = dg.DagsterRun(job_name="bring_in_step", run_id=name)
     with dg.DagsterInstance.from_config(home) as instance:
         for i in range(TURNS):
             with InstanceConcurrencyContext(instance, run) as pools:
+                together.wait(60)
                 while not pools.claim("gpu", f"step {i}"):
                     time.sleep(0.02)
                 with FileLock(f"{home}/used.lock", timeout=0):
@@ -53,52 +76,60 @@ def test_processes_that_ask_for_the_encoder_at_once_have_it_one_after_the_other(
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["embed_assets.definitions"])
     home = str(world.made_settings().dagster_home)
-    asking = [context.Process(target=take_turns, args=(home, f"run {i}")) for i in range(3)]
+    together = context.Barrier(3)
+    asking = [
+        context.Process(target=take_turns, args=(home, f"run {i}", together)) for i in range(3)
+    ]
     for process in asking:
         process.start()
+    until = time.monotonic() + 100
     for process in asking:
-        process.join(100)
+        process.join(max(0.0, until - time.monotonic()))
         process.kill()
+        process.join()
     assert [process.exitcode for process in asking] == [0, 0, 0]
 
 
 @contextmanager
-def sync_waits_for_the_encoder(world):
-    """A `sync` whose only run waits, for another one has the encoder; and Dagster's pools."""
+def waits_for_the_encoder(world, *command):
+    """A process whose only run waits, for another one has the encoder; and Dagster's pools."""
     with world.instance() as instance:
         pools = instance.event_log_storage
         pools.initialize_concurrency_limit_to_default("gpu")
         pools.claim_concurrency_slot("gpu", "another run", "audio_embeddings")
-        command = [sys.executable, "-m", "embed_assets.cli", "sync"]
-        sync = subprocess.Popen(command, env=world.environment, cwd=world.root)
+        command = [sys.executable, *command]
+        process = subprocess.Popen(command, env=world.environment, cwd=world.root)
         try:
             world.until(
                 lambda: pools.get_concurrency_info("gpu").pending_step_count,
                 "the run waits for its turn",
             )
-            yield sync, pools
+            yield process, pools
         finally:
-            sync.kill()
-            sync.wait()
+            process.kill()
+            process.wait()
 
 
-def test_a_run_that_waits_for_the_encoder_leaves_the_processor_to_it_and_begins_soon(world):
+@pytest.mark.parametrize("command", [SYNC, ("-c", IMPORT)], ids=["in one process", "one a step"])
+def test_a_run_that_waits_for_the_encoder_leaves_the_processor_to_it_and_begins_soon(
+    world, command
+):
     world.album("Album", 1)
-    with sync_waits_for_the_encoder(world) as (sync, pools):
-        process = psutil.Process(sync.pid)
+    with waits_for_the_encoder(world, *command) as (process, pools):
+        waiting = psutil.Process(process.pid)
         time.sleep(1)
-        before = seconds_used(process)
+        before = seconds_used(waiting)
         time.sleep(4)
-        assert seconds_used(process) - before < 2
+        assert seconds_used(waiting) - before < 2
         pools.free_concurrency_slot_for_step("another run", "audio_embeddings")
-        assert sync.wait(timeout=60) == 0
+        assert process.wait(timeout=60) == 0
     world.assert_index_is_library()
 
 
 def test_a_free_encoder_is_used_though_nobody_told_those_who_wait(world, monkeypatch):
     """What two processes of Dagster come to when one queues up while the other one leaves."""
     world.album("Album", 1)
-    with sync_waits_for_the_encoder(world) as (sync, pools):
+    with waits_for_the_encoder(world, *SYNC) as (sync, pools):
         with monkeypatch.context() as untold:
             untold.setattr(pools, "assign_pending_steps", lambda names: None)
             pools.free_concurrency_slot_for_step("another run", "audio_embeddings")

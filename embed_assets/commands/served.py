@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from embed_assets import catalogue
-from embed_assets.errors import ConfigurationError
+from embed_assets import catalogue, encoders
+from embed_assets.errors import ConfigurationError, WeightsMissing
 from embed_assets.identity import IndexSpec
 from embed_assets.index.address import is_server
 from embed_assets.index.collection import lite_serves, served
 from embed_assets.index.connection import connect
 from embed_assets.index.searcher import Searcher
 from embed_assets.project import Project
+from embed_assets.settings import Settings
 
 WAIT_SECONDS = 10.0
 """How long to wait for a Lite index that only Milvus can answer for, or for a server."""
@@ -48,7 +49,7 @@ def wanted_spec(project: Project) -> IndexSpec | None:
 
     What is served is asked without them.
     """
-    with suppress(ConfigurationError):
+    with suppress(WeightsMissing):
         return project.spec()
     return None
 
@@ -72,3 +73,22 @@ def _served_name(project: Project) -> str | None:
         return lite_serves(project.uri)
     with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
         return served(client)
+
+
+def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
+    """Which encoder made the vectors of an answer, and what it is, for people."""
+    project = Project.of(settings)
+    try:
+        info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
+    except WeightsMissing as e:
+        made = f"{spec.recipe.encoder}, which is served" if spec else "what is served"
+        return f"{made}; {e}"
+    if spec is not None and spec.layers[0] != (wanted := project.spec()).layers[0]:
+        if catalogue.is_by_hand(project.tables, project.uri, wanted.collection):
+            return (
+                f"{spec.recipe.encoder}, which a person chose: `embed-assets promote` serves"
+                f" {wanted.collection}"
+            )
+        other = f"{spec.recipe.encoder}, served until {wanted.collection} is complete"
+        return f"{other}: `embed-assets collections`"
+    return f"{info.name}; {info.note}"

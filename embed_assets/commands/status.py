@@ -6,6 +6,8 @@ import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
+import dagster as dg
+
 from embed_assets import catalogue, reports
 from embed_assets.commands.reading import address_of_up, open_existing, reading, require_setting
 from embed_assets.defs.look import look
@@ -83,7 +85,7 @@ def status(settings: Settings) -> Status:
             plan, live = seen.plan, seen.live_runs
         except ConfigurationError as e:
             problem = str(e)
-    rate = _rate(project.tables, spec.recipe.digest, live > 0)
+        rate = _rate(instance, project.tables, spec.recipe.digest, live > 0)
     left = max(plan.files - found.embedded - found.rejected, 0) if plan else found.pending
     return Status(
         library=str(settings.library or ""),
@@ -113,12 +115,13 @@ def status(settings: Settings) -> Status:
     )
 
 
-def _rate(tables: Tables, recipe: str, goes_on: bool) -> float:
-    """Tracks/s while there was work, within the last minute."""
+def _rate(instance: dg.DagsterInstance, tables: Tables, recipe: str, goes_on: bool) -> float:
+    """Tracks/s of the last minute, or of what of it the runs that embedded them took."""
     now = time.time()
-    tracks, first, last = reports.embedded_since(tables, recipe, now - RATE_SECONDS)
-    end = now if goes_on else last
-    if tracks < 2:
-        # One alone says when it was done, not how long it took.
-        return tracks / RATE_SECONDS
-    return (tracks - 1) / max(end - first, 1.0)
+    since = now - RATE_SECONDS
+    tracks, last, runs = reports.embedded_since(tables, recipe, since)
+    if not tracks:
+        return 0.0
+    found = instance.get_run_records(dg.RunsFilter(run_ids=runs))
+    begun = min((r.start_time for r in found if r.start_time), default=since)
+    return tracks / max((now if goes_on else last) - max(begun, since), 1.0)

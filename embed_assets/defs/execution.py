@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,8 @@ RETRIES = dg.RetryPolicy(
 ASK_AGAIN_SECONDS = 1.0
 """A step that waits for a pool's slot asks for it so often; Dagster's own waits grow to 15 s, in
 which the encoder would idle."""
+
+TICK_SECONDS = 0.05
 
 PRELOADED = [
     "embed_assets.definitions",
@@ -77,21 +79,35 @@ slots.InstanceConcurrencyContext.interval_to_next_pending_claim_check = _seconds
 slots.MAX_CONCURRENCY_CLAIM_BLOCKED_INTERVAL = ASK_AGAIN_SECONDS
 
 _ask_for_slot = slots.InstanceConcurrencyContext.claim
+_leave_slot = slots.InstanceConcurrencyContext.free_step
 
 
 def _ask_alone(
     waiting: slots.InstanceConcurrencyContext, pool: str, step: str, priority: int = 0
 ) -> bool:
     """Ask for a slot of a pool, one process at a time; a free one is given to whoever waits."""
-    from filelock import FileLock
-
-    instance = waiting._instance
-    with FileLock(Path(instance.root_directory) / "pools.lock"):
-        if waiting._pending_timeouts.get(step, float("inf")) < time.time():
-            storage = instance.event_log_storage
+    due = waiting._pending_timeouts.get(step)
+    if due is not None and time.time() <= due:
+        # Where each step has a process, Dagster asks without a pause: on a core of its own.
+        time.sleep(TICK_SECONDS)
+        return False
+    with _alone(waiting):
+        if due is not None:
+            storage = waiting._instance.event_log_storage
             if storage.has_unassigned_slots(pool):
                 storage.assign_pending_steps([pool])
         return _ask_for_slot(waiting, pool, step, priority)
+
+
+def _leave_alone(having: slots.InstanceConcurrencyContext, step: str) -> None:
+    with _alone(having):
+        _leave_slot(having, step)
+
+
+def _alone(context: slots.InstanceConcurrencyContext) -> AbstractContextManager[Any]:
+    from filelock import FileLock
+
+    return FileLock(Path(context._instance.root_directory) / "pools.lock")
 
 
 # On SQLite (dagster 1.13) two processes that ask at once may both be given the one slot. And a slot
@@ -99,6 +115,7 @@ def _ask_alone(
 # and queues up after it, or a leaving one that is killed in it, would have all others wait for ever
 # beside a free slot.
 slots.InstanceConcurrencyContext.claim = _ask_alone
+slots.InstanceConcurrencyContext.free_step = _leave_alone
 
 
 def is_in_process(run: dg.DagsterRun) -> bool:

@@ -24,7 +24,7 @@ import numpy as np
 from embed_assets.encoders import devices, muq_openvino, muq_quantise
 from embed_assets.encoders.muq_kept import MODEL, REFERENCE, Conversion
 from embed_assets.encoders.weights import CONFIG, Weights, is_full
-from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.errors import ConfigurationError, TransientError, WeightsMissing
 from embed_assets.identity import digest
 
 NAME = "muq-int8"
@@ -48,11 +48,11 @@ def digest_of(weights: str, cache: Path) -> str:
     """What decides a vector, where `muq` has the digest of its weights alone.
 
     Raises:
-        ConfigurationError: the model is not made yet.
+        WeightsMissing: the model is not made yet.
     """
     made = conversion(weights, cache).fingerprint()
     if made is None:
-        raise ConfigurationError(
+        raise WeightsMissing(
             f"EMBED_ENCODER is {NAME!r}, whose model is not made yet: `embed-assets try-int8` makes"
             f" it, with some of your music, and says whether it is worth it; {_INSTEAD}"
         )

@@ -34,6 +34,7 @@ CONVERSION = 4
 """Raised when the conversion, the check audio or what is kept changes: all is made anew."""
 
 FULL_BYTES = 1 << 20
+"""A disk with less is full."""
 
 HINT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 """OpenVINO's names of the types."""

@@ -7,6 +7,7 @@ nncf takes over loggers, patches torch and takes some 6 GB: all of it is gone wi
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import subprocess
@@ -20,6 +21,10 @@ import numpy as np
 
 from embed_assets.encoders.frames import mel_spectrogram
 from embed_assets.encoders.muq_openvino import import_openvino, save
+from embed_assets.encoders.weights import is_full
+
+FULL = 28
+"""Exit code: the disk is full."""
 
 GIB = 6
 """Memory that it takes at full size."""
@@ -31,6 +36,7 @@ def in_process(model: Path, config: Path, music: Sequence[np.ndarray], out: Path
     `music` is what ranges of activations are taken from: float32 [T] at 24 kHz each.
 
     Raises:
+        OSError: the disk is full.
         RuntimeError: it failed; the message is the last line that it wrote.
     """
     heard = out.with_suffix(".npz")
@@ -57,6 +63,8 @@ def in_process(model: Path, config: Path, music: Sequence[np.ndarray], out: Path
             f"the process that quantises was killed (signal {-done.returncode}); is memory short?"
             f" It takes {GIB} GiB, once"
         )
+    if done.returncode == FULL:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))
     if done.returncode:
         said = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]
         raise RuntimeError(f"quantisation failed: {said[-1]}")
@@ -85,7 +93,12 @@ def main(model: str, config: str, music: str, out: str) -> None:
             activations_range_estimator_params=widest
         ),
     )
-    save(ov, graph, out)
+    try:
+        save(ov, graph, Path(out))
+    except OSError as error:
+        if is_full(error):
+            sys.exit(FULL)
+        raise
 
 
 def _in_float(graph: Any) -> list[str]:

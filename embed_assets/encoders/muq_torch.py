@@ -33,7 +33,7 @@ _CHECKED = slice(1, None)
 
 @dataclass(frozen=True)
 class Engine:
-    """`frames` takes float32 [B, T] on the CPU and gives [B, F, dim] on the device.
+    """`frames` takes numpy's float32 [B, T] and gives [B, F, dim] on the device.
 
     `warning`: why it is not in the fastest dtype.
     """

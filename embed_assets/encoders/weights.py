@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from embed_assets.encoders.download import SHA256, Damaged, file_sha256, into_cache
-from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.errors import ConfigurationError, TransientError, WeightsMissing
 from embed_assets.identity import digest
 
 CONFIG = "config.json"
@@ -58,7 +58,7 @@ def find(model: str, cache: Path) -> Weights:
 
     `cache` holds downloads (unless HF_HOME or HF_HUB_CACHE say otherwise) and digests: weights of
     a local folder are read through once, and again when their size or time changes. Raises
-    ConfigurationError when they are not here or not complete.
+    WeightsMissing when they are not downloaded, ConfigurationError when they are not complete.
     """
     folder = _local_folder(model) or _downloaded(model, cache)
     try:
@@ -208,7 +208,7 @@ def _downloaded(model: str, cache: Path) -> Path:
         name for name, path in found.items() if not (isinstance(path, str) and os.path.isfile(path))
     ]
     if missing:
-        raise ConfigurationError(
+        raise WeightsMissing(
             f"EMBED_MODEL is {model!r}, but its {' and '.join(missing)} "
             f"{'is' if len(missing) == 1 else 'are'} not in {hub_cache(cache)}: {_GET_THEM}."
         )

@@ -28,7 +28,8 @@ BATCH_SECONDS = 120.0
 """Audio encoded in one call, at most, in seconds: bounds memory whatever a track's length."""
 
 BYTES_A_MODEL = 3 << 30
-"""Memory that a worker with MuQ takes, generously: its weights, packed for the CPU, and torch."""
+"""Memory that a worker with MuQ takes, generously: its weights, and as they are packed for the CPU
+(2.2 GiB in bfloat16), or torch with them, which steps in where OpenVINO cannot."""
 
 BYTES_A_SECOND = 80 << 20
 """And for each second of a window: what lies between MuQ's layers."""
