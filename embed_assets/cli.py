@@ -114,7 +114,7 @@ def errors(
         if as_json:
             terminal.print_json({"cleared": folders})
         else:
-            typer.echo(f"{len(folders)} folders are tried again, by `up` or at the next `sync`:")
+            typer.echo("Tried again, by `up` or at the next `sync`:")
             for folder in folders:
                 typer.echo(terminal.plain(f"    {folder}"))
         return

@@ -89,8 +89,7 @@ def similar(
     if as_json:
         print_json([command.as_json(m) for m in answer.matches])
         return
-    asked = " and ".join(found.name for found in answer.found)
-    print_matches(f"Sounds like {asked}:", answer.matches, asked=n)
+    print_matches(f"Sounds like {answer.name}:", answer.matches, asked=n)
     typer.echo(f"(scores are cosines in [-1, 1]; vectors: {encoder_note(settings, answer.spec)})")
 
 

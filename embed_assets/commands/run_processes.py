@@ -7,11 +7,13 @@ that the other holds while it stores an event (dagster 1.13).
 from __future__ import annotations
 
 import multiprocessing
+import signal
 import time
 import uuid
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
 from multiprocessing.process import BaseProcess
 
 import dagster as dg
@@ -57,7 +59,16 @@ def start_run(settings: Settings, request: Request) -> RunProcess:
     context.set_forkserver_preload(PRELOADED)
     name = uuid.uuid4().hex
     process = context.Process(target=_execute, args=(settings, request, name))
-    process.start()
+    # A Ctrl-C in the terminal is `sync`'s to answer: it stops its runs in order. Reaching all
+    # processes at once it would be a failure of the steps, told in tracebacks. What is started
+    # from here, the server that forks them first, inherits that it does not; but the tracker
+    # unblocks it at its own start (Python 3.11).
+    resource_tracker.ensure_running()
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
+    try:
+        process.start()
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
     return RunProcess(request, name, process)
 
 
@@ -69,11 +80,15 @@ def wait_for_record(begun: Iterable[RunProcess], instance: dg.DagsterInstance) -
 
 
 @contextmanager
-def stopped_at_the_end(instance: dg.DagsterInstance, running: list[RunProcess]) -> Iterator[None]:
+def stopped_at_the_end(
+    instance: dg.DagsterInstance, running: list[RunProcess], tell: Callable[[str], None]
+) -> Iterator[None]:
     """Cancel what still runs when the block is left by an error or Ctrl-C."""
     try:
         yield
     finally:
+        if running:
+            tell("stopping; what is done is kept, and the next `sync` goes on from there")
         for started in running:
             run = started.run(instance)
             if run and not run.is_finished:

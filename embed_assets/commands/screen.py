@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from embed_assets.commands.status import Status
-from embed_assets.commands.terminal import plain
+from embed_assets.commands.terminal import duration, plain
 
 REDRAW_SECONDS = 2.0
 
@@ -51,7 +51,7 @@ def _layout(s: Status) -> Group:
             f"{s.tracks_embedded} of {s.tracks} embedded, {s.tracks_rejected} rejected,"
             f" {s.tracks_pending} remaining, {s.audio_hours:.1f} h of audio",
         ),
-        ("rate", f"{s.rate:.1f} tracks/s, ETA {_time(s.eta)}"),
+        ("rate", f"{s.rate:.1f} tracks/s, ETA {'-' if s.eta is None else duration(s.eta)}"),
         ("runs", f"{s.live_runs} live"),
         ("encoder", f"{s.encoder}: {s.note}"),
         ("engine", s.engine or f"none yet (EMBED_DEVICE={s.device})"),
@@ -77,11 +77,3 @@ def _collection(s: Status) -> str:
     if s.served_by_hand:
         return f"{s.served} was chosen by hand: `embed-assets promote` serves {s.collection}"
     return f"{s.served} is served until {s.collection} is complete"
-
-
-def _time(seconds: float | None) -> str:
-    if seconds is None:
-        return "-"
-    minutes, rest = divmod(int(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"

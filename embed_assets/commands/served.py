@@ -80,9 +80,9 @@ def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
     project = Project.of(settings)
     try:
         info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
-    except WeightsMissing as e:
+    except WeightsMissing:
         made = f"{spec.recipe.encoder}, which is served" if spec else "what is served"
-        return f"{made}; {e}"
+        return f"{made}; {settings.encoder} lacks its weights, `embed-assets doctor` says more"
     if spec is not None and spec.layers[0] != (wanted := project.spec()).layers[0]:
         if catalogue.is_by_hand(project.tables, project.uri, wanted.collection):
             return (

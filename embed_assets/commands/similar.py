@@ -45,22 +45,24 @@ SPARE = 4
 class Answer:
     """What was asked about, and the tracks found; score: cosine, -1 to 1.
 
-    `spec`: what the vectors were made with, if that is known.
+    `spec`: what the vectors were made with, if that is known. `avoided`: what was to be left out.
     """
 
     found: tuple[Found, ...]
     matches: list[Match]
     spec: IndexSpec | None = None
+    avoided: tuple[Found, ...] = ()
 
     @property
     def name(self) -> str:
         """What it was asked about, for people."""
-        return " and ".join(f.name for f in self.found)
+        name = " and ".join(f.name for f in self.found)
+        return f"{name}, not {' or '.join(f.name for f in self.avoided)}" if self.avoided else name
 
     @property
     def notes(self) -> list[str]:
         """Which tracks were taken where words fit several."""
-        return [f.note for f in self.found if f.note]
+        return [f.note for f in (*self.found, *self.avoided) if f.note]
 
 
 def similar(
@@ -98,7 +100,7 @@ def similar(
             where=where,
             per_artist=per_artist,
         )
-    return Answer((*seeds, *unlike), matches, spec)
+    return Answer(tuple(seeds), matches, spec, tuple(unlike))
 
 
 def path(

@@ -13,14 +13,14 @@ from multiprocessing import connection
 
 import dagster as dg
 
-from embed_assets import catalogue
+from embed_assets import catalogue, reports
 from embed_assets.commands.run_processes import (
     RunProcess,
     start_run,
     stopped_at_the_end,
     wait_for_record,
 )
-from embed_assets.commands.terminal import counted
+from embed_assets.commands.terminal import counted, duration
 from embed_assets.commands.up import running_address
 from embed_assets.defs.asking import not_asked_yet, sole_asker
 from embed_assets.defs.execution import wrong_setting
@@ -39,6 +39,9 @@ from embed_assets.settings import Settings
 WAIT_SECONDS = 0.5
 LOOK_SECONDS = 5.0
 """While runs go on that leave room for another, the library is looked at so often."""
+
+SAY_SECONDS = 15.0
+"""How often it says how far it is."""
 
 PATIENCE_SECONDS = 10.0
 """A folder that rests longer than this after a failed try is reported, not waited for."""
@@ -88,9 +91,10 @@ def sync(
     require_library(library.root, may_be_empty=confirm_removals)
     memory = Memory()
     result = SyncResult()
+    progress = _Progress(project, spec, tell)
     compared, said = False, ""
     running: list[RunProcess] = []
-    with open_instance(settings) as instance, stopped_at_the_end(instance, running):
+    with open_instance(settings) as instance, stopped_at_the_end(instance, running, tell):
         if running_address(settings) is None:
             # Beside an `up` it is for that one's settings to say, and on which GPUs.
             fit_gpu_pool(instance, project.choice.at_once())
@@ -118,6 +122,7 @@ def sync(
                 if line != said and (found.plan.requests or not running):
                     said = line
                     tell(line)
+                progress.files = found.plan.files
                 begun = [start_run(settings, request) for request in found.plan.requests]
                 running.extend(begun)
                 wait_for_record(begun, instance)
@@ -126,7 +131,7 @@ def sync(
                     break
                 compared = True
                 continue
-            _wait(found, running, runs_at_once)
+            _wait(found, running, runs_at_once, progress)
             for done in [r for r in running if r.done]:
                 running.remove(done)
                 memory.rest_from_now(done.request, time.time())
@@ -206,7 +211,9 @@ def _stamp(uri: str, spec: IndexSpec) -> str | None:
     return None if None in stamps else " ".join(s for s in stamps if s)
 
 
-def _wait(found: Look, running: list[RunProcess], runs_at_once: int) -> None:
+def _wait(
+    found: Look, running: list[RunProcess], runs_at_once: int, progress: Callable[[], None]
+) -> None:
     """Until a run ends, or something may be due."""
     due = [t for t in (found.plan.settles_in, found.plan.next_try_in) if t is not None]
     if not running:
@@ -214,8 +221,41 @@ def _wait(found: Look, running: list[RunProcess], runs_at_once: int) -> None:
             time.sleep(max(WAIT_SECONDS, min(due, default=WAIT_SECONDS)))
         return
     room = len(running) < runs_at_once
-    seconds = max(WAIT_SECONDS, min([*due, LOOK_SECONDS])) if room else None
-    connection.wait([r.process.sentinel for r in running], seconds)
+    seconds = max(WAIT_SECONDS, min([*due, LOOK_SECONDS])) if room else LOOK_SECONDS
+    while not connection.wait([r.process.sentinel for r in running], seconds):
+        progress()
+        if room:
+            return
+
+
+class _Progress:
+    """A line now and then, while runs go on: how many tracks are embedded, the time to go."""
+
+    def __init__(self, project: Project, spec: IndexSpec, tell: Callable[[str], None]) -> None:
+        self.tables, self.spec, self.uri, self.tell = project.tables, spec, project.uri, tell
+        self.preparation = project.choice.preparation()
+        self.files = 0
+        self.began, self.said = time.time(), time.monotonic()
+
+    def __call__(self) -> None:
+        """Say it, if nothing was said for a while."""
+        if time.monotonic() - self.said < SAY_SECONDS:
+            return
+        self.said = time.monotonic()
+        recipe = self.spec.recipe.digest
+        now, _, _ = reports.embedded_since(self.tables, recipe, self.began)
+        if not now:
+            if self.preparation:
+                self.tell(self.preparation)
+                self.preparation = ""
+            return
+        counts = reports.counts(self.tables, recipe, self.spec.place(self.uri))
+        left = max(self.files - counts.embedded - counts.rejected, 0)
+        rate = now / (time.time() - self.began)
+        self.tell(
+            f"{counts.embedded} of {self.files} tracks embedded, {rate:.1f} tracks/s"
+            + (f", {duration(left / rate)} to go" if left else "")
+        )
 
 
 def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> None:
