@@ -108,6 +108,8 @@ def test_what_is_served_answers_while_the_weights_of_another_encoder_are_not_her
     before = [shown(world, *words) for words in asked]
     world.settings |= {"EMBED_ENCODER": "muq", "EMBED_MODEL": "no/such-weights-here"}
     assert [shown(world, *words) for words in asked] == before
+    (served,) = shown(world, "collections")
+    assert (served["served"], served["wanted"], served["encoder"]) == (True, False, "acoustic")
     told = world.run("similar", "Album/01.ogg")
     assert "acoustic, which is served" in told.stdout
     assert "muq lacks its weights" in told.stdout

@@ -128,7 +128,9 @@ def test_a_dtype_that_gives_other_vectors_is_passed_over_with_a_warning(
     assert re.search(r"cosine .* in bfloat16\): it is in float32, slower", engine.warning)
 
 
-@pytest.mark.parametrize("damage", ["cut off", "one bit", "a file missing", "no manifest"])
+@pytest.mark.parametrize(
+    "damage", ["cut off", "one bit", "a file missing", "no manifest", "a file in its place"]
+)
 def test_a_damaged_conversion_is_made_anew(
     small: Path, cache: Path, plain: Encoder, damage: str
 ) -> None:
@@ -144,6 +146,9 @@ def test_a_damaged_conversion_is_made_anew(
             weights.with_name("model.xml").unlink()
         case "no manifest":
             weights.with_name("manifest.json").write_text("{")
+        case "a file in its place":
+            shutil.rmtree(weights.parent)
+            weights.parent.touch()
     engine = encoders.load("muq", str(small), "cpu", cache)
     assert engine.engine == "openvino"
     audio = np.random.default_rng(0).standard_normal((1, RATE)).astype(np.float32)

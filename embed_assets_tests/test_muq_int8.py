@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from embed_assets import encoders
 from embed_assets.encoders import Encoder, devices, muq_int8, muq_openvino
@@ -142,6 +143,8 @@ def test_a_conversion_is_of_no_use_once_no_collection_and_no_setting_needs_it(
     stopped.parent.mkdir(parents=True)
     stopped.touch()
     assert encoders.unused_copies({plain}, gone, cache) == [making, old, stopped]
+    with FileLock(cache / "huggingface/.locks/models--no--such/abc.part.lock"):
+        assert encoders.unused_copies({plain}, gone, cache) == [making, old], "it goes on just now"
 
 
 @pytest.mark.stress

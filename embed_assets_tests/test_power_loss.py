@@ -72,6 +72,23 @@ def test_a_run_that_sync_had_not_begun_when_it_was_killed_holds_nothing(world):
         assert not instance.get_run_by_id(retry.run_id).is_finished
 
 
+def test_sync_frees_the_encoder_that_a_run_which_ended_has_left_taken(world):
+    """Its worker was killed, the daemon noted that, and was killed before it freed anything."""
+    world.album("Album", 1)
+    with world.instance() as instance:
+        pools = instance.event_log_storage
+        pools.initialize_concurrency_limit_to_default("gpu")
+        for has in (True, False):
+            tags = {HOST_TAG: socket.gethostname(), PID_TAG: str(_dead_process())}
+            run = instance.create_run_for_job(_job(), tags=tags)
+            claim = pools.claim_concurrency_slot("gpu", run.run_id, "audio_embeddings")
+            assert claim.is_claimed is has
+            instance.report_run_failed(run, "its worker was killed")
+    world.sync()
+    assert not slots_held(world)
+    world.assert_index_is_library()
+
+
 def test_sync_waits_neither_for_a_dead_sync_nor_for_a_queue_that_nobody_serves(world):
     world.album("Queued", 1)
     world.album("Killed", 2)

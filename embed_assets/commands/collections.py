@@ -5,6 +5,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import Any
 
+from embed_assets.commands.served import wanted_spec
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import PARTS, TRACKS, IndexSpec
 from embed_assets.index import serving
@@ -19,7 +20,7 @@ LITE_SECONDS = 120.0
 def collections(project: Project) -> list[dict[str, Any]]:
     """Every collection of the index, the served one first, as `--json` prints them."""
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
-        found = serving.listed(client, project.spec(), project.tables, project.uri)
+        found = serving.listed(client, wanted_spec(project), project.tables, project.uri)
     return [_as_json(c) for c in found]
 
 

@@ -140,4 +140,4 @@ def _bytes(path: Path) -> int:
 
 def _remove(path: Path) -> None:
     with suppress(FileNotFoundError):
-        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

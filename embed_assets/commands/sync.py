@@ -131,7 +131,12 @@ def sync(
                     break
                 compared = True
                 continue
-            _wait(found, running, runs_at_once, progress)
+
+            def meanwhile() -> None:
+                progress()
+                reap(instance)
+
+            _wait(found, running, runs_at_once, meanwhile)
             for done in [r for r in running if r.done]:
                 running.remove(done)
                 memory.rest_from_now(done.request, time.time())
@@ -212,7 +217,7 @@ def _stamp(uri: str, spec: IndexSpec) -> str | None:
 
 
 def _wait(
-    found: Look, running: list[RunProcess], runs_at_once: int, progress: Callable[[], None]
+    found: Look, running: list[RunProcess], runs_at_once: int, meanwhile: Callable[[], None]
 ) -> None:
     """Until a run ends, or something may be due."""
     due = [t for t in (found.plan.settles_in, found.plan.next_try_in) if t is not None]
@@ -223,7 +228,7 @@ def _wait(
     room = len(running) < runs_at_once
     seconds = max(WAIT_SECONDS, min([*due, LOOK_SECONDS])) if room else LOOK_SECONDS
     while not connection.wait([r.process.sentinel for r in running], seconds):
-        progress()
+        meanwhile()
         if room:
             return
 

@@ -17,7 +17,6 @@ import psutil
 from embed_assets.defs.asking import forget_asked
 from embed_assets.defs.instance import (
     allow_runs,
-    free_slots_of_ended_runs,
     open_instance,
     prepare_home,
     reap,
@@ -167,7 +166,6 @@ def _reap(settings: Settings, tell: Callable[[str], None]) -> None:
         # Nothing else starts workers now, so those that have not begun never will.
         for run_id in reap(instance, grace_seconds=0.0):
             tell(f"run {run_id[:8]} had lost its worker; its folders are tried again")
-        free_slots_of_ended_runs(instance)
 
 
 def stop_session(session: int | None, dagster_home: str) -> None:

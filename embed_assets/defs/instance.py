@@ -141,7 +141,7 @@ def sole_starter(settings: Settings, wait_seconds: float = 0.0) -> Iterator[None
 
 
 def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]:
-    """Fail the runs whose worker is dead, and free their slots; returns their ids.
+    """Fail the runs whose worker is dead, and free the slots of the dead; returns those failed.
 
     After a power loss they would hold their folders, run slots and pools for ever: Dagster's
     default launcher cannot tell. Only workers of this machine are judged: call this where they
@@ -162,21 +162,24 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
         instance.report_run_failed(
             run, "its worker is gone (killed, or lost with the power); the folders are tried again"
         )
-        instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
         reaped.append(run.run_id)
+    _free_slots_of_ended_runs(instance)
     return reaped
 
 
-def free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:
-    """Free what runs that have ended still hold of the pools; for when no worker can be alive.
+def _free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:
+    """Free what runs that have ended, and whose workers are gone, hold of the pools or wait for.
 
-    A run that is cancelled and then killed leaves its slots to the daemon, which takes a minute.
+    A run whose worker is killed leaves its slots to the daemon, which takes a minute, and without
+    one nobody would free them.
     """
     storage = instance.event_log_storage
     for run_id in storage.get_concurrency_run_ids():
-        run = instance.get_run_by_id(run_id)
-        if run is None or run.is_finished:
-            storage.free_concurrency_slots_for_run(run_id)
+        for record in instance.get_run_records(dg.RunsFilter(run_ids=[run_id])):
+            run = record.dagster_run
+            elsewhere = run.tags.get(HOST_TAG, socket.gethostname()) != socket.gethostname()
+            if run.is_finished and not elsewhere and not _worker_lives(instance, record):
+                storage.free_concurrency_slots_for_run(run_id)
 
 
 def take_over(instance: dg.DagsterInstance) -> list[str]:

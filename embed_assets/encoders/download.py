@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from contextlib import suppress
 from pathlib import Path
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
@@ -36,13 +37,14 @@ def into_cache(model: str, name: str, cache: Path, patience: float) -> None:
     if not found.etag or not SHA256.fullmatch(found.etag) or not found.size:
         return
     folder = repo_folder_name(repo_id=model, repo_type="model")
-    blobs, locks = cache / folder / "blobs", cache / ".locks" / folder
+    blobs = cache / folder / "blobs"
     blob, partial = blobs / found.etag, blobs / f"{found.etag}.part"
     if blob.exists():
         return
-    for made in (blobs, locks):
+    lock = _lock_of(partial, cache)
+    for made in (blobs, lock.parent):
         made.mkdir(parents=True, exist_ok=True)
-    with FileLock(locks / f"{partial.name}.lock"):
+    with FileLock(lock):
         if blob.exists():
             return
         _fetch(hf_hub_url(model, name), found.location, partial, found.size, name)
@@ -50,6 +52,21 @@ def into_cache(model: str, name: str, cache: Path, patience: float) -> None:
             partial.unlink()
             raise Damaged(f"{name} came damaged, by its checksum")
         partial.replace(blob)
+
+
+def stopped(cache: Path) -> list[Path]:
+    """What came of files before their download was stopped, and nobody goes on with just now."""
+    from filelock import FileLock, Timeout
+
+    found = []
+    for partial in sorted(cache.glob("models--*/blobs/*.part")):
+        with suppress(Timeout, OSError), FileLock(_lock_of(partial, cache), timeout=0):
+            found.append(partial)
+    return found
+
+
+def _lock_of(partial: Path, cache: Path) -> Path:
+    return cache / ".locks" / partial.parent.parent.name / f"{partial.name}.lock"
 
 
 def file_sha256(path: Path) -> str:

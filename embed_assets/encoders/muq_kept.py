@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import shutil
 import uuid
@@ -103,6 +104,8 @@ class Conversion:
             for name in (*_FILES, "manifest.json"):
                 with open(making / name, "rb") as file:
                     os.fsync(file.fileno())
+            if folder.is_symlink() or folder.is_file():
+                folder.unlink()
             shutil.rmtree(folder, ignore_errors=True)
             making.rename(folder)
         finally:
@@ -120,5 +123,6 @@ def crc(path: Path) -> int:
 
 def _read_cosine(verdict: Path) -> float | None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
-        return float(json.loads(verdict.read_bytes())["cosine"])
+        cosine = float(json.loads(verdict.read_bytes())["cosine"])
+        return cosine if math.isfinite(cosine) else None
     return None

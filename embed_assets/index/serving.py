@@ -172,11 +172,13 @@ def drop(client: MilvusClient, name: str, tables: Tables, address: str) -> None:
     catalogue.forget_collection(tables, address, name)
 
 
-def listed(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str) -> list[Listed]:
-    """Every collection of ours at this address, the served one first."""
+def listed(
+    client: MilvusClient, spec: IndexSpec | None, tables: Tables, address: str
+) -> list[Listed]:
+    """Every collection of ours at this address, the served one first; `spec`: what is wanted."""
     now = collection.served(client)
     known = catalogue.known(tables, address)
-    wanted = {one.collection: one for one in spec.layers}
+    wanted = {one.collection: one for one in spec.layers} if spec else {}
     found = []
     for name in client.list_collections():
         if not name.startswith(PREFIXES):
