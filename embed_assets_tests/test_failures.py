@@ -13,7 +13,6 @@ import wave
 import dagster as dg
 import numpy as np
 
-from embed_assets.commands.sync import sync
 from embed_assets.defs import state
 from embed_assets.identity import folder_id
 from embed_assets.index.collection import load
@@ -229,7 +228,7 @@ def test_a_sync_that_is_stopped_cancels_its_run_at_once_and_tries_no_step_again(
     )
     command = [sys.executable, "-c", heeds, sys.executable, "-m", "embed_assets.cli", "sync"]
     with open(world.root / "sync.log", "wb") as log:
-        stopped = subprocess.Popen(
+        sync = subprocess.Popen(
             command,
             env=world.environment,
             cwd=world.root,
@@ -239,15 +238,15 @@ def test_a_sync_that_is_stopped_cancels_its_run_at_once_and_tries_no_step_again(
         )
 
     def embeds():
-        assert stopped.poll() is None, (world.root / "sync.log").read_text()
+        assert sync.poll() is None, (world.root / "sync.log").read_text()
         return "audio_embeddings" in dict(events(world, started))
 
     started = dg.DagsterEventType.STEP_START
     world.until(embeds, "it embeds")
     asked = time.monotonic()
     # As a terminal does, which asks every process.
-    os.killpg(stopped.pid, signal.SIGINT)
-    assert stopped.wait(30) == 130
+    os.killpg(sync.pid, signal.SIGINT)
+    assert sync.wait(30) == 130
     assert time.monotonic() - asked < 10
     world.until(lambda: not world.processes(), "no process is left", 10)
     with world.instance() as instance:
@@ -260,16 +259,22 @@ def test_a_sync_that_is_stopped_cancels_its_run_at_once_and_tries_no_step_again(
     assert json.loads(world.run("errors", "--json").stdout) == []
 
 
-def test_sync_says_how_far_it_is(world, monkeypatch):
+IMPATIENT = """
+from embed_assets.commands import sync
+from embed_assets.settings import Settings
+
+sync.SAY_SECONDS = sync.LOOK_SECONDS = sync.WAIT_SECONDS = 0.02
+sync.sync(Settings.load(), tell=print)
+"""
+
+
+def test_sync_says_how_far_it_is(world):
     world.album("Album", *range(6))
-    settings = world.made_settings()
-    for name, value in settings.environment().items():
-        monkeypatch.setenv(name, value)
-    for name in ("SAY_SECONDS", "LOOK_SECONDS", "WAIT_SECONDS"):
-        monkeypatch.setattr(f"embed_assets.commands.sync.{name}", 0.02)
-    told = []
-    sync(settings, tell=told.append)
-    assert any(line.startswith("6 of 6 tracks embedded, ") for line in told), told
+    command = [sys.executable, "-c", IMPATIENT]
+    done = subprocess.run(
+        command, env=world.environment, cwd=world.root, capture_output=True, text=True, check=True
+    )
+    assert "\n6 of 6 tracks embedded, " in done.stdout, done.stdout
 
 
 def test_a_scan_that_was_killed_is_done_again_though_the_folder_is_as_it_was(world):
