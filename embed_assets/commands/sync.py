@@ -240,13 +240,19 @@ class _Progress:
         self.tables, self.spec, self.uri, self.tell = project.tables, spec, project.uri, tell
         self.preparation = project.choice.preparation()
         self.files = 0
-        self.began, self.said = time.time(), time.monotonic()
+        self.began, self.due = time.time(), time.monotonic() + SAY_SECONDS
 
     def __call__(self) -> None:
         """Say it, if nothing was said for a while."""
-        if time.monotonic() - self.said < SAY_SECONDS:
+        asked = time.monotonic()
+        if asked < self.due:
             return
-        self.said = time.monotonic()
+        self._say()
+        # To count a large library takes a second: never more than a fiftieth of the time.
+        now = time.monotonic()
+        self.due = now + max(SAY_SECONDS, 50 * (now - asked))
+
+    def _say(self) -> None:
         recipe = self.spec.recipe.digest
         now, _, _ = reports.embedded_since(self.tables, recipe, self.began)
         if not now:

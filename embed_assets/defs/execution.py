@@ -33,6 +33,7 @@ ASK_AGAIN_SECONDS = 1.0
 which the encoder would idle."""
 
 TICK_SECONDS = 0.05
+"""How long a run with a process a step rests before it looks again whether it is to ask."""
 
 PRELOADED = [
     "embed_assets.definitions",

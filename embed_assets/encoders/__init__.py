@@ -233,13 +233,14 @@ def unused_copies(in_use: Collection[str], model: str, cache: Path) -> list[Path
 
     `in_use`: values of `EncoderInfo.weights`. Each can be had again.
     """
-    from embed_assets.encoders import muq_int8, weights
+    from embed_assets.encoders import download, muq_int8, weights
 
     try:
         configured = weights.find(model, cache).digest
     except ConfigurationError:
         configured = None
-    return [*muq_int8.unused(in_use, configured, cache), *weights.stopped_downloads(cache)]
+    stopped = download.stopped(weights.hub_cache(cache))
+    return [*muq_int8.unused(in_use, configured, cache), *stopped]
 
 
 def preparation(info: EncoderInfo, device: str, cache: Path) -> str:

@@ -23,7 +23,7 @@ from embed_assets.encoders.frames import mel_spectrogram
 from embed_assets.encoders.muq_openvino import import_openvino, save
 from embed_assets.encoders.weights import is_full
 
-FULL = 28
+FULL = errno.ENOSPC
 """Exit code: the disk is full."""
 
 GIB = 6

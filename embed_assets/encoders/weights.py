@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-from embed_assets.encoders.download import SHA256, Damaged, file_sha256, into_cache, stopped
+from embed_assets.encoders.download import SHA256, Damaged, file_sha256, into_cache
 from embed_assets.errors import ConfigurationError, TransientError, WeightsMissing
 from embed_assets.identity import digest
 
@@ -159,11 +159,6 @@ def fetch(model: str, cache: Path, begin: Callable[[], None] = lambda: None) -> 
             f"EMBED_MODEL is {model!r}, which {constants.ENDPOINT} has, but not with both {CONFIG} "
             f"and {WEIGHTS}. Leave EMBED_MODEL unset for the default."
         ) from error
-
-
-def stopped_downloads(cache: Path) -> list[Path]:
-    """What came of weights before their download was stopped, and would be gone on with."""
-    return stopped(hub_cache(cache))
 
 
 def hub_cache(cache: Path) -> Path:
