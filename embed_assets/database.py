@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embed_assets.errors import ConfigurationError, TransientError
 
-SCHEMA_VERSION = 5
+SCHEMA_VERSION = 6
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folders (
@@ -26,7 +26,8 @@ CREATE TABLE IF NOT EXISTS tracks (
     album_artist TEXT, genre TEXT, year INTEGER, track_number INTEGER, disc_number INTEGER,
     recording_id TEXT, scan TEXT NOT NULL, seen_at REAL, release_id TEXT NOT NULL DEFAULT '',
     artist_id TEXT NOT NULL DEFAULT '', added_at REAL NOT NULL DEFAULT 0,
-    probed INTEGER NOT NULL DEFAULT 1, run_id TEXT NOT NULL DEFAULT ''
+    probed INTEGER NOT NULL DEFAULT 1, run_id TEXT NOT NULL DEFAULT '',
+    decoder TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tracks_by_folder ON tracks (folder_id);
 CREATE INDEX IF NOT EXISTS tracks_by_audio ON tracks (audio_hash);
@@ -59,6 +60,7 @@ _ADDED = {
     "added_at": "REAL NOT NULL DEFAULT 0",
     "probed": "INTEGER NOT NULL DEFAULT 1",
     "run_id": "TEXT NOT NULL DEFAULT ''",
+    "decoder": "TEXT NOT NULL DEFAULT ''",
 }
 """Columns that `tracks` may lack in files of older versions."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-PROBE_VERSION = 2
+PROBE_VERSION = 3
 """Raised when the probe learns to read more: files are read again when their folder is scanned."""
 
 
@@ -16,7 +16,7 @@ class Track:
     is empty and numbers are 0 where the file has no such tag; duration is in seconds; the ids are
     MusicBrainz's. `added_at`: when this audio, or another under this path, first came into the
     library, in seconds of the system's clock; neither a retag nor a move changes it. `run_id` names
-    the run that read the file.
+    the run that read the file, `decoder` what read it: `ffmpeg` or `libsndfile`.
     """
 
     track_id: str
@@ -47,6 +47,7 @@ class Track:
     artist_id: str = ""
     added_at: float = 0.0
     run_id: str = ""
+    decoder: str = ""
 
     @property
     def stamp(self) -> tuple[int, int, int]:

@@ -159,7 +159,7 @@ def test_a_whole_long_track_is_streamed_and_not_held(tmp_path):
     stream = iter_windows(path, 60.0, WindowPolicy(1, 0), RATE)
     reader_holds = []
     for _ in stream.windows:
-        frame = stream.windows.gi_frame
+        frame = stream.windows.gi_yieldfrom.gi_frame
         reader_holds.append(sum(len(c) for c in frame.f_locals["reader"]._chunks))
     assert len(stream.starts) == 60
     assert stream.decoded_seconds == pytest.approx(60)
@@ -204,7 +204,7 @@ def test_a_disk_that_fails_is_not_blamed_on_the_track(tmp_path):
     with pytest.raises(FileNotFoundError):
         read_windows(path + b".gone", 4.0, WindowPolicy(2, 1), RATE)
     # Reading a process's memory at address 0 is an I/O error that any machine can produce.
-    from embed_assets.audio.container import Source
+    from embed_assets.audio.source import Source
 
     source = Source(b"/proc/self/mem")
     assert source.read(10) == b""

@@ -1,4 +1,4 @@
-"""Opens an audio file with FFmpeg, safely, and says in words why one cannot be opened.
+"""Opens an audio file with FFmpeg or libsndfile, and says in words why one cannot be opened.
 
 A file of a library is not trusted: neither its name nor its content may make FFmpeg open anything
 else. So FFmpeg never gets a name, only the bytes of a file that was opened here, only demuxers
@@ -8,19 +8,20 @@ against a path: 125 MB/s demuxed either way.)
 
 from __future__ import annotations
 
-import errno
-import os
-import stat
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from embed_assets.audio.framing import audio_end, ogg_links
+from embed_assets.audio.source import Source
+from embed_assets.audio.unreadable import unreadable
 from embed_assets.errors import Reason, TrackRejected
 
 if TYPE_CHECKING:
     from av.audio.stream import AudioStream
     from av.container import InputContainer
+    from soundfile import SoundFile
 
 DEMUXERS = (
     "mp3,ogg,flac,wav,w64,aiff,mov,mp4,m4a,aac,ac3,eac3,asf,ape,wv,mpc,mpc8,tta,tak,dsf,iff,"
@@ -41,161 +42,194 @@ ENCRYPTED_ASF = tuple(
 )
 """Content encryption objects in the header of a WMA file."""
 
-OTHER_KINDS = (
-    (b"\xff\xd8\xff", "a JPEG picture"),
-    (b"\x89PNG", "a PNG picture"),
-    (b"GIF8", "a GIF picture"),
-    (b"BM", "a BMP picture"),
-    (b"%PDF", "a PDF document"),
-    (b"PK\x03\x04", "a ZIP archive"),
-    (b"Rar!", "a RAR archive"),
-    (b"7z\xbc\xaf", "a 7-Zip archive"),
-    (b"\x1f\x8b", "a gzip archive"),
-    (b"MThd", "a MIDI file, which holds notes and no sound"),
-    (b"#EXTM3U", "a playlist"),
-    (b"ffconcat", "a playlist"),
-    (b"[playlist]", "a playlist"),
-    (b"<?xml", "an XML document"),
-    (b"<!DOCTYPE", "a web page"),
-    (b"<html", "a web page"),
-    (b"\x7fELF", "a program"),
-    (b"MZ", "a program"),
-    (b"SQLite format 3", "a database"),
-)
+FFMPEG, LIBSNDFILE = "ffmpeg", "libsndfile"
+"""What can read a file: FFmpeg first, libsndfile where FFmpeg cannot."""
 
-AUDIO_MARKS = (
-    b"ID3",
-    b"fLaC",
-    b"OggS",
-    b"RIFF",
-    b"RIFX",
-    b"FORM",
-    b"MAC ",
-    b"wvpk",
-    b"MPCK",
-    b"MP+",
-)
+UNREADABLE = (Reason.CORRUPT, Reason.NOT_AUDIO)
+"""Why FFmpeg may reject a file that libsndfile can read."""
 
+FRAMED = (b"ID3", b"fLaC", b"\xff", b"MAC ", b"wvpk", b"TTA", b"MPCK", b"MP+", b"tBaK", b"\x0bw")
+"""How files begin whose audio ends with the file, or before the tags at its end."""
 
-class Source:
-    """A file's bytes for FFmpeg: a reader without a name that remembers what the disk said.
-
-    FFmpeg takes a read error for the end of a file in places; `error` tells one from the other.
-    """
-
-    def __init__(self, path: bytes) -> None:
-        # A named pipe would otherwise block the open until somebody writes to it.
-        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        self.error: OSError | None = None
-        info = os.fstat(self._fd)
-        self.size = info.st_size
-        self.regular = stat.S_ISREG(info.st_mode)
-
-    def read(self, size: int) -> bytes:
-        """The next bytes, at most `size`; none at the end and after an error.
-
-        After an error for good: FFmpeg's FLAC parser crashes on an end that was none (8.0).
-        """
-        if self.error is not None:
-            return b""
-        try:
-            return os.read(self._fd, size)
-        except OSError as e:
-            self.error = self.error or e
-            return b""
-
-    def seek(self, offset: int, whence: int = 0) -> int:
-        """Move, as `io` does; -1, which FFmpeg takes for a failure, where no file can have that."""
-        try:
-            return os.lseek(self._fd, offset, whence)
-        except (OSError, OverflowError) as e:
-            # A damaged header may name any place: that says nothing about the disk.
-            if not isinstance(e, OverflowError) and e.errno != errno.EINVAL:
-                self.error = self.error or e
-            return -1
-
-    def tell(self) -> int:
-        """Where it stands."""
-        return os.lseek(self._fd, 0, os.SEEK_CUR)
-
-    def peek(self, size: int, offset: int = 0) -> bytes:
-        """Bytes from `offset`, without moving. Raises OSError."""
-        return os.pread(self._fd, size, offset)
-
-    def check(self) -> None:
-        """Raise the OSError that a read met, if any: then it is not the track that is bad."""
-        if self.error is not None:
-            raise self.error
-
-    def close(self) -> None:
-        """Give the file back."""
-        if self._fd >= 0:
-            os.close(self._fd)
-            self._fd = -1
+SAME_SECONDS = 0.5
+"""An Ogg file whose header says another length than the probe measured is looked through."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """An open audio file: FFmpeg's container, the audio stream that counts, the bytes below."""
+    """One open stream of audio: FFmpeg's container, the audio stream that counts, its bytes."""
 
     container: InputContainer
     stream: AudioStream
     source: Source
 
 
+@dataclass(frozen=True)
+class Sndfile:
+    """One open stream of audio that libsndfile reads, and its bytes."""
+
+    file: SoundFile
+    source: Source
+
+
+@dataclass(frozen=True)
+class Audio:
+    """An open audio file; `links` are heard one after the other: one, but for a chained Ogg file.
+
+    `source` has all bytes of the file, the tags behind the audio included; `unread_links` counts
+    the links that nothing could open.
+    """
+
+    links: tuple[Opened | Sndfile, ...]
+    source: Source
+    unread_links: int = 0
+
+    @property
+    def header_seconds(self) -> float:
+        """How long the header of the first link says that it is; 0 where it does not say."""
+        first = self.links[0]
+        return (first.container.duration or 0) / 1e6 if isinstance(first, Opened) else 0.0
+
+    @property
+    def decoder(self) -> str:
+        """What reads it: `ffmpeg` or `libsndfile`."""
+        return FFMPEG if isinstance(self.links[0], Opened) else LIBSNDFILE
+
+
 @contextmanager
-def open_audio(path: bytes) -> Iterator[Opened]:
-    """Open a file of the library for demuxing or decoding its first audio stream.
+def open_audio(path: bytes, seconds: float = 0.0, decoder: str = FFMPEG) -> Iterator[Audio]:
+    """Open a file of the library for demuxing or decoding its audio.
+
+    `seconds`: how long it is, if that is known; only where an Ogg file's header says otherwise, or
+    nothing is known, are all its pages looked at for further links. With FFMPEG as `decoder`
+    libsndfile has its turn where FFmpeg cannot open it; with LIBSNDFILE FFmpeg is not asked.
 
     Raises:
         TrackRejected: EMPTY, NOT_AUDIO, CORRUPT or PROTECTED, in words.
         OSError: the file could not be read; it says nothing about the track.
     """
+    with ExitStack() as stack:
+        source = Source(path)
+        stack.callback(source.close)
+        head = _readable_head(source)
+        if decoder == LIBSNDFILE:
+            audio = Audio((_open_sndfile(source, stack),), source)
+        else:
+            audio = _open_links(source, head, seconds, stack)
+        yield from _with_errors_of_links(audio)
+
+
+def _with_errors_of_links(audio: Audio) -> Iterator[Audio]:
+    import av
+    import soundfile
+
+    def check() -> None:
+        # Some demuxers step over what they could not read, and go on behind it.
+        for source in (audio.source, *(link.source for link in audio.links)):
+            source.check()
+
+    try:
+        yield audio
+    except TrackRejected:
+        check()
+        raise
+    except (
+        av.FFmpegError,
+        soundfile.SoundFileError,
+        ValueError,
+        ArithmeticError,
+        LookupError,
+    ) as e:
+        # What PyAV raises on a header that nobody would write, e.g. over a name of no letters.
+        check()
+        name = "FFmpeg" if audio.decoder == FFMPEG else "libsndfile"
+        raise TrackRejected(
+            Reason.CORRUPT, f"{name} cannot make sense of it ({e}); copy it again"
+        ) from e
+    check()
+
+
+def _open_links(source: Source, head: bytes, seconds: float, stack: ExitStack) -> Audio:
+    end = audio_end(source) if head.startswith(FRAMED) else source.size
+    try:
+        first: Opened | None = _open_ffmpeg(source.part(0, end), head, stack)
+    except TrackRejected as e:
+        first, rejected = None, e
+    if first is not None:
+        is_ogg = first.container.format.name == "ogg"
+        audio = Audio((first,), source)
+        if not is_ogg or (seconds > 0 and abs(audio.header_seconds - seconds) <= SAME_SECONDS):
+            return audio
+    elif rejected.reason not in UNREADABLE:
+        raise rejected
+    parts = ogg_links(source) if first is not None or head.startswith(b"OggS") else []
+    if len(parts) <= 1 and first is not None:
+        return Audio((first,), source)
+    links: list[Opened | Sndfile] = []
+    parts = parts or [(0, source.size)]
+    for part in parts:
+        with suppress(TrackRejected):
+            links.append(_open_either(source.part(*part), head, stack))
+    if not links:
+        raise rejected if first is None else unreadable(head)
+    return Audio(tuple(links), source, len(parts) - len(links))
+
+
+def _open_either(part: Source, head: bytes, stack: ExitStack) -> Opened | Sndfile:
+    try:
+        return _open_ffmpeg(part, head, stack)
+    except TrackRejected:
+        return _open_sndfile(part, stack)
+
+
+def _open_ffmpeg(source: Source, head: bytes, stack: ExitStack) -> Opened:
     import av
 
-    source = Source(path)
-    container = None
+    stack.callback(source.close)
     try:
-        head = _readable_head(source)
-        try:
-            container = av.open(
-                source,
-                metadata_errors="replace",
-                buffer_size=1 << 16,
-                container_options={
-                    "format_whitelist": DEMUXERS,
-                    "protocol_whitelist": "none",
-                },
-            )
-        except (av.FFmpegError, ValueError) as e:
-            source.check()
-            raise _unreadable(head) from e
+        container = av.open(
+            source,
+            metadata_errors="surrogateescape",
+            buffer_size=1 << 16,
+            container_options={"format_whitelist": DEMUXERS, "protocol_whitelist": "none"},
+        )
+    except (av.FFmpegError, ValueError) as e:
         source.check()
-        try:
-            yield Opened(container, _choose(container, head), source)
-        except TrackRejected:
-            source.check()
-            raise
-        except (av.FFmpegError, ValueError, ArithmeticError, LookupError) as e:
-            # What PyAV raises on a header that nobody would write, e.g. over a name of no letters.
-            source.check()
-            raise TrackRejected(
-                Reason.CORRUPT, f"FFmpeg cannot make sense of it ({e}); copy it again"
-            ) from e
-        # Some demuxers step over what they could not read, and go on behind it.
+        raise unreadable(head) from e
+    stack.callback(container.close)
+    source.check()
+    try:
+        return Opened(container, _choose(container, head), source)
+    except TrackRejected:
         source.check()
-    finally:
-        if container is not None:
-            container.close()
-        source.close()
+        raise
 
 
-def claimed_seconds(opened: Opened) -> float:
+def _open_sndfile(source: Source, stack: ExitStack) -> Sndfile:
+    import soundfile
+
+    source.seek(0)
+    try:
+        file = soundfile.SoundFile(source)
+    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as e:
+        source.check()
+        raise TrackRejected(
+            Reason.CORRUPT, f"libsndfile cannot open it ({e}); copy it again"
+        ) from e
+    stack.callback(file.close)
+    source.check()
+    return Sndfile(file, source)
+
+
+def claimed_seconds(audio: Audio) -> float:
     """What the file's header says of its length; 0 where it says nothing that can be relied upon.
 
     Truncated files raise no error anywhere: only this tells that something is missing. Ogg, Opus
     and ADTS have no such header; FFmpeg estimates an MP3 without Xing header from its bit rate.
     """
+    opened = audio.links[0]
+    if len(audio.links) > 1 or not isinstance(opened, Opened):
+        return 0.0
     name, source = opened.container.format.name, opened.source
     seconds = (opened.container.duration or 0) / 1e6
     if name == "mp3":
@@ -239,30 +273,3 @@ def _choose(container: InputContainer, head: bytes) -> AudioStream:
         )
     context.thread_count = 1
     return stream
-
-
-def _unreadable(head: bytes) -> TrackRejected:
-    start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
-    for mark, kind in OTHER_KINDS:
-        if start[: len(mark)].lower() == mark.lower():
-            return TrackRejected(Reason.NOT_AUDIO, f"no audio stream: this looks like {kind}")
-    if not head.strip(b"\0"):
-        return TrackRejected(
-            Reason.CORRUPT, "it begins with nothing but zero bytes; copy it again from its source"
-        )
-    if head.startswith(AUDIO_MARKS) or head[4:8] == b"ftyp":
-        return TrackRejected(
-            Reason.CORRUPT,
-            "it begins like audio, but FFmpeg finds what follows damaged; copy it again",
-        )
-    if _is_text(head):
-        return TrackRejected(Reason.NOT_AUDIO, "no audio stream: this looks like a text file")
-    return TrackRejected(
-        Reason.NOT_AUDIO,
-        "in no audio format that FFmpeg knows; is it damaged, or something else under this name?",
-    )
-
-
-def _is_text(head: bytes) -> bool:
-    sample = head[:4096]
-    return not any(byte < 9 or 13 < byte < 32 for byte in sample) and sample.isascii()

@@ -13,7 +13,15 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from embed_assets.audio.container import claimed_seconds, open_audio
+from embed_assets.audio.container import (
+    FFMPEG,
+    LIBSNDFILE,
+    UNREADABLE,
+    Audio,
+    claimed_seconds,
+    open_audio,
+)
+from embed_assets.audio.decoders import decoder_of
 from embed_assets.audio.reader import Reader
 from embed_assets.audio.windows import SHORTEST_TAIL, WindowPolicy, plan
 from embed_assets.errors import Reason, TrackRejected
@@ -75,18 +83,40 @@ def iter_windows(
         OSError: the file could not be read; it says nothing about the track.
     """
     stream = WindowStream()
-    stream.windows = _windows(stream, path, duration, policy, sample_rate)
+    stream.windows = _by_either(stream, path, duration, policy, sample_rate)
     return stream
 
 
-def _windows(
+def _by_either(
     stream: WindowStream, path: bytes, duration: float, policy: WindowPolicy, sample_rate: int
 ) -> Iterator[np.ndarray]:
-    with open_audio(path) as opened:
-        reader = Reader(opened)
-        claimed = claimed_seconds(opened)
+    """By FFmpeg; by libsndfile where FFmpeg decodes nothing."""
+    try:
+        yield from _windows(stream, path, duration, policy, sample_rate, FFMPEG)
+        return
+    except TrackRejected as e:
+        if stream.starts or e.reason not in UNREADABLE:
+            raise
+        rejected = e
+    try:
+        yield from _windows(stream, path, duration, policy, sample_rate, LIBSNDFILE)
+    except TrackRejected as e:
+        raise (e if stream.starts or e.reason not in UNREADABLE else rejected) from rejected
+
+
+def _windows(
+    stream: WindowStream,
+    path: bytes,
+    duration: float,
+    policy: WindowPolicy,
+    sample_rate: int,
+    decoder: str,
+) -> Iterator[np.ndarray]:
+    with open_audio(path, duration, decoder) as audio:
+        reader = Reader(decoder_of(audio))
+        claimed = claimed_seconds(audio)
         if not (math.isfinite(duration) and duration > 0):
-            duration = (opened.container.duration or 0) / 1e6
+            duration = audio.header_seconds
         _require_length(reader, duration, claimed)
         covered = 0.0
         try:
@@ -100,7 +130,7 @@ def _windows(
                 raise _silent(reader, stream.decoded_seconds)
         finally:
             stream.damaged_packets = reader.damaged
-            stream.note = _note(reader, duration, claimed)
+            stream.note = _note(reader, audio, duration, claimed)
 
 
 def _silent(reader: Reader, seconds: float) -> TrackRejected:
@@ -172,7 +202,7 @@ def heard_seconds(note: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def _note(reader: Reader, duration: float, claimed: float) -> str:
+def _note(reader: Reader, audio: Audio, duration: float, claimed: float) -> str:
     notes = []
     whole = claimed if claimed > 1.05 * duration + 0.5 else duration
     heard = min(duration, reader.end_seconds or duration)
@@ -182,4 +212,8 @@ def _note(reader: Reader, duration: float, claimed: float) -> str:
         notes.append(f"{reader.not_finite} samples are no finite numbers and were left silent")
     if reader.damaged:
         notes.append(f"{reader.damaged} damaged packets were left out")
+    if audio.unread_links:
+        notes.append(f"{audio.unread_links} of the files that it is joined of could not be read")
+    if audio.decoder == LIBSNDFILE:
+        notes.append("decoded by libsndfile, because FFmpeg cannot")
     return "; ".join(notes)

@@ -1,37 +1,40 @@
 """Looks into one file: what its audio is (hash, duration, format) and what its tags say.
 
-One pass over the file's packets, nothing is decoded.
+One pass over the file's packets; nothing is decoded, but where libsndfile alone can read it.
 """
 
 from __future__ import annotations
 
 import hashlib
-import re
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
 
-from embed_assets.audio.container import Opened, open_audio
+from embed_assets.audio.container import (
+    FFMPEG,
+    LIBSNDFILE,
+    UNREADABLE,
+    Audio,
+    Opened,
+    Sndfile,
+    open_audio,
+)
+from embed_assets.audio.framing import flac_frame_bytes, frame_bytes
 from embed_assets.errors import Reason, TrackRejected
+from embed_assets.library.tags import Tags, read_tags
 
-if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-LONGEST_TEXT = 1000
-"""Characters of a tag that are kept."""
-
-UFID = re.compile(rb"http://musicbrainz\.org\0([0-9a-fA-F-]{36})")
-UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-YEAR = re.compile(r"(?<!\d)([12]\d{3})(?!\d)")
+_BLOCK = 1 << 16
+"""Frames that libsndfile decodes at once."""
 
 
-@dataclass(frozen=True)
-class Probe:
-    """What a file holds. Text is empty and numbers are None where the file has no such tag.
+@dataclass(frozen=True, kw_only=True)
+class Probe(Tags):
+    """What a file holds: its audio and its tags.
 
     `audio_hash`: 32 hex digits over the encoded audio packets as demuxed, with codec, sample rate
     and channels: a retag, another cover or a move leaves it, other audio changes it. `duration` in
     seconds, of the packets that are there, whatever the header says; `sample_rate` in Hz,
-    `bit_rate` in bit/s; the three ids are MusicBrainz's, or empty.
+    `bit_rate` in bit/s. `decoder`: what read it, `ffmpeg` or `libsndfile`; of what libsndfile
+    alone can read the hash is over the decoded samples.
     """
 
     audio_hash: str
@@ -41,17 +44,7 @@ class Probe:
     sample_rate: int
     channels: int
     bit_rate: int
-    title: str = ""
-    artist: str = ""
-    album: str = ""
-    album_artist: str = ""
-    genre: str = ""
-    year: int | None = None
-    track_number: int | None = None
-    disc_number: int | None = None
-    recording_id: str = ""
-    release_id: str = ""
-    artist_id: str = ""
+    decoder: str = FFMPEG
 
 
 def probe(path: bytes) -> Probe:
@@ -61,104 +54,123 @@ def probe(path: bytes) -> Probe:
         TrackRejected: EMPTY, NOT_AUDIO, CORRUPT or PROTECTED, in words.
         OSError: the file could not be read; it says nothing about the track.
     """
-    with open_audio(path) as opened:
-        stream = opened.stream
-        codec = stream.codec_context.codec.canonical_name
-        sample_rate, channels = stream.codec_context.sample_rate, stream.codec_context.channels
-        digest, seconds, size = _packets(opened, f"{codec} {sample_rate} {channels}")
-        if not size:
+    try:
+        return _probe(path, FFMPEG)
+    except TrackRejected as e:
+        if e.reason not in UNREADABLE:
+            raise
+        rejected = e
+    try:
+        return _probe(path, LIBSNDFILE)
+    except TrackRejected:
+        raise rejected from None
+
+
+def _probe(path: bytes, decoder: str) -> Probe:
+    with open_audio(path, decoder=decoder) as audio:
+        found = _measure(audio)
+        if not found.size:
             raise TrackRejected(Reason.CORRUPT, "it has an audio header and no audio after it")
-        if seconds <= 0:
-            seconds = (opened.container.duration or 0) / 1e6
-        tags = _tags(opened.container.metadata, stream.metadata)
+        seconds = found.seconds if found.seconds > 0 else audio.header_seconds
+        container, codec, sample_rate, channels = _format(audio.links[0])
         return Probe(
-            audio_hash=digest,
+            audio_hash=found.digest,
             duration=seconds,
-            container=opened.container.format.name,
+            container=container,
             codec=codec,
             sample_rate=sample_rate,
             channels=channels,
-            bit_rate=round(8 * size / seconds) if seconds > 0 else 0,
-            title=_text(tags, "title"),
-            artist=_text(tags, "artist"),
-            album=_text(tags, "album"),
-            album_artist=_text(tags, "album_artist", "albumartist", "album artist"),
-            genre=_text(tags, "genre"),
-            year=_year(tags),
-            track_number=_number(tags, "track", "tracknumber"),
-            disc_number=_number(tags, "disc", "discnumber"),
-            recording_id=_recording_id(opened, tags),
-            release_id=_uuid(tags, "musicbrainz_albumid", "musicbrainz album id"),
-            artist_id=_uuid(tags, "musicbrainz_artistid", "musicbrainz artist id"),
+            bit_rate=round(8 * found.size / seconds) if seconds > 0 else 0,
+            decoder=audio.decoder,
+            **asdict(read_tags(audio)),
         )
 
 
-def _packets(opened: Opened, kind: str) -> tuple[str, float, int]:
-    """Hash, seconds and bytes of the stream's packets; damage in the middle is passed over."""
+@dataclass(frozen=True)
+class _Measured:
+    digest: str
+    seconds: float
+    size: int
+
+
+def _measure(audio: Audio) -> _Measured:
+    """Hash, seconds and bytes of the audio of all links; damage in the middle is passed over."""
+    h = hashlib.blake2b(digest_size=16)
+    seconds, size = 0.0, 0
+    for number, link in enumerate(audio.links):
+        _, codec, sample_rate, channels = _format(link)
+        kind = f"{codec} {sample_rate} {channels}"
+        h.update((f"\0link {kind}" if number else kind).encode())
+        measured = _packets if isinstance(link, Opened) else _samples
+        more_seconds, more = measured(link, h.update)
+        seconds, size = seconds + more_seconds, size + more
+    return _Measured(h.hexdigest(), seconds, size)
+
+
+def _format(link: Opened | Sndfile) -> tuple[str, str, int, int]:
+    """Container, codec, sample rate and channels."""
+    if isinstance(link, Opened):
+        context = link.stream.codec_context
+        name = context.codec.canonical_name
+        return link.container.format.name, name, context.sample_rate, context.channels
+    file = link.file
+    return file.format.lower(), file.subtype.lower(), file.samplerate, file.channels
+
+
+def _packets(opened: Opened, update: Callable[[bytes | memoryview], None]) -> tuple[float, int]:
+    """Seconds and bytes of the stream's packets, which `update` gets one by one."""
     import av
 
-    h = hashlib.blake2b(kind.encode(), digest_size=16)
+    stream = opened.stream
+    codec = stream.codec_context.codec.canonical_name
+    is_flac = opened.container.format.name == "flac"
+    last: memoryview | None = None
     ticks = end = size = failures = 0
-    start = opened.stream.start_time or 0
-    packets = opened.container.demux(opened.stream)
+    start = stream.start_time or 0
+    packets = opened.container.demux(stream)
     while failures < 100:
         try:
             for packet in packets:
-                if packet.size:
-                    h.update(packet)
-                    size += packet.size
-                    duration = packet.duration or 0
-                    ticks += duration
-                    if packet.pts is not None and packet.pts + duration - start > end:
-                        end = packet.pts + duration - start
+                data = memoryview(packet)
+                if not (audio := frame_bytes(codec, data)):
+                    continue
+                if last is not None:
+                    update(last)
+                last = data[:audio]
+                size += audio
+                duration = packet.duration or 0
+                ticks += duration
+                if packet.pts is not None and packet.pts + duration - start > end:
+                    end = packet.pts + duration - start
             break
         except av.FFmpegError:
             opened.source.check()
             failures += 1
-            packets = opened.container.demux(opened.stream)
+            packets = opened.container.demux(stream)
     opened.source.check()
+    if last is not None and is_flac:
+        # Here FFmpeg ends the last packet where the file ends.
+        header = stream.codec_context.extradata or b""
+        whole = bytes(last)
+        last = last[: flac_frame_bytes(whole, int.from_bytes(header[7:10], "big"))]
+        size += len(last) - len(whole)
+    if last is not None:
+        update(last)
     # Vorbis packets understate their durations (up to 25 %); a damaged timestamp may say years.
     length = end if ticks <= end <= 1.5 * ticks else ticks
-    return h.hexdigest(), float(length * opened.stream.time_base), size
+    return float(length * stream.time_base), size
 
 
-def _tags(container: Mapping[str, str], stream: Mapping[str, str]) -> dict[str, str]:
-    """Tags by lower-case name; those of the container go before those of its stream."""
-    merged: dict[str, str] = {}
-    for source in (container, stream):
-        for name, value in source.items():
-            text = value.replace("\0", " ").strip()[:LONGEST_TEXT]
-            if text:
-                merged.setdefault(name.lower(), text)
-    return merged
+def _samples(opened: Sndfile, update: Callable[[bytes | memoryview], None]) -> tuple[float, int]:
+    """Seconds of the decoded samples, which `update` gets as 16-bit ones; bytes of the file."""
+    import soundfile
 
-
-def _text(tags: dict[str, str], *names: str) -> str:
-    return next((tags[name] for name in names if name in tags), "")
-
-
-def _number(tags: dict[str, str], *names: str) -> int | None:
-    found = re.match(r"\d{1,6}", _text(tags, *names))
-    return int(found[0]) if found else None
-
-
-def _year(tags: dict[str, str]) -> int | None:
-    for name in ("date", "year", "tyer", "originaldate", "tdor"):
-        if found := YEAR.search(tags.get(name, "")):
-            return int(found[1])
-    return None
-
-
-def _uuid(tags: dict[str, str], *names: str) -> str:
-    """The first id of a tag: a track of several artists has several, one after the other."""
-    found = UUID.match(_text(tags, *names).lower())
-    return found[0] if found else ""
-
-
-def _recording_id(opened: Opened, tags: dict[str, str]) -> str:
-    if named := _uuid(tags, "musicbrainz_trackid", "musicbrainz track id"):
-        return named
-    # ID3 keeps it in an UFID frame, which FFmpeg does not show.
-    head = opened.source.peek(1 << 18)
-    found = UFID.search(head) if head.startswith(b"ID3") else None
-    return found[1].decode().lower() if found else ""
+    file, frames = opened.file, 0
+    try:
+        while len(block := file.read(_BLOCK, dtype="int16", always_2d=True)):
+            update(block.tobytes())
+            frames += len(block)
+    except (soundfile.SoundFileError, RuntimeError):
+        opened.source.check()
+    opened.source.check()
+    return frames / file.samplerate, opened.source.size if frames else 0
