@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embed_assets.audio.framing import audio_end, ogg_links
+from embed_assets.audio.quiet import quiet_stderr
 from embed_assets.audio.source import Source
 from embed_assets.audio.unreadable import unreadable
 from embed_assets.errors import Reason, TrackRejected
@@ -116,36 +117,33 @@ def open_audio(path: bytes, seconds: float = 0.0, decoder: str = FFMPEG) -> Iter
             audio = Audio((_open_sndfile(source, stack),), source)
         else:
             audio = _open_links(source, head, seconds, stack)
-        yield from _with_errors_of_links(audio)
+        name = "FFmpeg" if audio.decoder == FFMPEG else "libsndfile"
+        with _errors_in_words(name, source, *(link.source for link in audio.links)):
+            yield audio
 
 
-def _with_errors_of_links(audio: Audio) -> Iterator[Audio]:
+@contextmanager
+def _errors_in_words(name: str, *sources: Source) -> Iterator[None]:
+    """What a decoder raises as a rejection; what the disk said as an OSError, also at the end."""
     import av
     import soundfile
 
     def check() -> None:
         # Some demuxers step over what they could not read, and go on behind it.
-        for source in (audio.source, *(link.source for link in audio.links)):
+        for source in sources:
             source.check()
 
+    of_decoders = (av.FFmpegError, soundfile.SoundFileError)
     try:
-        yield audio
+        yield
     except TrackRejected:
         check()
         raise
-    except (
-        av.FFmpegError,
-        soundfile.SoundFileError,
-        ValueError,
-        ArithmeticError,
-        LookupError,
-    ) as e:
+    except (*of_decoders, ValueError, ArithmeticError, LookupError) as e:
         # What PyAV raises on a header that nobody would write, e.g. over a name of no letters.
         check()
-        name = "FFmpeg" if audio.decoder == FFMPEG else "libsndfile"
-        raise TrackRejected(
-            Reason.CORRUPT, f"{name} cannot make sense of it ({e}); copy it again"
-        ) from e
+        why = f"{name} cannot make sense of it ({e}); copy it again"
+        raise TrackRejected(Reason.CORRUPT, why) from e
     check()
 
 
@@ -197,27 +195,17 @@ def _open_ffmpeg(source: Source, head: bytes, stack: ExitStack) -> Opened:
         source.check()
         raise unreadable(head) from e
     stack.callback(container.close)
-    source.check()
-    try:
+    with _errors_in_words("FFmpeg", source):
         return Opened(container, _choose(container, head), source)
-    except TrackRejected:
-        source.check()
-        raise
 
 
 def _open_sndfile(source: Source, stack: ExitStack) -> Sndfile:
     import soundfile
 
     source.seek(0)
-    try:
+    with _errors_in_words("libsndfile", source), quiet_stderr():
         file = soundfile.SoundFile(source)
-    except (soundfile.SoundFileError, RuntimeError, ValueError, TypeError) as e:
-        source.check()
-        raise TrackRejected(
-            Reason.CORRUPT, f"libsndfile cannot open it ({e}); copy it again"
-        ) from e
     stack.callback(file.close)
-    source.check()
     return Sndfile(file, source)
 
 

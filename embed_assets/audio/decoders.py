@@ -15,6 +15,7 @@ import numpy as np
 
 from embed_assets.audio.container import Audio, Opened, Sndfile
 from embed_assets.audio.framing import frame_bytes
+from embed_assets.audio.quiet import quiet_stderr
 
 if TYPE_CHECKING:
     from av import AudioFrame
@@ -166,10 +167,11 @@ class SndfileDecoder:
         import soundfile
 
         wanted = max(0, int(seconds * self._file.samplerate))
-        try:
-            self._position = self._file.seek(wanted)
-        except (soundfile.SoundFileError, RuntimeError):
-            self._position = self._file.seek(0)
+        with quiet_stderr():
+            try:
+                self._position = self._file.seek(wanted)
+            except soundfile.SoundFileError:
+                self._position = self._file.seek(0)
         self._source.check()
         return True
 
@@ -178,8 +180,9 @@ class SndfileDecoder:
         import soundfile
 
         try:
-            block = self._file.read(BLOCK, dtype="float32", always_2d=True)
-        except (soundfile.SoundFileError, RuntimeError) as e:
+            with quiet_stderr():
+                block = self._file.read(BLOCK, dtype="float32", always_2d=True)
+        except soundfile.SoundFileError as e:
             self._source.check()
             self.damaged += 1
             self.first_error = self.first_error or str(e)

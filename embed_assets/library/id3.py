@@ -139,7 +139,7 @@ def id3v1_tag(data: bytes) -> Values:
     values: Values = {}
     for name, begin, end in (("title", 3, 33), ("artist", 33, 63), ("album", 63, 93)):
         add(values, name, [latin(found[begin:end].split(b"\0")[0])])
-    add(values, "date", [latin(found[93:97])])
+    add(values, "year", [latin(found[93:97])])
     if found[125] == 0 and found[126]:
         add(values, "tracknumber", [str(found[126])])
     if found[127] < len(TCON.GENRES):

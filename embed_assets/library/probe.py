@@ -19,6 +19,7 @@ from embed_assets.audio.container import (
     open_audio,
 )
 from embed_assets.audio.framing import flac_frame_bytes, frame_bytes
+from embed_assets.audio.quiet import quiet_stderr
 from embed_assets.errors import Reason, TrackRejected
 from embed_assets.library.tags import Tags, read_tags
 
@@ -167,10 +168,11 @@ def _samples(opened: Sndfile, update: Callable[[bytes | memoryview], None]) -> t
 
     file, frames = opened.file, 0
     try:
-        while len(block := file.read(_BLOCK, dtype="int16", always_2d=True)):
-            update(block.tobytes())
-            frames += len(block)
-    except (soundfile.SoundFileError, RuntimeError):
+        with quiet_stderr():
+            while len(block := file.read(_BLOCK, dtype="int16", always_2d=True)):
+                update(block.tobytes())
+                frames += len(block)
+    except soundfile.SoundFileError:
         opened.source.check()
     opened.source.check()
     return frames / file.samplerate, opened.source.size if frames else 0
