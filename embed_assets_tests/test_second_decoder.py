@@ -108,7 +108,7 @@ def test_a_worker_asks_libsndfile_where_ffmpeg_decodes_nothing(tmp_path):
     path = synth.write_track(tmp_path / "a.flac", 6)
     expected = read_windows(os.fsencode(path), 6.0, WindowPolicy(2, 2), RATE)
     raw = bytearray(path.read_bytes())
-    raw[21] ^= 4  # bits per sample, in a header of which each frame has a copy
+    raw[21] ^= 0x80  # bits per sample, in a header of which each frame has a copy
     path.write_bytes(raw)
     found = probe(os.fsencode(path))
     assert found.decoder == "ffmpeg"

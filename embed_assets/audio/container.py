@@ -13,13 +13,14 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embed_assets.audio.framing import audio_end, ogg_links
+from embed_assets.audio.framing import audio_end, flac_frame_bytes, frame_bytes, ogg_links
 from embed_assets.audio.quiet import quiet_stderr
 from embed_assets.audio.source import Source
 from embed_assets.audio.unreadable import unreadable
 from embed_assets.errors import Reason, TrackRejected
 
 if TYPE_CHECKING:
+    from av import Packet
     from av.audio.stream import AudioStream
     from av.container import InputContainer
     from soundfile import SoundFile
@@ -207,6 +208,16 @@ def _open_sndfile(source: Source, stack: ExitStack) -> Sndfile:
         file = soundfile.SoundFile(source)
     stack.callback(file.close)
     return Sndfile(file, source)
+
+
+def audio_of(opened: Opened, packet: Packet) -> memoryview:
+    """The audio in a packet; FFmpeg has the last one of some formats end where the file ends."""
+    data = memoryview(packet)
+    context = opened.stream.codec_context
+    if opened.container.format.name == "flac":
+        longest = int.from_bytes((context.extradata or b"")[7:10], "big")
+        return data[: flac_frame_bytes(bytes(data), longest)]
+    return data[: frame_bytes(context.codec.canonical_name, data)]
 
 
 def claimed_seconds(audio: Audio) -> float:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from embed_assets.audio.container import Audio, Opened, Sndfile
-from embed_assets.audio.framing import frame_bytes
+from embed_assets.audio.framing import FRAMED, frame_bytes
 from embed_assets.audio.quiet import quiet_stderr
 
 if TYPE_CHECKING:
@@ -123,7 +123,7 @@ class FFmpegDecoder:
                 continue
             if packet is None:
                 return
-            if packet.size and not frame_bytes(codec, memoryview(packet)):
+            if packet.size and codec in FRAMED and not frame_bytes(codec, memoryview(packet)):
                 continue
             try:
                 frames = context.decode(packet)

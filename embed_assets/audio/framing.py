@@ -13,6 +13,9 @@ from embed_assets.audio.source import Source
 
 ID3V1, APE, LYRICS, ID3V2 = "ID3v1", "APE", "Lyrics3", "ID3v2"
 
+FRAMED = frozenset(["mp1", "mp2", "mp3", "ac3", "eac3", "dts"])
+"""Codecs of which `frame_bytes` knows how long a frame is, by FFmpeg's names."""
+
 LONGEST_FLAC_FRAME = 1 << 21
 """Bytes: 65,535 samples of 8 channels of 32 bits."""
 

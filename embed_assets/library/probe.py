@@ -6,8 +6,11 @@ One pass over the file's packets; nothing is decoded, but where libsndfile alone
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from itertools import chain, repeat
+from typing import TYPE_CHECKING
 
 from embed_assets.audio.container import (
     FFMPEG,
@@ -16,12 +19,18 @@ from embed_assets.audio.container import (
     Audio,
     Opened,
     Sndfile,
+    audio_of,
     open_audio,
 )
-from embed_assets.audio.framing import flac_frame_bytes, frame_bytes
 from embed_assets.audio.quiet import quiet_stderr
 from embed_assets.errors import Reason, TrackRejected
 from embed_assets.library.tags import Tags, read_tags
+
+if TYPE_CHECKING:
+    from av import Packet
+
+LAST_PACKETS = 4
+"""Packets at the end of a file that are looked at for what is no audio."""
 
 _BLOCK = 1 << 16
 """Frames that libsndfile decodes at once."""
@@ -120,46 +129,49 @@ def _format(link: Opened | Sndfile) -> tuple[str, str, int, int]:
 
 def _packets(opened: Opened, update: Callable[[bytes | memoryview], None]) -> tuple[float, int]:
     """Seconds and bytes of the stream's packets, which `update` gets one by one."""
-    import av
-
     stream = opened.stream
-    codec = stream.codec_context.codec.canonical_name
-    is_flac = opened.container.format.name == "flac"
-    last: memoryview | None = None
-    ticks = end = size = failures = 0
     start = stream.start_time or 0
-    packets = opened.container.demux(stream)
-    while failures < 100:
-        try:
-            for packet in packets:
-                data = memoryview(packet)
-                if not (audio := frame_bytes(codec, data)):
-                    continue
-                if last is not None:
-                    update(last)
-                last = data[:audio]
-                size += audio
-                duration = packet.duration or 0
-                ticks += duration
-                if packet.pts is not None and packet.pts + duration - start > end:
-                    end = packet.pts + duration - start
-            break
-        except av.FFmpegError:
-            opened.source.check()
-            failures += 1
-            packets = opened.container.demux(stream)
+    ticks = end = size = 0
+    held: deque[Packet] = deque()
+    for packet in chain(_demuxed(opened), repeat(None, LAST_PACKETS)):
+        held.append(packet)
+        if len(held) <= LAST_PACKETS:
+            continue
+        first = held.popleft()
+        if packet is None:
+            # Near the end: what lies behind the audio may be taken for a part of it.
+            audio = audio_of(opened, first)
+            if not audio:
+                break
+            update(audio)
+            size += len(audio)
+        else:
+            update(first)
+            size += first.size
+        duration = first.duration or 0
+        ticks += duration
+        if first.pts is not None and first.pts + duration - start > end:
+            end = first.pts + duration - start
     opened.source.check()
-    if last is not None and is_flac:
-        # Here FFmpeg ends the last packet where the file ends.
-        header = stream.codec_context.extradata or b""
-        whole = bytes(last)
-        last = last[: flac_frame_bytes(whole, int.from_bytes(header[7:10], "big"))]
-        size += len(last) - len(whole)
-    if last is not None:
-        update(last)
     # Vorbis packets understate their durations (up to 25 %); a damaged timestamp may say years.
     length = end if ticks <= end <= 1.5 * ticks else ticks
     return float(length * stream.time_base), size
+
+
+def _demuxed(opened: Opened) -> Iterator[Packet]:
+    """The packets that are there; damage in the middle is passed over."""
+    import av
+
+    failures = 0
+    while failures < 100:
+        try:
+            for packet in opened.container.demux(opened.stream):
+                if packet.size:
+                    yield packet
+            return
+        except av.FFmpegError:
+            opened.source.check()
+            failures += 1
 
 
 def _samples(opened: Sndfile, update: Callable[[bytes | memoryview], None]) -> tuple[float, int]:
