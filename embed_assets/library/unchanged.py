@@ -1,0 +1,101 @@
+"""Making sure that a file is one and the same while it is read."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+from embed_assets.errors import FolderChanged
+from embed_assets.identity import display_path
+from embed_assets.rows import UNKNOWN_CTIME, Stamp
+
+CHUNK_BYTES = 1 << 20
+
+
+@dataclass
+class Reading:
+    """What was seen of a file while it was read; `jumped`: its ctime changed, its content not."""
+
+    jumped: bool = False
+
+
+@contextmanager
+def unchanged(
+    full: bytes, stamp: Stamp, path: bytes, same: Callable[[], bool]
+) -> Iterator[Reading]:
+    """Hold a file open while it is read by its name; in the end it must be the one it was.
+
+    `full` opens it, `path` names it for people, `stamp` is what it was as it was listed. Inodes are
+    compared only of the file that is held open and of what the name leads to at the same moment,
+    and decide nothing by themselves: some file systems make them up. Where only the ctime is
+    another than it was, `same` says whether a second reading gives the same as the first.
+
+    Raises:
+        FolderChanged: it is another file, has changed or is gone; what was read may be of neither.
+        OSError: it cannot be read.
+    """
+    reading = Reading()
+    try:
+        held = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise _gone(path) from e
+    try:
+        before = os.fstat(held)
+        _require(before, stamp, path)
+        try:
+            yield reading
+        finally:
+            after = os.fstat(held)
+            try:
+                now = os.stat(full)
+            except (FileNotFoundError, NotADirectoryError) as e:
+                raise _gone(path) from e
+            _require(after, stamp, path)
+            _require(now, stamp, path)
+            if not os.path.samestat(after, now) and not _same_bytes(held, full):
+                raise _changed(path)
+            ctimes = {before.st_ctime_ns, after.st_ctime_ns, now.st_ctime_ns}
+            listed = {stamp.ctime_ns} - {UNKNOWN_CTIME}
+            if len(ctimes | listed) > 1:
+                if not same():
+                    raise _changed(path)
+                reading.jumped = len(ctimes) > 1
+    finally:
+        os.close(held)
+
+
+def _require(info: os.stat_result, stamp: Stamp, path: bytes) -> None:
+    if (info.st_size, info.st_mtime_ns) != (stamp.size, stamp.mtime_ns):
+        raise _changed(path)
+
+
+def _same_bytes(held: int, full: bytes) -> bool:
+    offset = 0
+    with open(full, "rb", buffering=0) as other:
+        while True:
+            chunk = os.pread(held, CHUNK_BYTES, offset)
+            if chunk != _read(other.fileno(), len(chunk) or 1):
+                return False
+            if not chunk:
+                return True
+            offset += len(chunk)
+
+
+def _read(fd: int, size: int) -> bytes:
+    """So many bytes, fewer at the end only."""
+    raw = b""
+    while len(raw) < size and (more := os.read(fd, size - len(raw))):
+        raw += more
+    return raw
+
+
+def _changed(path: bytes) -> FolderChanged:
+    return FolderChanged(
+        f"{display_path(path)}: changed while it was read; the folder is looked at again"
+    )
+
+
+def _gone(path: bytes) -> FolderChanged:
+    return FolderChanged(f"{display_path(path)}: is gone; the folder is looked at again")
