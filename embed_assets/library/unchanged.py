@@ -29,46 +29,44 @@ def unchanged(
 
     `full` opens it, `path` names it for people, `stamp` is what it was as it was listed. Inodes are
     compared only of the file that is held open and of what the name leads to at the same moment,
-    and decide nothing by themselves: some file systems make them up. Where only the ctime is
-    another than it was, `same` says whether a second reading gives the same as the first.
+    and decide nothing by themselves: some file systems make them up. Nor are times of the open file
+    compared with those under its name: some round them differently. Where only the ctime is another
+    than it was, `same` says whether a second reading gives the same as the first.
 
     Raises:
         FolderChanged: it is another file, has changed or is gone; what was read may be of neither.
         OSError: it cannot be read.
     """
     reading = Reading()
-    try:
-        held = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-    except (FileNotFoundError, NotADirectoryError) as e:
-        raise _gone(path) from e
+    first = _by_name(full, stamp, path)
+    held = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         before = os.fstat(held)
-        _require(before, stamp, path)
         try:
             yield reading
         finally:
-            after = os.fstat(held)
-            try:
-                now = os.stat(full)
-            except (FileNotFoundError, NotADirectoryError) as e:
-                raise _gone(path) from e
-            _require(after, stamp, path)
-            _require(now, stamp, path)
+            now, after = _by_name(full, stamp, path), os.fstat(held)
+            if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
+                raise _changed(path)
             if not os.path.samestat(after, now) and not _same_bytes(held, full):
                 raise _changed(path)
-            ctimes = {before.st_ctime_ns, after.st_ctime_ns, now.st_ctime_ns}
-            listed = {stamp.ctime_ns} - {UNKNOWN_CTIME}
-            if len(ctimes | listed) > 1:
+            jumped = now.st_ctime_ns != first.st_ctime_ns or after.st_ctime_ns != before.st_ctime_ns
+            if jumped or stamp.ctime_ns not in (UNKNOWN_CTIME, now.st_ctime_ns):
                 if not same():
                     raise _changed(path)
-                reading.jumped = len(ctimes) > 1
+                reading.jumped = jumped
     finally:
         os.close(held)
 
 
-def _require(info: os.stat_result, stamp: Stamp, path: bytes) -> None:
+def _by_name(full: bytes, stamp: Stamp, path: bytes) -> os.stat_result:
+    try:
+        info = os.stat(full)
+    except (FileNotFoundError, NotADirectoryError) as e:
+        raise FolderChanged(f"{display_path(path)}: is gone; the folder is looked at again") from e
     if (info.st_size, info.st_mtime_ns) != (stamp.size, stamp.mtime_ns):
         raise _changed(path)
+    return info
 
 
 def _same_bytes(held: int, full: bytes) -> bool:
@@ -95,7 +93,3 @@ def _changed(path: bytes) -> FolderChanged:
     return FolderChanged(
         f"{display_path(path)}: changed while it was read; the folder is looked at again"
     )
-
-
-def _gone(path: bytes) -> FolderChanged:
-    return FolderChanged(f"{display_path(path)}: is gone; the folder is looked at again")
