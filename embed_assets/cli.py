@@ -64,7 +64,7 @@ def sync(
             f" {result.removed} removed, {counted(result.failed_folders, 'folder')} failed,"
             f" {counted(len(result.runs), 'run')}, {result.seconds:.1f} s"
         )
-        if result.rejected or result.failed_folders:
+        if result.listed:
             typer.echo("`embed-assets errors` says why.")
     raise typer.Exit(1 if result.failed_folders else 0)
 
@@ -93,7 +93,7 @@ def status(
     raise typer.Exit(2 if found.problem else 0)
 
 
-@app.command(epilog='Example: embed-assets errors --clear "Nina Simone/Pastel Blues"')
+@app.command(epilog="Example: embed-assets errors --json")
 def errors(
     as_json: AsJson = False,
     clear: Annotated[
@@ -101,22 +101,21 @@ def errors(
         typer.Option(
             "--clear",
             metavar="PATH",
-            help="Ask for another try of this track, or of this folder and all below it.",
+            help="As `embed-assets retry PATH`.",
         ),
     ] = "",
 ) -> None:
-    """List every rejected track and every failed folder, with the reason and what to do."""
+    """List every rejected track and every folder that is not done, with the reason."""
     from embed_assets.commands import errors as command
+    from embed_assets.commands.retry import retry as again
 
     settings = Settings.load()
     if clear:
-        folders = command.clear(settings, clear)
+        found = again(settings, clear)
         if as_json:
-            terminal.print_json({"cleared": folders})
+            terminal.print_json({"cleared": found.folders})
         else:
-            typer.echo("Tried again, by `up` or at the next `sync`:")
-            for folder in folders:
-                typer.echo(terminal.plain(f"    {folder}"))
+            _say_asked(found.folders, found.tracks)
         return
     rows = command.errors(settings)
     if as_json:
@@ -133,9 +132,45 @@ def errors(
     if rows:
         typer.echo(
             terminal.plain(
-                "A file is tried again when it changes, or with `embed-assets errors --clear PATH`."
+                "A file is tried again when it changes, or with `embed-assets retry PATH`."
             )
         )
+
+
+@app.command(epilog='Example: embed-assets retry "Nina Simone/Pastel Blues"')
+def retry(
+    path: Annotated[
+        str,
+        typer.Argument(
+            metavar="PATH",
+            help="A track, or a folder and all below it: in the library, or as `errors` prints it.",
+        ),
+    ],
+    as_json: AsJson = False,
+) -> None:
+    """Have a track or a folder read and embedded anew, whatever is known of it.
+
+    For files that changed and look as before, and for what was rejected or failed. `up` does it at
+    its next look, or else the next `sync`; until then searches find what they found. Exit code 1:
+    nothing of that name is known.
+    """
+    from dataclasses import asdict
+
+    from embed_assets.commands.retry import retry as command
+
+    found = command(Settings.load(), path)
+    if as_json:
+        terminal.print_json(asdict(found))
+    else:
+        _say_asked(found.folders, found.tracks)
+
+
+def _say_asked(folders: list[str], tracks: int) -> None:
+    typer.echo(
+        f"{counted(tracks, 'track')}: read and embedded anew by `up`, or by the next `sync`:"
+    )
+    for folder in folders:
+        typer.echo(terminal.plain(f"    {folder}"))
 
 
 @app.command(epilog="Example: embed-assets doctor --deep")

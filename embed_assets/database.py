@@ -16,18 +16,19 @@ SCHEMA_VERSION = 6
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folders (
-    folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, digest TEXT, scan TEXT, scanned_at REAL
+    folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, digest TEXT, scan TEXT, scanned_at REAL,
+    ctimes INTEGER, vain INTEGER NOT NULL DEFAULT 0, vain_at REAL NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tracks (
     track_id TEXT PRIMARY KEY, folder_id TEXT NOT NULL, path BLOB NOT NULL,
-    inode INTEGER, size INTEGER, mtime_ns INTEGER,
+    size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER NOT NULL DEFAULT -1,
     audio_hash TEXT, reason TEXT, message TEXT, duration REAL, container TEXT, codec TEXT,
     sample_rate INTEGER, channels INTEGER, bit_rate INTEGER, title TEXT, artist TEXT, album TEXT,
     album_artist TEXT, genre TEXT, year INTEGER, track_number INTEGER, disc_number INTEGER,
     recording_id TEXT, scan TEXT NOT NULL, seen_at REAL, release_id TEXT NOT NULL DEFAULT '',
     artist_id TEXT NOT NULL DEFAULT '', added_at REAL NOT NULL DEFAULT 0,
     probed INTEGER NOT NULL DEFAULT 1, run_id TEXT NOT NULL DEFAULT '',
-    decoder TEXT NOT NULL DEFAULT ''
+    again INTEGER NOT NULL DEFAULT 0, decoder TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tracks_by_folder ON tracks (folder_id);
 CREATE INDEX IF NOT EXISTS tracks_by_audio ON tracks (audio_hash);
@@ -44,6 +45,12 @@ CREATE TABLE IF NOT EXISTS failures (
     folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, stage TEXT, message TEXT, at REAL, run_id TEXT,
     shared INTEGER
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS asked (
+    folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gone_audio (
+    audio_hash TEXT PRIMARY KEY, added_at REAL NOT NULL, gone_at REAL NOT NULL
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS collections (
     address TEXT, name TEXT, spec TEXT, made_at REAL, gates TEXT, gates_at REAL, stamp TEXT,
     PRIMARY KEY (address, name)
@@ -55,14 +62,23 @@ CREATE TABLE IF NOT EXISTS served (
 """
 
 _ADDED = {
-    "release_id": "TEXT NOT NULL DEFAULT ''",
-    "artist_id": "TEXT NOT NULL DEFAULT ''",
-    "added_at": "REAL NOT NULL DEFAULT 0",
-    "probed": "INTEGER NOT NULL DEFAULT 1",
-    "run_id": "TEXT NOT NULL DEFAULT ''",
-    "decoder": "TEXT NOT NULL DEFAULT ''",
+    "tracks": {
+        "release_id": "TEXT NOT NULL DEFAULT ''",
+        "artist_id": "TEXT NOT NULL DEFAULT ''",
+        "added_at": "REAL NOT NULL DEFAULT 0",
+        "probed": "INTEGER NOT NULL DEFAULT 1",
+        "run_id": "TEXT NOT NULL DEFAULT ''",
+        "ctime_ns": "INTEGER NOT NULL DEFAULT -1",
+        "again": "INTEGER NOT NULL DEFAULT 0",
+        "decoder": "TEXT NOT NULL DEFAULT ''",
+    },
+    "folders": {
+        "ctimes": "INTEGER",
+        "vain": "INTEGER NOT NULL DEFAULT 0",
+        "vain_at": "REAL NOT NULL DEFAULT 0",
+    },
 }
-"""Columns that `tracks` may lack in files of older versions."""
+"""Columns that tables may lack in files of older versions."""
 
 
 class Database:
@@ -132,11 +148,16 @@ def _upgrade(db: sqlite3.Connection) -> None:
     try:
         for statement in _SCHEMA.split(";"):
             db.execute(statement)
-        there = {row[1] for row in db.execute("PRAGMA table_info(tracks)")}
-        for name, kind in _ADDED.items():
-            if name not in there:
-                db.execute(f"ALTER TABLE tracks ADD COLUMN {name} {kind}")
+        for table, columns in _ADDED.items():
+            there = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+            for name, kind in columns.items():
+                if name not in there:
+                    db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
         db.execute("UPDATE tracks SET added_at = coalesce(seen_at, 0) WHERE added_at = 0")
+        # Their files are read once more, for what the probe learnt since (rows.PROBE_VERSION).
+        db.execute(
+            "DELETE FROM indexed WHERE folder_id IN (SELECT folder_id FROM tracks WHERE probed < 3)"
+        )
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except BaseException:
         db.execute("ROLLBACK")

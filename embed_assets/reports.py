@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from embed_assets.identity import display_path, folded
-from embed_assets.rows import Embedding, Problem, Track
+from embed_assets.rows import CHANGED, NOT_DONE, Embedding, Problem, Track
 from embed_assets.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
 
 if TYPE_CHECKING:
@@ -86,18 +86,26 @@ def rejected_tracks(tables: Tables, recipe: str) -> Iterator[Problem]:
 
 
 def failed_folders(tables: Tables) -> list[Problem]:
-    """Folders whose last try failed, by path."""
+    """Folders whose last try failed or was in vain, by path."""
     with tables.connect() as db:
         rows = db.execute(
-            "SELECT path, path, stage || ' failed', message, at, run_id FROM failures ORDER BY path"
+            "SELECT path, path, CASE WHEN stage IN (?, ?) THEN stage ELSE stage || ' failed' END,"
+            " message, at, run_id FROM failures ORDER BY path",
+            (CHANGED, NOT_DONE),
         )
         return [Problem(*row) for row in rows]
 
 
 def failures(tables: Tables) -> dict[bytes, bool]:
-    """Path of each failed folder -> whether what failed was its own, and not what all need."""
+    """Path of each failed folder -> whether what failed was its own, and not what all need.
+
+    One that only changed meanwhile, or whose run ended early, has not failed.
+    """
     with tables.connect() as db:
-        return {p: not shared for p, shared in db.execute("SELECT path, shared FROM failures")}
+        rows = db.execute(
+            "SELECT path, shared FROM failures WHERE stage NOT IN (?, ?)", (CHANGED, NOT_DONE)
+        )
+        return {path: not shared for path, shared in rows}
 
 
 def embedded_tracks(tables: Tables, recipe: str) -> Iterator[Track]:
@@ -276,7 +284,7 @@ def folder_rejects(
 def readiness(
     tables: Tables, folders: Iterable[str], recipe: str
 ) -> dict[str, tuple[str | None, int, int]]:
-    """(digest, tracks, tracks not yet embedded under the recipe) of each of these folders.
+    """(digest, tracks, tracks to be embedded under the recipe) of each of these folders.
 
     Digest None: it is being scanned. A folder that was never scanned is left out.
     """
@@ -286,7 +294,8 @@ def readiness(
         while ids := list(islice(rest, 500)):
             rows = db.execute(
                 "SELECT f.folder_id, f.digest, count(t.track_id), count(CASE WHEN t.track_id"
-                " IS NOT NULL AND t.reason IS NULL AND e.audio_hash IS NULL THEN 1 END)"
+                " IS NOT NULL AND t.reason IS NULL AND (e.audio_hash IS NULL OR t.again) THEN 1"
+                " END)"
                 " FROM folders f LEFT JOIN tracks t ON t.folder_id = f.folder_id"
                 " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
                 f" WHERE f.folder_id IN ({', '.join('?' * len(ids))}) GROUP BY f.folder_id",

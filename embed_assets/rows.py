@@ -3,9 +3,28 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NamedTuple
 
 PROBE_VERSION = 3
-"""Raised when the probe learns to read more: files are read again when their folder is scanned."""
+"""Raised when the probe learns to read more: files are read again when their folder is scanned,
+and `database._upgrade` has the folders of a version before scanned."""
+
+CHANGED, NOT_DONE = "changed meanwhile", "not done"
+"""In place of the stage that failed: a folder changed while it was read, or its run ended early."""
+
+UNKNOWN_CTIME = -1
+"""Of a file that a version read which did not keep the time of its last change of status."""
+
+
+class Stamp(NamedTuple):
+    """What `stat` says of a file that was read: bytes, and when content and status changed last.
+
+    No inode: FUSE, CIFS and some NFS servers give a file another one at each look.
+    """
+
+    size: int
+    mtime_ns: int
+    ctime_ns: int = UNKNOWN_CTIME
 
 
 @dataclass(frozen=True, slots=True)
@@ -15,16 +34,17 @@ class Track:
     `audio_hash` is None exactly where `reason` says why the file was rejected at its probe. Text
     is empty and numbers are 0 where the file has no such tag; duration is in seconds; the ids are
     MusicBrainz's. `added_at`: when this audio, or another under this path, first came into the
-    library, in seconds of the system's clock; neither a retag nor a move changes it. `run_id` names
-    the run that read the file, `decoder` what read it: `ffmpeg` or `libsndfile`.
+    library, in seconds of the system's clock; neither a retag nor a move changes it, even if the
+    file was away for a while. `run_id` names the run that read the file, `decoder` what read it:
+    `ffmpeg` or `libsndfile`.
     """
 
     track_id: str
     folder_id: str
     path: bytes
-    inode: int
     size: int
     mtime_ns: int
+    ctime_ns: int
     audio_hash: str | None = None
     reason: str | None = None
     message: str | None = None
@@ -50,9 +70,9 @@ class Track:
     decoder: str = ""
 
     @property
-    def stamp(self) -> tuple[int, int, int]:
+    def stamp(self) -> Stamp:
         """What the file must still be when it is read again."""
-        return self.inode, self.size, self.mtime_ns
+        return Stamp(self.size, self.mtime_ns, self.ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)

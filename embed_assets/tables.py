@@ -5,7 +5,11 @@ question about the whole library (`status`, `errors`, words in a title) takes mi
 assets meet here and in `vectors/store.py` and nowhere else:
 
 - `folders` and `tracks`: the manifest. A folder's `digest` is that of its scanned files, and NULL
-  while they are being scanned: whoever reads NULL knows that the rows are not yet whole.
+  while they are being scanned: whoever reads NULL knows that the rows are not yet whole. `ctimes`
+  is what the walk said when the rows were read, `vain` how often a file was read for its ctime only
+  and was as before. A track that is to be embedded `again` has its vectors until it is.
+- `gone_audio`: when audio was added of which no track is left, for when it comes back.
+- `asked`: folders that a person wants read and embedded again, until they are indexed.
 - `embeddings`: per (recipe, audio hash), where a vector is to be found or why there is none.
 - `indexed`: per (place, folder), the version that was last written there; a place is a collection
   at a Milvus address.
@@ -20,15 +24,29 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import astuple, fields, replace
+from sqlite3 import Connection
 
 from embed_assets.database import Database
 from embed_assets.errors import FolderChanged
-from embed_assets.rows import PROBE_VERSION, Embedding, FolderTotals, Track
+from embed_assets.rows import PROBE_VERSION, Embedding, FolderTotals, Stamp, Track
 
 TRACK_COLUMNS = tuple(f.name for f in fields(Track))
 EMBEDDING_COLUMNS = tuple(f.name for f in fields(Embedding))
 _TRACK_SELECT = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
 _EMBEDDING_SELECT = ", ".join(f"e.{c}" for c in EMBEDDING_COLUMNS)
+
+ANOTHER_SCAN = "another run is scanning this folder; it is tried again"
+
+_ADDED_AT = """SELECT min(added_at) FROM (
+    SELECT added_at FROM tracks WHERE track_id = :track
+    UNION ALL SELECT added_at FROM tracks WHERE audio_hash = :audio
+    UNION ALL SELECT added_at FROM gone_audio WHERE audio_hash = :audio)"""
+
+_REMEMBER_AUDIO = """INSERT INTO gone_audio
+    SELECT t.audio_hash, min(t.added_at), :now FROM tracks t WHERE {t} AND t.audio_hash IS NOT NULL
+    AND NOT EXISTS (SELECT 1 FROM tracks o WHERE o.audio_hash = t.audio_hash AND NOT ({o}))
+    GROUP BY t.audio_hash ON CONFLICT (audio_hash) DO UPDATE
+    SET added_at = min(added_at, excluded.added_at), gone_at = excluded.gone_at"""
 
 
 class Tables(Database):
@@ -45,22 +63,43 @@ class Tables(Database):
                 (folder, path, scan),
             )
 
-    def put_tracks(self, rows: Iterable[Track], scan: str) -> None:
-        """Write rows of a scan that is going on; when they were added is known from before."""
-        marks = ", ".join("?" * (len(TRACK_COLUMNS) + 3))
+    def put_tracks(self, rows: Iterable[Track], scan: str) -> set[str]:
+        """Write rows of a scan that is going on; when they were added is known from before.
+
+        Returns the ids of tracks of which something else was known before. What is indexed of
+        their folders is no longer what the tables say, though the folder's digest may stay.
+
+        Raises:
+            FolderChanged: another scan of the same folder began, or a person wants it read anew.
+        """
+        marks = ", ".join("?" * (len(TRACK_COLUMNS) + 4))
         now = time.time()
+        changed = set()
         with self.transaction() as db:
             for row in rows:
-                (before,) = db.execute(
-                    "SELECT min(added_at) FROM tracks WHERE track_id = ? OR audio_hash = ?",
-                    (row.track_id, row.audio_hash),
+                _require_scan(db, row.folder_id, scan)
+                names = {"track": row.track_id, "audio": row.audio_hash, "now": now}
+                old = db.execute(
+                    f"SELECT t.again, {_TRACK_SELECT} FROM tracks t WHERE t.track_id = ?",
+                    (row.track_id,),
                 ).fetchone()
-                known = replace(row, added_at=before or now)
+                again = bool(old and old[0] and row.audio_hash)
+                if old and not _same(row, Track(*old[1:])):
+                    changed.add(row.track_id)
+                    db.execute("DELETE FROM indexed WHERE folder_id = ?", (row.folder_id,))
+                (added,) = db.execute(_ADDED_AT, names).fetchone()
+                # What a track had before may come back as another file.
+                _remember(db, "{}.track_id = :track AND {}.audio_hash IS NOT :audio", names)
+                db.execute("DELETE FROM gone_audio WHERE audio_hash = :audio", names)
                 db.execute(
                     f"INSERT OR REPLACE INTO tracks ({', '.join(TRACK_COLUMNS)}, scan, seen_at,"
-                    f" probed) VALUES ({marks})",
-                    (*astuple(known), scan, now, PROBE_VERSION),
+                    f" probed, again) VALUES ({marks})",
+                    (
+                        *astuple(replace(row, added_at=added or now)),
+                        *(scan, now, PROBE_VERSION, again),
+                    ),
                 )
+        return changed
 
     def keep_tracks(self, track_ids: Iterable[str], scan: str) -> None:
         """Take unchanged rows over into a scan that is going on."""
@@ -69,45 +108,71 @@ class Tables(Database):
                 "UPDATE tracks SET scan = ? WHERE track_id = ?", ((scan, t) for t in track_ids)
             )
 
-    def finish_scan(self, folder: str, scan: str, digest: str, expected: int) -> int:
+    def finish_scan(
+        self,
+        folder: str,
+        scan: str,
+        digest: str,
+        expected: int,
+        ctimes: int | None = None,
+        vain: int | None = None,
+    ) -> int:
         """Drop the rows that the scan did not see, and give the folder its digest.
 
-        Returns the number of rows dropped.
+        `ctimes`: what the files' ctimes were as they were listed; None if not all files of another
+        ctime were read. `vain`: how often in a row a ctime that changed said nothing, by this scan;
+        None if it tells nothing of that. Returns the number of rows dropped.
 
         Raises:
             FolderChanged: another scan of the same folder wrote between; neither is whole.
         """
         with self.transaction() as db:
-            held = db.execute("SELECT scan FROM folders WHERE folder_id = ?", (folder,)).fetchone()
+            held = _require_scan(db, folder, scan)
+            now = time.time()
+            names = {"folder": folder, "scan": scan, "now": now}
+            _remember(db, "{}.folder_id = :folder AND {}.scan != :scan", names)
             gone = db.execute(
-                "DELETE FROM tracks WHERE folder_id = ? AND scan != ?", (folder, scan)
+                "DELETE FROM tracks WHERE folder_id = :folder AND scan != :scan", names
             ).rowcount
             (rows,) = db.execute(
                 "SELECT count(*) FROM tracks WHERE folder_id = ?", (folder,)
             ).fetchone()
-            if held is None or held[0] != scan or rows != expected:
-                raise FolderChanged("another run is scanning this folder; it is tried again")
+            if not held or rows != expected:
+                raise FolderChanged(ANOTHER_SCAN)
             db.execute(
-                "UPDATE folders SET digest = ?, scanned_at = ? WHERE folder_id = ?",
-                (digest, time.time(), folder),
+                "UPDATE folders SET digest = ?, scanned_at = ?, ctimes = coalesce(?, ctimes)"
+                " WHERE folder_id = ?",
+                (digest, now, ctimes, folder),
             )
+            if vain is not None:
+                db.execute(
+                    "UPDATE folders SET vain = ?, vain_at = ? WHERE folder_id = ?",
+                    (vain, now, folder),
+                )
         return gone
 
     def forget_folder(self, folder: str) -> None:
         """Remove a retired folder from every table but the embeddings, which outlive it."""
         with self.transaction() as db:
-            for table in ("tracks", "folders", "indexed", "failures"):
+            names = {"folder": folder, "now": time.time()}
+            _remember(db, "{}.folder_id = :folder", names)
+            for table in ("tracks", "folders", "indexed", "failures", "asked"):
                 db.execute(f"DELETE FROM {table} WHERE folder_id = ?", (folder,))
 
-    def stamps(self, folder: str) -> dict[str, tuple[int, int, int]]:
-        """(inode, size, mtime_ns) of each track of a folder that this version read, by track id."""
+    def forget_gone_audio(self, before: float) -> None:
+        """Forget when audio was added of which no track is left since before a time."""
+        with self.transaction() as db:
+            db.execute("DELETE FROM gone_audio WHERE gone_at < ?", (before,))
+
+    def stamps(self, folder: str) -> dict[str, Stamp]:
+        """The stamp of each track of a folder that need not be read anew, by track id."""
         with self.connect() as db:
             rows = db.execute(
-                "SELECT track_id, inode, size, mtime_ns FROM tracks"
+                "SELECT track_id, size, mtime_ns, ctime_ns FROM tracks"
                 " WHERE folder_id = ? AND probed = ?",
                 (folder, PROBE_VERSION),
             )
-            return {t: (i, s, m) for t, i, s, m in rows}
+            return {t: Stamp(*rest) for t, *rest in rows}
 
     def digest(self, folder: str) -> str | None:
         """Digest of a folder's manifest; None while it is being scanned or was never."""
@@ -119,10 +184,11 @@ class Tables(Database):
         """Count a folder's tracks by what became of them."""
         with self.connect() as db:
             row = db.execute(
-                "SELECT count(*), count(t.reason), count(e.reason),"
-                " count(CASE WHEN e.audio_hash IS NOT NULL AND e.reason IS NULL THEN 1 END),"
-                " count(CASE WHEN t.reason IS NULL AND e.audio_hash IS NULL THEN 1 END),"
-                " total(t.duration) FROM tracks t"
+                "SELECT count(*), count(t.reason), count(CASE WHEN NOT t.again THEN e.reason END),"
+                " count(CASE WHEN e.audio_hash IS NOT NULL AND e.reason IS NULL AND NOT t.again"
+                " THEN 1 END),"
+                " count(CASE WHEN t.reason IS NULL AND (e.audio_hash IS NULL OR t.again) THEN 1"
+                " END), total(t.duration) FROM tracks t"
                 " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
                 " WHERE t.folder_id = ?",
                 (recipe, folder),
@@ -132,30 +198,48 @@ class Tables(Database):
     # Embeddings
 
     def put_embeddings(self, rows: Iterable[Embedding]) -> None:
-        """Write what became of some audio.
+        """Write what became of some audio, and that it need not be embedded again.
 
         Not for good until a folder is indexed: a row a track would wait for the disk each time, and
         what a power loss takes is found again in the store.
         """
         marks = ", ".join("?" * len(EMBEDDING_COLUMNS))
         with self.transaction(durable=False) as db:
-            db.executemany(
-                f"INSERT OR REPLACE INTO embeddings ({', '.join(EMBEDDING_COLUMNS)})"
-                f" VALUES ({marks})",
-                (astuple(row) for row in rows),
-            )
+            for row in rows:
+                # Rows of the index that were made of the vectors before are others now.
+                db.execute(
+                    "DELETE FROM indexed WHERE folder_id IN (SELECT folder_id FROM tracks WHERE"
+                    " audio_hash = :audio) AND EXISTS (SELECT 1 FROM embeddings WHERE recipe ="
+                    " :recipe AND audio_hash = :audio)",
+                    {"audio": row.audio_hash, "recipe": row.recipe},
+                )
+                db.execute(
+                    f"INSERT OR REPLACE INTO embeddings ({', '.join(EMBEDDING_COLUMNS)})"
+                    f" VALUES ({marks})",
+                    astuple(row),
+                )
+                db.execute(
+                    "UPDATE tracks SET again = 0 WHERE audio_hash = ? AND again AND probed",
+                    (row.audio_hash,),
+                )
 
     def pending(self, folder: str, recipe: str, again: bool = False) -> list[Track]:
-        """Readable tracks of a folder with no embedding under the recipe; all, if `again`."""
+        """Readable tracks of a folder that are to be embedded under the recipe; all, if `again`."""
         sql = (
             f"SELECT {_TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
             " WHERE t.folder_id = ? AND t.audio_hash IS NOT NULL"
         )
         if not again:
-            sql += " AND e.audio_hash IS NULL"
+            sql += " AND (e.audio_hash IS NULL OR t.again)"
         with self.connect() as db:
             return [Track(*row) for row in db.execute(sql + " ORDER BY t.path", (recipe, folder))]
+
+    def asked_again(self, folder: str) -> set[str]:
+        """Ids of a folder's tracks that are embedded again though they have vectors."""
+        with self.connect() as db:
+            sql = "SELECT track_id FROM tracks WHERE folder_id = ? AND again"
+            return {row[0] for row in db.execute(sql, (folder,))}
 
     def embeddable(self, folder: str, recipe: str) -> Iterator[Track]:
         """Stream the tracks of a folder that have vectors under the recipe."""
@@ -201,7 +285,7 @@ class Tables(Database):
         """Have the files of a folder that were rejected by the scan read again by the next one."""
         with self.transaction() as db:
             db.execute(
-                "UPDATE tracks SET size = -1 WHERE folder_id = ? AND reason IS NOT NULL", (folder,)
+                "UPDATE tracks SET probed = 0 WHERE folder_id = ? AND reason IS NOT NULL", (folder,)
             )
 
     def forget_rejected(self, folder: str, recipe: str) -> None:
@@ -211,17 +295,6 @@ class Tables(Database):
                 "DELETE FROM embeddings WHERE recipe = ? AND reason IS NOT NULL AND audio_hash IN"
                 " (SELECT audio_hash FROM tracks WHERE folder_id = ?)",
                 (recipe, folder),
-            )
-
-    def forget_track(self, track: str, recipe: str, audio_hash: str | None) -> None:
-        """Have a track read again if it was rejected, and embedded again if its audio was."""
-        with self.transaction() as db:
-            db.execute(
-                "UPDATE tracks SET size = -1 WHERE track_id = ? AND reason IS NOT NULL", (track,)
-            )
-            db.execute(
-                "DELETE FROM embeddings WHERE recipe = ? AND audio_hash = ? AND reason IS NOT NULL",
-                (recipe, audio_hash),
             )
 
     # Index and failures
@@ -252,6 +325,13 @@ class Tables(Database):
                     (place, folder, version, rows, time.time()),
                 )
                 db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
+                # What was asked for just now is not yet done.
+                db.execute(
+                    "DELETE FROM asked WHERE folder_id = ?1 AND NOT EXISTS (SELECT 1 FROM tracks"
+                    " WHERE folder_id = ?1 AND again) AND EXISTS (SELECT 1 FROM folders WHERE"
+                    " folder_id = ?1 AND digest IS NOT NULL)",
+                    (folder,),
+                )
 
     def indexed(self, place: str) -> dict[bytes, str]:
         """Path of each folder -> the version that was last written to this place.
@@ -275,18 +355,36 @@ class Tables(Database):
         message: str,
         run: str,
         shared: bool = False,
+        unless_known: bool = False,
     ) -> None:
-        """Note that the last try of these (folder id, path) failed.
+        """Note that the last try of these (folder id, path) failed, or why it is not done.
 
         `shared`: not for anything in the folder, but for what all folders need, e.g. Milvus.
+        `unless_known`: a reason that is there stays.
         """
+        how = "IGNORE" if unless_known else "REPLACE"
         with self.transaction() as db:
             db.executemany(
-                "INSERT OR REPLACE INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
+                f"INSERT OR {how} INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
                 ((f, path, stage, message, time.time(), run, shared) for f, path in folders),
             )
 
-    def clear_failure(self, folder: str) -> None:
-        """Forget that the last try of a folder failed."""
-        with self.transaction() as db:
-            db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
+
+def _require_scan(db: Connection, folder: str, scan: str) -> bool:
+    """Whether the folder is known to be scanned; raises FolderChanged if by another scan."""
+    held = db.execute("SELECT scan FROM folders WHERE folder_id = ?", (folder,)).fetchone()
+    if held is not None and held[0] != scan:
+        raise FolderChanged(ANOTHER_SCAN)
+    return held is not None
+
+
+def _remember(db: Connection, going: str, names: dict[str, object]) -> None:
+    """Note when the audio was added that no track will have without these rows."""
+    told = {alias: going.replace("{}", alias) for alias in ("t", "o")}
+    db.execute(_REMEMBER_AUDIO.format(**told), names)
+
+
+def _same(one: Track, other: Track) -> bool:
+    """Whether two rows of a file say the same of it, and of when its content changed last."""
+    alike = {"ctime_ns": 0, "run_id": "", "added_at": 0.0}
+    return replace(one, **alike) == replace(other, **alike)

@@ -49,7 +49,7 @@ class Shelf:
         raw = path if isinstance(path, bytes) else path.encode()
         folder = folder_id("music", raw.rpartition(b"/")[0])
         audio_hash = digest("audio", audio or raw)
-        return Track(track_id("music", raw), folder, raw, 1, 1, 10**9, audio_hash, **tags)
+        return Track(track_id("music", raw), folder, raw, 1, 10**9, 1, audio_hash, **tags)
 
     def put(self, rows: list[Track], vectors: np.ndarray, index: bool = False) -> None:
         """Have whole folders hold exactly these tracks; `vectors`: `[len(rows), DIM]`."""

@@ -5,12 +5,13 @@ from __future__ import annotations
 import os
 import random
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from embed_assets import catalogue, encoders, reports
+from embed_assets import catalogue, ctimes, encoders, reports
 from embed_assets.commands.reading import address_of_up, open_existing, reading
 from embed_assets.defs.look import look
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
@@ -56,6 +57,7 @@ def doctor(settings: Settings, deep: bool = False) -> list[Finding]:
         ("index", _index),
         ("vectors", lambda settings, project: _vectors(project, deep)),
         ("tracks", _tracks),
+        ("ctimes", _ctimes),
         ("dagster", _dagster),
     ]
     found: list[Finding] = []
@@ -233,7 +235,7 @@ def _vectors(project: Project, deep: bool) -> str:
         folder = display_path(lost[0].rpartition(b"/")[0])
         raise TransientError(
             f"{len(lost)} of {len(looked)} stored vectors are missing or damaged, first that of"
-            f" {display_path(lost[0])!r}: check the disk; `embed-assets errors --clear {folder!r}`"
+            f" {display_path(lost[0])!r}: check the disk; `embed-assets retry {folder!r}`"
             " has them made again"
         )
     more = "" if deep or len(looked) == len(tracks) else f" of {len(tracks)}; --deep reads all"
@@ -250,6 +252,17 @@ def _tracks(settings: Settings, project: Project) -> str:
         )
     rejected = f"{found.rejected} rejected (see `embed-assets errors`)" if found.rejected else ""
     return f"{found.embedded} embedded, {rejected or 'none rejected'}; `status` says what is to do"
+
+
+def _ctimes(settings: Settings, project: Project) -> str:
+    folders = ctimes.resting(project.tables, time.time())
+    if not folders:
+        return "say when a file was retagged that kept its size and time"
+    return (
+        f"those of {folders} folders change though their files do not (hard links, permissions, or"
+        " a share that makes them up), so they count there only now and then: where a tagger keeps"
+        " a file's size and time, `embed-assets retry PATH` has it read at once"
+    )
 
 
 def _dagster(settings: Settings, project: Project) -> str:

@@ -30,6 +30,9 @@ from embed_assets.vectors.sweep import Swept, sweep
 LITE_SECONDS = 120.0
 LOOK_SECONDS = 600.0
 
+REMEMBERED_SECONDS = 366 * 86_400.0
+"""How long it is known when music was added that is gone."""
+
 
 @dataclass(frozen=True)
 class Collected:
@@ -103,6 +106,7 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
     if not dry_run:
         for copy in copies:
             _remove(copy)
+        project.tables.forget_gone_audio(time.time() - REMEMBERED_SECONDS)
     told = [str(copy) for copy in copies]
     return Collected(dry_run, in_step, sorted(recipes), swept, told, size)
 

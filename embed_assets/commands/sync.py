@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
 
 import dagster as dg
 
 from embed_assets import catalogue, reports
+from embed_assets.commands.errors import problems
 from embed_assets.commands.run_processes import (
     RunProcess,
     start_run,
@@ -26,14 +27,16 @@ from embed_assets.defs.asking import not_asked_yet, sole_asker
 from embed_assets.defs.execution import wrong_setting
 from embed_assets.defs.instance import open_instance, reap, take_over
 from embed_assets.defs.look import BULK_RUNS, Look, look, prepare, summary
+from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
 from embed_assets.errors import ConfigurationError, IndexBusy
-from embed_assets.identity import IndexSpec
+from embed_assets.identity import IndexSpec, folder_id
 from embed_assets.index import collection
 from embed_assets.index.address import stamp
 from embed_assets.library.plan import Memory, Policy
 from embed_assets.library.walk import require_library
 from embed_assets.project import Project
+from embed_assets.rows import NOT_DONE
 from embed_assets.settings import Settings
 
 WAIT_SECONDS = 0.5
@@ -66,10 +69,14 @@ class SyncResult:
     failed_folders: int = 0
     runs: list[str] = field(default_factory=list)
     seconds: float = 0.0
+    listed: bool = False
+    """Whether `errors` has something to say of this; not printed."""
 
     def as_json(self) -> dict[str, object]:
         """The object that the interface promises."""
-        return asdict(self) | {"seconds": round(self.seconds, 3)}
+        told = asdict(self) | {"seconds": round(self.seconds, 3)}
+        del told["listed"]
+        return told
 
 
 def sync(
@@ -94,6 +101,7 @@ def sync(
     progress = _Progress(project, spec, tell)
     compared, said = False, ""
     running: list[RunProcess] = []
+    ended: dict[str, tuple[str, str]] = {}
     with open_instance(settings) as instance, stopped_at_the_end(instance, running, tell):
         if running_address(settings) is None:
             # Beside an `up` it is for that one's settings to say, and on which GPUs.
@@ -117,7 +125,7 @@ def sync(
             found = look(instance, library, tables, spec, project.uri, memory, policy)
             with sole_asker(instance, ASK_SECONDS):
                 found = not_asked_yet(instance, found, memory)
-                prepare(instance, library, tables, found.plan)
+                prepare(instance, library, tables, found)
                 line, _, _ = summary(found).rpartition(" (")
                 if line != said and (found.plan.requests or not running):
                     said = line
@@ -141,6 +149,7 @@ def sync(
                 running.remove(done)
                 memory.rest_from_now(done.request, time.time())
                 run = done.run(instance)
+                ended |= dict.fromkeys(done.request.keys, _end_of(run))
                 if run is None:
                     continue
                 result.runs.append(run.run_id)
@@ -153,8 +162,31 @@ def sync(
                     raise ConfigurationError(wrong)
         result.folders, result.tracks = found.plan.folders, found.plan.files
         result.failed_folders = len(memory.tries) + found.plan.unreadable
+    if result.failed_folders or result.rejected:
+        listed = problems(settings, project)
+        unsaid = memory.tries.keys() - {key_of(p.folder) for p in listed}
+        _note_ends(project, {key: ended[key] for key in unsaid if key in ended})
+        result.listed = bool(listed or unsaid)
     result.seconds = time.monotonic() - started
     return result
+
+
+def _end_of(run: dg.DagsterRun | None) -> tuple[str, str]:
+    """The id of a run that has ended, if it ever began, and in words how it did."""
+    if run is None:
+        return "", "the process of its run ended before the run began: is memory or the disk full?"
+    if run.is_success:
+        return run.run_id, "its run is done, and it has changed again since"
+    return run.run_id, f"its run ended early ({run.status.value.lower()}); its log says why"
+
+
+def _note_ends(project: Project, ended: Mapping[str, tuple[str, str]]) -> None:
+    """Have `errors` list folders that are not done, and of which no step could say why."""
+    for key, (run_id, why) in ended.items():
+        path = path_of(key)
+        folder = folder_id(project.library.name, path)
+        message = f"{why}; it is tried again by itself"
+        project.tables.put_failures([(folder, path)], NOT_DONE, message, run_id, unless_known=True)
 
 
 def _is_waiting(found: Look) -> bool:

@@ -19,6 +19,7 @@ from embed_assets.defs.ranged_run import (
     Progress,
     each_folder,
     folder_metadata,
+    note_changed,
     paths_of,
     rejects_of,
 )
@@ -122,15 +123,13 @@ def audio_embeddings(
             again=config.embed_again,
             on_track=lambda row: progress.add("rejected" if row.reason else "embedded"),
         ):
-            metadata = folder_metadata(music, path)
             if isinstance(outcome, FolderChanged):
                 tables.mark_dirty(folder_id(music.name, path))
-                context.log.warning(str(outcome))
-                yield path, metadata | {"changed_meanwhile": str(outcome)}
+                yield path, note_changed(context, music, tables, path, str(outcome))
             elif isinstance(outcome, BaseException):
                 yield path, outcome
             else:
-                yield path, metadata | told_of(path, outcome)
+                yield path, folder_metadata(music, path) | told_of(path, outcome)
         for path in changed:
             looked_at = {"changed_meanwhile": "the folder is looked at again"}
             yield path, folder_metadata(music, path) | looked_at

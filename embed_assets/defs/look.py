@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 import dagster as dg
 
-from embed_assets import reports
+from embed_assets import asked, ctimes, reports
 from embed_assets.defs import state
 from embed_assets.defs.execution import IN_PROCESS
 from embed_assets.defs.partitions import key_of, path_of
@@ -21,7 +21,7 @@ from embed_assets.index.folders import version_of
 from embed_assets.library.changes import decide
 from embed_assets.library.manifest import Library
 from embed_assets.library.plan import EMPTY, Memory, Plan, Policy, Request, Seen
-from embed_assets.library.walk import order, require_library, walk
+from embed_assets.library.walk import Folder, order, require_library, walk
 from embed_assets.tables import Tables
 
 LIVE_RUNS = 3
@@ -39,11 +39,16 @@ FIRST_IMPORT_FILES = 100
 """Tracks of a run while nobody knows how long one takes, unless the encoder is quick anywhere."""
 
 
+MOST_NOTED = 50_000
+"""Folders whose ctimes a look notes that an older version scanned; the others are the next's."""
+
+
 @dataclass(frozen=True)
 class Look:
     """What one look found; `complete` says that the walk reached the end of the library.
 
     `newest` is the youngest run as it began, `tries_before` the memory's tries before it asked.
+    `ctimes`: (path, ctimes) of folders in step that an older version scanned.
     """
 
     plan: Plan
@@ -52,6 +57,7 @@ class Look:
     seconds: float
     newest: int
     tries_before: dict[str, tuple[str, int, float]]
+    ctimes: list[tuple[bytes, int]] = field(default_factory=list)
 
 
 def look(
@@ -78,9 +84,14 @@ def look(
     runs = state.live_runs(instance)
     known = state.known_keys(instance)
     held = state.held_keys(runs, known)
-    versions = state.indexed_versions(instance)
-    _forget_tries(versions, memory)
-    have = _agreed(versions, tables, spec, uri)
+    have = _agreed(state.indexed_versions(instance), tables, spec, uri)
+    for path, at in asked.open_requests(tables).items():
+        key = key_of(path)
+        have.pop(key, None)
+        # It does not rest after tries that failed before a person asked for another one.
+        if key in memory.tries and memory.tries[key][2] < at:
+            del memory.tries[key]
+    read = ctimes.known(tables, time.time())
     failed = {key_of(path): own for path, own in reports.failures(tables).items()}
     live, bulk = state.lanes(runs)
     policy = replace(
@@ -93,6 +104,17 @@ def look(
     last: bytes | None = None
     finished = True
     unreadable: list[bytes] = []
+    unnoted: list[tuple[bytes, int]] = []
+
+    def touched(folder: Folder, version: str) -> str:
+        before = read.get(folder.path, folder.ctimes)
+        if have.get(key_of(folder.path)) != version or before == folder.ctimes:
+            return ""
+        if before is None:
+            if len(unnoted) < MOST_NOTED:
+                unnoted.append((folder.path, folder.ctimes))
+            return ""
+        return f"+{folder.ctimes:x}"
 
     def seen() -> Iterator[Seen]:
         nonlocal last, finished
@@ -103,7 +125,9 @@ def look(
                 unreadable.append(folder.path)
                 yield Seen(key, None)
                 continue
-            yield Seen(key, version_of(folder.digest, spec), folder.files, folder.newest_ns / 1e9)
+            version = version_of(folder.digest, spec)
+            newest = folder.newest_ns / 1e9
+            yield Seen(key, version, folder.files, newest, touched(folder, version))
             if time.monotonic() - started > budget_seconds:
                 finished = False
                 return
@@ -112,6 +136,8 @@ def look(
         try:
             place = order(path_of(key))
         except ConfigurationError:
+            # Typed in by hand: no run can do anything for it, so its partition goes.
+            have[key] = EMPTY
             return True
         begun = after is None or place > order(after)
         return begun and (finished or last is None or place <= order(last))
@@ -144,7 +170,8 @@ def look(
         embedded=embedded,
     )
     memory.resume = None if finished or last is None else key_of(last)
-    return Look(plan, finished, live, time.monotonic() - started, newest, tries_before)
+    spent = time.monotonic() - started
+    return Look(plan, finished, live, spent, newest, tries_before, unnoted)
 
 
 def _files_per_run(tables: Tables, spec: IndexSpec, policy: Policy) -> int:
@@ -152,15 +179,6 @@ def _files_per_run(tables: Tables, spec: IndexSpec, policy: Policy) -> int:
     if seconds is None:
         return policy.files_per_run if is_quick(spec.recipe.encoder) else FIRST_IMPORT_FILES
     return max(1, int(IMPORT_SECONDS / seconds))
-
-
-def _forget_tries(versions: dict[str, str], memory: Memory) -> None:
-    """A folder for which a person asked another try does not rest after those before."""
-    for key, version in versions.items():
-        if version.startswith(state.AGAIN) and key in memory.tries:
-            asked = float(version.removeprefix(state.AGAIN))
-            if memory.tries[key][2] < asked:
-                del memory.tries[key]
 
 
 def _agreed(have: dict[str, str], tables: Tables, spec: IndexSpec, uri: str) -> dict[str, str]:
@@ -183,8 +201,11 @@ def _agreed(have: dict[str, str], tables: Tables, spec: IndexSpec, uri: str) -> 
     return {k: v for k, v in have.items() if v == EMPTY or agreed.get(k) == v}
 
 
-def prepare(instance: dg.DagsterInstance, library: Library, tables: Tables, plan: Plan) -> None:
+def prepare(instance: dg.DagsterInstance, library: Library, tables: Tables, found: Look) -> None:
     """Retire folders that are out of the index, and add those that are to be run for."""
+    plan = found.plan
+    if found.ctimes:
+        ctimes.note(tables, found.ctimes)
     for key in plan.retire:
         instance.delete_dynamic_partition("music_folders", key)
         try:

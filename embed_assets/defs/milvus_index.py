@@ -12,6 +12,7 @@ from embed_assets.defs.ranged_run import (
     folder_metadata,
     note_failure,
     note_shared_failure,
+    note_unsettled,
     paths_of,
     raise_for,
 )
@@ -24,7 +25,7 @@ from embed_assets.defs.resources import (
 from embed_assets.defs.state import VERSION_TAG
 from embed_assets.errors import EmbedAssetsError
 from embed_assets.identity import IndexSpec
-from embed_assets.index.folders import FolderIndexed, follow, index_library
+from embed_assets.index.folders import DIRTY, FolderIndexed, follow, index_library
 from embed_assets.index.serving import settle
 from embed_assets.library.manifest import Library
 
@@ -87,6 +88,8 @@ def milvus_index(
                     todo.pop(key)
                     continue
                 key = key_of(report.path)
+                if report.version == DIRTY:
+                    note_unsettled(music, tables, report.path, spec.recipe.digest, context.run_id)
                 yield _materialization(context, music, spec, report)
                 todo.pop(key)
             follow(client, music, paths, spec, tables, store, uri)

@@ -18,6 +18,8 @@ from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError, LibraryUnavailable
 from embed_assets.identity import display_path, folder_id
 from embed_assets.library.manifest import Library
+from embed_assets.reports import readiness
+from embed_assets.rows import CHANGED
 from embed_assets.tables import Tables
 from embed_assets.workers import end_with_parent
 
@@ -138,6 +140,31 @@ def note_failure(
         return
     folder = folder_id(library.name, path)
     tables.put_failures([(folder, path)], stage, str(error), context.run_id)
+
+
+def note_changed(
+    context: dg.AssetExecutionContext, library: Library, tables: Tables, path: bytes, why: str
+) -> dict[str, Any]:
+    """Note that a folder is not done because it changed meanwhile; gives its metadata.
+
+    That is normal while somebody copies: the index step marks it dirty, the sensor comes back.
+    """
+    context.log.warning(why)
+    folder = folder_id(library.name, path)
+    tables.put_failures([(folder, path)], CHANGED, why, context.run_id)
+    return folder_metadata(library, path) | {"changed_meanwhile": why}
+
+
+def note_unsettled(library: Library, tables: Tables, path: bytes, recipe: str, run_id: str) -> None:
+    """The same for one whose rows are not whole as they come to be indexed, if no reason is known.
+
+    Another run is scanning it, or a person asked for another try in this moment.
+    """
+    folder = folder_id(library.name, path)
+    digest, _, pending = readiness(tables, [folder], recipe).get(folder, (None, 0, 0))
+    if digest is None or pending:
+        why = "its files were being read anew when it was to be indexed; it is looked at again"
+        tables.put_failures([(folder, path)], CHANGED, why, run_id, unless_known=True)
 
 
 def note_shared_failure(

@@ -13,9 +13,6 @@ from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.ranged_run import LANE_TAG
 
 INDEX_KEY = dg.AssetKey("milvus_index")
-AGAIN = "again."
-"""Begins the version of a folder for which a person asked another try, with the time of that."""
-
 VERSION_TAG = "dagster/data_version"
 
 FITTED = "embed_assets/gpu_pool"

@@ -13,6 +13,7 @@ from embed_assets.defs.ranged_run import (
     Progress,
     each_folder,
     folder_metadata,
+    note_changed,
     one_by_one,
     rejects_of,
 )
@@ -86,9 +87,7 @@ def track_manifest(
                 on_track=lambda row: progress.add("rejected" if row.reason else "read"),
             )
         except FolderChanged as e:
-            # Normal while somebody copies: the index step marks it dirty, the sensor comes back.
-            context.log.warning(str(e))
-            return folder_metadata(music, path) | {"changed_meanwhile": str(e)}
+            return note_changed(context, music, tables, path, str(e))
         return folder_metadata(music, path) | {
             "dagster/row_count": found.tracks,
             "tracks": found.tracks,

@@ -88,19 +88,20 @@ def decide(
         if key not in position and version in versions:
             moved.add(version)
         # One whose partition is gone (by hand, or retired as it came back) is new, whatever it had.
-        if have.get(key) == version and key in position:
+        if have.get(key) == version and key in position and not folder.touched:
             in_step.add(key)
             memory.settling.pop(key, None)
             memory.tries.pop(key, None)
         elif key in held:
             waiting += 1
+        # Without the ctimes, which may be others at each look: it would never hold still.
         elif (wait := _settles_in(folder, version, memory, now, policy)) > 0:
             settles.append(wait)
-        elif (wait := _rests_for(key, version, memory, now, failed)) > 0:
+        elif (wait := _rests_for(key, version + folder.touched, memory, now, failed)) > 0:
             rests.append(wait)
         else:
             total_due += 1
-            item = _due(key, version, memory, failed, folder.files)
+            item = _due(key, version + folder.touched, memory, failed, folder.files)
             if policy.fresh_first and now - folder.newest < FRESH_SECONDS:
                 due[key] = item
                 heapq.heappush(fresh, (folder.newest, key))

@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-import os
+import time
 import uuid
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
+from embed_assets import ctimes
 from embed_assets.errors import (
-    FolderChanged,
     LibraryUnavailable,
     TrackRejected,
     TransientError,
 )
 from embed_assets.identity import display_path, folder_id, local_path, track_id
-from embed_assets.library.walk import AudioFile, folder_digest, library_in_a_run, list_audio
-from embed_assets.rows import Track
+from embed_assets.library.unchanged import unchanged
+from embed_assets.library.walk import (
+    AudioFile,
+    folder_ctimes,
+    folder_digest,
+    library_in_a_run,
+    list_audio,
+)
+from embed_assets.rows import Stamp, Track
 from embed_assets.tables import Tables
 from embed_assets.workers import Pool
 
@@ -84,9 +91,13 @@ def scan_folder(
     scan = uuid.uuid4().hex
     tables.begin_scan(folder, path, scan)
     known = tables.stamps(folder)
+    vain, vain_at = ctimes.of_folder(tables, folder)
+    ctimes_count = ctimes.count(vain, vain_at, time.time())
     prefix = path + b"/" if path else b""
     ids = {f.name: track_id(library.name, prefix + f.name) for f in files}
-    same = [f for f in files if known.get(ids[f.name]) == f.stamp]
+    alike = [f for f in files if (k := known.get(ids[f.name])) and k[:2] == f.stamp[:2]]
+    touched = {ids[f.name] for f in alike if known[ids[f.name]] != f.stamp}
+    same = [f for f in alike if not ctimes_count or ids[f.name] not in touched]
     seen = {f.name for f in same}
     tables.keep_tracks((ids[f.name] for f in same), scan)
     fresh = (
@@ -94,12 +105,21 @@ def scan_folder(
         for f in files
         if f.name not in seen
     )
-    for rows in _in_batches(_probe_all(root, fresh, pool)):
-        tables.put_tracks(rows, scan)
+    changed: set[str] = set()
+    jumping: set[str] = set()
+    for rows in _in_batches(_probe_all(root, fresh, pool, jumping)):
+        changed |= tables.put_tracks(rows, scan)
         for row in rows:
             on_track(row)
     digest = folder_digest(files)
-    removed = tables.finish_scan(folder, scan, digest, len(files))
+    removed = tables.finish_scan(
+        folder,
+        scan,
+        digest,
+        len(files),
+        folder_ctimes(files) if ctimes_count or not touched else None,
+        _vain(vain, touched if ctimes_count else set(), changed, jumping),
+    )
     totals = tables.folder_totals(folder)
     return ScanResult(
         digest=digest,
@@ -112,11 +132,25 @@ def scan_folder(
     )
 
 
-def _probe_all(root: Path, files: Iterable[tuple[AudioFile, Track]], pool: Pool) -> Iterator[Track]:
+def _vain(before: int, touched: set[str], changed: set[str], jumping: set[str]) -> int | None:
+    """How often in a row ctimes were read for nothing; None: nothing was learnt of that.
+
+    `touched` files were read for their ctime only; `jumping` ones got another while they were read.
+    """
+    if touched & changed:
+        return 0
+    if jumping:
+        return max(before + 1, ctimes.TRIES)
+    return before + 1 if touched else None
+
+
+def _probe_all(
+    root: Path, files: Iterable[tuple[AudioFile, Track]], pool: Pool, jumping: set[str]
+) -> Iterator[Track]:
     jobs = ((row, local_path(root, row.path), f.stamp) for f, row in files)
     for (row, _, _), result in pool.run(_probe_one, jobs):
         if isinstance(result, TrackRejected):
-            yield replace(row, reason=str(result.reason), message=result.message)
+            yield replace(row, **_rejected(result))
         elif isinstance(result, OSError):
             raise TransientError(
                 f"{display_path(row.path)}: cannot be read: {result.strerror or result}; check its"
@@ -127,38 +161,32 @@ def _probe_all(root: Path, files: Iterable[tuple[AudioFile, Track]], pool: Pool)
         elif isinstance(result, BaseException):
             raise result
         else:
-            yield replace(row, **result)
+            columns, jumped = result
+            if jumped:
+                jumping.add(row.track_id)
+            yield replace(row, **columns)
 
 
-def _probe_one(job: tuple[Track, bytes, tuple[int, int, int]]) -> dict[str, object]:
-    """Runs in a worker; gives the manifest's columns for one file."""
+def _probe_one(job: tuple[Track, bytes, Stamp]) -> tuple[dict[str, object], bool]:
+    """Runs in a worker; gives the manifest's columns for one file, and whether its ctime jumps."""
+    row, path, stamp = job
+    columns: dict[str, object] = {}
+    with unchanged(path, stamp, row.path, lambda: _columns(path) == columns) as reading:
+        columns |= _columns(path)
+    return columns, reading.jumped
+
+
+def _columns(path: bytes) -> dict[str, object]:
     from embed_assets.library.probe import probe
 
-    row, path, stamp = job
     try:
-        check_unchanged(path, stamp, row.path)
-        found = probe(path)
-    except TrackRejected:
-        check_unchanged(path, stamp, row.path)
-        raise
-    check_unchanged(path, stamp, row.path)
-    return {k: v for k, v in asdict(found).items() if v is not None}
+        return {k: v for k, v in asdict(probe(path)).items() if v is not None}
+    except TrackRejected as error:
+        return _rejected(error)
 
 
-def check_unchanged(full: bytes, stamp: tuple[int, int, int], path: bytes) -> None:
-    """Make sure that a file is still the one that was listed.
-
-    Raises:
-        FolderChanged: it is not; what was read of it may belong to neither file.
-    """
-    try:
-        info = os.stat(full)
-    except FileNotFoundError as e:
-        raise FolderChanged(f"{display_path(path)}: is gone; the folder is looked at again") from e
-    if (info.st_ino, info.st_size, info.st_mtime_ns) != stamp:
-        raise FolderChanged(
-            f"{display_path(path)}: changed while it was read; the folder is looked at again"
-        )
+def _rejected(error: TrackRejected) -> dict[str, object]:
+    return {"reason": str(error.reason), "message": error.message}
 
 
 def _in_batches(rows: Iterator[Track]) -> Iterator[list[Track]]:

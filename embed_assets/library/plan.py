@@ -11,12 +11,16 @@ EMPTY = "empty"
 
 @dataclass(frozen=True, slots=True)
 class Seen:
-    """A folder as the walk saw it; `version` None: unreadable. `newest` in seconds of the clock."""
+    """A folder as the walk saw it; `version` None: unreadable. `newest` in seconds of the clock.
+
+    `touched`: says which other ctimes its files have than those that were read; empty for none.
+    """
 
     key: str
     version: str | None
     files: int = 0
     newest: float = 0.0
+    touched: str = ""
 
 
 @dataclass(frozen=True)

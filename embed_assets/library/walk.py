@@ -16,6 +16,7 @@ from operator import attrgetter
 from pathlib import Path
 
 from embed_assets.errors import LibraryUnavailable, TransientError
+from embed_assets.rows import Stamp
 
 AUDIO_SUFFIXES = frozenset(
     b"mp3 mp2 flac ogg oga opus spx m4a m4b m4p aac wav wave bwf aif aiff aifc w64 wma ape wv mpc"
@@ -32,6 +33,9 @@ LITTER = frozenset(
 IGNORE_MARKERS = frozenset([b".nomedia", b".ndignore"])
 """A folder that holds one of these is left out, with all that is below it."""
 
+CTIMES = 1 << 62
+"""Sums of ctimes are kept below this, so that a column of SQLite holds them."""
+
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
 _name = attrgetter("name")
@@ -43,7 +47,9 @@ class Folder:
 
     `digest` (32 hex digits) is over the sorted (name, size, mtime_ns) of its audio files; `None`
     means that the folder could not be read, so that nothing is known of it or below it.
-    `newest_ns` is the latest change seen in it, in nanoseconds of the system's clock.
+    `newest_ns` is the latest change seen in it, in nanoseconds of the system's clock. `ctimes` is a
+    sum over the ctimes of its audio files: beside an equal digest, another one says that a file
+    changed which kept its size and mtime (a retag), or only its permissions or name.
     """
 
     path: bytes
@@ -51,6 +57,7 @@ class Folder:
     files: int = 0
     newest_ns: int = 0
     error: str = ""
+    ctimes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,12 +67,12 @@ class AudioFile:
     name: bytes
     size: int
     mtime_ns: int
-    inode: int
+    ctime_ns: int
 
     @property
-    def stamp(self) -> tuple[int, int, int]:
+    def stamp(self) -> Stamp:
         """What must not change while the file is read."""
-        return self.inode, self.size, self.mtime_ns
+        return Stamp(self.size, self.mtime_ns, self.ctime_ns)
 
 
 def require_library(root: Path | None, may_be_empty: bool = False) -> Path:
@@ -182,7 +189,7 @@ def list_audio(root: Path, path: bytes) -> list[AudioFile]:
     if any(e.name in IGNORE_MARKERS for e in entries):
         return []
     found = ((e, _stat_audio(base, e)) for e in entries if is_audio(e.name))
-    return [AudioFile(e.name, s.st_size, s.st_mtime_ns, s.st_ino) for e, s in found if s]
+    return [AudioFile(e.name, s.st_size, s.st_mtime_ns, s.st_ctime_ns) for e, s in found if s]
 
 
 def folder_digest(files: list[AudioFile]) -> str:
@@ -193,12 +200,17 @@ def folder_digest(files: list[AudioFile]) -> str:
     return h.hexdigest()
 
 
+def folder_ctimes(files: list[AudioFile]) -> int:
+    """The `ctimes` that `walk` gives a folder with these files."""
+    return sum(f.ctime_ns for f in files) % CTIMES
+
+
 def _look(
     base: bytes, path: bytes, full: bytes, entries: list[os.DirEntry[bytes]]
 ) -> tuple[Folder | None, list[bytes]]:
     below: list[bytes] = []
     parts: list[bytes] = []
-    newest = 0
+    newest = ctimes = 0
     prefix = path + b"/" if path else b""
     for entry in entries:
         name = entry.name
@@ -213,6 +225,7 @@ def _look(
                 mtime = info.st_mtime_ns
                 parts.append(b"%b\0%d %d\0" % (name, info.st_size, mtime))
                 newest = max(newest, mtime, info.st_ctime_ns)
+                ctimes += info.st_ctime_ns
                 continue
         if entry.is_dir(follow_symlinks=False) and name not in LITTER:
             below.append(prefix + name)
@@ -220,7 +233,7 @@ def _look(
         return None, below
     digest = blake2b(b"".join(parts), digest_size=16).hexdigest()
     newest = max(newest, os.stat(full).st_mtime_ns)
-    return Folder(path, digest, len(parts), newest), below
+    return Folder(path, digest, len(parts), newest, ctimes=ctimes % CTIMES), below
 
 
 def _stat_audio(base: bytes, entry: os.DirEntry[bytes]) -> os.stat_result | None:

@@ -16,9 +16,9 @@ from dataclasses import dataclass, replace
 from itertools import count
 
 from embed_assets.errors import DeviceFailed, TrackRejected, TransientError
-from embed_assets.library.manifest import check_unchanged
+from embed_assets.library.unchanged import unchanged
 from embed_assets.vectors.device import Batch, Heard, take
-from embed_assets.vectors.embed_track import Done, EncoderChoice, Job, from_store
+from embed_assets.vectors.embed_track import Done, EncoderChoice, Job, from_store, same_audio
 from embed_assets.workers import Pool, cpu_count, open_pool
 
 BATCH_SECONDS = 240.0
@@ -139,11 +139,8 @@ def decode_track(job: Job) -> Heard | Job | Done:
     if duration <= 0 or sum(s for _, s in plan(duration, policy)) > LONGEST_SECONDS:
         return job
     started = time.perf_counter()
-    check_unchanged(job.path, job.track.stamp, job.track.path)
-    try:
+    with unchanged(job.path, job.track.stamp, job.track.path, lambda: same_audio(job)):
         heard = read_windows(job.path, duration, policy, job.recipe.sample_rate)
-    finally:
-        check_unchanged(job.path, job.track.stamp, job.track.path)
     if len({len(window) for window in heard.windows}) != 1:
         return job
     windows = np.stack(heard.windows)

@@ -91,7 +91,8 @@ def embed_folders(
             # What is under way for another file with the same audio is waited for.
             if len(mine) == 1:
                 path = local_path(library.root or "", track.path)
-                yield Job(track, path, recipe, choice, store.root, run_id, again)
+                anew = again or track.track_id in folder.asked
+                yield Job(track, path, recipe, choice, store.root, run_id, anew)
 
     def first_tries() -> Iterator[Job]:
         for path in paths:
@@ -133,13 +134,17 @@ def embed_folders(
 
 @dataclass
 class _Folder:
-    """A folder on its way; `open` are its tracks whose outcome is to come."""
+    """A folder on its way; `open` are its tracks whose outcome is to come.
+
+    `asked`: ids of tracks that a person wants embedded again.
+    """
 
     path: bytes
     result: EmbedResult = field(default_factory=EmbedResult)
     problem: BaseException | None = None
     started: float = field(default_factory=time.monotonic)
     open: int = 0
+    asked: set[str] = field(default_factory=set)
 
     def count(self, row: Embedding) -> None:
         """Count a track whose audio another one's job has settled."""
@@ -159,6 +164,7 @@ def _pending(
     _forget_lost(tables, store, name, recipe)
     total = tables.folder_totals(name, recipe.digest)
     pending = tables.pending(name, recipe.digest, again)
+    folder.asked = tables.asked_again(name)
     library_in_a_run(library.root, may_be_empty=not pending)
     if not again:
         folder.result = EmbedResult(reused=total.embedded)

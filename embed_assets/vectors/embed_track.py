@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected
 from embed_assets.identity import Recipe
-from embed_assets.library.manifest import check_unchanged
+from embed_assets.library.unchanged import unchanged
 from embed_assets.rows import Embedding, Track
 from embed_assets.vectors.store import Store, VectorsLost
 from embed_assets.workers import cpu_count
@@ -150,18 +150,15 @@ def embed_track(job: Job) -> Done:
     clock = _Clock()
     encoder = load_encoder(job)
     clock.lap("load")
-    check_unchanged(job.path, job.track.stamp, job.track.path)
     policy = WindowPolicy(job.recipe.window_seconds, job.recipe.windows)
     vectors: list[np.ndarray] = []
-    try:
+    with unchanged(job.path, job.track.stamp, job.track.path, lambda: same_audio(job)):
         stream = iter_windows(job.path, job.track.duration, policy, job.recipe.sample_rate)
         limit = max(1, int(BATCH_SECONDS // job.recipe.window_seconds))
         for batch in _equal_lengths(stream.windows, limit):
             clock.lap("decode")
             vectors.append(encoder.encode(np.stack(batch)))
             clock.lap("encode")
-    finally:
-        check_unchanged(job.path, job.track.stamp, job.track.path)
     clock.lap("decode")
     return embedded(
         job,
@@ -171,6 +168,16 @@ def embed_track(job: Job) -> Done:
         stream.note,
         clock.spent,
     )
+
+
+def same_audio(job: Job) -> bool:
+    """Whether the file of a job has the audio that it had when it was scanned; reads all of it."""
+    from embed_assets.library.probe import probe
+
+    try:
+        return probe(job.path).audio_hash == job.track.audio_hash
+    except TrackRejected:
+        return False
 
 
 def load_encoder(job: Job) -> Encoder:

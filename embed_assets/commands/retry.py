@@ -1,0 +1,71 @@
+"""`retry`: have a track, or a folder and all below it, read and embedded anew."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+
+from embed_assets import asked
+from embed_assets.commands.reading import open_existing, reading, require_setting
+from embed_assets.defs import state
+from embed_assets.defs.partitions import path_of
+from embed_assets.errors import ConfigurationError, EmbedAssetsError
+from embed_assets.identity import display_path, folder_id
+from embed_assets.settings import Settings
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `retry --json` prints: the folders in which something is done again, and how much."""
+
+    folders: list[str]
+    tracks: int
+
+
+def retry(settings: Settings, name: str) -> Asked:
+    """Ask for a track, or a folder and all below it, to be read and embedded again.
+
+    Whatever is known of them: stamps, vectors, rejections; and a folder that rests after failures
+    rests no longer. `up` does it at its next look, or `sync`; what is asked for stands in the
+    tables until it is done.
+
+    Raises:
+        EmbedAssetsError: nothing of that name is known.
+    """
+    require_setting(settings)
+    project = reading(settings)
+    if not name:
+        raise EmbedAssetsError("say which track or folder; `.` is the whole library")
+    wanted = _relative(settings, name)
+    library = project.library.name
+    with open_existing(settings) as instance:
+        # A folder whose runs were killed before they began stands in no table.
+        known = [path for key in state.known_keys(instance) if (path := _path(key)) is not None]
+    covered = {folder_id(library, p): p for p in known if _covers(wanted, p)}
+    folders, tracks = asked.ask(project.tables, lambda p: _covers(wanted, p), covered.items())
+    if not folders:
+        raise EmbedAssetsError(
+            f"{name!r}: no track and no folder of that name is known; `embed-assets errors` lists"
+            " what failed, and what is new `embed-assets sync` reads by itself"
+        )
+    return Asked(sorted(map(display_path, folders)), tracks)
+
+
+def _relative(settings: Settings, name: str) -> str:
+    """The name as `errors` prints it: relative to the library, `.` for its root."""
+    root = str(settings.library or "")
+    if root and os.path.isabs(name):
+        name = os.path.relpath(name, root)
+    return display_path(os.fsencode(os.path.normpath(name)))
+
+
+def _covers(wanted: str, path: bytes) -> bool:
+    shown = display_path(path)
+    return wanted in (".", shown) or shown.startswith(wanted + "/")
+
+
+def _path(key: str) -> bytes | None:
+    try:
+        return path_of(key)
+    except ConfigurationError:
+        return None

@@ -1,0 +1,81 @@
+"""File systems whose inode numbers and ctimes mean nothing: all is embedded, and then in step."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from embed_assets_tests.faults import compiled
+from embed_assets_tests.synth import write_track
+
+DECODE = """
+import sys
+from pathlib import Path
+from embed_assets.identity import folder_id, local_path
+from embed_assets.library.manifest import Library, scan_folder
+from embed_assets.tables import Tables
+from embed_assets.vectors.decode_ahead import decode_track
+from embed_assets.vectors.device import Heard
+from embed_assets.vectors.embed_track import EncoderChoice, Job, embed_track
+from embed_assets.workers import open_pool
+
+root = Path(sys.argv[1])
+library, tables = Library(root / "library"), Tables(root / "tables.sqlite")
+choice = EncoderChoice("acoustic", "", "cpu", Path())
+recipe = choice.recipe(2.0, 1)
+with open_pool(1) as pool:
+    assert scan_folder(library, b"", tables, pool).rejected == 0
+(track,) = tables.pending(folder_id("music", b""), recipe.digest)
+job = Job(track, local_path(library.root, track.path), recipe, choice, root / "v", "", True)
+assert isinstance(decode_track(job), Heard)
+assert embed_track(job).row.windows == 1
+"""
+
+
+def made_up(under: Path, root: Path, **which: str) -> dict[str, str]:
+    """The environment in which a folder lies on such a file system."""
+    library = root / "stats.so"
+    compiled("stats.c", library)
+    names = {f"STATS_{name.upper()}": value for name, value in which.items()}
+    return {"LD_PRELOAD": str(library), "STATS_UNDER": str(under)} | names
+
+
+KINDS = {
+    "an inode that changes every second": {"inodes": "1"},
+    "an inode that changes at each call": {"inodes": "0"},
+    "an inode that changes for names only": {"inodes": "0", "names": "1"},
+    "a ctime that is the present moment": {"ctimes": "0"},
+    "a ctime that jumps every 2 seconds": {"ctimes": "2"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_library_is_indexed_and_then_in_step(world, kind):
+    world.settings |= made_up(world.library, world.root, **KINDS[kind])
+    world.album("Artist/Album", 1, 2)
+    world.put_bad("Artist/Album/bad.mp3", b"this is no music at all\n" * 50)
+    first = world.sync()
+    assert (first["embedded"], first["failed_folders"]) == (2, 0)
+    # Ctimes that jump are read for in vain a few times, and then no more.
+    more = [world.sync() for _ in range(4)]
+    assert all(m["embedded"] == m["failed_folders"] == 0 for m in more), more
+    assert more[-1]["runs"] == []
+    world.assert_index_is_library()
+    (row,) = json.loads(world.run("errors", "--json").stdout)
+    assert row["path"] == "Artist/Album/bad.mp3"
+    if "ctimes" in KINDS[kind]:
+        assert "those of 1 folders change though" in world.run("doctor").stdout
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_track_is_decoded_ahead_and_embedded(tmp_path, kind):
+    write_track(tmp_path / "library/a.ogg", seconds=3, seed=1)
+    environment = made_up(tmp_path / "library", tmp_path, **KINDS[kind])
+    command = [sys.executable, "-c", DECODE, str(tmp_path)]
+    done = subprocess.run(command, env=os.environ | environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

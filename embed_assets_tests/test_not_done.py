@@ -1,0 +1,153 @@
+"""Every folder that `sync` counts as failed is in `errors`, with its reason, whatever befell it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from contextlib import contextmanager
+
+from embed_assets.defs import state
+from embed_assets.identity import folder_id
+from embed_assets.rows import CHANGED, NOT_DONE
+
+
+def listed(world):
+    return {r["path"]: r for r in json.loads(world.run("errors", "--json").stdout)}
+
+
+@contextmanager
+def changing_while_it_is_read(world, path):
+    """Another time whenever the folder is scanned, and the old one after it."""
+    full, done = world.full(path), threading.Event()
+    tables, folder = world.project().tables, folder_id("music", os.path.dirname(path))
+    was = os.stat(full)
+
+    def change():
+        while not done.wait(0.002):
+            with tables.connect() as db:
+                row = db.execute("SELECT digest FROM folders WHERE folder_id = ?", (folder,))
+                scanned = (row.fetchone() or ("",))[0]
+            if scanned is None:
+                os.utime(full, ns=(was.st_atime_ns, was.st_mtime_ns + 10**9))
+                time.sleep(1.0)
+                os.utime(full, ns=(was.st_atime_ns, was.st_mtime_ns))
+                with tables.transaction() as db:
+                    db.execute("UPDATE folders SET digest = '' WHERE digest IS NULL")
+
+    thread = threading.Thread(target=change)
+    thread.start()
+    try:
+        yield
+    finally:
+        done.set()
+        thread.join()
+
+
+def test_a_folder_that_changes_whenever_it_is_read(world):
+    world.album("Well", 1)
+    path = world.album("Restless", 2)[0]
+    # So long that its time is another before it has been read.
+    from embed_assets_tests.synth import write_track
+
+    write_track(world.library / "Restless/long.wav", seconds=300, seed=3)
+    with changing_while_it_is_read(world, path):
+        done = world.run("sync")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "`embed-assets errors` says why." in done.stdout
+    (row,) = listed(world).values()
+    assert (row["path"], row["reason"]) == ("Restless", CHANGED)
+    assert "is looked at again" in row["message"]
+    assert row["run_id"]
+    assert world.sync()["failed_folders"] == 0
+    assert listed(world) == {}
+
+
+DIES = """
+import multiprocessing
+from embed_assets.commands import sync
+from embed_assets.commands.run_processes import RunProcess
+from embed_assets.settings import Settings
+
+def killed_as_it_starts(settings, request):
+    process = multiprocessing.get_context("spawn").Process(target=int)
+    process.start()
+    return RunProcess(request, "no run has this name", process)
+
+if __name__ == "__main__":
+    sync.start_run = killed_as_it_starts
+    sync.PATIENCE_SECONDS = 1.0
+    print(sync.sync(Settings.load()).failed_folders)
+"""
+
+
+def test_a_folder_whose_run_dies_before_it_begins(world):
+    world.album("Album", 1)
+    done = subprocess.run(
+        [sys.executable, "-c", DIES],
+        env=world.environment,
+        cwd=world.root,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "1\n", done.stderr
+    (row,) = listed(world).values()
+    assert (row["path"], row["reason"]) == ("Album", NOT_DONE)
+    assert "before the run began" in row["message"]
+    assert world.sync()["failed_folders"] == 0
+    assert listed(world) == {}
+
+
+def test_a_folder_whose_runs_are_killed(world):
+    world.album("Album", 1)
+    done = threading.Event()
+
+    def kill():
+        while not done.wait(0.05):
+            with world.instance() as instance:
+                live = state.live_runs(instance)
+            if live:
+                for process in world.processes():
+                    if "forkserver" in " ".join(process.cmdline()) or not process.children():
+                        continue
+                workers = [p for p in world.processes() if p.parent() and p.children()]
+                for process in workers:
+                    if "cli" not in " ".join(process.cmdline()):
+                        process.kill()
+
+    thread = threading.Thread(target=kill)
+    thread.start()
+    try:
+        ended = world.run("sync")
+    finally:
+        done.set()
+        thread.join()
+    assert ended.returncode == 1, ended.stdout + ended.stderr
+    assert listed(world)["Album"]["message"]
+    assert world.sync()["failed_folders"] == 0
+    assert listed(world) == {}
+
+
+def test_a_partition_that_was_typed_in_by_hand_and_means_no_folder_goes(world):
+    world.album("Album", 1)
+    with world.instance() as instance:
+        state.add_keys(instance, ["no//folder", "../outside"])
+    assert world.sync()["failed_folders"] == 0
+    with world.instance() as instance:
+        assert state.known_keys(instance) == ["Album"]
+
+
+def test_what_failed_and_is_now_as_it_is_indexed_is_no_problem(world):
+    world.album("Album", 1)
+    world.album("Other", 2)
+    world.sync()
+    tables = world.project().tables
+    for name in (b"Album", b"Other"):
+        tables.put_failures([(folder_id("music", name), name)], CHANGED, "changed", "run")
+    os.utime(world.library / "Album/01.ogg", (1e9, 1e9))
+    assert listed(world).keys() == {"Album"}
+    world.sync()
+    assert listed(world) == {}
