@@ -217,13 +217,15 @@ def test_a_retag_reaches_the_index_and_a_chmod_costs_a_reading(world):
     assert world.sync()["runs"] == []
 
 
-def test_a_home_of_the_version_before_has_nothing_to_do_and_finds_the_next_retag(world):
+def test_a_home_of_the_version_before_is_read_once_more_and_embeds_nothing_again(world):
     path = world.library / "Album/1.flac"
     write_flac(path, seed=1, title="Old title")
     write_flac(world.library / "Other/1.flac", seed=2, title="Other")
     world.sync()
     as_the_version_before(world.home / "tables.sqlite")
-    assert json.loads(world.run("status", "--json").stdout)["folders_to_do"] == 0
+    assert json.loads(world.run("status", "--json").stdout)["folders_to_do"] == 2
+    done = world.sync()
+    assert (done["embedded"], done["reused"], len(done["runs"])) == (0, 2, 1)
     assert world.sync()["runs"] == []
     retag(path, "New title")
     done = world.sync()
@@ -236,14 +238,14 @@ def as_the_version_before(path: Path) -> None:
     """Take from the tables what version 5 of their schema did not have."""
     with sqlite3.connect(path) as db:
         for table, columns in {
-            "tracks": ("ctime_ns", "again"),
+            "tracks": ("ctime_ns", "again", "decoder"),
             "folders": ("ctimes", "vain"),
         }.items():
             for column in columns:
                 db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
         db.execute("ALTER TABLE folders DROP COLUMN vain_at")
         db.execute("ALTER TABLE tracks ADD COLUMN inode INTEGER")
-        db.execute("UPDATE tracks SET inode = 7")
+        db.execute("UPDATE tracks SET inode = 7, probed = 2")
         db.execute("DROP TABLE asked")
         db.execute("DROP TABLE gone_audio")
         db.execute("PRAGMA user_version = 5")
