@@ -154,9 +154,11 @@ def _upgrade(db: sqlite3.Connection) -> None:
                 if name not in there:
                     db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
         db.execute("UPDATE tracks SET added_at = coalesce(seen_at, 0) WHERE added_at = 0")
-        # Their files are read once more, for what the probe learnt since (rows.PROBE_VERSION).
+        # Their files are read once more, for what the probe learnt since (rows.PROBE_VERSION);
+        # what is indexed of them is found until then.
         db.execute(
-            "DELETE FROM indexed WHERE folder_id IN (SELECT folder_id FROM tracks WHERE probed < 3)"
+            "UPDATE indexed SET version = 'before probe 3.' || version WHERE version != 'empty'"
+            " AND folder_id IN (SELECT folder_id FROM tracks WHERE probed < 3)"
         )
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except BaseException:
