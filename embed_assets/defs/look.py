@@ -106,9 +106,9 @@ def look(
     unreadable: list[bytes] = []
     unnoted: list[tuple[bytes, int]] = []
 
-    def touched(folder: Folder, version: str) -> str:
+    def touched(folder: Folder, key: str, version: str) -> str:
         before = read.get(folder.path, folder.ctimes)
-        if have.get(key_of(folder.path)) != version or before == folder.ctimes:
+        if before == folder.ctimes or have.get(key) != version:
             return ""
         if before is None:
             if len(unnoted) < MOST_NOTED:
@@ -127,7 +127,7 @@ def look(
                 continue
             version = version_of(folder.digest, spec)
             newest = folder.newest_ns / 1e9
-            yield Seen(key, version, folder.files, newest, touched(folder, version))
+            yield Seen(key, version, folder.files, newest, touched(folder, key, version))
             if time.monotonic() - started > budget_seconds:
                 finished = False
                 return
