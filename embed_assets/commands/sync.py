@@ -162,11 +162,11 @@ def sync(
                     raise ConfigurationError(wrong)
         result.folders, result.tracks = found.plan.folders, found.plan.files
         result.failed_folders = len(memory.tries) + found.plan.unreadable
-    if result.failed_folders or result.rejected:
-        listed = problems(settings, project)
-        unsaid = memory.tries.keys() - {key_of(p.folder) for p in listed}
+    if result.failed_folders:
+        unsaid = memory.tries.keys() - {key_of(p.folder) for p in problems(settings, project)}
         _note_ends(project, {key: ended[key] for key in unsaid if key in ended})
-        result.listed = bool(listed or unsaid)
+    rejected = reports.rejected_tracks(tables, spec.recipe.digest) if result.rejected else ()
+    result.listed = bool(result.failed_folders or next(iter(rejected), None))
     result.seconds = time.monotonic() - started
     return result
 
