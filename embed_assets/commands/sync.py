@@ -125,7 +125,7 @@ def sync(
             found = look(instance, library, tables, spec, project.uri, memory, policy)
             with sole_asker(instance, ASK_SECONDS):
                 found = not_asked_yet(instance, found, memory)
-                prepare(instance, library, tables, found)
+                prepare(instance, library, tables, found.plan)
                 line, _, _ = summary(found).rpartition(" (")
                 if line != said and (found.plan.requests or not running):
                     said = line
