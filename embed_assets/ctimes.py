@@ -8,8 +8,6 @@ its folder count again only after a day, then after two, four and so on.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from embed_assets.tables import Tables
 
 TRIES = 3
@@ -34,26 +32,14 @@ def of_folder(tables: Tables, folder: str) -> tuple[int, float]:
     return row or (0, 0.0)
 
 
-def known(tables: Tables, now: float) -> dict[bytes, int | None]:
-    """Path -> `ctimes` of the folders that are scanned and whose ctimes count; None: not known."""
+def known(tables: Tables, now: float) -> dict[bytes, int]:
+    """Path -> `ctimes` of the folders that are scanned and whose ctimes count."""
     with tables.connect() as db:
         rows = db.execute(
-            "SELECT path, ctimes, vain, vain_at FROM folders WHERE digest IS NOT NULL"
+            "SELECT path, ctimes, vain, vain_at FROM folders"
+            " WHERE digest IS NOT NULL AND ctimes IS NOT NULL"
         )
         return {path: ctimes for path, ctimes, vain, at in rows if count(vain, at, now)}
-
-
-def note(tables: Tables, seen: Iterable[tuple[bytes, int]]) -> None:
-    """Note the (path, `ctimes`) of folders that a version scanned which did not keep these."""
-    with tables.transaction() as db:
-        # Paths have no index: all at once, or a large library is gone through for each.
-        db.execute("CREATE TEMP TABLE seen (path BLOB PRIMARY KEY, ctimes INTEGER)")
-        db.executemany("INSERT OR REPLACE INTO seen VALUES (?, ?)", seen)
-        db.execute(
-            "UPDATE folders SET ctimes = (SELECT s.ctimes FROM seen s WHERE s.path = folders.path)"
-            " WHERE ctimes IS NULL AND digest IS NOT NULL"
-        )
-        db.execute("DROP TABLE seen")
 
 
 def resting(tables: Tables, now: float) -> int:

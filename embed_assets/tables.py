@@ -84,12 +84,12 @@ class Tables(Database):
                     (row.track_id,),
                 ).fetchone()
                 again = bool(old and old[0] and row.audio_hash)
+                (added,) = db.execute(_ADDED_AT, names).fetchone()
                 if old and not _same(row, Track(*old[1:])):
                     changed.add(row.track_id)
                     db.execute("DELETE FROM indexed WHERE folder_id = ?", (row.folder_id,))
-                (added,) = db.execute(_ADDED_AT, names).fetchone()
-                # What a track had before may come back as another file.
-                _remember(db, "{}.track_id = :track AND {}.audio_hash IS NOT :audio", names)
+                    # What the track had before may come back as another file.
+                    _remember(db, "{}.track_id = :track AND {}.audio_hash IS NOT :audio", names)
                 db.execute("DELETE FROM gone_audio WHERE audio_hash = :audio", names)
                 db.execute(
                     f"INSERT OR REPLACE INTO tracks ({', '.join(TRACK_COLUMNS)}, scan, seen_at,"

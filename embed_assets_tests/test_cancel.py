@@ -226,6 +226,6 @@ def test_a_folder_that_always_fails_holds_no_other_back_and_rests(world):
     assert [folders for folders, _ in later] == [{"Poison"}], "it is alone from now on"
     assert later[0][1] - first > BACKOFF[0] - 5, "it rested"
     (world.library / "Poison/01.ogg").chmod(0o644)
-    world.run("errors", "--clear", "Poison")
+    world.run("retry", "Poison")
     world.until(lambda: "Poison/01.ogg" in world.indexed(), "it is tried at once when asked", 40)
     world.assert_index_is_library()

@@ -8,11 +8,15 @@ import subprocess
 import sys
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+
+import psutil
 
 from embed_assets.defs import state
 from embed_assets.identity import folder_id
 from embed_assets.rows import CHANGED, NOT_DONE
+from embed_assets_tests.evidence import by_role
+from embed_assets_tests.synth import write_track
 
 
 def listed(world):
@@ -21,22 +25,22 @@ def listed(world):
 
 @contextmanager
 def changing_while_it_is_read(world, path):
-    """Another time whenever the folder is scanned, and the old one after it."""
+    """Another time of a file for a second whenever a scan of its folder begins."""
     full, done = world.full(path), threading.Event()
     tables, folder = world.project().tables, folder_id("music", os.path.dirname(path))
     was = os.stat(full)
 
     def change():
+        last = None
         while not done.wait(0.002):
             with tables.connect() as db:
-                row = db.execute("SELECT digest FROM folders WHERE folder_id = ?", (folder,))
-                scanned = (row.fetchone() or ("",))[0]
-            if scanned is None:
+                row = db.execute("SELECT scan FROM folders WHERE folder_id = ?", (folder,))
+                scan = (row.fetchone() or (None,))[0]
+            if scan != last:
+                last = scan
                 os.utime(full, ns=(was.st_atime_ns, was.st_mtime_ns + 10**9))
                 time.sleep(1.0)
                 os.utime(full, ns=(was.st_atime_ns, was.st_mtime_ns))
-                with tables.transaction() as db:
-                    db.execute("UPDATE folders SET digest = '' WHERE digest IS NULL")
 
     thread = threading.Thread(target=change)
     thread.start()
@@ -51,8 +55,6 @@ def test_a_folder_that_changes_whenever_it_is_read(world):
     world.album("Well", 1)
     path = world.album("Restless", 2)[0]
     # So long that its time is another before it has been read.
-    from embed_assets_tests.synth import write_track
-
     write_track(world.library / "Restless/long.wav", seconds=300, seed=3)
     with changing_while_it_is_read(world, path):
         done = world.run("sync")
@@ -109,14 +111,9 @@ def test_a_folder_whose_runs_are_killed(world):
         while not done.wait(0.05):
             with world.instance() as instance:
                 live = state.live_runs(instance)
-            if live:
-                for process in world.processes():
-                    if "forkserver" in " ".join(process.cmdline()) or not process.children():
-                        continue
-                workers = [p for p in world.processes() if p.parent() and p.children()]
-                for process in workers:
-                    if "cli" not in " ".join(process.cmdline()):
-                        process.kill()
+            for process in by_role(world).get("run worker", []) if live else []:
+                with suppress(psutil.NoSuchProcess):
+                    process.kill()
 
     thread = threading.Thread(target=kill)
     thread.start()

@@ -64,7 +64,7 @@ def test_what_another_look_asked_for_meanwhile_is_left_out(world):
         (request,) = sensors.plan.requests
         project = world.project()
         with sole_asker(instance, 1.0):
-            prepare(instance, project.library, project.tables, sensors)
+            prepare(instance, project.library, project.tables, sensors.plan)
             note_asked(instance, sensors)
         left = not_asked_yet(instance, syncs, memory)
         assert (left.plan.requests, left.plan.held) == ((), 1), "the daemon will make that run"

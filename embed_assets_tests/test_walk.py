@@ -8,7 +8,14 @@ import tempfile
 import pytest
 
 from embed_assets.errors import LibraryUnavailable
-from embed_assets.library.walk import folder_digest, list_audio, order, require_library, walk
+from embed_assets.library.walk import (
+    folder_ctimes,
+    folder_digest,
+    list_audio,
+    order,
+    require_library,
+    walk,
+)
 
 
 def put(root, *names, content=b"x"):
@@ -85,7 +92,9 @@ def test_any_change_of_a_file_changes_its_folders_digest_and_no_other(tmp_path):
 
 def test_the_digest_of_a_listed_folder_is_that_of_the_walk(tmp_path):
     put(tmp_path, "x/b.mp3", "x/a.flac", "x/\n.ogg", "x/z.txt")
-    assert folder_digest(list_audio(tmp_path, b"x")) == digests(tmp_path)[b"x"]
+    listed = list_audio(tmp_path, b"x")
+    (folder,) = walk(tmp_path)
+    assert (folder_digest(listed), folder_ctimes(listed)) == (folder.digest, folder.ctimes)
 
 
 def test_links_lead_nowhere_outside_the_library(tmp_path):

@@ -153,7 +153,7 @@ def test_a_collection_of_another_width_ends_sync_with_2_at_once_and_no_retry(wor
     assert doctor(world)[0] == 1
 
 
-def test_another_try_is_had_by_asking_for_a_track_or_a_folder(world):
+def test_another_try_of_what_was_rejected_is_had_by_asking_for_it(world):
     world.album("Artist/Album", 1)
     world.album("Other", 2)
     folder = world.library / "Artist/Album"
@@ -165,8 +165,8 @@ def test_another_try_is_had_by_asking_for_a_track_or_a_folder(world):
     assert {r["run_id"] for r in before.values()} == set(first)
     assert world.sync()["runs"] == []
 
-    done = world.run("errors", "--clear", "Artist/Album/empty.mp3", "--json")
-    assert json.loads(done.stdout) == {"cleared": ["Artist/Album"]}
+    done = world.run("retry", "Artist/Album/empty.mp3", "--json")
+    assert json.loads(done.stdout) == {"folders": ["Artist/Album"], "tracks": 1}
     again = world.sync()
     assert len(again["runs"]) == 1
     after = problems(world)
@@ -174,12 +174,12 @@ def test_another_try_is_had_by_asking_for_a_track_or_a_folder(world):
     tried = {p for p in after if after[p]["run_id"] == again["runs"][0]}
     assert tried == {"Artist/Album/empty.mp3"}
 
-    world.run("errors", "--clear", str(world.library / "Artist"))
+    world.run("retry", str(world.library / "Artist"))
     again = world.sync()
     tried = {p for p, r in problems(world).items() if r["run_id"] in again["runs"]}
     assert tried == {"Artist/Album/empty.mp3", "Artist/Album/blip.wav"}
-    assert again["embedded"] == 0
-    nothing = world.run("errors", "--clear", "No such")
+    assert again["embedded"] == 1, "what was good is made again as well"
+    nothing = world.run("retry", "No such")
     assert nothing.returncode == 1
     assert "embed-assets errors" in nothing.stderr
     world.assert_index_is_library()
@@ -198,9 +198,9 @@ def test_damaged_vectors_are_found_by_doctor_and_made_again_by_asking(world):
     code, found = doctor(world)
     assert code == 1
     assert "1 of 2" in found["vectors"]["message"]
-    assert "errors --clear 'Album'" in found["vectors"]["message"]
-    assert world.run("errors", "--clear", "Album").returncode == 0
-    assert world.sync()["embedded"] == 1
+    assert "retry 'Album'" in found["vectors"]["message"]
+    assert world.run("retry", "Album").returncode == 0
+    assert world.sync()["embedded"] == 2
     assert doctor(world, "--deep")[0] == 0
     world.assert_index_is_library()
 

@@ -56,7 +56,7 @@ def problems(settings: Settings, project: Project) -> list[Problem]:
             failed.pop(folder.path, None)
         elif (
             there.get(folder.path) == version_of(folder.digest, spec)
-            and read.get(folder.path) in (None, folder.ctimes)
+            and read.get(folder.path, folder.ctimes) == folder.ctimes
             and folder.path not in waiting
         ):
             failed.pop(folder.path, None)

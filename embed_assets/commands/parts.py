@@ -119,7 +119,7 @@ def _direction(
             except (VectorsLost, TrackRejected) as e:
                 raise ConfigurationError(
                     f"the stored vectors of {one.name} are gone or of no use ({e}):"
-                    " `embed-assets errors --clear PATH` has it embedded again"
+                    " `embed-assets retry PATH` has it embedded again"
                 ) from e
             total += seed.vectors.mean(axis=0, dtype=np.float64)
             if not inside:

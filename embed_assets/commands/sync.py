@@ -125,7 +125,7 @@ def sync(
             found = look(instance, library, tables, spec, project.uri, memory, policy)
             with sole_asker(instance, ASK_SECONDS):
                 found = not_asked_yet(instance, found, memory)
-                prepare(instance, library, tables, found)
+                prepare(instance, library, tables, found.plan)
                 line, _, _ = summary(found).rpartition(" (")
                 if line != said and (found.plan.requests or not running):
                     said = line
@@ -162,11 +162,11 @@ def sync(
                     raise ConfigurationError(wrong)
         result.folders, result.tracks = found.plan.folders, found.plan.files
         result.failed_folders = len(memory.tries) + found.plan.unreadable
-    if result.failed_folders or result.rejected:
-        listed = problems(settings, project)
-        unsaid = memory.tries.keys() - {key_of(p.folder) for p in listed}
+    if result.failed_folders:
+        unsaid = memory.tries.keys() - {key_of(p.folder) for p in problems(settings, project)}
         _note_ends(project, {key: ended[key] for key in unsaid if key in ended})
-        result.listed = bool(listed or unsaid)
+    rejected = reports.rejected_tracks(tables, spec.recipe.digest) if result.rejected else ()
+    result.listed = bool(result.failed_folders or next(iter(rejected), None))
     result.seconds = time.monotonic() - started
     return result
 

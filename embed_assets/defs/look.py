@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 
 import dagster as dg
 
@@ -39,16 +39,11 @@ FIRST_IMPORT_FILES = 100
 """Tracks of a run while nobody knows how long one takes, unless the encoder is quick anywhere."""
 
 
-MOST_NOTED = 50_000
-"""Folders whose ctimes a look notes that an older version scanned; the others are the next's."""
-
-
 @dataclass(frozen=True)
 class Look:
     """What one look found; `complete` says that the walk reached the end of the library.
 
     `newest` is the youngest run as it began, `tries_before` the memory's tries before it asked.
-    `ctimes`: (path, ctimes) of folders in step that an older version scanned.
     """
 
     plan: Plan
@@ -57,7 +52,6 @@ class Look:
     seconds: float
     newest: int
     tries_before: dict[str, tuple[str, int, float]]
-    ctimes: list[tuple[bytes, int]] = field(default_factory=list)
 
 
 def look(
@@ -104,17 +98,10 @@ def look(
     last: bytes | None = None
     finished = True
     unreadable: list[bytes] = []
-    unnoted: list[tuple[bytes, int]] = []
 
-    def touched(folder: Folder, version: str) -> str:
-        before = read.get(folder.path, folder.ctimes)
-        if have.get(key_of(folder.path)) != version or before == folder.ctimes:
-            return ""
-        if before is None:
-            if len(unnoted) < MOST_NOTED:
-                unnoted.append((folder.path, folder.ctimes))
-            return ""
-        return f"+{folder.ctimes:x}"
+    def touched(folder: Folder, key: str, version: str) -> str:
+        alike = read.get(folder.path, folder.ctimes) == folder.ctimes
+        return "" if alike or have.get(key) != version else f"+{folder.ctimes:x}"
 
     def seen() -> Iterator[Seen]:
         nonlocal last, finished
@@ -127,7 +114,7 @@ def look(
                 continue
             version = version_of(folder.digest, spec)
             newest = folder.newest_ns / 1e9
-            yield Seen(key, version, folder.files, newest, touched(folder, version))
+            yield Seen(key, version, folder.files, newest, touched(folder, key, version))
             if time.monotonic() - started > budget_seconds:
                 finished = False
                 return
@@ -170,8 +157,7 @@ def look(
         embedded=embedded,
     )
     memory.resume = None if finished or last is None else key_of(last)
-    spent = time.monotonic() - started
-    return Look(plan, finished, live, spent, newest, tries_before, unnoted)
+    return Look(plan, finished, live, time.monotonic() - started, newest, tries_before)
 
 
 def _files_per_run(tables: Tables, spec: IndexSpec, policy: Policy) -> int:
@@ -201,11 +187,8 @@ def _agreed(have: dict[str, str], tables: Tables, spec: IndexSpec, uri: str) -> 
     return {k: v for k, v in have.items() if v == EMPTY or agreed.get(k) == v}
 
 
-def prepare(instance: dg.DagsterInstance, library: Library, tables: Tables, found: Look) -> None:
+def prepare(instance: dg.DagsterInstance, library: Library, tables: Tables, plan: Plan) -> None:
     """Retire folders that are out of the index, and add those that are to be run for."""
-    plan = found.plan
-    if found.ctimes:
-        ctimes.note(tables, found.ctimes)
     for key in plan.retire:
         instance.delete_dynamic_partition("music_folders", key)
         try:

@@ -84,7 +84,7 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
             with sole_asker(context.instance, ASK_SECONDS):
                 # Its own runs were made after its last tick, or never will be.
                 found = not_asked_yet(context.instance, found, memory, noted=False)
-                prepare(context.instance, music, tables, found)
+                prepare(context.instance, music, tables, found.plan)
                 note_asked(context.instance, found)
         except TransientError as e:
             return dg.SensorResult(skip_reason=str(e), cursor=context.cursor)
