@@ -220,7 +220,10 @@ def _delete(instance: dg.DagsterInstance, doomed: Sequence[_Doomed]) -> None:
     for run in doomed:
         files.delete_log(instance, run.run_id, of_run_that_stays=run.stays)
     storage.delete_events(instance, [d.run_id for d in doomed])
-    storage.delete_runs(instance, [d.run_id for d in doomed if not d.stays])
+    for run in doomed:
+        if not run.stays:
+            # `instance.delete_run` would make an empty log first, to delete the run's events there.
+            instance.run_storage.delete_run(run.run_id)
 
 
 def _delete_what_is_left(

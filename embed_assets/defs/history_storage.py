@@ -1,8 +1,8 @@
 """The tables and files in which Dagster keeps runs: read and deleted from directly, only here.
 
 Dagster 1.13 prunes ticks, but no runs (dagster-io/dagster#33785). `DagsterInstance.delete_run`
-deletes a run's materializations too, which turns partitions from green to missing, and leaves the
-run's tags, check evaluations, log file and captured output behind. No public call deletes single
+deletes a run's materializations too, which turns partitions from green to missing, and leaves its
+check evaluations, its log's file and captured output behind. No public call deletes single
 events, so this module uses, of dagster 1.13:
 
 - the SQLAlchemy tables of `event_log.schema` and `runs.schema`,
@@ -46,7 +46,6 @@ from dagster._core.storage.runs.schema import (
     BackfillTagsTable,
     BulkActionsTable,
     RunsTable,
-    RunTagsTable,
     SnapshotsTable,
 )
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
@@ -196,13 +195,6 @@ def _delete_events(instance: dg.DagsterInstance, which: db.ColumnElement[bool]) 
         ids = db.select(Events.c.id).where(which)
         connection.execute(EventTags.delete().where(EventTags.c.event_id.in_(ids)))
         connection.execute(Events.delete().where(which))
-
-
-def delete_runs(instance: dg.DagsterInstance, run_ids: Sequence[str]) -> None:
-    """Delete runs of which no event is left, and their tags, which SQLite would keep."""
-    with instance.run_storage.connect() as connection:
-        connection.execute(RunTagsTable.delete().where(RunTagsTable.c.run_id.in_(run_ids)))
-        connection.execute(RunsTable.delete().where(RunsTable.c.run_id.in_(run_ids)))
 
 
 def delete_backfills(instance: dg.DagsterInstance, before: datetime) -> None:
