@@ -18,6 +18,7 @@ from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster_graphql.schema import create_schema
 
 from embed_assets.commands.errors import errors
+from embed_assets.commands.gc import gc
 from embed_assets.definitions import build_defs
 from embed_assets.defs import history_files, history_storage, state
 from embed_assets.defs.history import Pruned, prune
@@ -97,6 +98,12 @@ class Aged:
     def prune(self, days=30, **options):
         return prune(self.instance, days, now=self.now, **options)
 
+    def gc(self, **settings):
+        """What `gc --json` prints."""
+        return gc(
+            self.settings.model_copy(update=settings), dry_run=False, older_than=DAY
+        ).as_json()
+
     def asked(self):
         """The runs that the sensor asks for."""
         with dg.build_sensor_context(
@@ -171,6 +178,7 @@ def aged(world):
                 home.copy(reconciled, start + hour * HOUR - 60)
                 if hour % 5 == 0:
                     home.copy(made.imported, start + hour * HOUR - 30, again[hour % len(again)])
+        made.execute("reconcile")
         yield made
 
 
@@ -203,7 +211,9 @@ def test_after_six_weeks_nothing_that_is_shown_or_done_changes_and_the_home_is_b
         assert len(ask(LOG, id=aged.killed)["logsForRun"]["events"]) > 3
 
         aged.instance.report_run_canceled(aged.waiting)
-        aged.prune(days=1)
+        told = aged.gc(history_days=1)["history"]
+        assert told["pruned"]["removed"] > 100
+        assert told["databases"] + told["logs"] + told["output"] > told["pruned"]["bytes"] > 1e6
         after = aged.shown(ask)
         assert after["milvus_index"]["partitionStats"]["numMaterializing"] == 0
         for asset in ASSETS:
@@ -302,6 +312,27 @@ def test_a_run_over_folders_goes_when_all_that_it_made_was_made_again(instance):
     assert (done.removed, done.emptied) == (1, 2)
     assert runs(instance) == {second, other}
     assert first not in runs(instance)
+
+
+@dg.asset_check(asset="milvus_index")
+def in_step():
+    return dg.AssetCheckResult(passed=True)
+
+
+def test_the_last_evaluation_of_a_check_stays_with_its_run_however_old_it_is(instance):
+    job = dg.define_asset_job("reconcile", dg.AssetSelection.checks(in_step))
+    job = dg.Definitions([milvus_index], asset_checks=[in_step], jobs=[job])
+    job = job.resolve_job_def("reconcile")
+    made = [job.execute_in_process(instance=instance).run_id for _ in range(3)]
+    newest = materialized(instance, "A")
+    key = dg.AssetCheckKey(dg.AssetKey("milvus_index"), "in_step")
+    storage = instance.event_log_storage
+    last = storage.get_latest_asset_check_execution_by_key([key])
+    assert prune(instance, 30, now=later(6)) == Pruned()
+    prune(instance, 30, now=later(8))
+    assert runs(instance) == {made[-1], newest}
+    assert storage.get_latest_asset_check_execution_by_key([key]) == last
+    assert len(storage.get_asset_check_execution_history(key, limit=10)) == 1
 
 
 def test_what_is_left_of_a_folder_that_is_gone_goes_too(instance):
