@@ -48,6 +48,7 @@ class History:
     output: int
     pruned: Pruned
 
+
 REMEMBERED_SECONDS = 366 * 86_400.0
 """How long it is known when music was added that is gone."""
 
