@@ -38,6 +38,9 @@ HISTORY_SECONDS = 600.0
 ALONE_SECONDS = 120.0
 """How long a database of Dagster may be rewritten while no `up` is running."""
 
+REMEMBERED_SECONDS = 366 * 86_400.0
+"""How long it is known when music was added that is gone."""
+
 
 @dataclass(frozen=True)
 class History:
@@ -47,10 +50,6 @@ class History:
     logs: int
     output: int
     pruned: Pruned
-
-
-REMEMBERED_SECONDS = 366 * 86_400.0
-"""How long it is known when music was added that is gone."""
 
 
 @dataclass(frozen=True)
