@@ -101,8 +101,8 @@ def gc(
 ) -> None:
     """Remove stored vectors of music that is gone, and of recipes that no collection has.
 
-    With them go converted models and search files that only such recipes needed, and downloads of
-    weights that were stopped.
+    With them go converted models and search files that only such recipes needed, downloads of
+    weights that were stopped, and what Dagster's history need not keep (EMBED_HISTORY_DAYS).
     """
     from embed_assets.commands.gc import gc as command
 
@@ -119,6 +119,11 @@ def gc(
     if found.copies:
         what = "converted models, search files and stopped downloads of no use"
         typer.echo(f"{what} {word}: {len(found.copies)}, {decimal(found.copies_bytes)}")
+    h = found.history
+    typer.echo(
+        f"{h.pruned.removed} runs of Dagster and the logs of {h.pruned.emptied} more {word},"
+        f" {decimal(h.pruned.bytes)} of {decimal(h.databases + h.logs + h.output)}"
+    )
     if not found.in_step:
         typer.echo("(the library is not in step: `embed-assets sync` comes first)")
 

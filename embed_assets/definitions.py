@@ -21,7 +21,7 @@ from embed_assets.defs.checks import (
     wanted_collection_is_served,
 )
 from embed_assets.defs.execution import EXECUTOR
-from embed_assets.defs.jobs import LIBRARY_JOB
+from embed_assets.defs.jobs import LIBRARY_JOB, prune_history
 from embed_assets.defs.library_map import MAP_JOB, MAP_SCHEDULE, library_map
 from embed_assets.defs.milvus_index import milvus_index
 from embed_assets.defs.resources import resources
@@ -34,6 +34,7 @@ def build_defs(
     settings: Settings, resource_overrides: Mapping[str, Any] | None = None
 ) -> dg.Definitions:
     """Assemble the project for these settings."""
+    pruning = prune_history(settings.history_days)
     backfills = dg.BackfillPolicy.multi_run(max_partitions_per_run=settings.folders_per_run)
     return dg.Definitions(
         assets=[
@@ -42,8 +43,8 @@ def build_defs(
         ]
         + [library_map],
         asset_checks=[index_in_step, wanted_collection_is_served],
-        jobs=[LIBRARY_JOB, RECONCILE_JOB, MAP_JOB],
-        schedules=[RECONCILE_SCHEDULE, MAP_SCHEDULE],
+        jobs=[LIBRARY_JOB, RECONCILE_JOB, MAP_JOB, pruning.job],
+        schedules=[RECONCILE_SCHEDULE, MAP_SCHEDULE, pruning],
         sensors=[library_sensor(settings.scan_seconds)],
         resources=resources(settings) | dict(resource_overrides or {}),
         executor=EXECUTOR,

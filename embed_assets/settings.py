@@ -90,6 +90,13 @@ class Settings(BaseSettings):
         description="Folders a run, at most; an import's runs also end after ten minutes' work. On"
         " a GPU 1024, unless you set another number.",
     )
+    history_days: int = Field(
+        30,
+        ge=0,
+        le=36_500,
+        description="Days after which runs over folders, and failed ones, go from Dagster's"
+        " history; what partitions show stays. 0: never. Others go after a week.",
+    )
 
     @field_validator("library", "home", mode="after")
     @classmethod

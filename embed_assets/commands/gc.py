@@ -14,7 +14,12 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import dagster as dg
+
 from embed_assets import catalogue, encoders
+from embed_assets.commands.up import running_address
+from embed_assets.defs import history_files
+from embed_assets.defs.history import VACUUM_SECONDS, Pruned, prune
 from embed_assets.defs.instance import open_instance
 from embed_assets.defs.look import look
 from embed_assets.errors import TransientError
@@ -29,15 +34,29 @@ from embed_assets.vectors.sweep import Swept, sweep
 
 LITE_SECONDS = 120.0
 LOOK_SECONDS = 600.0
+HISTORY_SECONDS = 600.0
+ALONE_SECONDS = 120.0
+"""How long a database of Dagster may be rewritten while no `up` is running."""
 
 REMEMBERED_SECONDS = 366 * 86_400.0
 """How long it is known when music was added that is gone."""
 
 
 @dataclass(frozen=True)
+class History:
+    """Bytes of Dagster's history: databases of all runs, logs of each, what their steps printed."""
+
+    databases: int
+    logs: int
+    output: int
+    pruned: Pruned
+
+
+@dataclass(frozen=True)
 class Collected:
     """What `gc --json` prints; `in_step`: whether the library was, so that `gc` may remove.
 
+    `history`: bytes of Dagster's history before, and what of it was pruned.
     `copies`: paths of converted models, search files and stopped downloads that go too, of
     `copies_bytes`.
     """
@@ -48,6 +67,7 @@ class Collected:
     swept: Swept
     copies: list[str]
     copies_bytes: int
+    history: History
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -55,11 +75,24 @@ class Collected:
         return told | told.pop("swept")
 
 
+def _history(instance: dg.DagsterInstance, settings: Settings, dry_run: bool) -> History:
+    sizes = history_files.sizes(instance)
+    alone = running_address(settings) is None
+    pruned = prune(
+        instance,
+        settings.history_days,
+        seconds=HISTORY_SECONDS,
+        vacuum_seconds=ALONE_SECONDS if alone else VACUUM_SECONDS,
+        dry_run=dry_run,
+    )
+    return History(**sizes, pruned=pruned)
+
+
 def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
     """Remove vectors of music that is gone, and of recipes that no collection has.
 
-    With them go the converted models and search files that were of use to such recipes only, and
-    downloads of weights that were stopped and not gone on with.
+    With them go the converted models and search files that were of use to such recipes only,
+    downloads of weights that were stopped and not gone on with, and old runs of Dagster.
 
     Only while tables and library agree: music that is just being moved is in no table for a
     moment, and an unmounted library is none at all.
@@ -88,6 +121,8 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
             " yet. Run `embed-assets sync`, or wait for `up`, and run `embed-assets gc` again;"
             " `--dry-run` says what it would remove now"
         )
+    with open_instance(settings) as instance:
+        history = _history(instance, settings, dry_run)
     specs = _in_use(project)
     if specs is None:
         # Whose vectors a collection has cannot be known: nothing of another recipe may go.
@@ -108,7 +143,7 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
             _remove(copy)
         project.tables.forget_gone_audio(time.time() - REMEMBERED_SECONDS)
     told = [str(copy) for copy in copies]
-    return Collected(dry_run, in_step, sorted(recipes), swept, told, size)
+    return Collected(dry_run, in_step, sorted(recipes), swept, told, size, history)
 
 
 def _in_use(project: Project) -> list[IndexSpec] | None:

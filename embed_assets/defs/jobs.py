@@ -1,6 +1,4 @@
-"""Jobs: the one that brings folders in step, for the sensor, `sync` and people."""
-
-from __future__ import annotations
+"""Jobs: one brings folders in step, for the sensor, `sync` and people; one prunes the history."""
 
 import dagster as dg
 
@@ -15,3 +13,37 @@ LIBRARY_JOB = dg.define_asset_job(
     | dg.AssetSelection.checks(READABLE.key),
     description="Scan, embed and index music folders.",
 )
+
+
+def prune_history(history_days: int) -> dg.ScheduleDefinition:
+    """The schedule of the job `prune_history`, which has it in `.job`."""
+
+    @dg.op(description=f"Prune runs over partitions after {history_days} days, 0: never.")
+    def prune(context: dg.OpExecutionContext) -> None:
+        # Not before it runs: it would cost each load of the code half a second.
+        from embed_assets.defs.history import prune
+
+        done = prune(context.instance, history_days)
+        more = "" if done.complete else "; the next run goes on"
+        context.log.info(
+            f"{done.removed} runs and the logs of {done.emptied} more are deleted,"
+            f" {done.bytes} bytes{more}"
+        )
+
+    @dg.job(
+        name="prune_history",
+        executor_def=dg.in_process_executor,
+        description=(
+            "Deletes runs and logs that nothing needs any more: successful ones over no partitions"
+            " after a week, others after EMBED_HISTORY_DAYS. What partitions and checks show stays."
+        ),
+    )
+    def job() -> None:
+        prune()
+
+    return dg.ScheduleDefinition(
+        name="daily_pruning",
+        job=job,
+        cron_schedule="29 3 * * *",
+        default_status=dg.DefaultScheduleStatus.RUNNING,
+    )

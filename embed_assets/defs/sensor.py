@@ -88,7 +88,9 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
                 note_asked(context.instance, found)
         except TransientError as e:
             return dg.SensorResult(skip_reason=str(e), cursor=context.cursor)
-        context.log.info(summary(found))
+        if found.plan.requests:
+            # Dagster writes a file for each tick that logs, and keeps it: 17,280 a day.
+            context.log.info(summary(found))
         return dg.SensorResult(
             # No run_key: one that was used is never launched again, and A -> B -> A is normal.
             run_requests=[

@@ -1,0 +1,245 @@
+"""What goes of Dagster's history, and when: the daily job `prune_history` and `gc` ask here.
+
+A run over partitions goes once all that it made has been made again since. Until then it stays with
+the materializations that partitions and sensor need, without its log. Everything is deleted in an
+order in which each state between is a state that Dagster may be in: files, then events, then runs.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+
+import dagster as dg
+from dagster import DagsterRunStatus
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
+from dagster._core.execution.backfill import BulkActionsFilter as BackfillsFilter
+
+from embed_assets.defs import history_files as files
+from embed_assets.defs import history_storage as storage
+from embed_assets.defs import state
+
+MAINTENANCE_DAYS = 7
+"""Successful runs over no partitions, e.g. of `reconcile`, go after so many days."""
+
+ORPHAN_SECONDS = 86_400.0
+"""Logs of runs that are not there (deleted in the UI, or by a process that was killed) go then."""
+
+PAGE = 25
+"""Runs looked at together."""
+
+ROWS = 2000
+"""Rows of the index deleted in one transaction: others wait for it, some 50 ms."""
+
+VACUUM_SECONDS = 4.0
+"""Dagster waits 5 s for its database of runs."""
+
+BACKFILL_TAG = "dagster/backfill"
+
+
+@dataclass
+class Pruned:
+    """What was pruned, or would be: runs deleted, runs without their log now, bytes of both.
+
+    `complete`: whether that is all of it, and not only what there was time for.
+    """
+
+    removed: int = 0
+    emptied: int = 0
+    bytes: int = 0
+    complete: bool = True
+
+
+def prune(
+    instance: dg.DagsterInstance,
+    history_days: int,
+    *,
+    now: float | None = None,
+    seconds: float = 300.0,
+    vacuum_seconds: float = VACUUM_SECONDS,
+    dry_run: bool = False,
+) -> Pruned:
+    """Delete the history that nothing needs any more; for about so many seconds at most.
+
+    `history_days`: after how many days runs over partitions, and failed ones, are pruned; 0: never.
+    """
+    pruned = Pruned()
+    if not storage.can_prune(instance):
+        return pruned
+    now = time.time() if now is None else now
+    until = time.monotonic() + seconds
+    rules = _Rules.of(instance, history_days, now)
+    for page in _ended_runs(instance, rules.maintenance_before):
+        if time.monotonic() > until:
+            pruned.complete = False
+            break
+        found = storage.events_of(instance, [r.dagster_run.run_id for r in page])
+        doomed = [d for r in page if (d := rules.judge(instance, r, found)) is not None]
+        pruned.removed += sum(not d.stays for d in doomed)
+        pruned.emptied += sum(d.stays for d in doomed)
+        pruned.bytes += sum(d.bytes for d in doomed)
+        if not dry_run:
+            for some in _transactions(doomed):
+                _delete(instance, some)
+    if not dry_run:
+        _delete_what_is_left(instance, rules, now, until)
+        if not _others_run(instance):
+            files.shrink(instance, vacuum_seconds)
+    return pruned
+
+
+@dataclass(frozen=True)
+class _Doomed:
+    run_id: str
+    stays: bool
+    rows: int
+    bytes: int
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """When runs go, and which do not."""
+
+    maintenance_before: datetime
+    history_before: datetime | None
+    current: set[str]
+    unexplained: set[str]
+    held: set[str] = field(default_factory=set)
+    backfills: set[str] = field(default_factory=set)
+
+    @classmethod
+    def of(cls, instance: dg.DagsterInstance, history_days: int, now: float) -> _Rules:
+        at = datetime.fromtimestamp(now, UTC)
+        going_on = [s for s in BulkActionStatus if s not in BULK_ACTION_TERMINAL_STATUSES]
+        backfills = instance.get_backfills(filters=BackfillsFilter(statuses=going_on))
+        days = min(MAINTENANCE_DAYS, history_days or MAINTENANCE_DAYS)
+        return cls(
+            maintenance_before=at - timedelta(days=days),
+            history_before=at - timedelta(days=history_days) if history_days else None,
+            current=storage.current_runs(instance),
+            unexplained=unexplained_runs(instance) if history_days else set(),
+            # What frees the slots of a dead run looks for the run.
+            held=set(instance.event_log_storage.get_concurrency_run_ids()),
+            backfills={b.backfill_id for b in backfills},
+        )
+
+    def judge(
+        self,
+        instance: dg.DagsterInstance,
+        record: dg.RunRecord,
+        found: Mapping[str, storage.RunEvents],
+    ) -> _Doomed | None:
+        """What is to be done with a run that ended; None: nothing."""
+        run = record.dagster_run
+        events = found.get(run.run_id, storage.RunEvents())
+        over_partitions = events.partitioned or bool(
+            {state.PARTITION_TAG, state.RANGE_START_TAG} & run.tags.keys()
+        )
+        before = self.history_before
+        if run.is_success and not over_partitions:
+            before = self.maintenance_before
+        if before is None or record.update_timestamp >= before or self._is_held(run):
+            return None
+        stays = bool(events.needed) or run.run_id in self.current
+        if stays and not over_partitions:
+            return None
+        bytes_ = events.bytes + files.log_bytes(instance, run.run_id)
+        rest = events.rows - events.needed
+        if stays and not rest and not files.has_log(instance, run.run_id):
+            return None
+        return _Doomed(run.run_id, stays, events.rows, bytes_)
+
+    def _is_held(self, run: dg.DagsterRun) -> bool:
+        tags = run.tags
+        retried = tags.get("dagster/will_retry") == "true" and not tags.get(
+            "dagster/auto_retry_run_id"
+        )
+        failed = run.status == DagsterRunStatus.FAILURE
+        return (
+            (failed and (retried or run.run_id in self.unexplained))
+            or run.run_id in self.held
+            or tags.get(BACKFILL_TAG) in self.backfills
+        )
+
+
+def unexplained_runs(instance: dg.DagsterInstance) -> set[str]:
+    """The newest failed run of each folder that was not indexed since: `errors` tells its cause."""
+    known = state.known_keys(instance)
+    indexed = storage.last_indexed(instance)
+    decided: set[str] = set()
+    found = set()
+    failed = dg.RunsFilter(statuses=[DagsterRunStatus.FAILURE])
+    cursor = None
+    while len(decided) < len(known):
+        page = instance.get_run_records(failed, limit=PAGE, cursor=cursor)
+        if not page:
+            break
+        cursor = page[-1].dagster_run.run_id
+        for record in page:
+            run_id = record.dagster_run.run_id
+            ended = record.end_time or record.create_timestamp.timestamp()
+            for key in state.held_keys([record.dagster_run], known) - decided:
+                decided.add(key)
+                at, by = indexed.get(key, (0.0, ""))
+                if by != run_id and at < ended - 1:
+                    found.add(run_id)
+    return found
+
+
+def _ended_runs(instance: dg.DagsterInstance, before: datetime) -> Iterator[Sequence[dg.RunRecord]]:
+    """Pages of runs that ended, oldest first; each may be deleted before the next is asked for."""
+    ended = dg.RunsFilter(
+        statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED],
+        updated_before=before,
+    )
+
+    def after(cursor: str | None) -> Sequence[dg.RunRecord]:
+        return instance.get_run_records(ended, limit=PAGE, cursor=cursor, ascending=True)
+
+    page = after(None)
+    while page:
+        following = after(page[-1].dagster_run.run_id)
+        yield page
+        page = following
+
+
+def _transactions(doomed: Sequence[_Doomed]) -> Iterator[list[_Doomed]]:
+    some: list[_Doomed] = []
+    for run in doomed:
+        if some and sum(d.rows for d in some) + run.rows > ROWS:
+            yield some
+            some = []
+        some.append(run)
+    if some:
+        yield some
+
+
+def _delete(instance: dg.DagsterInstance, doomed: Sequence[_Doomed]) -> None:
+    for run in doomed:
+        files.delete_log(instance, run.run_id, of_run_that_stays=run.stays)
+    storage.delete_events(instance, [d.run_id for d in doomed])
+    for run in doomed:
+        if not run.stays:
+            # `instance.delete_run` would make an empty log first, to delete the run's events there.
+            instance.run_storage.delete_run(run.run_id)
+
+
+def _delete_what_is_left(
+    instance: dg.DagsterInstance, rules: _Rules, now: float, until: float
+) -> None:
+    if rules.history_before is not None:
+        storage.delete_runless_events(instance, rules.history_before)
+        storage.delete_backfills(instance, rules.history_before)
+    storage.delete_snapshots(instance)
+    files.delete_tick_logs(instance, rules.maintenance_before.timestamp(), until)
+    old = {run for run, at in files.logged_runs(instance) if at < now - ORPHAN_SECONDS}
+    for run_id in old.difference(instance.get_run_ids()):
+        files.delete_log(instance, run_id, of_run_that_stays=False)
+
+
+def _others_run(instance: dg.DagsterInstance) -> bool:
+    """Whether steps go on that a rewriting of the databases would hold up."""
+    ours = "prune_history"
+    return any(run.job_name != ours for run in state.live_runs(instance))
