@@ -168,8 +168,8 @@ def test_an_engine_that_gives_other_vectors_is_refused_and_torch_works(
         engine = encoders.load("muq", str(small), "cpu", cache)
         assert (engine.engine, engine.dtype) == ("torch", "float32")
         assert "OpenVINO was refused" in engine.warning
-        assert "differ from torch's (cosine 0.9" in engine.warning
-        np.testing.assert_array_equal(engine.encode(audio), plain.encode(audio))
+        assert re.search(r"differ from torch's \(cosine 0\.[0-9]", engine.warning)
+        np.testing.assert_allclose(engine.encode(audio), plain.encode(audio), rtol=0, atol=1e-5)
     assert conversions(cache) == before
     with pytest.raises(ConfigurationError, match=r"EMBED_DEVICE is 'openvino:CPU'.*differ"):
         encoders.load("muq", str(small), "openvino:CPU", cache)

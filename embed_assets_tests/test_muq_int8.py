@@ -69,8 +69,9 @@ def test_its_vectors_are_near_those_of_the_plain_module_and_not_the_same(
     assert (engine.engine, engine.device, engine.dtype) == ("openvino", "cpu", "int8")
     windows = muq_tools.sweeps()
     ours, theirs = engine.encode(windows), plain.encode(windows)
-    near = cosine(ours[:, 0], theirs[:, 0])
-    assert muq_int8.SMALLEST_COSINE < near.min() < 0.99999
+    assert cosine(ours[:, 0], theirs[:, 0]).min() > muq_int8.SMALLEST_COSINE
+    # Float32 is off by a millionth, whatever the CPU.
+    assert np.abs(ours - theirs).max() > 1e-3
     alone = np.concatenate([engine.encode(window[None]) for window in windows])
     np.testing.assert_array_equal(ours, alone)
 
