@@ -5,6 +5,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from embed_assets.encoders import Encoder
@@ -72,9 +73,17 @@ def lite(tmp_path: Path) -> str:
     return str(tmp_path / "home" / "milvus.db")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_muq.save(tmp_path_factory.mktemp("model") / "small")
+    """Weights of a small MuQ, and beside them `cache`: made once, for all workers of xdist."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "small_muq" / "small"
+    with FileLock(root / "small_muq.lock"):
+        if not folder.exists():
+            small_muq.save(folder.with_name("making")).rename(folder)
+    return folder
 
 
 @pytest.fixture

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+
+from embed_assets_tests.patience import PATIENCE
 
 RATE = 24_000
 
@@ -37,7 +40,7 @@ def statistics(frames: np.ndarray) -> np.ndarray:
 def run(code: str, *args: object, **environment: str) -> subprocess.CompletedProcess[str]:
     process = begin(code, *args, **environment)
     try:
-        out, err = process.communicate(timeout=120)
+        out, err = process.communicate(timeout=PATIENCE)
     except BaseException:
         process.kill()
         raise
@@ -53,6 +56,11 @@ def begin(code: str, *args: object, **environment: str) -> subprocess.Popen[str]
         stderr=subprocess.PIPE,
         text=True,
     )
+
+
+def copy_of_cache(cache: Path, folder: Path) -> Path:
+    """Copy a cache that other workers of xdist may be writing to: only what is whole."""
+    return Path(shutil.copytree(cache, folder, ignore=shutil.ignore_patterns(".*", "*.tmp")))
 
 
 def edit_config(folder: Path, change: Callable[[dict], object]) -> None:

@@ -177,7 +177,7 @@ def hub(
             self.end_headers()
             self.wfile.write(body[: len(body) // 2])
             self.wfile.flush()
-            over.wait(60)
+            over.wait(3600)
             return None
 
         def answer(self, status: int, body: bytes, headers: dict[str, str] | None = None) -> None:
