@@ -9,12 +9,19 @@ from filelock import FileLock
 from hypothesis import settings
 
 from embed_assets.encoders import Encoder
-from embed_assets_tests import small_muq
+from embed_assets_tests import small_muq, tiers
 from embed_assets_tests.milvus_server import database, running_server
 
 # The same examples each time: a change is judged by what it changes, not by what chance finds.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if tiers.is_fast(item):
+            item.add_marker("fast")
 
 
 @pytest.fixture(autouse=True)
