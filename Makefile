@@ -42,7 +42,7 @@ check: install
 
 # MUSIC=DIR, a folder of real music: without it tracks are synthesised, and retrieval is left out.
 bench: install
-	for b in walk tick similar search index parts encoder muq_memory hand_over; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
+	for b in walk tick similar search index parts encoder muq_memory hand_over stop; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
 	for b in drop bulk; do $(BIN)/python benchmarks/$$b.py $(if $(MUSIC),--music '$(MUSIC)') --json || exit 1; done
 	$(if $(MUSIC),$(BIN)/python benchmarks/muq_pipeline.py --music '$(MUSIC)' --json)
 	$(if $(MUSIC),$(BIN)/python benchmarks/retrieval.py '$(MUSIC)' --json)
