@@ -7,6 +7,7 @@ a process for each command, with its own environment, folder, output and exit co
 from __future__ import annotations
 
 import atexit
+import fcntl
 import functools
 import importlib
 import json
@@ -19,7 +20,9 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping, Sequence
+from multiprocessing import util
 from pathlib import Path
+from typing import NoReturn
 
 IMPORTED = (
     "alembic.command",
@@ -162,7 +165,56 @@ def _wait_for_command(connection: socket.socket) -> bool:
     os.chdir(folder)
     tempfile.tempdir = None
     sys.argv = ["embed-assets", *arguments]
+    if arguments[:1] == ["sync"]:
+        _fork_the_forkserver()
     return True
+
+
+def _fork_the_forkserver() -> None:
+    """Let multiprocessing fork its own server of processes, too, where it starts Python anew.
+
+    It is forked now, while there is one thread, and waits until `sync` asks for it.
+    """
+    here, there = socket.socketpair()
+    pid = os.fork()
+    if not pid:
+        here.close()
+        _become_forkserver(there)
+    there.close()
+
+    def spawnv_passfds(program: object, arguments: list[object], fds: list[int]) -> int:
+        command = os.fsdecode(arguments[-1])  # type: ignore[arg-type]
+        if "multiprocessing.forkserver" not in command or here.fileno() < 0:
+            return start(program, arguments, fds)
+        blocked = [int(n) for n in signal.pthread_sigmask(signal.SIG_BLOCK, ())]
+        request = json.dumps([command, fds, dict(os.environ), blocked]).encode()
+        socket.send_fds(here, [struct.pack("<I", len(request))], fds)
+        here.sendall(request)
+        here.close()
+        return pid
+
+    start, util.spawnv_passfds = util.spawnv_passfds, spawnv_passfds
+
+
+def _become_forkserver(connection: socket.socket) -> NoReturn:
+    size, received, *_ = socket.recv_fds(connection, 4, 8)
+    if not size:
+        os._exit(0)  # No run was begun.
+    command, fds, environment, blocked = json.loads(
+        _receive(connection, *struct.unpack("<I", size))
+    )
+    connection.close()
+    # Out of the way of the numbers that the command names.
+    moved = [fcntl.fcntl(fd, fcntl.F_DUPFD, 1000) for fd in received]
+    for fd, number in zip(moved, fds, strict=True):
+        os.dup2(fd, number)
+        os.close(fd)
+    os.environ.clear()
+    os.environ.update(environment)
+    signal.pthread_sigmask(signal.SIG_SETMASK, blocked)
+    sys.argv = ["-c"]
+    exec(command, {"__name__": "__main__"})
+    sys.exit()
 
 
 if __name__ == "__main__" and _serve(sys.argv[1]):

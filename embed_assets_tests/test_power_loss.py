@@ -30,7 +30,8 @@ def test_an_import_goes_on_where_the_power_was_lost(world):
     spec = world.project().spec()
     stored = set(world.project().store.hashes(spec.recipe.digest))
     assert len(before) < FOLDERS * TRACKS
-    assert len(stored - before.keys()) <= cpu_count(), "more than a track a worker is done again"
+    # Two tasks a worker are under way at most, and none of them may have been noted yet.
+    assert len(stored - before.keys()) <= 2 * cpu_count(), "more than these are done again"
     started = time.monotonic()
     world.up()
     world.until(world.in_step, "the import is done")
