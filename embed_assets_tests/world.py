@@ -142,8 +142,9 @@ class World:
 
     def run(self, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
         """Run `embed-assets` to its end."""
-        # Both are begun with a program, not with a fork.
-        if not self.humble and "LD_PRELOAD" not in self.settings:
+        # Rights and libraries are settled when a program starts, not when it forks.
+        forks = not self.humble and not any(name.startswith("LD_") for name in self.settings)
+        if forks:
             return command_server.run(arguments, self.environment, self.root, timeout)
         command = [sys.executable, "-m", "embed_assets.cli", *arguments]
         return subprocess.run(
