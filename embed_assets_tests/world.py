@@ -140,11 +140,13 @@ class World:
 
     # Commands and processes
 
-    def run(self, *arguments: str, timeout: float = PATIENCE) -> subprocess.CompletedProcess[str]:
-        """Run `embed-assets` to its end."""
+    def run(
+        self, *arguments: str, timeout: float = PATIENCE, program: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `embed-assets` to its end; as a `program` its processes are among `processes()`."""
         # Rights and libraries are settled when a program starts, not when it forks.
-        forks = not self.humble and not any(name.startswith("LD_") for name in self.settings)
-        if forks:
+        by_start = self.humble or any(name.startswith("LD_") for name in self.settings)
+        if not program and not by_start:
             return command_server.run(arguments, self.environment, self.root, timeout)
         command = [sys.executable, "-m", "embed_assets.cli", *arguments]
         return subprocess.run(
