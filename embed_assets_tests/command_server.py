@@ -9,6 +9,7 @@ from __future__ import annotations
 import atexit
 import fcntl
 import functools
+import gc
 import importlib
 import json
 import os
@@ -129,6 +130,8 @@ def _serve(address: str) -> bool:
     listener = socket.socket(socket.AF_UNIX)
     listener.bind(address)
     listener.listen()
+    gc.collect()
+    gc.freeze()
     print("ready", flush=True)
     running = set()
     while True:
