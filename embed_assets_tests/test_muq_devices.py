@@ -99,4 +99,4 @@ def test_each_process_leases_a_gpu_of_its_own(tmp_path: Path) -> None:
     with context.Pool(1) as process:
         assert process.apply(lease_cuda, ({0: "a", 1: "b", 2: "c"}, tmp_path)) == "cuda:2"
     # Its process is gone, and the lease with it.
-    assert lease_cuda({0: "a", 1: "b", 2: "c"}, tmp_path, wait_seconds=10) == "cuda:2"
+    assert lease_cuda({0: "a", 1: "b", 2: "c"}, tmp_path, wait_seconds=PATIENCE) == "cuda:2"
