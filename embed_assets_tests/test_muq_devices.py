@@ -17,6 +17,7 @@ from embed_assets import encoders
 from embed_assets.encoders import devices, muq, muq_torch
 from embed_assets.encoders.devices import lease_cuda
 from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets_tests.patience import PATIENCE
 
 RATE = 24_000
 
