@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-server check stress bench clean
+.PHONY: install demo test test-fast test-server check stress bench clean
 
 install: $(STAMP)
 
@@ -20,6 +20,10 @@ demo: install
 
 test: install
 	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not stress"
+
+# For every edit: what needs no run of Dagster and no MuQ (embed_assets_tests/tiers.py).
+test-fast: install
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m fast
 
 # The tests of the index on a real Milvus server too: no containers, a virtual environment of its own.
 test-server: install
@@ -38,7 +42,7 @@ check: install
 
 # MUSIC=DIR, a folder of real music: without it tracks are synthesised, and retrieval is left out.
 bench: install
-	for b in walk tick history similar search index parts encoder muq_memory hand_over; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
+	for b in walk tick history similar search index parts encoder muq_memory hand_over stop; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
 	for b in drop bulk; do $(BIN)/python benchmarks/$$b.py $(if $(MUSIC),--music '$(MUSIC)') --json || exit 1; done
 	$(if $(MUSIC),$(BIN)/python benchmarks/muq_pipeline.py --music '$(MUSIC)' --json)
 	$(if $(MUSIC),$(BIN)/python benchmarks/retrieval.py '$(MUSIC)' --json)

@@ -5,15 +5,23 @@ import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 from hypothesis import settings
 
 from embed_assets.encoders import Encoder
-from embed_assets_tests import small_muq
+from embed_assets_tests import small_muq, tiers
 from embed_assets_tests.milvus_server import database, running_server
 
 # The same examples each time: a change is judged by what it changes, not by what chance finds.
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items):
+    for item in items:
+        if tiers.is_fast(item):
+            item.add_marker("fast")
 
 
 @pytest.fixture(autouse=True)
@@ -72,9 +80,17 @@ def lite(tmp_path: Path) -> str:
     return str(tmp_path / "home" / "milvus.db")
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return small_muq.save(tmp_path_factory.mktemp("model") / "small")
+    """Weights of a small MuQ, and beside them `cache`: made once, for all workers of xdist."""
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "small_muq" / "small"
+    with FileLock(root / "small_muq.lock"):
+        if not folder.exists():
+            small_muq.save(folder.with_name("making")).rename(folder)
+    return folder
 
 
 @pytest.fixture

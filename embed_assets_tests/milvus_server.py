@@ -21,12 +21,12 @@ from pathlib import Path
 import pytest
 
 from embed_assets.index.collection import ALIAS
+from embed_assets_tests.patience import PATIENCE
 
 NO_SERVER = (
     "no Milvus server: set EMBED_TEST_MILVUS_URI to one, or EMBED_TEST_MILVUS_SERVER to the"
     " program; `make test-server` does it"
 )
-START_SECONDS = 90.0
 
 
 @contextmanager
@@ -80,10 +80,10 @@ def database(address: str) -> Iterator[str]:
 def _await(address: str, process: subprocess.Popen[bytes]) -> None:
     from pymilvus import MilvusClient
 
-    deadline = time.monotonic() + START_SECONDS
+    deadline = time.monotonic() + PATIENCE
     while True:
         try:
-            client = MilvusClient(address, timeout=2)
+            client = MilvusClient(address, timeout=30)
             client.list_collections()
             client.close()
             return

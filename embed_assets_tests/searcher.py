@@ -10,6 +10,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from embed_assets_tests.patience import PATIENCE
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -23,7 +25,7 @@ class Searcher:
     def lines(self) -> list[str]:
         return self.out.read_text().split()
 
-    def wait_for(self, last: str, seconds: float = 60.0) -> None:
+    def wait_for(self, last: str, seconds: float = PATIENCE) -> None:
         """Wait until its last search printed this, and it is alive."""
         deadline = time.monotonic() + seconds
         while self.lines()[-1:] != [last]:
@@ -48,7 +50,7 @@ def searching(
         )
     searcher = Searcher(process, out)
     try:
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + PATIENCE
         while not searcher.lines():
             assert process.poll() is None, out.with_suffix(".err").read_text()
             assert time.monotonic() < deadline, "it never found anything"

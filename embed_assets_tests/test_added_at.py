@@ -16,6 +16,7 @@ from embed_assets.index.connection import connect
 from embed_assets.library.manifest import Library, scan_folder
 from embed_assets.tables import Tables
 from embed_assets.workers import Pool, open_pool
+from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.synth import write_track
 
 LONG_AGO = 1_234_567_890.0
@@ -155,7 +156,7 @@ def test_the_index_says_when_a_moved_album_was_added(world):
 
 
 def added_at(world) -> dict[str, int]:
-    with connect(world.project().uri, wait_seconds=60) as client:
+    with connect(world.project().uri, wait_seconds=PATIENCE) as client:
         load(client, ALIAS)
         rows = client.query(ALIAS, 'track_id != ""', ["path", "added_at"], limit=100)
     return {r["path"]: r["added_at"] for r in rows}

@@ -24,6 +24,7 @@ from embed_assets.vectors.embed import embed_folder
 from embed_assets.vectors.embed_track import EncoderChoice, Job, embed_track, load_encoder
 from embed_assets.vectors.store import Store
 from embed_assets.workers import open_pool
+from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.synth import write_track
 
 CHOICE = EncoderChoice("acoustic", "", "cpu", Path())
@@ -145,21 +146,23 @@ def test_the_device_waits_neither_for_the_next_audio_nor_for_the_disk(
 
         def encode(self, windows: np.ndarray) -> np.ndarray:
             encoding.release()
-            assert go_on.acquire(timeout=30)
+            assert go_on.acquire(timeout=PATIENCE)
             return real.encode(windows)
 
     disk = threading.Event()
     write = Store.write
     monkeypatch.setattr(device, "load_encoder", lambda job: Slow())
-    monkeypatch.setattr(Store, "write", lambda *a: disk.wait(30) and write(*a))
+    monkeypatch.setattr(Store, "write", lambda *a: disk.wait(PATIENCE) and write(*a))
     desk = device._Desk()
     desk.take(device.Batch(0, [one]))  # comes back while the device is at work on it
-    assert encoding.acquire(timeout=30)
+    assert encoding.acquire(timeout=PATIENCE)
     with ThreadPoolExecutor(1) as caller:
         taken = caller.submit(desk.take, device.Batch(1, [two]))
         go_on.release()
-        assert encoding.acquire(timeout=30), "the next one is encoded; the disk holds the first"
-        assert taken.result(30) == {}
+        assert encoding.acquire(timeout=PATIENCE), (
+            "the next one is encoded; the disk holds the first"
+        )
+        assert taken.result(PATIENCE) == {}
         disk.set()
         go_on.release(2)
         (first,) = desk.take(device.Batch(2, [three])).items()

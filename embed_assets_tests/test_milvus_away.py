@@ -11,6 +11,8 @@ import time
 
 import pytest
 
+from embed_assets_tests.patience import PATIENCE
+
 HOLDER = """
 import sys, time
 from milvus_lite.db import MilvusLite
@@ -37,7 +39,7 @@ def test_a_lite_index_that_a_notebook_has_open_is_waited_for(world):
         time.sleep(12)
         assert sync.poll() is None, "it waits"
         notebook.stdin.close()
-        out, _ = sync.communicate(timeout=120)
+        out, _ = sync.communicate(timeout=PATIENCE)
     assert sync.returncode == 0
     assert json.loads(out)["embedded"] == 1
     world.assert_index_is_library()
@@ -68,14 +70,14 @@ class Server:
 
     def start(self):
         # It takes the next port where its own still has connections that the kernel forgets.
-        deadline = time.monotonic() + 120
+        deadline = time.monotonic() + PATIENCE
         while not self._port_is_free():
             assert time.monotonic() < deadline, "the port is not free again"
             time.sleep(1)
         self.process = subprocess.Popen(
             self.command, start_new_session=True, stdout=self.log, stderr=self.log
         )
-        deadline = time.monotonic() + 90
+        deadline = time.monotonic() + PATIENCE
         while not self._answers():
             assert time.monotonic() < deadline, "the server does not start"
             time.sleep(1)
@@ -92,7 +94,7 @@ class Server:
         from pymilvus import MilvusClient
 
         try:
-            client = MilvusClient(self.uri, timeout=5)
+            client = MilvusClient(self.uri, timeout=60)
             client.list_collections()
             client.close()
             return True
@@ -115,12 +117,12 @@ def test_a_server_that_dies_and_comes_back_costs_no_forward_pass(world, server):
     world.up()
     server.kill()
     world.album("Meanwhile", 3, 4)
-    world.until(lambda: told(world), "the failure is told", 240)
+    world.until(lambda: told(world), "the failure is told")
     assert "EMBED_MILVUS_URI" in told(world)[0]["message"]
     before = world.embedded_runs()
     assert len(before) == 4, "what needs no index was done"
     server.start()
-    world.until(world.in_step, "the album is indexed by itself", 300)
+    world.until(world.in_step, "the album is indexed by itself")
     assert world.embedded_runs() == before
     world.assert_index_is_library()
     assert told(world) == []

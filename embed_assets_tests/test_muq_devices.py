@@ -17,6 +17,7 @@ from embed_assets import encoders
 from embed_assets.encoders import devices, muq, muq_torch
 from embed_assets.encoders.devices import lease_cuda
 from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets_tests.patience import PATIENCE
 
 RATE = 24_000
 
@@ -99,4 +100,4 @@ def test_each_process_leases_a_gpu_of_its_own(tmp_path: Path) -> None:
     with context.Pool(1) as process:
         assert process.apply(lease_cuda, ({0: "a", 1: "b", 2: "c"}, tmp_path)) == "cuda:2"
     # Its process is gone, and the lease with it.
-    assert lease_cuda({0: "a", 1: "b", 2: "c"}, tmp_path, wait_seconds=10) == "cuda:2"
+    assert lease_cuda({0: "a", 1: "b", 2: "c"}, tmp_path, wait_seconds=PATIENCE) == "cuda:2"

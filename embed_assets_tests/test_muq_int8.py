@@ -47,14 +47,14 @@ def made(small: Path) -> Path:
     """A cache with the small model in int8; needs nncf, which the extra `dev` brings."""
     if not importlib.util.find_spec("nncf"):
         pytest.skip("nncf is not installed")
-    cache = small.parent / "cache"
+    cache = small.parent / "int8"
     make_int8(str(small), cache, list(muq_tools.sweeps(8)))
     return cache
 
 
 @pytest.fixture
 def cache(made: Path, tmp_path: Path) -> Path:
-    return Path(shutil.copytree(made, tmp_path / "cache"))
+    return muq_tools.copy_of_cache(made, tmp_path / "cache")
 
 
 @pytest.fixture(scope="module")
@@ -69,8 +69,9 @@ def test_its_vectors_are_near_those_of_the_plain_module_and_not_the_same(
     assert (engine.engine, engine.device, engine.dtype) == ("openvino", "cpu", "int8")
     windows = muq_tools.sweeps()
     ours, theirs = engine.encode(windows), plain.encode(windows)
-    near = cosine(ours[:, 0], theirs[:, 0])
-    assert muq_int8.SMALLEST_COSINE < near.min() < 0.99999
+    assert cosine(ours[:, 0], theirs[:, 0]).min() > muq_int8.SMALLEST_COSINE
+    # Float32 is off by a millionth, whatever the CPU.
+    assert np.abs(ours - theirs).max() > 1e-3
     alone = np.concatenate([engine.encode(window[None]) for window in windows])
     np.testing.assert_array_equal(ours, alone)
 
@@ -230,7 +231,7 @@ def test_it_is_measured_on_the_library_and_leaves_nothing_behind(
     few = world.run("try-int8")
     assert few.returncode == 2
     assert "only 5 tracks" in few.stderr
-    shutil.copytree(made / "openvino", world.home / "models" / "openvino")
+    muq_tools.copy_of_cache(made / "openvino", world.home / "models" / "openvino")
     for album in range(8):
         world.album(f"Album {album}", *range(6 * album, 6 * album + 6))
     world.put_bad("Album 1/broken.ogg", b"not audio")
@@ -258,7 +259,7 @@ def test_it_is_measured_on_the_library_and_leaves_nothing_behind(
 def test_float_and_int8_live_side_by_side(world, small: Path, made: Path) -> None:
     world.album("Album", 1, 2)
     world.settings |= {"EMBED_MODEL": str(small), "EMBED_ENCODER": "muq-int8"}
-    shutil.copytree(made / "openvino", world.home / "models" / "openvino")
+    muq_tools.copy_of_cache(made / "openvino", world.home / "models" / "openvino")
     assert world.sync()["embedded"] == 2
     assert {c["encoder"] for c in json.loads(world.run("collections", "--json").stdout)} == {
         "muq-int8"

@@ -118,7 +118,7 @@ def test_a_folder_whose_runs_are_killed(world):
     thread = threading.Thread(target=kill)
     thread.start()
     try:
-        ended = world.run("sync")
+        ended = world.run("sync", program=True)
     finally:
         done.set()
         thread.join()

@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -16,9 +17,6 @@ from embed_assets.workers import cpu_count, open_pool
 from embed_assets_tests.evidence import by_role, slots_held
 
 FOLDERS, TRACKS = 8, 6
-SOON = 120.0
-"""Seconds from the second `up` until the index is in step, on a machine that is busy with other
-tests (20 to 40 on a quiet one); a zombie run would hold its folders for ever."""
 
 
 def test_an_import_goes_on_where_the_power_was_lost(world):
@@ -26,19 +24,20 @@ def test_an_import_goes_on_where_the_power_was_lost(world):
     for i in range(FOLDERS):
         world.album(f"Album {i}", *range(i * TRACKS, (i + 1) * TRACKS))
     world.up()
-    world.until(lambda: len(world.embedded_runs()) >= 10, "the import is under way", 120)
+    world.until(lambda: len(world.embedded_runs()) >= 10, "the import is under way")
     world.power_loss()
     before = world.embedded_runs()
     spec = world.project().spec()
     stored = set(world.project().store.hashes(spec.recipe.digest))
     assert len(before) < FOLDERS * TRACKS
-    assert len(stored - before.keys()) <= cpu_count(), "more than a track a worker is done again"
+    # Two tasks a worker are under way at most, and none of them may have been noted yet.
+    assert len(stored - before.keys()) <= 2 * cpu_count(), "more than these are done again"
     started = time.monotonic()
     world.up()
-    world.until(world.in_step, "the import is done", SOON)
+    world.until(world.in_step, "the import is done")
     print(f"{len(before)} of {FOLDERS * TRACKS} embedded when the power went;"
           f" in step {time.monotonic() - started:.1f} s after `up`")  # fmt: skip
-    world.until(lambda: not slots_held(world), "no slot is held", 60)
+    world.until(lambda: not slots_held(world), "no slot is held")
     world.assert_index_is_library()
     after = world.embedded_runs()
     assert {h: after[h] for h in before} == before, "finished tracks were embedded again"
@@ -52,7 +51,7 @@ def test_a_code_server_that_was_killed_comes_back(world):
         if "grpc" in process.cmdline():
             process.kill()
     world.album("After", 2)
-    world.until(world.in_step, "the second album is in", SOON)
+    world.until(world.in_step, "the second album is in")
     world.assert_index_is_library()
 
 
@@ -109,14 +108,23 @@ def test_sync_waits_neither_for_a_dead_sync_nor_for_a_queue_that_nobody_serves(w
 def test_a_run_that_was_launched_just_now_may_have_no_worker_yet(world):
     with world.instance() as instance:
         run = instance.create_run_for_job(_job())
-        time.sleep(2)
+        _date_back(instance, "create_timestamp")
         instance.report_dagster_event(
             dg.DagsterEvent(dg.DagsterEventType.PIPELINE_STARTING.value, "bring_in_step"),
             run.run_id,
         )
-        assert reap(instance, grace_seconds=1.5) == []
-        time.sleep(2)
-        assert reap(instance, grace_seconds=1.5) == [run.run_id]
+        assert reap(instance, grace_seconds=3000) == []
+        _date_back(instance, "update_timestamp")
+        assert reap(instance, grace_seconds=3000) == [run.run_id]
+
+
+def _date_back(instance, column):
+    """Have it that all runs were made, or changed, an hour ago."""
+    from dagster._core.storage.runs.schema import RunsTable
+
+    with instance.run_storage.connect() as db:
+        before = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=1)
+        db.execute(RunsTable.update().values({column: before}))
 
 
 def test_a_reader_that_is_killed_rejects_no_track(tmp_path):

@@ -39,7 +39,7 @@ while is_server(uri):
         while True:
             ask(client)
 while True:
-    with connect(uri, wait_seconds=60) as client:
+    with connect(uri, wait_seconds=900) as client:
         ask(client)
 """
 

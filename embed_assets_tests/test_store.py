@@ -14,6 +14,7 @@ import pytest
 
 from embed_assets.errors import Reason, TrackRejected, TransientError
 from embed_assets.vectors.store import Store, VectorsLost
+from embed_assets_tests.patience import PATIENCE
 
 RECIPE = "a" * 32
 HASH = "b7" * 16
@@ -185,7 +186,7 @@ def test_a_disk_that_takes_no_more_is_transient_and_leaves_nothing_behind(store:
         "except TransientError as error:\n"
         "    print(error)\n"
     )
-    out, err = start(code, store.root, RECIPE, HASH).communicate(timeout=60)
+    out, err = start(code, store.root, RECIPE, HASH).communicate(timeout=PATIENCE)
     assert "could not write" in out, err
     assert str(store.path(RECIPE, HASH)) in out
     assert "EMBED_HOME" in out

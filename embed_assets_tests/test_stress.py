@@ -19,6 +19,7 @@ from embed_assets_tests.evidence import (
     assert_store_is_true,
     slots_held,
 )
+from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.world import World
 
 SEEDS = [int(s) for s in os.environ.get("EMBED_TEST_SEEDS", "1 2 3 4 5 6 7 8").split()]
@@ -26,14 +27,14 @@ KILLS = 64
 """Of each seed: over 500 in all."""
 
 
-def assert_all_ends_well(chaos: Chaos, seconds: float) -> None:
+def assert_all_ends_well(chaos: Chaos) -> None:
     """Index == library, and nothing is left over."""
     world, started = chaos.world, time.monotonic()
-    world.until(world.in_step, "the index follows the library", seconds)
+    world.until(world.in_step, "the index follows the library")
     chaos.seconds_to_follow = round(time.monotonic() - started, 1)
     if chaos.sync is not None:
-        chaos.sync.wait(120)
-    world.until(lambda: not slots_held(world), "no slot is held", 60)
+        chaos.sync.wait(PATIENCE)
+    world.until(lambda: not slots_held(world), "no slot is held")
     world.assert_index_is_library()
     assert_rejected_are_bad(world)
     assert_store_is_true(world)
@@ -41,7 +42,7 @@ def assert_all_ends_well(chaos: Chaos, seconds: float) -> None:
     assert world.process.poll() is None, "`up` has ended"
 
 
-def stress(world: World, seed: int, kills: int, anchors: int, patience: float) -> None:
+def stress(world: World, seed: int, kills: int, anchors: int) -> None:
     """One seed, told in one line: killed from the import of its first albums on."""
     # So many stay as they are that what moves is never half of the library: then a person is asked.
     for i in range(anchors):
@@ -52,7 +53,7 @@ def stress(world: World, seed: int, kills: int, anchors: int, patience: float) -
     error = ""
     try:
         chaos.storm(kills)
-        assert_all_ends_well(chaos, patience)
+        assert_all_ends_well(chaos)
     except BaseException as e:
         error = f"{type(e).__name__}: {str(e)[:300]}"
         raise
@@ -72,10 +73,10 @@ def stress(world: World, seed: int, kills: int, anchors: int, patience: float) -
 
 
 def test_a_library_that_changes_while_processes_are_killed_ends_in_the_index(world):
-    stress(world, seed=5, kills=5, anchors=8, patience=150)
+    stress(world, seed=5, kills=5, anchors=8)
 
 
 @pytest.mark.stress
 @pytest.mark.parametrize("seed", SEEDS)
 def test_stress(world, seed):
-    stress(world, seed, kills=KILLS, anchors=32, patience=600)
+    stress(world, seed, kills=KILLS, anchors=32)

@@ -81,7 +81,7 @@ def test_what_is_embedded_meanwhile_stays_though_no_table_names_it_yet(shelf):
     thread.start()
     try:
         for _ in range(5):
-            swept = run(shelf, MEAN, OTHER, older_than=60)
+            swept = run(shelf, MEAN, OTHER, older_than=3600)
             assert swept.removed == 0
     finally:
         ended.set()

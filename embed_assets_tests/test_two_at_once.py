@@ -15,6 +15,7 @@ from embed_assets.defs.asking import not_asked_yet, note_asked, sole_asker
 from embed_assets.defs.look import look, prepare, run_tags
 from embed_assets.library.plan import Memory, Policy
 from embed_assets_tests.evidence import assert_store_is_true, slots_held
+from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.test_ui import backfill, ended
 
 
@@ -29,8 +30,8 @@ def begin(world, *arguments):
     )
 
 
-def end(process, seconds=240):
-    out, err = process.communicate(timeout=seconds)
+def end(process):
+    out, err = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, out + err
     return out
 
@@ -63,7 +64,7 @@ def test_what_another_look_asked_for_meanwhile_is_left_out(world):
         assert [found.plan.requests for found, _ in looks] == [sensors.plan.requests] * 3
         (request,) = sensors.plan.requests
         project = world.project()
-        with sole_asker(instance, 1.0):
+        with sole_asker(instance, PATIENCE):
             prepare(instance, project.library, project.tables, sensors.plan)
             note_asked(instance, sensors)
         left = not_asked_yet(instance, syncs, memory)
@@ -119,7 +120,7 @@ def test_a_backfill_over_what_the_sensor_is_doing_embeds_nothing_twice(world):
     asked = backfill(world, keys)
     before = world.embedded_runs()
     questions = Counter()
-    deadline = time.monotonic() + 200
+    deadline = time.monotonic() + PATIENCE
     while not ended(world, asked):
         assert time.monotonic() < deadline, "the backfill does not end"
         done = world.run("similar", "Album 00/01.ogg", "--json")
@@ -131,7 +132,7 @@ def test_a_backfill_over_what_the_sensor_is_doing_embeds_nothing_twice(world):
             assert done.returncode == 0, done.stderr
     assert ended(world, asked) == "COMPLETED_SUCCESS"
     world.until(world.in_step, "all is in")
-    world.until(lambda: slots_held(world) == {}, "no slot is held", 60)
+    world.until(lambda: slots_held(world) == {}, "no slot is held")
     after = world.embedded_runs()
     assert len(after) == 36
     assert before.items() <= after.items(), "embedded again"

@@ -125,7 +125,7 @@ def test_folders_are_materialized_one_by_one_selected_and_failed_only(world):
         world.put(f"Album {i}/02.ogg", 10 + i)
     shutil.rmtree(world.library / "Album 2")
     picked = backfill(world, ["Album 0", "Album 2", "Album 4"])
-    world.until(lambda: ended(world, picked), "the backfill ended", 180)
+    world.until(lambda: ended(world, picked), "the backfill ended")
     health = node(world, "track_manifest")["assetPartitionStatuses"]
     assert health["failedPartitions"] == ["Album 2"]
     rows = world.rows()
@@ -135,7 +135,7 @@ def test_folders_are_materialized_one_by_one_selected_and_failed_only(world):
     world.put("Album 2/01.ogg", 2)
     world.put("Album 2/02.ogg", 12)
     again = backfill(world, health["failedPartitions"])
-    world.until(lambda: ended(world, again) == "COMPLETED_SUCCESS", "the failed one is green", 180)
+    world.until(lambda: ended(world, again) == "COMPLETED_SUCCESS", "the failed one is green")
     assert node(world, "milvus_index")["assetPartitionStatuses"]["failedPartitions"] == []
     world.until(world.in_step, "everything is in step")
     world.assert_index_is_library()
@@ -187,7 +187,7 @@ def test_a_backfill_of_an_unmounted_library_removes_nothing(world):
     # is not quite empty.
     world.up()
     picked = backfill(world, ["Here", "There"])
-    world.until(lambda: ended(world, picked), "the backfill ended", 180)
+    world.until(lambda: ended(world, picked), "the backfill ended")
     assert sorted(node(world, "track_manifest")["assetPartitionStatuses"]["failedPartitions"]) == [
         "Here",
         "There",

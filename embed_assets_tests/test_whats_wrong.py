@@ -224,6 +224,8 @@ def test_a_folder_whose_run_was_killed_long_ago_is_still_listed(world):
 def test_a_folder_that_a_killed_run_only_passed_is_not_listed(world):
     (path,) = world.album("Album", 1)
     world.sync()
+    # What was indexed in the second before a failure counts as indexed after it.
+    time.sleep(2)
     with world.instance() as instance:
         _fail(instance, "Album", "its worker was killed")
     assert problems(world) == {}
@@ -290,6 +292,7 @@ def test_a_library_of_which_all_was_deleted_is_emptied_on_a_persons_word_only(wo
 
 
 def test_what_files_are_called_cannot_steer_the_terminal(world):
+    began = time.time()
     name = b"Al\x1b[2Jbum/\x1b]0;owned\x07\xc2\x9b31m\xe2\x80\xaegpj.mp3"
     world.put_bad(name, b"")
     world.put(b"Al\x1b[2Jbum/\x1b[31mred.ogg", 1)
@@ -305,4 +308,4 @@ def test_what_files_are_called_cannot_steer_the_terminal(world):
     assert not any(line.startswith("embed-assets:") for line in done.stderr.splitlines())
     listed = json.loads(world.run("errors", "--json").stdout)
     assert listed[0]["path"] == name.decode()
-    assert time.time() - listed[0]["at"] < 600
+    assert began <= listed[0]["at"] <= time.time()

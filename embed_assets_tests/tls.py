@@ -14,6 +14,8 @@ from urllib.parse import urlsplit
 
 import pytest
 
+from embed_assets_tests.patience import PATIENCE
+
 
 @contextmanager
 def tls_in_front_of(address: str, folder: Path) -> Iterator[tuple[str, Path]]:
@@ -49,7 +51,7 @@ def tls_in_front_of(address: str, folder: Path) -> Iterator[tuple[str, Path]]:
         loop.run_forever()
 
     threading.Thread(target=run, daemon=True).start()
-    assert ready.wait(10)
+    assert ready.wait(PATIENCE)
     try:
         yield f"https://localhost:{port[0]}", certificate
     finally:

@@ -28,7 +28,9 @@ from embed_assets.index.connection import connect
 from embed_assets.library.walk import walk
 from embed_assets.project import Project
 from embed_assets.settings import Settings
+from embed_assets_tests import command_server
 from embed_assets_tests.evidence import SECONDS, reference
+from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.rights import give_up_roots
 from embed_assets_tests.synth import write_track
 
@@ -138,8 +140,14 @@ class World:
 
     # Commands and processes
 
-    def run(self, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-        """Run `embed-assets` to its end."""
+    def run(
+        self, *arguments: str, timeout: float = PATIENCE, program: bool = False
+    ) -> subprocess.CompletedProcess[str]:
+        """Run `embed-assets` to its end; as a `program` its processes are among `processes()`."""
+        # Rights and libraries are settled when a program starts, not when it forks.
+        by_start = self.humble or any(name.startswith("LD_") for name in self.settings)
+        if not program and not by_start:
+            return command_server.run(arguments, self.environment, self.root, timeout)
         command = [sys.executable, "-m", "embed_assets.cli", *arguments]
         return subprocess.run(
             command,
@@ -173,24 +181,23 @@ class World:
             stderr=log,
             preexec_fn=give_up_roots if self.humble else None,
         )
-        self.until(self.answers, "the UI answers", 120)
+        self.until(self.answers, "the UI answers")
 
     def answers(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/server_info", timeout=5):
+            with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/server_info", timeout=60):
                 return True
         except OSError:
             return False
 
-    def down(self) -> float:
-        """Stop `up` as Ctrl-C does; returns the seconds it took."""
+    def down(self) -> int:
+        """Stop `up` as Ctrl-C does; returns its exit code."""
         if self.process is None:
-            return 0.0
-        started = time.monotonic()
+            return 0
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
+        code = self.process.wait(PATIENCE)
         self.process = None
-        return time.monotonic() - started
+        return code
 
     def processes(self) -> list[psutil.Process]:
         """Every process that works for this home."""
@@ -223,7 +230,7 @@ class World:
             json.dumps({"query": query, "variables": variables}).encode(),
             {"Content-Type": "application/json"},
         )
-        with urllib.request.urlopen(request, timeout=60) as answer:
+        with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
             body = json.load(answer)
         assert "errors" not in body, body
         return body["data"]
@@ -236,7 +243,7 @@ class World:
 
     # What must be so
 
-    def until(self, question: Any, what: str, seconds: float = 150.0) -> None:
+    def until(self, question: Any, what: str, seconds: float = PATIENCE) -> None:
         """Wait until something is so."""
         deadline = time.monotonic() + seconds
         while True:
@@ -251,7 +258,7 @@ class World:
 
     def rows(self) -> dict[str, tuple[str, np.ndarray]]:
         """The index: path -> (audio hash, vector); fails if a path has two rows."""
-        with connect(self.project().uri, wait_seconds=60) as client:
+        with connect(self.project().uri, wait_seconds=PATIENCE) as client:
             if not client.has_collection(ALIAS):
                 return {}
             load(client, ALIAS)

@@ -39,6 +39,12 @@ FULL_BYTES = 1 << 20
 HINT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
 """OpenVINO's names of the types."""
 
+ONE_FRAME = 4
+"""Columns of the spectrogram, 50 ms at most, of which MuQ makes a single frame.
+
+OpenVINO 2026.4 gives other values for it in bfloat16 on a CPU with AMX: it is done in float32.
+"""
+
 
 class Refused(Exception):
     """OpenVINO cannot stand in for torch here; the message says why."""
@@ -260,20 +266,29 @@ def check(ov: Any, kept: Conversion, device: str, dtype: str, weights: Weights) 
 
     name = f"{device} {ov.Core().get_property(device, 'FULL_DEVICE_NAME')}"
     what = {"openvino": ov.__version__, "device": name, "dtype": dtype}
+    if dtype == "bfloat16":
+        what["one_frame"] = "float32"
     return Checked(kept.cosine(what, measure), engine)
 
 
 def _compile(ov: Any, model: Path, device: str, dtype: str, weights: Weights) -> Engine:
-    spectrogram = mel_spectrogram(weights.config)
+    spectrogram, hop = mel_spectrogram(weights.config), weights.config.get("hop_length", 240)
     # What is not quantised in a model in int8 is computed in the fastest of the others.
     float_ = _dtypes(device)[0] if dtype == "int8" else dtype
-    settings = {"INFERENCE_PRECISION_HINT": HINT[float_], "NUM_STREAMS": "1"}
-    if device == "CPU":
-        # Pinned, the workers would all sit on the first core.
-        settings |= {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
-    request = ov.Core().compile_model(model, device, settings).create_infer_request()
+
+    def compiled(float_: str) -> Any:
+        settings = {"INFERENCE_PRECISION_HINT": HINT[float_], "NUM_STREAMS": "1"}
+        if device == "CPU":
+            # Pinned, the workers would all sit on the first core.
+            settings |= {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
+        return ov.Core().compile_model(model, device, settings).create_infer_request()
+
+    usual = compiled(float_)
 
     def frames(audio: np.ndarray) -> np.ndarray:
+        alone = audio.shape[1] // hop <= ONE_FRAME
+        # Not kept: such a window is too rare to hold a second model for.
+        request = compiled("float32") if alone and float_ == "bfloat16" else usual
         return np.concatenate([request.infer([spectrogram(x)[None]])[0] for x in audio])
 
     return Engine(frames, dtype)
