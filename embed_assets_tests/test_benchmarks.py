@@ -44,10 +44,10 @@ def load(monkeypatch):
         sys.modules["torch"].set_num_threads(len(os.sched_getaffinity(0)))
 
 
-@pytest.fixture
-def faulty(tmp_path):
+@pytest.fixture(scope="module")
+def faulty(tmp_path_factory):
     """Three tracks, and four files that are called tracks."""
-    folder = tmp_path / "faulty"
+    folder = tmp_path_factory.mktemp("faulty")
     for seed in range(3):
         write_track(folder / f"Album {seed}" / "track.ogg", seconds=32.0, seed=seed, channels=1)
     write_track(folder / "half a second.ogg", seconds=0.5)
