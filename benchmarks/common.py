@@ -82,6 +82,11 @@ def median(values: Sequence[float]) -> float:
     return round(statistics.median(values), 3)
 
 
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Of the medians."""
+    return round(statistics.median(above) / statistics.median(below), 2)
+
+
 def rounded(values: Sequence[float]) -> list[float]:
     return [round(float(v), 3) for v in values]
 

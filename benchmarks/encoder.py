@@ -14,6 +14,7 @@ turns too, made of other windows of --music unless --cache has it: `int8_ratio` 
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 import tempfile
 import time
@@ -89,7 +90,7 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     flops = args.seconds * GFLOP_A_SECOND, 2 * args.side**3 / 1e9
     share = common.median([flops[0] / t["engine"] * t["gemm"] / flops[1] for t in turns])
     ratio = common.median([t["muq"] / t["engine"] for t in turns])
-    seconds = {n: common.median(s[1:]) for n, s in spent.items()}
+    seconds = {n: statistics.median(s[1:]) for n, s in spent.items()}
     int8 = {}
     if args.int8:
         int8 = {

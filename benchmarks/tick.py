@@ -85,7 +85,7 @@ def ticks(settings: Any, library: Path, n: int) -> dict[str, Any]:
             memory.append(common.rss_mib())
         parts = parts_of_a_tick(settings, instance)
     return {
-        "ratio": round(common.median(seconds) / common.median(finds), 2),
+        "ratio": common.ratio(seconds, finds),
         "goal": 5.0,
         "said": said[-1],
         "tick_seconds": common.median(seconds),

@@ -47,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     common.show(
         {
             "benchmark": "walk",
-            "ratio": round(common.median(walks) / common.median(finds), 2),
+            "ratio": common.ratio(walks, finds),
             "goal": 3.0,
             **counted,
             "walk_seconds": common.median(walks),
