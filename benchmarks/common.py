@@ -91,6 +91,15 @@ def rounded(values: Sequence[float]) -> list[float]:
     return [round(float(v), 3) for v in values]
 
 
+def insert(db: Any, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows into a table of the project; columns that are not named have their defaults."""
+    marks = ", ".join("?" * len(columns))
+    db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)
+
+
+FOLDER_COLUMNS = ("folder_id", "path", "digest", "scan", "scanned_at")
+
+
 def timed(work: Callable[[], object]) -> float:
     started = time.perf_counter()
     work()

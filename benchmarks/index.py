@@ -315,13 +315,9 @@ def fill(home: Path, rows: int, windows: int = 3) -> None:
         store.write(spec.recipe.digest, audio, vectors)
     os.fsync = sync
     with tables.transaction() as db:
-        db.executemany("INSERT INTO folders VALUES (?, ?, ?, ?, ?)", folders)
-        for table, columns, values in (
-            ("tracks", (*TRACK_COLUMNS, "scan", "seen_at"), tracks),
-            ("embeddings", EMBEDDING_COLUMNS, embeddings),
-        ):
-            marks = ", ".join("?" * len(columns))
-            db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", values)
+        common.insert(db, "folders", common.FOLDER_COLUMNS, folders)
+        common.insert(db, "tracks", (*TRACK_COLUMNS, "scan", "seen_at"), tracks)
+        common.insert(db, "embeddings", EMBEDDING_COLUMNS, embeddings)
 
 
 if __name__ == "__main__":

@@ -221,11 +221,8 @@ def fill(root: Path, made: np.ndarray) -> tuple[Any, Any, Any]:
         "scan",
     )
     tables.put_embeddings(Embedding(spec.recipe.digest, h, 3, at=1.0) for h in hashes)
-    with tables.transaction() as db:
-        folders = {f"{i // PER_FOLDER:032x}" for i in range(len(made))}
-        db.executemany(
-            "INSERT INTO indexed VALUES ('bench', ?, 'v', 12, 1)", ((f,) for f in folders)
-        )
+    folders = range(-(-len(made) // PER_FOLDER))
+    tables.put_indexed("bench", ((f"{i:032x}", "v", PER_FOLDER) for i in folders))
     Pooled(store, spec).keep(dict.fromkeys(hashes, 1.0))
     return tables, store, spec
 

@@ -15,6 +15,7 @@ import os
 import shutil
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -138,8 +139,6 @@ def write_record(settings: Any, library: Path) -> None:
 
 def _note_in_tables(settings: Any, library: Path) -> None:
     """The sensor believes Dagster's record only where the tables and the index agree."""
-    import uuid
-
     from embed_assets.identity import folder_id
     from embed_assets.index import collection
     from embed_assets.index.connection import connect
@@ -151,20 +150,15 @@ def _note_in_tables(settings: Any, library: Path) -> None:
     spec, tables, name = project.spec(), project.tables, project.library.name
     with connect(project.uri) as client:
         collection.ensure(client, spec)
-    folders = [(folder_id(name, f.path), f.path, f.digest) for f in walk(library)]
-    scan = uuid.uuid4().hex
+    folders = [(folder_id(name, f.path), f) for f in walk(library)]
+    rows = ((folder, f.path, f.digest, "scan", time.time(), f.ctimes) for folder, f in folders)
     with tables.transaction() as db:
-        db.executemany(
-            "INSERT INTO folders VALUES (?, ?, ?, ?, 0.0)",
-            ((folder, path, digest, scan) for folder, path, digest in folders),
-        )
-    versions = ((folder, version_of(digest, spec), 10) for folder, _, digest in folders)
+        common.insert(db, "folders", (*common.FOLDER_COLUMNS, "ctimes"), rows)
+    versions = ((folder, version_of(f.digest, spec), 10) for folder, f in folders)
     tables.put_indexed(spec.place(project.uri), versions)
 
 
 def _index_all(instance: Any, settings: Any, library: Path) -> None:
-    import time
-
     import dagster as dg
     from dagster._core.events import DagsterEvent, StepMaterializationData
     from dagster._core.events.log import EventLogEntry
