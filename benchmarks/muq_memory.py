@@ -30,9 +30,9 @@ WAV_RATE = 8000
 def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument("--hours", type=float, default=10.0)
-    parser.add_argument("--whole-hours", type=float, default=1.0)
-    args = common.parse(parser, argv, sizes=[2], hours=0.02, whole_hours=0.005)
+    parser.add_argument("--hours", type=float, default=10.0, help="0: no such file")
+    parser.add_argument("--whole-hours", type=float, default=1.0, help="0: no such file")
+    args = common.parse(parser, argv, sizes=[2], hours=0.02, whole_hours=0.0)
     common.prepare()
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
         common.show(measure(args, Path(temporary)), args)
@@ -52,6 +52,8 @@ def measure(args: Any, root: Path) -> dict[str, Any]:
         figures[f"peak_mib_{size}_tracks"] = peak(root, library, model, size)
     long = (("default_windows", args.hours, 3), ("end_to_end", args.whole_hours, 0))
     for name, hours, windows in long:
+        if not hours:
+            continue
         library = root / name
         make_long(library / "Album" / "long.wav", hours)
         figures[f"peak_mib_{hours:g}_hours_{name}"] = peak(root, library, model, 1, windows)

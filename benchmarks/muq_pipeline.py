@@ -74,9 +74,7 @@ def measure(args: Any, root: Path) -> dict[str, Any]:
         args.music = root / "music"
         common.make_tracks(args.music, args.tracks, 31.0)
     if not args.model:
-        command = [sys.executable, full_muq.__file__, str(model), "--music", str(args.music)]
-        command += ["--small"] * args.small
-        subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        full_muq.make(model, args.music, args.small)
     left_out = choose(args, root / "library")
     ours = {e: pipeline(args, root, e, str(model.resolve())) for e in args.encoders}
 
