@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDER_COLUMNS = ("folder_id", "path", "digest", "scan", "scanned_at")
 
 
 def prepare() -> None:
@@ -95,9 +96,6 @@ def insert(db: Any, table: str, columns: Sequence[str], rows: Iterable[Sequence[
     """Write rows into a table of the project; columns that are not named have their defaults."""
     marks = ", ".join("?" * len(columns))
     db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)
-
-
-FOLDER_COLUMNS = ("folder_id", "path", "digest", "scan", "scanned_at")
 
 
 def timed(work: Callable[[], object]) -> float:
