@@ -33,6 +33,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--model", type=Path, help="weights; random ones of full size without it")
     parser.add_argument("--device", default="cuda", help="a value of EMBED_DEVICE")
+    parser.add_argument("--cache", type=Path, help="where models that were converted are kept")
     parser.add_argument("--seconds", default="60,120,240,480", help="audio in a batch")
     parser.add_argument("--side", type=int, default=SIDE, help="of the matrices")
     args = common.parse(parser, argv, device="cpu", seconds="10", side=64)
@@ -53,12 +54,13 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
         full_muq.make(room / "model", small=args.small)
     model = str(args.model or room / "model")
     started = time.perf_counter()
-    encoder = encoders.load("muq", model, args.device, room)
+    cache = args.cache or room / "cache"
+    encoder = encoders.load("muq", model, args.device, cache)
     loaded = time.perf_counter() - started
     cuda = encoder.device.startswith("cuda")
     rng = np.random.default_rng(0)
     audio = rng.standard_normal((4, round(SECONDS * RATE))).astype(np.float32) / 8
-    ours, theirs = encoder.encode(audio), reference(model, room).encode(audio)
+    ours, theirs = encoder.encode(audio), reference(model, cache).encode(audio)
     cosines = [cosine(a, b) for a, b in zip(ours[:, 0], theirs[:, 0], strict=True)]
 
     speeds, by_batch = [], {}
