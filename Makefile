@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-fast test-server check stress bench clean
+.PHONY: install demo test test-fast test-server check stress bench bench-small clean
 
 install: $(STAMP)
 
@@ -40,12 +40,17 @@ check: install
 	$(BIN)/lint-imports setup.cfg
 	$(BIN)/dg check defs
 
-# MUSIC=DIR, a folder of real music: without it tracks are synthesised, and retrieval is left out.
+# MUSIC=DIR, a folder of real music: without it tracks are synthesised where that means something.
 bench: install
-	for b in walk tick history similar search index parts encoder muq_memory hand_over stop; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
-	for b in drop bulk; do $(BIN)/python benchmarks/$$b.py $(if $(MUSIC),--music '$(MUSIC)') --json || exit 1; done
+	for b in walk tick history scan similar search index parts muq_memory hand_over stop; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
+	for b in encoder drop bulk; do $(BIN)/python benchmarks/$$b.py $(if $(MUSIC),--music '$(MUSIC)') --json || exit 1; done
 	$(if $(MUSIC),$(BIN)/python benchmarks/muq_pipeline.py --music '$(MUSIC)' --json)
 	$(if $(MUSIC),$(BIN)/python benchmarks/retrieval.py '$(MUSIC)' --json)
+	$(if $(MUSIC),$(BIN)/python benchmarks/fit_acoustic.py '$(MUSIC)' --json)
+
+# Each in seconds, to show that it runs: the figures mean nothing.
+bench-small: install
+	$(BIN)/python -m pytest embed_assets_tests/test_benchmarks.py
 
 clean:
 	rm -rf $(VENV) .venv-milvus build dist *.egg-info

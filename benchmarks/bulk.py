@@ -6,8 +6,9 @@
 (scan_folder, embed_folders, index_library) with the same pools of workers, on the same files in one
 run, in turns, with `acoustic`. `share` is (sync - loop) / sync, of medians. The loop's seconds are
 those inside its process, imports not counted; `loop_process_seconds` counts them. --music takes
-real tracks; where there are too few, each is cut up without encoding it again, so that no two hold
-the same audio. Without it tracks of 30 s are made up.
+real tracks, and leaves out those that would be rejected; where there are too few, each is cut up
+without encoding it again, so that no two hold the same audio. Without it tracks of 30 s are made
+up.
 """
 
 from __future__ import annotations
@@ -21,30 +22,32 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import defaultdict
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import common
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--music", type=Path, help="a folder of real music")
     parser.add_argument("--tracks", type=int, default=1000)
+    parser.add_argument("--seconds", type=float, default=30.0, help="length of made-up tracks")
     parser.add_argument("--per-folder", type=int, default=12)
     parser.add_argument("--repeats", type=int, default=2)
     parser.add_argument("--bare-loop", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = common.parse(parser, argv, tracks=6, seconds=4.0, per_folder=3, repeats=1)
     if args.bare_loop:
         print(json.dumps(bare_loop()))
         return 0
     common.prepare()
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
         root = Path(temporary)
-        made = make_library(args, root / "library")
-        # Files that have just been made would be waited for: to be still is not what is measured.
-        time.sleep(6)
+        left_out: Counter[str] = Counter()
+        made = make_library(args, root / "library", left_out)
         syncs, loops = [], []
         for i in range(args.repeats):
             loops.append(run(root, f"loop{i}", [__file__, "--bare-loop"]))
@@ -66,6 +69,7 @@ def main() -> int:
             "folders": last["folders"],
             "runs": len(last["runs"]),
             "music": "real" if args.music else "synthesised",
+            "left_out": left_out,
             "sync_seconds": sync,
             "loop_seconds": inside,
             "loop_process_seconds": loop,
@@ -75,7 +79,7 @@ def main() -> int:
             "sync_seconds_all": common.rounded([r["process_seconds"] for r in syncs]),
             "loop_seconds_all": common.rounded([r["seconds"] for r in loops]),
         },
-        args.json,
+        args,
     )
     return 0
 
@@ -86,6 +90,8 @@ def run(root: Path, home: str, command: list[str]) -> dict[str, Any]:
         "EMBED_LIBRARY": str(root / "library"),
         "EMBED_HOME": str(root / home),
         "EMBED_ENCODER": "acoustic",
+        # Files that have just been made would be waited for: to be still is not what is measured.
+        "EMBED_SETTLE_SECONDS": "0",
     }
     started = time.perf_counter()
     done = subprocess.run(
@@ -179,59 +185,43 @@ def where(home: Path) -> dict[str, float]:
     return {k: round(v, 3) for k, v in total.items()}
 
 
-def make_library(args: Any, folder: Path) -> int:
+def make_library(args: Any, folder: Path, left_out: Counter[str]) -> int:
     """Albums of a dozen tracks, no two of the same audio; returns how many tracks there are."""
+    apart = folder.with_name("pieces")
     if args.music:
-        sources = common.tracks_in(args.music)
-        pieces = max(1, math.ceil(args.tracks / len(sources)))
-        jobs = [(p, i, pieces) for p in sources for i in range(pieces)]
+        found = common.playable(common.tracks_in(args.music), left_out)
+        sources = list(islice(found, args.tracks))
+        if not sources:
+            raise SystemExit(f"--music: no track can be used; left out: {dict(left_out)}")
+        each = math.ceil(args.tracks / len(sources))
+        tracks = pieces(sources, each, apart, left_out) if each > 1 else iter(sources)
     else:
-        jobs = [(None, i, 1) for i in range(args.tracks)]
+        tracks = iter(common.make_tracks(apart, args.tracks, args.seconds))
     made = 0
-    for source, piece, pieces in jobs:
-        if made == args.tracks:
-            break
+    for track in islice(tracks, args.tracks):
         album = folder / f"Album {made // args.per_folder:03d}"
         album.mkdir(parents=True, exist_ok=True)
-        if source is None:
-            from embed_assets_tests.synth import write_track
-
-            write_track(album / f"{made:04d}.ogg", seconds=30.0, seed=piece)
-        elif pieces == 1:
-            shutil.copyfile(source, album / f"{made:04d} {source.name}")
-        elif not cut(source, album / f"{made:04d} {source.name}", piece, pieces):
-            continue
+        shutil.copyfile(track, album / f"{made:04d} {track.name}")
         made += 1
+    shutil.rmtree(apart, ignore_errors=True)
     return made
 
 
-def cut(source: Path, target: Path, piece: int, pieces: int) -> bool:
-    """Copy one of the pieces of a track's packets, as they are; False: it cannot be cut."""
+def pieces(sources: list[Path], each: int, folder: Path, left_out: Counter[str]) -> Iterator[Path]:
+    """Pieces of tracks that can be embedded by themselves, one at a time on the disk."""
     import av
 
-    try:
-        _cut(av, source, target, piece, pieces)
-    except av.FFmpegError:
-        target.unlink(missing_ok=True)
-        return False
-    return True
-
-
-def _cut(av: Any, source: Path, target: Path, piece: int, pieces: int) -> None:
-
-    with av.open(str(source)) as whole:
-        stream = whole.streams.audio[0]
-        packets = [p for p in whole.demux(stream) if p.dts is not None]
-        each = len(packets) // pieces
-        kept = packets[piece * each : (piece + 1) * each]
-        with av.open(str(target), "w") as out:
-            copy = out.add_stream_from_template(stream)
-            base = kept[0].dts
-            for packet in kept:
-                packet.dts -= base
-                packet.pts = packet.dts if packet.pts is None else packet.pts - base
-                packet.stream = copy
-                out.mux(packet)
+    folder.mkdir()
+    for source in sources:
+        for i in range(each):
+            piece = folder / f"{i} {source.name}"
+            try:
+                common.cut(source, piece, i / each, (i + 1) / each)
+            except av.FFmpegError:
+                left_out["cannot be cut"] += 1
+                break
+            yield from common.playable([piece], left_out)
+            piece.unlink()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""What the benchmarks share: figures of a sample, made-up libraries, how results are printed."""
+"""What the benchmarks share: options, real and made-up music, how results are printed."""
 
 from __future__ import annotations
 
@@ -9,12 +9,17 @@ import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
+FOLDER_COLUMNS = ("folder_id", "path", "digest", "scan", "scanned_at")
 
 
 def prepare() -> None:
@@ -31,21 +36,37 @@ def parser(doc: str | None) -> argparse.ArgumentParser:
     made = argparse.ArgumentParser(description=(doc or "").split("\n")[0])
     made.add_argument("--json", action="store_true", help="print one JSON object, nothing else")
     made.add_argument("--dir", type=Path, help="make the temporary folder in here")
+    made.add_argument(
+        "--small", action="store_true", help="show that it runs: its figures mean nothing"
+    )
     return made
 
 
-def show(figures: dict[str, Any], as_json: bool) -> None:
+def parse(
+    made: argparse.ArgumentParser, argv: Sequence[str] | None, **small: Any
+) -> argparse.Namespace:
+    """Parse the arguments; with --small, `small` has the defaults of the other options."""
+    args = made.parse_args(argv)
+    if args.small:
+        made.set_defaults(**small)
+        args = made.parse_args(argv)
+    return args
+
+
+def show(figures: dict[str, Any], args: argparse.Namespace) -> None:
+    """Print the figures, with the machine's, as JSON or as lines."""
     figures = {
         **figures,
+        **({"small": True} if args.small else {}),
         "cpu": cpu(),
         "cores": len(os.sched_getaffinity(0)),
         "date": datetime.now(UTC).date().isoformat(),
     }
-    if as_json:
+    if args.json:
         print(json.dumps(figures))
         return
     for name, value in figures.items():
-        print(f"{name:34} {value}")
+        print(f"{name:34} {dict(value) if isinstance(value, Counter) else value}")
 
 
 def cpu() -> str:
@@ -62,8 +83,19 @@ def median(values: Sequence[float]) -> float:
     return round(statistics.median(values), 3)
 
 
+def ratio(above: Sequence[float], below: Sequence[float]) -> float:
+    """Of the medians."""
+    return round(statistics.median(above) / statistics.median(below), 2)
+
+
 def rounded(values: Sequence[float]) -> list[float]:
     return [round(float(v), 3) for v in values]
+
+
+def insert(db: Any, table: str, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
+    """Write rows into a table of the project; columns that are not named have their defaults."""
+    marks = ", ".join("?" * len(columns))
+    db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)
 
 
 def timed(work: Callable[[], object]) -> float:
@@ -102,6 +134,91 @@ def tracks_in(folder: Path) -> list[Path]:
     from embed_assets.library.walk import is_audio
 
     return sorted(p for p in folder.rglob("*") if p.is_file() and is_audio(os.fsencode(p.name)))
+
+
+def playable(paths: Iterable[Path], left_out: Counter[str]) -> Iterator[Path]:
+    """The tracks that would be embedded; what would be rejected is counted by its reason."""
+    from embed_assets.audio.decode import read_windows
+    from embed_assets.audio.windows import WindowPolicy
+    from embed_assets.errors import TrackRejected
+    from embed_assets.library.probe import probe
+
+    for path in paths:
+        try:
+            duration = probe(os.fsencode(path)).duration
+            read_windows(os.fsencode(path), duration, WindowPolicy(10.0, 3), 24_000)
+        except TrackRejected as e:
+            left_out[str(e.reason)] += 1
+            continue
+        yield path
+
+
+def middles(paths: Iterable[Path], seconds: float, left_out: Counter[str]) -> list[np.ndarray]:
+    """The middle of each track, float32 [seconds * 24,000]; shorter tracks are left out as well."""
+    from embed_assets.audio.decode import read_windows
+    from embed_assets.audio.windows import WindowPolicy
+    from embed_assets.errors import Reason, TrackRejected
+
+    found = []
+    for path in paths:
+        try:
+            window = read_windows(os.fsencode(path), 0.0, WindowPolicy(seconds, 1), 24_000).windows[
+                0
+            ]
+        except TrackRejected as e:
+            left_out[str(e.reason)] += 1
+            continue
+        if len(window) == round(seconds * 24_000):
+            found.append(window)
+        else:
+            left_out[str(Reason.TOO_SHORT)] += 1
+    if not found:
+        raise SystemExit(f"no track of {seconds:g} s that can be decoded; left out: {left_out}")
+    return found
+
+
+def make_tracks(folder: Path, count: int, seconds: float) -> list[Path]:
+    """Made-up tracks, each with audio of its own, cut from as few encoded ones as can be."""
+    import numpy as np
+
+    from embed_assets_tests.synth import music, write_audio
+
+    tunes = min(count, 12)
+    folder.mkdir(parents=True, exist_ok=True)
+    source, made = folder / "tune.ogg", []
+    for tune in range(tunes):
+        mine = range(tune, count, tunes)
+        # A second further for each track: shared audio, other packets, so other hashes.
+        whole = seconds + len(mine)
+        samples = np.tile(music(20.0, tune), (1, -int(-whole // 20)))
+        write_audio(source, samples[:, : round(whole * 44_100)])
+        for begin, i in enumerate(mine):
+            made.append(folder / f"{i:04d}.ogg")
+            cut(source, made[-1], begin / whole, (begin + seconds) / whole)
+        source.unlink()
+    return sorted(made)
+
+
+def cut(source: Path, target: Path, begin: float, end: float) -> None:
+    """Copy the packets between two shares of a track, without encoding them again.
+
+    Raises:
+        av.FFmpegError: its container cannot be cut.
+    """
+    import av
+
+    with av.open(str(source)) as whole:
+        stream = whole.streams.audio[0]
+        packets = [p for p in whole.demux(stream) if p.dts is not None]
+        kept = packets[round(begin * len(packets)) : round(end * len(packets))]
+        with av.open(str(target), "w") as out:
+            copy = out.add_stream_from_template(stream)
+            base = kept[0].dts if kept else 0
+            for packet in kept:
+                packet.dts -= base
+                packet.pts = packet.dts if packet.pts is None else packet.pts - base
+                packet.stream = copy
+                out.mux(packet)
 
 
 class PeakMemory:

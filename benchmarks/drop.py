@@ -6,8 +6,8 @@ A running `up` with the settings as they come (look every 5 s, settle for 5 s) a
 `acoustic`. The clock starts when the first track begins to be copied in and stops when Milvus gives
 a row for each: the tables say when it is worth asking, then Milvus is asked. Drops come at random
 moments of the sensor's round. `steps` are medians over the drops, from the runs' own events: where
-the seconds go. --music takes real tracks, each dropped once; without it they are made up, three
-minutes each.
+the seconds go. --music takes real tracks, each dropped once, and leaves out those that would be
+rejected; without it they are made up, three minutes each.
 """
 
 from __future__ import annotations
@@ -17,6 +17,9 @@ import shutil
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -26,30 +29,33 @@ GOAL_SECONDS = 15.0
 PATIENCE_SECONDS = 120.0
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--music", type=Path, help="a folder of real music")
     parser.add_argument("--drops", type=int, default=10)
     parser.add_argument("--tracks", type=int, default=12)
+    parser.add_argument("--seconds", type=float, default=180.0, help="length of made-up tracks")
+    parser.add_argument("--settle-seconds", type=float, default=5.0)
     parser.add_argument("--seed", type=int, default=0)
-    args = parser.parse_args()
+    args = common.parse(parser, argv, drops=1, tracks=2, seconds=4.0, settle_seconds=0.0)
     common.prepare()
     from embed_assets_tests.world import World
 
-    rng = random.Random(args.seed)
+    rng, left_out = random.Random(args.seed), Counter()
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
-        world = World(Path(temporary), {"EMBED_SETTLE_SECONDS": "5", "EMBED_SCAN_SECONDS": "5"})
+        settle = {"EMBED_SETTLE_SECONDS": str(args.settle_seconds), "EMBED_SCAN_SECONDS": "5"}
+        world = World(Path(temporary), settle)
         world.library.mkdir()
         # An empty library would be taken for one that is not mounted.
         (world.library / "notes.txt").touch()
-        albums = made_albums(args, world.root / "albums", rng)
+        albums = made_albums(args, world.root / "albums", rng, left_out)
         world.up()
         try:
             # The first album also creates the collection and serves it: not what is asked here.
             first = drop(world, albums.pop())
             dropped = []
             for album in albums:
-                time.sleep(rng.uniform(0.0, 6.0))
+                time.sleep(rng.uniform(0.0, args.settle_seconds + 1.0))
                 dropped.append(drop(world, album))
         finally:
             world.down()
@@ -66,6 +72,7 @@ def main() -> int:
             "drops": len(dropped),
             "tracks": args.tracks,
             "music": "real" if args.music else "synthesised",
+            "left_out": left_out,
             "steps": {k: common.median([d[k] for d in dropped]) for k in dropped[0]},
             "steps_of_the_slowest": {
                 k: round(v, 3) for k, v in max(dropped, key=lambda d: d["searchable"]).items()
@@ -73,25 +80,27 @@ def main() -> int:
             "seconds_all": common.rounded(seconds),
             "first_seconds": round(first["searchable"], 3),
         },
-        args.json,
+        args,
     )
     return 0
 
 
-def made_albums(args: Any, folder: Path, rng: random.Random) -> list[list[Path]]:
+def made_albums(
+    args: Any, folder: Path, rng: random.Random, left_out: Counter[str]
+) -> list[list[Path]]:
     """One album more than there are drops, no track twice."""
     n = args.tracks * (args.drops + 1)
     if args.music:
-        tracks = common.tracks_in(args.music)
+        found = common.tracks_in(args.music)
+        rng.shuffle(found)
+        tracks = list(islice(common.playable(found, left_out), n))
         if len(tracks) < n:
-            raise SystemExit(f"--music: {len(tracks)} tracks there, {n} are needed")
-        rng.shuffle(tracks)
+            raise SystemExit(
+                f"--music: {len(tracks)} tracks can be used, {n} are needed; left out:"
+                f" {dict(left_out)}; give --drops or --tracks"
+            )
     else:
-        from embed_assets_tests.synth import write_track
-
-        tracks = [folder / f"{i}.ogg" for i in range(n)]
-        for i, path in enumerate(tracks):
-            write_track(path, seconds=180.0, seed=i)
+        tracks = common.make_tracks(folder, n, args.seconds)
     return [tracks[i : i + args.tracks] for i in range(0, n, args.tracks)]
 
 

@@ -14,9 +14,12 @@ turns too, made of other windows of --music unless --cache has it: `int8_ratio` 
 from __future__ import annotations
 
 import os
+import statistics
 import sys
 import tempfile
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,20 +30,21 @@ GOAL_SHARE = 0.9
 SIDE = 2048
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--model", type=Path, help="weights; random ones of full size without it")
     parser.add_argument("--music", type=Path, help="a folder of real music")
     parser.add_argument("--seconds", type=float, default=10.0, help="length of a window")
+    parser.add_argument("--side", type=int, default=SIDE, help="of the matrices")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--int8", action="store_true", help="muq-int8 too")
     parser.add_argument("--cache", type=Path, help="where models that were converted are kept")
-    args = parser.parse_args()
+    args = common.parse(parser, argv, repeats=1, seconds=2.0, side=256)
     common.prepare()
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = "1"
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
-        common.show(measure(args, Path(temporary)), args.json)
+        common.show(measure(args, Path(temporary)), args)
     return 0
 
 
@@ -54,20 +58,21 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     if not args.model:
-        full_muq.make(room / "model", args.music)
+        full_muq.make(room / "model", args.music, args.small)
     model = str(args.model or room / "model")
     started = time.perf_counter()
     cache = args.cache or room / "cache"
     engine = encoders.load("muq", model, "cpu", cache)
     first = time.perf_counter() - started
     contenders = {"muq": reference(model, cache), "engine": engine}
-    music = windows(args, room)
+    left_out: Counter[str] = Counter()
+    music = windows(args, room, left_out)
     if args.int8:
         others = music[args.repeats + 1 :] or music
         others = others[:: max(1, len(others) // 8)][:8]
         make_int8(model, cache, [w[: 5 * 24_000] for w in others])
         contenders["int8"] = encoders.load("muq-int8", model, "cpu", cache)
-    matmul = gemm(engine.dtype)
+    matmul = gemm(engine.dtype, args.side)
     spent: dict[str, list[float]] = {name: [] for name in (*contenders, "gemm")}
     cosines: dict[str, list[float]] = {name: [] for name in contenders}
     for i in range(args.repeats + 1):
@@ -82,10 +87,10 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
         spent["gemm"].append(min(common.timed(matmul) for _ in range(3)))
     # The first turn warms caches up. Within a turn a noisy machine is noisy for all three.
     turns = [dict(zip(spent, each, strict=True)) for each in zip(*spent.values(), strict=True)][1:]
-    flops = args.seconds * GFLOP_A_SECOND, 2 * SIDE**3 / 1e9
+    flops = args.seconds * GFLOP_A_SECOND, 2 * args.side**3 / 1e9
     share = common.median([flops[0] / t["engine"] * t["gemm"] / flops[1] for t in turns])
     ratio = common.median([t["muq"] / t["engine"] for t in turns])
-    seconds = {n: common.median(s[1:]) for n, s in spent.items()}
+    seconds = {n: statistics.median(s[1:]) for n, s in spent.items()}
     int8 = {}
     if args.int8:
         int8 = {
@@ -105,6 +110,7 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
         "warning": engine.warning,
         "weights": "as given" if args.model else "random, calibrated",
         "music": "real" if args.music else "synthesised",
+        "left_out": left_out,
         "smallest_cosine": round(min(cosines["engine"]), 7),
         "audio_seconds_per_cpu_second": round(args.seconds / seconds["engine"], 2),
         "muq_audio_seconds_per_cpu_second": round(args.seconds / seconds["muq"], 2),
@@ -118,7 +124,7 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     }
 
 
-def gemm(dtype: str) -> Any:
+def gemm(dtype: str, side: int) -> Any:
     """A call that multiplies two large matrices on one thread, with oneDNN inside OpenVINO."""
     import numpy as np
 
@@ -128,8 +134,8 @@ def gemm(dtype: str) -> Any:
     from openvino import opset13 as op
 
     random = np.random.default_rng(0)
-    x = op.parameter([SIDE, SIDE], np.float32)
-    weights = random.standard_normal((SIDE, SIDE)).astype(np.float32)
+    x = op.parameter([side, side], np.float32)
+    weights = random.standard_normal((side, side)).astype(np.float32)
     graph = ov.Model([op.matmul(x, op.constant(weights), False, True)], [x], "gemm")
     settings = {
         "INFERENCE_PRECISION_HINT": HINT[dtype],
@@ -138,15 +144,13 @@ def gemm(dtype: str) -> Any:
         "ENABLE_CPU_PINNING": "NO",
     }
     request = ov.Core().compile_model(graph, "CPU", settings).create_infer_request()
-    tensor = ov.Tensor(random.standard_normal((SIDE, SIDE)).astype(np.float32))
+    tensor = ov.Tensor(random.standard_normal((side, side)).astype(np.float32))
     request.set_input_tensor(tensor)
     return request.infer
 
 
-def windows(args: Any, room: Path) -> list[Any]:
+def windows(args: Any, room: Path, left_out: Counter[str]) -> list[Any]:
     """Windows of real tracks, or of made-up ones: float32 [T] each."""
-    from embed_assets.audio.decode import read_windows
-    from embed_assets.audio.windows import WindowPolicy
     from embed_assets_tests.synth import write_track
 
     if args.music:
@@ -156,9 +160,7 @@ def windows(args: Any, room: Path) -> list[Any]:
         paths = [room / f"{seed}.ogg" for seed in range(args.repeats + 1)]
         for seed, path in enumerate(paths):
             write_track(path, seconds=args.seconds + 1, seed=seed)
-    policy = WindowPolicy(args.seconds, 1)
-    heard = [read_windows(bytes(p), 0.0, policy, 24_000).windows[0] for p in paths]
-    return [w for w in heard if len(w) == round(args.seconds * 24_000)]
+    return common.middles(paths, args.seconds, left_out)
 
 
 if __name__ == "__main__":

@@ -13,12 +13,15 @@ tracks are queried in a space fitted without any track of that fold, among the t
 
 from __future__ import annotations
 
-import argparse
-import json
 import sys
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+import common
 import numpy as np
 import retrieval
 
@@ -54,12 +57,14 @@ def filter_banks() -> dict[str, np.ndarray]:
     }
 
 
-def describe(folder: Path, banks: dict[str, np.ndarray]) -> list[Described]:
+def describe(
+    folder: Path, banks: dict[str, np.ndarray], window_seconds: float, left_out: Counter[str]
+) -> list[Described]:
     from embed_assets.encoders import acoustic
 
     tracks = []
-    for path in retrieval.tracks_in(folder):
-        pair = retrieval.segments(path, acoustic.SAMPLE_RATE, WINDOW_SECONDS)
+    for path in common.tracks_in(folder):
+        pair = retrieval.segments(path, acoustic.SAMPLE_RATE, window_seconds, left_out)
         if pair is not None:
             query, candidate = (np.stack([acoustic.features(w, banks) for w in x]) for x in pair)
             tracks.append(Described(str(path.parent), query, candidate))
@@ -118,17 +123,35 @@ def held_out(tracks: list[Described], projected: bool) -> tuple[np.ndarray, np.n
     return tuple(np.concatenate(part) for part in zip(*results, strict=True))
 
 
-def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("folder", type=Path, help="music, one folder a soundtrack or album")
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = common.parser(__doc__)
+    parser.add_argument(
+        "folder", type=Path, nargs="?", help="music, one folder a soundtrack or album"
+    )
+    parser.add_argument("--window-seconds", type=float, default=WINDOW_SECONDS)
     parser.add_argument("--write", action="store_true", help="ship what was fitted")
-    parser.add_argument("--json", action="store_true")
-    args = parser.parse_args()
+    args = common.parse(parser, argv, window_seconds=1.0)
+    if not (args.folder or args.small):
+        parser.error("a folder of music is needed")
+    if args.write and args.small:
+        parser.error("--small fits nothing that could be shipped")
+    common.prepare()
+    with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
+        args.folder = args.folder or retrieval.made_up(Path(temporary), 2)
+        common.show({"benchmark": "fit_acoustic", **measure(args)}, args)
+    return 0
 
+
+def measure(args: Any) -> dict[str, Any]:
     from embed_assets.encoders import acoustic
 
+    left_out: Counter[str] = Counter()
     banks = filter_banks()
-    tracks = describe(args.folder, banks)
+    tracks = describe(args.folder, banks, args.window_seconds, left_out)
+    if len({t.folder for t in tracks}) < 2:
+        raise SystemExit(
+            f"{args.folder}: tracks in two folders at least are needed; left out: {dict(left_out)}"
+        )
     model = fit(tracks)
     scores = {
         "raw": score(tracks, None),
@@ -136,8 +159,12 @@ def main() -> int:
         "projected, held out": held_out(tracks, projected=True),
         "projected, in sample": score(tracks, model),
     }
-    result = {
+    if args.write:
+        halves = {"projection": model["projection"].astype(np.float16)}
+        np.savez_compressed(acoustic.CONSTANTS, **(banks | model | halves))
+    return {
         "tracks": len(tracks),
+        "left_out": left_out,
         "folders": len({t.folder for t in tracks}),
         "windows": sum(len(t.query) + len(t.candidate) for t in tracks),
         "features": len(model["mean"]),
@@ -147,17 +174,7 @@ def main() -> int:
             for name, (hits, ap) in scores.items()
         },
     }
-    if args.write:
-        halves = {"projection": model["projection"].astype(np.float16)}
-        np.savez_compressed(acoustic.CONSTANTS, **(banks | model | halves))
-    if args.json:
-        print(json.dumps(result))
-    else:
-        for name, value in result.items():
-            print(f"{name:30} {value}")
-    return 0
 
 
 if __name__ == "__main__":
-    sys.path.insert(0, str(retrieval.ROOT))
     sys.exit(main())

@@ -15,6 +15,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,16 +29,17 @@ RATE = 24_000
 REPEATS = 5
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--model", type=Path, help="weights; random ones of full size without it")
     parser.add_argument("--device", default="cuda", help="a value of EMBED_DEVICE")
+    parser.add_argument("--cache", type=Path, help="where models that were converted are kept")
     parser.add_argument("--seconds", default="60,120,240,480", help="audio in a batch")
     parser.add_argument("--side", type=int, default=SIDE, help="of the matrices")
-    args = parser.parse_args()
+    args = common.parse(parser, argv, device="cpu", seconds="10", side=64)
     common.prepare()
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
-        common.show({"benchmark": "gpu", **measure(args, Path(temporary))}, args.json)
+        common.show({"benchmark": "gpu", **measure(args, Path(temporary))}, args)
     return 0
 
 
@@ -49,15 +51,16 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     from embed_assets.encoders.muq import reference
 
     if not args.model:
-        full_muq.make(room / "model")
+        full_muq.make(room / "model", small=args.small)
     model = str(args.model or room / "model")
     started = time.perf_counter()
-    encoder = encoders.load("muq", model, args.device, room)
+    cache = args.cache or room / "cache"
+    encoder = encoders.load("muq", model, args.device, cache)
     loaded = time.perf_counter() - started
     cuda = encoder.device.startswith("cuda")
     rng = np.random.default_rng(0)
     audio = rng.standard_normal((4, round(SECONDS * RATE))).astype(np.float32) / 8
-    ours, theirs = encoder.encode(audio), reference(model, room).encode(audio)
+    ours, theirs = encoder.encode(audio), reference(model, cache).encode(audio)
     cosines = [cosine(a, b) for a, b in zip(ours[:, 0], theirs[:, 0], strict=True)]
 
     speeds, by_batch = [], {}

@@ -13,7 +13,7 @@ from __future__ import annotations
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -28,13 +28,13 @@ RATE = 24_000
 DIM = 1024
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--device", default="", help="a value of EMBED_DEVICE")
     parser.add_argument("--model", type=Path, help="weights; random ones of full size without it")
     parser.add_argument("--batches", type=int, default=40)
     parser.add_argument("--milliseconds", type=float, default=50.0)
-    args = parser.parse_args()
+    args = common.parse(parser, argv, batches=2, milliseconds=5.0)
     common.prepare()
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
         room = Path(temporary)
@@ -42,8 +42,8 @@ def main() -> int:
             import full_muq
 
             args.model = room / "model"
-            full_muq.make(args.model)
-        common.show({"benchmark": "hand_over", **measure(args, room)}, args.json)
+            full_muq.make(args.model, small=args.small)
+        common.show({"benchmark": "hand_over", **measure(args, room)}, args)
     return 0
 
 

@@ -1,6 +1,6 @@
 """How many bytes does Dagster's home grow by a day in which nothing happens?
 
-    python benchmarks/history.py [--days 30] [--json]
+    python benchmarks/history.py [--days 30] [--json] [--small]
 
 A library of a few folders is imported, and then left alone: 24 runs of `reconcile` and one of
 `prune_history` a day. One of each is executed, the others are copies of its rows and files at the
@@ -15,6 +15,7 @@ import os
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,14 +24,14 @@ import common
 DAY = 86_400.0
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--days", type=int, default=30)
-    args = parser.parse_args()
+    args = common.parse(parser, argv, days=9)
     common.prepare()
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
         figures = age(Path(temporary), args.days)
-    common.show({"benchmark": "history", **figures}, args.json)
+    common.show({"benchmark": "history", **figures}, args)
     return 0
 
 

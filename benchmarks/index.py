@@ -23,6 +23,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import common
@@ -32,19 +33,19 @@ GOAL_SHARE = 0.8
 DIM = 1024
 PER_FOLDER = 12
 UPSERT = 500
-ROUNDS = 3
-SWITCHES = 20
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--rows", type=int, default=10_000)
     parser.add_argument("--rebuild-rows", type=int, default=100_000)
+    parser.add_argument("--rounds", type=int, default=3, help="turns of the step")
+    parser.add_argument("--switches", type=int, default=20)
     parser.add_argument("--address", help="an empty Milvus server, instead of Lite")
     parser.add_argument("--only", choices=("step", "switch", "rebuild"), help="one part of it")
     parser.add_argument("--child", choices=("rebuild", "search"), help=argparse.SUPPRESS)
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = common.parse(parser, argv, rows=48, rebuild_rows=48, rounds=1, switches=2)
     if args.child:
         {"rebuild": rebuild, "search": search}[args.child](args.home, args.address)
         return 0
@@ -55,20 +56,20 @@ def main() -> int:
         if args.only != "rebuild":
             fill(home / "small", args.rows)
         if args.only in (None, "step"):
-            figures |= step(home / "small", args.address, args.rows)
+            figures |= step(home / "small", args.address, args.rows, args.rounds)
         if args.only in (None, "switch"):
-            figures |= switch(home / "small", args.address)
+            figures |= switch(home / "small", args.address, args.switches)
         if args.only in (None, "rebuild") and args.rebuild_rows:
             shutil.rmtree(home / "small", ignore_errors=True)
             fill(home / "large", args.rebuild_rows)
             figures |= rebuilt(home / "large", args.address, args.rebuild_rows)
-    common.show({**figures, "goal": GOAL_SHARE}, args.json)
+    common.show({**figures, "goal": GOAL_SHARE}, args)
     return 0
 
 
-def step(home: Path, address: str | None, rows: int) -> dict[str, object]:
+def step(home: Path, address: str | None, rows: int, rounds: int) -> dict[str, object]:
     bare, whole = [], []
-    for _ in range(ROUNDS):
+    for _ in range(rounds):
         bare.append(rows / upserts(home, address))
         whole.append(rows / child("rebuild", home, address)["seconds"])
     return {
@@ -153,7 +154,7 @@ def rebuilt(home: Path, address: str | None, rows: int) -> dict[str, object]:
     }
 
 
-def switch(home: Path, address: str | None) -> dict[str, object]:
+def switch(home: Path, address: str | None, switches: int) -> dict[str, object]:
     """Move the alias to and fro between two collections under a searcher."""
     from embed_assets.index import collection, serving
     from embed_assets.index.connection import connect
@@ -181,7 +182,7 @@ def switch(home: Path, address: str | None) -> dict[str, object]:
         assert process.stdout is not None
         if process.stdout.readline() != "ready\n":
             raise SystemExit("the searcher did not start")
-        for i in range(SWITCHES):
+        for i in range(switches):
             names = [one.collection for one in (spec, wide)]
             with connect(uri) as client:
                 collection.load(client, names[i % 2])
@@ -314,13 +315,9 @@ def fill(home: Path, rows: int, windows: int = 3) -> None:
         store.write(spec.recipe.digest, audio, vectors)
     os.fsync = sync
     with tables.transaction() as db:
-        db.executemany("INSERT INTO folders VALUES (?, ?, ?, ?, ?)", folders)
-        for table, columns, values in (
-            ("tracks", (*TRACK_COLUMNS, "scan", "seen_at"), tracks),
-            ("embeddings", EMBEDDING_COLUMNS, embeddings),
-        ):
-            marks = ", ".join("?" * len(columns))
-            db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", values)
+        common.insert(db, "folders", common.FOLDER_COLUMNS, folders)
+        common.insert(db, "tracks", (*TRACK_COLUMNS, "scan", "seen_at"), tracks)
+        common.insert(db, "embeddings", EMBEDDING_COLUMNS, embeddings)
 
 
 if __name__ == "__main__":

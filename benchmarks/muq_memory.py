@@ -17,8 +17,8 @@ import subprocess
 import sys
 import tempfile
 import threading
-import time
 import wave
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,14 +27,15 @@ import common
 WAV_RATE = 8000
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--sizes", type=int, nargs="+", default=[10, 100, 1000])
-    parser.add_argument("--hours", type=float, default=10.0)
-    args = parser.parse_args()
+    parser.add_argument("--hours", type=float, default=10.0, help="0: no such file")
+    parser.add_argument("--whole-hours", type=float, default=1.0, help="0: no such file")
+    args = common.parse(parser, argv, sizes=[2], hours=0.02, whole_hours=0.0)
     common.prepare()
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
-        common.show(measure(args, Path(temporary)), args.json)
+        common.show(measure(args, Path(temporary)), args)
     return 0
 
 
@@ -49,7 +50,10 @@ def measure(args: Any, root: Path) -> dict[str, Any]:
         library = root / f"{size} tracks"
         make_tracks(library / "Album", size)
         figures[f"peak_mib_{size}_tracks"] = peak(root, library, model, size)
-    for name, hours, windows in (("default_windows", args.hours, 3), ("end_to_end", 1.0, 0)):
+    long = (("default_windows", args.hours, 3), ("end_to_end", args.whole_hours, 0))
+    for name, hours, windows in long:
+        if not hours:
+            continue
         library = root / name
         make_long(library / "Album" / "long.wav", hours)
         figures[f"peak_mib_{hours:g}_hours_{name}"] = peak(root, library, model, 1, windows)
@@ -59,7 +63,6 @@ def measure(args: Any, root: Path) -> dict[str, Any]:
 
 def peak(root: Path, library: Path, model: Path, tracks: int, windows: int = 3) -> int:
     """Sync a library into a home of its own; MiB."""
-    time.sleep(6)  # Files that have just been made would be waited for.
     home = root / f"home of {library.name}"
     home.mkdir()
     (home / "models").symlink_to(root / "models")
@@ -69,6 +72,8 @@ def peak(root: Path, library: Path, model: Path, tracks: int, windows: int = 3) 
         "EMBED_MODEL": str(model),
         "EMBED_DEVICE": "cpu",
         "EMBED_WINDOWS": str(windows),
+        # Files that have just been made would be waited for.
+        "EMBED_SETTLE_SECONDS": "0",
     }
     with open(root / "stderr", "w") as errors:
         process = subprocess.Popen(

@@ -32,6 +32,8 @@ import sys
 import tempfile
 import threading
 import time
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -42,9 +44,9 @@ import full_muq
 WHOLE_SECONDS = 200
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
-    parser.add_argument("--music", type=Path, required=True, help="a folder of real music")
+    parser.add_argument("--music", type=Path, help="a folder of real music")
     parser.add_argument("--model", type=Path, help="weights; random ones of full size without it")
     parser.add_argument("--tracks", type=int, default=50)
     parser.add_argument("--per-folder", type=int, default=12)
@@ -54,30 +56,29 @@ def main() -> int:
     parser.add_argument("--whole", type=int, default=0, help="tracks to embed from end to end too")
     parser.add_argument("--models", type=Path, help="an EMBED_HOME's, with what muq-int8 needs")
     parser.add_argument("--naive", type=Path, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = common.parse(parser, argv, tracks=2, window_seconds=1.0)
     common.prepare()
     if args.naive:
         print(json.dumps(naive(args)))
         return 0
+    if not (args.music or args.small):
+        parser.error("--music is needed")
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
-        common.show(measure(args, Path(temporary)), args.json)
+        common.show(measure(args, Path(temporary)), args)
     return 0
 
 
 def measure(args: Any, root: Path) -> dict[str, Any]:
     model = args.model or root / "model"
+    if not args.music:
+        args.music = root / "music"
+        common.make_tracks(args.music, args.tracks, 31.0)
     if not args.model:
-        subprocess.run(
-            [sys.executable, full_muq.__file__, str(model), "--music", str(args.music)],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
-    library = root / "library"
-    choose(args, library)
-    time.sleep(6)  # Files that have just been made would be waited for.
+        full_muq.make(model, args.music, args.small)
+    left_out = choose(args, root / "library")
     ours = {e: pipeline(args, root, e, str(model.resolve())) for e in args.encoders}
 
-    again = [sys.executable, __file__, "--naive", str(root), "--music", str(args.music)]
+    again = [sys.executable, __file__, "--naive", str(root)]
     again += ["--model", str(model.resolve()), "--windows", str(args.windows)]
     again += ["--window-seconds", str(args.window_seconds), "--whole", str(args.whole)]
     theirs, all_seconds, their_peak = run(again, root, {})
@@ -105,6 +106,7 @@ def measure(args: Any, root: Path) -> dict[str, Any]:
         "tracks": args.tracks,
         "windows": f"{args.windows} x {args.window_seconds:g} s",
         "weights": "as given" if args.model else "random, calibrated",
+        "left_out": left_out,
         "naive_seconds": round(their_seconds, 1),
         "naive_parts": theirs,
         "naive_whole_tracks": whole,
@@ -123,6 +125,8 @@ def pipeline(args: Any, root: Path, encoder: str, model: str) -> dict[str, Any]:
         "EMBED_DEVICE": "cpu",
         "EMBED_WINDOWS": str(args.windows),
         "EMBED_WINDOW_SECONDS": str(args.window_seconds),
+        # Files that have just been made would be waited for.
+        "EMBED_SETTLE_SECONDS": "0",
     }
     load = "import sys; from pathlib import Path; from embed_assets import encoders as e;"
     load += "e.load(sys.argv[3], sys.argv[1], 'cpu', Path(sys.argv[2]))"
@@ -163,28 +167,32 @@ def pipeline(args: Any, root: Path, encoder: str, model: str) -> dict[str, Any]:
     }
 
 
-def choose(args: Any, library: Path) -> None:
-    """Real tracks from all over the collection that librosa can load, in albums."""
+def choose(args: Any, library: Path) -> Counter[str]:
+    """Tracks from all over the collection that both can load, in albums; what is left out."""
     import soundfile
 
-    made = 0
+    made, left_out = 0, Counter()
     tracks = common.tracks_in(args.music)
     step = max(1, len(tracks) // (args.tracks * 2))
-    for source in [t for first in range(step) for t in tracks[first::step]]:
-        if made == args.tracks:
-            return
+    spread = [t for first in range(step) for t in tracks[first::step]]
+    for source in common.playable(spread, left_out):
         try:
             seconds = soundfile.info(source).duration
         except soundfile.SoundFileError:
+            left_out["librosa cannot load it"] += 1
             continue
         if not 30 <= seconds <= 400:
+            left_out["not of 30 to 400 s"] += 1
             continue
         album = library / f"Album {made // args.per_folder:03d}"
         album.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(source, album / f"{made:03d} {source.name}")
         made += 1
-    if made < args.tracks:
-        raise SystemExit(f"only {made} tracks in {args.music} can be used; give --tracks")
+        if made == args.tracks:
+            return left_out
+    raise SystemExit(
+        f"only {made} tracks in {args.music} can be used; left out: {dict(left_out)}; give --tracks"
+    )
 
 
 def run(

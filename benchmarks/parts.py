@@ -17,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -28,7 +29,7 @@ import numpy as np
 QUESTIONS = 20
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--tracks", type=int, default=1_000)
     parser.add_argument("--windows", default="3,24")
@@ -36,7 +37,7 @@ def main() -> int:
     parser.add_argument("--child", choices=("step", "ask"), help=argparse.SUPPRESS)
     parser.add_argument("--home", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--on", action="store_true", help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = common.parse(parser, argv, tracks=36, windows="3")
     if args.child:
         {"step": step, "ask": ask}[args.child](args)
         return 0
@@ -48,7 +49,7 @@ def main() -> int:
             home = Path(temporary)
             made.fill(home, args.tracks, windows)
             figures |= {f"{windows}_{k}": v for k, v in measured(args, home, windows).items()}
-    common.show(figures, args.json)
+    common.show(figures, args)
     return 0
 
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -29,16 +29,16 @@ import numpy as np
 DIM = 1024
 GOAL_MS = 10.0
 PER_FOLDER = 12
-QUERIES = 200
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--rows", default="1000,10000,100000")
     parser.add_argument("--lite-rows", default="1000,10000,100000")
+    parser.add_argument("--questions", type=int, default=200)
     parser.add_argument("--server", help="URI of an empty Milvus server that may be wiped")
     parser.add_argument("--write", nargs=2, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = common.parse(parser, argv, rows="500", lite_rows="500", questions=20)
     common.prepare()
     if args.write:
         return write(*args.write)
@@ -48,13 +48,16 @@ def main() -> int:
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
         for n in sizes:
             made = vectors(n)
-            figures |= searcher(Path(temporary, f"s{n}"), made, f"searcher_{n}")
+            figures |= searcher(Path(temporary, f"s{n}"), made, f"searcher_{n}", args.questions)
             if n in lite:
-                figures |= milvus(str(Path(temporary, f"{n}.db")), made, f"lite_{n}")
+                figures |= milvus(
+                    str(Path(temporary, f"{n}.db")), made, f"lite_{n}", args.questions
+                )
             if args.server:
-                figures |= milvus(args.server, made, f"server_{n}")
+                figures |= milvus(args.server, made, f"server_{n}", args.questions)
         worst = vectors(max(sizes), isotropic=True)
-        figures |= searcher(Path(temporary, "worst"), worst, f"searcher_{max(sizes)}_isotropic")
+        name = f"searcher_{max(sizes)}_isotropic"
+        figures |= searcher(Path(temporary, "worst"), worst, name, args.questions)
     top = f"searcher_{max(sizes)}"
     common.show(
         {
@@ -65,7 +68,7 @@ def main() -> int:
             "milliseconds": "[p50, p95]",
             **figures,
         },
-        args.json,
+        args,
     )
     return 0
 
@@ -85,10 +88,10 @@ def vectors(n: int, isotropic: bool = False) -> np.ndarray:
     return made
 
 
-def questions(made: np.ndarray) -> tuple[np.ndarray, list[set[int]], list[float]]:
+def questions(made: np.ndarray, count: int) -> tuple[np.ndarray, list[set[int]], list[float]]:
     """Queries near rows, their true ten neighbours, and milliseconds of finding those by numpy."""
     rng = np.random.default_rng(7)
-    near = made[rng.integers(0, len(made), QUERIES)]
+    near = made[rng.integers(0, len(made), count)]
     asked = near + 0.3 * rng.standard_normal(near.shape).astype(np.float32) / DIM**0.5
     asked /= np.linalg.norm(asked, axis=1, keepdims=True)
     truth, spent = [], []
@@ -99,11 +102,11 @@ def questions(made: np.ndarray) -> tuple[np.ndarray, list[set[int]], list[float]
     return asked, truth, spent
 
 
-def searcher(root: Path, made: np.ndarray, name: str) -> dict[str, Any]:
+def searcher(root: Path, made: np.ndarray, name: str, count: int) -> dict[str, Any]:
     from embed_assets.index.searcher import Searcher
 
     tables, store, spec = fill(root, made)
-    asked, truth, spent = questions(made)
+    asked, truth, spent = questions(made, count)
     forget(root)
     cold = common.timed(lambda: Searcher(tables, store, spec, "bench").nearest(asked[0], 10))
     ready = Searcher(tables, store, spec, "bench")
@@ -124,7 +127,7 @@ def searcher(root: Path, made: np.ndarray, name: str) -> dict[str, Any]:
     }
 
 
-def milvus(uri: str, made: np.ndarray, name: str) -> dict[str, Any]:
+def milvus(uri: str, made: np.ndarray, name: str, count: int) -> dict[str, Any]:
     from embed_assets.index import collection
     from embed_assets.index.connection import connect
     from embed_assets.index.search import similar
@@ -143,7 +146,7 @@ def milvus(uri: str, made: np.ndarray, name: str) -> dict[str, Any]:
             client.upsert(spec.collection, batch)
         client.flush(spec.collection)
         collection.serve(client, spec)
-    asked, truth, _ = questions(made)
+    asked, truth, _ = questions(made, count)
 
     def opened() -> None:
         with connect(uri) as client:
@@ -218,11 +221,8 @@ def fill(root: Path, made: np.ndarray) -> tuple[Any, Any, Any]:
         "scan",
     )
     tables.put_embeddings(Embedding(spec.recipe.digest, h, 3, at=1.0) for h in hashes)
-    with tables.transaction() as db:
-        folders = {f"{i // PER_FOLDER:032x}" for i in range(len(made))}
-        db.executemany(
-            "INSERT INTO indexed VALUES ('bench', ?, 'v', 12, 1)", ((f,) for f in folders)
-        )
+    folders = range(-(-len(made) // PER_FOLDER))
+    tables.put_indexed("bench", ((f"{i:032x}", "v", PER_FOLDER) for i in folders))
     Pooled(store, spec).keep(dict.fromkeys(hashes, 1.0))
     return tables, store, spec
 

@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -30,12 +30,12 @@ PER_FOLDER = 12
 WRITERS = ("yielding", "indexing", "held")
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--tracks", type=int, default=10_000)
     parser.add_argument("--repeats", type=int, default=7)
     parser.add_argument("--write", choices=WRITERS, help=argparse.SUPPRESS)
-    args = parser.parse_args()
+    args = common.parse(parser, argv, tracks=36, repeats=1)
     if args.write:
         write(args.write)
         return 0
@@ -56,7 +56,7 @@ def main() -> int:
                 seconds[how] = [ask(root, i) for i in range(args.repeats)]
         start = [
             common.timed(lambda: subprocess.run([sys.executable, "-c", "import pymilvus"]))
-            for _ in range(3)
+            for _ in range(args.repeats)
         ]
     common.show(
         {
@@ -69,7 +69,7 @@ def main() -> int:
             **{f"{how}_seconds_worst": round(max(s), 3) for how, s in seconds.items()},
             "python_and_pymilvus_seconds": common.median(start),
         },
-        args.json,
+        args,
     )
     return 0
 

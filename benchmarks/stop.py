@@ -1,6 +1,6 @@
 """How long does it take until what was stopped has ended?
 
-    python benchmarks/stop.py [--repeats 3] [--json]
+    python benchmarks/stop.py [--repeats 3] [--json] [--small]
 
 Seconds from a signal until no process of the home is left: SIGTERM to `up` that waits for changes
 and to one whose run embeds, SIGINT (Ctrl-C) to the processes of a `sync` that embeds. `ratio`: the
@@ -16,7 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,19 +26,22 @@ GOAL_SECONDS = 10.0
 ALBUMS, TRACKS = 30, 12
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--repeats", type=int, default=3)
-    args = parser.parse_args()
+    parser.add_argument("--what", nargs="+", choices=list(STOPS), default=list(STOPS))
+    args = common.parse(parser, argv, repeats=1, what=["sync"])
     common.prepare()
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
-        common.show({"benchmark": "stop", **measure(args.repeats, Path(temporary))}, args.json)
+        figures = measure(args.what, args.repeats, Path(temporary))
+        common.show({"benchmark": "stop", **figures}, args)
     return 0
 
 
-def measure(repeats: int, room: Path) -> dict[str, Any]:
+def measure(chosen: Sequence[str], repeats: int, room: Path) -> dict[str, Any]:
     figures: dict[str, Any] = {}
-    for what, stop in (("up_waits", up_waits), ("up_embeds", up_embeds), ("sync", sync_embeds)):
+    for what in chosen:
+        stop = STOPS[what]
         figures[f"{what}_s"] = common.rounded([stop(room / f"{what}{i}") for i in range(repeats)])
     medians = [common.median(seconds) for seconds in figures.values()]
     return {"ratio": round(max(medians) / GOAL_SECONDS, 3), **figures}
@@ -104,6 +107,9 @@ def until_gone(world: Any, stop: Callable[[], object]) -> float:
     while world.processes():
         time.sleep(0.05)
     return time.perf_counter() - started
+
+
+STOPS = {"up_waits": up_waits, "up_embeds": up_embeds, "sync": sync_embeds}
 
 
 if __name__ == "__main__":

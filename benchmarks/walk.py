@@ -10,17 +10,18 @@ from __future__ import annotations
 
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 import common
 
 
-def main() -> int:
+def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--folders", type=int, default=10_000)
     parser.add_argument("--files", type=int, default=100_000)
     parser.add_argument("--repeats", type=int, default=9)
-    args = parser.parse_args()
+    args = common.parse(parser, argv, folders=20, files=100, repeats=2)
     common.prepare()
     from embed_assets.library.walk import walk
 
@@ -46,7 +47,7 @@ def main() -> int:
     common.show(
         {
             "benchmark": "walk",
-            "ratio": round(common.median(walks) / common.median(finds), 2),
+            "ratio": common.ratio(walks, finds),
             "goal": 3.0,
             **counted,
             "walk_seconds": common.median(walks),
@@ -56,7 +57,7 @@ def main() -> int:
             "rss_mib": round(memory[-1], 1),
             "rss_growth_mib": round(memory[-1] - memory[0], 2),
         },
-        args.json,
+        args,
     )
     return 0
 
