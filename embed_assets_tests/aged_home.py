@@ -62,7 +62,7 @@ class AgedHome:
             return value.replace(run_id, new) if isinstance(value, str) else value
 
         _copy(self.runs, "runs", "run_id", run_id, changed)
-        tags = [(new, k, v) for k, v in body["tags"].items()]
+        tags = [(new, k, v) for k, v in body.get("tags", {}).items()]
         self.runs.executemany("INSERT INTO run_tags (run_id, key, value) VALUES (?, ?, ?)", tags)
         where = "" if partition is None else " AND (partition IS NULL OR partition = ?)"
         ids = _copy(
