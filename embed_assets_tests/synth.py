@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import os
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -141,3 +142,11 @@ def write_track(
 ) -> Path:
     """Write a synthetic track; container and codec from the suffix; parents are made."""
     return write_audio(path, music(seconds, seed, rate, channels), rate=rate, tags=tags)
+
+
+def write_hour(path: str | os.PathLike, seed: int = 0) -> None:
+    """An hour of noise, quickly made: with EMBED_WINDOWS=0 work for many seconds."""
+    noise = np.random.default_rng(seed).integers(64, 192, 8000, np.uint8).tobytes()
+    with wave.open(os.fspath(path), "wb") as file:
+        file.setparams((1, 1, 8000, 0, "NONE", ""))
+        file.writeframes(noise * 3600)

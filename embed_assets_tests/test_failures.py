@@ -7,10 +7,8 @@ import signal
 import socket
 import subprocess
 import sys
-import wave
 
 import dagster as dg
-import numpy as np
 
 from embed_assets.defs import state
 from embed_assets.identity import folder_id
@@ -18,6 +16,7 @@ from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
 from embed_assets_tests.evidence import slots_held
 from embed_assets_tests.patience import PATIENCE
+from embed_assets_tests.synth import write_hour
 
 
 def events(world, kind):
@@ -213,13 +212,10 @@ def test_odd_questions_get_an_answer_and_no_traceback(world):
 
 def test_a_sync_that_is_stopped_cancels_its_run_and_tries_no_step_again(world):
     world.settings["EMBED_WINDOWS"] = "0"
-    # Hours of noise, quickly made: work for longer than it takes to see that it began.
+    # Work for longer than it takes to see that it began.
     (world.library / "Long").mkdir(parents=True)
     for i in range(8):
-        noise = np.random.default_rng(i).integers(64, 192, 8000, np.uint8).tobytes()
-        with wave.open(str(world.library / f"Long/{i}.wav"), "wb") as file:
-            file.setparams((1, 1, 8000, 0, "NONE", ""))
-            file.writeframes(noise * 3600)
+        write_hour(world.library / f"Long/{i}.wav", seed=i)
     # Tests that a script runs in the background hand SIGINT on as ignored; a terminal does not. No
     # preexec_fn: gRPC has threads in this process, and minds a fork.
     heeds = (

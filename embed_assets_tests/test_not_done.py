@@ -16,7 +16,7 @@ from embed_assets.defs import state
 from embed_assets.identity import folder_id
 from embed_assets.rows import CHANGED, NOT_DONE
 from embed_assets_tests.evidence import by_role
-from embed_assets_tests.synth import write_track
+from embed_assets_tests.synth import write_hour, write_track
 
 
 def listed(world):
@@ -104,7 +104,12 @@ def test_a_folder_whose_run_dies_before_it_begins(world):
 
 
 def test_a_folder_whose_runs_are_killed(world):
+    world.settings["EMBED_WINDOWS"] = "0"
     world.album("Album", 1)
+    # Each run is seen, and killed, long before it would be done.
+    hours = [world.library / f"Album/{i}.wav" for i in range(8)]
+    for i, path in enumerate(hours):
+        write_hour(path, seed=i)
     done = threading.Event()
 
     def kill():
@@ -124,6 +129,8 @@ def test_a_folder_whose_runs_are_killed(world):
         thread.join()
     assert ended.returncode == 1, ended.stdout + ended.stderr
     assert listed(world)["Album"]["message"]
+    for path in hours:
+        path.unlink()
     assert world.sync()["failed_folders"] == 0
     assert listed(world) == {}
 
