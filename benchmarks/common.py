@@ -136,8 +136,11 @@ def tracks_in(folder: Path) -> list[Path]:
     return sorted(p for p in folder.rglob("*") if p.is_file() and is_audio(os.fsencode(p.name)))
 
 
-def playable(paths: Iterable[Path], left_out: Counter[str]) -> Iterator[Path]:
-    """The tracks that would be embedded; what would be rejected is counted by its reason."""
+def playable(paths: Iterable[Path], left_out: Counter[str], damaged: bool = True) -> Iterator[Path]:
+    """The tracks that would be embedded; what would be rejected is counted by its reason.
+
+    `damaged`: also those of which only a part can be decoded, as they would be embedded.
+    """
     from embed_assets.audio.decode import read_windows
     from embed_assets.audio.windows import WindowPolicy
     from embed_assets.errors import TrackRejected
@@ -146,11 +149,14 @@ def playable(paths: Iterable[Path], left_out: Counter[str]) -> Iterator[Path]:
     for path in paths:
         try:
             duration = probe(os.fsencode(path)).duration
-            read_windows(os.fsencode(path), duration, WindowPolicy(10.0, 3), 24_000)
+            heard = read_windows(os.fsencode(path), duration, WindowPolicy(10.0, 3), 24_000)
         except TrackRejected as e:
             left_out[str(e.reason)] += 1
             continue
-        yield path
+        if heard.notes and not damaged:
+            left_out["damaged"] += 1
+        else:
+            yield path
 
 
 def middles(paths: Iterable[Path], seconds: float, left_out: Counter[str]) -> list[np.ndarray]:

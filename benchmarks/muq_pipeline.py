@@ -175,7 +175,7 @@ def choose(args: Any, library: Path) -> Counter[str]:
     tracks = common.tracks_in(args.music)
     step = max(1, len(tracks) // (args.tracks * 2))
     spread = [t for first in range(step) for t in tracks[first::step]]
-    for source in common.playable(spread, left_out):
+    for source in common.playable(spread, left_out, damaged=False):
         try:
             seconds = soundfile.info(source).duration
         except soundfile.SoundFileError:
