@@ -70,16 +70,17 @@ def age(root: Path, days: int) -> dict[str, Any]:
         with AgedHome(home) as aged:
             aged.date([imported, hourly, daily], start)
 
-        def let_a_day_pass(day: int) -> None:
+        def let_a_day_pass(day: int, hourly: str, daily: str) -> tuple[str, str]:
+            # Copies of the last copies: the runs that were executed are pruned like others.
             with AgedHome(home) as aged:
                 for hour in range(24):
-                    aged.copy(hourly, start + day * DAY + hour * 3600)
-                aged.copy(daily, start + day * DAY + 23.5 * 3600)
+                    hourly = aged.copy(hourly, start + day * DAY + hour * 3600)
+                return hourly, aged.copy(daily, start + day * DAY + 23.5 * 3600)
 
         first = size()
         grown = []
         for day in range(days):
-            let_a_day_pass(day)
+            hourly, daily = let_a_day_pass(day, hourly, daily)
             if day == 0:
                 unpruned = size() - first
             prune(instance, settings.history_days, now=start + (day + 1) * DAY)
