@@ -79,8 +79,8 @@ def status(
         bool,
         typer.Option(
             "--watch",
-            help="Redraw every 2 s until Ctrl-C; with --json, print a document on a line of its own"
-            " every 2 s.",
+            help="Redraw every 2 s until Ctrl-C (not in a pipe: there it prints once); with --json,"
+            " print a document on a line of its own every 2 s.",
         ),
     ] = False,
 ) -> None:
@@ -95,7 +95,7 @@ def status(
     if watch and as_json:
         screen.stream(lambda: command(settings))
         return
-    if watch:
+    if watch and screen.can_redraw():
         screen.watch(lambda: command(settings))
         return
     found = command(settings)

@@ -59,6 +59,7 @@ def test_a_command_ends_with_the_code_of_what_went_wrong(here, monkeypatch, caps
     assert "no track and no folder" in capsys.readouterr().err
     here.library.rmdir()
     assert exit_code(monkeypatch, "status") == 2
+    assert exit_code(monkeypatch, "status", "--watch") == 2, "no terminal to redraw"
     assert exit_code(monkeypatch, "sync") == 2
     assert exit_code(monkeypatch, "doctor") == 1
     monkeypatch.setenv("EMBED_WINDOWS", "many")

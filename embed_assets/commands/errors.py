@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
@@ -12,7 +12,7 @@ from embed_assets import asked, ctimes, reports
 from embed_assets.commands.reading import open_existing, reading, require_setting
 from embed_assets.commands.terminal import iso
 from embed_assets.defs import state
-from embed_assets.defs.partitions import path_of
+from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import display_path
 from embed_assets.index.folders import version_of
@@ -61,8 +61,8 @@ def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Probl
     place = spec.place(project.uri)
     waiting = asked.open_requests(tables)
     failed = {p.path: p for p in reports.failed_folders(tables)}
-    killed = _killed(instance, waiting, reports.indexed_at(tables, place))
-    failed |= {p.path: p for p in killed if p.path not in failed}
+    killed = _killed(instance, failed.keys(), waiting, reports.indexed_at(tables, place))
+    failed |= {p.path: p for p in killed}
     if not failed or root is None:
         return list(failed.values())
     there = tables.indexed(place)
@@ -93,22 +93,25 @@ def _unreadable(folder: Folder) -> Problem:
 
 def _killed(
     instance: dg.DagsterInstance,
+    explained: Collection[bytes],
     waiting: Mapping[bytes, float],
     indexed_at: Mapping[bytes, float],
 ) -> list[Problem]:
     """Folders that a failed run left out of step without a word, e.g. because it was killed.
 
-    `waiting`: when a person asked for another try, which is no failure until it has failed.
-    `indexed_at`: when the tables say that each was indexed last; of the rest Dagster is asked.
+    `explained`: folders of which a step said why. `waiting`: when a person asked for another try,
+    which is no failure until it has failed. `indexed_at`: when the tables say that each was indexed
+    last; of the rest Dagster is asked.
     """
     keys = state.known_keys(instance)
-    decided = state.held_keys(state.live_runs(instance), keys)
+    decided = state.held_keys(state.live_runs(instance), keys) | set(map(key_of, explained))
     problems: list[Problem] = []
     for record in _failed_runs(instance):
         if len(decided) >= len(keys):
             break
         run = record.dagster_run
         at = record.end_time or record.create_timestamp.timestamp()
+        cause = ""
         # The newest failed run of a folder decides: whatever came before it is history.
         for key in sorted(state.held_keys([run], keys) - decided):
             decided.add(key)
@@ -119,7 +122,7 @@ def _killed(
             done_at = max(waiting.get(path, 0.0), indexed_at.get(path, 0.0))
             if done_at > at or _indexed_after(instance, key, at):
                 continue
-            cause = _cause(instance, run.run_id)
+            cause = cause or _cause(instance, run.run_id)
             problems.append(Problem(path, path, "run failed", cause, at, run.run_id))
     return problems
 

@@ -23,15 +23,17 @@ def show(status: Status) -> None:
 
 
 def watch(ask: Callable[[], Status]) -> None:
-    """Redraw until Ctrl-C; in a pipe, print once."""
+    """Redraw until Ctrl-C."""
     console = Console()
-    if not console.is_terminal:
-        show(ask())
-        return
     with Live(_layout(ask()), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(REDRAW_SECONDS)
             live.update(_layout(ask()), refresh=True)
+
+
+def can_redraw() -> bool:
+    """Whether stdout is a terminal; in a pipe or a file `--watch` prints once."""
+    return Console().is_terminal
 
 
 def stream(ask: Callable[[], Status]) -> None:
