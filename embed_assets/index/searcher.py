@@ -104,9 +104,11 @@ class Searcher(Snapshot):
         at = self._pooled.rows
         kept = [i for i, t in enumerate(tracks) if t.audio_hash in at]
         position = dict(state.position)
+        added: dict[str, list[int]] = {}
         for place, i in enumerate(kept, len(state.tracks)):
             position[tracks[i].track_id] = place
-            folders[tracks[i].folder_id] = [*folders.get(tracks[i].folder_id, ()), place]
+            added.setdefault(tracks[i].folder_id, []).append(place)
+        folders.update(added)
         slots = np.array([at[tracks[i].audio_hash or ""][0] for i in kept], np.intp)
         return replace(
             state,
