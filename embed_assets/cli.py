@@ -12,7 +12,7 @@ import typer
 from embed_assets import cli_index, cli_questions
 from embed_assets.commands import terminal
 from embed_assets.commands.terminal import AsJson, counted
-from embed_assets.errors import ConfigurationError, EmbedAssetsError
+from embed_assets.errors import EmbedAssetsError, ExitCode
 from embed_assets.settings import Settings
 
 app = typer.Typer(
@@ -66,13 +66,23 @@ def sync(
         )
         if result.listed:
             typer.echo("`embed-assets errors` says why.")
-    raise typer.Exit(1 if result.failed_folders else 0)
+        if result.links_skipped:
+            links = counted(result.links_skipped, "symbolic link")
+            typer.echo(f"{links} not followed: `embed-assets doctor` says what to do.")
+    raise typer.Exit(ExitCode.FAILED if result.failed_folders else ExitCode.DONE)
 
 
 @app.command(epilog="Example: embed-assets status --watch")
 def status(
     as_json: AsJson = False,
-    watch: Annotated[bool, typer.Option("--watch", help="Redraw every 2 s until Ctrl-C.")] = False,
+    watch: Annotated[
+        bool,
+        typer.Option(
+            "--watch",
+            help="Redraw every 2 s until Ctrl-C (not in a pipe: there it prints once); with --json,"
+            " print a document on a line of its own every 2 s.",
+        ),
+    ] = False,
 ) -> None:
     """Say how many tracks and folders are in step, the rate, the time to go.
 
@@ -82,7 +92,10 @@ def status(
     from embed_assets.commands.status import status as command
 
     settings = Settings.load()
-    if watch and not as_json:
+    if watch and as_json:
+        screen.stream(lambda: command(settings))
+        return
+    if watch and screen.can_redraw():
         screen.watch(lambda: command(settings))
         return
     found = command(settings)
@@ -90,27 +103,28 @@ def status(
         terminal.print_json(found.as_json())
     else:
         screen.show(found)
-    raise typer.Exit(2 if found.problem else 0)
+    raise typer.Exit(ExitCode.WRONG if found.problem else ExitCode.DONE)
 
 
 @app.command(epilog="Example: embed-assets errors --json")
 def errors(
     as_json: AsJson = False,
     clear: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--clear",
             metavar="PATH",
             help="As `embed-assets retry PATH`.",
         ),
-    ] = "",
+    ] = None,
 ) -> None:
     """List every rejected track and every folder that is not done, with the reason."""
     from embed_assets.commands import errors as command
     from embed_assets.commands.retry import retry as again
 
     settings = Settings.load()
-    if clear:
+    if clear is not None:
+        terminal.require_text("--clear", clear)
         found = again(settings, clear)
         if as_json:
             terminal.print_json({"cleared": found.folders})
@@ -195,7 +209,8 @@ def doctor(
         for f in found:
             word = {True: "ok", False: "WRONG", None: "unknown"}[f.ok]
             typer.echo(terminal.plain(f"{f.check:8} {word:8} {f.message}"))
-    raise typer.Exit(1 if any(f.ok is False for f in found) else 0)
+    wrong = any(f.ok is False for f in found)
+    raise typer.Exit(ExitCode.FAILED if wrong else ExitCode.DONE)
 
 
 @app.command("try-int8", epilog="Example: embed-assets try-int8 --tracks 200")
@@ -270,17 +285,11 @@ def main() -> None:
         terminal.tell(sentence)
     try:
         app()
-    except ConfigurationError as e:
-        _fail(e, 2)
     except EmbedAssetsError as e:
-        _fail(e, 1)
+        terminal.tell(f"embed-assets: {e}")
+        sys.exit(e.exit_code)
     except KeyboardInterrupt:
-        sys.exit(130)
-
-
-def _fail(error: EmbedAssetsError, code: int) -> None:
-    terminal.tell(f"embed-assets: {error}")
-    sys.exit(code)
+        sys.exit(ExitCode.INTERRUPTED)
 
 
 def _ready(settings: Settings, may_be_empty: bool = False) -> Settings:

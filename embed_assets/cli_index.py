@@ -10,7 +10,8 @@ from typing import Annotated, Any
 import typer
 from rich.filesize import decimal
 
-from embed_assets.commands.terminal import AsJson, print_json
+from embed_assets.commands.terminal import AsJson, plain, print_json, require_text
+from embed_assets.errors import ExitCode
 from embed_assets.identity import PARTS
 from embed_assets.settings import Settings
 
@@ -20,7 +21,8 @@ def collections(
         bool,
         typer.Option(
             "--check",
-            help="Measure the collection of the settings at its gates now; serve it if it passes.",
+            help="Measure the collection of the settings at its gates now, serve it if it passes,"
+            " and print the verdict; exit code 1 if a gate fails.",
         ),
     ] = False,
     drop: Annotated[
@@ -37,10 +39,14 @@ def collections(
     from embed_assets.project import Project
 
     project = Project.of(Settings.load())
-    if drop:
+    if drop is not None:
+        require_text("--drop", drop)
         command.drop(project, drop)
     if check:
-        command.check(project)
+        standing = command.check(project)
+        _print_check(standing, as_json)
+        failed = standing.verdict is not None and not standing.verdict.passed
+        raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
     rows = command.collections(project)
     if as_json:
         print_json(rows)
@@ -161,6 +167,23 @@ def _print_standing(standing: Any, as_json: bool) -> None:
         typer.echo(f"{standing.served} is served now; the switch took {standing.switch_ms:.1f} ms")
     else:
         typer.echo(f"{standing.served} is served already")
+    _print_gates(standing)
+
+
+def _print_check(standing: Any, as_json: bool) -> None:
+    from embed_assets.commands.collections import standing_json
+
+    if as_json:
+        print_json(standing_json(standing))
+        return
+    verdict = standing.verdict
+    word = "not measured" if verdict is None else "passed" if verdict.passed else "FAILED"
+    typer.echo(plain(f"{standing.wanted}: {word}{f'; {standing.why}' if standing.why else ''}"))
+    _print_gates(standing)
+    typer.echo(f"{standing.served} is served{', now' if standing.moved else ''}")
+
+
+def _print_gates(standing: Any) -> None:
     for gate in standing.verdict.gates if standing.verdict else ():
-        word = {True: "ok", False: "WRONG", None: ""}[gate.passed]
-        typer.echo(f"    {gate.name:20} {gate.value:<10g} {word}")
+        word = {True: "ok", False: f"WRONG, wanted {gate.wanted}", None: ""}[gate.passed]
+        typer.echo(f"    {gate.name:20} {gate.value:<10g} {word}".rstrip())

@@ -3,7 +3,8 @@
     library folder -> library_sensor -> track_manifest -> audio_embeddings -> milvus_index
 
 `dagster dev`, `dg dev`, `dg check defs` and `embed-assets up` load `defs` from here; tests call
-`build_defs` with settings of their own. Loading this imports no torch, muq, librosa or pymilvus.
+`build_defs` with settings of their own. Importing this reads no settings and imports no torch, muq,
+librosa or pymilvus.
 """
 
 from __future__ import annotations
@@ -51,9 +52,12 @@ def build_defs(
     )
 
 
-defs = build_defs(Settings.load())
+@dg.definitions
+def defs() -> dg.Definitions:
+    """The project for the settings of the environment, read when Dagster loads it."""
+    return build_defs(Settings.load())
 
 
 def library_job() -> dg.JobDefinition:
     """The job that `sync` runs by itself; a function, so that its steps can find it again."""
-    return defs.resolve_job_def(LIBRARY_JOB.name)
+    return defs().resolve_job_def(LIBRARY_JOB.name)

@@ -7,7 +7,8 @@
     |-- TransientError         the world is bad for a moment: retry
     |   |-- FolderChanged      a file changed under our hands: look at the folder again
     |   |-- DeviceFailed       a GPU failed: nothing more of its process
-    |   `-- IndexBusy          somebody has the Lite index open: what can do without it goes on
+    |   |-- IndexBusy          somebody has the Lite index open: what can do without it goes on
+    |   `-- AlreadyRunning     another `up` runs: a second one has nothing to do
     `-- TrackRejected          one track is bad: a row with the reason, nothing else stops
 
 Only what a caller treats differently gets a class of its own. Messages name what failed, on which
@@ -17,7 +18,8 @@ file or setting, and what to do.
 from __future__ import annotations
 
 import errno
-from enum import StrEnum
+from enum import IntEnum, StrEnum
+from typing import ClassVar
 
 _PASSING = frozenset(
     getattr(errno, name, -1)
@@ -28,12 +30,38 @@ _PASSING = frozenset(
 )
 
 
+class ExitCode(IntEnum):
+    """What a command ends with; `EXIT_CODES` says what each means."""
+
+    DONE = 0
+    FAILED = 1
+    WRONG = 2
+    INTERRUPTED = 130
+
+
+EXIT_CODES = {
+    ExitCode.DONE: "Done. `sync`: everything is in step; rejected tracks are no failure. `up`:"
+    " stopped by Ctrl-C or TERM, or another one is up already.",
+    ExitCode.FAILED: "What was asked for is not there, or failed: no such track, Milvus is away, a"
+    " full disk. `sync`: a folder failed. `doctor`: something is wrong. `collections --check`: a"
+    " gate failed.",
+    ExitCode.WRONG: "A setting or an option is wrong, the library is not there, or nothing is"
+    " indexed yet. `status`: something keeps it from looking at the library.",
+    ExitCode.INTERRUPTED: "Ctrl-C.",
+}
+"""The exit codes of all commands, for the docs."""
+
+
 class EmbedAssetsError(Exception):
-    """Base of every error that this project raises on purpose."""
+    """Base of every error that this project raises on purpose; a command ends with `exit_code`."""
+
+    exit_code: ClassVar[ExitCode] = ExitCode.FAILED
 
 
 class ConfigurationError(EmbedAssetsError):
     """A setting, the weights or the collection cannot work as configured; retrying cannot help."""
+
+    exit_code = ExitCode.WRONG
 
 
 class WeightsMissing(ConfigurationError):
@@ -58,6 +86,10 @@ class DeviceFailed(TransientError):
 
 class IndexBusy(TransientError):
     """Another process has had the Milvus Lite index open for longer than we wait."""
+
+
+class AlreadyRunning(TransientError):
+    """Another process holds the lock of what only one may do at a time."""
 
 
 class Reason(StrEnum):

@@ -26,7 +26,6 @@ class Counts:
     folders: int
     folders_scanned: int
     folders_indexed: int
-    folders_failed: int
     tracks: int
     embedded: int
     rejected: int
@@ -38,8 +37,7 @@ def counts(tables: Tables, recipe: str, place: str) -> Counts:
     """Count everything."""
     with tables.connect() as db:
         folders = db.execute(
-            "SELECT count(*), count(f.digest), count(i.version),"
-            " (SELECT count(*) FROM failures) FROM folders f"
+            "SELECT count(*), count(f.digest), count(i.version) FROM folders f"
             " LEFT JOIN indexed i ON i.place = ? AND i.folder_id = f.folder_id",
             (place,),
         ).fetchone()
@@ -94,6 +92,16 @@ def failed_folders(tables: Tables) -> list[Problem]:
             (CHANGED, NOT_DONE),
         )
         return [Problem(*row) for row in rows]
+
+
+def indexed_at(tables: Tables, place: str) -> dict[bytes, float]:
+    """Path of each folder -> when it was written to this place last, in seconds of the clock."""
+    with tables.connect() as db:
+        query = (
+            "SELECT f.path, i.at FROM indexed i JOIN folders f ON f.folder_id = i.folder_id"
+            " WHERE i.place = ?"
+        )
+        return dict(db.execute(query, (place,)))
 
 
 def failures(tables: Tables) -> dict[bytes, bool]:

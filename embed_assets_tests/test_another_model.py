@@ -50,7 +50,10 @@ def test_another_pooling_and_back_without_a_forward_pass_or_a_search_that_fails(
     for i in range(3):
         world.album(f"Album {i}", i, 10 + i)
     world.sync()
-    (first,) = shown(world, "collections", "--check")
+    checked = shown(world, "collections", "--check")
+    (first,) = shown(world, "collections")
+    assert (checked["passed"], checked["served"]) == (True, first["name"])
+    assert checked["gates"] == first["gates"]
     assert all(first[what] for what in ("served", "wanted", "complete", "gates_passed"))
     assert (first["rows"], first["encoder"], first["windows"]) == (6, "acoustic", 3)
     command = [sys.executable, "-c", SEARCHER, "Album 1/01.ogg"]

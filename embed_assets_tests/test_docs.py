@@ -14,7 +14,7 @@ GENERATE = runpy.run_path(str(ROOT / "docs/generate.py"))
 
 
 def test_the_generated_pages_are_current():
-    for name in ("commands", "settings", "tags"):
+    for name in ("commands", "settings", "files", "tags"):
         written = (ROOT / f"docs/{name}.md").read_text()
         assert written == GENERATE[name](), f"run: python docs/generate.py ({name}.md is stale)"
 
@@ -28,6 +28,10 @@ def test_the_readme_names_every_setting_with_its_default_and_every_command():
             assert f"`{default}`" in row, row
     for command in typer.main.get_command(app).commands:
         assert f"`embed-assets {command}" in readme, command
+
+
+def test_the_readme_has_the_exit_codes_of_the_code():
+    assert GENERATE["exit_codes"]() in (ROOT / "README.md").read_text()
 
 
 def test_no_setting_is_documented_that_does_not_exist():

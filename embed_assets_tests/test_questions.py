@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from embed_assets.errors import ConfigurationError
-from embed_assets.index import axes, questions, searcher
+from embed_assets.index import axes, questions, searcher, snapshot
 from embed_assets.index.connection import connect
 from embed_assets.index.filters import condition, parse
 from embed_assets.index.search import exact
@@ -74,10 +74,10 @@ def test_a_searcher_that_stays_up_sees_what_comes_changes_and_goes(shelf, monkey
 
 def test_many_rows_are_answered_as_exactly_as_few(shelf, monkeypatch):
     """By candidates along the axes, where these suffice, and by all where they do not."""
-    monkeypatch.setattr(searcher, "EXACT_ROWS", 500)
-    monkeypatch.setattr(searcher, "ASKED_BEFORE", 0)
+    monkeypatch.setattr(snapshot, "EXACT_ROWS", 500)
+    monkeypatch.setattr(snapshot, "ASKED_BEFORE", 0)
     monkeypatch.setattr(axes, "CANDIDATES", 200)
-    monkeypatch.setattr(searcher, "CANDIDATES", 200)
+    monkeypatch.setattr(snapshot, "CANDIDATES", 200)
     rng = np.random.default_rng(1)
     for name, spread, axes_tried, sufficient in (
         ("flat", np.ones(DIM), (2,), False),
@@ -94,7 +94,7 @@ def test_many_rows_are_answered_as_exactly_as_few(shelf, monkeypatch):
             found, cosines = ready.nearest(query, 10)
             assert [rows[i] for i in found] == order.tolist()
             assert cosines == pytest.approx(scores, abs=1e-5)
-        assert ready._axes.sufficient is sufficient
+        assert ready._state.prefilter.axes.sufficient is sufficient
 
 
 def test_like_several_unlike_others_and_at_most_so_many_an_artist(shelf):

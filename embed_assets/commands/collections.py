@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
 from typing import Any
 
 from embed_assets.commands.served import wanted_spec
+from embed_assets.commands.terminal import iso
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import PARTS, TRACKS, IndexSpec
 from embed_assets.index import serving
@@ -93,9 +93,7 @@ def _as_json(one: Listed) -> dict[str, Any]:
         **_spec_json(one.spec),
         "gates_passed": gates["passed"],
         "gates": gates["gates"],
-        "gates_at": None
-        if one.gates_at is None
-        else datetime.fromtimestamp(one.gates_at, UTC).isoformat(timespec="seconds"),
+        "gates_at": None if one.gates_at is None else iso(one.gates_at),
     }
 
 

@@ -8,20 +8,23 @@ import shutil
 import time
 from collections.abc import Callable
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from embed_assets import catalogue, ctimes, encoders, reports
+from embed_assets.commands.errors import failed_folders
 from embed_assets.commands.reading import address_of_up, open_existing, reading
+from embed_assets.commands.terminal import counted
 from embed_assets.defs.look import look
-from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
+from embed_assets.errors import ConfigurationError, EmbedAssetsError, IndexBusy, TransientError
 from embed_assets.identity import display_path
 from embed_assets.index import collection
 from embed_assets.index.address import is_server
 from embed_assets.index.connection import connect
 from embed_assets.index.reconcile import compare
+from embed_assets.library.left_out import LeftOut
 from embed_assets.library.plan import Memory, Policy
-from embed_assets.library.walk import require_library, walk
+from embed_assets.library.walk import Folder, require_library, walk
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.vectors.store import VectorsLost
@@ -37,19 +40,22 @@ SAMPLE = 300
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: `ok` None means that it could not be made now."""
+    """One check: `ok` None means that it could not be made now; `counts`: its figures, if any."""
 
     check: str
     ok: bool | None
     message: str
+    counts: dict[str, object] = field(default_factory=dict)
 
 
 def doctor(settings: Settings, deep: bool = False) -> list[Finding]:
     """Check everything that a run needs; changes nothing. `deep` reads every stored vector."""
     project = reading(settings)
+    left_out = LeftOut()
     checks: list[tuple[str, Callable[[Settings, Project], str]]] = [
         ("settings", _settings),
-        ("library", _library),
+        ("library", lambda settings, project: _library(project, left_out)),
+        ("left out", lambda settings, project: _left_out(left_out)),
         ("encoder", _encoder),
         ("removals", _removals),
         ("home", _home),
@@ -63,9 +69,11 @@ def doctor(settings: Settings, deep: bool = False) -> list[Finding]:
     found: list[Finding] = []
     for name, check in checks:
         made = _finding(name, check, settings, project)
+        if name == "left out":
+            made = replace(made, counts=left_out.as_json())
         # What is wrong is said once, by the check whose matter it is.
         same = next((f for f in found if not made.ok and f.message == made.message), None)
-        found.append(Finding(name, None, f"see {same.check}") if same else made)
+        found.append(replace(made, ok=None, message=f"see {same.check}") if same else made)
     return found
 
 
@@ -90,20 +98,35 @@ def _settings(settings: Settings, project: Project) -> str:
     return "no variable is named almost like a setting"
 
 
-def _library(settings: Settings, project: Project) -> str:
+def _library(project: Project, left_out: LeftOut) -> str:
     root = require_library(project.library.root)
     folders = files = 0
-    for folder in walk(root):
+    unreadable: Folder | None = None
+    for folder in walk(root, left_out=left_out):
         if folder.digest is None:
-            raise TransientError(
-                f"{os.fsdecode(folder.path)!r}: {folder.error}; mend its permissions, or the disk:"
-                " what is below it is left as it is"
-            )
-        folders += 1
-        files += folder.files
+            unreadable = unreadable or folder
+        else:
+            folders += 1
+            files += folder.files
+    if unreadable:
+        raise TransientError(
+            f"{os.fsdecode(unreadable.path)!r}: {unreadable.error}; mend its permissions, or the"
+            " disk: what is below it is left as it is"
+        )
     if not files:
-        raise ConfigurationError(f"EMBED_LIBRARY={root} holds no audio files: is it the right one?")
+        links = f" Its {left_out.about_links()}" if left_out.links else ""
+        raise ConfigurationError(
+            f"EMBED_LIBRARY={root} holds no audio files: is it the right one?{links}"
+        )
     return f"{root}: {files} audio files in {folders} folders"
+
+
+def _left_out(left_out: LeftOut) -> str:
+    if not left_out.folders:
+        raise _Unknown("the library could not be looked at")
+    if told := left_out.sentences():
+        return "; ".join(told)
+    return "no link leads out of the library, and no file looks like audio of another kind"
 
 
 def _removals(settings: Settings, project: Project) -> str:
@@ -186,10 +209,8 @@ def _index(settings: Settings, project: Project) -> str:
                 )
             drift, *parts = (compare(client, one, project.tables, project.uri) for one in there)
             served = collection.served(client)
-    except TransientError as e:
-        if lite and "in use" in str(e):
-            raise _Unknown(f"a run has the index now: {e}") from e
-        raise
+    except IndexBusy as e:
+        raise _Unknown(str(e)) from e
     every = [drift, *parts]
     differing, orphans = (sum(len(getattr(d, what)) for d in every) for what in _DRIFTS)
     if differing or orphans:
@@ -245,10 +266,12 @@ def _vectors(project: Project, deep: bool) -> str:
 def _tracks(settings: Settings, project: Project) -> str:
     spec = project.spec()
     found = reports.counts(project.tables, spec.recipe.digest, spec.place(project.uri))
-    if found.folders_failed:
+    with open_existing(settings) as instance:
+        failed = len(failed_folders(instance, project))
+    if failed:
         raise TransientError(
-            f"{found.folders_failed} folders failed: `embed-assets errors` lists them with their"
-            " reasons; they are tried again by themselves"
+            f"{counted(failed, 'folder')} failed: `embed-assets errors` lists each with its reason;"
+            " all are tried again by themselves"
         )
     rejected = f"{found.rejected} rejected (see `embed-assets errors`)" if found.rejected else ""
     return f"{found.embedded} embedded, {rejected or 'none rejected'}; `status` says what is to do"

@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 import dagster as dg
 
 from embed_assets import asked, ctimes, reports
 from embed_assets.commands.reading import open_existing, reading, require_setting
+from embed_assets.commands.terminal import iso
 from embed_assets.defs import state
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import display_path
 from embed_assets.index.folders import version_of
-from embed_assets.library.walk import Folder, walk
+from embed_assets.library.walk import (
+    Folder,
+    folder_ctimes,
+    folder_digest,
+    list_audio,
+    walk,
+)
 from embed_assets.project import Project
 from embed_assets.rows import Problem
 from embed_assets.settings import Settings
@@ -36,31 +43,46 @@ def errors(settings: Settings) -> list[dict[str, Any]]:
 
 
 def problems(settings: Settings, project: Project) -> list[Problem]:
-    """The rows of `errors`.
+    """The rows of `errors`."""
+    rows = list(reports.rejected_tracks(project.tables, project.spec().recipe.digest))
+    with open_existing(settings) as instance:
+        failed = failed_folders(instance, project)
+    there = walk(project.library.root) if project.library.root else ()
+    return rows + failed + [_unreadable(folder) for folder in there if folder.digest is None]
+
+
+def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Problem]:
+    """Every folder that is not done: what `errors` lists, and `status` and `doctor` count.
 
     What failed before and is as the index has it now is no problem: the change that the run was for
-    was taken back, or the run had others to do.
+    was taken back, or the run had others to do. Folders that cannot be read are not among them.
     """
-    spec, tables = project.spec(), project.tables
-    rows = list(reports.rejected_tracks(tables, spec.recipe.digest))
-    failed = {p.path: p for p in reports.failed_folders(tables)}
+    spec, tables, root = project.spec(), project.tables, project.library.root
+    place = spec.place(project.uri)
     waiting = asked.open_requests(tables)
-    with open_existing(settings) as instance:
-        failed |= {p.path: p for p in _killed(instance, waiting) if p.path not in failed}
-    there = tables.indexed(spec.place(project.uri)) if failed else {}
-    read = ctimes.known(tables, time.time()) if failed else {}
-    unreadable = []
-    for folder in walk(project.library.root) if project.library.root else ():
-        if folder.digest is None:
-            unreadable.append(_unreadable(folder))
-            failed.pop(folder.path, None)
-        elif (
-            there.get(folder.path) == version_of(folder.digest, spec)
-            and read.get(folder.path, folder.ctimes) == folder.ctimes
-            and folder.path not in waiting
-        ):
-            failed.pop(folder.path, None)
-    return rows + list(failed.values()) + unreadable
+    failed = {p.path: p for p in reports.failed_folders(tables)}
+    killed = _killed(instance, failed.keys(), waiting, reports.indexed_at(tables, place))
+    failed |= {p.path: p for p in killed}
+    if not failed or root is None:
+        return list(failed.values())
+    there = tables.indexed(place)
+    read = ctimes.known(tables, time.time())
+    open_ones = []
+    for path, problem in failed.items():
+        try:
+            files = list_audio(root, path)
+        except OSError:
+            continue
+        now = folder_ctimes(files)
+        in_step = (
+            bool(files)
+            and there.get(path) == version_of(folder_digest(files), spec)
+            and read.get(path, now) == now
+            and path not in waiting
+        )
+        if not in_step:
+            open_ones.append(problem)
+    return open_ones
 
 
 def _unreadable(folder: Folder) -> Problem:
@@ -69,30 +91,38 @@ def _unreadable(folder: Folder) -> Problem:
     return Problem(folder.path, folder.path, "cannot be read", message, time.time(), "")
 
 
-def _killed(instance: dg.DagsterInstance, waiting: Mapping[bytes, float]) -> list[Problem]:
+def _killed(
+    instance: dg.DagsterInstance,
+    explained: Collection[bytes],
+    waiting: Mapping[bytes, float],
+    indexed_at: Mapping[bytes, float],
+) -> list[Problem]:
     """Folders that a failed run left out of step without a word, e.g. because it was killed.
 
-    `waiting`: when a person asked for another try, which is no failure until it has failed.
+    `explained`: folders of which a step said why. `waiting`: when a person asked for another try,
+    which is no failure until it has failed. `indexed_at`: when the tables say that each was indexed
+    last; of the rest Dagster is asked.
     """
     keys = state.known_keys(instance)
-    since = {key_of(path): at for path, at in waiting.items()}
-    decided = state.held_keys(state.live_runs(instance), keys)
+    decided = state.held_keys(state.live_runs(instance), keys) | set(map(key_of, explained))
     problems: list[Problem] = []
     for record in _failed_runs(instance):
         if len(decided) >= len(keys):
             break
         run = record.dagster_run
         at = record.end_time or record.create_timestamp.timestamp()
+        cause = ""
         # The newest failed run of a folder decides: whatever came before it is history.
         for key in sorted(state.held_keys([run], keys) - decided):
             decided.add(key)
-            if since.get(key, 0.0) > at or _indexed_after(instance, key, at):
-                continue
             try:
                 path = path_of(key)
             except ConfigurationError:
                 continue
-            cause = _cause(instance, run.run_id)
+            done_at = max(waiting.get(path, 0.0), indexed_at.get(path, 0.0))
+            if done_at > at or _indexed_after(instance, key, at):
+                continue
+            cause = cause or _cause(instance, run.run_id)
             problems.append(Problem(path, path, "run failed", cause, at, run.run_id))
     return problems
 
@@ -133,5 +163,6 @@ def _as_json(problem: Problem) -> dict[str, Any]:
         "reason": problem.reason,
         "message": problem.message,
         "at": problem.at,
+        "time": iso(problem.at),
         "run_id": problem.run_id,
     }

@@ -12,7 +12,7 @@ from rich.table import Table
 from rich.text import Text
 
 from embed_assets.commands.status import Status
-from embed_assets.commands.terminal import duration, plain
+from embed_assets.commands.terminal import counted, duration, plain, print_json
 
 REDRAW_SECONDS = 2.0
 
@@ -23,15 +23,24 @@ def show(status: Status) -> None:
 
 
 def watch(ask: Callable[[], Status]) -> None:
-    """Redraw until Ctrl-C; in a pipe, print once."""
+    """Redraw until Ctrl-C."""
     console = Console()
-    if not console.is_terminal:
-        show(ask())
-        return
     with Live(_layout(ask()), console=console, auto_refresh=False) as live:
         while True:
             time.sleep(REDRAW_SECONDS)
             live.update(_layout(ask()), refresh=True)
+
+
+def can_redraw() -> bool:
+    """Whether stdout is a terminal; in a pipe or a file `--watch` prints once."""
+    return Console().is_terminal
+
+
+def stream(ask: Callable[[], Status]) -> None:
+    """Print a JSON document a line until Ctrl-C."""
+    while True:
+        print_json(ask().as_json())
+        time.sleep(REDRAW_SECONDS)
 
 
 def _layout(s: Status) -> Group:
@@ -58,6 +67,9 @@ def _layout(s: Status) -> Group:
         ("collection", _collection(s)),
         ("UI", s.ui or "not up: `embed-assets up`"),
     ]
+    if s.links_skipped:
+        links = f"{counted(s.links_skipped, 'symbolic link')} not followed"
+        rows.insert(3, ("left out", f"{links}: `embed-assets doctor` says what to do"))
     if s.problem:
         rows.insert(0, ("PROBLEM", s.problem))
     for name, text in rows:

@@ -9,9 +9,11 @@ from typing import Any
 import dagster as dg
 
 from embed_assets import catalogue, reports
+from embed_assets.commands.errors import failed_folders
 from embed_assets.commands.reading import address_of_up, open_existing, reading, require_setting
 from embed_assets.defs.look import look
 from embed_assets.errors import ConfigurationError
+from embed_assets.library.left_out import LeftOut
 from embed_assets.library.plan import Memory, Policy
 from embed_assets.settings import Settings
 from embed_assets.tables import Tables
@@ -24,7 +26,8 @@ RATE_SECONDS = 60.0
 class Status:
     """What `status --json` prints; rate in tracks/s over the last minute, eta in seconds.
 
-    `engine` is what embedded the last track, empty before the first.
+    `engine` is what embedded the last track, empty before the first; `links_skipped`: symbolic
+    links that are not followed, for they lead out of the library or nowhere.
     """
 
     library: str
@@ -35,6 +38,7 @@ class Status:
     folders_in_runs: int
     folders_failed: int
     folders_unreadable: int
+    links_skipped: int
     tracks: int
     tracks_embedded: int
     tracks_rejected: int
@@ -70,7 +74,7 @@ def status(settings: Settings) -> Status:
     spec = project.spec()
     info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
     found = reports.counts(project.tables, spec.recipe.digest, spec.place(project.uri))
-    problem, plan, live = "", None, 0
+    problem, plan, live, left_out = "", None, 0, LeftOut()
     with open_existing(settings) as instance:
         try:
             seen = look(
@@ -81,10 +85,12 @@ def status(settings: Settings) -> Status:
                 project.uri,
                 Memory(),
                 Policy(settle_seconds=0),
+                left_out=left_out,
             )
             plan, live = seen.plan, seen.live_runs
         except ConfigurationError as e:
             problem = str(e)
+        failed = len(failed_folders(instance, project))
         rate = _rate(instance, project.tables, spec.recipe.digest, live > 0)
     left = max(plan.files - found.embedded - found.rejected, 0) if plan else found.pending
     return Status(
@@ -94,8 +100,9 @@ def status(settings: Settings) -> Status:
         folders_in_step=plan.in_step if plan else found.folders_indexed,
         folders_to_do=plan.due if plan else 0,
         folders_in_runs=plan.held if plan else 0,
-        folders_failed=found.folders_failed,
+        folders_failed=failed,
         folders_unreadable=plan.unreadable if plan else 0,
+        links_skipped=left_out.links,
         tracks=plan.files if plan else found.tracks,
         tracks_embedded=found.embedded,
         tracks_rejected=found.rejected,

@@ -33,6 +33,7 @@ from embed_assets.errors import ConfigurationError, IndexBusy
 from embed_assets.identity import IndexSpec, folder_id
 from embed_assets.index import collection
 from embed_assets.index.address import stamp
+from embed_assets.library.left_out import LeftOut
 from embed_assets.library.plan import Memory, Policy
 from embed_assets.library.walk import require_library
 from embed_assets.project import Project
@@ -58,7 +59,11 @@ ASK_SECONDS = 120.0
 
 @dataclass
 class SyncResult:
-    """What `sync --json` prints: the library's size, and what was done to its tracks just now."""
+    """What `sync --json` prints: the library's size, and what was done to its tracks just now.
+
+    `links_skipped`: symbolic links that are not followed, for they lead out of the library or
+    nowhere.
+    """
 
     folders: int = 0
     tracks: int = 0
@@ -67,6 +72,7 @@ class SyncResult:
     rejected: int = 0
     removed: int = 0
     failed_folders: int = 0
+    links_skipped: int = 0
     runs: list[str] = field(default_factory=list)
     seconds: float = 0.0
     listed: bool = False
@@ -102,6 +108,7 @@ def sync(
     compared, said = False, ""
     running: list[RunProcess] = []
     ended: dict[str, tuple[str, str]] = {}
+    left_out = LeftOut()
     with open_instance(settings) as instance, stopped_at_the_end(instance, running, tell):
         if running_address(settings) is None:
             # Beside an `up` it is for that one's settings to say, and on which GPUs.
@@ -122,7 +129,11 @@ def sync(
             # Without `up`, nobody else frees what dead runs hold.
             reap(instance)
             take_over(instance)
-            found = look(instance, library, tables, spec, project.uri, memory, policy)
+            if memory.resume is None:  # Else the walk goes on, and so does the count.
+                left_out = LeftOut()
+            found = look(
+                instance, library, tables, spec, project.uri, memory, policy, left_out=left_out
+            )
             with sole_asker(instance, ASK_SECONDS):
                 found = not_asked_yet(instance, found, memory)
                 prepare(instance, library, tables, found.plan)
@@ -161,6 +172,7 @@ def sync(
                     # Each further run would do its work and then fail of the same.
                     raise ConfigurationError(wrong)
         result.folders, result.tracks = found.plan.folders, found.plan.files
+        result.links_skipped = left_out.links
         result.failed_folders = len(memory.tries) + found.plan.unreadable
     if result.failed_folders:
         unsaid = memory.tries.keys() - {key_of(p.folder) for p in problems(settings, project)}

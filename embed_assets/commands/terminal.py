@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 import typer
@@ -17,6 +18,20 @@ _STEERING = re.compile(
     r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
 )
 _IN_JSON = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def require_text(option: str, value: str) -> None:
+    """Refuse an option without a value, as an unset variable of a script makes it.
+
+    Raises typer.BadParameter.
+    """
+    if not value.strip():
+        raise typer.BadParameter(f"{option} is empty: name what is meant, or leave it out")
+
+
+def iso(seconds: float) -> str:
+    """A moment of the system's clock as ISO 8601, in UTC, e.g. `2026-02-28T09:00:00+00:00`."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="seconds")
 
 
 def plain(text: object) -> str:

@@ -17,6 +17,7 @@ import psutil
 from embed_assets.defs.asking import forget_asked
 from embed_assets.defs.instance import (
     allow_runs,
+    cannot_write,
     open_instance,
     prepare_home,
     reap,
@@ -24,7 +25,7 @@ from embed_assets.defs.instance import (
 )
 from embed_assets.defs.look import LIVE_RUNS
 from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
-from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.errors import AlreadyRunning, ConfigurationError, ExitCode, TransientError
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 
@@ -47,23 +48,29 @@ def up(settings: Settings, port: int, tell: Callable[[str], None]) -> int:
 
     Raises:
         ConfigurationError: EMBED_HOME cannot be written, or the port is taken.
+        TransientError: its disk is full, or fails.
     """
     note = prepare_home(settings) / "up.json"
     try:
         # `status` and `doctor` hold the lock for a moment, to see whether an `up` does.
         with sole_starter(settings, wait_seconds=2.0):
             return _serve(settings, port, note, tell)
-    except TransientError:
+    except AlreadyRunning:
         tell(f"already up: {_address_in(note)}")
-        return 0
+        return ExitCode.DONE
 
 
 def running_address(settings: Settings) -> str | None:
-    """Address of the UI of an `up` that is running now."""
+    """Address of the UI of an `up` that is running now.
+
+    Raises:
+        ConfigurationError: EMBED_HOME cannot be written.
+        TransientError: its disk is full, or fails.
+    """
     try:
         with sole_starter(settings):
             return None
-    except TransientError:
+    except AlreadyRunning:
         return _address_in(settings.dagster_home / "up.json")
 
 
@@ -88,9 +95,9 @@ def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None
         _reap(settings, tell)
         started = time.monotonic()
         # A session of its own: a Ctrl-C in the terminal reaches us alone, and we stop the rest.
-        process = subprocess.Popen(command, env=environment, start_new_session=True)
-        note.write_text(json.dumps({"address": address, "session": process.pid}))
+        process = _start(command, environment)
         try:
+            _write_note(note, address, process.pid)
             code_server = _CodeServer(process.pid)
             while process.poll() is None and not stopping:
                 if code_server.is_lost():
@@ -115,7 +122,25 @@ def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None
     _reap(settings, tell)
     if not stopping:
         tell(f"Dagster ended {STARTS} times as soon as it had begun: what it says above tells why")
-    return 0 if stopping else process.returncode or 1
+    return ExitCode.DONE if stopping else ExitCode.FAILED
+
+
+def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    try:
+        return subprocess.Popen(command, env=environment, start_new_session=True)
+    except OSError as e:
+        raise TransientError(
+            f"Dagster cannot be started ({e.strerror}): has this machine processes and memory"
+            " left? Start `embed-assets up` again"
+        ) from e
+
+
+def _write_note(note: Path, address: str, session: int) -> None:
+    """Say where the UI is, and which processes to end if we are killed."""
+    try:
+        note.write_text(json.dumps({"address": address, "session": session}))
+    except OSError as e:
+        raise cannot_write(note.parent, e) from e
 
 
 def _sleep(seconds: float, stopping: list[int]) -> None:

@@ -19,7 +19,7 @@ from dagster import DagsterEventType, DagsterRunStatus
 from sqlalchemy.exc import DatabaseError, OperationalError
 
 from embed_assets.defs.state import live_runs
-from embed_assets.errors import ConfigurationError, TransientError, is_passing
+from embed_assets.errors import AlreadyRunning, ConfigurationError, TransientError, is_passing
 from embed_assets.settings import Settings
 
 HOST_TAG = "embed_assets/host"
@@ -51,13 +51,18 @@ def prepare_home(settings: Settings) -> Path:
             shutil.copyfile(source, temporary)
             temporary.replace(home / "dagster.yaml")
     except OSError as e:
-        if is_passing(e):
-            raise _disk_fails(home, e) from e
-        raise ConfigurationError(
-            f"EMBED_HOME={settings.home}: {e.strerror}: {e.filename}; make it writable or name"
-            " another folder"
-        ) from e
+        raise cannot_write(home, e) from e
     return home
+
+
+def cannot_write(home: Path, error: OSError) -> ConfigurationError | TransientError:
+    """What to raise where a file of the instance's folder cannot be written."""
+    if is_passing(error):
+        return _disk_fails(home, error)
+    return ConfigurationError(
+        f"EMBED_HOME={home.parent}: {error.strerror}: {error.filename}; make it writable or name"
+        " another folder"
+    )
 
 
 def allow_runs(settings: Settings, runs: int) -> None:
@@ -125,15 +130,20 @@ def sole_starter(settings: Settings, wait_seconds: float = 0.0) -> Iterator[None
     """Hold the lock of `up`: the kernel gives it back however the process ends.
 
     Raises:
-        TransientError: another `up` has it.
+        AlreadyRunning: another `up` has it.
+        ConfigurationError: EMBED_HOME cannot be written.
+        TransientError: its disk is full, or fails.
     """
     from filelock import FileLock, Timeout
 
-    lock = FileLock(prepare_home(settings) / "up.lock")
+    home = prepare_home(settings)
+    lock = FileLock(home / "up.lock")
     try:
         lock.acquire(timeout=wait_seconds)
     except Timeout:
-        raise TransientError("already up") from None
+        raise AlreadyRunning(f"another `embed-assets up` runs for {settings.home}") from None
+    except OSError as e:
+        raise cannot_write(home, e) from e
     try:
         yield
     finally:

@@ -19,6 +19,7 @@ from embed_assets.identity import IndexSpec, folder_id
 from embed_assets.index.address import is_there
 from embed_assets.index.folders import version_of
 from embed_assets.library.changes import decide
+from embed_assets.library.left_out import LeftOut
 from embed_assets.library.manifest import Library
 from embed_assets.library.plan import EMPTY, Memory, Plan, Policy, Request, Seen
 from embed_assets.library.walk import Folder, order, require_library, walk
@@ -63,10 +64,12 @@ def look(
     memory: Memory,
     policy: Policy,
     budget_seconds: float = 45.0,
+    left_out: LeftOut | None = None,
 ) -> Look:
     """Compare the library with Dagster's record; `memory` is updated, nothing else is changed.
 
-    A walk that takes longer than its budget goes on at the next look.
+    A walk that takes longer than its budget goes on at the next look. `left_out` counts what this
+    one leaves out.
 
     Raises:
         LibraryUnavailable: the library is not there, or so much is gone that it looks unmounted.
@@ -105,7 +108,7 @@ def look(
 
     def seen() -> Iterator[Seen]:
         nonlocal last, finished
-        for folder in walk(root, after):
+        for folder in walk(root, after, left_out):
             last = folder.path
             key = key_of(folder.path)
             if folder.digest is None:

@@ -15,12 +15,12 @@ import numpy as np
 
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.projection import COLOURS, GROUPS, Drawing
-from embed_assets.index.searcher import Searcher
+from embed_assets.index.snapshot import Snapshot
 from embed_assets.index.wanted import row_of
 from embed_assets.library.walk import is_audio
 
 
-def page(searcher: Searcher, drawing: Drawing) -> str:
+def page(searcher: Snapshot, drawing: Drawing) -> str:
     """The whole file. Nothing that stands in a tag or a name can be taken for markup or code."""
     rows = [row_of(searcher.track(i)) for i in drawing.positions]
     points = np.round(drawing.points * 9999).astype(int)

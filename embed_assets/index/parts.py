@@ -16,7 +16,7 @@ import numpy as np
 from embed_assets import reports
 from embed_assets.index.collection import PAGE, id_list
 from embed_assets.index.search import Match, nearest_rows
-from embed_assets.index.searcher import Searcher
+from embed_assets.index.snapshot import Snapshot
 from embed_assets.index.wanted import windows_of
 from embed_assets.rows import Embedding, Track
 from embed_assets.vectors.windowed import Windowed
@@ -82,7 +82,7 @@ def seed_of(
 
 
 def nearest_parts(
-    searcher: Searcher,
+    searcher: Snapshot,
     windowed: Windowed,
     query: np.ndarray,
     n: int,

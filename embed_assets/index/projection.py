@@ -12,7 +12,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from embed_assets.index.searcher import Searcher
+from embed_assets.index.snapshot import Snapshot
 
 TSNE_ROWS = 5_000
 """Up to here the picture is t-SNE's, which shows what belongs together; it takes half a minute."""
@@ -62,12 +62,13 @@ class Drawing:
     method: str
 
 
-def draw(searcher: Searcher, by: str = "", method: str = "") -> Drawing:
+def draw(searcher: Snapshot, by: str = "", method: str = "") -> Drawing:
     """Lay out every track of a library that is held ready.
 
     `by`: `genre` or `folder`; empty: genre, if half of the tracks have one. `method`: `pca` or
     `tsne`; empty: t-SNE up to 5,000 tracks, PCA beyond.
     """
+    searcher = searcher.snapshot()
     positions = [i for i, _ in searcher.tracks()]
     vectors = searcher.vectors(positions)
     method = method or ("tsne" if len(positions) <= TSNE_ROWS else "pca")

@@ -1,7 +1,8 @@
 """Questions to a library that is held ready: like these and unlike those, a way, a drift, doubles.
 
-Plain functions over a `Searcher`, for the command line, notebooks and servers. All vectors have
-length 1, and each score is a cosine in [-1, 1].
+Plain functions over a `Snapshot`, or over the one that a `Searcher` has when a question begins, for
+the command line, notebooks and servers. All vectors have length 1, and each score is a cosine in
+[-1, 1].
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import numpy as np
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.filters import Condition
 from embed_assets.index.search import Match, at_most
-from embed_assets.index.searcher import Searcher
+from embed_assets.index.snapshot import Snapshot
 
 CANDIDATES = 40
 """Tracks that may stand at one step of a way, or as many as it has steps, if these are more."""
@@ -40,7 +41,7 @@ CHOICE = 12
 
 
 def similar(
-    searcher: Searcher,
+    searcher: Snapshot,
     seeds: Sequence[int],
     n: int = 20,
     *,
@@ -54,6 +55,7 @@ def similar(
     of those to avoid than to the seeds is left out, as they are. `per_artist`: at most so many of
     each artist that is known; 0: any.
     """
+    searcher = searcher.snapshot()
     query = direction(searcher, seeds)
     allowed = mask(searcher, where) & ~searcher.of_same_audio(seeds)
     if avoid:
@@ -68,7 +70,7 @@ def similar(
         many = min(4 * many, len(allowed))
 
 
-def direction(searcher: Searcher, positions: Sequence[int]) -> np.ndarray:
+def direction(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
     """Mean of these tracks' vectors, float32 `[dim]` of length 1.
 
     Raises:
@@ -77,8 +79,9 @@ def direction(searcher: Searcher, positions: Sequence[int]) -> np.ndarray:
     return _unit(searcher.vectors(list(positions)).mean(axis=0, dtype=np.float64))
 
 
-def mask(searcher: Searcher, where: Sequence[Condition]) -> np.ndarray:
+def mask(searcher: Snapshot, where: Sequence[Condition]) -> np.ndarray:
     """bool `[positions]`: the tracks that fit all conditions."""
+    searcher = searcher.snapshot()
     allowed = searcher.alive.copy()
     for one in where:
         codes, values = searcher.column(one.field)
@@ -87,7 +90,7 @@ def mask(searcher: Searcher, where: Sequence[Condition]) -> np.ndarray:
 
 
 def path(
-    searcher: Searcher, start: int, end: int, steps: int, *, where: Sequence[Condition] = ()
+    searcher: Snapshot, start: int, end: int, steps: int, *, where: Sequence[Condition] = ()
 ) -> list[Match]:
     """A smooth way of `steps` tracks from one to another, both included; score: cosine to the last.
 
@@ -100,6 +103,7 @@ def path(
         ConfigurationError: the two are one audio, or sound so opposite that no way leads from one
             to the other.
     """
+    searcher = searcher.snapshot()
     if end in np.flatnonzero(searcher.of_same_audio([start])):
         raise ConfigurationError(
             "both ends of the way are the same audio: name another track, or ask for a `radio`"
@@ -116,7 +120,7 @@ def path(
 
 
 def radio(
-    searcher: Searcher,
+    searcher: Snapshot,
     seeds: Sequence[int],
     *,
     where: Sequence[Condition] = (),
@@ -130,6 +134,16 @@ def radio(
     the last `RECENT` where there is one. Ends when all that fit were played. `random`: the same
     number gives the same drift. Score: cosine to the track before.
     """
+    return _drift(searcher.snapshot(), seeds, where, drift, random)
+
+
+def _drift(
+    searcher: Snapshot,
+    seeds: Sequence[int],
+    where: Sequence[Condition],
+    drift: float,
+    random: int | None,
+) -> Iterator[Match]:
     rng = np.random.default_rng(random)
     home = direction(searcher, seeds)
     allowed = searcher.one_each(mask(searcher, where) & ~searcher.of_same_audio(seeds))
@@ -161,7 +175,7 @@ class Double:
 
 
 def duplicates(
-    searcher: Searcher, least: float | None = None, *, where: Sequence[Condition] = ()
+    searcher: Snapshot, least: float | None = None, *, where: Sequence[Condition] = ()
 ) -> list[Double]:
     """What the library has twice: the same audio first, then suggestions, the likeliest first.
 
@@ -171,6 +185,7 @@ def duplicates(
     """
     if least is None:
         least = SAME_RECORDING.get(searcher.spec.recipe.encoder, SAME_RECORDING_ELSE)
+    searcher = searcher.snapshot()
     allowed = mask(searcher, where)
     by_audio: dict[str, list[int]] = {}
     for i, track in searcher.tracks():
@@ -190,7 +205,7 @@ def duplicates(
     ]
 
 
-def _alike(searcher: Searcher, positions: list[int], least: float) -> list[tuple[float, int, int]]:
+def _alike(searcher: Snapshot, positions: list[int], least: float) -> list[tuple[float, int, int]]:
     """(cosine, position, position) of the pairs of about one length that sound the same."""
     ranked = sorted(positions, key=lambda i: searcher.track(i).duration)
     seconds = np.array([searcher.track(i).duration for i in ranked])
@@ -223,7 +238,7 @@ def _between(first: np.ndarray, last: np.ndarray, n: int) -> np.ndarray:
     return (points / np.sin(angle)).astype(np.float32)
 
 
-def _layers(searcher: Searcher, points: np.ndarray, allowed: np.ndarray) -> list[list[int]]:
+def _layers(searcher: Snapshot, points: np.ndarray, allowed: np.ndarray) -> list[list[int]]:
     """Candidates of each point: no track is one of two points, so that none comes twice."""
     # With as many as there are points, the last one finds one that is free, too.
     many = max(CANDIDATES, len(points))
@@ -247,7 +262,7 @@ def _layers(searcher: Searcher, points: np.ndarray, allowed: np.ndarray) -> list
 
 
 def _viterbi(
-    searcher: Searcher,
+    searcher: Snapshot,
     first: np.ndarray,
     last: np.ndarray,
     points: np.ndarray,
@@ -278,7 +293,7 @@ def _unit(vector: np.ndarray) -> np.ndarray:
     return (vector / norm).astype(np.float32)
 
 
-def _artist(searcher: Searcher, position: int) -> str:
+def _artist(searcher: Snapshot, position: int) -> str:
     track = searcher.track(position)
     return (track.artist or track.album_artist).casefold()
 

@@ -14,15 +14,14 @@ from dataclasses import dataclass
 from hashlib import blake2b
 from operator import attrgetter
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embed_assets.errors import LibraryUnavailable, TransientError
+from embed_assets.library.kinds import AUDIO_SUFFIXES
 from embed_assets.rows import Stamp
 
-AUDIO_SUFFIXES = frozenset(
-    b"mp3 mp2 flac ogg oga opus spx m4a m4b m4p aac wav wave bwf aif aiff aifc w64 wma ape wv mpc"
-    b" tta tak dsf dff mka ac3 eac3 dts au snd caf amr shn aax".split()
-)
-"""Endings, in lower case, that make a file a track; what is in it is found out by `probe`."""
+if TYPE_CHECKING:
+    from embed_assets.library.left_out import LeftOut
 
 LITTER = frozenset(
     b"@eaDir;#recycle;@Recycle;@Recently-Snapshot;#snapshot;$RECYCLE.BIN;lost+found"
@@ -131,10 +130,14 @@ def is_hidden(name: bytes) -> bool:
     return name[:1] == b"." and name[:2] != b".."
 
 
-def walk(root: Path, after: bytes | None = None) -> Iterator[Folder]:
+def walk(
+    root: Path, after: bytes | None = None, left_out: LeftOut | None = None
+) -> Iterator[Folder]:
     """Stream the library's folders in `order`, those after `after` only.
 
     Symlinked folders are not followed; a symlinked file counts if its target is in the library.
+    `left_out` counts what is left out of the folders that are passed; without it, links to folders
+    and files of other kinds cost nothing.
     A folder that cannot be read comes with `digest=None`, one that vanishes meanwhile not at all.
     """
     try:
@@ -160,7 +163,11 @@ def walk(root: Path, after: bytes | None = None) -> Iterator[Folder]:
         if stop is not None:
             below = [p for p in below if order(p) > stop or _above(p, stop)]
         stack.extend(below)
-        if seen is not None and (stop is None or order(path) > stop):
+        if stop is not None and order(path) <= stop:
+            continue
+        if left_out is not None:
+            left_out.note(base, path, entries)
+        if seen is not None:
             yield seen
 
 
@@ -178,7 +185,7 @@ def list_audio(root: Path, path: bytes) -> list[AudioFile]:
     try:
         base = os.fsencode(os.path.realpath(root, strict=True))
         full = os.path.join(base, path) if path else base
-        if not _inside(base, full):
+        if not is_inside(base, full):
             return []
         with os.scandir(full) as scan:
             entries = sorted(scan, key=_name)
@@ -241,7 +248,7 @@ def _stat_audio(base: bytes, entry: os.DirEntry[bytes]) -> os.stat_result | None
     try:
         if not entry.is_symlink():
             info = entry.stat(follow_symlinks=False)
-        elif _inside(base, entry.path):
+        elif is_inside(base, entry.path):
             info = os.stat(entry.path)
         else:
             return None
@@ -252,7 +259,8 @@ def _stat_audio(base: bytes, entry: os.DirEntry[bytes]) -> os.stat_result | None
     return info if stat.S_ISREG(info.st_mode) else None
 
 
-def _inside(base: bytes, path: bytes) -> bool:
+def is_inside(base: bytes, path: bytes) -> bool:
+    """Whether what is at a path lies in the library, links resolved. Raises OSError."""
     # Strict: it would go on from a name that the disk fails to look up, as if that were no link.
     real = os.path.realpath(path, strict=True)
     return real == base or real.startswith(base.rstrip(b"/") + b"/")

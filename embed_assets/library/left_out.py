@@ -1,0 +1,138 @@
+"""What a walk leaves out: links that lead out of the library, audio of other kinds, CUE sheets."""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections import Counter
+from collections.abc import Sequence
+
+from embed_assets.identity import display_path
+from embed_assets.library.kinds import AUDIO_SUFFIXES, NOT_TAKEN, OTHER_SUFFIXES
+from embed_assets.library.walk import IGNORE_MARKERS, LITTER, is_hidden, is_inside
+
+EXAMPLES = 3
+
+LINKS_TODO = (
+    "mount the folder there instead (`mount --bind`, or a share), copy it, or set EMBED_LIBRARY to"
+    " the folder that holds the music itself"
+)
+
+
+class LeftOut:
+    """Counts of what is left out of the `folders` that a walk passed; `walk` fills it.
+
+    Symbolic links: `linked_folders` and `linked_files` lead out of the library, `broken_links`
+    nowhere. A link to something in the library leaves nothing out, for that has its own place.
+    `endings`: how many files have each ending of `NOT_TAKEN`. `cue_sheets`: albums in one file, of
+    which a CUE sheet says where each track begins.
+    """
+
+    def __init__(self) -> None:
+        self.linked_folders = self.linked_files = self.broken_links = 0
+        self.folders = self.cue_sheets = 0
+        self.endings: Counter[str] = Counter()
+        self.links_seen: list[bytes] = []
+        self.sheets_seen: list[bytes] = []
+
+    @property
+    def links(self) -> int:
+        """Symbolic links that are not followed."""
+        return self.linked_folders + self.linked_files + self.broken_links
+
+    def note(self, base: bytes, path: bytes, entries: Sequence[os.DirEntry[bytes]]) -> None:
+        """Take in a folder of the library below `base`, as it was listed."""
+        self.folders += 1
+        if any(entry.name in IGNORE_MARKERS for entry in entries):
+            return
+        audio: list[tuple[bytes, bytes]] = []
+        sheets: list[bytes] = []
+        for entry in entries:
+            name = entry.name
+            if is_hidden(name) or name in LITTER:
+                continue
+            stem, _, suffix = name.rpartition(b".")
+            suffix = suffix.lower() if stem else b""
+            if entry.is_symlink():
+                self._note_link(base, path, entry, suffix in AUDIO_SUFFIXES)
+            elif suffix in AUDIO_SUFFIXES:
+                audio.append((stem, name))
+            elif suffix == b"cue":
+                sheets.append(name)
+            elif suffix in OTHER_SUFFIXES and entry.is_file(follow_symlinks=False):
+                self.endings[f".{suffix.decode()}"] += 1
+        for sheet in sheets:
+            # Beside tracks that were ripped one by one a sheet is only their list.
+            if len(audio) == 1 or any(sheet[: -len(b".cue")] in names for names in audio):
+                self.cue_sheets += 1
+                _add(self.sheets_seen, path, sheet)
+
+    def _note_link(
+        self, base: bytes, path: bytes, entry: os.DirEntry[bytes], is_audio: bool
+    ) -> None:
+        try:
+            mode = os.stat(entry.path).st_mode
+            if is_inside(base, entry.path):
+                return
+        except OSError:
+            self.broken_links += 1
+        else:
+            if stat.S_ISDIR(mode):
+                self.linked_folders += 1
+            elif is_audio and stat.S_ISREG(mode):
+                self.linked_files += 1
+            else:
+                return
+        _add(self.links_seen, path, entry.name)
+
+    def as_json(self) -> dict[str, object]:
+        """What `doctor --json` prints."""
+        return {
+            "links_to_folders": self.linked_folders,
+            "links_to_files": self.linked_files,
+            "broken_links": self.broken_links,
+            "endings": dict(sorted(self.endings.items())),
+            "cue_sheets": self.cue_sheets,
+        }
+
+    def about_links(self) -> str:
+        """How many links are not followed, and what to do, for people; empty if none."""
+        counted = [
+            f"{n} to {what}"
+            for n, what in (
+                (self.linked_folders, "folders outside of the library"),
+                (self.linked_files, "files outside of it"),
+                (self.broken_links, "nothing that is there"),
+            )
+            if n
+        ]
+        if not counted:
+            return ""
+        return (
+            f"symbolic links are not followed ({', '.join(counted)}; e.g."
+            f" {_shown(self.links_seen)}): {LINKS_TODO}"
+        )
+
+    def sentences(self) -> list[str]:
+        """What is left out and what to do, for people, a sentence a kind."""
+        told = [self.about_links()] if self.links else []
+        for kind in NOT_TAKEN:
+            counts = [(self.endings[f".{ending}"], ending) for ending in kind.endings]
+            if found := ", ".join(f"{n} .{ending}" for n, ending in counts if n):
+                told.append(f"{found} not taken ({kind.name}: {kind.why}): {kind.instead}")
+        if self.cue_sheets:
+            told.append(
+                f"{self.cue_sheets} CUE sheets of albums in one file (e.g."
+                f" {_shown(self.sheets_seen)}): such a file is one track; split it, e.g. with"
+                " `shnsplit` or `flacon`, to have its tracks"
+            )
+        return told
+
+
+def _add(seen: list[bytes], path: bytes, name: bytes) -> None:
+    if len(seen) < EXAMPLES:
+        seen.append(path + b"/" + name if path else name)
+
+
+def _shown(paths: list[bytes]) -> str:
+    return ", ".join(repr(display_path(p)) for p in paths)

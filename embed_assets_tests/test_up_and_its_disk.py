@@ -1,0 +1,89 @@
+"""`up` on a disk that is full or fails: it says so, and leaves nothing behind that goes on."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import subprocess
+import sys
+
+import pytest
+
+from embed_assets.commands.up import running_address
+from embed_assets.defs.instance import prepare_home, sole_starter
+from embed_assets.errors import AlreadyRunning
+from embed_assets_tests.faults import preloaded
+
+HOLDS = """
+import sys
+from embed_assets.defs.instance import sole_starter
+from embed_assets.settings import Settings
+with sole_starter(Settings.load()):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+ASKS = """
+from embed_assets.commands.up import running_address
+from embed_assets.errors import TransientError
+from embed_assets.settings import Settings
+try:
+    print("address:", running_address(Settings.load()))
+except TransientError as e:
+    print("fails:", e)
+"""
+
+
+def test_a_second_up_is_told_by_the_lock_alone(world):
+    settings = world.made_settings()
+    prepare_home(settings)
+    (settings.dagster_home / "up.json").write_text('{"address": "http://127.0.0.1:1"}')
+    assert running_address(settings) is None, "a note without a process says nothing"
+    holder = subprocess.Popen(
+        [sys.executable, "-c", HOLDS],
+        env=world.environment,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    try:
+        assert holder.stdout.readline() == b"held\n"
+        assert running_address(settings) == "http://127.0.0.1:1"
+        with pytest.raises(AlreadyRunning), sole_starter(settings):
+            pass
+    finally:
+        holder.communicate()
+
+
+def test_a_disk_that_fails_is_no_up_that_runs(world):
+    prepare_home(world.made_settings())
+    faults = preloaded(world.root, world.home)
+    world.settings |= faults.environment
+    faults.begin(("open", errno.EIO, 1.0, world.home / "dagster"))
+    asked = subprocess.run(
+        [sys.executable, "-c", ASKS], env=world.environment, capture_output=True, text=True
+    )
+    assert asked.stdout.startswith("fails: "), asked
+    assert os.strerror(errno.EIO) in asked.stdout
+    world.album("Album", 1)
+    done = world.run("up", "--port", "1")
+    assert done.returncode == 1
+    assert "already up" not in done.stderr
+    assert os.strerror(errno.EIO) in done.stderr
+
+
+def test_an_up_that_cannot_note_what_it_started_ends_it(world):
+    world.album("Album", 1)
+    faults = preloaded(world.root, world.home)
+    world.settings |= faults.environment
+    faults.begin(("write", errno.ENOSPC, 1.0, world.home / "dagster/up.json"))
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    done = world.run("up", "--port", str(port))
+    assert faults.told()["write ENOSPC"] >= 1
+    assert done.returncode == 1
+    assert "Dagster UI" in done.stderr
+    assert os.strerror(errno.ENOSPC) in done.stderr
+    assert "Traceback" not in done.stderr
+    assert world.processes() == [], "a Dagster went on that nobody knew of"
