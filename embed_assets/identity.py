@@ -8,7 +8,6 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-import unicodedata
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 
@@ -43,12 +42,6 @@ def folder_id(library: str, path: bytes) -> str:
 def display_path(path: bytes) -> str:
     r"""Path for people and for the index: UTF-8 as it is, other bytes as `\xNN`; root is `.`."""
     return path.decode("utf-8", "backslashreplace") or "."
-
-
-def folded(text: str) -> str:
-    """Text as people compare it: without case and accents."""
-    bare = unicodedata.normalize("NFKD", text.casefold())
-    return "".join(c for c in bare if not unicodedata.combining(c))
 
 
 def local_path(root: str | os.PathLike[str], path: bytes) -> bytes:

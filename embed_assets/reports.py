@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import sqlite3
+import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from embed_assets.identity import display_path, folded
+from embed_assets.identity import display_path
 from embed_assets.rows import CHANGED, NOT_DONE, Embedding, Problem, Track
 from embed_assets.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
+from embed_assets.words import holding, name_key
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -235,40 +236,37 @@ def track_by_name(tables: Tables, name: str) -> Track | None:
 def tracks_by_words(tables: Tables, words: str, limit: int = 10) -> list[Track]:
     """Tracks whose title, artist, album or path holds every word, the best matches first.
 
-    Where none does as they are spelled, case and accents do not count.
+    Words are found as `words.py` says: whatever the case, the accents and the alphabet.
     """
     parts = words.split()
     if not parts:
         return []
-    names = "t.title || ' ' || t.artist || ' ' || t.album_artist"
-    anywhere = f"{names} || ' ' || t.album || ' ' || CAST(t.path AS TEXT)"
-    likes = [f"%{_escaped(p)}%" for p in parts]
-    where = " AND ".join(f"({anywhere}) LIKE ? ESCAPE '\\'" for _ in parts)
-    score = " + ".join(f"(({names}) LIKE ? ESCAPE '\\')" for _ in parts)
+    holds, name, spelled = holding(parts), name_key(words), [p.casefold() for p in parts]
+
+    def rank(row: tuple[str, str, str, str, bytes]) -> tuple[Any, ...]:
+        _, names, title, _, path = row
+        there = names.casefold()
+        return (
+            title.casefold() != words.casefold(),
+            name_key(title) != name,
+            -holds(names),
+            -sum(p in there for p in spelled),
+            len(path),
+            path,
+        )
+
     with tables.connect() as db:
         rows = db.execute(
-            f"SELECT {_TRACK} FROM tracks t WHERE t.audio_hash IS NOT NULL AND {where}"
-            f" ORDER BY t.title = ? COLLATE NOCASE DESC, {score} DESC, length(t.path), t.path"
-            " LIMIT ?",
-            (*likes, words, *likes, limit),
+            "SELECT track_id, title || ' ' || artist || ' ' || album_artist, title, album, path"
+            " FROM tracks WHERE audio_hash IS NOT NULL"
         )
-        found = [Track(*row) for row in rows]
-        return found or _by_folded_words(db, [folded(p) for p in parts], limit)
-
-
-def _by_folded_words(db: sqlite3.Connection, words: list[str], limit: int) -> list[Track]:
-    def fits(names: str, path: bytes) -> bool:
-        there = folded(f"{names} {display_path(path)}")
-        return all(word in there for word in words)
-
-    db.create_function("fits", 2, fits, deterministic=True)
-    rows = db.execute(
-        f"SELECT {_TRACK} FROM tracks t WHERE t.audio_hash IS NOT NULL AND"
-        " fits(t.title || ' ' || t.artist || ' ' || t.album_artist || ' ' || t.album, t.path)"
-        " ORDER BY length(t.path), t.path LIMIT ?",
-        (limit,),
-    )
-    return [Track(*row) for row in rows]
+        fit = (
+            row
+            for row in rows
+            if holds(f"{row[1]} {row[3]} {display_path(row[4]).replace('/', ' ')}") == len(parts)
+        )
+        best = [row[0] for row in heapq.nsmallest(limit, fit, key=rank)]
+    return list(tracks_by_id(tables, best).values())
 
 
 def _escaped(word: str) -> str:

@@ -1,6 +1,6 @@
 """Filters in plain words over the fields of a row: what they mean, for the searcher and for Milvus.
 
-Text fits where its words stand in the field one after the other, whatever the case and accents:
+Text fits where its words stand in the field one after the other, as `words.py` finds them:
 `genre=jazz` fits "Acid Jazz; Fusion" and not "Jazzy". Numbers and times are ranges, ends included:
 `1955..1965`, `1990..`, `..2m30s`, `2026-01..2026-03`, or one value. 0 means unknown, and fits no
 range.
@@ -12,11 +12,10 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
-from functools import lru_cache
 
 from embed_assets.errors import ConfigurationError
-from embed_assets.identity import folded
 from embed_assets.index.row import NUMBERS, TEXT_BYTES, TrackRow
+from embed_assets.words import has_words
 
 FIELDS = tuple(f.name for f in fields(TrackRow))
 TIMES = tuple(n for n in NUMBERS if n.endswith("_at"))
@@ -46,7 +45,7 @@ class Condition:
     def fits(self, value: str | float) -> bool:
         """Whether a row with this value fits."""
         if self.is_text:
-            return _has_words(str(value), self.words) != self.negate
+            return has_words(str(value), self.words) != self.negate
         return (bool(value) and self.low <= float(value) <= self.high) != self.negate
 
 
@@ -112,7 +111,7 @@ _ESCAPES = {"\\": "\\\\", '"': '\\"', "\n": "\\n", "\r": "\\r", "\t": "\\t"}
 
 def _expression(c: Condition, vocabulary: Vocabulary) -> str:
     if c.is_text:
-        values = sorted({v for v in vocabulary(c.field) if _has_words(v, c.words)})
+        values = sorted({v for v in vocabulary(c.field) if has_words(v, c.words)})
         inside = f"{c.field} in [{', '.join(map(quoted, values))}]" if values else 'track_id == ""'
         return f"not ({inside})" if c.negate else inside
     whole = c.field != "duration"
@@ -127,19 +126,6 @@ def _expression(c: Condition, vocabulary: Vocabulary) -> str:
 
 def _literal(value: float, whole: bool) -> str:
     return str(int(value)) if whole else repr(float(value))
-
-
-def _has_words(value: str, words: str) -> bool:
-    plain = _plain(words)
-    if plain == "  ":
-        return value.strip().casefold() == words.strip().casefold()
-    return plain in _plain(value)
-
-
-@lru_cache(maxsize=1 << 17)
-def _plain(text: str) -> str:
-    """Words in lower case without accents, each between spaces."""
-    return " " + " ".join(re.findall(r"[^\W_]+", folded(text))) + " "
 
 
 def _number(text: str, top: bool) -> float:
