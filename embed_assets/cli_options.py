@@ -17,6 +17,13 @@ Query = Annotated[
 M3u = Annotated[
     Path | None, typer.Option("--m3u", help="Write a playlist too, with paths relative to it.")
 ]
+OneRecording = Annotated[
+    bool,
+    typer.Option(
+        "--one-recording",
+        help="Of tracks that `duplicates` would call one recording show only one.",
+    ),
+]
 Genre = Annotated[list[str] | None, typer.Option(help="Words of the genre; may be given again.")]
 NotGenre = Annotated[list[str] | None, typer.Option(help="Words that the genre must not have.")]
 Artist = Annotated[list[str] | None, typer.Option(help="Words of the artist.")]

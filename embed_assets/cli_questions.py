@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Annotated
@@ -17,6 +16,7 @@ from embed_assets.cli_options import (
     Most,
     NotArtist,
     NotGenre,
+    OneRecording,
     Query,
     Where,
     Year,
@@ -59,13 +59,15 @@ def similar(
     min_duration: Least = "",
     max_duration: Most = "",
     where: Where = None,
+    one_recording: OneRecording = False,
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
     """List the tracks that sound most like one, several or a folder; scores are cosines in [-1, 1].
 
     Several paths are several tracks to be like. Conditions must all hold; the same option given
-    twice as well.
+    twice as well. Equal audio is shown once, as the track whose path sorts first of those that fit;
+    the others are its `copies`.
     """
     from embed_assets.commands import similar as command
     from embed_assets.commands.reading import reading
@@ -83,6 +85,7 @@ def similar(
             genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
         ),
         per_artist=per_artist,
+        one_recording=one_recording,
     )
     tell_all(answer.notes)
     playlist(project, m3u, answer.matches)
@@ -113,13 +116,15 @@ def parts(
     min_duration: Least = "",
     max_duration: Most = "",
     where: Where = None,
+    one_recording: OneRecording = False,
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
     """List the tracks a part of which sounds most like a part of this one, and where in them.
 
-    Finds a medley or a long mix by one of its parts. Scores are cosines in [-1, 1], of the best
-    window of each track. Needs EMBED_PARTS=true; EMBED_WINDOWS says which parts are there to find.
+    Finds a medley or a long mix by one of its parts. Equal audio is shown once. Scores are cosines
+    in [-1, 1], of the best window of each track. Needs EMBED_PARTS=true; EMBED_WINDOWS says which
+    parts are there to find.
     """
     from embed_assets.commands import parts as command
     from embed_assets.commands import similar
@@ -132,7 +137,13 @@ def parts(
         genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
     )
     answer, notes = command.parts(
-        project, query, n, part=seconds_of(part), where=chosen, per_artist=per_artist
+        project,
+        query,
+        n,
+        part=seconds_of(part),
+        where=chosen,
+        per_artist=per_artist,
+        one_recording=one_recording,
     )
     tell_all([*answer.notes, *notes])
     playlist(project, m3u, answer.matches)
@@ -160,6 +171,7 @@ def path(
     min_duration: Least = "",
     max_duration: Most = "",
     where: Where = None,
+    one_recording: OneRecording = False,
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
@@ -171,7 +183,7 @@ def path(
     chosen = conditions(
         genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
     )
-    answer = command.path(project, start, end, steps, chosen)
+    answer = command.path(project, start, end, steps, chosen, one_recording=one_recording)
     tell_all(answer.notes)
     playlist(project, m3u, answer.matches)
     if as_json:
@@ -199,6 +211,7 @@ def radio(
     min_duration: Least = "",
     max_duration: Most = "",
     where: Where = None,
+    one_recording: OneRecording = False,
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
@@ -210,7 +223,9 @@ def radio(
     chosen = conditions(
         genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
     )
-    found, drifting = command.radio(project, query, where=chosen, drift=drift, random=random)
+    found, drifting = command.radio(
+        project, query, where=chosen, drift=drift, random=random, one_recording=one_recording
+    )
     tell_all(f.note for f in found if f.note)
     played = islice(drifting, n or None)
     if as_json or m3u:
@@ -248,7 +263,7 @@ def duplicates(
     project = reading(Settings.load())
     found = command.duplicates(project, least, [parse(w) for w in where or ()])
     if as_json:
-        print_json([asdict(d) | {"tracks": [command.as_json(t) for t in d.tracks]} for d in found])
+        print_json([command.double_as_json(d) for d in found])
         return
     for d in found:
         kind = "the same audio" if d.certain else f"perhaps one recording (cosine {d.score:.4f})"

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from embed_assets.index import questions, searcher, snapshot
+from embed_assets.index.duplicates import duplicates
 from embed_assets.index.filters import condition
 from embed_assets_tests.shelf import Shelf, random_vectors
 
@@ -47,7 +48,7 @@ def ask(library: snapshot.Snapshot, seed: str) -> None:
     other = next(i for i, _ in library.tracks() if i not in here)
     way = questions.path(library, here[0], other, 6)
     assert len({m.track_id for m in way}) == 6
-    questions.duplicates(library, where=where)
+    duplicates(library, where=where)
 
 
 @pytest.mark.parametrize("pinned", [True, False], ids=["a snapshot", "the searcher itself"])

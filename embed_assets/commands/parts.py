@@ -23,7 +23,9 @@ from embed_assets.index.connection import connect
 from embed_assets.index.filters import Condition
 from embed_assets.index.parts import Part, ask_parts, nearest_parts, seed_of
 from embed_assets.index.questions import mask
-from embed_assets.index.search import at_most
+from embed_assets.index.recordings import first_takes
+from embed_assets.index.search import at_most, vectors_of
+from embed_assets.index.searcher import Searcher
 from embed_assets.index.wanted import vocabulary
 from embed_assets.project import Project
 from embed_assets.vectors.store import VectorsLost
@@ -41,11 +43,13 @@ def parts(
     part: tuple[float, float | None] | None = None,
     where: Sequence[Condition] = (),
     per_artist: int = 0,
+    one_recording: bool = False,
 ) -> tuple[Answer, list[str]]:
     """The `n` tracks with the part nearest to a part of what `query` means, and notes for people.
 
     `part`: from and to, in seconds; without an end the window there; None: the whole track, or
-    tracks. The matches are `Part`s, one a track, with the place of the best window in it.
+    tracks. The matches are `Part`s, one an audio, with the place of the best window in it; copies
+    of what was asked for are left out. `one_recording`: as `questions.similar`.
 
     Raises:
         NotFound: no track fits, or it is not indexed.
@@ -56,14 +60,17 @@ def parts(
     notes = _unfinished(project, spec)
     windowed = Windowed(project.store, spec)
     vector, more = _direction(project, spec, windowed, seeds, part)
-    exclude = {t.track_id for f in seeds for t in f.tracks}
-    many = MORE * n if per_artist else n
+    exclude = {t.audio_hash or "" for f in seeds for t in f.tracks}
+    many = MORE * n if per_artist or one_recording else n
+    searcher = None if is_server(project.uri) else held_ready(project, spec.of_parts)
     while True:
-        if is_server(project.uri):
+        if searcher is None:
             found = _asked(project, spec, vector, many, exclude, where)
         else:
-            found = _searched(project, spec, windowed, vector, many, exclude, where)
-        kept = at_most(found, per_artist)
+            allowed = mask(searcher, where) & ~searcher.of_audio(exclude)
+            found = nearest_parts(searcher, windowed, vector, many, allowed)
+        kept = _distinct(project, spec, searcher, seeds, found) if one_recording else found
+        kept = at_most(kept, per_artist)
         if len(kept) >= n or len(found) < many or many >= PAGE:
             return Answer(tuple(seeds), kept[:n], spec), notes + more
         many = min(MORE * many, PAGE)
@@ -138,21 +145,6 @@ def _nearest_note(found: Found, window: tuple[float, float], spec: IndexSpec) ->
     )
 
 
-def _searched(
-    project: Project,
-    spec: IndexSpec,
-    windowed: Windowed,
-    vector: np.ndarray,
-    n: int,
-    exclude: set[str],
-    where: Sequence[Condition],
-) -> list[Part]:
-    searcher = held_ready(project, spec.of_parts)
-    allowed = mask(searcher, where)
-    allowed[searcher.find(exclude)] = False
-    return nearest_parts(searcher, windowed, vector, n, allowed)
-
-
 def _asked(
     project: Project,
     spec: IndexSpec,
@@ -163,9 +155,27 @@ def _asked(
 ) -> list[Part]:
     wanted = filters.expression(where, vocabulary(project.tables, spec.layers[0]))
     with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
-        name = spec.of_parts.collection
-        load(client, name)
-        return ask_parts(client, name, vector, n, exclude=exclude, where=wanted)
+        for one in (spec, spec.of_parts):
+            load(client, one.collection)
+        return ask_parts(client, spec, vector, n, exclude=exclude, where=wanted)
+
+
+def _distinct(
+    project: Project,
+    spec: IndexSpec,
+    searcher: Searcher | None,
+    seeds: Sequence[Found],
+    found: list[Part],
+) -> list[Part]:
+    """Those that may not be one recording with one before them, or with what was asked for."""
+    heard = [t for f in seeds for t in f.tracks]
+    ids = [*(t.track_id for t in heard), *(p.track_id for p in found)]
+    if searcher is None:
+        with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
+            vectors = vectors_of(client, ids, spec.collection)
+    else:
+        vectors = {t: searcher.vectors([i])[0] for t in ids for i in searcher.find([t])}
+    return first_takes(found, heard, vectors, spec.recipe.encoder)
 
 
 def clock(seconds: float) -> str:

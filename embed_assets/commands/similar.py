@@ -27,9 +27,11 @@ from embed_assets.index import filters, questions, search
 from embed_assets.index.address import is_server
 from embed_assets.index.collection import id_list, lite_serves
 from embed_assets.index.connection import connect
+from embed_assets.index.duplicates import Double
+from embed_assets.index.duplicates import duplicates as found_twice
 from embed_assets.index.filters import Condition
 from embed_assets.index.parts import MOST_IDS
-from embed_assets.index.questions import Double
+from embed_assets.index.recordings import first_takes
 from embed_assets.index.search import Match
 from embed_assets.index.searcher import Searcher
 from embed_assets.index.wanted import vocabulary
@@ -74,10 +76,13 @@ def similar(
     avoid: Sequence[str] = (),
     where: Sequence[Condition] = (),
     per_artist: int = 0,
+    one_recording: bool = False,
 ) -> Answer:
     """The `n` tracks nearest to what `query` means: a path, several paths, a folder, or words.
 
-    `also`: more of the same. `avoid`: what is nearer to these is left out, as they are.
+    `also`: more of the same. `avoid`: what is nearer to these is left out, as they are. Of equal
+    audio the track whose path sorts first is shown, with its `copies`. `one_recording`: see
+    `questions.similar`.
 
     Raises:
         NotFound: no track fits, or it is not indexed.
@@ -89,7 +94,7 @@ def similar(
     name = None if is_server(project.uri) else lite_serves(project.uri)
     spec = spec_of(project, name) if name else None
     if spec is None:
-        matches, spec = _asked(project, seeds, unlike, n, where, per_artist)
+        matches, spec = _asked(project, seeds, unlike, n, where, per_artist, one_recording)
     else:
         searcher = held_ready(project, spec)
         matches = questions.similar(
@@ -99,12 +104,19 @@ def similar(
             avoid=_positions(searcher, unlike),
             where=where,
             per_artist=per_artist,
+            one_recording=one_recording,
         )
     return Answer(tuple(seeds), matches, spec, tuple(unlike))
 
 
 def path(
-    project: Project, start: str, end: str, steps: int, where: Sequence[Condition] = ()
+    project: Project,
+    start: str,
+    end: str,
+    steps: int,
+    where: Sequence[Condition] = (),
+    *,
+    one_recording: bool = False,
 ) -> Answer:
     """A smooth way from one track to another, both included; see `questions.path`.
 
@@ -114,7 +126,8 @@ def path(
     searcher = searcher_of(project)
     ends = [_one_of(searcher, one) for one in found]
     first, last = (_positions(searcher, [one])[0] for one in ends)
-    return Answer(tuple(ends), questions.path(searcher, first, last, steps, where=where))
+    way = questions.path(searcher, first, last, steps, where=where, one_recording=one_recording)
+    return Answer(tuple(ends), way)
 
 
 def radio(
@@ -124,25 +137,41 @@ def radio(
     where: Sequence[Condition] = (),
     drift: float = 0.5,
     random: int | None = None,
+    one_recording: bool = False,
 ) -> tuple[tuple[Found, ...], Iterator[Match]]:
     """Endless drift away from tracks; see `questions.radio`."""
     seeds = find_all(project, [query] if isinstance(query, str) else list(query))
     searcher = searcher_of(project)
     positions = _positions(searcher, seeds)
-    drifting = questions.radio(searcher, positions, where=where, drift=drift, random=random)
+    drifting = questions.radio(
+        searcher,
+        positions,
+        where=where,
+        drift=drift,
+        random=random,
+        one_recording=one_recording,
+    )
     return tuple(seeds), drifting
 
 
 def duplicates(
     project: Project, least: float | None, where: Sequence[Condition] = ()
 ) -> list[Double]:
-    """What the library has twice; see `questions.duplicates`."""
-    return questions.duplicates(searcher_of(project), least, where=where)
+    """What the library has twice; see `index/duplicates.py`."""
+    return found_twice(searcher_of(project), least, where=where)
 
 
 def as_json(match: Match) -> dict[str, object]:
     """The object that the interface promises for a match, and more."""
     return asdict(match) | {"score": round(match.score, 6)}
+
+
+def double_as_json(double: Double) -> dict[str, object]:
+    """The object that the interface promises for what is there twice."""
+    tracks = [as_json(t) for t in double.tracks]
+    for track in tracks:
+        del track["copies"]  # they are the other tracks
+    return asdict(double) | {"tracks": tracks}
 
 
 def _one_of(searcher: Searcher, found: Found) -> Found:
@@ -174,34 +203,43 @@ def _asked(
     n: int,
     where: Sequence[Condition],
     per_artist: int,
+    one_recording: bool = False,
 ) -> tuple[list[Match], IndexSpec | None]:
     """The same answer from Milvus itself, with the vectors that it serves; and their spec."""
     with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
         # The alias may move between two questions; the collection behind it stays.
         name = search.served_collection(client)
-        near, ids = _mean(client, seeds, name)
-        far, bad = _mean(client, unlike, name) if unlike else (None, [])
+        near, mine = _mean(client, seeds, name)
+        far, theirs = _mean(client, unlike, name) if unlike else (None, {})
         spec = spec_of(project, name)
         wanted = filters.expression(where, vocabulary(project.tables, spec or project.spec()))
-        own = sorted({t.audio_hash or "" for f in (*seeds, *unlike) for t in f.tracks})
+        heard = [t for f in (*seeds, *unlike) for t in f.tracks]
+        own = {t.audio_hash or "" for t in heard}
         if len(own) <= MOST_IDS:
-            copies = f"audio_hash not in {id_list(own)}"
+            copies = f"audio_hash not in {id_list(sorted(own))}"
             wanted = f"({wanted}) and {copies}" if wanted else copies
-        out = [*ids, *bad]
-        many = n if far is None and not per_artist else SPARE * n
+        out = mine | theirs
+        sifted = far is not None or per_artist or one_recording or len(own) > MOST_IDS
+        many = SPARE * n if sifted else n
         while True:
             found = search.similar(client, near, many, out, name, where=wanted)
-            kept = found
+            kept = [m for m in found if m.audio_hash not in own]
+            vectors = {}
+            if far is not None or one_recording:
+                vectors = search.vectors_of(client, [m.track_id for m in kept], name)
             if far is not None:
-                vectors = search.vectors_of(client, [m.track_id for m in found], name)
-                kept = [m for m in found if m.score >= float(vectors[m.track_id] @ far)]
+                kept = [m for m in kept if m.score >= float(vectors[m.track_id] @ far)]
+            if one_recording:
+                kept = first_takes(kept, heard, vectors | out, spec.recipe.encoder if spec else "")
             kept = search.at_most(kept, per_artist)
             if len(kept) >= n or len(found) < many or many >= search.PAGE:
                 return kept[:n], spec
             many = min(SPARE * many, search.PAGE)
 
 
-def _mean(client: object, found: Sequence[Found], name: str) -> tuple[np.ndarray, list[str]]:
+def _mean(
+    client: object, found: Sequence[Found], name: str
+) -> tuple[np.ndarray, dict[str, np.ndarray]]:
     vectors: dict[str, np.ndarray] = {}
     for one in found:
         there = search.vectors_of(client, [t.track_id for t in one.tracks], name)
@@ -209,4 +247,4 @@ def _mean(client: object, found: Sequence[Found], name: str) -> tuple[np.ndarray
             raise not_indexed(one)
         vectors |= there
     mean = np.mean(list(vectors.values()), axis=0, dtype=np.float64)
-    return (mean / np.linalg.norm(mean)).astype(np.float32), list(vectors)
+    return (mean / np.linalg.norm(mean)).astype(np.float32), vectors

@@ -69,7 +69,7 @@ def print_matches(
     *,
     asked: int = 0,
 ) -> None:
-    """A list for people, as it comes: cosine, where in the track if asked, title, artist, path.
+    """A list for people, as it comes: cosine, where in the track if asked, title, artist, paths.
 
     `asked`: how many should come; if fewer do, that is said.
     """
@@ -79,7 +79,9 @@ def print_matches(
         number += 1
         by = f" - {m.artist}" if m.artist else ""
         where = f"{place(m):>12}  " if place(m) else ""
-        typer.echo(plain(f"  {m.score:+.3f}  {where}{m.title}{by}  ({m.path})"))
+        also = f", also {m.copies[0]}" if m.copies else ""
+        also += f" and {len(m.copies) - 1} more" if len(m.copies) > 1 else ""
+        typer.echo(plain(f"  {m.score:+.3f}  {where}{m.title}{by}  ({m.path}){also}"))
     if not number:
         typer.echo("  none: no other track fits what was asked for")
     elif number < asked:

@@ -1,21 +1,22 @@
 """The part that sounds like this: the tracks whose best window is nearest to a vector, and where.
 
-Exact and without Milvus over the file of all windows, or from a Milvus server. One answer a track;
-scores are cosines in [-1, 1].
+Exact and without Milvus over the file of all windows, or from a Milvus server. One answer an
+audio; scores are cosines in [-1, 1].
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embed_assets import reports
+from embed_assets.identity import IndexSpec
 from embed_assets.index.collection import PAGE, id_list
-from embed_assets.index.search import Match, nearest_rows
+from embed_assets.index.search import ROW_FIELDS, Match, first_copies, nearest_rows
 from embed_assets.index.snapshot import Snapshot
 from embed_assets.index.wanted import windows_of
 from embed_assets.rows import Embedding, Track
@@ -31,7 +32,7 @@ SPARE = 16
 """And so many more, so that twins are ordered by path, not by chance."""
 
 MOST_IDS = 1_000
-"""So many tracks are left out by the server itself; of more, what it finds is sifted here."""
+"""So many audios are left out by the server itself; of more, what it finds is sifted here."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +91,10 @@ def nearest_parts(
 ) -> list[Part]:
     """The `n` tracks with the window nearest to a float32 `[dim]` vector of length 1, best first.
 
-    `allowed`: bool `[positions]` of the searcher, which may be answers. Memory holds a block of
-    the file, and a number for each window. What the file lacks is read from the store.
+    One an audio. `allowed`: bool `[positions]` of the searcher, which may be answers. Memory holds
+    a block of the file, and a number for each window. What the file lacks is read from the store.
     """
-    positions = np.flatnonzero(allowed).tolist()
+    positions = np.flatnonzero(searcher.one_each(allowed)).tolist()
     tracks = [searcher.track(i) for i in positions]
     hashes = [t.audio_hash or "" for t in tracks]
     embedded = {h: searcher.lineage(i)["at"] for h, i in zip(hashes, positions, strict=True)}
@@ -110,6 +111,7 @@ def nearest_parts(
     for i in kept:
         if embedding := told.get(hashes[i]):
             match = searcher.match(positions[i], float(of_track[i]))
+            match = replace(match, copies=searcher.copies(positions[i]))
             windows = windows_of(tracks[i], embedding, windowed.spec.recipe)
             parts.append(_part(match, windows, int(numbers[row[hashes[i]]])))
     return sorted(parts, key=lambda p: (-p.score, p.path))[:n]
@@ -117,32 +119,33 @@ def nearest_parts(
 
 def ask_parts(
     client: MilvusClient,
-    collection: str,
+    spec: IndexSpec,
     query: np.ndarray,
     n: int,
     *,
     exclude: Collection[str] = (),
     where: str = "",
 ) -> list[Part]:
-    """The same from a collection of parts; `exclude`: tracks; `where`: as `filters.expression`.
+    """The same from a spec's collection of parts, loaded as that of its tracks is.
 
-    Fewer come where 16,384 windows, which is what a server hands out, are of fewer tracks.
+    `exclude`: audio hashes; `where`: as `filters.expression`. Fewer come where 16,384 windows,
+    which is what a server hands out, are of fewer tracks.
     """
-    out = set(exclude)
+    out, wanted = set(exclude), where
     if 0 < len(out) <= MOST_IDS:
-        rest = f"track_id not in {id_list(sorted(out))}"
-        where = f"({where}) and {rest}" if where else rest
-    names = [name for name in Part.__dataclass_fields__ if name != "score"]
+        rest = f"audio_hash not in {id_list(sorted(out))}"
+        wanted = f"({where}) and {rest}" if where else rest
+    names = [*ROW_FIELDS, "start", "end"]
     limit = min(WINDOWS_EACH * n + SPARE, PAGE)
     while True:
-        rows = nearest_rows(client, collection, query, limit, names, where)
+        rows = nearest_rows(client, spec.of_parts.collection, query, limit, names, wanted)
         found: dict[str, Part] = {}
-        for row in rows:
+        for row in sorted(rows, key=lambda r: (-r["score"], r["path"], r["start"])):
             row |= {name: round(float(row[name]), 2) for name in ("start", "end")}
-            if row["track_id"] not in out:
-                found.setdefault(row["track_id"], Part(**row))
+            if row["audio_hash"] not in out:
+                found.setdefault(row["audio_hash"], Part(**row))
         if len(found) >= n or len(rows) < limit or limit >= PAGE:
-            return sorted(found.values(), key=lambda p: (-p.score, p.path))[:n]
+            return first_copies(client, spec.collection, list(found.values())[:n], where)
         limit = min(4 * limit, PAGE)
 
 

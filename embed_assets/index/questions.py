@@ -1,4 +1,4 @@
-"""Questions to a library that is held ready: like these and unlike those, a way, a drift, doubles.
+"""Questions to a library that is held ready: like these and unlike those, a way, a drift.
 
 Plain functions over a `Snapshot`, or over the one that a `Searcher` has when a question begins, for
 the command line, notebooks and servers. All vectors have length 1, and each score is a cosine in
@@ -8,31 +8,20 @@ the command line, notebooks and servers. All vectors have length 1, and each sco
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import replace
 
 import numpy as np
 
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.filters import Condition
+from embed_assets.index.recordings import SAME_LENGTH_SECONDS, distinct, least_cosine
 from embed_assets.index.search import Match, at_most
 from embed_assets.index.snapshot import Snapshot
+from embed_assets.words import name_key
 
 CANDIDATES = 40
 """Tracks that may stand at one step of a way, or as many as it has steps, if these are more."""
 
-SAME_RECORDING = {"acoustic": 0.95}
-"""By encoder, the cosine from which two tracks of one length may be one recording.
-
-`acoustic`: ten tracks against themselves as MP3 of 128 kbit/s gave .953 or more (of 64 kbit/s,
-which cuts off the treble, .49 or more), and the 903 pairs of other tracks of about one length
-among 383 gave .56 at most.
-"""
-
-SAME_RECORDING_ELSE = 0.995
-"""Not measured: of an encoder of which nothing is known only what is all but equal is suggested."""
-
-SAME_LENGTH_SECONDS = 2.0
-BLOCK = 512
 RECENT = 8
 """An artist is not heard again before so many other tracks, if there are others."""
 
@@ -48,12 +37,14 @@ def similar(
     avoid: Sequence[int] = (),
     where: Sequence[Condition] = (),
     per_artist: int = 0,
+    one_recording: bool = False,
 ) -> list[Match]:
-    """The `n` tracks nearest to the mean of the seeds' vectors, best first.
+    """The `n` tracks nearest to the mean of the seeds' vectors, best first; one an audio.
 
     Seeds are left out, and copies of them. `seeds`, `avoid`: positions. What is nearer to the mean
     of those to avoid than to the seeds is left out, as they are. `per_artist`: at most so many of
-    each artist that is known; 0: any.
+    each artist that is known; 0: any. `one_recording`: of what `duplicates` suggests to be one
+    recording only the nearest, and no other take of the seeds.
     """
     searcher = searcher.snapshot()
     query = direction(searcher, seeds)
@@ -61,13 +52,19 @@ def similar(
     if avoid:
         allowed &= ~searcher.of_same_audio(avoid)
         allowed &= searcher.scores(query) >= searcher.scores(direction(searcher, avoid))
+    allowed = searcher.one_each(allowed)
     many = n
     while True:
-        found = zip(*searcher.nearest(query, many, allowed), strict=True)
-        kept = at_most([searcher.match(int(i), float(s)) for i, s in found], per_artist)
-        if len(kept) >= n or many >= len(allowed):
+        near, scores = searcher.nearest(query, many, allowed)
+        found = list(range(len(near)))
+        if one_recording:
+            found = _distinct(searcher, near.tolist(), [*seeds, *avoid])
+        kept = at_most(
+            (_answer(searcher, int(near[i]), float(scores[i])) for i in found), per_artist
+        )
+        if len(kept) >= n or len(near) < many:
             return kept[:n]
-        many = min(4 * many, len(allowed))
+        many *= 4
 
 
 def direction(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
@@ -90,14 +87,21 @@ def mask(searcher: Snapshot, where: Sequence[Condition]) -> np.ndarray:
 
 
 def path(
-    searcher: Snapshot, start: int, end: int, steps: int, *, where: Sequence[Condition] = ()
+    searcher: Snapshot,
+    start: int,
+    end: int,
+    steps: int,
+    *,
+    where: Sequence[Condition] = (),
+    one_recording: bool = False,
 ) -> list[Match]:
     """A smooth way of `steps` tracks from one to another, both included; score: cosine to the last.
 
     On the great circle between the two lie `steps - 2` points; near each are its candidates, and
     of all ways through them the one with the greatest sum of cosines from track to track, and
-    from track to point, is taken (Viterbi). No audio comes twice. Fewer come where the library
-    has not enough.
+    from track to point, is taken (Viterbi). No audio comes twice, and with
+    `one_recording` nothing that `duplicates` suggests to be one recording. Fewer come where the
+    library has not enough.
 
     Raises:
         ConfigurationError: the two are one audio, or sound so opposite that no way leads from one
@@ -110,13 +114,15 @@ def path(
         )
     first, last = searcher.vectors([start, end])
     allowed = searcher.one_each(mask(searcher, where) & ~searcher.of_same_audio([start, end]))
+    if one_recording:
+        allowed &= ~_takes_of(searcher, [start, end])
     points = _between(first, last, steps - 2)
-    layers = _layers(searcher, points, allowed)
+    layers = _layers(searcher, points, allowed, one_recording)
     chosen = _viterbi(searcher, first, last, points, layers)
     way = [start, *chosen, end]
     vectors = searcher.vectors(way)
     scores = [1.0, *np.einsum("ij,ij->i", vectors[1:], vectors[:-1]).tolist()]
-    return [searcher.match(i, s) for i, s in zip(way, scores, strict=True)]
+    return [_answer(searcher, i, s) for i, s in zip(way, scores, strict=True)]
 
 
 def radio(
@@ -126,27 +132,33 @@ def radio(
     where: Sequence[Condition] = (),
     drift: float = 0.5,
     random: int | None = None,
+    one_recording: bool = False,
 ) -> Iterator[Match]:
     """Endless drift away from the seeds: each track is like the last, and no audio comes twice.
+
+    With `one_recording` nothing comes twice that `duplicates` suggests to be one recording.
 
     `drift` 0 stays near the seeds, 1 follows the last track alone. The next is drawn from the
     `CHOICE` nearest that were not played, the nearer the likelier, and is of another artist than
     the last `RECENT` where there is one. Ends when all that fit were played. `random`: the same
     number gives the same drift. Score: cosine to the track before.
     """
-    return _drift(searcher.snapshot(), seeds, where, drift, random)
+    return _drifting(searcher.snapshot(), seeds, where, drift, random, one_recording)
 
 
-def _drift(
+def _drifting(
     searcher: Snapshot,
     seeds: Sequence[int],
     where: Sequence[Condition],
     drift: float,
     random: int | None,
+    one_recording: bool,
 ) -> Iterator[Match]:
     rng = np.random.default_rng(random)
     home = direction(searcher, seeds)
     allowed = searcher.one_each(mask(searcher, where) & ~searcher.of_same_audio(seeds))
+    if one_recording:
+        allowed &= ~_takes_of(searcher, seeds)
     last, recent = home, [_artist(searcher, i) for i in seeds][-RECENT:]
     while True:
         query = _unit((1 - drift) * home + drift * last.astype(np.float64))
@@ -160,68 +172,11 @@ def _drift(
         pick = fresh[int(rng.choice(len(fresh), p=weights / weights.sum()))]
         chosen = int(near[pick])
         allowed[chosen] = False
+        if one_recording:
+            allowed &= ~_takes_of(searcher, [chosen])
         vector = searcher.vectors([chosen])[0]
-        yield searcher.match(chosen, float(vector @ last))
+        yield _answer(searcher, chosen, float(vector @ last))
         last, recent = vector, [*recent, names[pick]][-RECENT:]
-
-
-@dataclass(frozen=True)
-class Double:
-    """Tracks of one audio (`certain`, score 1), or two that may be one recording: never merged."""
-
-    certain: bool
-    score: float
-    tracks: tuple[Match, ...]
-
-
-def duplicates(
-    searcher: Snapshot, least: float | None = None, *, where: Sequence[Condition] = ()
-) -> list[Double]:
-    """What the library has twice: the same audio first, then suggestions, the likeliest first.
-
-    The same audio is told by its hash. A suggestion is a pair of different audio whose lengths
-    differ by at most 2 s and whose cosine is at least `least` (None: by the encoder): another
-    encoding, another master, or only very much alike. Compares no pair of different lengths.
-    """
-    if least is None:
-        least = SAME_RECORDING.get(searcher.spec.recipe.encoder, SAME_RECORDING_ELSE)
-    searcher = searcher.snapshot()
-    allowed = mask(searcher, where)
-    by_audio: dict[str, list[int]] = {}
-    for i, track in searcher.tracks():
-        if allowed[i]:
-            by_audio.setdefault(track.audio_hash or "", []).append(i)
-    found = [
-        Double(True, 1.0, tuple(sorted((searcher.match(i, 1.0) for i in same), key=_by_path)))
-        for same in by_audio.values()
-        if len(same) > 1
-    ]
-    found.sort(key=lambda d: d.tracks[0].path)
-    pairs = _alike(searcher, [same[0] for same in by_audio.values()], least)
-    pairs.sort(reverse=True)
-    return found + [
-        Double(False, score, (searcher.match(a, score), searcher.match(b, score)))
-        for score, a, b in pairs
-    ]
-
-
-def _alike(searcher: Snapshot, positions: list[int], least: float) -> list[tuple[float, int, int]]:
-    """(cosine, position, position) of the pairs of about one length that sound the same."""
-    ranked = sorted(positions, key=lambda i: searcher.track(i).duration)
-    seconds = np.array([searcher.track(i).duration for i in ranked])
-    found = []
-    for begin in range(0, len(ranked), BLOCK):
-        end = min(begin + BLOCK, len(ranked))
-        last = int(np.searchsorted(seconds, seconds[end - 1] + SAME_LENGTH_SECONDS, "right"))
-        rows = searcher.vectors(ranked[begin:end])
-        for other in range(begin, last, 8 * BLOCK):
-            stop = min(other + 8 * BLOCK, last)
-            scores = rows @ searcher.vectors(ranked[other:stop]).T
-            for a, b in zip(*np.nonzero(scores >= least), strict=True):
-                i, j = begin + int(a), other + int(b)
-                if i < j and seconds[j] - seconds[i] <= SAME_LENGTH_SECONDS:
-                    found.append((round(min(float(scores[a, b]), 1.0), 6), ranked[i], ranked[j]))
-    return found
 
 
 def _between(first: np.ndarray, last: np.ndarray, n: int) -> np.ndarray:
@@ -238,13 +193,23 @@ def _between(first: np.ndarray, last: np.ndarray, n: int) -> np.ndarray:
     return (points / np.sin(angle)).astype(np.float32)
 
 
-def _layers(searcher: Snapshot, points: np.ndarray, allowed: np.ndarray) -> list[list[int]]:
+def _layers(
+    searcher: Snapshot, points: np.ndarray, allowed: np.ndarray, one_recording: bool
+) -> list[list[int]]:
     """Candidates of each point: no track is one of two points, so that none comes twice."""
     # With as many as there are points, the last one finds one that is free, too.
     many = max(CANDIDATES, len(points))
-    near = [searcher.nearest(p, many, allowed)[0].tolist() for p in points]
+    while True:
+        near = [searcher.nearest(p, many, allowed)[0].tolist() for p in points]
+        everyone = sorted({i for one in near for i in one})
+        if not one_recording:
+            break
+        everyone.sort(key=lambda i: searcher.track(i).path)
+        everyone = sorted(everyone[k] for k in _distinct(searcher, everyone))
+        if len(everyone) >= len(points) or many >= len(allowed):
+            break
+        many *= 4
     layers: list[list[int]] = [[] for _ in points]
-    everyone = sorted({i for one in near for i in one})
     if not everyone:
         return []
     # The best of each point is its own, in turns; the rest goes to where it is nearest.
@@ -286,6 +251,33 @@ def _viterbi(
     return chosen[::-1]
 
 
+def _answer(searcher: Snapshot, position: int, score: float) -> Match:
+    return replace(searcher.match(position, score), copies=searcher.copies(position))
+
+
+def _distinct(searcher: Snapshot, ranked: list[int], heard: Sequence[int] = ()) -> list[int]:
+    """Which of these are no take of one before them, or of what was heard: places in `ranked`."""
+    positions = [*heard, *ranked]
+    seconds = [searcher.track(i).duration for i in positions]
+    least = least_cosine(searcher.spec.recipe.encoder)
+    kept = distinct(
+        seconds, lambda some: searcher.vectors([positions[k] for k in some]), least, len(heard)
+    )
+    return [k - len(heard) for k in kept]
+
+
+def _takes_of(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
+    """bool `[positions]`: what may be one recording with one of these, as they are."""
+    codes, values = searcher.column("duration")
+    seconds = np.array(values)[codes]
+    least = least_cosine(searcher.spec.recipe.encoder)
+    found = np.zeros(len(seconds), bool)
+    for i in positions:
+        near = np.flatnonzero(np.abs(seconds - seconds[i]) <= SAME_LENGTH_SECONDS)
+        found[near[searcher.vectors(near) @ searcher.vectors([i])[0] >= least]] = True
+    return found
+
+
 def _unit(vector: np.ndarray) -> np.ndarray:
     norm = float(np.linalg.norm(vector))
     if norm < 1e-6:
@@ -295,8 +287,4 @@ def _unit(vector: np.ndarray) -> np.ndarray:
 
 def _artist(searcher: Snapshot, position: int) -> str:
     track = searcher.track(position)
-    return (track.artist or track.album_artist).casefold()
-
-
-def _by_path(match: Match) -> str:
-    return match.path
+    return name_key(track.artist or track.album_artist)

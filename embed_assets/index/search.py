@@ -4,14 +4,23 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
 from embed_assets.errors import ConfigurationError
-from embed_assets.index.collection import IDS_PER_CALL, PAGE, READ, load, served, width_of
+from embed_assets.index.collection import (
+    IDS_PER_CALL,
+    PAGE,
+    READ,
+    id_list,
+    load,
+    served,
+    width_of,
+)
+from embed_assets.words import name_key
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -22,7 +31,11 @@ SPARE = 16
 
 @dataclass(frozen=True)
 class Match:
-    """A track that was found; `score` is the cosine, -1 to 1; `duration` is in seconds."""
+    """A track that was found; `score` is the cosine, -1 to 1; `duration` is in seconds.
+
+    `copies`: paths of the other tracks with the same audio, in order; the answer has no row of
+    theirs.
+    """
 
     path: str
     title: str
@@ -35,6 +48,14 @@ class Match:
     genre: str = ""
     year: int = 0
     album_artist: str = ""
+    audio_hash: str = ""
+    copies: tuple[str, ...] = ()
+
+
+ROW_FIELDS = tuple(f.name for f in fields(Match) if f.name not in ("score", "copies"))
+"""What a match has of the row of its track."""
+
+Found = TypeVar("Found", bound=Match)
 
 
 def similar(
@@ -46,10 +67,10 @@ def similar(
     *,
     where: str = "",
 ) -> list[Match]:
-    """The `n` tracks nearest to a float32 `[dim]` vector, best first, ties by path.
+    """The `n` tracks nearest to a float32 `[dim]` vector, best first, ties by path; one an audio.
 
-    In the served collection, or in the one from which the caller has the vector: the alias may
-    move between two calls.
+    Of copies that may be answers the one whose path sorts first is shown. In the served collection,
+    or in the one from which the caller has the vector: the alias may move between two calls.
 
     `where`: a Milvus filter, as `filters.expression` makes one.
 
@@ -65,13 +86,55 @@ def similar(
             "ask with the vector of a track of it (vectors_of), or embed with its recipe "
             "(`embed-assets collections` says which)"
         )
-    names = [name for name in Match.__dataclass_fields__ if name != "score"]
     limit = min(n + len(exclude_ids) + SPARE, PAGE)
-    found: dict[str, Match] = {}
-    for row in nearest_rows(client, name, vector, limit, names, where):
-        if row["track_id"] not in exclude_ids:
-            found.setdefault(row["track_id"], Match(**row))
-    return sorted(found.values(), key=lambda m: (-m.score, m.path, m.track_id))[:n]
+    while True:
+        rows = nearest_rows(client, name, vector, limit, ROW_FIELDS, where)
+        found: dict[str, Match] = {}
+        for row in sorted(rows, key=lambda r: (-r["score"], r["path"])):
+            if row["track_id"] not in exclude_ids:
+                found.setdefault(row["audio_hash"], Match(**row))
+        if len(found) >= n or len(rows) < limit or limit >= PAGE:
+            return first_copies(client, name, list(found.values())[:n], where, exclude_ids)
+        limit = min(4 * limit, PAGE)
+
+
+def first_copies(
+    client: MilvusClient,
+    collection: str,
+    matches: Sequence[Found],
+    where: str = "",
+    exclude_ids: Collection[str] = (),
+) -> list[Found]:
+    """Matches of different audio, each as the copy of it whose path sorts first; best first.
+
+    `collection`: of tracks. `where`, `exclude_ids`: which of the copies may be shown.
+    """
+    copies: dict[str, list[dict[str, Any]]] = {}
+    hashes = iter(m.audio_hash for m in matches)
+    while some := list(islice(hashes, IDS_PER_CALL)):
+        text = f"audio_hash in {id_list(some)}"
+        for row in _rows(client, collection, text, ROW_FIELDS):
+            copies.setdefault(row["audio_hash"], []).append(row)
+    several = [r["track_id"] for same in copies.values() if len(same) > 1 for r in same]
+    may = set(several).difference(exclude_ids)
+    if where and several:
+        text = f"({where}) and track_id in {id_list(several)}"
+        may &= {row["track_id"] for row in _rows(client, collection, text, ["track_id"])}
+    shown = []
+    for match in matches:
+        same = sorted(copies.get(match.audio_hash, ()), key=lambda r: (r["path"], r["track_id"]))
+        first = next((row for row in same if row["track_id"] in may), {})
+        match = replace(match, **first)
+        others = tuple(r["path"] for r in same if r["track_id"] != match.track_id)
+        shown.append(replace(match, copies=others))
+    return sorted(shown, key=lambda m: (-m.score, m.path, m.track_id))
+
+
+def _rows(
+    client: MilvusClient, collection: str, where: str, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    rows = client.query(collection, where, list(names), limit=PAGE, consistency_level=READ)
+    return [{name: row[name] for name in names} for row in rows]
 
 
 def nearest_rows(
@@ -105,7 +168,7 @@ def at_most(matches: Iterable[Match], per_artist: int) -> list[Match]:
     heard: Counter[str] = Counter()
     kept = []
     for match in matches:
-        name = match.artist.casefold()
+        name = name_key(match.artist)
         heard[name] += 1
         if not per_artist or not name or heard[name] <= per_artist:
             kept.append(match)

@@ -119,6 +119,7 @@ class Searcher(Snapshot):
             alive=_read_only(np.concatenate([state.alive, np.ones(len(kept), bool)])),
             vectors=self._pooled.vectors,
             columns={},
+            twins=[],
         )
 
     def _rows_of(self, db: Any, folders: list[str], of: int) -> list[tuple[Any, ...]]:
@@ -140,7 +141,7 @@ def _without(state: State, folders: dict[str, list[int]], gone: Iterable[str]) -
     for i in [i for folder in gone for i in folders.pop(folder, ())]:
         alive[i] = False
         position.pop(state.tracks[i].track_id, None)
-    return replace(state, alive=_read_only(alive), position=position)
+    return replace(state, alive=_read_only(alive), position=position, twins=[])
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any
@@ -12,7 +12,7 @@ import numpy as np
 
 from embed_assets.identity import IndexSpec, display_path
 from embed_assets.index.axes import CANDIDATES, CANDIDATES_EACH, Axes
-from embed_assets.index.search import Match
+from embed_assets.index.search import ROW_FIELDS, Match
 from embed_assets.index.wanted import row_of
 from embed_assets.rows import Track
 from embed_assets.tables import Tables
@@ -48,8 +48,8 @@ class Prefilter:
 
 @dataclass(frozen=True)
 class State:
-    """All that a question reads. Nothing of it changes, but for `columns` and `prefilter`, which
-    only keep what was computed once."""
+    """All that a question reads. Nothing of it changes, but for `columns`, `twins` and `prefilter`,
+    which only keep what was computed once."""
 
     tracks: list[Track]
     lineage: list[tuple[Any, ...]]
@@ -59,6 +59,7 @@ class State:
     vectors: np.ndarray
     prefilter: Prefilter
     columns: dict[str, tuple[np.ndarray, list[Any]]] = field(default_factory=dict)
+    twins: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
 
 
 class Snapshot:
@@ -104,8 +105,7 @@ class Snapshot:
     def match(self, position: int, score: float) -> Match:
         """The track at a position as an answer, with its cosine."""
         row = row_of(self._state.tracks[position])
-        names = [n for n in Match.__dataclass_fields__ if n != "score"]
-        values = {name: getattr(row, name) for name in names}
+        values = {name: getattr(row, name) for name in ROW_FIELDS}
         return Match(score=round(float(np.clip(score, -1, 1)), 6), **values)
 
     def column(self, field: str) -> tuple[np.ndarray, list[Any]]:
@@ -133,15 +133,43 @@ class Snapshot:
 
     def of_same_audio(self, positions: Sequence[int]) -> np.ndarray:
         """bool `[positions]`: which hold the audio of one of these; they are among them."""
-        slots = self._state.slots
-        return np.isin(slots, slots[list(positions)])
+        codes, _ = self.column("audio_hash")
+        return np.isin(codes, codes[list(positions)])
+
+    def of_audio(self, hashes: Collection[str]) -> np.ndarray:
+        """bool `[positions]`: which hold one of these audios."""
+        codes, values = self.column("audio_hash")
+        return np.isin(codes, [i for i, value in enumerate(values) if value in hashes])
+
+    def copies(self, position: int) -> tuple[str, ...]:
+        """Paths of the other tracks that have the audio of one, in order."""
+        positions, codes = self._held_twice()
+        code = self.column("audio_hash")[0][position]
+        begin, end = np.searchsorted(codes, [code, code + 1])
+        same = (i for i in positions[begin:end].tolist() if i != position)
+        return tuple(display_path(self._state.tracks[i].path) for i in same)
 
     def one_each(self, allowed: np.ndarray) -> np.ndarray:
-        """bool `[positions]`: of those that are allowed, one for each audio."""
-        there = np.flatnonzero(allowed)
-        first = np.zeros(len(allowed), bool)
-        first[there[np.unique(self._state.slots[there], return_index=True)[1]]] = True
-        return first
+        """bool `[positions]`: of those that are allowed the first of each audio, by path."""
+        positions, codes = self._held_twice()
+        there = allowed[positions]
+        positions, codes = positions[there], codes[there]
+        one = self._state.alive & allowed
+        one[positions[1:][codes[1:] == codes[:-1]]] = False
+        return one
+
+    def _held_twice(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions whose audio another holds too, by audio, then by path; the audio of each."""
+        state = self._state
+        if not state.twins:
+            codes, _ = self.column("audio_hash")
+            alive = np.flatnonzero(state.alive)
+            many = np.bincount(codes[alive]) if len(alive) else codes
+            twins = alive[many[codes[alive]] > 1].tolist()
+            twins.sort(key=lambda i: (codes[i], state.tracks[i].path))
+            positions = np.array(twins, np.intp)
+            state.twins.append((positions, codes[positions]))
+        return state.twins[0]
 
     # Search
 

@@ -1,0 +1,58 @@
+"""What a library has twice: the same audio, and what may be one recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from embed_assets.index.filters import Condition
+from embed_assets.index.questions import mask
+from embed_assets.index.recordings import alike, least_cosine
+from embed_assets.index.search import Match
+from embed_assets.index.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class Double:
+    """Tracks of one audio (`certain`, score 1), or two that may be one recording: never merged."""
+
+    certain: bool
+    score: float
+    tracks: tuple[Match, ...]
+
+
+def duplicates(
+    searcher: Snapshot, least: float | None = None, *, where: Sequence[Condition] = ()
+) -> list[Double]:
+    """What the library has twice: the same audio first, then suggestions, the likeliest first.
+
+    The same audio is told by its hash. A suggestion is a pair of different audio whose lengths
+    differ by at most 2 s and whose cosine is at least `least` (None: by the encoder): another
+    encoding, another master, or only very much alike. Compares no pair of different lengths.
+    """
+    searcher = searcher.snapshot()
+    if least is None:
+        least = least_cosine(searcher.spec.recipe.encoder)
+    allowed = mask(searcher, where)
+    by_audio: dict[str, list[int]] = {}
+    for i, track in searcher.tracks():
+        if allowed[i]:
+            by_audio.setdefault(track.audio_hash or "", []).append(i)
+    found = [
+        Double(True, 1.0, tuple(sorted((searcher.match(i, 1.0) for i in same), key=_by_path)))
+        for same in by_audio.values()
+        if len(same) > 1
+    ]
+    found.sort(key=lambda d: d.tracks[0].path)
+    firsts = [same[0] for same in by_audio.values()]
+    seconds = [searcher.track(i).duration for i in firsts]
+    found_alike = alike(seconds, lambda some: searcher.vectors([firsts[k] for k in some]), least)
+    pairs = sorted(((score, firsts[a], firsts[b]) for score, a, b in found_alike), reverse=True)
+    return found + [
+        Double(False, score, (searcher.match(a, score), searcher.match(b, score)))
+        for score, a, b in pairs
+    ]
+
+
+def _by_path(match: Match) -> str:
+    return match.path
