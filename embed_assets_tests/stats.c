@@ -3,7 +3,8 @@
 
    STATS_UNDER is the folder that it holds. STATS_INODES=n: a file has another inode number every n
    seconds, 0: at each call. STATS_CTIMES: the same for its ctime, which is then the present moment.
-   STATS_NAMES: only where a file is asked for by its name, and not where it is open. */
+   STATS_NAMES: only where a file is asked for by its name, and not where it is open.
+   STATS_WRITTEN: an open file has another mtime at each call, as while somebody writes to it. */
 
 #define _GNU_SOURCE
 #include <dlfcn.h>
@@ -37,6 +38,8 @@ static void made_up(struct stat *into, int open) {
     const char *inodes = getenv("STATS_INODES"), *ctimes = getenv("STATS_CTIMES");
     if (!S_ISREG(into->st_mode) || (open && getenv("STATS_NAMES")))
         return;
+    if (open && getenv("STATS_WRITTEN"))
+        into->st_mtim.tv_sec += ++calls;
     if (inodes)
         into->st_ino += 1000000 * (atol(inodes) ? time(NULL) / atol(inodes) : (long)++calls);
     if (ctimes) {
