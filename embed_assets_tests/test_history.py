@@ -173,7 +173,8 @@ def aged(world):
         old = {*made.kept, reconciled, cancelled.run_id}
         again = [f for f in FOLDERS if f not in (KILLED, CANCELLED, RETRIED, WAITING)]
         with AgedHome(made.settings.dagster_home) as home:
-            home.date(sorted(old), start)
+            home.date([made.imported], start - HOUR)
+            home.date(sorted(old - {made.imported}), start)
             for hour in range(1, 1001):
                 home.copy(reconciled, start + hour * HOUR - 60)
                 if hour % 5 == 0:
@@ -370,6 +371,27 @@ def test_a_pruning_that_is_cut_off_anywhere_leaves_folders_green_and_the_next_go
         assert {by for _, by in indexed.values()} <= runs(instance)
     prune(instance, 30, now=later(31))
     assert runs(instance) == {by for _, by in indexed.values()} == {indexed["A"][1], newest}
+
+
+def test_a_run_that_is_queued_or_will_be_tried_again_or_holds_a_slot_stays(world, instance):
+    materialized(instance, "A")
+    job = build_defs(world.made_settings()).resolve_job_def("bring_in_step")
+    begun = [
+        instance.create_run_for_job(job, tags={state.PARTITION_TAG: "A"}).run_id for _ in range(4)
+    ]
+    retried, holding, ended, queued = begun
+    for run_id in (retried, holding, ended):
+        instance.report_run_failed(instance.get_run_by_id(run_id))
+    instance.add_run_tags(ended, {"dagster/auto_retry_run_id": retried})
+    instance.event_log_storage.initialize_concurrency_limit_to_default("gpu")
+    instance.event_log_storage.claim_concurrency_slot("gpu", holding, "audio_embeddings")
+    materialized(instance, "A")
+    assert prune(instance, 1, now=later(2)).removed == 2
+    assert {retried, queued, holding} <= runs(instance)
+    assert ended not in runs(instance)
+    prune(instance, 1, now=later(8))
+    assert {queued, holding} <= runs(instance)
+    assert retried not in runs(instance)
 
 
 def test_a_pruning_has_its_time_and_the_next_goes_on(instance):

@@ -102,6 +102,7 @@ class _Doomed:
 class _Rules:
     """When runs go, and which do not."""
 
+    week_ago: datetime
     maintenance_before: datetime
     history_before: datetime | None
     current: set[str]
@@ -116,6 +117,7 @@ class _Rules:
         backfills = instance.get_backfills(filters=BackfillsFilter(statuses=going_on))
         days = min(MAINTENANCE_DAYS, history_days or MAINTENANCE_DAYS)
         return cls(
+            week_ago=at - timedelta(days=MAINTENANCE_DAYS),
             maintenance_before=at - timedelta(days=days),
             history_before=at - timedelta(days=history_days) if history_days else None,
             current=storage.current_runs(instance),
@@ -140,7 +142,7 @@ class _Rules:
         before = self.history_before
         if run.is_success and not over_partitions:
             before = self.maintenance_before
-        if before is None or record.update_timestamp >= before or self._is_held(run):
+        if before is None or record.update_timestamp >= before or self._is_held(record):
             return None
         stays = bool(events.needed) or run.run_id in self.current
         if stays and not over_partitions:
@@ -151,17 +153,17 @@ class _Rules:
             return None
         return _Doomed(run.run_id, stays, events.rows, bytes_)
 
-    def _is_held(self, run: dg.DagsterRun) -> bool:
-        tags = run.tags
-        retried = tags.get("dagster/will_retry") == "true" and not tags.get(
-            "dagster/auto_retry_run_id"
-        )
-        failed = run.status == DagsterRunStatus.FAILURE
-        return (
-            (failed and (retried or run.run_id in self.unexplained))
-            or run.run_id in self.held
-            or tags.get(BACKFILL_TAG) in self.backfills
-        )
+    def _is_held(self, record: dg.RunRecord) -> bool:
+        run = record.dagster_run
+        if (
+            run.run_id in self.unexplained | self.held
+            or run.tags.get(BACKFILL_TAG) in self.backfills
+        ):
+            return True
+        # A daemon tries it again as soon as there is one; who has none for a week has `sync`.
+        waits = run.tags.get("dagster/will_retry") == "true"
+        recent = record.update_timestamp >= self.week_ago
+        return waits and recent and "dagster/auto_retry_run_id" not in run.tags
 
 
 def unexplained_runs(instance: dg.DagsterInstance) -> set[str]:
