@@ -4,6 +4,7 @@ import asyncio
 import os
 import random
 import shutil
+import sqlite3
 import subprocess
 import sys
 import time
@@ -174,6 +175,8 @@ def aged(world):
         again = [f for f in FOLDERS if f not in (KILLED, CANCELLED, RETRIED, WAITING)]
         with AgedHome(made.settings.dagster_home) as home:
             home.date([made.imported], start - HOUR)
+            with sqlite3.connect(world.home / "tables.sqlite") as tables:
+                tables.execute("UPDATE indexed SET at = ?", (start - HOUR,))
             home.date(sorted(old - {made.imported}), start)
             for hour in range(1, 1001):
                 home.copy(reconciled, start + hour * HOUR - 60)
