@@ -453,7 +453,8 @@ def test_a_sensor_that_finds_nothing_to_do_writes_no_log(world, instance):
     with dg.build_sensor_context(
         instance=instance, definitions=defs, resources=resources(settings)
     ) as context:
-        context._log_key = key
+        # As the daemon has it evaluated.
+        context._log_key, context._instance_ref = key, instance.get_ref()
         tick = defs.resolve_sensor_def("library_sensor").evaluate_tick(context)
     assert not tick.run_requests
     assert not (settings.dagster_home / "storage" / "__repository__").exists()
