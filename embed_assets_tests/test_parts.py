@@ -86,13 +86,13 @@ def test_each_window_has_a_row_with_its_place_and_vector(uri, tmp_path):
         windows = windows_of(track.audio_hash)
         for i, one in enumerate(ids):
             assert vectors[one] == pytest.approx(pool(windows[i : i + 1], "mean"), abs=1e-6)
-        found = ask_parts(client, name, vectors[ids[2]], 6)
+        found = ask_parts(client, PARTS, vectors[ids[2]], 6)
         assert [len({p.track_id for p in found}), found[0].track_id] == [6, track.track_id]
         assert (found[0].start, found[0].end) == (145.0, 155.0)
         assert found[0].score == pytest.approx(1, abs=1e-5)
-        others = ask_parts(client, name, vectors[ids[2]], 6, exclude=[track.track_id])
+        others = ask_parts(client, PARTS, vectors[ids[2]], 6, exclude=[track.audio_hash])
         assert [p.track_id for p in others] == [p.track_id for p in found[1:]]
-        jazz = ask_parts(client, name, vectors[ids[2]], 6, where='folder == "Artist/Album 00"')
+        jazz = ask_parts(client, PARTS, vectors[ids[2]], 6, where='folder == "Artist/Album 00"')
         assert {p.folder for p in jazz} == {"Artist/Album 00"}
 
 

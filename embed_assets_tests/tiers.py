@@ -9,6 +9,7 @@ SLOW_FIXTURES = frozenset({"world", "world_at", "running", "small", "milvus_serv
 
 SLOW = frozenset(
     {
+        "test_a_benchmark_prints_the_figures_that_are_published_for_it",
         "test_a_file_that_takes_a_decoder_for_ever_costs_its_own_worker_only",
         "test_a_reader_gets_its_turn_while_a_writer_is_busy",
         "test_a_searcher_never_fails_while_the_next_collection_is_filled_and_served",
