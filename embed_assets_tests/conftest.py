@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import signal
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,11 @@ from hypothesis import settings
 from embed_assets.encoders import Encoder
 from embed_assets_tests import small_muq, tiers
 from embed_assets_tests.milvus_server import database, running_server
+
+# What a script runs in the background ignores SIGINT, all processes of the tests would, and Dagster
+# treats SIGTERM alike: nothing could be stopped.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # The same examples each time: a change is judged by what it changes, not by what chance finds.
 settings.register_profile("steady", deadline=None, derandomize=True)
