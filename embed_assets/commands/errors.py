@@ -138,7 +138,7 @@ def _failed_runs(instance: dg.DagsterInstance) -> Iterator[dg.RunRecord]:
 def _indexed_after(instance: dg.DagsterInstance, key: str, at: float) -> bool:
     found = instance.fetch_materializations(
         dg.AssetRecordsFilter(
-            asset_key=state.INDEX_KEY, asset_partitions=[key], after_timestamp=at - 1
+            asset_key=state.INDEX_KEY, asset_partitions=[key], after_timestamp=at
         ),
         limit=1,
     )
