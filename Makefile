@@ -23,7 +23,7 @@ test: install
 
 # For every edit: what needs no run of Dagster and no MuQ (embed_assets_tests/tiers.py).
 test-fast: install
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m fast
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m fast
 
 # The tests of the index on a real Milvus server too: no containers, a virtual environment of its own.
 test-server: install

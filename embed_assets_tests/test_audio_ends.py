@@ -32,6 +32,7 @@ BEHIND = {
     "id3v1 and zeros": OLD + bytes(3000),
     "text": b"some text behind it " * 40,
     "noise": np.random.default_rng(5).bytes(3000),
+    "a picture": b"\xff\xd8\xff\xe0\0\x10JFIF\0" + np.random.default_rng(6).bytes(20_000),
 }
 
 
@@ -133,6 +134,41 @@ def test_links_of_other_rates_and_codecs_are_heard_as_well(tmp_path):
     assert decoded.starts == pytest.approx([2, 8, 14], abs=0.1)
     truth = read_windows(os.fsencode(low), 6.0, WindowPolicy(6, 1), RATE).windows[0]
     assert _same_sound(decoded.windows[1], truth, 2)
+
+
+def test_a_joint_of_two_rates_costs_no_time(tmp_path):
+    """Each part is resampled as a whole: nothing drifts."""
+    high = synth.write_audio(tmp_path / "high.opus", synth.music(8, 2, rate=48000), rate=48000)
+    first = ogg(tmp_path, ".ogg", 8, 1)
+    path = tmp_path / "joined.ogg"
+    path.write_bytes(first + high.read_bytes())
+    found = probe(os.fsencode(path))
+    window = read_windows(os.fsencode(path), found.duration, WindowPolicy(16, 1), RATE).windows[0]
+    truth = read_windows(os.fsencode(high), 8.0, WindowPolicy(8, 1), RATE).windows[0]
+    for start in (1, 6):  # seconds into the second part
+        part = window[round((8 + start) * RATE) :][:RATE]
+        around = truth[start * RATE - 480 : (start + 1) * RATE + 480]
+        lags = [float(around[i : i + RATE] @ part) for i in range(0, 960, 4)]
+        best = int(np.argmax(lags)) * 4 - 480
+        assert abs(best) < 240, "10 ms, at its beginning as at its end"
+
+
+def test_a_file_of_thousands_of_parts_is_read_with_few_open(tmp_path):
+    import resource
+
+    part = ogg(tmp_path, ".ogg", 1, 1)
+    path = tmp_path / "stream.ogg"
+    path.write_bytes(part * 300)
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    used = len(os.listdir("/proc/self/fd"))
+    resource.setrlimit(resource.RLIMIT_NOFILE, (used + 20, hard))
+    try:
+        found = probe(os.fsencode(path))
+        decoded = read_windows(os.fsencode(path), found.duration, WindowPolicy(2, 3), RATE)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+    assert found.duration == pytest.approx(300, abs=3)
+    assert len(decoded.windows) == 3
 
 
 def test_a_joined_file_is_another_audio_than_each_of_its_parts(tmp_path):

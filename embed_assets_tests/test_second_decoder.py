@@ -132,6 +132,13 @@ def test_what_neither_can_read_is_rejected_with_the_first_reason(tmp_path):
         pass
 
 
+@pytest.mark.parametrize("head", [b"\1\4", b"Creative Voice File\x1a", b"2BIT"])
+def test_formats_that_a_few_bytes_make_are_no_audio(tmp_path, head):
+    (tmp_path / "a.mp3").write_bytes(head + np.random.default_rng(2).bytes(100_000))
+    with pytest.raises(TrackRejected):
+        probe(os.fsencode(tmp_path / "a.mp3"))
+
+
 def test_damaged_mp3s_write_nothing_to_the_terminal(tmp_path, capfd):
     raw = synth.write_track(tmp_path / "a.mp3", 3).read_bytes()
     (tmp_path / "a.mp3").write_bytes(raw[:300] + np.random.default_rng(1).bytes(9000))

@@ -196,6 +196,8 @@ def mp3(folder: Path, *parts: bytes, behind: bytes = b"") -> Probe:
         ("(RX)", "Remix"),
         ("(155)", "Downtempo"),
         ("(255)", ""),
+        ("808", "808"),
+        ("9" * 5000, "9" * 1000),
         ("(51)(39)", "Techno-Industrial; Noise"),
         ("(4)Eurodisco", "Disco; Eurodisco"),
         ("(17)Rock", "Rock"),
@@ -323,6 +325,15 @@ def test_utf_16_without_a_byte_order_mark_is_read_in_either_order(tmp_path, orde
 
 def test_a_text_without_a_byte_for_its_encoding_is_read(tmp_path):
     assert mp3(tmp_path, id3(3, ("TIT2", b"Title"))).title == "Title"
+
+
+def test_an_ape_item_that_is_no_utf_8_hides_none_of_the_others(tmp_path):
+    item = tagged.ape(Title="Good", Artist="Bj#rk", Genre=["80s", "Pop"]).replace(b"#", b"\xf6")
+    assert mp3(tmp_path, behind=item).artist == "Björk"
+    path = tagged.encode(tmp_path / "a.wv", "wv", "wavpack", "s16p")
+    path.write_bytes(path.read_bytes() + item)
+    found = look(path)
+    assert (found.title, found.artist, found.genre) == ("Good", "Björk", "80s; Pop")
 
 
 def test_version_2_2_is_read(tmp_path):

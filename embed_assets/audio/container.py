@@ -11,16 +11,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
-from embed_assets.audio.framing import audio_end, flac_frame_bytes, frame_bytes, ogg_links
+from embed_assets.audio.framing import audio_end, ogg_links, syncsafe
 from embed_assets.audio.quiet import quiet_stderr
 from embed_assets.audio.source import Source
 from embed_assets.audio.unreadable import unreadable
 from embed_assets.errors import Reason, TrackRejected
 
 if TYPE_CHECKING:
-    from av import Packet
     from av.audio.stream import AudioStream
     from av.container import InputContainer
     from soundfile import SoundFile
@@ -50,8 +50,19 @@ FFMPEG, LIBSNDFILE = "ffmpeg", "libsndfile"
 UNREADABLE = (Reason.CORRUPT, Reason.NOT_AUDIO)
 """Why FFmpeg may reject a file that libsndfile can read."""
 
-FRAMED = (b"ID3", b"fLaC", b"\xff", b"MAC ", b"wvpk", b"TTA", b"MPCK", b"MP+", b"tBaK", b"\x0bw")
+SNDFILE_FORMATS = frozenset(
+    ["FLAC", "OGG", "WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "MP3"]
+)
+"""What libsndfile may read; it takes a few bytes of anything for other formats."""
+
+HEADS_OF_BARE_AUDIO = (
+    *(b"ID3", b"fLaC", b"\xff", b"MAC ", b"wvpk", b"TTA", b"MPCK", b"MP+", b"tBaK", b"\x0bw"),
+    *(b"\x7f\xfe\x80\x01", b".snd", b"#!AMR", b"ajkg"),
+)
 """How files begin whose audio ends with the file, or before the tags at its end."""
+
+MOST_LINKS = 10_000
+"""Files that a chained Ogg file may be joined of."""
 
 SAME_SECONDS = 0.5
 """An Ogg file whose header says another length than the probe measured is looked through."""
@@ -76,26 +87,36 @@ class Sndfile:
 
 @dataclass(frozen=True)
 class Audio:
-    """An open audio file; `links` are heard one after the other: one, but for a chained Ogg file.
+    """An open audio file; `source` has all of its bytes, the tags behind the audio included.
 
-    `source` has all bytes of the file, the tags behind the audio included; `unread_links` counts
-    the links that nothing could open.
+    `parts` are the links of a chained Ogg file as (begin, end) in bytes, heard one after the other;
+    any other file is its own only part. `first` is the first one that can be read.
     """
 
-    links: tuple[Opened | Sndfile, ...]
+    first: Opened | Sndfile
     source: Source
-    unread_links: int = 0
+    parts: tuple[tuple[int, int], ...]
+    head: bytes
 
     @property
     def header_seconds(self) -> float:
         """How long the header of the first link says that it is; 0 where it does not say."""
-        first = self.links[0]
+        first = self.first
         return (first.container.duration or 0) / 1e6 if isinstance(first, Opened) else 0.0
 
     @property
     def decoder(self) -> str:
         """What reads it: `ffmpeg` or `libsndfile`."""
-        return FFMPEG if isinstance(self.links[0], Opened) else LIBSNDFILE
+        return FFMPEG if isinstance(self.first, Opened) else LIBSNDFILE
+
+    @contextmanager
+    def open_link(self, number: int) -> Iterator[Opened | Sndfile]:
+        """Open one of the links of a chained file, which may have thousands of them.
+
+        Raises TrackRejected: neither FFmpeg nor libsndfile can read it.
+        """
+        with ExitStack() as stack:
+            yield _open_either(self.source.part(*self.parts[number]), self.head, stack)
 
 
 @contextmanager
@@ -115,63 +136,63 @@ def open_audio(path: bytes, seconds: float = 0.0, decoder: str = FFMPEG) -> Iter
         stack.callback(source.close)
         head = _readable_head(source)
         if decoder == LIBSNDFILE:
-            audio = Audio((_open_sndfile(source, stack),), source)
+            audio = Audio(_open_sndfile(source, stack), source, ((0, source.size),), head)
         else:
-            audio = _open_links(source, head, seconds, stack)
+            audio = _open_by_either(source, head, seconds, stack)
         name = "FFmpeg" if audio.decoder == FFMPEG else "libsndfile"
-        with _errors_in_words(name, source, *(link.source for link in audio.links)):
+        with _errors_in_words(name, source):
             yield audio
 
 
 @contextmanager
-def _errors_in_words(name: str, *sources: Source) -> Iterator[None]:
+def _errors_in_words(name: str, source: Source) -> Iterator[None]:
     """What a decoder raises as a rejection; what the disk said as an OSError, also at the end."""
     import av
     import soundfile
-
-    def check() -> None:
-        # Some demuxers step over what they could not read, and go on behind it.
-        for source in sources:
-            source.check()
 
     of_decoders = (av.FFmpegError, soundfile.SoundFileError)
     try:
         yield
     except TrackRejected:
-        check()
+        source.check()
         raise
     except (*of_decoders, ValueError, ArithmeticError, LookupError) as e:
         # What PyAV raises on a header that nobody would write, e.g. over a name of no letters.
-        check()
+        source.check()
         why = f"{name} cannot make sense of it ({e}); copy it again"
         raise TrackRejected(Reason.CORRUPT, why) from e
-    check()
+    # Some demuxers step over what they could not read, and go on behind it.
+    source.check()
 
 
-def _open_links(source: Source, head: bytes, seconds: float, stack: ExitStack) -> Audio:
-    end = audio_end(source) if head.startswith(FRAMED) else source.size
+def _open_by_either(source: Source, head: bytes, seconds: float, stack: ExitStack) -> Audio:
+    end = audio_end(source) if head.startswith(HEADS_OF_BARE_AUDIO) else source.size
+    whole = ((0, source.size),)
     try:
-        first: Opened | None = _open_ffmpeg(source.part(0, end), head, stack)
+        audio = Audio(_open_ffmpeg(source.part(0, end), head, stack), source, whole, head)
     except TrackRejected as e:
-        first, rejected = None, e
-    if first is not None:
-        is_ogg = first.container.format.name == "ogg"
-        audio = Audio((first,), source)
+        if e.reason not in UNREADABLE:
+            raise
+        audio, rejected = None, e
+    if audio is not None:
+        is_ogg = audio.first.container.format.name == "ogg"
         if not is_ogg or (seconds > 0 and abs(audio.header_seconds - seconds) <= SAME_SECONDS):
             return audio
-    elif rejected.reason not in UNREADABLE:
+    elif not head.startswith(b"OggS"):
+        with suppress(TrackRejected):
+            return Audio(_open_sndfile(source, stack), source, whole, head)
         raise rejected
-    parts = ogg_links(source) if first is not None or head.startswith(b"OggS") else []
-    if len(parts) <= 1 and first is not None:
-        return Audio((first,), source)
-    links: list[Opened | Sndfile] = []
-    parts = parts or [(0, source.size)]
+    parts = tuple(islice(ogg_links(source), MOST_LINKS + 1))
+    if len(parts) > MOST_LINKS:
+        raise TrackRejected(
+            Reason.CORRUPT, f"it is joined of more than {MOST_LINKS} Ogg files; take it apart"
+        )
+    if audio is not None and len(parts) == 1:
+        return audio
     for part in parts:
         with suppress(TrackRejected):
-            links.append(_open_either(source.part(*part), head, stack))
-    if not links:
-        raise rejected if first is None else unreadable(head)
-    return Audio(tuple(links), source, len(parts) - len(links))
+            return Audio(_open_either(source.part(*part), head, stack), source, parts, head)
+    raise unreadable(head) if audio is not None else rejected
 
 
 def _open_either(part: Source, head: bytes, stack: ExitStack) -> Opened | Sndfile:
@@ -184,7 +205,6 @@ def _open_either(part: Source, head: bytes, stack: ExitStack) -> Opened | Sndfil
 def _open_ffmpeg(source: Source, head: bytes, stack: ExitStack) -> Opened:
     import av
 
-    stack.callback(source.close)
     try:
         container = av.open(
             source,
@@ -207,17 +227,9 @@ def _open_sndfile(source: Source, stack: ExitStack) -> Sndfile:
     with _errors_in_words("libsndfile", source), quiet_stderr():
         file = soundfile.SoundFile(source)
     stack.callback(file.close)
+    if file.format not in SNDFILE_FORMATS:
+        raise unreadable(b"")
     return Sndfile(file, source)
-
-
-def audio_of(opened: Opened, packet: Packet) -> memoryview:
-    """The audio in a packet; FFmpeg has the last one of some formats end where the file ends."""
-    data = memoryview(packet)
-    context = opened.stream.codec_context
-    if opened.container.format.name == "flac":
-        longest = int.from_bytes((context.extradata or b"")[7:10], "big")
-        return data[: flac_frame_bytes(bytes(data), longest)]
-    return data[: frame_bytes(context.codec.canonical_name, data)]
 
 
 def claimed_seconds(audio: Audio) -> float:
@@ -226,15 +238,14 @@ def claimed_seconds(audio: Audio) -> float:
     Truncated files raise no error anywhere: only this tells that something is missing. Ogg, Opus
     and ADTS have no such header; FFmpeg estimates an MP3 without Xing header from its bit rate.
     """
-    opened = audio.links[0]
-    if len(audio.links) > 1 or not isinstance(opened, Opened):
+    opened = audio.first
+    if len(audio.parts) > 1 or not isinstance(opened, Opened):
         return 0.0
     name, source = opened.container.format.name, opened.source
     seconds = (opened.container.duration or 0) / 1e6
     if name == "mp3":
         head = source.peek(10)
-        tag = sum(b << s for b, s in zip(head[6:10], (21, 14, 7, 0), strict=True))
-        first = source.peek(4096, tag + 10 if head.startswith(b"ID3") else 0)
+        first = source.peek(4096, syncsafe(head[6:10]) + 10 if head.startswith(b"ID3") else 0)
         return seconds if b"Xing" in first or b"Info" in first else 0.0
     if name == "wav":
         # FFmpeg reports what is there. Streamed files have no length, or the largest one.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -17,7 +18,6 @@ from embed_assets.audio.container import (
     FFMPEG,
     LIBSNDFILE,
     UNREADABLE,
-    Audio,
     claimed_seconds,
     open_audio,
 )
@@ -112,8 +112,11 @@ def _windows(
     sample_rate: int,
     decoder: str,
 ) -> Iterator[np.ndarray]:
-    with open_audio(path, duration, decoder) as audio:
-        reader = Reader(decoder_of(audio))
+    with (
+        open_audio(path, duration, decoder) as audio,
+        closing(decoder_of(audio)) as decodes,
+    ):
+        reader = Reader(decodes)
         claimed = claimed_seconds(audio)
         if not (math.isfinite(duration) and duration > 0):
             duration = audio.header_seconds
@@ -130,7 +133,7 @@ def _windows(
                 raise _silent(reader, stream.decoded_seconds)
         finally:
             stream.damaged_packets = reader.damaged
-            stream.note = _note(reader, audio, duration, claimed)
+            stream.note = _note(reader, audio.decoder, decodes.unread_links, duration, claimed)
 
 
 def _silent(reader: Reader, seconds: float) -> TrackRejected:
@@ -202,7 +205,7 @@ def heard_seconds(note: str) -> float:
     return float(found[1]) if found else 0.0
 
 
-def _note(reader: Reader, audio: Audio, duration: float, claimed: float) -> str:
+def _note(reader: Reader, decoder: str, unread_links: int, duration: float, claimed: float) -> str:
     notes = []
     whole = claimed if claimed > 1.05 * duration + 0.5 else duration
     heard = min(duration, reader.end_seconds or duration)
@@ -212,8 +215,8 @@ def _note(reader: Reader, audio: Audio, duration: float, claimed: float) -> str:
         notes.append(f"{reader.not_finite} samples are no finite numbers and were left silent")
     if reader.damaged:
         notes.append(f"{reader.damaged} damaged packets were left out")
-    if audio.unread_links:
-        notes.append(f"{audio.unread_links} of the files that it is joined of could not be read")
-    if audio.decoder == LIBSNDFILE:
+    if unread_links:
+        notes.append(f"{unread_links} of the files that it is joined of could not be read")
+    if decoder == LIBSNDFILE:
         notes.append("decoded by libsndfile, because FFmpeg cannot")
     return "; ".join(notes)

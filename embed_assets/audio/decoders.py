@@ -6,7 +6,9 @@ Native channels are averaged here (FFmpeg's own mono is 3 dB louder, which moves
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from fractions import Fraction
 from typing import TYPE_CHECKING, Protocol
@@ -14,8 +16,9 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 
 from embed_assets.audio.container import Audio, Opened, Sndfile
-from embed_assets.audio.framing import FRAMED, frame_bytes
+from embed_assets.audio.framing import FRAME_CODECS, frame_bytes
 from embed_assets.audio.quiet import quiet_stderr
+from embed_assets.errors import TrackRejected
 
 if TYPE_CHECKING:
     from av import AudioFrame
@@ -41,6 +44,7 @@ class Decoder(Protocol):
 
     damaged: int
     first_error: str
+    unread_links: int
 
     def seek(self, seconds: float) -> bool:
         """Go on near `seconds`; False: seeking failed, and it goes on at the beginning."""
@@ -53,18 +57,24 @@ class Decoder(Protocol):
         """
         ...
 
+    def close(self) -> None:
+        """Close what the decoder itself has opened."""
+        ...
+
 
 def decoder_of(audio: Audio) -> Decoder:
     """The decoder of an open file, all of its links one after the other."""
-    links = [
-        FFmpegDecoder(one) if isinstance(one, Opened) else SndfileDecoder(one)
-        for one in audio.links
-    ]
-    return links[0] if len(links) == 1 else ChainDecoder(links)
+    return _link_decoder(audio.first) if len(audio.parts) == 1 else ChainDecoder(audio)
+
+
+def _link_decoder(link: Opened | Sndfile) -> FFmpegDecoder | SndfileDecoder:
+    return FFmpegDecoder(link) if isinstance(link, Opened) else SndfileDecoder(link)
 
 
 class FFmpegDecoder:
     """One stream by FFmpeg, packet by packet, so that damage costs the packets that it hit."""
+
+    unread_links = 0
 
     def __init__(self, opened: Opened) -> None:
         self._container, self._stream = opened.container, opened.stream
@@ -72,6 +82,11 @@ class FFmpegDecoder:
         self.damaged = 0
         self.first_error = ""
         self._frames = self._decode()
+
+    @property
+    def rate(self) -> int:
+        """The stream's sample rate in Hz, by its header."""
+        return self._stream.codec_context.sample_rate
 
     @property
     def seconds(self) -> float:
@@ -106,6 +121,9 @@ class FFmpegDecoder:
             at = frame.pts * frame.time_base - start
         return Chunk(_mono(frame), frame.sample_rate, at)
 
+    def close(self) -> None:
+        """See `Decoder`."""
+
     def _decode(self) -> Iterator[AudioFrame]:
         import av
 
@@ -123,7 +141,7 @@ class FFmpegDecoder:
                 continue
             if packet is None:
                 return
-            if packet.size and codec in FRAMED and not frame_bytes(codec, memoryview(packet)):
+            if packet.size and codec in FRAME_CODECS and not frame_bytes(codec, memoryview(packet)):
                 continue
             try:
                 frames = context.decode(packet)
@@ -146,11 +164,18 @@ class FFmpegDecoder:
 class SndfileDecoder:
     """One stream by libsndfile, which does not say what it left out."""
 
+    unread_links = 0
+
     def __init__(self, opened: Sndfile) -> None:
         self._file, self._source = opened.file, opened.source
         self.damaged = 0
         self.first_error = ""
         self._position = 0
+
+    @property
+    def rate(self) -> int:
+        """The stream's sample rate in Hz."""
+        return self._file.samplerate
 
     @property
     def seconds(self) -> float:
@@ -194,44 +219,98 @@ class SndfileDecoder:
         self._position += len(block)
         return Chunk(block.mean(axis=1, dtype=np.float32), self._file.samplerate, at)
 
+    def close(self) -> None:
+        """See `Decoder`."""
+
 
 class ChainDecoder:
-    """The links of a chained file one after the other, each decoded as a file of its own."""
+    """The links of a chained file one after the other, each opened when it is its turn.
 
-    def __init__(self, links: list[FFmpegDecoder | SndfileDecoder]) -> None:
-        self._links = links
-        self._starts = [0.0]
-        for link in links[:-1]:
-            self._starts.append(self._starts[-1] + link.seconds)
-        self._current = 0
+    All are resampled to the rate of the first one, each as a whole.
+    """
 
-    @property
-    def damaged(self) -> int:
-        """Packets that were left out."""
-        return sum(link.damaged for link in self._links)
-
-    @property
-    def first_error(self) -> str:
-        """What was wrong with the first of them."""
-        return next((link.first_error for link in self._links if link.first_error), "")
+    def __init__(self, audio: Audio) -> None:
+        self._audio = audio
+        self.damaged = self.unread_links = 0
+        self.first_error = ""
+        self._rate = 0
+        self._numbers: list[int] = []
+        self._starts: list[float] = []
+        seconds = 0.0
+        for number in range(len(audio.parts)):
+            try:
+                with audio.open_link(number) as link:
+                    decoder = _link_decoder(link)
+                    self._rate = self._rate or decoder.rate
+                    more = decoder.seconds
+            except TrackRejected:
+                self.unread_links += 1
+                continue
+            self._numbers.append(number)
+            self._starts.append(seconds)
+            seconds += more
+        self._open = ExitStack()
+        self._enter(0)
 
     def seek(self, seconds: float) -> bool:
         """See `Decoder`."""
-        later = [k for k, start in enumerate(self._starts) if start <= seconds]
-        self._current = later[-1] if later else 0
-        found = self._links[self._current].seek(max(0.0, seconds - self._starts[self._current]))
-        return found or self._current > 0
+        current = max(0, bisect_right(self._starts, seconds) - 1)
+        self._enter(current)
+        return self._link.seek(max(0.0, seconds - self._starts[current])) or current > 0
 
     def read(self) -> Chunk | None:
         """See `Decoder`."""
-        while (chunk := self._links[self._current].read()) is None:
-            if self._current + 1 == len(self._links):
+        while True:
+            chunk = self._link.read()
+            if chunk is None and self._current + 1 == len(self._numbers):
+                return self._resampled(None) if self._resampler else None
+            more = self._resampled(chunk)
+            if chunk is None:
+                self._enter(self._current + 1)
+            if more is not None:
+                return more
+
+    def close(self) -> None:
+        """See `Decoder`."""
+        self._leave()
+
+    def _resampled(self, chunk: Chunk | None) -> Chunk | None:
+        """A chunk of the current link at the rate of the chain; None for the rest of the link."""
+        if chunk is not None and self._at is None and chunk.at is not None:
+            self._at = chunk.at + Fraction(self._starts[self._current])
+        if chunk is not None and chunk.rate == self._rate and self._resampler is None:
+            samples = chunk.samples
+        else:
+            if self._resampler is None and chunk is not None:
+                import soxr
+
+                self._resampler = soxr.ResampleStream(chunk.rate, self._rate, 1, quality="HQ")
+            if self._resampler is None:
                 return None
-            self._current += 1
-            self._links[self._current].seek(0.0)
-        if chunk.at is None:
-            return chunk
-        return Chunk(chunk.samples, chunk.rate, chunk.at + Fraction(self._starts[self._current]))
+            rest = np.zeros(0, np.float32) if chunk is None else chunk.samples
+            samples = self._resampler.resample_chunk(rest, last=chunk is None)
+            if chunk is None:
+                self._resampler = None
+        if not len(samples):
+            return None
+        at = self._at
+        if at is not None:
+            self._at = at + Fraction(len(samples), self._rate)
+        return Chunk(samples, self._rate, at)
+
+    def _enter(self, current: int) -> None:
+        self._leave()
+        self._current, self._resampler, self._at = current, None, None
+        link = self._open.enter_context(self._audio.open_link(self._numbers[current]))
+        self._link = _link_decoder(link)
+
+    def _leave(self) -> None:
+        link = getattr(self, "_link", None)
+        if link is not None:
+            self.damaged += link.damaged
+            self.first_error = self.first_error or link.first_error
+            self._link = None
+        self._open.close()
 
 
 def _mono(frame: AudioFrame) -> np.ndarray:

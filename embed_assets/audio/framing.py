@@ -6,14 +6,14 @@ and with it its hash, would change with every retag.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from embed_assets.audio.source import Source
 
 ID3V1, APE, LYRICS, ID3V2 = "ID3v1", "APE", "Lyrics3", "ID3v2"
 
-FRAMED = frozenset(["mp1", "mp2", "mp3", "ac3", "eac3", "dts"])
+FRAME_CODECS = frozenset(["mp1", "mp2", "mp3", "ac3", "eac3", "dts"])
 """Codecs of which `frame_bytes` knows how long a frame is, by FFmpeg's names."""
 
 LONGEST_FLAC_FRAME = 1 << 21
@@ -115,6 +115,9 @@ def frame_bytes(codec: str, packet: memoryview) -> int:
     size = len(packet)
     if codec in ("mp1", "mp2", "mp3"):
         return min(size, _mpeg_frame(bytes(packet[:4]), size))
+    if codec == "adts":
+        is_frame = size > 6 and packet[0] == 0xFF and packet[1] & 0xF6 == 0xF0
+        return (packet[3] & 3) << 11 | packet[4] << 3 | packet[5] >> 5 if is_frame else 0
     if codec in ("ac3", "eac3"):
         return min(size, _ac3_frame(bytes(packet[:6]), size))
     if codec == "dts" and bytes(packet[:4]) == b"\x7f\xfe\x80\x01" and size > 8:
@@ -122,6 +125,20 @@ def frame_bytes(codec: str, packet: memoryview) -> int:
         # High-resolution extensions follow the core.
         return size if bytes(packet[core : core + 4]) == b"\x64\x58\x20\x25" else min(size, core)
     return size
+
+
+def frames_of(codec: str, packets: Sequence[memoryview]) -> int:
+    """How many of the last packets of a stream are frames; what comes behind them is no audio.
+
+    Noise has what looks like the head of a frame now and then, but not of two in a row that are of
+    one kind, the first as long as it says. All of them, where there are no two such.
+    """
+    for n in range(len(packets), 1, -1):
+        before, last = packets[n - 2 : n]
+        is_frame = frame_bytes(codec, before) == len(before) and frame_bytes(codec, last)
+        if is_frame and before[:2] == last[:2]:
+            return n
+    return len(packets)
 
 
 def _mpeg_frame(head: bytes, size: int) -> int:
@@ -188,15 +205,14 @@ def _crc_of_byte(byte: int) -> int:
 _CRC_TABLE = tuple(map(_crc_of_byte, range(256)))
 
 
-def ogg_links(source: Source) -> list[tuple[int, int]]:
+def ogg_links(source: Source) -> Iterator[tuple[int, int]]:
     """The links of a chained Ogg file as (begin, end) in bytes; one for an ordinary file.
 
     Files that are appended to each other, and recordings of radio streams, are such chains: each
     link begins with the first pages of its own streams. Reads the headers of all pages.
     """
-    begins: list[int] = []
     position: int | None = 0
-    heading = False
+    begin, heading, any_page = 0, False, False
     while position is not None and position < source.size:
         head = source.peek(282, position)
         segments = head[27 : 27 + head[26]] if len(head) > 26 else b""
@@ -204,12 +220,12 @@ def ogg_links(source: Source) -> list[tuple[int, int]]:
             position = _next_page(source, position + 1)
             continue
         first = bool(head[5] & 2)
-        if first and not heading:
-            begins.append(position)
-        heading = first
+        if first and not heading and any_page:
+            yield begin, position
+            begin = position
+        heading, any_page = first, True
         position += 27 + len(segments) + sum(segments)
-    begins = [0, *begins[1:]]
-    return list(zip(begins, [*begins[1:], source.size], strict=True))
+    yield begin, source.size
 
 
 def _next_page(source: Source, position: int) -> int | None:

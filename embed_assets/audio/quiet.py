@@ -13,7 +13,12 @@ def quiet_stderr() -> Iterator[None]:
 
     mpg123, which libsndfile uses for MP3, writes several lines there for each damaged file.
     """
-    kept, nothing = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        kept = os.dup(2)
+    except OSError:  # there is none
+        yield
+        return
+    nothing = os.open(os.devnull, os.O_WRONLY)
     try:
         os.dup2(nothing, 2)
         yield

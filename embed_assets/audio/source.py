@@ -21,18 +21,25 @@ class Source:
     def __init__(self, path: bytes) -> None:
         # A named pipe would otherwise block the open until somebody writes to it.
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        self.error: OSError | None = None
+        self._root, self._error = self, None
         info = os.fstat(self._fd)
         self.size = info.st_size
         self.regular = stat.S_ISREG(info.st_mode)
         self._begin, self._position, self._whole = 0, 0, True
 
+    @property
+    def error(self) -> OSError | None:
+        """What the disk said first, to this source or to another part of the file."""
+        return self._root._error
+
+    @error.setter
+    def error(self, error: OSError) -> None:
+        self._root._error = error
+
     def part(self, begin: int, end: int) -> Source:
-        """The bytes from `begin` up to `end` of these, as a source of its own; both are closed."""
+        """The bytes from `begin` up to `end` of these, open as long as the whole file is."""
         part = object.__new__(Source)
-        part._fd = os.dup(self._fd)
-        part.error = None
-        part.regular = self.regular
+        part._fd, part._root, part.regular = self._fd, self._root, self.regular
         part._begin, part._position, part._whole = self._begin + begin, 0, False
         part.size = min(end, self.size) - begin
         return part
@@ -80,8 +87,8 @@ class Source:
         return io.BufferedReader(_File(self), 1 << 14)
 
     def close(self) -> None:
-        """Close the file."""
-        if self._fd >= 0:
+        """Close the file; a part leaves that to the whole."""
+        if self._root is self and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 

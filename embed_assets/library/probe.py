@@ -8,8 +8,8 @@ from __future__ import annotations
 import hashlib
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from itertools import chain, repeat
 from typing import TYPE_CHECKING
 
 from embed_assets.audio.container import (
@@ -19,9 +19,9 @@ from embed_assets.audio.container import (
     Audio,
     Opened,
     Sndfile,
-    audio_of,
     open_audio,
 )
+from embed_assets.audio.framing import FRAME_CODECS, flac_frame_bytes, frame_bytes, frames_of
 from embed_assets.audio.quiet import quiet_stderr
 from embed_assets.errors import Reason, TrackRejected
 from embed_assets.library.tags import Tags, read_tags
@@ -29,8 +29,8 @@ from embed_assets.library.tags import Tags, read_tags
 if TYPE_CHECKING:
     from av import Packet
 
-LAST_PACKETS = 4
-"""Packets at the end of a file that are looked at for what is no audio."""
+LAST_PACKETS = 1024
+"""Packets at the end of a file that are looked at for what is no audio, each of some 500 bytes."""
 
 _BLOCK = 1 << 16
 """Frames that libsndfile decodes at once."""
@@ -82,7 +82,7 @@ def _probe(path: bytes, decoder: str) -> Probe:
         if not found.size:
             raise TrackRejected(Reason.CORRUPT, "it has an audio header and no audio after it")
         seconds = found.seconds if found.seconds > 0 else audio.header_seconds
-        container, codec, sample_rate, channels = _format(audio.links[0])
+        container, codec, sample_rate, channels = _format(audio.first)
         return Probe(
             audio_hash=found.digest,
             duration=seconds,
@@ -106,15 +106,25 @@ class _Measured:
 def _measure(audio: Audio) -> _Measured:
     """Hash, seconds and bytes of the audio of all links; damage in the middle is passed over."""
     h = hashlib.blake2b(digest_size=16)
-    seconds, size = 0.0, 0
-    for number, link in enumerate(audio.links):
+    seconds, size, links = 0.0, 0, 0
+    for link in _links(audio):
         _, codec, sample_rate, channels = _format(link)
         kind = f"{codec} {sample_rate} {channels}"
-        h.update((f"\0link {kind}" if number else kind).encode())
+        h.update((f"\0link {kind}" if links else kind).encode())
         measured = _packets if isinstance(link, Opened) else _samples
         more_seconds, more = measured(link, h.update)
-        seconds, size = seconds + more_seconds, size + more
+        seconds, size, links = seconds + more_seconds, size + more, links + 1
     return _Measured(h.hexdigest(), seconds, size)
+
+
+def _links(audio: Audio) -> Iterator[Opened | Sndfile]:
+    """The links of a file one after the other, but for those that cannot be read."""
+    if len(audio.parts) == 1:
+        yield audio.first
+        return
+    for number in range(len(audio.parts)):
+        with suppress(TrackRejected), audio.open_link(number) as link:
+            yield link
 
 
 def _format(link: Opened | Sndfile) -> tuple[str, str, int, int]:
@@ -132,30 +142,56 @@ def _packets(opened: Opened, update: Callable[[bytes | memoryview], None]) -> tu
     stream = opened.stream
     start = stream.start_time or 0
     ticks = end = size = 0
+    keep = LAST_PACKETS if _frame_codec(opened) else 1
     held: deque[Packet] = deque()
-    for packet in chain(_demuxed(opened), repeat(None, LAST_PACKETS)):
-        held.append(packet)
-        if len(held) <= LAST_PACKETS:
-            continue
-        first = held.popleft()
-        if packet is None:
-            # Near the end: what lies behind the audio may be taken for a part of it.
-            audio = audio_of(opened, first)
-            if not audio:
-                break
-            update(audio)
-            size += len(audio)
-        else:
-            update(first)
-            size += first.size
-        duration = first.duration or 0
+
+    def count(packet: Packet, data: Packet | memoryview, length: int) -> None:
+        nonlocal ticks, end, size
+        update(data)
+        size += length
+        duration = packet.duration or 0
         ticks += duration
-        if first.pts is not None and first.pts + duration - start > end:
-            end = first.pts + duration - start
+        if packet.pts is not None and packet.pts + duration - start > end:
+            end = packet.pts + duration - start
+
+    for packet in _demuxed(opened):
+        held.append(packet)
+        if len(held) > keep:
+            first = held.popleft()
+            count(first, first, first.size)
+    for packet, data in _without_what_is_behind(opened, list(held)):
+        count(packet, data, len(data))
     opened.source.check()
     # Vorbis packets understate their durations (up to 25 %); a damaged timestamp may say years.
     length = end if ticks <= end <= 1.5 * ticks else ticks
     return float(length * stream.time_base), size
+
+
+def _frame_codec(opened: Opened) -> str:
+    """The codec whose frames FFmpeg cuts out of a stream of bytes, if it does; else empty."""
+    codec = opened.stream.codec_context.codec.canonical_name
+    if opened.container.format.name == "aac":
+        return "adts"
+    return codec if codec in FRAME_CODECS else ""
+
+
+def _without_what_is_behind(
+    opened: Opened, last: list[Packet]
+) -> Iterator[tuple[Packet, memoryview]]:
+    """The last packets of a stream, as far as they are audio.
+
+    FFmpeg has the last packet of some formats end where the file ends.
+    """
+    codec = _frame_codec(opened)
+    packets = [memoryview(packet) for packet in last]
+    if opened.container.format.name == "flac":
+        header = opened.stream.codec_context.extradata or b""
+        longest = int.from_bytes(header[7:10], "big")
+        packets = [data[: flac_frame_bytes(bytes(data), longest)] for data in packets]
+    elif codec:
+        n = frames_of(codec, packets)
+        packets = [data[: frame_bytes(codec, data)] for data in packets[:n]]
+    yield from ((packet, data) for packet, data in zip(last, packets, strict=False) if data)
 
 
 def _demuxed(opened: Opened) -> Iterator[Packet]:

@@ -8,7 +8,7 @@ names make which field of a row stands in `tags`.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from io import BytesIO
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.audio.container import Opened
@@ -72,7 +72,7 @@ def tags_of(audio: Audio) -> Iterator[Values]:
 
     A tag that cannot be read is left out. Raises nothing: the source remembers what the disk said.
     """
-    first = audio.links[0]
+    first = audio.first
     if isinstance(first, Opened):
         container = first.container.format.name.split(",")[0]
         codec = first.stream.codec_context.codec.canonical_name
@@ -124,25 +124,29 @@ OGG = {
 
 def _at_the_end(source: Source) -> Iterator[Values]:
     """Tags behind the audio, APE before ID3v1, which cuts texts at 30 characters."""
-    from mutagen.apev2 import APEv2
-
-    kinds = (ID3V2, APE, ID3V1)
-    tags = [tag for tag in trailing_tags(source) if tag.kind in kinds]
-    for tag in sorted(tags, key=lambda tag: kinds.index(tag.kind)):
-        data = source.peek(tag.end - tag.begin, tag.begin)
-        if tag.kind == ID3V1:
-            yield id3v1_tag(data)
-        elif tag.kind == ID3V2:
-            yield id3_tag(data)
-        else:
-            yield _ape_values(APEv2(BytesIO(data)))
+    read = {ID3V2: id3_tag, APE: _ape_tag, ID3V1: id3v1_tag}
+    tags = [tag for tag in trailing_tags(source) if tag.kind in read]
+    for tag in sorted(tags, key=lambda tag: list(read).index(tag.kind)):
+        values: Values = {}
+        with suppress(Exception):
+            values = read[tag.kind](source.peek(tag.end - tag.begin, tag.begin))
+        yield values
 
 
-def _ape_values(tags: Mapping[str, Any]) -> Values:
+def _ape_tag(data: bytes) -> Values:
+    """The texts of an APE tag, item by item: mutagen drops all of them where one is no UTF-8."""
     values: Values = {}
-    for name, value in tags.items():
-        if value.kind == 0:  # text: several values have zeros between them
-            add(values, plain_name(name), list(value))
+    at = 32 if data.startswith(b"APETAGEX") else 0
+    while at + 8 < len(data) - 32:
+        size, flags = (int.from_bytes(data[at + i : at + i + 4], "little") for i in (0, 4))
+        name, found, _ = data[at + 8 : at + 264].partition(b"\0")
+        begin = at + 8 + len(name) + 1
+        if not found or begin + size > len(data) - 32:
+            break
+        if flags >> 1 & 3 == 0:  # text
+            texts = data[begin : begin + size].split(b"\0")
+            add(values, plain_name(latin(name)), map(latin, texts))
+        at = begin + size
     return values
 
 

@@ -99,7 +99,7 @@ def genre_names(texts: Iterable[str]) -> list[str]:
     found = []
     for text in texts:
         if text.isdecimal() and text.isascii():
-            found.append(_referred(text) or (text if len(text) > 3 else ""))
+            found.append(_referred(text) or text)
             continue
         references, rest = _REFERENCES.fullmatch(text).groups()
         found += [_referred(one) for one in references.strip("()").split(")(") if one]
@@ -118,14 +118,17 @@ def _referred(number: str) -> str:
 
     if number in _SPECIAL_GENRES:
         return _SPECIAL_GENRES[number]
-    return TCON.GENRES[int(number)] if int(number) < len(TCON.GENRES) else ""
+    known = len(number) <= 3 and int(number) < len(TCON.GENRES)
+    return TCON.GENRES[int(number)] if known else ""
 
 
 def _values(found: Sequence[Values], field: str) -> Iterator[list[str]]:
     """The values of each name of a field, in each tag of the file, those that count more first."""
     for name in NAMES[field]:
         for values in found:
-            texts = [text.replace("\0", " ").strip() for text in values.get(name, ())]
+            texts = [
+                text[:LONGEST_TEXT].replace("\0", " ").strip() for text in values.get(name, ())
+            ]
             if any(texts):
                 yield texts
 
