@@ -228,6 +228,8 @@ def _asked(
             if far is not None or one_recording:
                 vectors = search.vectors_of(client, [m.track_id for m in kept], name)
             if far is not None:
+                # What was removed between the two questions is no answer.
+                kept = [m for m in kept if m.track_id in vectors]
                 kept = [m for m in kept if m.score >= float(vectors[m.track_id] @ far)]
             if one_recording:
                 kept = first_takes(kept, heard, vectors | out, spec.recipe.encoder if spec else "")
