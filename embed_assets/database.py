@@ -41,6 +41,7 @@ CREATE INDEX IF NOT EXISTS embeddings_by_time ON embeddings (recipe, at);
 CREATE TABLE IF NOT EXISTS indexed (
     place TEXT, folder_id TEXT, version TEXT, rows INTEGER, at REAL, PRIMARY KEY (place, folder_id)
 ) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS indexed_by_folder ON indexed (folder_id);
 CREATE TABLE IF NOT EXISTS failures (
     folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, stage TEXT, message TEXT, at REAL, run_id TEXT,
     shared INTEGER
@@ -79,6 +80,16 @@ _ADDED = {
     },
 }
 """Columns that tables may lack in files of older versions."""
+
+NOT_STALE = "version NOT LIKE 'stale.%'"
+
+MARK_STALE = (
+    f"UPDATE indexed SET version = 'stale.' || version WHERE version != 'empty' AND {NOT_STALE}"
+)
+"""Have folders indexed again: their version in each place equals none that is wanted.
+
+They are not removed from `indexed`, so that a search finds them until then.
+"""
 
 
 class Database:
@@ -154,12 +165,8 @@ def _upgrade(db: sqlite3.Connection) -> None:
                 if name not in there:
                     db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
         db.execute("UPDATE tracks SET added_at = coalesce(seen_at, 0) WHERE added_at = 0")
-        # Their files are read once more, for what the probe learnt since (rows.PROBE_VERSION);
-        # what is indexed of them is found until then.
-        db.execute(
-            "UPDATE indexed SET version = 'before probe 3.' || version WHERE version != 'empty'"
-            " AND folder_id IN (SELECT folder_id FROM tracks WHERE probed < 3)"
-        )
+        # Their files are read once more, for what the probe learnt since (rows.PROBE_VERSION).
+        db.execute(f"{MARK_STALE} AND folder_id IN (SELECT folder_id FROM tracks WHERE probed < 3)")
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except BaseException:
         db.execute("ROLLBACK")

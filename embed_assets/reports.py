@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
+from embed_assets.database import NOT_STALE
 from embed_assets.identity import display_path
 from embed_assets.rows import CHANGED, NOT_DONE, Embedding, Problem, Track
 from embed_assets.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
@@ -38,7 +39,8 @@ def counts(tables: Tables, recipe: str, place: str) -> Counts:
     """Count everything."""
     with tables.connect() as db:
         folders = db.execute(
-            "SELECT count(*), count(f.digest), count(i.version) FROM folders f"
+            f"SELECT count(*), count(f.digest), count(CASE WHEN i.{NOT_STALE} THEN 1 END)"
+            " FROM folders f"
             " LEFT JOIN indexed i ON i.place = ? AND i.folder_id = f.folder_id",
             (place,),
         ).fetchone()
@@ -95,14 +97,19 @@ def failed_folders(tables: Tables) -> list[Problem]:
         return [Problem(*row) for row in rows]
 
 
-def indexed_at(tables: Tables, place: str) -> dict[bytes, float]:
-    """Path of each folder -> when it was written to this place last, in seconds of the clock."""
+def indexed_at(tables: Tables, *places: str) -> dict[bytes, float]:
+    """Path of each folder -> when it was written last to all these places, in seconds since 1970.
+
+    Of places that were written at different times, the earliest; folders that one of them does not
+    have are left out.
+    """
     with tables.connect() as db:
         query = (
-            "SELECT f.path, i.at FROM indexed i JOIN folders f ON f.folder_id = i.folder_id"
-            " WHERE i.place = ?"
+            "SELECT f.path, min(i.at) FROM indexed i JOIN folders f ON f.folder_id = i.folder_id"
+            f" WHERE i.place IN ({', '.join('?' * len(places))})"
+            " GROUP BY f.folder_id HAVING count(*) = ?"
         )
-        return dict(db.execute(query, (place,)))
+        return dict(db.execute(query, (*places, len(places))))
 
 
 def failures(tables: Tables) -> dict[bytes, bool]:

@@ -12,7 +12,8 @@ assets meet here and in `vectors/store.py` and nowhere else:
 - `asked`: folders that a person wants read and embedded again, until they are indexed.
 - `embeddings`: per (recipe, audio hash), where a vector is to be found or why there is none.
 - `indexed`: per (place, folder), the version that was last written there; a place is a collection
-  at a Milvus address.
+  at a Milvus address. A version that begins with `stale.` equals none that is wanted: the folder is
+  to be written again, and a search finds what was written.
 - `collections` and `served`: what each collection holds, which was served when (`catalogue.py`).
 - `failures`: the folders whose last try failed, until a try succeeds.
 
@@ -26,7 +27,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import astuple, fields, replace
 from sqlite3 import Connection
 
-from embed_assets.database import Database
+from embed_assets.database import MARK_STALE, Database
 from embed_assets.errors import FolderChanged
 from embed_assets.rows import PROBE_VERSION, Embedding, FolderTotals, Stamp, Track
 
@@ -66,8 +67,8 @@ class Tables(Database):
     def put_tracks(self, rows: Iterable[Track], scan: str) -> set[str]:
         """Write rows of a scan that is going on; when they were added is known from before.
 
-        Returns the ids of tracks of which something else was known before. What is indexed of
-        their folders is no longer what the tables say, though the folder's digest may stay.
+        Returns the ids of tracks of which something else was known before. Their folders are
+        indexed again everywhere, though the folder's digest may stay, and are found until then.
 
         Raises:
             FolderChanged: another scan of the same folder began, or a person wants it read anew.
@@ -87,7 +88,7 @@ class Tables(Database):
                 (added,) = db.execute(_ADDED_AT, names).fetchone()
                 if old and not _same(row, Track(*old[1:])):
                     changed.add(row.track_id)
-                    db.execute("DELETE FROM indexed WHERE folder_id = ?", (row.folder_id,))
+                    db.execute(f"{MARK_STALE} AND folder_id = ?", (row.folder_id,))
                     # What the track had before may come back as another file.
                     _remember(db, "{}.track_id = :track AND {}.audio_hash IS NOT :audio", names)
                 db.execute("DELETE FROM gone_audio WHERE audio_hash = :audio", names)
@@ -206,13 +207,18 @@ class Tables(Database):
         marks = ", ".join("?" * len(EMBEDDING_COLUMNS))
         with self.transaction(durable=False) as db:
             for row in rows:
-                # Rows of the index that were made of the vectors before are others now.
-                db.execute(
-                    "DELETE FROM indexed WHERE folder_id IN (SELECT folder_id FROM tracks WHERE"
-                    " audio_hash = :audio) AND EXISTS (SELECT 1 FROM embeddings WHERE recipe ="
-                    " :recipe AND audio_hash = :audio)",
-                    {"audio": row.audio_hash, "recipe": row.recipe},
-                )
+                before = db.execute(
+                    "SELECT 1 FROM embeddings WHERE recipe = ? AND audio_hash = ?",
+                    (row.recipe, row.audio_hash),
+                ).fetchone()
+                if before:
+                    # Rows of the index were made of its vectors; of which recipe a place holds
+                    # vectors is not known here.
+                    db.execute(
+                        f"{MARK_STALE} AND folder_id IN"
+                        " (SELECT folder_id FROM tracks WHERE audio_hash = ?)",
+                        (row.audio_hash,),
+                    )
                 db.execute(
                     f"INSERT OR REPLACE INTO embeddings ({', '.join(EMBEDDING_COLUMNS)})"
                     f" VALUES ({marks})",
@@ -316,14 +322,21 @@ class Tables(Database):
         with self.connect() as db:
             yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
 
-    def put_indexed(self, place: str, written: Iterable[tuple[str, str, int]]) -> None:
-        """Note (folder id, version, rows) of what a place holds: these folders went through."""
+    def put_indexed(
+        self, place: str, written: Iterable[tuple[str, str, int]], finished: bool = True
+    ) -> None:
+        """Note (folder id, version, rows) of what a place holds.
+
+        `finished`: these folders are in step, so what failed before or was asked for is done.
+        """
         with self.transaction() as db:
             for folder, version, rows in written:
                 db.execute(
                     "INSERT OR REPLACE INTO indexed VALUES (?, ?, ?, ?, ?)",
                     (place, folder, version, rows, time.time()),
                 )
+                if not finished:
+                    continue
                 db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
                 # What was asked for just now is not yet done.
                 db.execute(
@@ -385,6 +398,9 @@ def _remember(db: Connection, going: str, names: dict[str, object]) -> None:
 
 
 def _same(one: Track, other: Track) -> bool:
-    """Whether two rows of a file say the same of it, and of when its content changed last."""
-    alike = {"ctime_ns": 0, "run_id": "", "added_at": 0.0}
+    """Whether two rows of a file say the same of it, and of when its content changed last.
+
+    By which decoder it was read is not known in rows of older versions, and is in no index.
+    """
+    alike = {"ctime_ns": 0, "run_id": "", "added_at": 0.0, "decoder": ""}
     return replace(one, **alike) == replace(other, **alike)

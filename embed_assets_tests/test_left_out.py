@@ -83,6 +83,35 @@ def test_links_that_leave_no_music_out_are_not_counted(library):
     assert left_out_of(library).links == 1, "the library itself may be a link"
 
 
+def test_a_broken_link_counts_if_music_may_have_been_behind_it(library):
+    for name in ("cover.jpg", "notes.txt", "gone.flac", "Disc 2"):
+        (library / "real" / name).symlink_to("/nowhere at all")
+    assert left_out_of(library).broken_links == 2
+
+
+def test_entries_that_the_disk_says_nothing_of_keep_nothing_else_from_being_counted(library):
+    class Failing:
+        """As of a file system that is asked for each entry's kind, on a disk that fails."""
+
+        def __init__(self, name: bytes, fails: bool) -> None:
+            self.name, self.fails = name, fails
+
+        def is_symlink(self) -> bool:
+            if self.fails:
+                raise PermissionError(13, "Permission denied")
+            return False
+
+        def is_file(self, follow_symlinks: bool) -> bool:
+            if self.name.startswith(b"broken"):
+                raise OSError(5, "Input/output error")
+            return True
+
+    found = LeftOut()
+    entries = [Failing(b"a", True), Failing(b"broken.mp4", False), Failing(b"clip.mp4", False)]
+    found.note(os.fsencode(library), b"", entries)
+    assert (found.links, found.endings) == (0, {".mp4": 1})
+
+
 def test_a_walk_in_segments_counts_each_link_once(library):
     outside = library.parent / "another disk"
     put(outside, "x.mp3")

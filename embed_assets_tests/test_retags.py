@@ -13,7 +13,7 @@ import pytest
 from mutagen.flac import FLAC
 
 from embed_assets import ctimes
-from embed_assets.errors import FolderChanged
+from embed_assets.errors import FolderChanged, Reason, TrackRejected
 from embed_assets.identity import folder_id
 from embed_assets.library.manifest import Library, ScanResult, scan_folder
 from embed_assets.library.unchanged import unchanged
@@ -55,7 +55,7 @@ class Scanned:
         self.tables.put_indexed("place", [(ALBUM, "version", 2)])
 
     def is_indexed(self) -> bool:
-        return bool(self.tables.indexed("place"))
+        return self.tables.indexed("place") == {b"Album": "version"}
 
     def seen(self) -> tuple[str | None, int]:
         (folder,) = walk(self.library.root)
@@ -176,6 +176,44 @@ def test_a_file_that_is_replaced_while_it_is_read_is_noticed_whatever_its_times(
     for change in (path.unlink, lambda: path.write_bytes(b"z" * 3000)):
         with pytest.raises(FolderChanged), unchanged(name, stamp, b"a", lambda: True):
             change()
+
+
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), KeyboardInterrupt()])
+def test_an_error_of_the_disk_is_said_though_the_file_changed_as_well(tmp_path, error):
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    info = path.stat()
+    stamp = Stamp(info.st_size, info.st_mtime_ns)
+
+    def failing(raised):
+        with unchanged(os.fsencode(path), stamp, b"a", lambda: True):
+            path.write_bytes(b"longer")
+            raise raised
+
+    with pytest.raises(type(error)):
+        failing(error)
+
+
+def test_a_file_is_rejected_only_if_it_is_the_one_that_was_listed(tmp_path):
+    path = tmp_path / "a"
+    path.write_bytes(b"x")
+    info = path.stat()
+    stamp = Stamp(info.st_size, info.st_mtime_ns)
+
+    def failing(raised, change=lambda: None):
+        with unchanged(os.fsencode(path), stamp, b"a", lambda: True):
+            change()
+            raise raised
+
+    rejected = TrackRejected(Reason.CORRUPT, "half of it")
+    with pytest.raises(TrackRejected, match="half of it"):
+        failing(rejected)
+    with pytest.raises(FolderChanged, match="is gone"):
+        failing(FileNotFoundError(2, "No such file"), path.unlink)
+    path.write_bytes(b"x")
+    os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))
+    with pytest.raises(FolderChanged, match="changed while it was read"):
+        failing(rejected, lambda: path.write_bytes(b"longer"))
 
 
 def test_where_only_the_ctime_changes_a_second_reading_decides(tmp_path):

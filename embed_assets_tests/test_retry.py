@@ -158,7 +158,12 @@ def test_a_folder_is_not_done_before_its_tracks_are_read_embedded_and_indexed(sh
     shelf.at += 1
     embed(shelf, track)
     assert tables.pending(A, recipe) == []
-    assert tables.indexed(shelf.place) == {}, "rows of all that have the audio are written again"
+    there = tables.indexed(shelf.place)
+    assert {v.partition(".")[0] for v in (there[b"A"], there[b"B"])} == {"stale"}, (
+        "rows of all that have the audio are written again"
+    )
+    tables.put_indexed(shelf.place, [(A, "v", 2)], finished=False)
+    assert asked.open_requests(tables).keys() == {b"A"}, "its parts are not indexed yet"
     tables.put_indexed(shelf.place, [(A, "v", 2)])
     assert asked.open_requests(tables) == {}
 

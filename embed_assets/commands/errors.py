@@ -15,7 +15,7 @@ from embed_assets.defs import state
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import display_path
-from embed_assets.index.folders import version_of
+from embed_assets.index.folders import version_of, written_versions
 from embed_assets.library.walk import (
     Folder,
     folder_ctimes,
@@ -58,14 +58,14 @@ def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Probl
     was taken back, or the run had others to do. Folders that cannot be read are not among them.
     """
     spec, tables, root = project.spec(), project.tables, project.library.root
-    place = spec.place(project.uri)
+    places = [one.place(project.uri) for one in spec.layers]
     waiting = asked.open_requests(tables)
     failed = {p.path: p for p in reports.failed_folders(tables)}
-    killed = _killed(instance, failed.keys(), waiting, reports.indexed_at(tables, place))
+    killed = _killed(instance, failed.keys(), waiting, reports.indexed_at(tables, *places))
     failed |= {p.path: p for p in killed}
     if not failed or root is None:
         return list(failed.values())
-    there = tables.indexed(place)
+    there = written_versions(tables, spec, project.uri)
     read = ctimes.known(tables, time.time())
     open_ones = []
     for path, problem in failed.items():

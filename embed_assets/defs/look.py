@@ -16,8 +16,7 @@ from embed_assets.defs.ranged_run import LANE_TAG, REMOVE_TAG
 from embed_assets.encoders import is_quick
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec, folder_id
-from embed_assets.index.address import is_there
-from embed_assets.index.folders import version_of
+from embed_assets.index.folders import version_of, written_versions
 from embed_assets.library.changes import decide
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.manifest import Library
@@ -177,16 +176,7 @@ def _agreed(have: dict[str, str], tables: Tables, spec: IndexSpec, uri: str) -> 
     deleted, another EMBED_MILVUS_URI and a deleted Lite file are found out here, at every look;
     what only the index knows, by the hourly reconciliation.
     """
-    first, *others = (
-        tables.indexed(one.place(uri)) if is_there(uri, one) else {} for one in spec.layers
-    )
-    agreed = {key_of(path): version for path, version in first.items()}
-    for one, there in zip(spec.layers[1:], others, strict=True):
-        # Dagster's version speaks of the tracks' rows; those of the parts must be of these files.
-        for path, version in first.items():
-            digest = version.rpartition(".")[0]
-            if there.get(path) not in (EMPTY, version_of(digest, one)):
-                agreed.pop(key_of(path), None)
+    agreed = {key_of(path): v for path, v in written_versions(tables, spec, uri).items()}
     return {k: v for k, v in have.items() if v == EMPTY or agreed.get(k) == v}
 
 

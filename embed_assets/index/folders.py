@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 from embed_assets import catalogue
 from embed_assets.identity import PARTS, IndexSpec, folder_id
 from embed_assets.index import collection
+from embed_assets.index.address import is_there
 from embed_assets.index.wanted import Vectors, index_rows
 from embed_assets.index.write import (
     FOLDERS_PER_CHUNK,
@@ -54,6 +55,24 @@ def version_of(digest: str, spec: IndexSpec) -> str:
     return f"{digest}.{spec.digest[:12]}"
 
 
+def written_versions(tables: Tables, spec: IndexSpec, address: str) -> dict[bytes, str]:
+    """Path of each folder -> the version of its tracks' rows, as far as all layers are of it.
+
+    Left out are folders whose parts are of other files or not written, where the spec has parts,
+    and all folders of a Lite index whose files are gone.
+    """
+    first, *others = (
+        tables.indexed(one.place(address)) if is_there(address, one) else {} for one in spec.layers
+    )
+    whole = dict(first)
+    for one, there in zip(spec.layers[1:], others, strict=True):
+        for path, version in first.items():
+            digest = version.rpartition(".")[0]
+            if there.get(path) not in (EMPTY, version_of(digest, one)):
+                whole.pop(path, None)
+    return whole
+
+
 def index_library(
     client: MilvusClient,
     library: Library,
@@ -91,7 +110,8 @@ def _index_layers(
     address: str,
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
     of_tracks, *of_parts = spec.layers
-    found = _index_layer(client, library, paths, of_tracks, tables, store, address)
+    last = not of_parts
+    found = _index_layer(client, library, paths, of_tracks, tables, store, address, last)
     if not of_parts:
         yield from found
         return
@@ -101,7 +121,10 @@ def _index_layers(
             yield told
         else:
             done[told.path] = told
-    for told in _index_layer(client, library, list(done), of_parts[0], tables, store, address):
+    of_windows = _index_layer(
+        client, library, list(done), of_parts[0], tables, store, address, last=True
+    )
+    for told in of_windows:
         if isinstance(told, tuple) or told.version == DIRTY:
             yield told
         else:
@@ -116,6 +139,7 @@ def _index_layer(
     tables: Tables,
     store: Store,
     address: str,
+    last: bool,
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
     place = spec.place(address)
     catalogue.note_collection(tables, address, spec)
@@ -151,6 +175,7 @@ def _index_layer(
         tables.put_indexed(
             place,
             [(r.folder_id, written[r.folder_id], r.rows) for r in chunk if r.folder_id in written],
+            finished=last,
         )
         for report in chunk:
             path = by_id[report.folder_id]
@@ -228,5 +253,6 @@ def _follow_layer(
             if digest == digests[report.folder_id] and not pending:
                 version = version_of(digest, spec) if tracks else EMPTY
                 written.append((report.folder_id, version, report.rows))
-        tables.put_indexed(place, written)
+        # The collection that is wanted is another: what is to be done there is not done by this.
+        tables.put_indexed(place, written, finished=False)
     return touched

@@ -23,7 +23,8 @@ class LeftOut:
     """Counts of what is left out of the `folders` that a walk passed; `walk` fills it.
 
     Symbolic links: `linked_folders` and `linked_files` lead out of the library, `broken_links`
-    nowhere. A link to something in the library leaves nothing out, for that has its own place.
+    nowhere, if their names end as audio does, or have no ending. A link to something in the library
+    leaves nothing out, for that has its own place.
     `endings`: how many files have each ending of `NOT_TAKEN`. `cue_sheets`: albums in one file, of
     which a CUE sheet says where each track begins.
     """
@@ -53,13 +54,20 @@ class LeftOut:
                 continue
             stem, _, suffix = name.rpartition(b".")
             suffix = suffix.lower() if stem else b""
-            if entry.is_symlink():
-                self._note_link(base, path, entry, suffix in AUDIO_SUFFIXES)
+            # Some file systems are asked for each entry's kind, and may fail; a count is no reason
+            # for a walk to stop.
+            try:
+                is_link = entry.is_symlink()
+                is_file = suffix in OTHER_SUFFIXES and entry.is_file(follow_symlinks=False)
+            except OSError:
+                continue
+            if is_link:
+                self._note_link(base, path, entry, suffix)
             elif suffix in AUDIO_SUFFIXES:
                 audio.append((stem, name))
             elif suffix == b"cue":
                 sheets.append(name)
-            elif suffix in OTHER_SUFFIXES and entry.is_file(follow_symlinks=False):
+            elif is_file:
                 self.endings[f".{suffix.decode()}"] += 1
         for sheet in sheets:
             # Beside tracks that were ripped one by one a sheet is only their list.
@@ -68,13 +76,16 @@ class LeftOut:
                 _add(self.sheets_seen, path, sheet)
 
     def _note_link(
-        self, base: bytes, path: bytes, entry: os.DirEntry[bytes], is_audio: bool
+        self, base: bytes, path: bytes, entry: os.DirEntry[bytes], suffix: bytes
     ) -> None:
+        is_audio = suffix in AUDIO_SUFFIXES
         try:
             mode = os.stat(entry.path).st_mode
             if is_inside(base, entry.path):
                 return
         except OSError:
+            if suffix and not is_audio:
+                return
             self.broken_links += 1
         else:
             if stat.S_ISDIR(mode):

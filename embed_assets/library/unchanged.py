@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from embed_assets.errors import FolderChanged
+from embed_assets.errors import FolderChanged, TrackRejected
 from embed_assets.identity import display_path
 from embed_assets.rows import UNKNOWN_CTIME, Stamp
 
@@ -31,7 +31,9 @@ def unchanged(
     compared only of the file that is held open and of what the name leads to at the same moment,
     and decide nothing by themselves: some file systems make them up. Nor are times of the open file
     compared with those under its name: some round them differently. Where only the ctime is another
-    than it was, `same` says whether a second reading gives the same as the first.
+    than it was, `same` says whether a second reading gives the same as the first. If the
+    reading rejects the file, or does not find it, that counts only if it is the one it was; all
+    other errors pass as they are.
 
     Raises:
         FolderChanged: it is another file, has changed or is gone; what was read may be of neither.
@@ -42,9 +44,8 @@ def unchanged(
     held = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         before = os.fstat(held)
-        try:
-            yield reading
-        finally:
+
+        def check() -> None:
             now, after = _by_name(full, stamp, path), os.fstat(held)
             if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise _changed(path)
@@ -55,6 +56,13 @@ def unchanged(
                 if not same():
                     raise _changed(path)
                 reading.jumped = jumped
+
+        try:
+            yield reading
+        except (TrackRejected, FileNotFoundError):
+            check()
+            raise
+        check()
     finally:
         os.close(held)
 

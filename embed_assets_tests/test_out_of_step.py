@@ -1,0 +1,178 @@
+"""What is read or embedded again is found as before until it is indexed again."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+
+from embed_assets import catalogue, reports
+from embed_assets.commands.errors import failed_folders
+from embed_assets.database import MARK_STALE
+from embed_assets.identity import digest, folder_id, track_id
+from embed_assets.index import serving
+from embed_assets.index.connection import connect
+from embed_assets.index.folders import index_library, written_versions
+from embed_assets.index.searcher import Searcher
+from embed_assets.library.plan import EMPTY
+from embed_assets.library.walk import folder_digest, list_audio
+from embed_assets.rows import Embedding, Track
+from embed_assets.tables import Tables
+from embed_assets_tests.made_library import ENRICHED, MEAN, shelf_of
+from embed_assets_tests.test_retags import as_the_version_before
+from embed_assets_tests.test_walk import put
+
+ALBUM = b"Artist/Album 01"
+
+
+def titles(shelf, spec=MEAN):
+    found = Searcher(shelf.tables, shelf.store, spec, spec.place(shelf.address))
+    return sorted(t.title for _, t in found.tracks())
+
+
+@pytest.fixture
+def shelf(lite, tmp_path):
+    made = shelf_of(tmp_path, lite, 2, MEAN)
+    with connect(lite) as client:
+        made.index(client, MEAN)
+    return made
+
+
+def out_of_step(shelf, spec=MEAN):
+    """The folders that are to be indexed, as every reader of the tables has it."""
+    written = {path for _, path, is_written in folders(shelf, spec) if is_written}
+    assert catalogue.unfinished(shelf.tables, shelf.address, spec) == 2 - len(written)
+    counts = reports.counts(shelf.tables, spec.recipe.digest, spec.place(shelf.address))
+    assert counts.folders_indexed == len(written)
+    versions = written_versions(shelf.tables, spec, shelf.address)
+    digests = {path: shelf.tables.digest(folder) for folder, path, _ in folders(shelf, spec)}
+    assert written == {p for p, v in versions.items() if v.startswith(f"{digests[p]}.")}
+    return shelf.albums.keys() - written
+
+
+def folders(shelf, spec):
+    return list(catalogue.written_folders(shelf.tables, shelf.address, spec))
+
+
+def test_a_retagged_album_is_found_until_and_after_it_is_indexed_again(shelf):
+    assert out_of_step(shelf) == set()
+    before = titles(shelf)
+    folder = folder_id(shelf.library.name, ALBUM)
+    shelf.tables.begin_scan(folder, ALBUM, "scan")
+    one, *others = shelf.albums[ALBUM]
+    shelf.tables.put_tracks([replace(one, title="New")], "scan")
+    assert len(titles(shelf)) == len(before), "it is being read"
+    shelf.tables.keep_tracks([t.track_id for t in others], "scan")
+    shelf.tables.finish_scan(folder, "scan", shelf.tables.digest(folder) or "same", 3)
+    assert len(titles(shelf)) == len(before), "it is read and not yet indexed"
+    assert out_of_step(shelf) == {ALBUM}
+    with connect(shelf.address) as client:
+        shelf.index(client, MEAN, [ALBUM])
+    assert out_of_step(shelf) == set()
+    assert titles(shelf) == sorted([*before[1:], "New"])
+
+
+def test_audio_that_is_embedded_again_is_found_meanwhile(shelf):
+    before = titles(shelf)
+    shelf.embed([MEAN], shelf.albums[ALBUM][:1])
+    assert titles(shelf) == before
+    assert out_of_step(shelf) == {ALBUM}
+    again = shelf.tables.indexed(MEAN.place(shelf.address))[ALBUM]
+    shelf.embed([MEAN], shelf.albums[ALBUM])
+    assert shelf.tables.indexed(MEAN.place(shelf.address))[ALBUM] == again
+    with connect(shelf.address) as client:
+        shelf.index(client, MEAN, [ALBUM])
+    assert out_of_step(shelf) == set()
+
+
+def test_going_back_after_a_retag_serves_every_folder(shelf):
+    with connect(shelf.address) as client:
+        assert shelf.index(client, ENRICHED).served == ENRICHED.collection
+        shelf.retag(ALBUM, "Blue in Green")
+        shelf.index(client, ENRICHED, [ALBUM])
+        back = serving.rollback(client, shelf.tables, shelf.address, ENRICHED.collection)
+        assert back.served == MEAN.collection
+    assert len(titles(shelf)) == 6
+    assert titles(shelf).count("Blue in Green") == 3
+    assert out_of_step(shelf) == {ALBUM}
+
+
+def test_after_an_upgrade_everything_is_found_and_rows_without_a_decoder_are_no_others(shelf):
+    before = titles(shelf)
+    as_the_version_before(shelf.tables.path)
+    assert titles(shelf) == before
+    assert out_of_step(shelf) == set(shelf.albums)
+    folder = folder_id(shelf.library.name, ALBUM)
+    with connect(shelf.address) as client:
+        shelf.index(client, MEAN)
+    assert out_of_step(shelf) == set()
+    shelf.tables.begin_scan(folder, ALBUM, "scan")
+    rows = [replace(t, decoder="ffmpeg") for t in shelf.albums[ALBUM]]
+    assert shelf.tables.put_tracks(rows, "scan") == set()
+
+
+def test_folders_are_marked_without_reading_about_all_others(tmp_path):
+    tables = Tables(tmp_path / "tables.sqlite")
+    with tables.connect() as db:
+        for which in ("= ?", "IN (SELECT folder_id FROM tracks WHERE audio_hash = ?)"):
+            plan = db.execute(f"EXPLAIN QUERY PLAN {MARK_STALE} AND folder_id {which}", ("",))
+            steps = [row[3] for row in plan]
+            assert any("indexed_by_folder" in step for step in steps), steps
+            assert not any(step.startswith("SCAN") for step in steps), steps
+
+
+def test_a_folder_that_was_empty_stays_so(tmp_path):
+    tables = Tables(tmp_path / "tables.sqlite")
+    tables.begin_scan("f", b"f", "scan")
+    tables.finish_scan("f", "scan", "digest", 0)
+    tables.put_indexed("place", [("f", EMPTY, 0)])
+    with tables.transaction() as db:
+        db.execute(MARK_STALE)
+    assert tables.indexed("place") == {b"f": EMPTY}
+
+
+def test_errors_lists_a_folder_whose_parts_failed_until_they_are_indexed(world):
+    world.settings["EMBED_PARTS"] = "true"
+    put(world.library, "Album/1.ogg", "Other/1.ogg")
+    project = world.project()
+    spec, tables = project.spec(), project.tables
+    tracks = [embedded(project, path) for path in (b"Album", b"Other")]
+    folder, paths = tracks[0].folder_id, [b"Album", b"Other"]
+
+    def index(client, wanted):
+        args = (client, project.library, paths, wanted, tables, project.store, project.uri)
+        told = list(index_library(*args))
+        return {t[0] for t in told if isinstance(t, tuple)}
+
+    def listed():
+        with world.instance() as instance:
+            return {p.path for p in failed_folders(instance, project)}
+
+    with connect(project.uri) as client:
+        assert index(client, replace(spec, parts=False)) == set()
+        tables.put_failures([(folder, b"Album")], "milvus_index", "no vectors", "run")
+        project.store.path(spec.recipe.digest, tracks[0].audio_hash).unlink()
+        assert index(client, spec) == {b"Album"}
+        assert listed() == {b"Album"}
+        embedded(project, b"Album")
+        assert index(client, spec) == set()
+    assert listed() == set()
+    assert reports.failed_folders(tables) == []
+
+
+def embedded(project, path):
+    """Have the tables and the store hold a folder's only track."""
+    recipe, tables, full = project.spec().recipe, project.tables, path + b"/1.ogg"
+    folder, audio = folder_id(project.library.name, path), digest("audio", full)
+    files = list_audio(project.library.root, path)
+    windows = np.random.default_rng(1).standard_normal((3, 1, recipe.dim)).astype(np.float32)
+    project.store.write(recipe.digest, audio, windows)
+    tables.put_embeddings([Embedding(recipe.digest, audio, 3, 30.0)])
+    track = Track(
+        track_id(project.library.name, full), folder, full, 1, 1, 1, audio, duration=180.0
+    )
+    tables.begin_scan(folder, path, "scan")
+    tables.put_tracks([track], "scan")
+    tables.finish_scan(folder, "scan", folder_digest(files), 1)
+    return track
