@@ -141,7 +141,9 @@ def errors(
         if row["run_id"]:
             typer.echo(f"    run {row['run_id']}")
     typer.echo(
-        terminal.plain(f"{len(rows)} problems" if rows else "no track rejected, no folder failed")
+        terminal.plain(
+            counted(len(rows), "problem") if rows else "no track rejected, no folder failed"
+        )
     )
     if rows:
         typer.echo(

@@ -107,6 +107,33 @@ def test_mono_is_the_mean_of_the_channels_and_no_louder(tmp_path):
     assert float(np.abs(window).max()) == pytest.approx(0.5 / 6, abs=0.01)
 
 
+@pytest.mark.parametrize("channels", [9, 16])
+def test_more_than_eight_channels_are_averaged_like_fewer(tmp_path, channels):
+    import soundfile
+
+    tone = np.sin(np.arange(3 * 44100, dtype=np.float32) * np.float32(0.05)) / 2
+    samples = np.zeros((len(tone), channels), np.float32)
+    samples[:, 0] = samples[:, -1] = tone
+    path = tmp_path / "a.ogg"
+    with soundfile.SoundFile(path, "w", 44100, channels, format="OGG", subtype="VORBIS") as file:
+        for begin in range(0, len(samples), 1 << 14):
+            file.write(samples[begin : begin + (1 << 14)])
+    window = read_windows(os.fsencode(path), 3.0, WindowPolicy(2, 1), RATE).windows[0]
+    assert float(np.abs(window).max()) == pytest.approx(2 * 0.5 / channels, rel=0.1)
+
+
+def test_a_length_that_is_made_up_ends_in_an_answer(tmp_path):
+    from embed_assets_tests import tagged
+
+    path = tagged.encode(tmp_path / "a.caf", "caf", "pcm_s16be", "s16", seconds=2)
+    for seconds in (1e7, 1e9):
+        try:
+            decoded = read_windows(os.fsencode(path), seconds, WindowPolicy(10, 3), RATE)
+        except TrackRejected:
+            continue
+        assert "could be decoded" in decoded.notes
+
+
 @pytest.mark.parametrize("suffix", [".mp3", ".ogg", ".opus", ".flac", ".wav"])
 def test_a_truncated_file_is_heard_as_far_as_it_goes_and_a_note_says_how_far(tmp_path, suffix):
     whole = synth.write_track(tmp_path / f"whole{suffix}", seconds=12, seed=1).read_bytes()

@@ -62,7 +62,7 @@ HEADS_OF_BARE_AUDIO = (
 """How files begin whose audio ends with the file, or before the tags at its end."""
 
 MOST_LINKS = 10_000
-"""Files that a chained Ogg file may be joined of."""
+"""Links of a chained Ogg file that are heard; what comes behind them is left out."""
 
 SAME_SECONDS = 0.5
 """An Ogg file whose header says another length than the probe measured is looked through."""
@@ -182,11 +182,7 @@ def _open_by_either(source: Source, head: bytes, seconds: float, stack: ExitStac
         with suppress(TrackRejected):
             return Audio(_open_sndfile(source, stack), source, whole, head)
         raise rejected
-    parts = tuple(islice(ogg_links(source), MOST_LINKS + 1))
-    if len(parts) > MOST_LINKS:
-        raise TrackRejected(
-            Reason.CORRUPT, f"it is joined of more than {MOST_LINKS} Ogg files; take it apart"
-        )
+    parts = tuple(islice(ogg_links(source), MOST_LINKS))
     if audio is not None and len(parts) == 1:
         return audio
     for part in parts:

@@ -29,6 +29,9 @@ from embed_assets.errors import Reason, TrackRejected
 SHORTEST = 1.0
 """Seconds that must decode for a track to be embedded."""
 
+MOST_ROUNDS = 8
+"""How often windows are planned anew for a track that ends earlier than it was said to."""
+
 SILENCE = 1e-6
 """Peak to peak below which there is no sound: -120 dB, a thirtieth of a 16-bit step. All silent
 tracks would have one and the same vector, and be each other's nearest neighbours."""
@@ -164,13 +167,15 @@ def _require_length(reader: Reader, seconds: float, claimed: float) -> None:
 def _cut_all(
     reader: Reader, duration: float, policy: WindowPolicy, sample_rate: int, claimed: float
 ) -> Iterator[tuple[float, np.ndarray]]:
+    rounds = 0
     while not policy.covers(duration):
+        rounds += 1
         windows = plan(duration, policy)
         # The last one first: if the track ends before it, nothing has been handed out yet.
         last = reader.cut(*windows[-1], sample_rate)
         if last is None:
             _require_length(reader, reader.end_seconds, claimed)
-            if reader.end_seconds >= duration:
+            if reader.end_seconds >= duration or rounds == MOST_ROUNDS:
                 raise TrackRejected(Reason.CORRUPT, "its parts cannot be found by seeking")
             duration = reader.end_seconds
             continue

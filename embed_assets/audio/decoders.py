@@ -23,6 +23,9 @@ from embed_assets.errors import TrackRejected
 if TYPE_CHECKING:
     from av import AudioFrame
 
+MOST_PLANES = 8
+"""Channels of which PyAV 18 finds each one's own plane."""
+
 BLOCK = 1 << 14
 """Frames that libsndfile decodes at once."""
 
@@ -315,6 +318,8 @@ class ChainDecoder:
 
 def _mono(frame: AudioFrame) -> np.ndarray:
     """The mean of a frame's channels, float32 [samples], full scale at 1."""
+    if frame.layout.nb_channels > MOST_PLANES:
+        frame = _packed(frame)
     data = frame.to_ndarray()
     if not frame.format.is_planar:
         data = data.reshape(-1, frame.layout.nb_channels).T
@@ -329,3 +334,12 @@ def _mono(frame: AudioFrame) -> np.ndarray:
     if data.dtype.kind == "f":
         return total
     return total * np.float32(1.0 / (1 << (8 * data.dtype.itemsize - 1)))
+
+
+def _packed(frame: AudioFrame) -> AudioFrame:
+    """The same frame with its channels in turns: PyAV reads beyond the planes of more than 8."""
+    import av
+
+    to_packed = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)
+    (packed,) = to_packed.resample(frame)
+    return packed

@@ -85,7 +85,8 @@ def print_matches(
     if not number:
         typer.echo("  none: no other track fits what was asked for")
     elif number < asked:
-        typer.echo(f"  and no more: only {counted(number, 'track')} fit what was asked for")
+        fits = "fits" if number == 1 else "fit"
+        typer.echo(f"  and no more: only {counted(number, 'track')} {fits} what was asked for")
 
 
 def _shown(match: re.Match[str]) -> str:

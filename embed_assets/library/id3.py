@@ -51,6 +51,9 @@ ID3_2_NAMES = {
 }
 """What ID3v2.2 calls them."""
 
+LONGEST_FRAME = 1 << 16
+"""Bytes of a frame that are read; of its text far less is kept."""
+
 _ANYTHING_ELSE = re.compile(r"[^a-z0-9]")
 _MUSICBRAINZ = b"http://musicbrainz.org"
 _MOST_TAGS = 8
@@ -153,6 +156,7 @@ def text_values(data: bytes, keep_empty: bool = False) -> list[str]:
     Known are the sins of taggers: UTF-16 without a byte order mark, UTF-8 or Windows-1252 said to
     be Latin-1, and no byte for the encoding at all.
     """
+    data = data[:LONGEST_FRAME]
     if data[:1] in (b"\1", b"\2"):
         texts = _utf16(data[1:], big=data[:1] == b"\2")
     else:

@@ -18,7 +18,7 @@ LEVEL, SIMPLE_TAG, NAME, STRING = 0x68CA, 0x67C8, 0x45A3, 0x4487
 OF_SOMETHING_ELSE = (0x63C9, 0x63C4, 0x63C6)
 """Targets that are an edition, a chapter or an attachment."""
 
-MOST_BYTES = 16 << 20
+MOST_BYTES = 1 << 20
 """Tags that are longer are left alone."""
 
 MOST_ELEMENTS = 100_000

@@ -83,6 +83,8 @@ def _probe(path: bytes, decoder: str) -> Probe:
             raise TrackRejected(Reason.CORRUPT, "it has an audio header and no audio after it")
         seconds = found.seconds if found.seconds > 0 else audio.header_seconds
         container, codec, sample_rate, channels = _format(audio.first)
+        if seconds <= 0 or sample_rate <= 0 or channels <= 0:
+            raise TrackRejected(Reason.CORRUPT, "its audio has no length, rate or channels")
         return Probe(
             audio_hash=found.digest,
             duration=seconds,

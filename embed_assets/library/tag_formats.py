@@ -56,6 +56,12 @@ ASF_NAMES = {
 }
 """Attributes of ASF (WMA); others go by their own name. WM/Track counts from 0."""
 
+MOST_ITEMS = 10_000
+"""Items of an APE tag that are read."""
+
+LONGEST_TAG = 64 << 20
+"""Bytes of a tag behind the audio, pictures included; a longer one is left out."""
+
 FFMPEG_NAMES = {
     "author": "artist",
     "tyer": "date",
@@ -125,7 +131,7 @@ OGG = {
 def _at_the_end(source: Source) -> Iterator[Values]:
     """Tags behind the audio, APE before ID3v1, which cuts texts at 30 characters."""
     read = {ID3V2: id3_tag, APE: _ape_tag, ID3V1: id3v1_tag}
-    tags = [tag for tag in trailing_tags(source) if tag.kind in read]
+    tags = [t for t in trailing_tags(source) if t.kind in read and t.end - t.begin <= LONGEST_TAG]
     for tag in sorted(tags, key=lambda tag: list(read).index(tag.kind)):
         values: Values = {}
         with suppress(Exception):
@@ -137,7 +143,10 @@ def _ape_tag(data: bytes) -> Values:
     """The texts of an APE tag, item by item: mutagen drops all of them where one is no UTF-8."""
     values: Values = {}
     at = 32 if data.startswith(b"APETAGEX") else 0
-    while at + 8 < len(data) - 32:
+    items = int.from_bytes(data[-16:-12], "little")
+    for _ in range(min(items, MOST_ITEMS)):
+        if at + 8 >= len(data) - 32:
+            break
         size, flags = (int.from_bytes(data[at + i : at + i + 4], "little") for i in (0, 4))
         name, found, _ = data[at + 8 : at + 264].partition(b"\0")
         begin = at + 8 + len(name) + 1
@@ -196,8 +205,9 @@ def _asf_tags(source: Source) -> Iterator[Values]:
     values: Values = {}
     for name, value in _mutagen("asf", "ASF")(source.as_file()).tags or ():
         text = str(value)
-        if name == "WM/Track" and text.isdigit():
-            add(values, "track", [str(int(text) + 1)])
+        if name == "WM/Track":
+            if text.isdecimal() and len(text) < 6:
+                add(values, "track", [str(int(text) + 1)])
         else:
             add(values, ASF_NAMES.get(name) or plain_name(name), [text])
     yield values
