@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
+from embed_assets.audio.chain import decoder_of
 from embed_assets.audio.container import (
     FFMPEG,
     LIBSNDFILE,
@@ -21,7 +22,6 @@ from embed_assets.audio.container import (
     claimed_seconds,
     open_audio,
 )
-from embed_assets.audio.decoders import decoder_of
 from embed_assets.audio.reader import Reader
 from embed_assets.audio.windows import SHORTEST_TAIL, WindowPolicy, plan
 from embed_assets.errors import Reason, TrackRejected
