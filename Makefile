@@ -19,7 +19,7 @@ demo: install
 	$(BIN)/embed-assets demo
 
 test: install
-	$(BIN)/python -m pytest -n 4 --dist worksteal -m "not stress"
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not stress"
 
 # For every edit: what needs no run of Dagster and no MuQ (embed_assets_tests/tiers.py).
 test-fast: install
