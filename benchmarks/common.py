@@ -139,7 +139,7 @@ def tracks_in(folder: Path) -> list[Path]:
 def playable(paths: Iterable[Path], left_out: Counter[str], damaged: bool = True) -> Iterator[Path]:
     """The tracks that would be embedded; what would be rejected is counted by its reason.
 
-    `damaged`: also those of which only a part can be decoded, as they would be embedded.
+    `damaged`: also tracks that decode only in part, since they would be embedded as well.
     """
     from embed_assets.audio.decode import read_windows
     from embed_assets.audio.windows import WindowPolicy

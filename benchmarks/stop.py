@@ -49,7 +49,7 @@ def measure(chosen: Sequence[str], repeats: int, room: Path) -> dict[str, Any]:
 
 @contextlib.contextmanager
 def library(root: Path, albums: int) -> Any:
-    """A world with so many albums, of which nothing is left behind the block."""
+    """A world with `albums` albums; its processes are ended when the block is left."""
     from embed_assets_tests.world import World
 
     root.mkdir()

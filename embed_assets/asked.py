@@ -1,4 +1,4 @@
-"""What a person wants read and embedded again; it stands in the tables until it is done.
+"""Requests of `retry`: what is to be read and embedded again. They stay in the tables until done.
 
 In one transaction: the tracks are to be read (`probed`) and embedded (`again`), their folders are
 not in step, and what failed in them before is no reason to wait.

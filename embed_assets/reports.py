@@ -166,13 +166,6 @@ def seconds_per_track(tables: Tables, recipe: str, tracks: int = 100) -> float |
     return max(seconds / n, 1e-3) if n else None
 
 
-def all_tracks(tables: Tables) -> Iterator[Track]:
-    """Stream every track of the manifest, by path."""
-    with tables.connect() as db:
-        for row in db.execute(f"SELECT {_TRACK} FROM tracks t ORDER BY t.path"):
-            yield Track(*row)
-
-
 def last_engine(tables: Tables, recipe: str) -> str:
     """What embedded the last track under a recipe: engine, dtype, device; empty for none."""
     with tables.connect() as db:

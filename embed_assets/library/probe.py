@@ -21,6 +21,7 @@ from embed_assets.audio.container import (
     Sndfile,
     open_audio,
 )
+from embed_assets.audio.decoders import BLOCK
 from embed_assets.audio.framing import FRAME_CODECS, flac_frame_bytes, frame_bytes, frames_of
 from embed_assets.audio.quiet import quiet_stderr
 from embed_assets.errors import Reason, TrackRejected
@@ -31,9 +32,6 @@ if TYPE_CHECKING:
 
 LAST_PACKETS = 1024
 """Packets at the end of a file that are looked at for what is no audio, each of some 500 bytes."""
-
-_BLOCK = 1 << 16
-"""Frames that libsndfile decodes at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -219,7 +217,7 @@ def _samples(opened: Sndfile, update: Callable[[bytes | memoryview], None]) -> t
     file, frames = opened.file, 0
     try:
         with quiet_stderr():
-            while len(block := file.read(_BLOCK, dtype="int16", always_2d=True)):
+            while len(block := file.read(BLOCK, dtype="int16", always_2d=True)):
                 update(block.tobytes())
                 frames += len(block)
     except soundfile.SoundFileError:
