@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from embed_assets.commands.up import running_address
+from embed_assets.commands.up import running_address, stop_session
 from embed_assets.defs.instance import prepare_home, sole_starter
 from embed_assets.errors import AlreadyRunning
 from embed_assets_tests.faults import preloaded
@@ -87,3 +87,15 @@ def test_an_up_that_cannot_note_what_it_started_ends_it(world):
     assert os.strerror(errno.ENOSPC) in done.stderr
     assert "Traceback" not in done.stderr
     assert world.processes() == [], "a Dagster went on that nobody knew of"
+
+
+def test_what_was_started_is_stopped_even_before_it_has_an_environment(tmp_path):
+    process = subprocess.Popen(["sleep", "600"], env={}, start_new_session=True)
+    try:
+        stop_session(process.pid, of_home=str(tmp_path))
+        assert process.poll() is None, "a number in a note may be somebody else's by now"
+        stop_session(process.pid)
+        process.wait(timeout=60)
+    finally:
+        process.kill()
+        process.wait()

@@ -77,7 +77,9 @@ def running_address(settings: Settings) -> str | None:
 def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None]) -> int:
     home = str(settings.dagster_home)
     # An `up` that was killed leaves Dagster behind, which has the port and would go on beside ours.
-    stop_session(_session_in(note), home)
+    if (left_behind := _session_in(note)) is not None:
+        # After a reboot the number is somebody else's.
+        stop_session(left_behind, of_home=home)
     _require_port(port)
     address = f"http://127.0.0.1:{port}"
     environment = os.environ | settings.environment()
@@ -104,7 +106,7 @@ def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None
                     tell("the process that holds the code has ended; it is started again")
                 time.sleep(0.2)
         finally:
-            stop_session(process.pid, home)
+            stop_session(process.pid)
             process.wait()
         starts = 1 if time.monotonic() - started > WELL_SECONDS else starts + 1
         served = served or bool(code_server.had_code)
@@ -193,27 +195,29 @@ def _reap(settings: Settings, tell: Callable[[str], None]) -> None:
             tell(f"run {run_id[:8]} had lost its worker; its folders are tried again")
 
 
-def stop_session(session: int | None, dagster_home: str) -> None:
+def stop_session(session: int, of_home: str | None = None) -> None:
     """End every process of a session: asked first, killed after a few seconds.
 
-    By session, for the children of a process that was killed have another parent now; and only
-    those that work for `dagster_home`, for after a reboot the number is somebody else's.
+    By session, for the children of a process that was killed have another parent now. With
+    `of_home` only those whose DAGSTER_HOME it is. Not for a process that was just started: in the
+    middle of its `exec` the kernel shows no environment.
     """
-    for process in (members := _members(session, dagster_home)):
+    for process in (members := _members(session, of_home)):
         _quietly(process.terminate)
     psutil.wait_procs(members, timeout=STOP_SECONDS)
-    while members := _members(session, dagster_home):
+    while members := _members(session, of_home):
         for process in members:
             _quietly(process.kill)
         psutil.wait_procs(members, timeout=2)
 
 
-def _members(session: int | None, dagster_home: str) -> list[psutil.Process]:
+def _members(session: int, of_home: str | None) -> list[psutil.Process]:
     found = []
-    for process in psutil.process_iter() if session else ():
+    for process in psutil.process_iter():
         with suppress(psutil.Error, OSError):
-            ours = os.getsid(process.pid) == session and process.status() != psutil.STATUS_ZOMBIE
-            if ours and process.environ().get("DAGSTER_HOME") == dagster_home:
+            if os.getsid(process.pid) != session or process.status() == psutil.STATUS_ZOMBIE:
+                continue
+            if of_home is None or process.environ().get("DAGSTER_HOME") == of_home:
                 found.append(process)
     return found
 
