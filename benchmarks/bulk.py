@@ -24,6 +24,7 @@ import tempfile
 import time
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -138,7 +139,7 @@ def bare_loop() -> dict[str, Any]:
                 seconds[f"workers_{name}"] += getattr(done, f"{name}_seconds")
     marks.append(time.perf_counter())
     with connect(project.uri, project.token) as client:
-        for report in index_library(client, library, paths, spec, tables, store, "loop"):
+        for report in index_library(client, replace(project.index(), uri="loop"), paths):
             if isinstance(report, tuple):
                 raise report[1]
     marks.append(time.perf_counter())

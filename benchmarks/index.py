@@ -108,6 +108,7 @@ def upserts(home: Path, address: str | None) -> float:
 
 def rebuild(home: Path, address: str | None) -> None:
     """In a process of its own: fill an index from tables and store, and say what it took."""
+    from embed_assets.context import IndexContext
     from embed_assets.index.collection import ensure
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
@@ -122,8 +123,9 @@ def rebuild(home: Path, address: str | None) -> None:
     with connect(uri) as client:
         ensure(client, spec)
         started = time.perf_counter()
-        for told in index_library(client, Library(home / "music"), paths, spec, tables, store, uri):
-            rows += told.rows
+        index = IndexContext(Library(home / "music"), tables, store, spec, uri)
+        for report in index_library(client, index, paths):
+            rows += report.rows
         if address:
             client.flush(spec.collection)
         seconds = time.perf_counter() - started
@@ -156,6 +158,7 @@ def rebuilt(home: Path, address: str | None, rows: int) -> dict[str, object]:
 
 def switch(home: Path, address: str | None, switches: int) -> dict[str, object]:
     """Move the alias to and fro between two collections under a searcher."""
+    from embed_assets.context import IndexContext
     from embed_assets.index import collection, serving
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
@@ -165,13 +168,13 @@ def switch(home: Path, address: str | None, switches: int) -> dict[str, object]:
     wide = spec_of("enriched")
     paths = [path for _, path, _ in tables.folders()]
     with connect(uri) as client:
+        index = IndexContext(Library(home / "music"), tables, store, spec, uri)
         for one in (spec, wide):
-            args = (client, Library(home / "music"), paths, one, tables, store, uri)
-            for _ in index_library(*args):
+            for _ in index_library(client, index.of(one), paths):
                 pass
-        serving.settle(client, spec, tables, store, uri)
+        serving.promote_if_ready(client, index)
         started = time.perf_counter()
-        first = serving.settle(client, wide, tables, store, uri)
+        first = serving.promote_if_ready(client, index.of(wide))
         gates = time.perf_counter() - started
     if not first.moved:
         raise SystemExit(f"not served: {first.why}")

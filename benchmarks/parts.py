@@ -95,10 +95,11 @@ def child(what: str, args: argparse.Namespace, home: Path, windows: int, on: boo
 
 def step(args: argparse.Namespace) -> None:
     """The index step over all folders, in a process of its own."""
+    from embed_assets.context import IndexContext
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
     from embed_assets.index.reconcile import compare
-    from embed_assets.index.serving import settle
+    from embed_assets.index.serving import promote_if_ready
     from embed_assets.library.manifest import Library
 
     tables, store, _, uri = made.parts(args.home, args.address)
@@ -107,11 +108,11 @@ def step(args: argparse.Namespace) -> None:
     rows = parts = 0
     with connect(uri) as client:
         started = time.perf_counter()
-        library = Library(args.home / "music")
-        for told in index_library(client, library, paths, spec, tables, store, uri):
-            rows, parts = rows + told.rows, parts + told.parts
+        index = IndexContext(Library(args.home / "music"), tables, store, spec, uri)
+        for report in index_library(client, index, paths):
+            rows, parts = rows + report.rows, parts + report.parts
         seconds = time.perf_counter() - started
-        settle(client, spec, tables, store, uri)
+        promote_if_ready(client, index)
         compared = common.timed(lambda: compare(client, spec.layers[-1], tables, uri))
     if rows != args.tracks or parts != args.on * args.tracks * int(args.windows):
         raise SystemExit(f"{rows} rows and {parts} of parts")

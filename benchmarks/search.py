@@ -201,7 +201,7 @@ def row(i: int) -> Any:
 
 def fill(root: Path, made: np.ndarray) -> tuple[Any, Any, Any]:
     """Tables and pooled vectors of a library; the windows are not stored, but made on demand."""
-    from embed_assets.rows import Embedding, Track
+    from embed_assets.rows import Embedding, IndexedFolder, Track
     from embed_assets.tables import Tables
     from embed_assets.vectors.pooled import Pooled
     from embed_assets.vectors.store import Store
@@ -222,7 +222,7 @@ def fill(root: Path, made: np.ndarray) -> tuple[Any, Any, Any]:
     )
     tables.put_embeddings(Embedding(spec.recipe.digest, h, 3, at=1.0) for h in hashes)
     folders = range(-(-len(made) // PER_FOLDER))
-    tables.put_indexed("bench", ((f"{i:032x}", "v", PER_FOLDER) for i in folders))
+    tables.put_indexed("bench", (IndexedFolder(f"{i:032x}", "v", PER_FOLDER, 0) for i in folders))
     Pooled(store, spec).keep(dict.fromkeys(hashes, 1.0))
     return tables, store, spec
 
@@ -250,6 +250,7 @@ def beside(kind: str, where: Path | str, what: str) -> Iterator[None]:
 
 def write(where: str, what: str) -> int:
     from embed_assets.index.connection import connect
+    from embed_assets.rows import IndexedFolder
     from embed_assets.tables import Tables
 
     kind, _, place = where.partition("=")
@@ -259,7 +260,7 @@ def write(where: str, what: str) -> int:
         while True:
             # An album a tenth of a second: a hundred times what a GPU embeds.
             for folder in rng.integers(0, 80, 1):
-                tables.put_indexed(what, [(f"{folder:032x}", str(time.time()), 12)])
+                tables.put_indexed(what, [IndexedFolder(f"{folder:032x}", str(time.time()), 12, 0)])
             time.sleep(0.1)
     with connect(place) as client:
         while True:

@@ -168,9 +168,7 @@ def fill(n: int) -> None:
         tables.put_embeddings([Embedding(recipe.digest, h, 3, 30.0) for h in hashes])
         paths.append(path)
     with connect(project.uri) as client:
-        for report in index_library(
-            client, project.library, paths, spec, tables, store, project.uri
-        ):
+        for report in index_library(client, project.index(), paths):
             assert not isinstance(report, tuple), report
         serve(client, spec)
     os.fsync = sync

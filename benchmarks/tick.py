@@ -105,13 +105,14 @@ def parts_of_a_tick(settings: Any, instance: Any) -> dict[str, float]:
     from embed_assets.defs import state
     from embed_assets.defs.instance import reap
     from embed_assets.defs.partitions import key_of
+    from embed_assets.index.folders import written_versions
     from embed_assets.library.walk import walk
     from embed_assets.project import Project
 
     project = Project.of(settings)
     calls = {
         "walk": lambda: [f.path for f in walk(settings.library)],
-        "versions": lambda: state.indexed_versions(instance),
+        "versions": lambda: written_versions(project.tables, project.spec(), project.uri),
         "partitions": lambda: state.known_keys(instance),
         "runs": lambda: state.live_runs(instance),
         "reap": lambda: reap(instance),
@@ -138,13 +139,14 @@ def write_record(settings: Any, library: Path) -> None:
 
 
 def _note_in_tables(settings: Any, library: Path) -> None:
-    """The sensor believes Dagster's record only where the tables and the index agree."""
+    """The tables are the record of what is indexed."""
     from embed_assets.identity import folder_id
     from embed_assets.index import collection
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import version_of
     from embed_assets.library.walk import walk
     from embed_assets.project import Project
+    from embed_assets.rows import IndexedFolder
 
     project = Project.of(settings)
     spec, tables, name = project.spec(), project.tables, project.library.name
@@ -154,7 +156,7 @@ def _note_in_tables(settings: Any, library: Path) -> None:
     rows = ((folder, f.path, f.digest, "scan", time.time(), f.ctimes) for folder, f in folders)
     with tables.transaction() as db:
         common.insert(db, "folders", (*common.FOLDER_COLUMNS, "ctimes"), rows)
-    versions = ((folder, version_of(f.digest, spec), 10) for folder, f in folders)
+    versions = (IndexedFolder(folder, version_of(f.digest, spec), 10, 0) for folder, f in folders)
     tables.put_indexed(spec.place(project.uri), versions)
 
 

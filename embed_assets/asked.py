@@ -36,7 +36,9 @@ def ask(
         for folder, path in found.items():
             # A scan that goes on read its files before this was asked: it is not the one.
             db.execute(
-                "UPDATE folders SET digest = NULL, scan = NULL WHERE folder_id = ?", (folder,)
+                "UPDATE folders SET digest = NULL, scan = NULL, revision = revision + 1"
+                " WHERE folder_id = ?",
+                (folder,),
             )
             db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
             db.execute("INSERT OR REPLACE INTO asked VALUES (?, ?, ?)", (folder, path, now))

@@ -15,8 +15,7 @@ from sqlite3 import Connection
 from typing import Any
 
 from embed_assets.identity import IndexSpec, digest
-from embed_assets.library.plan import EMPTY
-from embed_assets.rows import Embedding, Track
+from embed_assets.rows import EMPTY, Embedding, Track
 from embed_assets.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
 
 ROLLBACK, PROMOTE = "rollback", "promote"
@@ -172,7 +171,7 @@ def _unfinished(tables: Tables, address: str, spec: IndexSpec) -> int:
         return db.execute(
             "SELECT count(*) FROM folders f LEFT JOIN indexed i"
             " ON i.place = ? AND i.folder_id = f.folder_id WHERE f.digest IS NULL"
-            " OR i.version IS NULL OR i.version NOT IN (?, f.digest || ?)",
+            " OR i.revision IS NOT f.revision OR i.version NOT IN (?, f.digest || ?)",
             (spec.place(address), EMPTY, f".{spec.digest[:12]}"),
         ).fetchone()[0]
 
@@ -186,8 +185,8 @@ def written_folders(
     """
     with tables.connect() as db:
         yield from db.execute(
-            "SELECT f.folder_id, f.path, f.digest IS NOT NULL AND coalesce(i.version IN"
-            " (?, f.digest || ?), 0) FROM folders f LEFT JOIN indexed i"
+            "SELECT f.folder_id, f.path, f.digest IS NOT NULL AND i.revision IS f.revision AND"
+            " coalesce(i.version IN (?, f.digest || ?), 0) FROM folders f LEFT JOIN indexed i"
             " ON i.place = ? AND i.folder_id = f.folder_id ORDER BY f.folder_id",
             (EMPTY, f".{spec.digest[:12]}", spec.place(address)),
         )
@@ -224,10 +223,10 @@ def sample_tracks(tables: Tables, recipe: str, start: str, n: int) -> list[tuple
 
 
 def forget_written(tables: Tables, address: str, spec: IndexSpec, folders: Iterable[bytes]) -> None:
-    """Take back that these folders (by path) are in the collection: the next look writes them."""
+    """Take back that these folders (by path) are in step there: the next look writes them."""
     with tables.transaction() as db:
         db.executemany(
-            "DELETE FROM indexed WHERE place = ? AND folder_id IN"
+            "UPDATE indexed SET revision = -1 WHERE place = ? AND folder_id IN"
             " (SELECT folder_id FROM folders WHERE path = ?)",
             ((spec.place(address), path) for path in folders),
         )

@@ -12,12 +12,13 @@ from pathlib import Path
 
 from embed_assets.errors import ConfigurationError, TransientError
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folders (
     folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, digest TEXT, scan TEXT, scanned_at REAL,
-    ctimes INTEGER, vain INTEGER NOT NULL DEFAULT 0, vain_at REAL NOT NULL DEFAULT 0
+    ctimes INTEGER, vain INTEGER NOT NULL DEFAULT 0, vain_at REAL NOT NULL DEFAULT 0,
+    revision INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tracks (
     track_id TEXT PRIMARY KEY, folder_id TEXT NOT NULL, path BLOB NOT NULL,
@@ -39,7 +40,8 @@ CREATE TABLE IF NOT EXISTS embeddings (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS embeddings_by_time ON embeddings (recipe, at);
 CREATE TABLE IF NOT EXISTS indexed (
-    place TEXT, folder_id TEXT, version TEXT, rows INTEGER, at REAL, PRIMARY KEY (place, folder_id)
+    place TEXT, folder_id TEXT, version TEXT, rows INTEGER, at REAL,
+    revision INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (place, folder_id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS indexed_by_folder ON indexed (folder_id);
 CREATE TABLE IF NOT EXISTS failures (
@@ -77,18 +79,16 @@ _ADDED = {
         "ctimes": "INTEGER",
         "vain": "INTEGER NOT NULL DEFAULT 0",
         "vain_at": "REAL NOT NULL DEFAULT 0",
+        "revision": "INTEGER NOT NULL DEFAULT 0",
     },
+    "indexed": {"revision": "INTEGER NOT NULL DEFAULT 0"},
 }
 """Columns that tables may lack in files of older versions."""
 
-NOT_STALE = "version NOT LIKE 'stale.%'"
+NEW_REVISION = "UPDATE folders SET revision = revision + 1 WHERE folder_id"
+"""Have folders indexed again, in every collection: what is indexed of them is of an older revision.
 
-MARK_STALE = (
-    f"UPDATE indexed SET version = 'stale.' || version WHERE version != 'empty' AND {NOT_STALE}"
-)
-"""Have folders indexed again: their version in each place equals none that is wanted.
-
-They are not removed from `indexed`, so that a search finds them until then.
+Searches find what is indexed until then.
 """
 
 
@@ -166,7 +166,11 @@ def _upgrade(db: sqlite3.Connection) -> None:
                     db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
         db.execute("UPDATE tracks SET added_at = coalesce(seen_at, 0) WHERE added_at = 0")
         # Their files are read once more, for what the probe learnt since (rows.PROBE_VERSION).
-        db.execute(f"{MARK_STALE} AND folder_id IN (SELECT folder_id FROM tracks WHERE probed < 3)")
+        db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE probed < 3)")
+        # Schema 6 marked so what was to be indexed again.
+        old = "FROM indexed WHERE version LIKE 'stale.%'"
+        db.execute(f"{NEW_REVISION} IN (SELECT folder_id {old})")
+        db.execute("UPDATE indexed SET version = substr(version, 7) WHERE version LIKE 'stale.%'")
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except BaseException:
         db.execute("ROLLBACK")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from embed_assets.context import IndexContext
 from embed_assets.identity import IndexSpec
 from embed_assets.library.manifest import Library
 from embed_assets.settings import Settings
@@ -80,3 +81,7 @@ class Project:
         """
         recipe = self.choice.recipe(self.window_seconds, self.windows)
         return IndexSpec(recipe, self.pooling, parts=self.parts)
+
+    def index(self) -> IndexContext:
+        """What runs over folders work with; raises what `spec` does."""
+        return IndexContext(self.library, self.tables, self.store, self.spec(), self.uri)

@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
-from embed_assets.database import NOT_STALE
 from embed_assets.identity import display_path
 from embed_assets.rows import CHANGED, NOT_DONE, Embedding, Problem, Track
 from embed_assets.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
@@ -39,8 +38,8 @@ def counts(tables: Tables, recipe: str, place: str) -> Counts:
     """Count everything."""
     with tables.connect() as db:
         folders = db.execute(
-            f"SELECT count(*), count(f.digest), count(CASE WHEN i.{NOT_STALE} THEN 1 END)"
-            " FROM folders f"
+            "SELECT count(*), count(f.digest),"
+            " count(CASE WHEN i.revision = f.revision THEN 1 END) FROM folders f"
             " LEFT JOIN indexed i ON i.place = ? AND i.folder_id = f.folder_id",
             (place,),
         ).fetchone()
@@ -287,25 +286,38 @@ def folder_rejects(
         ).fetchall()
 
 
-def readiness(
-    tables: Tables, folders: Iterable[str], recipe: str
-) -> dict[str, tuple[str | None, int, int]]:
-    """(digest, tracks, tracks to be embedded under the recipe) of each of these folders.
+@dataclass(frozen=True)
+class FolderState:
+    """What the manifest says of a folder: digest None while it is being scanned.
 
-    Digest None: it is being scanned. A folder that was never scanned is left out.
+    `pending` of its `tracks` are to be embedded under a recipe.
     """
+
+    digest: str | None = None
+    revision: int = 0
+    tracks: int = 0
+    pending: int = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether its rows can be indexed."""
+        return self.digest is not None and not self.pending
+
+
+def folder_states(tables: Tables, folders: Iterable[str], recipe: str) -> dict[str, FolderState]:
+    """The state of each of these folders, by id; those that were never scanned are left out."""
     rest = iter(folders)
-    found: dict[str, tuple[str | None, int, int]] = {}
+    found: dict[str, FolderState] = {}
     with tables.connect() as db:
         while ids := list(islice(rest, 500)):
             rows = db.execute(
-                "SELECT f.folder_id, f.digest, count(t.track_id), count(CASE WHEN t.track_id"
-                " IS NOT NULL AND t.reason IS NULL AND (e.audio_hash IS NULL OR t.again) THEN 1"
-                " END)"
+                "SELECT f.folder_id, f.digest, f.revision, count(t.track_id), count(CASE WHEN"
+                " t.track_id IS NOT NULL AND t.reason IS NULL AND (e.audio_hash IS NULL OR t.again)"
+                " THEN 1 END)"
                 " FROM folders f LEFT JOIN tracks t ON t.folder_id = f.folder_id"
                 " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
                 f" WHERE f.folder_id IN ({', '.join('?' * len(ids))}) GROUP BY f.folder_id",
                 (recipe, *ids),
             )
-            found.update({folder: tuple(rest_of) for folder, *rest_of in rows})
+            found.update({folder: FolderState(*state) for folder, *state in rows})
     return found

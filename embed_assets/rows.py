@@ -93,6 +93,19 @@ class Embedding:
     at: float = 0.0
 
 
+class IndexedFolder(NamedTuple):
+    """What a collection holds of a folder, as read back: of which files, of which revision."""
+
+    folder_id: str
+    version: str
+    rows: int
+    revision: int
+
+
+EMPTY = "empty"
+"""Version of a folder that was removed from the index."""
+
+
 @dataclass(frozen=True, slots=True)
 class Problem:
     """A rejected track (`path` is the file) or a failed folder (`path` is the folder)."""

@@ -12,8 +12,9 @@ assets meet here and in `vectors/store.py` and nowhere else:
 - `asked`: folders that a person wants read and embedded again, until they are indexed.
 - `embeddings`: per (recipe, audio hash), where a vector is to be found or why there is none.
 - `indexed`: per (place, folder), the version that was last written there; a place is a collection
-  at a Milvus address. A version that begins with `stale.` equals none that is wanted: the folder is
-  to be written again, and a search finds what was written.
+  at a Milvus address. This is the record of what is done: a folder is in step where its version is
+  the wanted one and its revision the folder's. A folder's `revision` rises whenever its rows have
+  to be written again though its files may be the same; a search finds what was written before.
 - `collections` and `served`: what each collection holds, which was served when (`catalogue.py`).
 - `failures`: the folders whose last try failed, until a try succeeds.
 
@@ -27,9 +28,9 @@ from collections.abc import Iterable, Iterator
 from dataclasses import astuple, fields, replace
 from sqlite3 import Connection
 
-from embed_assets.database import MARK_STALE, Database
+from embed_assets.database import NEW_REVISION, Database
 from embed_assets.errors import FolderChanged
-from embed_assets.rows import PROBE_VERSION, Embedding, FolderTotals, Stamp, Track
+from embed_assets.rows import PROBE_VERSION, Embedding, FolderTotals, IndexedFolder, Stamp, Track
 
 TRACK_COLUMNS = tuple(f.name for f in fields(Track))
 EMBEDDING_COLUMNS = tuple(f.name for f in fields(Embedding))
@@ -88,7 +89,7 @@ class Tables(Database):
                 (added,) = db.execute(_ADDED_AT, names).fetchone()
                 if old and not _same(row, Track(*old[1:])):
                     changed.add(row.track_id)
-                    db.execute(f"{MARK_STALE} AND folder_id = ?", (row.folder_id,))
+                    db.execute(f"{NEW_REVISION} = ?", (row.folder_id,))
                     # What the track had before may come back as another file.
                     _remember(db, "{}.track_id = :track AND {}.audio_hash IS NOT :audio", names)
                 db.execute("DELETE FROM gone_audio WHERE audio_hash = :audio", names)
@@ -215,8 +216,7 @@ class Tables(Database):
                     # Rows of the index were made of its vectors; of which recipe a place holds
                     # vectors is not known here.
                     db.execute(
-                        f"{MARK_STALE} AND folder_id IN"
-                        " (SELECT folder_id FROM tracks WHERE audio_hash = ?)",
+                        f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE audio_hash = ?)",
                         (row.audio_hash,),
                     )
                 db.execute(
@@ -323,17 +323,18 @@ class Tables(Database):
             yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
 
     def put_indexed(
-        self, place: str, written: Iterable[tuple[str, str, int]], finished: bool = True
+        self, place: str, written: Iterable[IndexedFolder], finished: bool = True
     ) -> None:
-        """Note (folder id, version, rows) of what a place holds.
+        """Note what a place holds.
 
         `finished`: these folders are in step, so what failed before or was asked for is done.
         """
         with self.transaction() as db:
-            for folder, version, rows in written:
+            for folder, version, rows, revision in written:
                 db.execute(
-                    "INSERT OR REPLACE INTO indexed VALUES (?, ?, ?, ?, ?)",
-                    (place, folder, version, rows, time.time()),
+                    "INSERT OR REPLACE INTO indexed (place, folder_id, version, rows, at, revision)"
+                    " VALUES (?, ?, ?, ?, ?, ?)",
+                    (place, folder, version, rows, time.time(), revision),
                 )
                 if not finished:
                     continue
@@ -347,19 +348,26 @@ class Tables(Database):
                 )
 
     def indexed(self, place: str) -> dict[bytes, str]:
-        """Path of each folder -> the version that was last written to this place.
+        """Path of each folder -> the version that this place holds of it.
 
-        Not of folders whose scan was begun and never ended, as by a kill: their rows may be others.
+        Left out are folders that have to be written again, and those whose scan was begun and never
+        ended, as by a kill: their rows may be others.
         """
         with self.connect() as db:
             return dict(
                 db.execute(
                     "SELECT f.path, i.version FROM indexed i"
                     " JOIN folders f ON f.folder_id = i.folder_id"
-                    " WHERE i.place = ? AND f.digest IS NOT NULL",
+                    " WHERE i.place = ? AND f.digest IS NOT NULL AND i.revision = f.revision",
                     (place,),
                 )
             )
+
+    def holds(self, place: str) -> bool:
+        """Whether anything was ever written to this place, in step or not."""
+        with self.connect() as db:
+            row = db.execute("SELECT 1 FROM indexed WHERE place = ? LIMIT 1", (place,)).fetchone()
+        return row is not None
 
     def put_failures(
         self,

@@ -7,9 +7,11 @@ import os
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
+import dagster as dg
 import numpy as np
 import psutil
 
+from embed_assets.defs.state import INDEX_KEY, VERSION_TAG
 from embed_assets.identity import display_path
 from embed_assets_tests.synth import write_track
 
@@ -139,3 +141,11 @@ def _role(line: str, parent: str) -> str:
             }
         return places.get(parent, "orphan")
     return "other"
+
+
+def versions_in_dagster(instance: dg.DagsterInstance) -> dict[str, str]:
+    """Data version of the last `milvus_index` materialization of each folder."""
+    tags = instance.event_log_storage.get_latest_tags_by_partition(
+        INDEX_KEY, dg.DagsterEventType.ASSET_MATERIALIZATION, [VERSION_TAG]
+    )
+    return {key: values[VERSION_TAG] for key, values in tags.items() if VERSION_TAG in values}

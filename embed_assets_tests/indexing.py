@@ -21,6 +21,9 @@ from embed_assets.index.connection import connect
 from embed_assets.index.row import PartRow, TrackRow
 from embed_assets.index.search import vectors_of
 from embed_assets.index.write import FolderFailed, FolderRows, FolderWritten, index_folders
+from embed_assets.reports import folder_states
+from embed_assets.rows import IndexedFolder
+from embed_assets.tables import Tables
 
 DIM = 64
 CHILDREN = """
@@ -35,6 +38,16 @@ def spec_of(dim: int = DIM, weights: str = "w") -> IndexSpec:
 
 
 SPEC = spec_of()
+
+
+def note_indexed(tables: Tables, place: str, *rows: tuple[str, str, int], **how: bool) -> None:
+    """Record that a place holds these (folder id, version, rows) as the folders are now."""
+    states = folder_states(tables, [folder for folder, _, _ in rows], "")
+    written = [
+        IndexedFolder(folder, version, n, states[folder].revision if folder in states else 0)
+        for folder, version, n in rows
+    ]
+    tables.put_indexed(place, written, **how)
 
 
 def vector_of(audio_hash: str, dim: int = DIM) -> np.ndarray:

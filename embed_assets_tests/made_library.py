@@ -9,9 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from embed_assets.context import IndexContext
 from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
-from embed_assets.index.folders import follow, index_library
-from embed_assets.index.serving import Standing, settle
+from embed_assets.index.folders import index_library, mirror_to_served
+from embed_assets.index.serving import Standing, promote_if_ready
 from embed_assets.library.manifest import Library
 from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
@@ -84,11 +85,14 @@ class Shelf:
     def index(self, client, spec: IndexSpec, paths: Iterable[bytes] | None = None) -> Standing:
         """What a run of these folders (all) does to the index."""
         paths = list(self.albums if paths is None else paths)
-        args = (client, self.library, paths, spec, self.tables, self.store, self.address)
-        for told in index_library(*args):
-            assert not isinstance(told, tuple), told
-        follow(*args)
-        return settle(client, spec, self.tables, self.store, self.address)
+        context = self.context(spec)
+        for report in index_library(client, context, paths):
+            assert not isinstance(report, tuple), report
+        mirror_to_served(client, context, paths)
+        return promote_if_ready(client, context)
+
+    def context(self, spec: IndexSpec) -> IndexContext:
+        return IndexContext(self.library, self.tables, self.store, spec, self.address)
 
     def _track(self, path: bytes, folder: str, i: int) -> Track:
         full = os.path.join(path, b"%d.ogg" % i)

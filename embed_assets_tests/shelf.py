@@ -7,15 +7,17 @@ from pathlib import Path
 
 import numpy as np
 
+from embed_assets.context import IndexContext
 from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import index_library
 from embed_assets.index.searcher import Searcher
-from embed_assets.index.serving import settle
+from embed_assets.index.serving import promote_if_ready
 from embed_assets.library.manifest import Library
 from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
 from embed_assets.vectors.store import Store
+from embed_assets_tests.indexing import note_indexed
 
 DIM = 16
 SPEC = IndexSpec(Recipe("acoustic", "weights", 24000, DIM, 10.0, 3))
@@ -71,17 +73,16 @@ class Shelf:
             self.tables.begin_scan(folder, path, scan)
             self.tables.put_tracks(here, scan)
             self.tables.finish_scan(folder, scan, digest(str(here)), len(here))
-            self.tables.put_indexed(self.place, [(folder, f"v{self.at}", len(here))])
+            note_indexed(self.tables, self.place, (folder, f"v{self.at}", len(here)))
         if index:
             self.index(list(folders.values()))
 
     def index(self, paths: list[bytes]) -> None:
         with connect(self.uri) as client:
-            for report in index_library(
-                client, self.library, paths, SPEC, self.tables, self.store, self.uri
-            ):
+            context = IndexContext(self.library, self.tables, self.store, SPEC, self.uri)
+            for report in index_library(client, context, paths):
                 assert not isinstance(report, tuple), report
-            settle(client, SPEC, self.tables, self.store, self.uri)
+            promote_if_ready(client, context)
 
     def remove(self, path: bytes) -> None:
         self.tables.forget_folder(folder_id("music", path))

@@ -23,7 +23,7 @@ from embed_assets.index.filters import parse
 from embed_assets.index.folders import FolderIndexed, index_library
 from embed_assets.index.page import page
 from embed_assets.index.projection import draw, picture
-from embed_assets.index.serving import settle
+from embed_assets.index.serving import promote_if_ready
 from embed_assets.library.manifest import scan_folder
 from embed_assets.library.walk import walk
 from embed_assets.tables import Tables
@@ -57,10 +57,9 @@ def index(project, paths=None):
             scan_folder(project.library, path, tables, pool)
             embed_folder(project.library, path, spec.recipe, project.choice, tables, store, pool)
     with connect(project.uri) as client:
-        uri = project.uri
-        for told in index_library(client, project.library, paths, spec, tables, store, uri):
-            assert isinstance(told, FolderIndexed), told
-        settle(client, spec, tables, store, uri)
+        for report in index_library(client, project.index(), paths):
+            assert isinstance(report, FolderIndexed), report
+        promote_if_ready(client, project.index())
 
 
 def ask(world, *arguments):

@@ -27,6 +27,7 @@ from embed_assets.defs.history_storage import last_indexed
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.resources import resources
 from embed_assets_tests.aged_home import AgedHome
+from embed_assets_tests.evidence import versions_in_dagster
 
 HOUR = 3600.0
 DAY = 24 * HOUR
@@ -409,9 +410,12 @@ def test_a_pruning_has_its_time_and_the_next_goes_on(instance):
 def test_an_event_that_no_run_logged_goes_unless_it_is_the_last_word_on_a_folder(instance):
     for version in ("dirty", "again.1", "again.2"):
         state.add_keys(instance, ["A"])
-        state.report_version(instance, "A", version, "")
+        event = dg.AssetMaterialization(
+            "milvus_index", partition="A", tags={state.VERSION_TAG: version}
+        )
+        instance.report_runless_asset_event(event)
     prune(instance, 30, now=later(31))
-    assert state.indexed_versions(instance) == {"A": "again.2"}
+    assert versions_in_dagster(instance) == {"A": "again.2"}
     found = instance.fetch_materializations(dg.AssetKey("milvus_index"), limit=10).records
     assert len(found) == 1
 

@@ -150,7 +150,7 @@ def test_what_a_kill_has_doubled_or_left_over_is_mended(uri, tmp_path):
         client.delete(name, ids=[lost])
         client.delete(name, ids=[part_id(third.track_id, 0)])
         client.upsert(name, [dict(row) | {"part_id": part_id(third.track_id, 9)}])
-        found = reconcile(client, PARTS, shelf.tables, uri)
+        found = reconcile(client, shelf.context(PARTS))
         assert found[MEAN.collection].none
         assert found[name].differing == (ALBUM,)
         assert ALBUM not in shelf.tables.indexed(PARTS.of_parts.place(uri))
@@ -158,7 +158,7 @@ def test_what_a_kill_has_doubled_or_left_over_is_mended(uri, tmp_path):
         assert_in_step(client, shelf)
         shelf.tables.forget_folder(first.folder_id)
         del shelf.albums[ALBUM]
-        assert reconcile(client, PARTS, shelf.tables, uri)[name].orphans
+        assert reconcile(client, shelf.context(PARTS))[name].orphans
         assert_in_step(client, shelf)
 
 
@@ -223,15 +223,7 @@ def test_the_next_collection_is_served_with_its_parts_and_back(uri, tmp_path):
 
 
 def promote(client, shelf, name, spec, parts=True):
-    return serving.promote(
-        client,
-        name,
-        shelf.tables,
-        shelf.store,
-        shelf.address,
-        wanted=spec.collection,
-        parts=parts,
-    )
+    return serving.promote(client, shelf.context(replace(spec, parts=parts)), name)
 
 
 def test_a_flat_folder_with_long_mixes_holds_one_batch_of_vectors_at_a_time(uri):

@@ -21,6 +21,7 @@ from embed_assets.library.walk import walk
 from embed_assets.rows import UNKNOWN_CTIME, Stamp
 from embed_assets.tables import Tables
 from embed_assets.workers import Pool, open_pool
+from embed_assets_tests.indexing import note_indexed
 from embed_assets_tests.synth import write_track
 
 ALBUM = folder_id("music", b"Album")
@@ -52,7 +53,7 @@ class Scanned:
             return [t for (t,) in db.execute("SELECT title FROM tracks ORDER BY path")]
 
     def index(self) -> None:
-        self.tables.put_indexed("place", [(ALBUM, "version", 2)])
+        note_indexed(self.tables, "place", (ALBUM, "version", 2))
 
     def is_indexed(self) -> bool:
         return self.tables.indexed("place") == {b"Album": "version"}

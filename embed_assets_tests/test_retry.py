@@ -15,7 +15,8 @@ from embed_assets import asked
 from embed_assets.defs import state
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import folder_id
-from embed_assets.library.plan import Memory, Policy
+from embed_assets.planning.values import Policy, SensorCursor
+from embed_assets_tests.indexing import note_indexed
 from embed_assets_tests.shelf import SPEC, Shelf, random_vectors
 from embed_assets_tests.synth import write_track
 
@@ -152,19 +153,16 @@ def test_a_folder_is_not_done_before_its_tracks_are_read_embedded_and_indexed(sh
     scan(shelf, A, b"A")
     assert [t.path for t in tables.pending(A, recipe)] == [b"A/1"]
     assert asked.open_requests(tables).keys() == {b"A"}
-    tables.put_indexed(shelf.place, [(A, "v", 2)])
+    note_indexed(shelf.tables, shelf.place, (A, "v", 2))
     assert asked.open_requests(tables).keys() == {b"A"}, "it is not embedded yet"
     (track,) = tables.pending(A, recipe)
     shelf.at += 1
     embed(shelf, track)
     assert tables.pending(A, recipe) == []
-    there = tables.indexed(shelf.place)
-    assert {v.partition(".")[0] for v in (there[b"A"], there[b"B"])} == {"stale"}, (
-        "rows of all that have the audio are written again"
-    )
-    tables.put_indexed(shelf.place, [(A, "v", 2)], finished=False)
+    assert tables.indexed(shelf.place) == {}, "rows of all that have the audio are written again"
+    note_indexed(shelf.tables, shelf.place, (A, "v", 2), finished=False)
     assert asked.open_requests(tables).keys() == {b"A"}, "its parts are not indexed yet"
-    tables.put_indexed(shelf.place, [(A, "v", 2)])
+    note_indexed(shelf.tables, shelf.place, (A, "v", 2))
     assert asked.open_requests(tables) == {}
 
 
@@ -179,7 +177,7 @@ def test_a_try_that_began_before_it_was_asked_for_does_not_count(shelf):
     # What is embedded meanwhile was read before.
     embed(shelf, shelf.track("A/1"))
     assert tables.asked_again(A)
-    tables.put_indexed(shelf.place, [(A, "v", 2)])
+    note_indexed(shelf.tables, shelf.place, (A, "v", 2))
     assert asked.open_requests(tables).keys() == {b"A"}
 
 
@@ -189,7 +187,7 @@ def test_a_file_that_is_rejected_as_it_is_read_anew_is_not_to_be_embedded(shelf)
     ask(shelf, b"A/1")
     scan(shelf, A, b"A", replace(shelf.track("A/1"), audio_hash=None, reason="corrupt"))
     assert not shelf.tables.asked_again(A)
-    shelf.tables.put_indexed(shelf.place, [(A, "v", 1)])
+    note_indexed(shelf.tables, shelf.place, (A, "v", 1))
     assert asked.open_requests(shelf.tables) == {}
 
 
@@ -208,7 +206,7 @@ def embed(shelf, track):
 
 
 def test_a_folder_that_rests_after_failures_rests_no_longer(world):
-    from embed_assets.defs.look import look
+    from embed_assets.defs.evaluation import evaluate
     from embed_assets.index.folders import version_of
     from embed_assets.library.walk import walk
 
@@ -217,16 +215,14 @@ def test_a_folder_that_rests_after_failures_rests_no_longer(world):
     (folder,) = walk(world.library)
     project = world.project()
     spec = project.spec()
-    memory = Memory(tries={"Album": (version_of(folder.digest, spec), 4, time.time())})
+    cursor = SensorCursor(attempts={"Album": (version_of(folder.digest, spec), 4, time.time())})
     with world.instance() as instance:
         state.add_keys(instance, ["Album"])
 
         def due():
             policy = Policy(settle_seconds=0)
-            found = look(
-                instance, project.library, project.tables, spec, project.uri, memory, policy
-            )
-            return found.plan.due, found.plan.resting
+            found = evaluate(instance, project.index(), cursor, policy)
+            return found.plan.due, found.plan.backing_off
 
         assert due() == (0, 1)
         # No table knows the folder: its runs were killed before they began.

@@ -149,8 +149,7 @@ def test_a_rollback_holds_until_promoted_or_the_settings_change(uri, tmp_path):
 
 
 def promote(shelf, client, spec, wanted, **how):
-    args = (client, spec.collection, shelf.tables, shelf.store, shelf.address)
-    return serving.promote(*args, wanted=wanted.collection, **how)
+    return serving.promote(client, shelf.context(wanted), spec.collection, **how)
 
 
 def test_rows_with_other_fields_fill_a_collection_of_their_own(uri, tmp_path):
@@ -212,7 +211,7 @@ def test_collections_are_listed_with_what_they_are_and_go_only_by_name(uri, tmp_
         with pytest.raises(ConfigurationError, match=r"there are:.*tracks_of_somebody_else"):
             serving.drop(client, "tracks_nothing", tables, uri)
         with pytest.raises(ConfigurationError, match="--anyway"):
-            serving.promote(client, foreign.name, tables, shelf.store, uri, wanted="")
+            serving.promote(client, shelf.context(ENRICHED), foreign.name)
         serving.drop(client, MEAN.collection, tables, uri)
         assert MEAN.collection not in client.list_collections()
         with pytest.raises(ConfigurationError, match="nothing to go back to"):
@@ -235,7 +234,7 @@ def test_differences_of_any_kind_are_found_and_mended_by_the_next_runs(uri, tmp_
         # An embedding that was forgotten since: its row stands for nothing.
         forgotten = shelf.albums[b"Artist/Album 04"][0].audio_hash
         shelf.tables.forget_embedding(MEAN.recipe.digest, forgotten)
-        drift = reconcile(client, MEAN, shelf.tables, uri)[MEAN.collection]
+        drift = reconcile(client, shelf.context(MEAN))[MEAN.collection]
         assert set(drift.differing) == {b"Artist/Album %02d" % i for i in (0, 1, 4)}
         assert drift.orphans == (orphan[0].folder_id,)
         shelf.embed([MEAN], shelf.albums[b"Artist/Album 04"])
@@ -252,7 +251,7 @@ def test_folders_that_wait_for_their_run_are_no_difference(uri, tmp_path):
         shelf.index(client, MEAN, [b"Artist/Album 00"])
         drift = compare(client, MEAN, shelf.tables, uri)
         assert (drift.none, drift.waiting, drift.folders) == (True, 2, 3)
-        verdict = judge(client, MEAN, shelf.tables, shelf.store, uri, None)
+        verdict = judge(client, shelf.context(MEAN), None)
         assert any("folders_missing is 2" in f for f in verdict.failed)
 
 

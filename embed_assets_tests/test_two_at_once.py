@@ -11,9 +11,9 @@ import pytest
 
 from embed_assets.definitions import library_job
 from embed_assets.defs import state
-from embed_assets.defs.asking import not_asked_yet, note_asked, sole_asker
-from embed_assets.defs.look import look, prepare, run_tags
-from embed_assets.library.plan import Memory, Policy
+from embed_assets.defs.evaluation import evaluate, prepare, run_tags
+from embed_assets.defs.run_requests import drop_already_requested, record_requested, request_lock
+from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets_tests.evidence import assert_store_is_true, slots_held
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.test_ui import backfill, ended
@@ -60,28 +60,28 @@ def test_what_another_look_asked_for_meanwhile_is_left_out(world):
     world.album("New", 1)
     with world.instance() as instance:
         looks = [look_at(world, instance) for _ in range(3)]
-        (sensors, _), (syncs, memory), (late, _) = looks
+        (sensors, _), (syncs, cursor), (late, _) = looks
         assert [found.plan.requests for found, _ in looks] == [sensors.plan.requests] * 3
         (request,) = sensors.plan.requests
         project = world.project()
-        with sole_asker(instance, PATIENCE):
-            prepare(instance, project.library, project.tables, sensors.plan)
-            note_asked(instance, sensors)
-        left = not_asked_yet(instance, syncs, memory)
-        assert (left.plan.requests, left.plan.held) == ((), 1), "the daemon will make that run"
-        assert memory.tries == {}, "it was not tried here"
+        with request_lock(instance, PATIENCE):
+            prepare(instance, project.index(), sensors.plan)
+            record_requested(instance, sensors)
+        left = drop_already_requested(instance, syncs, cursor)
+        assert (left.plan.requests, left.plan.running) == ((), 1), "the daemon will make that run"
+        assert cursor.attempts == {}, "it was not tried here"
         run = instance.create_run_for_job(library_job(), tags=run_tags(request))
-        assert not_asked_yet(instance, late, Memory()).plan.requests == (), "it has made it"
+        assert drop_already_requested(instance, late, SensorCursor()).plan.requests == (), (
+            "it has made it"
+        )
         instance.report_run_canceled(run)
-        again, memory = look_at(world, instance)
-        assert not_asked_yet(instance, again, memory).plan.requests == (request,)
+        again, cursor = look_at(world, instance)
+        assert drop_already_requested(instance, again, cursor).plan.requests == (request,)
 
 
 def look_at(world, instance):
-    project, memory = world.project(), Memory()
-    policy = Policy(settle_seconds=0.0)
-    arguments = (project.library, project.tables, project.spec(), project.uri, memory, policy)
-    return look(instance, *arguments), memory
+    cursor, policy = SensorCursor(), Policy(settle_seconds=0.0)
+    return evaluate(instance, world.project().index(), cursor, policy), cursor
 
 
 @pytest.mark.stress

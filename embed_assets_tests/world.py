@@ -29,7 +29,7 @@ from embed_assets.library.walk import walk
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets_tests import command_server
-from embed_assets_tests.evidence import SECONDS, reference
+from embed_assets_tests.evidence import SECONDS, reference, versions_in_dagster
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.rights import give_up_roots
 from embed_assets_tests.synth import write_track
@@ -296,7 +296,7 @@ class World:
         spec = self.project().spec()
         want = {key_of(f.path): version_of(f.digest, spec) for f in walk(self.library) if f.digest}
         with self.instance() as instance:
-            have = state.indexed_versions(instance)
+            have = versions_in_dagster(instance)
             known = state.known_keys(instance)
             live = state.live_runs(instance)
         return not live and {k: have.get(k) for k in known} == want

@@ -30,12 +30,10 @@ def check(project: Project) -> Standing:
     Raises:
         ConfigurationError: nothing is indexed yet.
     """
-    if not project.tables.indexed(project.spec().place(project.uri)):
+    if not project.tables.holds(project.spec().place(project.uri)):
         raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
-        return serving.settle_and_judge(
-            client, project.spec(), project.tables, project.store, project.uri
-        )
+        return serving.promote_if_ready_and_judge(client, project.index())
 
 
 def drop(project: Project, name: str) -> None:
@@ -46,18 +44,9 @@ def drop(project: Project, name: str) -> None:
 
 def promote(project: Project, name: str | None, anyway: bool = False) -> Standing:
     """Serve a collection, that of the settings unless named."""
-    wanted = project.spec().collection
+    index = project.index()
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
-        return serving.promote(
-            client,
-            name or wanted,
-            project.tables,
-            project.store,
-            project.uri,
-            wanted=wanted,
-            anyway=anyway,
-            parts=project.parts,
-        )
+        return serving.promote(client, index, name or index.spec.collection, anyway=anyway)
 
 
 def rollback(project: Project) -> Standing:

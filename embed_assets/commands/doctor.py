@@ -15,7 +15,7 @@ from embed_assets import catalogue, ctimes, encoders, reports
 from embed_assets.commands.errors import failed_folders
 from embed_assets.commands.reading import address_of_up, open_existing, reading
 from embed_assets.commands.terminal import counted
-from embed_assets.defs.look import look
+from embed_assets.defs.evaluation import evaluate
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, IndexBusy, TransientError
 from embed_assets.identity import display_path
 from embed_assets.index import collection
@@ -23,8 +23,8 @@ from embed_assets.index.address import is_server
 from embed_assets.index.connection import connect
 from embed_assets.index.reconcile import compare
 from embed_assets.library.left_out import LeftOut
-from embed_assets.library.plan import Memory, Policy
 from embed_assets.library.walk import Folder, require_library, walk
+from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.vectors.store import VectorsLost
@@ -133,16 +133,7 @@ def _removals(settings: Settings, project: Project) -> str:
     require_library(project.library.root)
     policy = Policy(settle_seconds=0)
     with open_existing(settings) as instance:
-        found = look(
-            instance,
-            project.library,
-            project.tables,
-            project.spec(),
-            project.uri,
-            Memory(),
-            policy,
-            budget_seconds=600,
-        )
+        found = evaluate(instance, project.index(), SensorCursor(), policy, budget_seconds=600)
     gone = sum(len(r.keys) for r in found.plan.requests if r.remove)
     return f"{gone or 'no'} folders are gone and will be removed from the index"
 
@@ -190,7 +181,7 @@ def _device(settings: Settings, project: Project) -> str:
 def _index(settings: Settings, project: Project) -> str:
     spec = project.spec()
     lite = not is_server(project.uri)
-    if not any(project.tables.indexed(spec.place(project.uri)).values()):
+    if not project.tables.holds(spec.place(project.uri)):
         if not lite:
             with connect(project.uri, project.token) as client:
                 client.list_collections()
@@ -201,7 +192,7 @@ def _index(settings: Settings, project: Project) -> str:
         with connect(project.uri, project.token, wait_seconds=BUSY_SECONDS) as client:
             # Parts that were asked for just now have no collection yet: they wait.
             there = [one for one in spec.layers if client.has_collection(one.collection)]
-            indexed = (o for o in spec.layers if any(project.tables.indexed(o.place(project.uri))))
+            indexed = (o for o in spec.layers if project.tables.holds(o.place(project.uri)))
             if gone := [one.collection for one in indexed if one not in there]:
                 raise TransientError(
                     f"{' and '.join(gone)} is gone from {project.uri}: `embed-assets sync`, or"

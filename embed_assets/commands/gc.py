@@ -19,21 +19,21 @@ import dagster as dg
 from embed_assets import catalogue, encoders
 from embed_assets.commands.up import running_address
 from embed_assets.defs import history_files
+from embed_assets.defs.evaluation import evaluate
 from embed_assets.defs.history import VACUUM_SECONDS, Pruned, prune
 from embed_assets.defs.instance import open_instance
-from embed_assets.defs.look import look
 from embed_assets.errors import TransientError
 from embed_assets.identity import IndexSpec
 from embed_assets.index.connection import connect
 from embed_assets.index.serving import PREFIXES
-from embed_assets.library.plan import Memory, Policy
+from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.vectors.pooled import unused_files
 from embed_assets.vectors.sweep import Swept, sweep
 
 LITE_SECONDS = 120.0
-LOOK_SECONDS = 600.0
+WALK_SECONDS = 600.0
 HISTORY_SECONDS = 600.0
 ALONE_SECONDS = 120.0
 """How long a database of Dagster may be rewritten while no `up` is running."""
@@ -103,18 +103,10 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
     """
     project = Project.of(settings)
     with open_instance(settings) as instance:
-        plan = look(
-            instance,
-            project.library,
-            project.tables,
-            project.spec(),
-            project.uri,
-            Memory(),
-            Policy(settle_seconds=settings.settle_seconds),
-            LOOK_SECONDS,
-        )
-    busy = plan.plan.due + plan.plan.held
-    in_step = plan.complete and not busy and plan.plan.settles_in is None
+        policy = Policy(settle_seconds=settings.settle_seconds)
+        found = evaluate(instance, project.index(), SensorCursor(), policy, WALK_SECONDS)
+    busy = found.plan.due + found.plan.running
+    in_step = found.complete and not busy and found.plan.debounced_in is None
     if not in_step and not dry_run:
         raise TransientError(
             f"{busy or 'some'} folders are new, changed or in runs: what they need is not known"

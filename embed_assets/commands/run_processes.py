@@ -18,11 +18,11 @@ from multiprocessing.process import BaseProcess
 
 import dagster as dg
 
+from embed_assets.defs.evaluation import run_tags
 from embed_assets.defs.execution import IN_PROCESS, PRELOADED
 from embed_assets.defs.instance import open_instance, worker_tags
-from embed_assets.defs.look import run_tags
 from embed_assets.errors import EmbedAssetsError
-from embed_assets.library.plan import Request
+from embed_assets.planning.values import RunRequest
 from embed_assets.settings import Settings
 from embed_assets.workers import end_with_parent
 
@@ -38,7 +38,7 @@ interrupt that comes before a step's own code for a failure, and tries the step 
 class RunProcess:
     """A run that was asked for, and the process that executes it."""
 
-    request: Request
+    request: RunRequest
     name: str
     process: BaseProcess
 
@@ -53,7 +53,7 @@ class RunProcess:
         return runs[0] if runs else None
 
 
-def start_run(settings: Settings, request: Request) -> RunProcess:
+def start_run(settings: Settings, request: RunRequest) -> RunProcess:
     """Begin the run that does a request, in a process that ends with this one."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
@@ -108,7 +108,7 @@ def stopped_at_the_end(
                 instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
 
 
-def _execute(settings: Settings, request: Request, name: str) -> None:
+def _execute(settings: Settings, request: RunRequest, name: str) -> None:
     from embed_assets.definitions import library_job
 
     end_with_parent()

@@ -11,10 +11,10 @@ import dagster as dg
 from embed_assets import catalogue, reports
 from embed_assets.commands.errors import failed_folders
 from embed_assets.commands.reading import address_of_up, open_existing, reading, require_setting
-from embed_assets.defs.look import look
+from embed_assets.defs.evaluation import evaluate
 from embed_assets.errors import ConfigurationError
 from embed_assets.library.left_out import LeftOut
-from embed_assets.library.plan import Memory, Policy
+from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.settings import Settings
 from embed_assets.tables import Tables
 
@@ -77,16 +77,8 @@ def status(settings: Settings) -> Status:
     problem, plan, live, left_out = "", None, 0, LeftOut()
     with open_existing(settings) as instance:
         try:
-            seen = look(
-                instance,
-                project.library,
-                project.tables,
-                spec,
-                project.uri,
-                Memory(),
-                Policy(settle_seconds=0),
-                left_out=left_out,
-            )
+            policy = Policy(settle_seconds=0)
+            seen = evaluate(instance, project.index(), SensorCursor(), policy, left_out=left_out)
             plan, live = seen.plan, seen.live_runs
         except ConfigurationError as e:
             problem = str(e)
@@ -99,7 +91,7 @@ def status(settings: Settings) -> Status:
         folders=plan.folders if plan else found.folders,
         folders_in_step=plan.in_step if plan else found.folders_indexed,
         folders_to_do=plan.due if plan else 0,
-        folders_in_runs=plan.held if plan else 0,
+        folders_in_runs=plan.running if plan else 0,
         folders_failed=failed,
         folders_unreadable=plan.unreadable if plan else 0,
         links_skipped=left_out.links,

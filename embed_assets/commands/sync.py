@@ -23,26 +23,27 @@ from embed_assets.commands.run_processes import (
 )
 from embed_assets.commands.terminal import counted, duration
 from embed_assets.commands.up import running_address
-from embed_assets.defs.asking import not_asked_yet, sole_asker
+from embed_assets.context import IndexContext
+from embed_assets.defs.evaluation import IMPORT_RUNS, Evaluation, evaluate, prepare, summary
 from embed_assets.defs.execution import wrong_setting
 from embed_assets.defs.instance import open_instance, reap, take_over
-from embed_assets.defs.look import BULK_RUNS, Look, look, prepare, summary
 from embed_assets.defs.partitions import key_of, path_of
+from embed_assets.defs.run_requests import drop_already_requested, request_lock
 from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
 from embed_assets.errors import ConfigurationError, IndexBusy
 from embed_assets.identity import IndexSpec, folder_id
 from embed_assets.index import collection
 from embed_assets.index.address import stamp
 from embed_assets.library.left_out import LeftOut
-from embed_assets.library.plan import Memory, Policy
 from embed_assets.library.walk import require_library
+from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
 from embed_assets.rows import NOT_DONE
 from embed_assets.settings import Settings
 
 WAIT_SECONDS = 0.5
-LOOK_SECONDS = 5.0
-"""While runs go on that leave room for another, the library is looked at so often."""
+EVALUATE_SECONDS = 5.0
+"""How often the library is evaluated while fewer runs go on than may."""
 
 SAY_SECONDS = 15.0
 """How often it says how far it is."""
@@ -53,8 +54,8 @@ PATIENCE_SECONDS = 10.0
 LITE_SECONDS = 30.0
 """How long to wait for a Lite index that somebody else has, before its comparison is left out."""
 
-ASK_SECONDS = 120.0
-"""How long to wait for another `sync`, or the sensor, that is asking for runs just now."""
+LOCK_SECONDS = 120.0
+"""How long to wait for another `sync`, or the sensor, that is requesting runs just now."""
 
 
 @dataclass
@@ -100,9 +101,10 @@ def sync(
     """
     started = time.monotonic()
     project = Project.of(settings)
-    library, tables, spec = project.library, project.tables, project.spec()
-    require_library(library.root, may_be_empty=confirm_removals)
-    memory = Memory()
+    index = project.index()
+    tables, spec = index.tables, index.spec
+    require_library(index.library.root, may_be_empty=confirm_removals)
+    cursor = SensorCursor()
     result = SyncResult()
     progress = _Progress(project, spec, tell)
     compared, said = False, ""
@@ -114,29 +116,27 @@ def sync(
             # Beside an `up` it is for that one's settings to say, and on which GPUs.
             fit_gpu_pool(instance, project.choice.at_once())
         embedding = embedding_at_once(instance)
-        runs_at_once = embedding + BULK_RUNS
+        runs_at_once = embedding + IMPORT_RUNS
         policy = Policy(
             settings.settle_seconds,
             settings.folders_per_run,
-            room=runs_at_once,
-            bulk_room=runs_at_once,
+            max_new_runs=runs_at_once,
+            max_import_runs=runs_at_once,
             encoders=embedding,
-            confirmed=confirm_removals,
+            removals_confirmed=confirm_removals,
             # An import of files that were just copied would be all small runs.
-            fresh_first=False,
+            interactive=False,
         )
         while True:
             # Without `up`, nobody else frees what dead runs hold.
             reap(instance)
             take_over(instance)
-            if memory.resume is None:  # Else the walk goes on, and so does the count.
+            if cursor.resume is None:  # Else the walk goes on, and so does the count.
                 left_out = LeftOut()
-            found = look(
-                instance, library, tables, spec, project.uri, memory, policy, left_out=left_out
-            )
-            with sole_asker(instance, ASK_SECONDS):
-                found = not_asked_yet(instance, found, memory)
-                prepare(instance, library, tables, found.plan)
+            found = evaluate(instance, index, cursor, policy, left_out=left_out)
+            with request_lock(instance, LOCK_SECONDS):
+                found = drop_already_requested(instance, found, cursor)
+                prepare(instance, index, found.plan)
                 line, _, _ = summary(found).rpartition(" (")
                 if line != said and (found.plan.requests or not running):
                     said = line
@@ -146,7 +146,7 @@ def sync(
                 running.extend(begun)
                 wait_for_record(begun, instance)
             if not running and not _is_waiting(found):
-                if compared or not _in_order(found, memory) or _index_holds(project, spec, tell):
+                if compared or not _in_order(found, cursor) or _index_holds(project, index, tell):
                     break
                 compared = True
                 continue
@@ -158,7 +158,7 @@ def sync(
             _wait(found, running, runs_at_once, meanwhile)
             for done in [r for r in running if r.done]:
                 running.remove(done)
-                memory.rest_from_now(done.request, time.time())
+                cursor.record_end(done.request, time.time())
                 run = done.run(instance)
                 ended |= dict.fromkeys(done.request.keys, _end_of(run))
                 if run is None:
@@ -173,9 +173,9 @@ def sync(
                     raise ConfigurationError(wrong)
         result.folders, result.tracks = found.plan.folders, found.plan.files
         result.links_skipped = left_out.links
-        result.failed_folders = len(memory.tries) + found.plan.unreadable
+        result.failed_folders = len(cursor.attempts) + found.plan.unreadable
     if result.failed_folders:
-        unsaid = memory.tries.keys() - {key_of(p.folder) for p in problems(settings, project)}
+        unsaid = cursor.attempts.keys() - {key_of(p.folder) for p in problems(settings, project)}
         _note_ends(project, {key: ended[key] for key in unsaid if key in ended})
     rejected = reports.rejected_tracks(tables, spec.recipe.digest) if result.rejected else ()
     result.listed = bool(result.failed_folders or next(iter(rejected), None))
@@ -201,19 +201,19 @@ def _note_ends(project: Project, ended: Mapping[str, tuple[str, str]]) -> None:
         project.tables.put_failures([(folder, path)], NOT_DONE, message, run_id, unless_known=True)
 
 
-def _is_waiting(found: Look) -> bool:
+def _is_waiting(found: Evaluation) -> bool:
     plan = found.plan
-    soon = plan.next_try_in is not None and plan.next_try_in <= PATIENCE_SECONDS
-    more = bool(plan.requests or plan.retire or plan.held or not found.complete)
-    return more or plan.settles_in is not None or soon
+    soon = plan.next_attempt_in is not None and plan.next_attempt_in <= PATIENCE_SECONDS
+    more = bool(plan.requests or plan.retire or plan.running or not found.complete)
+    return more or plan.debounced_in is not None or soon
 
 
-def _in_order(found: Look, memory: Memory) -> bool:
+def _in_order(found: Evaluation, cursor: SensorCursor) -> bool:
     """Whether every folder is said to be in step: only then has the index a word to say."""
-    return not memory.tries and not found.plan.resting
+    return not cursor.attempts and not found.plan.backing_off
 
 
-def _index_holds(project: Project, spec: IndexSpec, tell: Callable[[str], None]) -> bool:
+def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], None]) -> bool:
     """Compare the index with the tables; False if there is something to write again.
 
     A Lite collection to whose files nobody wrote since they were last found in step is not opened.
@@ -221,8 +221,8 @@ def _index_holds(project: Project, spec: IndexSpec, tell: Callable[[str], None])
     from embed_assets.index.connection import connect
     from embed_assets.index.reconcile import reconcile
 
-    tables, uri = project.tables, project.uri
-    if not tables.indexed(spec.place(uri)):
+    tables, spec, uri = index.tables, index.spec, index.uri
+    if not tables.holds(spec.place(uri)):
         return True
     before = _stamp(uri, spec)
     last = catalogue.last_served(tables, uri)
@@ -231,7 +231,7 @@ def _index_holds(project: Project, spec: IndexSpec, tell: Callable[[str], None])
         return True
     try:
         with connect(uri, project.token, wait_seconds=LITE_SECONDS) as client:
-            found = reconcile(client, spec, tables, uri)
+            found = reconcile(client, index)
             served = collection.served(client)
     except IndexBusy as e:
         tell(f"the index was not compared with the tables: {e}")
@@ -261,16 +261,16 @@ def _stamp(uri: str, spec: IndexSpec) -> str | None:
 
 
 def _wait(
-    found: Look, running: list[RunProcess], runs_at_once: int, meanwhile: Callable[[], None]
+    found: Evaluation, running: list[RunProcess], runs_at_once: int, meanwhile: Callable[[], None]
 ) -> None:
     """Until a run ends, or something may be due."""
-    due = [t for t in (found.plan.settles_in, found.plan.next_try_in) if t is not None]
+    due = [t for t in (found.plan.debounced_in, found.plan.next_attempt_in) if t is not None]
     if not running:
-        if due or found.plan.held:
+        if due or found.plan.running:
             time.sleep(max(WAIT_SECONDS, min(due, default=WAIT_SECONDS)))
         return
     room = len(running) < runs_at_once
-    seconds = max(WAIT_SECONDS, min([*due, LOOK_SECONDS])) if room else LOOK_SECONDS
+    seconds = max(WAIT_SECONDS, min([*due, EVALUATE_SECONDS])) if room else EVALUATE_SECONDS
     while not connection.wait([r.process.sentinel for r in running], seconds):
         meanwhile()
         if room:

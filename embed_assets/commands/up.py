@@ -14,7 +14,7 @@ from pathlib import Path
 
 import psutil
 
-from embed_assets.defs.asking import forget_asked
+from embed_assets.defs.evaluation import LIVE_RUNS
 from embed_assets.defs.instance import (
     allow_runs,
     cannot_write,
@@ -23,7 +23,7 @@ from embed_assets.defs.instance import (
     reap,
     sole_starter,
 )
-from embed_assets.defs.look import LIVE_RUNS
+from embed_assets.defs.run_requests import forget_requested
 from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
 from embed_assets.errors import AlreadyRunning, ConfigurationError, ExitCode, TransientError
 from embed_assets.project import Project
@@ -189,7 +189,7 @@ def _reap(settings: Settings, tell: Callable[[str], None]) -> None:
     with open_instance(settings) as instance:
         fit_gpu_pool(instance, Project.of(settings).choice.at_once())
         allow_runs(settings, embedding_at_once(instance) + LIVE_RUNS)
-        forget_asked(instance)
+        forget_requested(instance)
         # Nothing else starts workers now, so those that have not begun never will.
         for run_id in reap(instance, grace_seconds=0.0):
             tell(f"run {run_id[:8]} had lost its worker; its folders are tried again")

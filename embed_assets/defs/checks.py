@@ -7,20 +7,19 @@ import dagster as dg
 
 from embed_assets import reports
 from embed_assets.defs.execution import MILVUS_POOL
-from embed_assets.defs.partitions import key_of
 from embed_assets.defs.ranged_run import rejects_of
-from embed_assets.defs.resources import EncoderResource, MilvusResource, StateResource
-from embed_assets.defs.state import report_version
-from embed_assets.index.folders import DIRTY
+from embed_assets.defs.resources import (
+    EncoderResource,
+    LibraryResource,
+    MilvusResource,
+    StateResource,
+    index_context,
+)
 from embed_assets.index.gates import Gate
 from embed_assets.index.serving import Standing
 from embed_assets.tables import Tables
 
 SERVED = "wanted_collection_is_served"
-
-REPORTED = 100
-"""So many differing folders are shown as `dirty` in Dagster, each an event that costs 50 ms; that
-they are not indexed stands in the tables, which the sensor reads as well."""
 
 READABLE = dg.AssetCheckSpec(
     "every_track_readable",
@@ -55,7 +54,7 @@ def every_track_readable(tables: Tables, recipe: str) -> dg.AssetCheckResult:
     ),
 )
 def index_in_step(
-    context: dg.AssetCheckExecutionContext,
+    library: LibraryResource,
     state: StateResource,
     encoder: EncoderResource,
     milvus: MilvusResource,
@@ -63,14 +62,11 @@ def index_in_step(
     """Reconcile index and tables."""
     from embed_assets.index.reconcile import reconcile
 
-    spec, tables = encoder.spec(), state.tables()
+    index = index_context(library, state, encoder, milvus)
+    spec = index.spec
     with milvus.get_client() as client:
-        found = reconcile(client, spec, tables, milvus.uri)
+        found = reconcile(client, index)
     drift = found[spec.collection]
-    for path in [p for d in found.values() for p in d.differing][:REPORTED]:
-        report_version(
-            context.instance, key_of(path), DIRTY, "rows in the index differ from the tables"
-        )
     return dg.AssetCheckResult(
         passed=all(d.none for d in found.values()),
         metadata={
@@ -96,15 +92,17 @@ def index_in_step(
     ),
 )
 def wanted_collection_is_served(
-    state: StateResource, encoder: EncoderResource, milvus: MilvusResource
+    library: LibraryResource,
+    state: StateResource,
+    encoder: EncoderResource,
+    milvus: MilvusResource,
 ) -> dg.AssetCheckResult:
-    """Measure the wanted collection at its gates, and serve it if it is its turn."""
-    from embed_assets.index.serving import settle_and_judge
+    """Measure the wanted collection at its gates, and serve it if it is ready."""
+    from embed_assets.index.serving import promote_if_ready_and_judge
 
+    index = index_context(library, state, encoder, milvus)
     with milvus.get_client() as client:
-        standing = settle_and_judge(
-            client, encoder.spec(), state.tables(), state.store(), milvus.uri
-        )
+        standing = promote_if_ready_and_judge(client, index)
     made = evaluation_of(standing)
     return dg.AssetCheckResult(
         passed=made.passed,

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 import dagster as dg
 
+from embed_assets.context import IndexContext
 from embed_assets.defs.audio_embeddings import audio_embeddings
 from embed_assets.defs.checks import evaluation_of, told_of
 from embed_assets.defs.execution import MILVUS_POOL, RETRIES, stopped_for_good
@@ -21,13 +22,12 @@ from embed_assets.defs.resources import (
     LibraryResource,
     MilvusResource,
     StateResource,
+    index_context,
 )
 from embed_assets.defs.state import VERSION_TAG
 from embed_assets.errors import EmbedAssetsError
-from embed_assets.identity import IndexSpec
-from embed_assets.index.folders import DIRTY, FolderIndexed, follow, index_library
-from embed_assets.index.serving import settle
-from embed_assets.library.manifest import Library
+from embed_assets.index.folders import DIRTY, FolderIndexed, index_library, mirror_to_served
+from embed_assets.index.serving import promote_if_ready
 
 COLUMNS = dg.TableSchema(
     [
@@ -72,15 +72,15 @@ def milvus_index(
     milvus: MilvusResource,
 ) -> Iterator[dg.AssetMaterialization]:
     """Bring each folder of the run in step; a folder is reported once it was read back."""
-    music, tables, store = library.library(), state.tables(), state.store()
+    music, tables = library.library(), state.tables()
     stage = context.asset_key.path[-1]
     todo = dict.fromkeys(context.partition_keys)
     failed: list[tuple[str, Exception]] = []
     try:
-        spec = encoder.spec()
+        index = index_context(library, state, encoder, milvus)
         with stopped_for_good(stage), milvus.get_client() as client:
-            paths, uri = paths_of(todo), milvus.uri
-            for report in index_library(client, music, paths, spec, tables, store, uri):
+            paths = paths_of(todo)
+            for report in index_library(client, index, paths):
                 if isinstance(report, tuple):
                     key = key_of(report[0])
                     note_failure(context, music, tables, key, stage, report[1])
@@ -89,11 +89,12 @@ def milvus_index(
                     continue
                 key = key_of(report.path)
                 if report.version == DIRTY:
-                    note_unsettled(music, tables, report.path, spec.recipe.digest, context.run_id)
-                yield _materialization(context, music, spec, report)
+                    recipe = index.spec.recipe.digest
+                    note_unsettled(music, tables, report.path, recipe, context.run_id)
+                yield _materialization(context, index, report)
                 todo.pop(key)
-            follow(client, music, paths, spec, tables, store, uri)
-            standing = settle(client, spec, tables, store, uri)
+            mirror_to_served(client, index, paths)
+            standing = promote_if_ready(client, index)
             if standing.moved or standing.why:
                 context.log.info(told_of(standing))
                 context.log_event(evaluation_of(standing))
@@ -105,21 +106,21 @@ def milvus_index(
 
 
 def _materialization(
-    context: dg.AssetExecutionContext, music: Library, spec: IndexSpec, report: FolderIndexed
+    context: dg.AssetExecutionContext, index: IndexContext, report: FolderIndexed
 ) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(
         context.asset_key,
         partition=key_of(report.path),
         tags={VERSION_TAG: report.version},
-        metadata=folder_metadata(music, report.path)
+        metadata=folder_metadata(index.library, report.path)
         | {
             "dagster/row_count": report.rows,
             "rows": report.rows,
             "written": report.written,
             "deleted": report.deleted,
             "unchanged": report.unchanged,
-            **({"parts": report.parts} if spec.parts else {}),
-            "collection": spec.collection,
+            **({"parts": report.parts} if index.spec.parts else {}),
+            "collection": index.spec.collection,
             "version": report.version,
         },
     )

@@ -18,7 +18,7 @@ from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError, LibraryUnavailable
 from embed_assets.identity import display_path, folder_id
 from embed_assets.library.manifest import Library
-from embed_assets.reports import readiness
+from embed_assets.reports import FolderState, folder_states
 from embed_assets.rows import CHANGED
 from embed_assets.tables import Tables
 from embed_assets.workers import end_with_parent
@@ -26,8 +26,8 @@ from embed_assets.workers import end_with_parent
 REMOVE_TAG = "embed_assets/remove"
 """On a run that was asked to remove folders: only then may a folder be gone."""
 
-LANE_TAG = "embed_assets/lane"
-"""`fresh` or `bulk`: an album that was just dropped does not queue behind an import."""
+PRIORITY_TAG = "embed_assets/priority"
+"""`interactive` or `import`: an album that was just dropped does not queue behind an import."""
 
 PROGRESS_SECONDS = 10.0
 
@@ -161,8 +161,7 @@ def note_unsettled(library: Library, tables: Tables, path: bytes, recipe: str, r
     Another run is scanning it, or a person asked for another try in this moment.
     """
     folder = folder_id(library.name, path)
-    digest, _, pending = readiness(tables, [folder], recipe).get(folder, (None, 0, 0))
-    if digest is None or pending:
+    if not folder_states(tables, [folder], recipe).get(folder, FolderState()).ready:
         why = "its files were being read anew when it was to be indexed; it is looked at again"
         tables.put_failures([(folder, path)], CHANGED, why, run_id, unless_known=True)
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 
+from embed_assets.context import IndexContext
 from embed_assets.identity import IndexSpec
 from embed_assets.library.manifest import Library
 from embed_assets.project import store_in, tables_in
@@ -89,6 +90,18 @@ class MilvusResource(dg.ConfigurableResource):
 
         with connect(self.uri, self.token or None, wait_seconds=120.0) as client:
             yield client
+
+
+def index_context(
+    library: LibraryResource,
+    state: StateResource,
+    encoder: EncoderResource,
+    milvus: MilvusResource,
+) -> IndexContext:
+    """What indexing works with; raises what `encoder.spec` does."""
+    return IndexContext(
+        library.library(), state.tables(), state.store(), encoder.spec(), milvus.uri
+    )
 
 
 def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:

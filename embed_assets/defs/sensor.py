@@ -4,40 +4,41 @@ import time
 
 import dagster as dg
 
-from embed_assets.defs.asking import not_asked_yet, note_asked, sole_asker
-from embed_assets.defs.instance import reap
-from embed_assets.defs.jobs import LIBRARY_JOB
-from embed_assets.defs.look import (
-    BULK_RUNS,
+from embed_assets.defs.evaluation import (
+    IMPORT_RUNS,
     LIVE_RUNS,
-    look,
+    evaluate,
     prepare,
     run_config,
     run_tags,
     summary,
 )
+from embed_assets.defs.instance import reap
+from embed_assets.defs.jobs import LIBRARY_JOB
 from embed_assets.defs.resources import (
     EncoderResource,
     LibraryResource,
     MilvusResource,
     StateResource,
+    index_context,
 )
+from embed_assets.defs.run_requests import drop_already_requested, record_requested, request_lock
 from embed_assets.defs.state import embedding_at_once
 from embed_assets.errors import TransientError
-from embed_assets.library.plan import Memory, Policy
+from embed_assets.planning.values import Policy, SensorCursor
 
 TICK_SECONDS = 45.0
 """A tick has 60 s before the daemon gives it up."""
 
-ASK_SECONDS = 10.0
-"""How long to wait for a `sync` that is asking for runs just now."""
+LOCK_SECONDS = 10.0
+"""How long to wait for a `sync` that is requesting runs just now."""
 
-PATIENCE_SECONDS = 12.0
-"""So long, in all, a tick waits for folders to hold still: sooner than the next one would come."""
+DEBOUNCE_SECONDS = 12.0
+"""How long a tick waits, in all, until folders stop changing: the next tick would come later."""
 
 
 def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
-    """The sensor, looking every `scan_seconds`."""
+    """The sensor, which evaluates the library every `scan_seconds`."""
 
     @dg.sensor(
         name="library_sensor",
@@ -45,47 +46,47 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
         minimum_interval_seconds=scan_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Compares the library with what is indexed and with what runs hold, and launches runs"
+            "Compares the library with what is indexed and with what runs cover, and launches runs"
             " for the difference. Removes nothing while the library looks unmounted."
         ),
     )
-    def evaluate(
+    def tick(
         context: dg.SensorEvaluationContext,
         library: LibraryResource,
         state: StateResource,
         encoder: EncoderResource,
         milvus: MilvusResource,
     ) -> dg.SensorResult:
-        music, tables, spec = library.library(), state.tables(), encoder.spec()
+        index = index_context(library, state, encoder, milvus)
         for run_id in reap(context.instance):
             context.log.warning(f"run {run_id} had lost its worker; its folders are tried again")
-        memory = Memory.load(context.cursor)
+        cursor = SensorCursor.load(context.cursor)
         embedding = embedding_at_once(context.instance)
         policy = Policy(
             library.settle_seconds,
             library.folders_per_run,
-            room=embedding + LIVE_RUNS,
-            bulk_room=embedding + BULK_RUNS,
+            max_new_runs=embedding + LIVE_RUNS,
+            max_import_runs=embedding + IMPORT_RUNS,
             encoders=embedding,
         )
-        until = time.monotonic() + PATIENCE_SECONDS
+        until = time.monotonic() + DEBOUNCE_SECONDS
         budget = TICK_SECONDS
         while True:
-            found = look(context.instance, music, tables, spec, milvus.uri, memory, policy, budget)
-            wait = found.plan.settles_in
+            found = evaluate(context.instance, index, cursor, policy, budget)
+            wait = found.plan.debounced_in
             if found.plan.requests or not found.complete or not wait:
                 break
-            # A copy that was under way at the first look is not yet still at the second.
+            # A copy that was under way at the first evaluation may go on at the second.
             if time.monotonic() + wait > until:
                 break
             time.sleep(wait + 0.05)
             budget = 20.0
         try:
-            with sole_asker(context.instance, ASK_SECONDS):
-                # Its own runs were made after its last tick, or never will be.
-                found = not_asked_yet(context.instance, found, memory, noted=False)
-                prepare(context.instance, music, tables, found.plan)
-                note_asked(context.instance, found)
+            with request_lock(context.instance, LOCK_SECONDS):
+                # Its own runs were created after its last tick, or never will be.
+                found = drop_already_requested(context.instance, found, cursor, recorded=False)
+                prepare(context.instance, index, found.plan)
+                record_requested(context.instance, found)
         except TransientError as e:
             return dg.SensorResult(skip_reason=str(e), cursor=context.cursor)
         if found.plan.requests:
@@ -98,7 +99,7 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
                 for r in found.plan.requests
             ],
             skip_reason=None if found.plan.requests else summary(found),
-            cursor=memory.dump(),
+            cursor=cursor.dump(),
         )
 
-    return evaluate
+    return tick

@@ -1,4 +1,4 @@
-"""What Dagster's record says: the partitions, what runs hold, which version each folder has."""
+"""What Dagster's record says: the partitions, and which of them live runs cover."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-from dagster import DagsterEventType, DagsterRun, DagsterRunStatus
+from dagster import DagsterRun, DagsterRunStatus
 
 from embed_assets.defs.execution import GPU_POOL
 from embed_assets.defs.partitions import MUSIC_FOLDERS
-from embed_assets.defs.ranged_run import LANE_TAG
+from embed_assets.defs.ranged_run import PRIORITY_TAG
 
 INDEX_KEY = dg.AssetKey("milvus_index")
 VERSION_TAG = "dagster/data_version"
@@ -40,15 +40,6 @@ KEYS_PER_CALL = 5000
 def known_keys(instance: dg.DagsterInstance) -> list[str]:
     """All partitions, in the order in which they were added: ranges follow it."""
     return list(instance.get_dynamic_partitions(MUSIC_FOLDERS.name))
-
-
-def indexed_versions(instance: dg.DagsterInstance) -> dict[str, str]:
-    """Data version of the last `milvus_index` materialization of each folder."""
-    # The public calls read one event a partition (minutes at 10,000); this is one query.
-    tags = instance.event_log_storage.get_latest_tags_by_partition(
-        INDEX_KEY, DagsterEventType.ASSET_MATERIALIZATION, [VERSION_TAG]
-    )
-    return {key: values[VERSION_TAG] for key, values in tags.items() if VERSION_TAG in values}
 
 
 def embedding_at_once(instance: dg.DagsterInstance) -> int:
@@ -106,10 +97,10 @@ def held_keys(runs: Iterable[DagsterRun], known: Sequence[str]) -> set[str]:
     return held
 
 
-def lanes(runs: Iterable[DagsterRun]) -> tuple[int, int]:
-    """How many of these runs were asked for by a look at the library: (all, imports)."""
-    ours = [r.tags[LANE_TAG] for r in runs if LANE_TAG in r.tags]
-    return len(ours), ours.count("bulk")
+def count_runs(runs: Iterable[DagsterRun]) -> tuple[int, int]:
+    """How many of these runs the sensor or `sync` requested: (all, imports)."""
+    ours = [r.tags[PRIORITY_TAG] for r in runs if PRIORITY_TAG in r.tags]
+    return len(ours), ours.count("import")
 
 
 def add_keys(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
@@ -121,12 +112,3 @@ def add_keys(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
 def range_tags(keys: Sequence[str]) -> dict[str, str]:
     """Tags that make a run cover these neighbouring partitions."""
     return {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]}
-
-
-def report_version(instance: dg.DagsterInstance, key: str, version: str, why: str) -> None:
-    """Tell Dagster of a version that no run indexed, e.g. that rows were lost."""
-    instance.report_runless_asset_event(
-        dg.AssetMaterialization(
-            INDEX_KEY, partition=key, description=why, tags={VERSION_TAG: version}
-        )
-    )

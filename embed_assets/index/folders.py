@@ -8,6 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from embed_assets import catalogue
+from embed_assets.context import IndexContext
 from embed_assets.identity import PARTS, IndexSpec, folder_id
 from embed_assets.index import collection
 from embed_assets.index.address import is_there
@@ -19,12 +20,10 @@ from embed_assets.index.write import (
     FolderWritten,
     index_folders,
 )
-from embed_assets.library.manifest import Library
-from embed_assets.library.plan import EMPTY
-from embed_assets.reports import readiness
+from embed_assets.reports import FolderState, folder_states
+from embed_assets.rows import EMPTY, IndexedFolder
 from embed_assets.tables import Tables
 from embed_assets.vectors.pooled import Pooled
-from embed_assets.vectors.store import Store
 from embed_assets.vectors.windowed import Windowed
 
 if TYPE_CHECKING:
@@ -74,17 +73,12 @@ def written_versions(tables: Tables, spec: IndexSpec, address: str) -> dict[byte
 
 
 def index_library(
-    client: MilvusClient,
-    library: Library,
-    paths: Iterable[bytes],
-    spec: IndexSpec,
-    tables: Tables,
-    store: Store,
-    address: str,
+    client: MilvusClient, index: IndexContext, paths: Iterable[bytes]
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
     """Bring folders of the collection in step with tables and store; streams what became of each.
 
-    `address` is where the client is connected to. Who serves the collection is decided elsewhere.
+    A folder is recorded as indexed once its report was consumed. Which collection is served is
+    decided elsewhere.
 
     A folder with no track left gets version `empty`; one that is being scanned, or of which
     tracks have no embedding yet, `dirty`, and its rows stay as they are. A folder that fails
@@ -96,56 +90,32 @@ def index_library(
         TransientError: the index could not be written.
     """
     # While one connection is open, no other is the last: SQLite tidies up behind each last one.
-    with tables.connect():
-        yield from _index_layers(client, library, paths, spec, tables, store, address)
+    with index.tables.connect():
+        tracks, *parts = map(index.of, index.spec.layers)
+        if not parts:
+            yield from _index_collection(client, tracks, paths, last=True)
+            return
+        done: dict[bytes, FolderIndexed] = {}
+        for report in _index_collection(client, tracks, paths, last=False):
+            if isinstance(report, tuple) or report.version == DIRTY:
+                yield report
+            else:
+                done[report.path] = report
+        for report in _index_collection(client, parts[0], list(done), last=True):
+            if isinstance(report, tuple) or report.version == DIRTY:
+                yield report
+            else:
+                yield replace(done[report.path], parts=report.rows)
 
 
-def _index_layers(
-    client: MilvusClient,
-    library: Library,
-    paths: Iterable[bytes],
-    spec: IndexSpec,
-    tables: Tables,
-    store: Store,
-    address: str,
+def _index_collection(
+    client: MilvusClient, index: IndexContext, paths: Iterable[bytes], last: bool
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
-    of_tracks, *of_parts = spec.layers
-    last = not of_parts
-    found = _index_layer(client, library, paths, of_tracks, tables, store, address, last)
-    if not of_parts:
-        yield from found
-        return
-    done: dict[bytes, FolderIndexed] = {}
-    for told in found:
-        if isinstance(told, tuple) or told.version == DIRTY:
-            yield told
-        else:
-            done[told.path] = told
-    of_windows = _index_layer(
-        client, library, list(done), of_parts[0], tables, store, address, last=True
-    )
-    for told in of_windows:
-        if isinstance(told, tuple) or told.version == DIRTY:
-            yield told
-        else:
-            yield replace(done[told.path], parts=told.rows)
-
-
-def _index_layer(
-    client: MilvusClient,
-    library: Library,
-    paths: Iterable[bytes],
-    spec: IndexSpec,
-    tables: Tables,
-    store: Store,
-    address: str,
-    last: bool,
-) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
-    place = spec.place(address)
-    catalogue.note_collection(tables, address, spec)
-    by_id = {folder_id(library.name, p): p for p in paths}
-    told = readiness(tables, by_id, spec.recipe.digest)
-    ready = {f: digest for f, (digest, _, pending) in told.items() if digest and not pending}
+    spec, tables, store = index.spec, index.tables, index.store
+    catalogue.note_collection(tables, index.uri, spec)
+    by_id = {folder_id(index.library.name, p): p for p in paths}
+    states = folder_states(tables, by_id, spec.recipe.digest)
+    ready = {folder: state for folder, state in states.items() if state.ready}
     for folder in by_id.keys() - ready.keys():
         yield FolderIndexed(by_id[folder], DIRTY)
     sources = [FolderRows(f, lambda f=f: index_rows(tables, f, spec)) for f in ready]
@@ -154,13 +124,12 @@ def _index_layer(
     vector_of = Vectors(spec, tables, store)
     reports = index_folders(client, spec, sources, vector_of)
     for chunk in _chunks(reports):
-        now = readiness(tables, [r.folder_id for r in chunk], spec.recipe.digest)
+        now = folder_states(tables, [r.folder_id for r in chunk], spec.recipe.digest)
         written = {}
         for report in chunk:
-            digest, tracks, _ = now.get(report.folder_id, (None, 0, 0))
-            if isinstance(report, FolderWritten) and digest == ready[report.folder_id]:
-                version = version_of(digest, spec) if tracks else EMPTY
-                written[report.folder_id] = version
+            state = ready[report.folder_id]
+            if isinstance(report, FolderWritten) and now.get(report.folder_id) == state:
+                written[report.folder_id] = _indexed(report, state, spec)
         if any(isinstance(r, FolderWritten) and r.written for r in chunk):
             # Here it is paid for once, and no search waits for it.
             new = [r.folder_id for r in chunk if r.folder_id in written and r.written]
@@ -171,22 +140,29 @@ def _index_layer(
             else:
                 pooled = pooled or Pooled(store, spec, check=False)
                 pooled.keep(embedded, vector_of.recent)
-        # Before anybody is told: what Dagster knows of must be in the tables.
-        tables.put_indexed(
-            place,
-            [(r.folder_id, written[r.folder_id], r.rows) for r in chunk if r.folder_id in written],
-            finished=last,
-        )
         for report in chunk:
             path = by_id[report.folder_id]
             if isinstance(report, FolderFailed):
                 yield path, report.error
-            elif version := written.get(report.folder_id):
+            elif indexed := written.get(report.folder_id):
                 yield FolderIndexed(
-                    path, version, report.rows, report.written, report.deleted, report.unchanged
+                    path,
+                    indexed.version,
+                    report.rows,
+                    report.written,
+                    report.deleted,
+                    report.unchanged,
                 )
             else:
                 yield FolderIndexed(path, DIRTY)
+        # Only now: Dagster has stored the event of each folder when it asks for the next report, so
+        # that what the tables call done is green in the UI.
+        tables.put_indexed(index.place, written.values(), finished=last)
+
+
+def _indexed(report: FolderWritten, state: FolderState, spec: IndexSpec) -> IndexedFolder:
+    version = version_of(state.digest or "", spec) if state.tracks else EMPTY
+    return IndexedFolder(report.folder_id, version, report.rows, state.revision)
 
 
 def _chunks(
@@ -197,62 +173,45 @@ def _chunks(
         yield chunk
 
 
-def follow(
-    client: MilvusClient,
-    library: Library,
-    paths: Iterable[bytes],
-    spec: IndexSpec,
-    tables: Tables,
-    store: Store,
-    address: str,
-) -> int:
-    """Keep the served collection true while that of `spec` is being filled; rows written, deleted.
+def mirror_to_served(client: MilvusClient, index: IndexContext, paths: Iterable[bytes]) -> int:
+    """Apply changes to the served collection too, while another one is filled.
 
-    What was moved, retagged or removed is so in the served collection too, as far as its own
-    recipe has embeddings: a track that is new waits for the new collection. Costs nothing for
-    folders that did not change since they were written there.
+    What was moved, retagged or removed changes there as well, as far as its own recipe has
+    embeddings; a new track waits for the new collection. Costs nothing for folders that did not
+    change since they were written there. Returns the number of rows written and deleted.
     """
     now = collection.served(client)
-    if now is None or now == spec.collection:
+    if now is None or now == index.spec.collection:
         return 0
-    other = catalogue.spec_of(tables, address, now, parts=spec.parts)
-    if other is None or other.row_schema != spec.row_schema:
+    other = catalogue.spec_of(index.tables, index.uri, now, parts=index.spec.parts)
+    if other is None or other.row_schema != index.spec.row_schema:
         return 0
-    by_id = {folder_id(library.name, p): p for p in paths}
-    return sum(_follow_layer(client, by_id, one, tables, store, address) for one in other.layers)
+    by_id = {folder_id(index.library.name, p): p for p in paths}
+    return sum(_mirror(client, index.of(one), by_id) for one in other.layers)
 
 
-def _follow_layer(
-    client: MilvusClient,
-    by_id: dict[str, bytes],
-    spec: IndexSpec,
-    tables: Tables,
-    store: Store,
-    address: str,
-) -> int:
-    place = spec.place(address)
-    there = tables.indexed(place)
-    told = readiness(tables, by_id, spec.recipe.digest)
-    digests = {
-        folder: digest
-        for folder, (digest, _, _) in told.items()
-        if digest and there.get(by_id[folder]) != version_of(digest, spec)
+def _mirror(client: MilvusClient, index: IndexContext, by_id: dict[str, bytes]) -> int:
+    spec, tables, store = index.spec, index.tables, index.store
+    there = tables.indexed(index.place)
+    states = {
+        folder: state
+        for folder, state in folder_states(tables, by_id, spec.recipe.digest).items()
+        if state.digest and there.get(by_id[folder]) != version_of(state.digest, spec)
     }
     touched = 0
-    sources = [FolderRows(f, lambda f=f: index_rows(tables, f, spec)) for f in digests]
+    sources = [FolderRows(f, lambda f=f: index_rows(tables, f, spec)) for f in states]
     # Lost vectors are not this one's to mend: they are embedded under the recipe that is wanted.
     vector_of = Vectors(spec, tables, store, mend=False)
     for chunk in _chunks(index_folders(client, spec, sources, vector_of)) if sources else ():
-        now = readiness(tables, [r.folder_id for r in chunk], spec.recipe.digest)
+        now = folder_states(tables, [r.folder_id for r in chunk], spec.recipe.digest)
         written = []
         for report in chunk:
             if isinstance(report, FolderFailed):
                 continue
             touched += report.written + report.deleted
-            digest, tracks, pending = now.get(report.folder_id, (None, 0, 0))
-            if digest == digests[report.folder_id] and not pending:
-                version = version_of(digest, spec) if tracks else EMPTY
-                written.append((report.folder_id, version, report.rows))
+            state = states[report.folder_id]
+            if state.ready and now.get(report.folder_id) == state:
+                written.append(_indexed(report, state, spec))
         # The collection that is wanted is another: what is to be done there is not done by this.
-        tables.put_indexed(place, written, finished=False)
+        tables.put_indexed(index.place, written, finished=False)
     return touched

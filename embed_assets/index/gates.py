@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_assets import catalogue
+from embed_assets.context import IndexContext
 from embed_assets.errors import TrackRejected
 from embed_assets.identity import PARTS, ROW_SCHEMA_VERSION, TRACKS, IndexSpec
 from embed_assets.index.collection import count, ensure, load, width_of
@@ -84,37 +85,26 @@ class Verdict:
         return {"passed": self.passed, "gates": [asdict(g) for g in self.gates]}
 
 
-def judge(
-    client: MilvusClient,
-    spec: IndexSpec,
-    tables: Tables,
-    store: Store,
-    address: str,
-    served: str | None,
-) -> Verdict:
-    """Measure the collections of `spec`, and how its neighbours differ from the served one's.
+def judge(client: MilvusClient, index: IndexContext, served: str | None) -> Verdict:
+    """Measure the wanted collections, and how their neighbours differ from the served one's.
 
     Reads every row's id and digest once, and samples of vectors; writes no row.
     """
     gates: list[Gate] = []
     drifts = []
-    for one in spec.layers:
-        found, drift = _judge(client, one, tables, store, address, served)
+    for one in index.spec.layers:
+        found, drift = _judge(client, index.of(one), served)
         prefix = "parts_" if one.rows == PARTS else ""
         gates += [replace(g, name=f"{prefix}{g.name}") for g in found]
         drifts += [(one, drift)] if drift is not None else []
-    return Verdict(spec.collection, tuple(gates), tuple(drifts))
+    return Verdict(index.spec.collection, tuple(gates), tuple(drifts))
 
 
 def _judge(
-    client: MilvusClient,
-    spec: IndexSpec,
-    tables: Tables,
-    store: Store,
-    address: str,
-    served: str | None,
+    client: MilvusClient, index: IndexContext, served: str | None
 ) -> tuple[list[Gate], Drift | None]:
     """The gates of one collection, and how far it is from the tables."""
+    spec, tables = index.spec, index.tables
     name, key = spec.collection, KEYS[spec.rows]
     if spec.rows == PARTS:
         ensure(client, spec)
@@ -122,7 +112,7 @@ def _judge(
     gates = [Gate("vector_width", width == spec.dim, width, str(spec.dim))]
     drift = None
     if spec.row_schema == ROW_SCHEMA_VERSION and width == spec.dim:
-        drift = compare(client, spec, tables, address)
+        drift = compare(client, spec, tables, index.uri)
         gates += [
             Gate("folders_missing", drift.waiting == 0, drift.waiting, "0"),
             Gate("folders_that_differ", not drift.differing, len(drift.differing), "0"),
@@ -139,7 +129,7 @@ def _judge(
     vectors = vectors_of(client, list(sample), name, key, "Strong")
     if vectors:
         gates += _vectors(vectors)
-        gates.append(_as_stored(spec, store, sample, vectors))
+        gates.append(_as_stored(spec, index.store, sample, vectors))
         ids = sorted(vectors)[: QUERIES if spec.rows == TRACKS else QUERIES_PARTS]
         hits = _search(client, name, [vectors[i] for i in ids], both, key)
         gates.append(_self_recall(ids, hits))

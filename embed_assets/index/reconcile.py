@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed_assets import catalogue
+from embed_assets.context import IndexContext
 from embed_assets.identity import IndexSpec, digest
 from embed_assets.index.collection import ensure, rows_by_folder, served
 from embed_assets.index.wanted import rows_of_track
@@ -42,14 +43,13 @@ class Drift:
         return not self.differing and not self.orphans
 
 
-def reconcile(
-    client: MilvusClient, spec: IndexSpec, tables: Tables, address: str
-) -> dict[str, Drift]:
+def reconcile(client: MilvusClient, index: IndexContext) -> dict[str, Drift]:
     """Compare the wanted and the served collections with the tables, and see that it is mended.
 
     Returns what was found, by the collection's name. Orphaned rows are deleted at once; folders
     that differ are taken for not written, so that the next look has ordinary runs write them.
     """
+    spec, tables, address = index.spec, index.tables, index.uri
     wanted = spec.layers
     specs = list(wanted)
     now = served(client)

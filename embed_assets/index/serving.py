@@ -11,13 +11,13 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from embed_assets import catalogue
+from embed_assets.context import IndexContext
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import PARTS, TRACKS, IndexSpec, parts_of
 from embed_assets.index import collection
 from embed_assets.index.gates import Verdict, judge
 from embed_assets.index.reconcile import mend
 from embed_assets.tables import Tables
-from embed_assets.vectors.store import Store
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -54,14 +54,13 @@ class Listed:
     gates_at: float | None
 
 
-def settle(
-    client: MilvusClient, spec: IndexSpec, tables: Tables, store: Store, address: str
-) -> Standing:
-    """Serve the collection of `spec` if it is its turn: complete, sound, and not rolled back.
+def promote_if_ready(client: MilvusClient, index: IndexContext) -> Standing:
+    """Serve the wanted collection once it is complete and passes its gates, unless rolled back.
 
     The first collection of an index is served at once, so that an import is searchable from its
-    first folders on. What the gates find to differ is written again by the next look.
+    first folders on. Folders whose rows the gates find to differ are written again by later runs.
     """
+    spec, tables, address = index.spec, index.tables, index.uri
     wanted, now = spec.collection, collection.served(client)
     if now is None:
         return _move(client, tables, address, wanted, None, "first", wanted)
@@ -76,7 +75,7 @@ def settle(
     if last and last.name == now and catalogue.is_by_hand(tables, address, wanted):
         why = "a person chose the other one; `embed-assets promote` serves this one"
         return Standing(wanted, now, why=why)
-    verdict = judge(client, spec, tables, store, address, now)
+    verdict = judge(client, index, now)
     catalogue.note_gates(tables, address, wanted, verdict.as_json())
     if not verdict.passed:
         for one, drift in verdict.drifts:
@@ -85,45 +84,36 @@ def settle(
     return _move(client, tables, address, wanted, now, "gates", wanted, verdict)
 
 
-def settle_and_judge(
-    client: MilvusClient, spec: IndexSpec, tables: Tables, store: Store, address: str
-) -> Standing:
+def promote_if_ready_and_judge(client: MilvusClient, index: IndexContext) -> Standing:
     """The same, with the figures of the wanted collection also if it is served already."""
-    standing = settle(client, spec, tables, store, address)
+    standing = promote_if_ready(client, index)
     if standing.verdict is not None or standing.wanted != standing.served:
         return standing
-    verdict = judge(client, spec, tables, store, address, standing.served)
-    catalogue.note_gates(tables, address, spec.collection, verdict.as_json())
+    verdict = judge(client, index, standing.served)
+    catalogue.note_gates(index.tables, index.uri, index.spec.collection, verdict.as_json())
     return replace(standing, verdict=verdict)
 
 
 def promote(
-    client: MilvusClient,
-    name: str,
-    tables: Tables,
-    store: Store,
-    address: str,
-    *,
-    wanted: str,
-    anyway: bool = False,
-    parts: bool = False,
+    client: MilvusClient, index: IndexContext, name: str, *, anyway: bool = False
 ) -> Standing:
     """Serve a collection by hand if it passes its gates, or `anyway`.
 
-    If it is not the `wanted` one, which the settings ask for, it stays until those change.
-    `parts`: the collection of its parts, if it has one, must pass as well.
+    If it is not the one that the settings ask for, it stays until those change. Where they ask for
+    parts, the collection of its parts, if it has one, must pass as well.
 
     Raises:
         ConfigurationError: there is no such collection, or a gate failed.
     """
+    tables, address, wanted = index.tables, index.uri, index.spec.collection
     now = _require(client, name)
     if now == name:
         catalogue.note_move(tables, address, name, name, catalogue.PROMOTE, wanted)
         return Standing(name, name)
-    spec = catalogue.spec_of(tables, address, name, parts=parts)
+    spec = catalogue.spec_of(tables, address, name, parts=index.spec.parts)
     verdict = None
     if spec is not None:
-        verdict = judge(client, spec, tables, store, address, now)
+        verdict = judge(client, index.of(spec), now)
         catalogue.note_gates(tables, address, name, verdict.as_json())
     if not anyway:
         if verdict is None:

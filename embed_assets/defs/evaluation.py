@@ -1,0 +1,262 @@
+"""One evaluation of the library, as the sensor and `sync` do it: walk, compare, plan runs."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+
+import dagster as dg
+
+from embed_assets import asked, ctimes, reports
+from embed_assets.context import IndexContext
+from embed_assets.defs import state
+from embed_assets.defs.execution import IN_PROCESS
+from embed_assets.defs.partitions import key_of, path_of
+from embed_assets.defs.ranged_run import PRIORITY_TAG, REMOVE_TAG
+from embed_assets.encoders import is_quick
+from embed_assets.errors import ConfigurationError
+from embed_assets.identity import folder_id
+from embed_assets.index.folders import version_of, written_versions
+from embed_assets.library.left_out import LeftOut
+from embed_assets.library.walk import Folder, order, require_library, walk
+from embed_assets.planning.compare import compare, plan_removals
+from embed_assets.planning.runs import plan_of, plan_runs, record_attempts, split_imports
+from embed_assets.planning.values import (
+    FolderSnapshot,
+    Known,
+    Plan,
+    Policy,
+    RunRequest,
+    SensorCursor,
+)
+from embed_assets.rows import EMPTY
+
+LIVE_RUNS = 3
+"""Runs that evaluations keep alive beside those that embed; more would only queue."""
+
+IMPORT_RUNS = 1
+"""Of these, imports: one reads the next folders while the others embed."""
+
+IMPORT_SECONDS = 600.0
+"""A run of an import embeds for about so long: an album dropped meanwhile waits for it, since the
+encoder does one run's work at a time. Loading MuQ again for the next run costs a hundredth."""
+
+FIRST_IMPORT_FILES = 100
+"""Tracks of a run while nobody knows how long one takes, unless the encoder is quick anywhere."""
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What one evaluation found; `complete`: the walk reached the end of the library.
+
+    `newest_run` is the youngest run when it began, `attempts_before` the cursor's attempts before
+    this evaluation added its own.
+    """
+
+    plan: Plan
+    complete: bool
+    live_runs: int
+    seconds: float
+    newest_run: int
+    attempts_before: dict[str, tuple[str, int, float]]
+
+
+def evaluate(
+    instance: dg.DagsterInstance,
+    context: IndexContext,
+    cursor: SensorCursor,
+    policy: Policy,
+    budget_seconds: float = 45.0,
+    left_out: LeftOut | None = None,
+) -> Evaluation:
+    """Compare the library with what is indexed; `cursor` is updated, nothing else is changed.
+
+    A walk that takes longer than its budget continues at the next evaluation. `left_out` counts
+    what this one leaves out.
+
+    Raises:
+        LibraryUnavailable: the library is not there, or so much is gone that it looks unmounted.
+    """
+    started = time.monotonic()
+    tables, recipe = context.tables, context.spec.recipe.digest
+    root = require_library(context.library.root, may_be_empty=policy.removals_confirmed)
+    # In this order: a run that ends between the two reads is then running or seen, never neither.
+    newest_run = state.newest_run(instance)
+    runs = state.live_runs(instance)
+    known = _known(instance, context, runs)
+    live, imports = state.count_runs(runs)
+    free = max(0, policy.max_new_runs - live)
+    policy = replace(
+        policy,
+        max_new_runs=free,
+        max_import_runs=max(0, min(policy.max_import_runs - imports, free)),
+        files_per_run=_files_per_run(context, policy),
+    )
+    for path, at in asked.open_requests(tables).items():
+        # A request ends the backoff of attempts before it.
+        key = key_of(path)
+        if key in cursor.attempts and cursor.attempts[key][2] < at:
+            del cursor.attempts[key]
+    steps = _Walk(walk(root, _path(cursor.resume), left_out), started + budget_seconds)
+    ctimes_read = ctimes.known(tables, time.time())
+    attempts_before = dict(cursor.attempts)
+    walked = _snapshots(steps, context, known, ctimes_read)
+    found = compare(walked, known, cursor, policy, time.time())
+    missing = _missing(known, found.found, steps, _path(cursor.resume))
+    if typed := [key for key in missing if _path(key) is None]:
+        # Typed in by hand: no run can do anything for them, so their partitions go.
+        known = replace(known, indexed={**known.indexed, **dict.fromkeys(typed, EMPTY)})
+    removals = plan_removals(missing, steps.complete, found, known, cursor, policy, time.time())
+    requests = plan_runs(found, removals, known, policy)
+    keys = [key for request in requests if request.is_import for key in request.keys]
+    requests = split_imports(requests, found, _embedded(context, keys, recipe), policy)
+    record_attempts(cursor, requests, found, removals, time.time())
+    cursor.resume = None if steps.complete or steps.last is None else key_of(steps.last)
+    return Evaluation(
+        plan_of(requests, found, removals),
+        steps.complete,
+        live,
+        time.monotonic() - started,
+        newest_run,
+        attempts_before,
+    )
+
+
+def prepare(instance: dg.DagsterInstance, context: IndexContext, plan: Plan) -> None:
+    """Retire folders that are out of the index, and add partitions for all others that lack one."""
+    for key in plan.retire:
+        instance.delete_dynamic_partition("music_folders", key)
+        if (path := _path(key)) is not None:
+            context.tables.forget_folder(folder_id(context.library.name, path))
+    # Those of a request stay neighbours: a run covers a range of partitions.
+    if keys := [*plan.adopt, *(key for request in plan.requests for key in request.keys)]:
+        state.add_keys(instance, keys)
+
+
+def run_tags(request: RunRequest) -> dict[str, str]:
+    """Tags of the run that does a request."""
+    priority = "import" if request.is_import else "interactive"
+    tags = state.range_tags(request.keys) | {PRIORITY_TAG: priority}
+    return tags | ({REMOVE_TAG: "true"} if request.remove else {})
+
+
+def run_config(request: RunRequest) -> dict[str, object]:
+    """How the steps of the run that does a request are executed."""
+    return {} if request.is_import else IN_PROCESS
+
+
+def summary(found: Evaluation) -> str:
+    """One line for people on what an evaluation found."""
+    plan = found.plan
+    parts = [f"{plan.folders} folders, {plan.files} files", f"{plan.in_step} in step"]
+    again = f", the next in {plan.next_attempt_in:.0f} s" if plan.next_attempt_in else ""
+    for n, what in (
+        (plan.due, "to do"),
+        (plan.running, "in runs"),
+        (plan.backing_off, f"waiting after a failure{again}"),
+        (plan.unreadable, "unreadable"),
+        (len(plan.retire), "retired"),
+    ):
+        parts += [f"{n} {what}"] if n else []
+    if plan.debounced_in is not None:
+        parts.append("waiting until folders stop changing")
+    if not found.complete:
+        parts.append("the walk continues at the next look")
+    return ", ".join(parts) + f" ({found.seconds:.1f} s)"
+
+
+@dataclass
+class _Walk:
+    """A walk that ends early once its time is up; it says how far it came."""
+
+    folders: Iterable[Folder]
+    deadline: float
+    complete: bool = False
+    last: bytes | None = None
+    unreadable: list[bytes] = field(default_factory=list)
+
+    def __iter__(self) -> Iterator[Folder]:
+        for folder in self.folders:
+            self.last = folder.path
+            if folder.digest is None:
+                self.unreadable.append(folder.path)
+            yield folder
+            if folder.digest is not None and time.monotonic() > self.deadline:
+                return
+        self.complete = True
+
+
+def _known(
+    instance: dg.DagsterInstance, context: IndexContext, runs: Sequence[dg.DagsterRun]
+) -> Known:
+    partitions = state.known_keys(instance)
+    indexed = written_versions(context.tables, context.spec, context.uri)
+    there = set(partitions)
+    return Known(
+        partitions=partitions,
+        indexed={key_of(path): version for path, version in indexed.items()},
+        running=state.held_keys(runs, partitions),
+        failed={key_of(path): own for path, own in reports.failures(context.tables).items()},
+        unlisted=[
+            key for _, path, _ in context.tables.folders() if (key := key_of(path)) not in there
+        ],
+    )
+
+
+def _snapshots(
+    folders: Iterable[Folder], context: IndexContext, known: Known, ctimes_read: dict[bytes, int]
+) -> Iterator[FolderSnapshot]:
+    for folder in folders:
+        key = key_of(folder.path)
+        if folder.digest is None:
+            yield FolderSnapshot(key, None)
+            continue
+        version = version_of(folder.digest, context.spec)
+        same = ctimes_read.get(folder.path, folder.ctimes) == folder.ctimes
+        other = "" if same or known.indexed.get(key) != version else f"+{folder.ctimes:x}"
+        yield FolderSnapshot(key, version, folder.files, folder.newest_ns / 1e9, other)
+
+
+def _missing(known: Known, found: Collection[str], steps: _Walk, after: bytes | None) -> list[str]:
+    """Known folders in the part of the library that was walked, which the walk did not find.
+
+    Nothing below a folder that could not be read is missing.
+    """
+    missing = []
+    for key in (*known.partitions, *known.unlisted):
+        if key in found:
+            continue
+        path = _path(key)
+        if path is None:
+            missing.append(key)
+            continue
+        if any(not u or path.startswith(u + b"/") for u in steps.unreadable):
+            continue
+        begun = after is None or order(path) > order(after)
+        ended = steps.complete or steps.last is None or order(path) <= order(steps.last)
+        if begun and ended:
+            missing.append(key)
+    return missing
+
+
+def _embedded(context: IndexContext, keys: Sequence[str], recipe: str) -> dict[str, int]:
+    """How many tracks of these folders have vectors or were rejected."""
+    folders = {folder_id(context.library.name, path_of(key)): key for key in keys}
+    states = reports.folder_states(context.tables, folders, recipe)
+    return {folders[folder]: one.tracks - one.pending for folder, one in states.items()}
+
+
+def _files_per_run(context: IndexContext, policy: Policy) -> int:
+    recipe = context.spec.recipe
+    seconds = reports.seconds_per_track(context.tables, recipe.digest, 100 * policy.encoders)
+    if seconds is None:
+        return policy.files_per_run if is_quick(recipe.encoder) else FIRST_IMPORT_FILES
+    return max(1, int(IMPORT_SECONDS / seconds))
+
+
+def _path(key: str | None) -> bytes | None:
+    try:
+        return None if key is None else path_of(key)
+    except ConfigurationError:
+        return None

@@ -1,0 +1,120 @@
+"""Requesting runs, one evaluation at a time.
+
+The sensor and `sync` may evaluate at the same time. Before requesting runs we take a lock and drop
+folders that were requested since our snapshot. Runs of `sync` are in Dagster's record when it
+releases the lock; those of a sensor's tick are created a moment later by the daemon, and until then
+the tick's record holds their folders.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+
+import dagster as dg
+
+from embed_assets.defs import state
+from embed_assets.defs.evaluation import Evaluation
+from embed_assets.errors import TransientError
+from embed_assets.planning.values import SensorCursor
+
+REQUESTED = "embed_assets/asked"
+"""In Dagster's store of cursors: what the last tick of the sensor requested."""
+
+LAUNCH_SECONDS = 20.0
+LAUNCH_SECONDS_A_FOLDER = 0.05
+"""The daemon creates a tick's runs within this time, or has died; it writes three events a folder
+first."""
+
+MOST_RUNS = 50
+"""Runs that may begin during one evaluation; what is beyond is done twice."""
+
+
+@contextmanager
+def request_lock(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[None]:
+    """Hold the lock under which runs are requested; the kernel gives it back if we are killed.
+
+    Raises:
+        TransientError: somebody else has it for so long.
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(Path(instance.root_directory) / "asking.lock")
+    try:
+        lock.acquire(timeout=wait_seconds)
+    except Timeout:
+        raise TransientError(
+            f"another process has been requesting runs for more than {wait_seconds:.0f} s; this is"
+            " tried again"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def drop_already_requested(
+    instance: dg.DagsterInstance, found: Evaluation, cursor: SensorCursor, recorded: bool = True
+) -> Evaluation:
+    """The evaluation without what was requested since it began, which counts as running.
+
+    `recorded`: what the sensor requested and the daemon has not launched is left out, too.
+    """
+    if not found.plan.requests and not found.plan.retire:
+        return found
+    records = [
+        r for r in instance.get_run_records(limit=MOST_RUNS) if r.storage_id > found.newest_run
+    ]
+    taken = state.held_keys([r.dagster_run for r in records], state.known_keys(instance))
+    if recorded:
+        taken |= _to_be_launched(instance)
+    left, dropped = [], set()
+    for request in found.plan.requests:
+        if taken.isdisjoint(request.keys):
+            left.append(request)
+        else:
+            dropped.update(request.keys)
+    # A range may span folders that are in step: only the others were due.
+    due = dropped & cursor.attempts.keys()
+    for key in due:
+        if key in found.attempts_before:
+            cursor.attempts[key] = found.attempts_before[key]
+        else:
+            del cursor.attempts[key]
+    retire = tuple(key for key in found.plan.retire if key not in taken)
+    plan = replace(
+        found.plan,
+        requests=tuple(left),
+        retire=retire,
+        running=found.plan.running + len(due),
+        due=found.plan.due - len(due),
+    )
+    return replace(found, plan=plan)
+
+
+def record_requested(instance: dg.DagsterInstance, found: Evaluation) -> None:
+    """Record what a tick requests, so that nobody else does before the daemon creates its runs."""
+    keys = [key for request in found.plan.requests for key in request.keys]
+    if keys:
+        note = {"at": time.time(), "newest": state.newest_run(instance), "keys": keys}
+        instance.daemon_cursor_storage.set_cursor_values({REQUESTED: json.dumps(note)})
+
+
+def forget_requested(instance: dg.DagsterInstance) -> None:
+    """Drop the record when no daemon is there to create the runs of the last tick."""
+    instance.daemon_cursor_storage.set_cursor_values({REQUESTED: ""})
+
+
+def _to_be_launched(instance: dg.DagsterInstance) -> set[str]:
+    text = instance.daemon_cursor_storage.get_cursor_values({REQUESTED}).get(REQUESTED)
+    note = json.loads(text) if text else {"at": 0.0, "keys": []}
+    within = LAUNCH_SECONDS + LAUNCH_SECONDS_A_FOLDER * len(note["keys"])
+    if not 0.0 <= time.time() - note["at"] < within:
+        return set()
+    records = instance.get_run_records(limit=MOST_RUNS)
+    made = [r.dagster_run for r in records if r.storage_id > note["newest"]]
+    return set(note["keys"]) - state.held_keys(made, state.known_keys(instance))

@@ -1,0 +1,223 @@
+"""Comparing a walk with what is known: which folders are due, and which are gone."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+from embed_assets.errors import LibraryUnavailable
+from embed_assets.planning.values import FolderSnapshot, Known, Policy, SensorCursor
+from embed_assets.rows import EMPTY
+
+BACKOFF = (60.0, 300.0, 1800.0, 10_800.0, 43_200.0)
+"""Seconds until a version that failed 1, 2, 3, 4, 5 or more times is tried again."""
+
+SHORT_BACKOFF = (5.0, 60.0, 300.0, 1800.0, 10_800.0, 43_200.0)
+"""The same for a folder that did not fail itself: it changed meanwhile, or its run was killed."""
+
+INTERACTIVE_SECONDS = 900.0
+"""Somebody waits for a folder that changed so recently: it is done before an import."""
+
+INTERACTIVE_FOLDERS = 8
+"""At most so many of the most recently changed folders; the others are an import."""
+
+MASS_REMOVAL_MIN = 3
+"""More folders than these are only removed if they are less than half of the library, or a person
+confirms it."""
+
+MAX_MISSING = 5000
+"""Missing folders that a walk of several evaluations keeps; the next walk finds the others."""
+
+
+@dataclass(frozen=True, slots=True)
+class DueFolder:
+    """A folder that needs a run; `retry_level` 0: in a full run, 1: in a small one, 2: alone."""
+
+    key: str
+    version: str
+    attempts: int
+    retry_level: int
+    files: int = 0
+
+
+@dataclass
+class Comparison:
+    """What became of each folder of a walk.
+
+    `unlisted`: folders that are in step and have no partition, in the walk's order. Not all that is
+    `due` is kept in `folders`: new folders beyond what can be started now are found
+    again by the next evaluation, so memory does not grow with an import.
+    """
+
+    folders: dict[str, DueFolder] = field(default_factory=dict)
+    interactive: set[str] = field(default_factory=set)
+    found: set[str] = field(default_factory=set)
+    in_step: set[str] = field(default_factory=set)
+    unlisted: list[str] = field(default_factory=list)
+    new_versions: set[str] = field(default_factory=set)
+    total: int = 0
+    files: int = 0
+    due: int = 0
+    running: int = 0
+    unreadable: int = 0
+    debounced_in: list[float] = field(default_factory=list)
+    next_attempt_in: list[float] = field(default_factory=list)
+
+
+def compare(
+    walked: Iterable[FolderSnapshot],
+    known: Known,
+    cursor: SensorCursor,
+    policy: Policy,
+    now: float,
+) -> Comparison:
+    """Sort the folders of a walk by what they need; `cursor` is updated in place."""
+    result = Comparison()
+    partitions = set(known.partitions)
+    indexed_versions = set(known.indexed.values())
+    recent: list[tuple[float, str]] = []
+    max_new = policy.folders_per_run * policy.max_import_runs
+    new = 0
+    for folder in walked:
+        key, version = folder.key, folder.version
+        result.found.add(key)
+        if version is None:
+            result.unreadable += 1
+            continue
+        result.total += 1
+        result.files += folder.files
+        if known.indexed.get(key) != version and version in indexed_versions:
+            result.new_versions.add(version)
+        if known.indexed.get(key) == version and not folder.ctimes:
+            result.in_step.add(key)
+            if key not in partitions:
+                result.unlisted.append(key)
+            cursor.debouncing.pop(key, None)
+            cursor.attempts.pop(key, None)
+            continue
+        if key in known.running:
+            result.running += 1
+            continue
+        # Without the ctimes, which may differ at each walk: the folder would never be unchanged.
+        if (wait := _debounced_in(folder, version, cursor, now, policy)) > 0:
+            result.debounced_in.append(wait)
+            continue
+        attempted = version + folder.ctimes
+        if (wait := _next_attempt_in(key, attempted, known, cursor, now)) > 0:
+            result.next_attempt_in.append(wait)
+            continue
+        result.due += 1
+        item = _due(key, attempted, known, cursor, folder.files)
+        if policy.interactive and now - folder.newest < INTERACTIVE_SECONDS:
+            result.folders[key] = item
+            heapq.heappush(recent, (folder.newest, key))
+            if len(recent) <= INTERACTIVE_FOLDERS:
+                continue
+            item = result.folders.pop(heapq.heappop(recent)[1])
+        if item.key in partitions or new < max_new:
+            result.folders[item.key] = item
+            new += item.key not in partitions
+    result.interactive = {key for _, key in recent}
+    return result
+
+
+@dataclass(frozen=True)
+class Removals:
+    """Folders that are gone: those to be removed from the index, and those that are out of it."""
+
+    due: tuple[DueFolder, ...] = ()
+    retire: tuple[str, ...] = ()
+    running: int = 0
+    next_attempt_in: tuple[float, ...] = ()
+
+
+def plan_removals(
+    missing: Sequence[str],
+    complete: bool,
+    result: Comparison,
+    known: Known,
+    cursor: SensorCursor,
+    policy: Policy,
+    now: float,
+) -> Removals:
+    """What to do about the known folders that the walk should have found; `cursor` is updated.
+
+    Nothing is removed before a walk is `complete`.
+
+    Raises:
+        LibraryUnavailable: so much is gone that the library looks unmounted; nothing is removed.
+    """
+    retire = [k for k in missing if known.indexed.get(k) == EMPTY and k not in known.running]
+    for key in retire:
+        cursor.attempts.pop(key, None)
+    # A folder without a version may have left rows behind a failed run: it is removed like others.
+    gone = [k for k in missing if known.indexed.get(k) != EMPTY]
+    if complete:
+        gone = list(dict.fromkeys([*cursor.missing, *gone]))
+        cursor.missing = []
+        kept = cursor.debouncing.items()
+        cursor.debouncing = {k: v for k, v in kept if k in result.found}
+    else:
+        cursor.missing = [*cursor.missing, *gone][:MAX_MISSING]
+        gone = []
+    if not policy.removals_confirmed:
+        lost = [k for k in gone if known.indexed.get(k) not in result.new_versions]
+        every = (*known.partitions, *known.unlisted)
+        _refuse_mass_removal(lost, result.total, sum(known.indexed.get(k) != EMPTY for k in every))
+    due, waits, running = [], [], 0
+    for key in gone:
+        if key in known.running:
+            running += 1
+        elif (wait := _next_attempt_in(key, EMPTY, known, cursor, now)) > 0:
+            waits.append(wait)
+        else:
+            due.append(_due(key, EMPTY, known, cursor))
+    return Removals(tuple(due), tuple(retire), running, tuple(waits))
+
+
+def _debounced_in(
+    folder: FolderSnapshot, version: str, cursor: SensorCursor, now: float, policy: Policy
+) -> float:
+    """Seconds until the folder has been unchanged for long enough; 0 if it has."""
+    age = now - folder.newest
+    if age >= policy.settle_seconds:
+        return 0.0
+    # Younger than the settle time, or dated in the future: then only our own clock can tell.
+    before, since = cursor.debouncing.get(folder.key, ("", now))
+    if before != version:
+        since = now
+    cursor.debouncing[folder.key] = (version, since)
+    return max(0.0, policy.settle_seconds - max(now - since, age))
+
+
+def _next_attempt_in(
+    key: str, version: str, known: Known, cursor: SensorCursor, now: float
+) -> float:
+    """Seconds until this version is tried again; 0 if now."""
+    before, count, at = cursor.attempts.get(key, ("", 0, 0.0))
+    if before != version or count == 0:
+        return 0.0
+    steps = BACKOFF if key in known.failed else SHORT_BACKOFF
+    return max(0.0, at + steps[min(count, len(steps)) - 1] - now)
+
+
+def _due(key: str, version: str, known: Known, cursor: SensorCursor, files: int = 0) -> DueFolder:
+    before, count, _ = cursor.attempts.get(key, ("", 0, 0.0))
+    attempts = count if before == version else 0
+    return DueFolder(key, version, attempts, _retry_level(attempts, known.failed.get(key)), files)
+
+
+def _retry_level(attempts: int, own_fault: bool | None) -> int:
+    if not attempts or own_fault is False:
+        return 0
+    return 2 if own_fault else min(attempts, 2)
+
+
+def _refuse_mass_removal(gone: Sequence[str], folders: int, indexed: int) -> None:
+    if gone and (folders == 0 or (len(gone) > MASS_REMOVAL_MIN and 2 * len(gone) >= indexed)):
+        raise LibraryUnavailable(
+            f"{len(gone)} of {indexed} indexed folders are gone from the library at once"
+            f" (first: {gone[0]!r}). If the disk or share is not mounted, mount it; if they were"
+            " really deleted, run `embed-assets sync --confirm-removals`. Nothing was removed"
+        )
