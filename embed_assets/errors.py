@@ -40,14 +40,14 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES = {
-    ExitCode.DONE: "Done. `sync`: everything is in step; rejected tracks are no failure. `up`:"
-    " stopped by Ctrl-C or TERM, or another one is up already.",
-    ExitCode.FAILED: "What was asked for is not there, or failed: no such track, Milvus is away, a"
-    " full disk. `sync`: a folder failed. `doctor`: something is wrong. `collections --check`: a"
-    " gate failed.",
-    ExitCode.WRONG: "A setting or an option is wrong, the library is not there, or nothing is"
-    " indexed yet. `status`: something keeps it from looking at the library.",
-    ExitCode.INTERRUPTED: "Ctrl-C.",
+    ExitCode.DONE: "Success. `sync`: everything is up to date; rejected tracks do not count as"
+    " failures. `up`: stopped by Ctrl-C or SIGTERM, or another `up` is already running.",
+    ExitCode.FAILED: "Failure: no such track, Milvus is not reachable, the disk is full, and the"
+    " like. `sync`: a folder failed. `doctor`: a check failed. `collections --check`: a gate"
+    " failed.",
+    ExitCode.WRONG: "A setting or an option is wrong, the library is missing, or nothing is indexed"
+    " yet. `status`: the library cannot be scanned.",
+    ExitCode.INTERRUPTED: "Interrupted by Ctrl-C.",
 }
 """The exit codes of all commands, for the docs."""
 
