@@ -58,8 +58,7 @@ def settings() -> str:
         "",
         "Set these as environment variables, or in a file `.env` in the folder where you start a"
         " command.",
-        "A variable whose name is almost that of a setting is reported as a"
-        " possible typo.",
+        "A variable whose name is almost that of a setting is reported as a possible typo.",
         "",
         "| variable | meaning | default |",
         "|---|---|---|",
