@@ -1,7 +1,7 @@
-"""Every `EMBED_*` setting, from the environment or `.env`, validated.
+"""Every `EMBED_*` setting, read from the environment or `.env` and validated.
 
-Stands above the domain: only the entrances (definitions, command line) read settings, and hand the
-domain plain values, so that no domain module can read configuration.
+Only entry points (definitions, command line) read settings. They pass plain values to the domain,
+which never reads configuration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from embed_assets.index.address import normal_address
 
 
 class Settings(BaseSettings):
-    """The settings; the description of each is what `docs/settings.md` prints."""
+    """The settings; `docs/settings.md` is generated from their descriptions."""
 
     model_config = SettingsConfigDict(
         env_prefix="EMBED_", env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
@@ -171,7 +171,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def mistyped(cls) -> list[str]:
-        """Sentences about variables that are no settings and are named almost like one."""
+        """A sentence for each variable that is not a setting but has almost the name of one."""
         from dotenv import dotenv_values
 
         known = [f"EMBED_{name.upper()}" for name in cls.model_fields]
@@ -196,7 +196,7 @@ class Settings(BaseSettings):
 
     @property
     def index_uri(self) -> str:
-        """Where the index lies: EMBED_MILVUS_URI and its database, or a Lite file in the home."""
+        """Address of the index: EMBED_MILVUS_URI with its database, or the Lite file."""
         if not self.milvus_uri:
             return str(self.home / "milvus.db")
         return normal_address(self.milvus_uri, self.milvus_database)
@@ -212,7 +212,7 @@ class Settings(BaseSettings):
         return self.home / "models"
 
     def environment(self) -> dict[str, str]:
-        """The settings as absolute `EMBED_*` variables, for processes that are started."""
+        """The settings as absolute `EMBED_*` variables, for child processes."""
         values = self.model_dump(exclude_none=True)
         return {f"EMBED_{k.upper()}": str(v) for k, v in values.items() if v != ""}
 
