@@ -1,4 +1,4 @@
-"""The command `embed-assets`: arguments in, lines or JSON out; the work stands in `commands`."""
+"""The command line `embed-assets`: parses arguments and prints; `commands` does the work."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from embed_assets.errors import EmbedAssetsError, ExitCode
 from embed_assets.settings import Settings
 
 app = typer.Typer(
-    help="Keeps a Milvus vector index in step with a music library. Settings are EMBED_* variables"
-    " or lines in .env; see docs/settings.md.",
+    help="Keep a Milvus vector index in step with a music library. Settings are EMBED_* environment"
+    " variables or lines in .env; see docs/settings.md.",
     no_args_is_help=True,
     add_completion=False,
     rich_markup_mode=None,
@@ -42,14 +42,16 @@ def up(
 def sync(
     confirm_removals: Annotated[
         bool,
-        typer.Option("--confirm-removals", help="Remove what is gone, however much it is."),
+        typer.Option(
+            "--confirm-removals", help="Remove missing music from the index, however much it is."
+        ),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at the library once, run what that calls for, and wait.
+    """Scan the library once, run what has changed, and wait for it.
 
-    Exit code 0: in step (rejected tracks are no failure); 1: a folder failed; 2: wrong
-    configuration, or the library is not there.
+    Exit codes: 0 if everything is up to date (rejected tracks do not count as failures), 1 if a
+    folder failed, 2 if a setting is wrong or the library is missing.
     """
     from embed_assets.commands.sync import sync as command
 
@@ -68,7 +70,7 @@ def sync(
             typer.echo("`embed-assets errors` says why.")
         if result.links_skipped:
             links = counted(result.links_skipped, "symbolic link")
-            typer.echo(f"{links} not followed: `embed-assets doctor` says what to do.")
+            typer.echo(f"{links} not followed: see `embed-assets doctor`.")
     raise typer.Exit(ExitCode.FAILED if result.failed_folders else ExitCode.DONE)
 
 
@@ -79,14 +81,14 @@ def status(
         bool,
         typer.Option(
             "--watch",
-            help="Redraw every 2 s until Ctrl-C (not in a pipe: there it prints once); with --json,"
-            " print a document on a line of its own every 2 s.",
+            help="Redraw every 2 s until Ctrl-C; in a pipe, print once. With --json, print one"
+            " JSON document per line every 2 s.",
         ),
     ] = False,
 ) -> None:
-    """Say how many tracks and folders are in step, the rate, the time to go.
+    """Show tracks and folders by state, the current rate, and the time left.
 
-    Exit code 2: something keeps the library from being looked at; PROBLEM says what.
+    Exit code 2: the library cannot be scanned; the line PROBLEM gives the reason.
     """
     from embed_assets.commands import screen
     from embed_assets.commands.status import status as command
@@ -114,11 +116,11 @@ def errors(
         typer.Option(
             "--clear",
             metavar="PATH",
-            help="As `embed-assets retry PATH`.",
+            help="The same as `embed-assets retry PATH`.",
         ),
     ] = None,
 ) -> None:
-    """List every rejected track and every folder that is not done, with the reason."""
+    """List rejected tracks and folders that are not done, each with the reason."""
     from embed_assets.commands import errors as command
     from embed_assets.commands.retry import retry as again
 
@@ -148,7 +150,7 @@ def errors(
     if rows:
         typer.echo(
             terminal.plain(
-                "A file is tried again when it changes, or with `embed-assets retry PATH`."
+                "A file is read again when it changes, or with `embed-assets retry PATH`."
             )
         )
 
@@ -159,16 +161,16 @@ def retry(
         str,
         typer.Argument(
             metavar="PATH",
-            help="A track, or a folder and all below it: in the library, or as `errors` prints it.",
+            help="A track, or a folder and all below it, as a path or as `errors` prints it.",
         ),
     ],
     as_json: AsJson = False,
 ) -> None:
-    """Have a track or a folder read and embedded anew, whatever is known of it.
+    """Read and embed a track or a folder again, even if nothing seems to have changed.
 
-    For files that changed and look as before, and for what was rejected or failed. `up` does it at
-    its next look, or else the next `sync`; until then searches find what they found. Exit code 1:
-    nothing of that name is known.
+    Use it for rejected or failed music, and for files whose change cannot be detected. The work is
+    done at the next scan of `up`, or by the next `sync`; until then searches return the old
+    results. Exit code 1: no track or folder has that name.
     """
     from dataclasses import asdict
 
@@ -183,7 +185,7 @@ def retry(
 
 def _say_asked(folders: list[str], tracks: int) -> None:
     typer.echo(
-        f"{counted(tracks, 'track')}: read and embedded anew by `up`, or by the next `sync`:"
+        f"{counted(tracks, 'track')} will be read and embedded again by `up` or the next `sync`:"
     )
     for folder in folders:
         typer.echo(terminal.plain(f"    {folder}"))
@@ -193,12 +195,12 @@ def _say_asked(folders: list[str], tracks: int) -> None:
 def doctor(
     as_json: AsJson = False,
     deep: Annotated[
-        bool, typer.Option("--deep", help="Read every stored vector, not a sample of them.")
+        bool, typer.Option("--deep", help="Read every stored vector instead of a sample.")
     ] = False,
 ) -> None:
-    """Check everything that a run needs, and say what to do where something is wrong.
+    """Check everything that a run needs, and say how to fix what is wrong.
 
-    Exit code 1 if anything is.
+    Exit code 1: at least one check failed.
     """
     from dataclasses import asdict
 
@@ -218,17 +220,17 @@ def doctor(
 @app.command("try-int8", epilog="Example: embed-assets try-int8 --tracks 200")
 def try_int8(
     tracks: Annotated[
-        int, typer.Option("--tracks", "-n", min=40, max=2000, help="How many tracks to try.")
+        int, typer.Option("--tracks", "-n", min=40, max=2000, help="Number of tracks to measure.")
     ] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """Measure on your music whether MuQ in int8 is worth it, and say so.
+    """Measure on your own music whether `muq-int8` is worth using.
 
-    Makes the model in int8 unless it is there, with ranges from 8 tracks of the library: once,
-    five minutes, 6 GB of memory and `pip install 'embed_assets[int8]'`. Then embeds others in int8
-    and in float32, and compares who is near whom, and how long it took: some 15 minutes on two
-    cores. Nothing is indexed. Exit code 0: it was measured, for or against; 2: it cannot be used
-    here.
+    Creates the int8 model if there is none yet, calibrated on 8 tracks of the library. This is done
+    once, takes five minutes and 6 GB of memory, and needs `pip install 'embed_assets[int8]'`. Then
+    embeds other tracks in int8 and in float32 and compares neighbours and speed, in about 15
+    minutes on two cores. Nothing is indexed. Exit codes: 0 if it was measured, whatever the result;
+    2 if int8 cannot be used on this machine.
     """
     from embed_assets.commands.try_int8 import try_int8 as command
 
@@ -239,13 +241,13 @@ def try_int8(
     typer.echo(
         f"{found.tracks} of {found.library_tracks} tracks, windows {found.windows}, pooling"
         f" {found.pooling}; {found.skipped} could not be embedded\n"
-        f"of the 10 nearest in float32 among the 10 in int8: {found.overlap:.3f}, give or take"
-        f" {found.overlap_error:.3f} (goal {found.goal_overlap:g}); among half of the tracks:"
-        f" {found.overlap_half:.3f}\n"
-        f"the nearest stays the nearest: {found.same_nearest:.3f}\n"
+        f"share of the 10 nearest in float32 that are among the 10 nearest in int8:"
+        f" {found.overlap:.3f} +/- {found.overlap_error:.3f} (goal {found.goal_overlap:g}); with"
+        f" half of the tracks: {found.overlap_half:.3f}\n"
+        f"share of tracks whose nearest neighbour stays the same: {found.same_nearest:.3f}\n"
         f"cosine to float32: smallest {found.smallest_cosine:.4f}, median"
         f" {found.median_cosine:.4f}\n"
-        "audio-seconds a second of one core: "
+        "seconds of audio per second of one core: "
         + "; ".join(f"{name} {speed:g}" for name, speed in found.speeds.items())
         + f"\n\n{found.verdict}"
     )
@@ -256,7 +258,7 @@ cli_questions.add_to(app)
 
 @app.command(epilog="Example: embed-assets demo")
 def demo() -> None:
-    """Do the whole job on 28 sample tracks, without downloads or settings."""
+    """Index 28 sample tracks and query them; needs no download and no settings."""
     from embed_assets.commands import demo as command
     from embed_assets.commands.served import encoder_note
 
@@ -282,7 +284,7 @@ cli_index.add_to(app)
 
 
 def main() -> None:
-    """Entry point: errors on purpose become one line on stderr and an exit code."""
+    """Entry point: our own errors become one line on stderr and an exit code."""
     for sentence in Settings.mistyped():
         terminal.tell(sentence)
     try:
@@ -295,9 +297,9 @@ def main() -> None:
 
 
 def _ready(settings: Settings, may_be_empty: bool = False) -> Settings:
-    """Fail before any work where it cannot succeed, and fetch weights while somebody looks on.
+    """Check settings and fetch weights before any run starts.
 
-    Gives the settings as they fit this machine.
+    Returns the settings adapted to this machine.
     """
     import os
 

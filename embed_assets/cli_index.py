@@ -1,6 +1,6 @@
-"""The commands that look after the index: `collections`, `promote`, `rollback`, `gc`.
+"""Commands that manage the index: `collections`, `promote`, `rollback`, `gc`.
 
-Arguments in, lines or JSON out, as in `cli`, which adds them to its own.
+They parse arguments and print, as in `cli`, which adds them to the command line.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from embed_assets.commands.terminal import AsJson, plain, print_json, require_text
 from embed_assets.errors import ExitCode
-from embed_assets.identity import PARTS
+from embed_assets.identity import PARTS, parts_of
 from embed_assets.settings import Settings
 
 
@@ -21,19 +21,19 @@ def collections(
         bool,
         typer.Option(
             "--check",
-            help="Measure the collection of the settings at its gates now, serve it if it passes,"
-            " and print the verdict; exit code 1 if a gate fails.",
+            help="Measure the gates of the collection of the current settings now, serve it if they"
+            " pass, and print the result. Exit code 1: a gate failed.",
         ),
     ] = False,
     drop: Annotated[
-        str | None, typer.Option("--drop", metavar="NAME", help="Drop a collection for good.")
+        str | None, typer.Option("--drop", metavar="NAME", help="Delete a collection permanently.")
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the collections: what each was made with, rows, complete or not, gates, served or not.
+    """List the collections of the index: recipe, rows, completeness, gates, which is served.
 
-    A collection is dropped only here and only by its name; the served one never. One that is gone
-    can be filled again from the stored vectors.
+    Only `--drop NAME` deletes a collection, and never the one that is served. A deleted collection
+    can be rebuilt from the stored vectors.
     """
     from embed_assets.commands import collections as command
     from embed_assets.project import Project
@@ -54,30 +54,31 @@ def collections(
     for row in rows:
         marks = [w for w in ("served", "wanted") if row[w]]
         typer.echo(f"{row['name']}  {row['rows']} rows  {', '.join(marks)}".rstrip())
-        made = "not known: another version, or other tables, made it"
+        made = "unknown: it was made by another version or with other tables"
         if row["encoder"]:
             windows = f"{row['windows']} windows" if row["windows"] else "windows"
             made = f"{row['encoder']}, {windows} of {row['window_seconds']:g} s, {row['pooling']}"
             made += f", width {row['width']}"
         typer.echo(f"    made with: {made}")
         if row["complete"] is not None:
-            missing = f"no, {row['folders_missing']} folders are missing as they are now"
+            missing = f"no, {row['folders_missing']} folders are missing or out of date"
             typer.echo(f"    complete:  {'yes' if row['complete'] else missing}")
-        typer.echo(f"    gates:     {_gates(row)}")
+        typer.echo(f"    gates:     {_gates(row, rows)}")
     if not rows:
         typer.echo("nothing is indexed yet: `embed-assets sync`")
 
 
 def promote(
     name: Annotated[
-        str | None, typer.Argument(help="A collection; that of the settings if left out.")
+        str | None, typer.Argument(help="A collection; default: the one of the current settings.")
     ] = None,
     anyway: Annotated[
-        bool, typer.Option("--anyway", help="Serve it though a gate fails or none can be tried.")
+        bool,
+        typer.Option("--anyway", help="Serve it even if a gate fails or none can be measured."),
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Let searches see a collection if it passes its gates; ordinarily this happens by itself."""
+    """Serve a collection if it passes its gates; normally this happens automatically."""
     from embed_assets.commands import collections as command
     from embed_assets.project import Project
 
@@ -85,10 +86,10 @@ def promote(
 
 
 def rollback(as_json: AsJson = False) -> None:
-    """Let searches see again what they saw before, at once.
+    """Serve the collection that was served before, at once.
 
-    It stays so until EMBED_ENCODER, EMBED_WINDOWS, EMBED_POOLING or the like are changed back, or
-    `embed-assets promote` says otherwise. New music goes to the collection of the settings.
+    It stays served until EMBED_ENCODER, EMBED_WINDOWS, EMBED_POOLING or a similar setting changes,
+    or until `embed-assets promote`. New music is added to the collection of the current settings.
     """
     from embed_assets.commands import collections as command
     from embed_assets.project import Project
@@ -98,17 +99,20 @@ def rollback(as_json: AsJson = False) -> None:
 
 def gc(
     dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Remove nothing, say what would be removed.")
+        bool, typer.Option("--dry-run", help="Remove nothing; print what would be removed.")
     ] = False,
     hours: Annotated[
-        float, typer.Option("--older-than", min=0.0, help="Leave what is younger, in hours.")
+        float,
+        typer.Option(
+            "--older-than", min=0.0, help="Keep entries that are younger than this, in hours."
+        ),
     ] = 24.0,
     as_json: AsJson = False,
 ) -> None:
-    """Remove stored vectors of music that is gone, and of recipes that no collection has.
+    """Remove stored vectors of deleted music, and of recipes that no collection uses.
 
-    With them go converted models and search files that only such recipes needed, downloads of
-    weights that were stopped, and what Dagster's history need not keep (EMBED_HISTORY_DAYS).
+    Also removes converted models and search files of such recipes, unfinished downloads of weights,
+    and old entries of Dagster's history (EMBED_HISTORY_DAYS).
     """
     from embed_assets.commands.gc import gc as command
 
@@ -120,18 +124,18 @@ def gc(
     word = "would be removed" if dry_run else "removed"
     typer.echo(
         f"{s.removed} of {s.entries} entries {word}, {decimal(s.removed_bytes)} of"
-        f" {decimal(s.bytes)}; {s.too_young} unused ones are younger than {hours:g} h"
+        f" {decimal(s.bytes)}; {s.too_young} unused entries are younger than {hours:g} h"
     )
     if found.copies:
-        what = "converted models, search files and stopped downloads of no use"
+        what = "unused converted models, search files and unfinished downloads"
         typer.echo(f"{what} {word}: {len(found.copies)}, {decimal(found.copies_bytes)}")
     h = found.history
     typer.echo(
-        f"{h.pruned.removed} runs of Dagster and the logs of {h.pruned.emptied} more {word},"
+        f"{h.pruned.removed} Dagster runs and the logs of {h.pruned.emptied} others {word},"
         f" {decimal(h.pruned.bytes)} of {decimal(h.databases + h.logs + h.output)}"
     )
     if not found.in_step:
-        typer.echo("(the library is not in step: `embed-assets sync` comes first)")
+        typer.echo("(some folders are not up to date: run `embed-assets sync` first)")
 
 
 def add_to(app: typer.Typer) -> None:
@@ -142,19 +146,23 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: embed-assets gc --dry-run")(gc)
 
 
-def _gates(row: dict[str, Any]) -> str:
+def _gates(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+    """The gates of a collection; those of parts are measured with their tracks, as `parts_...`."""
+    gates, at = row["gates"], row["gates_at"]
     if row["of"] == PARTS:
-        return "measured with those of the tracks"
-    if row["gates_passed"] is None:
-        return "not measured yet; `--check` does"
-    told = [f"{g['name']} {g['value']:g}" for g in row["gates"]]
-    word = "passed" if row["gates_passed"] else "FAILED"
+        beside = [r for r in rows if r["of"] != PARTS and parts_of(r["name"]) == row["name"]]
+        gates = [g for r in beside for g in r["gates"] if g["name"].startswith(f"{PARTS}_")]
+        at = beside[0]["gates_at"] if beside else None
+    if not gates:
+        return "not measured yet; `collections --check` measures those of the current settings"
     failed = [
         f"{g['name']} is {g['value']:g}, wanted {g['wanted']}"
-        for g in row["gates"]
+        for g in gates
         if g["passed"] is False
     ]
-    return f"{word} {row['gates_at']}: {'; '.join(failed) if failed else ', '.join(told)}"
+    if failed:
+        return f"FAILED {at}: {'; '.join(failed)}"
+    return f"passed {at}: " + ", ".join(f"{g['name']} {g['value']:g}" for g in gates)
 
 
 def _print_standing(standing: Any, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""Options that the commands which ask the index share, and what is made of them."""
+"""Options shared by the commands that query the index, and how they are parsed."""
 
 from __future__ import annotations
 
@@ -12,30 +12,34 @@ from embed_assets.commands.terminal import tell
 
 Query = Annotated[
     list[str],
-    typer.Argument(help="A path, several paths, a folder, or words of title and artist."),
+    typer.Argument(help="One or more paths, a folder, or words from title and artist."),
 ]
 M3u = Annotated[
-    Path | None, typer.Option("--m3u", help="Write a playlist too, with paths relative to it.")
+    Path | None, typer.Option("--m3u", help="Also write a playlist, with paths relative to it.")
 ]
 OneRecording = Annotated[
     bool,
     typer.Option(
         "--one-recording",
-        help="Of tracks that `duplicates` would call one recording show only one.",
+        help="Show only one of the tracks that `duplicates` would call one recording.",
     ),
 ]
-Genre = Annotated[list[str] | None, typer.Option(help="Words of the genre; may be given again.")]
-NotGenre = Annotated[list[str] | None, typer.Option(help="Words that the genre must not have.")]
-Artist = Annotated[list[str] | None, typer.Option(help="Words of the artist.")]
-NotArtist = Annotated[list[str] | None, typer.Option(help="Words that the artist must not have.")]
+Genre = Annotated[list[str] | None, typer.Option(help="Words of the genre; repeatable.")]
+NotGenre = Annotated[
+    list[str] | None, typer.Option(help="Words that the genre must not contain; repeatable.")
+]
+Artist = Annotated[list[str] | None, typer.Option(help="Words of the artist; repeatable.")]
+NotArtist = Annotated[
+    list[str] | None, typer.Option(help="Words that the artist must not contain; repeatable.")
+]
 Year = Annotated[str, typer.Option(help="A year or a range: 1959, 1955..1965, 1990.., ..1960")]
-Least = Annotated[str, typer.Option(help="Shortest duration: 90, 2m, 1m30s, 1:30 or 1h")]
-Most = Annotated[str, typer.Option(help="Longest duration.")]
+Least = Annotated[str, typer.Option(help="Minimum duration: 90, 2m, 1m30s, 1:30 or 1h")]
+Most = Annotated[str, typer.Option(help="Maximum duration, in the same forms.")]
 Where = Annotated[
     list[str] | None,
     typer.Option(
-        help="Any field of a row: FIELD=WORDS, FIELD!=WORDS, FIELD=LEAST..MOST, e.g."
-        " codec=flac, added_at=2026-01.., bit_rate=256000.."
+        help="A condition on any field: FIELD=WORDS, FIELD!=WORDS or FIELD=MIN..MAX, e.g."
+        " codec=flac, added_at=2026-01.., bit_rate=256000..; repeatable."
     ),
 ]
 

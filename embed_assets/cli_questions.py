@@ -1,4 +1,4 @@
-"""The commands that ask the index: arguments in, lines or JSON out; see `commands/similar.py`."""
+"""Commands that query the index; they parse arguments and print the answers."""
 
 from __future__ import annotations
 
@@ -42,15 +42,21 @@ def add_to(app: typer.Typer) -> None:
 
 def similar(
     query: Query,
-    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="How many.")] = 20,
+    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Number of results.")] = 20,
     also: Annotated[
-        list[str] | None, typer.Option(help="One more to be like: a path, a folder or words.")
+        list[str] | None,
+        typer.Option(help="Also be like this: a path, a folder or words; repeatable."),
     ] = None,
     avoid: Annotated[
         list[str] | None,
-        typer.Option(help="Leave out what is nearer to this: a path, a folder or words."),
+        typer.Option(
+            help="Drop results that are closer to this than to your query: a path, a folder or"
+            " words; repeatable."
+        ),
     ] = None,
-    per_artist: Annotated[int, typer.Option(min=0, help="At most so many an artist; 0: any.")] = 0,
+    per_artist: Annotated[
+        int, typer.Option(min=0, help="Most results per artist; 0: no limit.")
+    ] = 0,
     genre: Genre = None,
     not_genre: NotGenre = None,
     artist: Artist = None,
@@ -63,11 +69,11 @@ def similar(
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the tracks that sound most like one, several or a folder; scores are cosines in [-1, 1].
+    """List the tracks that sound most like a track, several tracks or a folder.
 
-    Several paths are several tracks to be like. Conditions must all hold; the same option given
-    twice as well. Equal audio is shown once, as the track whose path sorts first of those that fit;
-    the others are its `copies`.
+    Scores are cosines in [-1, 1]. All filters must match, also when an option is repeated.
+    Identical audio is listed once, under the path that sorts first among those that match; the
+    other paths are its `copies`.
     """
     from embed_assets.commands import similar as command
     from embed_assets.commands.reading import reading
@@ -102,12 +108,14 @@ def parts(
         str,
         typer.Option(
             "--part",
-            help="Which part of it: FROM..TO, or a place, as 1:30..2:00, 90s..2m, 12:05; left"
-            " out: all of it.",
+            help="Which part of the track: FROM..TO or a position, e.g. 1:30..2:00, 90s..2m, 12:05."
+            " Default: all of it.",
         ),
     ] = "",
-    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="How many.")] = 20,
-    per_artist: Annotated[int, typer.Option(min=0, help="At most so many an artist; 0: any.")] = 0,
+    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Number of results.")] = 20,
+    per_artist: Annotated[
+        int, typer.Option(min=0, help="Most results per artist; 0: no limit.")
+    ] = 0,
     genre: Genre = None,
     not_genre: NotGenre = None,
     artist: Artist = None,
@@ -120,11 +128,11 @@ def parts(
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the tracks a part of which sounds most like a part of this one, and where in them.
+    """List the tracks that contain a part which sounds like this track, and where that part is.
 
-    Finds a medley or a long mix by one of its parts. Equal audio is shown once. Scores are cosines
-    in [-1, 1], of the best window of each track. Needs EMBED_PARTS=true; EMBED_WINDOWS says which
-    parts are there to find.
+    Finds a medley or a long mix by one of its parts. Identical audio is listed once. The score is
+    the cosine, in [-1, 1], of the best window of a track. Needs EMBED_PARTS=true; EMBED_WINDOWS
+    decides how much of each track can be found.
     """
     from embed_assets.commands import parts as command
     from embed_assets.commands import similar
@@ -160,9 +168,11 @@ def parts(
 
 
 def path(
-    start: Annotated[str, typer.Argument(help="The first track: a path, or words.")],
-    end: Annotated[str, typer.Argument(help="The last track: a path, or words.")],
-    steps: Annotated[int, typer.Option(min=2, max=200, help="Tracks, both ends included.")] = 10,
+    start: Annotated[str, typer.Argument(help="The first track: a path or words.")],
+    end: Annotated[str, typer.Argument(help="The last track: a path or words.")],
+    steps: Annotated[
+        int, typer.Option(min=2, max=200, help="Number of tracks, both ends included.")
+    ] = 10,
     genre: Genre = None,
     not_genre: NotGenre = None,
     artist: Artist = None,
@@ -175,7 +185,7 @@ def path(
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
-    """A smooth way from one track to another; the score is the cosine to the track before."""
+    """List a smooth path from one track to another; a score is the cosine to the track before."""
     from embed_assets.commands import similar as command
     from embed_assets.commands.reading import reading
 
@@ -195,13 +205,17 @@ def path(
 def radio(
     query: Query,
     n: Annotated[
-        int, typer.Option("-n", min=0, help="How many; 0: until all were played, or Ctrl-C.")
+        int, typer.Option("-n", min=0, help="Number of tracks; 0: until all are played or Ctrl-C.")
     ] = 50,
     drift: Annotated[
-        float, typer.Option(min=0, max=1, help="0 stays near the seed, 1 follows the last track.")
+        float,
+        typer.Option(
+            min=0, max=1, help="0 stays near the first track, 1 follows the last one played."
+        ),
     ] = 0.5,
     random: Annotated[
-        int | None, typer.Option(min=0, help="A number; the same one gives the same drift.")
+        int | None,
+        typer.Option(min=0, help="Seed of the random choice; the same seed gives the same list."),
     ] = None,
     genre: Genre = None,
     not_genre: NotGenre = None,
@@ -215,7 +229,7 @@ def radio(
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
-    """Drift away from a track through the library; the score is the cosine to the track before."""
+    """Drift from a track through the library; a score is the cosine to the track before."""
     from embed_assets.commands import similar as command
     from embed_assets.commands.reading import reading
 
@@ -244,17 +258,17 @@ def duplicates(
             "--min-score",
             min=-1,
             max=1,
-            help="Cosine from which a pair is suggested; by the encoder if left out: .95 of"
-            " `acoustic`, else .995.",
+            help="Lowest cosine of a suggested pair. Default: .95 with the encoder `acoustic`, .995"
+            " otherwise.",
         ),
     ] = None,
     where: Where = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what the library has twice: the same audio, and pairs that may be one recording.
+    """List duplicates: identical audio, and pairs that may be the same recording.
 
-    Nothing is merged or deleted. A pair is only a suggestion: its lengths differ by at most 2 s and
-    its vectors hardly at all.
+    Nothing is merged or deleted. A pair is a suggestion: durations that differ by at most 2 s, and
+    nearly equal vectors.
     """
     from embed_assets.commands import similar as command
     from embed_assets.commands.reading import reading
@@ -277,14 +291,17 @@ def duplicates(
 def draw_map(
     file: Annotated[Path, typer.Argument(help="The HTML file to write.")] = Path("map.html"),
     by: Annotated[
-        str, typer.Option(help="Colour by `genre` or `folder`; default: what most tracks have.")
+        str,
+        typer.Option(
+            help="Colour by `genre` or `folder`. Default: `genre` if most tracks have one."
+        ),
     ] = "",
     method: Annotated[
-        str, typer.Option(help="`tsne` or `pca`; default: tsne up to 5,000 tracks.")
+        str, typer.Option(help="`tsne` or `pca`. Default: `tsne` up to 5,000 tracks.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Draw the library: one HTML file, no network; near is alike, a click shows what is similar."""
+    """Draw a map of the library: one HTML file that works offline; similar tracks are close."""
     from embed_assets.commands.draw import write_map
     from embed_assets.commands.reading import reading
 

@@ -1,18 +1,18 @@
-"""The error tree, drawn once, by what happens next.
+"""The error hierarchy, ordered by what happens next.
 
     EmbedAssetsError
-    |-- ConfigurationError     a setting is wrong: fail at once, no retry, say what to do
-    |   |-- WeightsMissing     not downloaded or made yet: what is served can be asked all the same
-    |   `-- LibraryUnavailable the library is not there, or so empty that it looks unmounted
-    |-- TransientError         the world is bad for a moment: retry
-    |   |-- FolderChanged      a file changed under our hands: look at the folder again
-    |   |-- DeviceFailed       a GPU failed: nothing more of its process
-    |   |-- IndexBusy          somebody has the Lite index open: what can do without it goes on
-    |   `-- AlreadyRunning     another `up` runs: a second one has nothing to do
-    `-- TrackRejected          one track is bad: a row with the reason, nothing else stops
+    |-- ConfigurationError     a setting is wrong: fail at once, no retry, say how to fix it
+    |   |-- WeightsMissing     not downloaded or created yet; queries still work
+    |   `-- LibraryUnavailable the library is missing, or so empty that it looks unmounted
+    |-- TransientError         a temporary failure: retry
+    |   |-- FolderChanged      a file changed while it was read: evaluate the folder again
+    |   |-- DeviceFailed       a GPU failed: use a new process
+    |   |-- IndexBusy          another process has the Lite index open; the rest continues
+    |   `-- AlreadyRunning     another `up` is running
+    `-- TrackRejected          one track is bad: record the reason, continue with the others
 
-Only what a caller treats differently gets a class of its own. Messages name what failed, on which
-file or setting, and what to do.
+A class exists only if a caller treats it differently. Messages say what failed, on which file or
+setting, and what to do.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _PASSING = frozenset(
 
 
 class ExitCode(IntEnum):
-    """What a command ends with; `EXIT_CODES` says what each means."""
+    """Exit codes of commands; `EXIT_CODES` describes them."""
 
     DONE = 0
     FAILED = 1
@@ -40,60 +40,60 @@ class ExitCode(IntEnum):
 
 
 EXIT_CODES = {
-    ExitCode.DONE: "Done. `sync`: everything is in step; rejected tracks are no failure. `up`:"
-    " stopped by Ctrl-C or TERM, or another one is up already.",
-    ExitCode.FAILED: "What was asked for is not there, or failed: no such track, Milvus is away, a"
-    " full disk. `sync`: a folder failed. `doctor`: something is wrong. `collections --check`: a"
-    " gate failed.",
-    ExitCode.WRONG: "A setting or an option is wrong, the library is not there, or nothing is"
-    " indexed yet. `status`: something keeps it from looking at the library.",
-    ExitCode.INTERRUPTED: "Ctrl-C.",
+    ExitCode.DONE: "Success. `sync`: everything is up to date; rejected tracks do not count as"
+    " failures. `up`: stopped by Ctrl-C or SIGTERM, or another `up` is already running.",
+    ExitCode.FAILED: "Failure: no such track, Milvus is not reachable, the disk is full, and the"
+    " like. `sync`: a folder failed. `doctor`: a check failed. `collections --check`: a gate"
+    " failed.",
+    ExitCode.WRONG: "A setting or an option is wrong, the library is missing, or nothing is indexed"
+    " yet. `status`: the library cannot be scanned.",
+    ExitCode.INTERRUPTED: "Interrupted by Ctrl-C.",
 }
-"""The exit codes of all commands, for the docs."""
+"""What each exit code means, for docs/commands.md."""
 
 
 class EmbedAssetsError(Exception):
-    """Base of every error that this project raises on purpose; a command ends with `exit_code`."""
+    """Base class of all our errors; a command that raises one ends with `exit_code`."""
 
     exit_code: ClassVar[ExitCode] = ExitCode.FAILED
 
 
 class ConfigurationError(EmbedAssetsError):
-    """A setting, the weights or the collection cannot work as configured; retrying cannot help."""
+    """A setting, the weights or the collection cannot work as configured; a retry cannot help."""
 
     exit_code = ExitCode.WRONG
 
 
 class WeightsMissing(ConfigurationError):
-    """What the encoder needs is not on this machine yet; nothing that is indexed depends on it."""
+    """The encoder's weights are not on this machine yet; indexed music can still be queried."""
 
 
 class LibraryUnavailable(ConfigurationError):
-    """The library folder is missing, unreadable or suspiciously empty; nothing may be removed."""
+    """The library folder is missing, unreadable or suspiciously empty: remove nothing."""
 
 
 class TransientError(EmbedAssetsError):
-    """Something outside failed for a moment (Milvus away, I/O error, disk full, worker killed)."""
+    """A temporary failure outside this code: Milvus away, I/O error, disk full, worker killed."""
 
 
 class FolderChanged(TransientError):
-    """A folder or file changed while it was being read; what was read of it must not be stored."""
+    """A folder or file changed while it was read: store nothing that was read from it."""
 
 
 class DeviceFailed(TransientError):
-    """A GPU or its driver failed; whatever the same process asks of it next fails as well."""
+    """A GPU or its driver failed; further calls from the same process fail as well."""
 
 
 class IndexBusy(TransientError):
-    """Another process has had the Milvus Lite index open for longer than we wait."""
+    """Another process has kept the Milvus Lite index open for longer than we wait."""
 
 
 class AlreadyRunning(TransientError):
-    """Another process holds the lock of what only one may do at a time."""
+    """Another process holds a lock that only one may hold."""
 
 
 class Reason(StrEnum):
-    """Why a track was rejected; the value is what people see."""
+    """Why a track was rejected; the value is shown to people."""
 
     EMPTY = "empty"
     NOT_AUDIO = "not audio"
@@ -107,7 +107,7 @@ class Reason(StrEnum):
 
 
 class TrackRejected(EmbedAssetsError):
-    """One track cannot be embedded, whatever is tried, until its file changes."""
+    """A track cannot be embedded until its file changes."""
 
     def __init__(self, reason: Reason, message: str) -> None:
         super().__init__(reason, message)
@@ -119,5 +119,5 @@ class TrackRejected(EmbedAssetsError):
 
 
 def is_passing(error: OSError) -> bool:
-    """Whether a disk is full or fails, or a mount is away: nothing that a setting could mend."""
+    """Whether this is a full or failing disk or a missing mount, which no setting can fix."""
     return error.errno in _PASSING

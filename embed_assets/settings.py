@@ -1,7 +1,7 @@
-"""Every `EMBED_*` setting, from the environment or `.env`, validated.
+"""Every `EMBED_*` setting, read from the environment or `.env` and validated.
 
-Stands above the domain: only the entrances (definitions, command line) read settings, and hand the
-domain plain values, so that no domain module can read configuration.
+Only entry points (definitions, command line) read settings. They pass plain values to the domain,
+which never reads configuration.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from embed_assets.index.address import normal_address
 
 
 class Settings(BaseSettings):
-    """The settings; the description of each is what `docs/settings.md` prints."""
+    """The settings; `docs/settings.md` is generated from their descriptions."""
 
     model_config = SettingsConfigDict(
         env_prefix="EMBED_", env_file=".env", extra="ignore", frozen=True, env_ignore_empty=True
@@ -30,40 +30,46 @@ class Settings(BaseSettings):
     library: Path | None = Field(None, description="The music folder. Required.")
     home: Path = Field(
         Path("~/.local/share/embed_assets"),
-        description="All state: Dagster instance, tables, embeddings, Lite index, model cache.",
+        description="Folder for all state: Dagster instance, tables, embeddings, Milvus Lite index,"
+        " model cache.",
     )
     encoder: str = Field(
         "muq",
-        description="`muq` (weights CC-BY-NC 4.0), `muq-int8` (the same, faster on a CPU and less"
-        " exact: first ask `embed-assets try-int8`), or `acoustic` (built in, no download).",
+        description="`muq` (weights CC-BY-NC 4.0), `muq-int8` (MuQ in 8 bits: faster on a CPU, less"
+        " exact; measure it first with `embed-assets try-int8`), or `acoustic` (built in, no"
+        " download).",
     )
     model: str = Field(
         "OpenMuQ/MuQ-large-msd-iter",
-        description="Weights of `muq` and `muq-int8`: a hub id, or a local folder with config.json"
-        " and model.safetensors.",
+        description="Weights of `muq` and `muq-int8`: a Hugging Face id, or a local folder with"
+        " config.json and model.safetensors.",
     )
     device: str = Field(
         "auto",
-        description="`auto` (CUDA if there is one, else the CPU), `cpu`, `cuda`, `cuda:N`, `mps`,"
-        " `openvino:GPU` (Intel graphics). One that is not there, or that the encoder cannot use,"
-        " is an error.",
+        description="`auto` (CUDA if available, otherwise the CPU), `cpu`, `cuda`, `cuda:N`, `mps`,"
+        " `openvino:GPU` (Intel graphics). A device that is missing, or that the encoder cannot"
+        " use, is an error.",
     )
     window_seconds: float = Field(
         10.0, ge=1.0, le=600.0, allow_inf_nan=False, description="Length of a window, in seconds."
     )
     windows: int = Field(
-        3, ge=0, le=10_000, description="Windows a track, spread evenly; 0 = the whole track."
+        3, ge=0, le=10_000, description="Windows per track, spread evenly. 0: the whole track."
     )
     pooling: Literal["mean", "enriched"] = Field(
-        "mean", description="How a track's windows become one vector."
+        "mean",
+        description="How the windows of a track become one vector: `mean`, or `enriched` (three"
+        " times as wide).",
     )
     parts: bool = Field(
         False,
-        description="Index each window too, so that `embed-assets parts` finds tracks by their"
-        " parts; docs/index.md says what it costs.",
+        description="Also index each window, for `embed-assets parts`. See docs/index.md for the"
+        " cost.",
     )
     milvus_uri: str = Field(
-        "", description="A Milvus Lite file ending in `.db`, or a server's `http(s)://` address."
+        "",
+        description="A Milvus Lite file that ends in `.db`, or the `http(s)://` address of a"
+        " server.",
     )
     milvus_token: str = Field(
         "",
@@ -71,31 +77,32 @@ class Settings(BaseSettings):
         repr=False,
     )
     milvus_database: str = Field(
-        "", description="Database of the Milvus server; it must exist. Empty: its default one."
+        "", description="Database of the Milvus server; it must exist. Empty: the default database."
     )
     scan_seconds: int = Field(
-        5, ge=1, le=86_400, description="Look at the library every so many seconds."
+        5, ge=1, le=86_400, description="Seconds between two scans of the library."
     )
     settle_seconds: float = Field(
         5.0,
         ge=0.0,
         le=86_400.0,
         allow_inf_nan=False,
-        description="Wait until a folder has held still for so many seconds.",
+        description="Seconds that a folder must stay unchanged before it is processed.",
     )
     folders_per_run: int = Field(
         64,
         ge=1,
         le=10_000,
-        description="Folders a run, at most; an import's runs also end after ten minutes' work. On"
-        " a GPU 1024, unless you set another number.",
+        description="Most folders in a run. Runs of an import also end after ten minutes of work."
+        " On a GPU the default is 1024.",
     )
     history_days: int = Field(
         30,
         ge=0,
         le=36_500,
-        description="Days after which runs over folders, and failed ones, go from Dagster's"
-        " history; what partitions show stays. 0: never. Others go after a week.",
+        description="Days after which runs over folders, and failed runs, are deleted from"
+        " Dagster's history; what partitions show is kept. 0: never. Other runs are deleted after a"
+        " week.",
     )
 
     @field_validator("library", "home", mode="after")
@@ -164,7 +171,7 @@ class Settings(BaseSettings):
 
     @classmethod
     def mistyped(cls) -> list[str]:
-        """Sentences about variables that are no settings and are named almost like one."""
+        """A sentence for each variable that is not a setting but has almost the name of one."""
         from dotenv import dotenv_values
 
         known = [f"EMBED_{name.upper()}" for name in cls.model_fields]
@@ -189,7 +196,7 @@ class Settings(BaseSettings):
 
     @property
     def index_uri(self) -> str:
-        """Where the index lies: EMBED_MILVUS_URI and its database, or a Lite file in the home."""
+        """Address of the index: EMBED_MILVUS_URI with its database, or the Lite file."""
         if not self.milvus_uri:
             return str(self.home / "milvus.db")
         return normal_address(self.milvus_uri, self.milvus_database)
@@ -205,7 +212,7 @@ class Settings(BaseSettings):
         return self.home / "models"
 
     def environment(self) -> dict[str, str]:
-        """The settings as absolute `EMBED_*` variables, for processes that are started."""
+        """The settings as absolute `EMBED_*` variables, for child processes."""
         values = self.model_dump(exclude_none=True)
         return {f"EMBED_{k.upper()}": str(v) for k, v in values.items() if v != ""}
 

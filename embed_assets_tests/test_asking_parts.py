@@ -157,6 +157,10 @@ def test_sync_fills_parts_when_asked_and_embeds_nothing_for_it(world):
     kinds = [(c["of"], c["rows"], c["complete"], c["served"]) for c in collections(world.project())]
     assert kinds == [("tracks", 3, True, True), ("parts", 3, True, True)]
     assert ", 3 of parts, in step with the tables, served" in said_of_the_index(world)
+    assert world.run("collections").stdout.count("gates:     not measured yet") == 2
+    assert world.run("collections", "--check").returncode == 0
+    *_, gates_of_parts = re.findall(r"gates: .*", world.run("collections").stdout)
+    assert re.match(r"gates:     passed .*: parts_vector_width \d+, .*parts_self", gates_of_parts)
     del world.settings["EMBED_PARTS"]
     assert to_do(world) == 0
     world.settings["EMBED_PARTS"] = "true"

@@ -7,9 +7,11 @@ from pathlib import Path
 import typer.main
 
 from embed_assets.cli import app
+from embed_assets.errors import EXIT_CODES
 from embed_assets.settings import Settings
 
 ROOT = Path(__file__).parent.parent
+PAGES = [*ROOT.glob("*.md"), *(ROOT / "docs").rglob("*.md"), *(ROOT / "benchmarks").glob("*.md")]
 GENERATE = runpy.run_path(str(ROOT / "docs/generate.py"))
 
 
@@ -19,30 +21,59 @@ def test_the_generated_pages_are_current():
         assert written == GENERATE[name](), f"run: python docs/generate.py ({name}.md is stale)"
 
 
-def test_the_readme_names_every_setting_with_its_default_and_every_command():
+def test_the_readme_names_every_command():
     readme = (ROOT / "README.md").read_text()
-    for name, field in Settings.model_fields.items():
-        (row,) = re.findall(rf"^\| `EMBED_{name.upper()}`.*$", readme, re.M)
-        if field.default not in (None, "") and name != "home":
-            default = str(field.default).removesuffix(".0")
-            assert f"`{default}`" in row, row
     for command in typer.main.get_command(app).commands:
         assert f"`embed-assets {command}" in readme, command
 
 
-def test_the_readme_has_the_exit_codes_of_the_code():
-    assert GENERATE["exit_codes"]() in (ROOT / "README.md").read_text()
+def test_the_readme_is_short_and_leads_to_every_page():
+    readme = (ROOT / "README.md").read_text()
+    assert len(readme.splitlines()) < 120
+    pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
+    for page in [*pages, ROOT / "benchmarks/README.md"]:
+        assert f"]({page.relative_to(ROOT).as_posix()})" in readme, page
+
+
+def test_the_page_of_commands_has_the_exit_codes_of_the_code():
+    page = (ROOT / "docs/commands.md").read_text()
+    for code, meaning in EXIT_CODES.items():
+        assert f"| {int(code)} | {meaning} |" in page
+
+
+def test_the_page_on_asking_names_every_filter_and_every_question():
+    page = (ROOT / "docs/asking.md").read_text()
+    commands = typer.main.get_command(app).commands
+    for name in ("similar", "parts", "path", "radio", "duplicates", "map"):
+        assert f"| `{name}` |" in page
+    shared = {option for p in commands["similar"].params for option in p.opts}
+    for option in shared - {"-n", "--json", "query"}:
+        assert option in page, option
 
 
 def test_no_setting_is_documented_that_does_not_exist():
     names = {f"EMBED_{n.upper()}" for n in Settings.model_fields}
-    for page in [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]:
+    for page in PAGES:
         for name in re.findall(r"EMBED_[A-Z_]+[A-Z]", page.read_text()):
             assert name in names or name.startswith("EMBED_TEST_"), f"{name} in {page.name}"
 
 
+def test_no_test_is_named_that_does_not_exist():
+    for name in re.findall(r"`(test_\w+)`", (ROOT / "docs/how-it-was-tested.md").read_text()):
+        assert (ROOT / f"embed_assets_tests/{name}.py").exists(), name
+
+
 def test_links_between_the_pages_lead_somewhere():
-    for page in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md")]:
-        for target in re.findall(r"\]\(([^)#]+)[^)]*\)", page.read_text()):
-            if "://" not in target:
-                assert (page.parent / target).exists(), f"{target} in {page.name}"
+    for page in PAGES:
+        for target, _, heading in re.findall(r"\]\(([^)#]*)(#([^)]+))?\)", page.read_text()):
+            if "://" in target:
+                continue
+            other = page.parent / target if target else page
+            assert other.exists(), f"{target} in {page.name}"
+            assert not heading or heading in anchors(other), f"{target}#{heading} in {page.name}"
+
+
+def anchors(page: Path) -> set[str]:
+    """What links to the headings of a page are called, as GitHub makes them."""
+    headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
+    return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}

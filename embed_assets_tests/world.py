@@ -291,10 +291,15 @@ class World:
         """Whether Dagster's record says that every folder is indexed as it is now."""
         from embed_assets.defs import state
         from embed_assets.defs.partitions import key_of
-        from embed_assets.index.folders import version_of
+        from embed_assets.index.folders import version_of, written_versions
 
-        spec = self.project().spec()
-        want = {key_of(f.path): version_of(f.digest, spec) for f in walk(self.library) if f.digest}
+        project = self.project()
+        spec = project.spec()
+        digests = {f.path: f.digest for f in walk(self.library) if f.digest}
+        written = written_versions(project.tables, spec, project.uri)
+        if any(written.get(path) != version_of(digests[path], spec) for path in digests):
+            return False  # Dagster need not be asked, which costs a processor more
+        want = {key_of(path): version_of(digests[path], spec) for path in digests}
         with self.instance() as instance:
             have = versions_in_dagster(instance)
             known = state.known_keys(instance)

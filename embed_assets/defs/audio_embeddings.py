@@ -34,11 +34,13 @@ REUSED = "none: all vectors were reused"
 
 COLUMNS = dg.TableSchema(
     [
-        dg.TableColumn("recipe", "string", "digest of all that decides a vector"),
-        dg.TableColumn("audio_hash", "string", "which audio"),
-        dg.TableColumn("windows", "int", "window vectors in the store"),
-        dg.TableColumn("decoded_seconds", "float", "audio that the vectors stand for"),
-        dg.TableColumn("note", "string", "what was damaged, if part of it could be used"),
+        dg.TableColumn("recipe", "string", "digest of everything that determines a vector"),
+        dg.TableColumn("audio_hash", "string", "hash of the encoded audio"),
+        dg.TableColumn("windows", "int", "number of stored window vectors"),
+        dg.TableColumn("decoded_seconds", "float", "seconds of audio in the windows"),
+        dg.TableColumn(
+            "note", "string", "what was damaged, if only part of the audio could be used"
+        ),
         dg.TableColumn("reason", "string", "why the track was rejected, if it was"),
         dg.TableColumn("engine", "string"),
         dg.TableColumn("device", "string"),
@@ -67,9 +69,9 @@ class EmbedConfig(dg.Config):
     check_specs=[READABLE],
     metadata={"dagster/column_schema": COLUMNS},
     description=(
-        "Window vectors of a folder's tracks, a function of the audio and the recipe, stored once:"
-        " audio that was moved, copied or retagged is never embedded again. Bad tracks are"
-        " rejected with a reason and hold nothing else back."
+        "Window vectors of the folder's tracks. They depend on the audio and the recipe only and"
+        " are stored once: moved, copied or retagged audio is never embedded again. Bad tracks are"
+        " rejected with a reason and do not hold back the others."
     ),
 )
 @stopped_for_good("audio_embeddings")

@@ -24,7 +24,7 @@ SERVED = "wanted_collection_is_served"
 READABLE = dg.AssetCheckSpec(
     "every_track_readable",
     asset="audio_embeddings",
-    description="Warns while any track of the library is rejected; `embed-assets errors` lists all",
+    description="Warns while any track of the library is rejected; see `embed-assets errors`.",
 )
 
 
@@ -49,8 +49,9 @@ def every_track_readable(tables: Tables, recipe: str) -> dg.AssetCheckResult:
     asset="milvus_index",
     pool=MILVUS_POOL,
     description=(
-        "Compares every folder's rows in the collections with manifest and embeddings, by track and"
-        " content. What differs is taken for not indexed, and the sensor indexes it again."
+        "Compares the rows of every folder in the collections with the manifest and the embeddings,"
+        " by track and content. Folders that differ are marked as not indexed, and the sensor"
+        " indexes them again."
     ),
 )
 def index_in_step(
@@ -86,9 +87,9 @@ def index_in_step(
     name=SERVED,
     pool=MILVUS_POOL,
     description=(
-        "The collection that the settings ask for is complete, passes its gates (rows, width,"
-        " finite vectors, norms, vectors as stored, self-recall) and is the one that searches see."
-        " If only the last is missing, the alias is moved."
+        "Checks that the collection of the current settings is complete, passes its gates (rows,"
+        " width, finite vectors, norms, vectors as stored, self-recall) and is served. Moves the"
+        " alias to it if it is complete and passes."
     ),
 )
 def wanted_collection_is_served(
@@ -161,7 +162,8 @@ def _word(gate: Gate) -> str:
 RECONCILE_JOB = dg.define_asset_job(
     "reconcile",
     selection=dg.AssetSelection.checks(index_in_step, wanted_collection_is_served),
-    description="Compare and repair; serve the wanted collection if it is its turn",
+    description="Compare the index with the tables and repair it; serve the wanted collection if"
+    " it is ready",
 )
 
 RECONCILE_SCHEDULE = dg.ScheduleDefinition(

@@ -58,7 +58,7 @@ EXECUTOR = dg.multi_or_in_process_executor.configured(
         "in_process": dg.Field(
             bool,
             default_value=False,
-            description="Run the steps in the run's own process: sooner done, for a few folders.",
+            description="Run all steps in one process, which is faster for a few folders.",
         )
     },
 )

@@ -18,7 +18,7 @@ LIBRARY_JOB = dg.define_asset_job(
 def prune_history(history_days: int) -> dg.ScheduleDefinition:
     """The schedule of the job `prune_history`, which has it in `.job`."""
 
-    @dg.op(description=f"Prune runs over partitions after {history_days} days, 0: never.")
+    @dg.op(description=f"Delete runs over partitions after {history_days} days (0: never).")
     def prune(context: dg.OpExecutionContext) -> None:
         # Not before it runs: it would cost each load of the code half a second.
         from embed_assets.defs.history import prune
@@ -34,8 +34,9 @@ def prune_history(history_days: int) -> dg.ScheduleDefinition:
         name="prune_history",
         executor_def=dg.in_process_executor,
         description=(
-            "Deletes runs and logs that nothing needs any more: successful ones over no partitions"
-            " after a week, others after EMBED_HISTORY_DAYS. What partitions and checks show stays."
+            "Deletes runs and logs that are no longer needed: successful runs without partitions"
+            " after a week, others after EMBED_HISTORY_DAYS. What partitions and checks show is"
+            " kept."
         ),
     )
     def job() -> None:

@@ -16,9 +16,9 @@ from embed_assets.tables import Tables
     group_name="music",
     kinds={"python", "html"},
     description=(
-        "The whole library in two dimensions: near is alike, coloured by genre or folder. The page"
-        " `map.html` in EMBED_HOME shows titles on hover and similar tracks on click; it needs no"
-        " network. Drawn daily, and whenever somebody materializes this."
+        "A map of the library in two dimensions: similar tracks are close, coloured by genre or"
+        " folder. The page `map.html` in EMBED_HOME shows titles on hover and similar tracks on"
+        " click; it works offline. Drawn daily, and whenever this asset is materialized."
     ),
 )
 def library_map(
@@ -57,7 +57,9 @@ def drawn_spec(tables: Tables, wanted: IndexSpec, address: str) -> IndexSpec:
 
 
 MAP_JOB = dg.define_asset_job(
-    "draw_map", selection=dg.AssetSelection.assets("library_map"), description="Draw the library"
+    "draw_map",
+    selection=dg.AssetSelection.assets("library_map"),
+    description="Draw the map of the library",
 )
 
 MAP_SCHEDULE = dg.ScheduleDefinition(

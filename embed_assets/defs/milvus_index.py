@@ -35,15 +35,15 @@ COLUMNS = dg.TableSchema(
         dg.TableColumn("audio_hash", "string"),
         dg.TableColumn("folder", "string", "relative to the library"),
         dg.TableColumn("path", "string", "relative to the library"),
-        dg.TableColumn("title", "string", "the file's name where there is no tag"),
+        dg.TableColumn("title", "string", "the file name if there is no tag"),
         dg.TableColumn("artist", "string"),
         dg.TableColumn("album", "string"),
         dg.TableColumn("genre", "string"),
         dg.TableColumn("year", "int"),
         dg.TableColumn("duration", "float", "seconds"),
-        dg.TableColumn("added_at", "int", "seconds since 1970; a move or a retag leaves it"),
-        dg.TableColumn("encoder", "string", "what made the vector; and more, see TrackRow"),
-        dg.TableColumn("vector", "float vector", "pooled over the windows, of length 1"),
+        dg.TableColumn("added_at", "int", "seconds since 1970; unchanged by a move or a retag"),
+        dg.TableColumn("encoder", "string", "what made the vector; more fields: see TrackRow"),
+        dg.TableColumn("vector", "float vector", "pooled over the windows, of norm 1"),
     ]
 )
 
@@ -58,10 +58,10 @@ COLUMNS = dg.TableSchema(
     output_required=False,
     metadata={"dagster/column_schema": COLUMNS},
     description=(
-        "The folder's rows in the Milvus collection behind the alias `tracks`, exactly one a good"
-        " track. The data version says which files and which index spec they stand for; the sensor"
-        " compares it with the library. Other settings fill another collection, which is served"
-        " when it is complete and passes its gates. EMBED_PARTS: the windows have a collection too."
+        "The folder's rows in the Milvus collection behind the alias `tracks`: one row per readable"
+        " track. The data version identifies the files and the index spec; the sensor compares it"
+        " with the library. New settings fill another collection, which is served once it is"
+        " complete and passes its gates. With EMBED_PARTS the windows have their own collection."
     ),
 )
 def milvus_index(

@@ -46,8 +46,8 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
         minimum_interval_seconds=scan_seconds,
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
-            "Compares the library with what is indexed and with what runs cover, and launches runs"
-            " for the difference. Removes nothing while the library looks unmounted."
+            "Compares the library with what is indexed or being indexed, and launches runs for the"
+            " difference. Removes nothing while the library looks unmounted."
         ),
     )
     def tick(

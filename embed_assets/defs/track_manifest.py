@@ -25,9 +25,9 @@ from embed_assets.workers import cpu_count, open_pool
 
 COLUMNS = dg.TableSchema(
     [
-        dg.TableColumn("track_id", "string", "stable id over the library's name and the path"),
+        dg.TableColumn("track_id", "string", "stable id, from library name and path"),
         dg.TableColumn("path", "bytes", "relative to the library"),
-        dg.TableColumn("audio_hash", "string", "over the encoded audio; tags do not change it"),
+        dg.TableColumn("audio_hash", "string", "hash of the encoded audio, without tags"),
         dg.TableColumn("reason", "string", "why the file was rejected, if it was"),
         dg.TableColumn("duration", "float", "seconds"),
         dg.TableColumn("title", "string"),
@@ -53,9 +53,9 @@ class ScanConfig(dg.Config):
     retry_policy=RETRIES,
     metadata={"dagster/column_schema": COLUMNS},
     description=(
-        "The tracks of a music folder: tags, duration, format, and a hash of the audio that neither"
-        " a retag nor a move changes; or the reason why a file cannot be read. Only files that"
-        " changed are read again."
+        "The tracks of a music folder: tags, duration, format, and a hash of the audio that does"
+        " not change when a file is moved or retagged; or the reason why a file cannot be read."
+        " Only changed files are read again."
     ),
 )
 @stopped_for_good("track_manifest")

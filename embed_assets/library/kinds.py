@@ -1,6 +1,6 @@
-"""Which files are taken for tracks, and which look like audio and are not, with the reason.
+"""Which file extensions are indexed, and which audio-like ones are not, with the reason.
 
-A file is taken by its ending; what is in it is found out by `probe`. docs/files.md is made of these
+The extension decides; `probe` finds out what is inside. docs/files.md is generated from these
 tables.
 """
 
@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Kind:
-    """Endings, in lower case and without their dot, of one kind of file.
+    """One kind of file and its extensions, in lower case and without the dot.
 
-    `why` and `instead`: why it is not taken, and what to do; empty for what is taken.
+    `why` and `instead`: why it is skipped, and what to do; empty for kinds that are indexed.
     """
 
     name: str
@@ -51,77 +51,78 @@ TAKEN = (
     _kind("Sony OpenMG", "oma aa3"),
     _kind("Audible, which is encrypted: rejected as protected", "aax"),
 )
-"""What makes a file a track."""
+"""Files that are tracks."""
 
 NOT_TAKEN = (
     _kind(
         "video",
         "mp4 m4v mov qt 3gp 3g2 mkv webm ogv ogm ogx avi divx wmv asf flv f4v mpg mpeg m2v m2ts mts"
         " vob rm rmvb wtv",
-        "this ending is that of video, and a library may hold films",
-        "take the audio out, as it is: `ffmpeg -i clip.mp4 -vn -c copy clip.m4a` (.mka holds any)",
+        "the extension means video, and a library may contain films",
+        "extract the audio unchanged: `ffmpeg -i clip.mp4 -vn -c copy clip.m4a` (.mka takes any"
+        " codec)",
     ),
     _kind(
         "tracker modules",
         "mod xm it s3m stm mtm med okt 669 mptm mo3 umx",
-        "notes and samples, which each player renders in another way",
+        "notes and samples, which every player renders differently",
         "render them to FLAC or WAV, e.g. with `openmpt123 --render`",
     ),
     _kind(
         "notes without sound",
         "mid midi kar rmi xmf",
-        "notes only: how they sound is up to the instruments",
+        "notes only; the sound depends on the instruments",
         "render them to FLAC or WAV, e.g. with `fluidsynth`",
     ),
     _kind(
         "music of consoles and home computers",
         "nsf nsfe spc sid psid vgm vgz gbs hes kss ay sap psf psf2 minipsf gsf minigsf usf miniusf"
         " 2sf mini2sf ssf",
-        "programs for a sound chip, most without an end",
+        "programs for a sound chip; most have no end",
         "render them to FLAC or WAV with a player for that chip",
     ),
     _kind(
         "RealAudio",
         "ra",
-        "no tag reader and few players know it",
+        "no tag reader and few players support it",
         "convert them: `ffmpeg -i old.ra new.flac`",
     ),
-    _kind("CD tracks", "cda", "only a pointer to a track of a CD", "rip the CD"),
+    _kind("CD tracks", "cda", "only a pointer to a track on a CD", "rip the CD"),
     _kind(
         "formats that FFmpeg cannot decode",
         "ofr ofs la pac",
-        "nothing here can decode them",
-        "convert them with the program that made them, e.g. to FLAC",
+        "FFmpeg and libsndfile cannot decode them",
+        "convert them, e.g. to FLAC, with the program that made them",
     ),
     _kind(
         "Audible without its key",
         "aa aaxc",
-        "encrypted: only the shop's own player can read them",
+        "encrypted; only the shop's own player can read them",
         "nothing: they cannot be indexed",
     ),
     _kind(
         "Musepack or Microsoft Project",
         "mpp",
-        "the ending means two things",
-        "if it is music, rename it to .mpc",
+        "the extension has two meanings",
+        "if it is music, rename it to `.mpc`",
     ),
     _kind(
         "speech and sound effects",
         "gsm awb voc vox dss ds2 qcp 8svx svx iff",
-        "recordings of telephones and old computers, hardly ever music",
+        "recordings from telephones and old computers, hardly ever music",
         "convert them: `ffmpeg -i old.voc new.flac`",
     ),
     _kind(
         "soundtracks of films",
         "mlp thd dtshd at3 mogg",
-        "rare, and not tried here",
+        "rare, and not tested",
         "convert them: `ffmpeg -i old.thd new.flac`",
     ),
 )
-"""What looks like audio, and is not taken; `doctor` counts it."""
+"""Files that look like audio and are skipped; `doctor` counts them."""
 
 AUDIO_SUFFIXES = frozenset(e.encode() for kind in TAKEN for e in kind.endings)
-"""Endings, in lower case, that make a file a track; what is in it is found out by `probe`."""
+"""Extensions of tracks, in lower case; `probe` finds out what is inside."""
 
 OTHER_SUFFIXES = {e.encode(): kind for kind in NOT_TAKEN for e in kind.endings}
 """The same for what is not taken, with its kind."""
