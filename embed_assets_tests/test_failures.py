@@ -10,6 +10,7 @@ import sys
 
 import dagster as dg
 
+from embed_assets.defs import state
 from embed_assets.identity import folder_id
 from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
@@ -177,6 +178,17 @@ def test_lost_tables_index_or_vectors_are_noticed_by_the_next_sync_and_come_back
     back = world.sync()
     assert (back["embedded"], back["reused"]) == (0, 4)
     world.assert_index_is_library()
+
+    shutil.rmtree(world.home / "dagster")
+    assert world.sync()["runs"] == [], "the tables say what is indexed"
+    with world.instance() as instance:
+        assert state.known_keys(instance) == ["Album 0", "Album 1"]
+    shutil.rmtree(world.home / "dagster")
+    world.remove("Album 1")
+    assert len(world.sync()["runs"]) == 1
+    world.assert_index_is_library()
+    world.album("Album 1", 1, 11)
+    world.sync()
 
     world.settings["EMBED_MILVUS_URI"] = str(world.root / "elsewhere.db")
     assert world.sync()["embedded"] == 0
