@@ -12,11 +12,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import dagster as dg
 
 from embed_assets.defs import state
+from embed_assets.defs.dagster_compat.runs import lock, read_note, write_note
 from embed_assets.defs.look import Look
 from embed_assets.errors import TransientError
 from embed_assets.library.plan import Memory
@@ -40,11 +40,11 @@ def sole_asker(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[No
     Raises:
         TransientError: somebody else has it for so long.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
-    lock = FileLock(Path(instance.root_directory) / "asking.lock")
+    asking = lock(instance, "asking")
     try:
-        lock.acquire(timeout=wait_seconds)
+        asking.acquire(timeout=wait_seconds)
     except Timeout:
         raise TransientError(
             f"another look at the library asks for runs for more than {wait_seconds:.0f} s; it is"
@@ -53,7 +53,7 @@ def sole_asker(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[No
     try:
         yield
     finally:
-        lock.release()
+        asking.release()
 
 
 def not_asked_yet(
@@ -98,16 +98,16 @@ def note_asked(instance: dg.DagsterInstance, found: Look) -> None:
     keys = [key for request in found.plan.requests for key in request.keys]
     if keys:
         note = {"at": time.time(), "newest": state.newest_run(instance), "keys": keys}
-        instance.daemon_cursor_storage.set_cursor_values({NOTE: json.dumps(note)})
+        write_note(instance, NOTE, json.dumps(note))
 
 
 def forget_asked(instance: dg.DagsterInstance) -> None:
     """For when no daemon is there that would make the runs of the last tick."""
-    instance.daemon_cursor_storage.set_cursor_values({NOTE: ""})
+    write_note(instance, NOTE, "")
 
 
 def _to_be_launched(instance: dg.DagsterInstance) -> set[str]:
-    text = instance.daemon_cursor_storage.get_cursor_values({NOTE}).get(NOTE)
+    text = read_note(instance, NOTE)
     note = json.loads(text) if text else {"at": 0.0, "keys": []}
     within = LAUNCH_SECONDS + LAUNCH_SECONDS_A_FOLDER * len(note["keys"])
     if not 0.0 <= time.time() - note["at"] < within:

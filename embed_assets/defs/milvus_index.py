@@ -6,6 +6,7 @@ import dagster as dg
 
 from embed_assets.defs.audio_embeddings import audio_embeddings
 from embed_assets.defs.checks import evaluation_of, told_of
+from embed_assets.defs.dagster_compat.versions import VERSION_TAG
 from embed_assets.defs.execution import MILVUS_POOL, RETRIES, stopped_for_good
 from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
 from embed_assets.defs.ranged_run import (
@@ -22,7 +23,6 @@ from embed_assets.defs.resources import (
     MilvusResource,
     StateResource,
 )
-from embed_assets.defs.state import VERSION_TAG
 from embed_assets.errors import EmbedAssetsError
 from embed_assets.identity import IndexSpec
 from embed_assets.index.folders import DIRTY, FolderIndexed, follow, index_library

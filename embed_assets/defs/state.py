@@ -6,21 +6,27 @@ from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 
 import dagster as dg
-from dagster import DagsterEventType, DagsterRun, DagsterRunStatus
+from dagster import DagsterRun, DagsterRunStatus
 
+from embed_assets.defs.dagster_compat.pools import pool_limit, set_pool_limit
+from embed_assets.defs.dagster_compat.runs import (
+    PARTITION_TAG,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    WILL_BE_RETRIED,
+    is_to_be_retried,
+    read_note,
+    write_note,
+)
+from embed_assets.defs.dagster_compat.versions import VERSION_TAG, last_data_versions
 from embed_assets.defs.execution import GPU_POOL
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.ranged_run import LANE_TAG
 
 INDEX_KEY = dg.AssetKey("milvus_index")
-VERSION_TAG = "dagster/data_version"
 
 FITTED = "embed_assets/gpu_pool"
 """In Dagster's store of cursors: the slots that the pool `gpu` was given for this machine."""
-
-PARTITION_TAG = "dagster/partition"
-RANGE_START_TAG = "dagster/asset_partition_range_start"
-RANGE_END_TAG = "dagster/asset_partition_range_end"
 
 LIVE = (
     DagsterRunStatus.QUEUED,
@@ -44,11 +50,7 @@ def known_keys(instance: dg.DagsterInstance) -> list[str]:
 
 def indexed_versions(instance: dg.DagsterInstance) -> dict[str, str]:
     """Data version of the last `milvus_index` materialization of each folder."""
-    # The public calls read one event a partition (minutes at 10,000); this is one query.
-    tags = instance.event_log_storage.get_latest_tags_by_partition(
-        INDEX_KEY, DagsterEventType.ASSET_MATERIALIZATION, [VERSION_TAG]
-    )
-    return {key: values[VERSION_TAG] for key, values in tags.items() if VERSION_TAG in values}
+    return last_data_versions(instance, INDEX_KEY)
 
 
 def embedding_at_once(instance: dg.DagsterInstance) -> int:
@@ -61,30 +63,28 @@ def fit_gpu_pool(instance: dg.DagsterInstance, devices: int) -> None:
     slots, by_hand = _gpu_pool(instance)
     if slots != devices and not by_hand:
         # Noted first, and the old number with it: what nobody noted is taken for a person's.
-        instance.daemon_cursor_storage.set_cursor_values({FITTED: f"{slots} {devices}"})
-        instance.event_log_storage.set_concurrency_slots(GPU_POOL, devices)
+        write_note(instance, FITTED, f"{slots} {devices}")
+        set_pool_limit(instance, GPU_POOL, devices)
 
 
 def _gpu_pool(instance: dg.DagsterInstance) -> tuple[int, bool]:
     """Its slots, and whether a person chose their number."""
-    limits = {pool.name: pool for pool in instance.event_log_storage.get_pool_limits()}
-    pool = limits.get(GPU_POOL)
-    if pool is None or pool.from_default:
+    limit = pool_limit(instance, GPU_POOL)
+    if limit is None:
         return 1, False
-    fitted = instance.daemon_cursor_storage.get_cursor_values({FITTED}).get(FITTED, "")
-    return pool.limit, str(pool.limit) not in fitted.split()
+    return limit, str(limit) not in read_note(instance, FITTED).split()
 
 
 def live_runs(instance: dg.DagsterInstance) -> list[DagsterRun]:
     """Runs that hold their folders: queued to canceling, and failed ones that will be retried."""
-    runs = list(instance.get_runs(dg.RunsFilter(statuses=list(LIVE))))
+    records = list(instance.get_run_records(dg.RunsFilter(statuses=list(LIVE))))
     retried = dg.RunsFilter(
         statuses=[DagsterRunStatus.FAILURE],
-        tags={"dagster/will_retry": "true"},
+        tags=WILL_BE_RETRIED,
         updated_after=datetime.now(UTC) - timedelta(seconds=RETRY_SECONDS),
     )
-    runs += [r for r in instance.get_runs(retried) if "dagster/auto_retry_run_id" not in r.tags]
-    return runs
+    records += [r for r in instance.get_run_records(retried) if is_to_be_retried(r.dagster_run)]
+    return [record.dagster_run for record in records]
 
 
 def newest_run(instance: dg.DagsterInstance) -> int:
