@@ -116,6 +116,11 @@ def gc(
     if as_json:
         print_json(found.as_json())
         return
+    if not found.in_step:
+        typer.echo(
+            "without --dry-run this would remove nothing, for the library is not in step: run"
+            " `embed-assets sync` first; as things are now:"
+        )
     s = found.swept
     word = "would be removed" if dry_run else "removed"
     typer.echo(
@@ -130,8 +135,6 @@ def gc(
         f"{h.pruned.removed} runs of Dagster and the logs of {h.pruned.emptied} more {word},"
         f" {decimal(h.pruned.bytes)} of {decimal(h.databases + h.logs + h.output)}"
     )
-    if not found.in_step:
-        typer.echo("(the library is not in step: `embed-assets sync` comes first)")
 
 
 def add_to(app: typer.Typer) -> None:

@@ -1,6 +1,6 @@
 """What Milvus does not offer: files of Milvus Lite that are read or deleted, and error texts.
 
-Written for pymilvus 3.0.2 and milvus-lite 3.2.2. Nothing else knows the layout of a Lite folder,
+Nothing else knows the layout of a Lite folder,
 milvus-lite's classes, or words of an error message. What is lacking:
 
 - Reading a Lite index beside its writer: one process has it, for the better part of a second at
@@ -30,6 +30,9 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
+
+WRITTEN_FOR = {"pymilvus": "3.0.2", "milvus-lite": "3.2.2"}
+"""The versions that all of it was written against; others need its tests run."""
 
 
 def lite_has(folder: Path, collection: str) -> bool:
