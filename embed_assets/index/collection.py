@@ -10,11 +10,7 @@ from typing import TYPE_CHECKING, Any
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec
 from embed_assets.index.connection import lite_folder
-from embed_assets.index.milvus_compat import (
-    delete_half_created,
-    delete_lite_indexes,
-    lite_alias,
-)
+from embed_assets.index.milvus_compat import delete_half_created, delete_lite_indexes, lite_alias
 from embed_assets.index.row import KEYS, SECONDS, TEXT_BYTES, columns
 
 if TYPE_CHECKING:

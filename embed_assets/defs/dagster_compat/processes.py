@@ -15,8 +15,6 @@ from __future__ import annotations
 import time
 from contextlib import suppress
 
-import psutil
-
 PRELOADED_MODULES = (
     "dagster._core.storage.sqlite_storage",
     "dagster._core.instance.factory",
@@ -38,6 +36,8 @@ class CodeServerWatch:
 
     def is_lost(self) -> bool:
         """Whether a proxy had been without its child twice in a row; it is ended then."""
+        import psutil
+
         if time.monotonic() - self.looked < LOOK_SECONDS:
             return False
         self.looked = time.monotonic()

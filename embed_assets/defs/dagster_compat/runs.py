@@ -24,24 +24,17 @@ from typing import TYPE_CHECKING
 
 import dagster as dg
 from dagster import DagsterEventType
-from dagster._core.storage.tags import (
-    ASSET_PARTITION_RANGE_END_TAG,
-    ASSET_PARTITION_RANGE_START_TAG,
-    AUTO_RETRY_RUN_ID_TAG,
-    BACKFILL_ID_TAG,
-    PARTITION_NAME_TAG,
-    WILL_RETRY_TAG,
-)
+from dagster._core.storage import tags
 
 if TYPE_CHECKING:
     from filelock import FileLock
 
-PARTITION_TAG = PARTITION_NAME_TAG
-RANGE_START_TAG = ASSET_PARTITION_RANGE_START_TAG
-RANGE_END_TAG = ASSET_PARTITION_RANGE_END_TAG
-BACKFILL_TAG = BACKFILL_ID_TAG
+PARTITION_TAG = tags.PARTITION_NAME_TAG
+RANGE_START_TAG = tags.ASSET_PARTITION_RANGE_START_TAG
+RANGE_END_TAG = tags.ASSET_PARTITION_RANGE_END_TAG
+BACKFILL_TAG = tags.BACKFILL_ID_TAG
 
-WILL_BE_RETRIED = {WILL_RETRY_TAG: "true"}
+WILL_BE_RETRIED = {tags.WILL_RETRY_TAG: "true"}
 """Tags of a failed run that the daemon means to retry, or has retried."""
 
 
@@ -118,12 +111,14 @@ def begin_to_cancel_run(instance: dg.DagsterInstance, run: dg.DagsterRun) -> Non
 
 def is_to_be_retried(run: dg.DagsterRun) -> bool:
     """Whether the daemon means to retry this failed run, and has not yet."""
-    return run.tags.get(WILL_RETRY_TAG) == "true" and AUTO_RETRY_RUN_ID_TAG not in run.tags
+    return (
+        run.tags.get(tags.WILL_RETRY_TAG) == "true" and tags.AUTO_RETRY_RUN_ID_TAG not in run.tags
+    )
 
 
 def never_retry(instance: dg.DagsterInstance, run: dg.DagsterRun) -> None:
     """Have the daemon not retry a failed run."""
-    instance.add_run_tags(run.run_id, {WILL_RETRY_TAG: "false"})
+    instance.add_run_tags(run.run_id, {tags.WILL_RETRY_TAG: "false"})
 
 
 def queue_is_served(instance: dg.DagsterInstance, within_seconds: float) -> bool:
