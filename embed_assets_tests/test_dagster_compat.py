@@ -27,7 +27,6 @@ from filelock import Timeout
 import embed_assets
 from embed_assets.defs import dagster_compat
 from embed_assets.defs.dagster_compat import pools, runs
-from embed_assets.defs.dagster_compat.processes import PRELOADED_MODULES
 from embed_assets.defs.dagster_compat.versions import VERSION_TAG, last_data_versions
 from embed_assets_tests.patience import PATIENCE
 
@@ -212,18 +211,18 @@ OPEN = """
 import importlib, sys
 from pathlib import Path
 import embed_assets.definitions
+from embed_assets.defs.dagster_compat.processes import PRELOADED_MODULES
 from embed_assets.defs.dagster_compat.runs import open_folder
-for name in sys.argv[2:]:
+for name in PRELOADED_MODULES:
     importlib.import_module(name)
 before = set(sys.modules)
 with open_folder(Path(sys.argv[1])):
-    print(len(set(sys.modules) - before))
+    print(*sorted(set(sys.modules) - before))
 """
 
 
-def test_what_is_preloaded_is_most_of_what_opening_an_instance_imports(home):
-    def imported(*preloaded):
-        command = [sys.executable, "-c", OPEN, str(home), *preloaded]
-        return int(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-
-    assert imported(*PRELOADED_MODULES) < imported() / 4
+def test_opening_an_instance_imports_nothing_large_that_is_not_preloaded(home):
+    command = [sys.executable, "-c", OPEN, str(home)]
+    imported = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    assert not {"alembic", "sqlalchemy", "yaml", "grpc"} & set(imported)
+    assert len(imported) < 100
