@@ -76,7 +76,8 @@ class Source:
 
     def note(self, error: OSError) -> None:
         """Remember what the disk said, for a reader of `peek` that reads for somebody else."""
-        self._errors.append(error)
+        if not self._errors:
+            self._errors.append(error)
 
     def check(self) -> None:
         """Raise the OSError that a read met, if any: then it is not the track that is bad."""
