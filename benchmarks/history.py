@@ -38,7 +38,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 def age(root: Path, days: int) -> dict[str, Any]:
     """Let a home age day by day, with and without pruning."""
     from embed_assets.definitions import build_defs
-    from embed_assets.defs import history_files, state
+    from embed_assets.defs import state
+    from embed_assets.defs.dagster_compat import files
     from embed_assets.defs.history import prune
     from embed_assets_tests.aged_home import AgedHome
     from embed_assets_tests.world import World
@@ -54,7 +55,7 @@ def age(root: Path, days: int) -> dict[str, Any]:
     home = settings.dagster_home
 
     def size() -> int:
-        return history_files.size_of(home)
+        return files.size_of(home)
 
     def execute(job: str, **tags: str) -> str:
         made = defs.resolve_job_def(job).execute_in_process(instance=instance, tags=tags)

@@ -166,6 +166,7 @@ def _index_all(instance: Any, settings: Any, library: Path) -> None:
     from dagster._core.events.log import EventLogEntry
 
     from embed_assets.defs import state
+    from embed_assets.defs.dagster_compat.runs import VERSION_TAG
     from embed_assets.defs.partitions import key_of
     from embed_assets.index.folders import version_of
     from embed_assets.library.walk import walk
@@ -187,7 +188,7 @@ def _index_all(instance: Any, settings: Any, library: Path) -> None:
             made = dg.AssetMaterialization(
                 state.INDEX_KEY,
                 partition=key,
-                tags={state.VERSION_TAG: version_of(digest, spec)},
+                tags={VERSION_TAG: version_of(digest, spec)},
                 metadata={"folder": key, "rows": 10, "collection": spec.collection},
             )
             event = DagsterEvent(

@@ -120,6 +120,11 @@ def gc(
     if as_json:
         print_json(found.as_json())
         return
+    if not found.in_step:
+        typer.echo(
+            "without --dry-run this would remove nothing, for the library is not in step: run"
+            " `embed-assets sync` first; as things are now:"
+        )
     s = found.swept
     word = "would be removed" if dry_run else "removed"
     typer.echo(
@@ -134,8 +139,6 @@ def gc(
         f"{h.pruned.removed} Dagster runs and the logs of {h.pruned.emptied} others {word},"
         f" {decimal(h.pruned.bytes)} of {decimal(h.databases + h.logs + h.output)}"
     )
-    if not found.in_step:
-        typer.echo("(some folders are not up to date: run `embed-assets sync` first)")
 
 
 def add_to(app: typer.Typer) -> None:

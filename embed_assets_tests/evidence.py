@@ -11,7 +11,8 @@ import dagster as dg
 import numpy as np
 import psutil
 
-from embed_assets.defs.state import INDEX_KEY, VERSION_TAG
+from embed_assets.defs.dagster_compat.runs import VERSION_TAG
+from embed_assets.defs.state import INDEX_KEY
 from embed_assets.identity import display_path
 from embed_assets_tests.synth import write_track
 

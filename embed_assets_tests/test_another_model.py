@@ -158,6 +158,8 @@ def test_a_backup_of_tables_and_vectors_is_all_that_a_new_machine_needs(world):
     busy = world.run("gc")
     assert busy.returncode == 1
     assert "embed-assets sync" in busy.stderr
+    dry = world.run("gc", "--dry-run").stdout
+    assert dry.startswith("without --dry-run this would remove nothing"), "what matters comes first"
     world.sync()
     entries = sorted(world.home.glob("vectors/*/*/*.npy"))
     assert (len(gone), len(entries)) == (1, 5)

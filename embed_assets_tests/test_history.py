@@ -21,9 +21,10 @@ from dagster_graphql.schema import create_schema
 from embed_assets.commands.errors import errors
 from embed_assets.commands.gc import gc
 from embed_assets.definitions import build_defs
-from embed_assets.defs import history_files, history_storage, state
+from embed_assets.defs import state
+from embed_assets.defs.dagster_compat import events, files
+from embed_assets.defs.dagster_compat.runs import PARTITION_TAG, VERSION_TAG
 from embed_assets.defs.history import Pruned, prune
-from embed_assets.defs.history_storage import last_indexed
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.resources import resources
 from embed_assets_tests.aged_home import AgedHome
@@ -93,7 +94,7 @@ class Aged:
 
     def begun(self, folder, **tags):
         """A run of a folder of which nothing but its beginning is known."""
-        tags |= {state.PARTITION_TAG: folder}
+        tags |= {PARTITION_TAG: folder}
         job = self.defs.resolve_job_def("bring_in_step")
         return self.instance.create_run_for_job(job, tags=tags)
 
@@ -146,7 +147,7 @@ class Aged:
         }
 
     def bytes(self):
-        return history_files.size_of(self.settings.dagster_home)
+        return files.size_of(self.settings.dagster_home)
 
 
 @pytest.fixture
@@ -234,7 +235,7 @@ def test_after_six_weeks_nothing_that_is_shown_or_done_changes_and_the_home_is_b
     assert aged.asked() == []
 
     # A day's reconciliations are left, and what the folders need.
-    sizes = history_files.sizes(aged.instance)
+    sizes = files.sizes(aged.instance)
     assert len(aged.instance.get_run_ids()) < 24 + 2 * len(FOLDERS) + 10
     assert sum(sizes.values()) < size / 20
     assert sizes["databases"] < 4_000_000
@@ -304,6 +305,10 @@ def later(days):
     return time.time() + days * DAY
 
 
+def last_indexed(instance):
+    return events.last_materialized(instance, state.INDEX_KEY)
+
+
 def runs(instance):
     return set(instance.get_run_ids())
 
@@ -363,9 +368,9 @@ def test_a_pruning_that_is_cut_off_anywhere_leaves_folders_green_and_the_next_go
         raise KeyboardInterrupt
 
     for module, step in (
-        (history_storage, "delete_events"),
+        (events, "delete_events"),
         (instance.run_storage, "delete_run"),
-        (history_files, "delete_log"),
+        (files, "delete_log"),
     ):
         with monkeypatch.context() as patched:
             patched.setattr(module, step, cut_off)
@@ -380,9 +385,7 @@ def test_a_pruning_that_is_cut_off_anywhere_leaves_folders_green_and_the_next_go
 def test_a_run_that_is_queued_or_will_be_tried_again_or_holds_a_slot_stays(world, instance):
     materialized(instance, "A")
     job = build_defs(world.made_settings()).resolve_job_def("bring_in_step")
-    begun = [
-        instance.create_run_for_job(job, tags={state.PARTITION_TAG: "A"}).run_id for _ in range(4)
-    ]
+    begun = [instance.create_run_for_job(job, tags={PARTITION_TAG: "A"}).run_id for _ in range(4)]
     retried, holding, ended, queued = begun
     for run_id in (retried, holding, ended):
         instance.report_run_failed(instance.get_run_by_id(run_id))
@@ -410,9 +413,7 @@ def test_a_pruning_has_its_time_and_the_next_goes_on(instance):
 def test_an_event_that_no_run_logged_goes_unless_it_is_the_last_word_on_a_folder(instance):
     for version in ("dirty", "again.1", "again.2"):
         state.add_keys(instance, ["A"])
-        event = dg.AssetMaterialization(
-            "milvus_index", partition="A", tags={state.VERSION_TAG: version}
-        )
+        event = dg.AssetMaterialization("milvus_index", partition="A", tags={VERSION_TAG: version})
         instance.report_runless_asset_event(event)
     prune(instance, 30, now=later(31))
     assert versions_in_dagster(instance) == {"A": "again.2"}
@@ -465,13 +466,13 @@ def test_a_sensor_that_finds_nothing_to_do_writes_no_log(world, instance):
 
 
 def test_dagster_deletes_a_run_with_its_materializations_and_leaves_the_rest_behind(instance):
-    """Why `history_storage` exists. Where this fails, see whether Dagster does it now."""
+    """Why `dagster_compat.events` exists. Where this fails, see whether Dagster does it now."""
     run = materialized(instance, "A")
-    files = history_files.log_bytes(instance, run)
-    assert files > 100_000
+    size = files.log_bytes(instance, run)
+    assert size > 100_000
     instance.delete_run(run)
     assert last_indexed(instance) == {}
-    assert history_files.log_bytes(instance, run) == files
+    assert files.log_bytes(instance, run) == size
 
 
 def test_the_newest_row_stays_since_its_id_would_be_given_again(instance):

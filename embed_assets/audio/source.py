@@ -21,7 +21,8 @@ class Source:
     def __init__(self, path: bytes) -> None:
         # A named pipe would otherwise block the open until somebody writes to it.
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        self._root, self._error = self, None
+        # Shared with the parts: what fails for one of them has failed for all.
+        self._errors: list[OSError] = []
         info = os.fstat(self._fd)
         self.size = info.st_size
         self.regular = stat.S_ISREG(info.st_mode)
@@ -30,16 +31,12 @@ class Source:
     @property
     def error(self) -> OSError | None:
         """What the disk said first, to this source or to another part of the file."""
-        return self._root._error
-
-    @error.setter
-    def error(self, error: OSError) -> None:
-        self._root._error = error
+        return self._errors[0] if self._errors else None
 
     def part(self, begin: int, end: int) -> Source:
         """The bytes from `begin` up to `end` of these, open as long as the whole file is."""
         part = object.__new__(Source)
-        part._fd, part._root, part.regular = self._fd, self._root, self.regular
+        part._fd, part._errors, part.regular = self._fd, self._errors, self.regular
         part._begin, part._position, part._whole = self._begin + begin, 0, False
         part.size = min(end, self.size) - begin
         return part
@@ -54,7 +51,7 @@ class Source:
         try:
             data = self.peek(size, self._position)
         except OSError as e:
-            self.error = e
+            self.note(e)
             return b""
         self._position += len(data)
         return data
@@ -77,6 +74,11 @@ class Source:
             size = max(0, min(size, self.size - offset))
         return os.pread(self._fd, size, self._begin + offset)
 
+    def note(self, error: OSError) -> None:
+        """Remember what the disk said, for a reader of `peek` that reads for somebody else."""
+        if not self._errors:
+            self._errors.append(error)
+
     def check(self) -> None:
         """Raise the OSError that a read met, if any: then it is not the track that is bad."""
         if self.error is not None:
@@ -88,7 +90,7 @@ class Source:
 
     def close(self) -> None:
         """Close the file; a part leaves that to the whole."""
-        if self._root is self and self._fd >= 0:
+        if self._whole and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
@@ -109,7 +111,7 @@ class _File(io.RawIOBase):
         try:
             data = self._source.peek(len(buffer), self._position)
         except OSError as e:
-            self._source.error = self._source.error or e
+            self._source.note(e)
             raise
         buffer[: len(data)] = data
         self._position += len(data)

@@ -12,6 +12,7 @@ from embed_assets import asked, ctimes, reports
 from embed_assets.commands.reading import open_existing, reading, require_setting
 from embed_assets.commands.terminal import iso
 from embed_assets.defs import state
+from embed_assets.defs.dagster_compat.runs import log_of
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import display_path
@@ -146,13 +147,10 @@ def _indexed_after(instance: dg.DagsterInstance, key: str, at: float) -> bool:
 
 
 def _cause(instance: dg.DagsterInstance, run_id: str) -> str:
-    records = instance.get_records_for_run(
-        run_id, of_type={dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE}
-    ).records
-    for record in records:
-        event = record.event_log_entry.get_dagster_event()
-        if event.message:
-            return f"{event.message} It is tried again by itself"
+    kinds = dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE
+    for entry in log_of(instance, run_id, *kinds):
+        if message := entry.get_dagster_event().message:
+            return f"{message} It is tried again by itself"
     return "the run failed; its log in the Dagster UI says why. It is tried again by itself"
 
 

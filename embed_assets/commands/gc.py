@@ -18,7 +18,7 @@ import dagster as dg
 
 from embed_assets import catalogue, encoders
 from embed_assets.commands.up import running_address
-from embed_assets.defs import history_files
+from embed_assets.defs.dagster_compat import files
 from embed_assets.defs.evaluation import evaluate
 from embed_assets.defs.history import VACUUM_SECONDS, Pruned, prune
 from embed_assets.defs.instance import open_instance
@@ -76,7 +76,7 @@ class Collected:
 
 
 def _history(instance: dg.DagsterInstance, settings: Settings, dry_run: bool) -> History:
-    sizes = history_files.sizes(instance)
+    sizes = files.sizes(instance)
     alone = running_address(settings) is None
     pruned = prune(
         instance,

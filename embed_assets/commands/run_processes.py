@@ -18,6 +18,8 @@ from multiprocessing.process import BaseProcess
 
 import dagster as dg
 
+from embed_assets.defs.dagster_compat.pools import free_slots
+from embed_assets.defs.dagster_compat.runs import begin_to_cancel_run, cancel_run
 from embed_assets.defs.evaluation import run_tags
 from embed_assets.defs.execution import IN_PROCESS, PRELOADED
 from embed_assets.defs.instance import open_instance, worker_tags
@@ -49,8 +51,8 @@ class RunProcess:
 
     def run(self, instance: dg.DagsterInstance) -> dg.DagsterRun | None:
         """The run, if the process lived long enough to begin one."""
-        runs = instance.get_runs(dg.RunsFilter(tags={REQUEST_TAG: self.name}), limit=1)
-        return runs[0] if runs else None
+        mine = dg.RunsFilter(tags={REQUEST_TAG: self.name})
+        return next((r.dagster_run for r in instance.get_run_records(mine, limit=1)), None)
 
 
 def start_run(settings: Settings, request: RunRequest) -> RunProcess:
@@ -92,7 +94,7 @@ def stopped_at_the_end(
         for started in running:
             run = started.run(instance)
             if run and not run.is_finished:
-                instance.report_run_canceling(run)
+                begin_to_cancel_run(instance, run)
         for seconds in STOP_SECONDS:
             for started in running:
                 started.process.terminate()
@@ -104,8 +106,8 @@ def stopped_at_the_end(
             started.process.join()
             run = started.run(instance)
             if run and not run.is_finished:
-                instance.report_run_canceled(run)
-                instance.event_log_storage.free_concurrency_slots_for_run(run.run_id)
+                cancel_run(instance, run)
+                free_slots(instance, run.run_id)
 
 
 def _execute(settings: Settings, request: RunRequest, name: str) -> None:

@@ -24,6 +24,7 @@ from embed_assets.commands.run_processes import (
 from embed_assets.commands.terminal import counted, duration
 from embed_assets.commands.up import running_address
 from embed_assets.context import IndexContext
+from embed_assets.defs.dagster_compat.runs import log_of
 from embed_assets.defs.evaluation import IMPORT_RUNS, Evaluation, evaluate, prepare, summary
 from embed_assets.defs.execution import wrong_setting
 from embed_assets.defs.instance import open_instance, reap, take_over
@@ -319,11 +320,8 @@ def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> Non
         "track_manifest": ("removed",),
     }
     totals: Counter[str] = Counter()
-    records = instance.get_records_for_run(
-        run_id, of_type=dg.DagsterEventType.ASSET_MATERIALIZATION
-    ).records
-    for record in records:
-        made = record.asset_materialization
+    for entry in log_of(instance, run_id, dg.DagsterEventType.ASSET_MATERIALIZATION):
+        made = entry.asset_materialization
         for name in told.get(made.asset_key.path[-1], ()) if made else ():
             value = made.metadata.get(name)
             totals[name] += int(value.value) if value is not None else 0

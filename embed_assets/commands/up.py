@@ -14,6 +14,7 @@ from pathlib import Path
 
 import psutil
 
+from embed_assets.defs.dagster_compat.processes import CodeServerWatch
 from embed_assets.defs.evaluation import LIVE_RUNS
 from embed_assets.defs.instance import (
     allow_runs,
@@ -39,8 +40,6 @@ STARTS = 4
 """So many times in a row it may end sooner than that: then there are pauses, or `up` gives up."""
 
 LONGEST_PAUSE_SECONDS = 60.0
-
-CODE_SERVER_LOOK_SECONDS = 2.0
 
 
 def up(settings: Settings, port: int, tell: Callable[[str], None]) -> int:
@@ -100,7 +99,7 @@ def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None
         process = _start(command, environment)
         try:
             _write_note(note, address, process.pid)
-            code_server = _CodeServer(process.pid)
+            code_server = CodeServerWatch(process.pid)
             while process.poll() is None and not stopping:
                 if code_server.is_lost():
                     tell("the process that holds the code has ended; it is started again")
@@ -149,40 +148,6 @@ def _sleep(seconds: float, stopping: list[int]) -> None:
     end = time.monotonic() + seconds
     while not stopping and time.monotonic() < end:
         time.sleep(0.2)
-
-
-class _CodeServer:
-    """Looks every few seconds whether the code server of a `dagster dev` still has its code.
-
-    Dagster's code server is a proxy that holds the code in a child. `dagster dev` starts a proxy
-    again that has ended, but a proxy whose child was killed answers every question with an error
-    for good (dagster 1.13): no sensor looks and no run starts until somebody presses "Reload".
-    """
-
-    def __init__(self, dagster_dev: int) -> None:
-        self.dagster_dev = dagster_dev
-        self.looked = 0.0
-        self.had_code: set[int] = set()
-        self.missed: set[int] = set()
-
-    def is_lost(self) -> bool:
-        """Whether a proxy had been without its child twice in a row; it is ended then."""
-        if time.monotonic() - self.looked < CODE_SERVER_LOOK_SECONDS:
-            return False
-        self.looked = time.monotonic()
-        lost, self.missed = self.missed, set()
-        with suppress(psutil.Error, OSError):
-            for proxy in psutil.Process(self.dagster_dev).children():
-                if "code-server" not in proxy.cmdline():
-                    continue
-                if any("grpc" in child.cmdline() for child in proxy.children()):
-                    self.had_code.add(proxy.pid)
-                elif proxy.pid in lost:
-                    proxy.kill()
-                    return True
-                elif proxy.pid in self.had_code:
-                    self.missed.add(proxy.pid)
-        return False
 
 
 def _reap(settings: Settings, tell: Callable[[str], None]) -> None:

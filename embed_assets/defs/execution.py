@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
-from pathlib import Path
+from contextlib import contextmanager
 from typing import Any
 
 import dagster as dg
-from dagster._core.execution.plan import instance_concurrency_context as slots
 
+from embed_assets.defs.dagster_compat.pools import patch_claims
+from embed_assets.defs.dagster_compat.processes import PRELOADED_MODULES
+from embed_assets.defs.dagster_compat.runs import step_failures
 from embed_assets.errors import ConfigurationError, LibraryUnavailable
 
 GPU_POOL = "gpu"
@@ -28,20 +28,7 @@ RETRIES = dg.RetryPolicy(
 )
 """For what is bad for a moment: after about 2, 4 and 8 seconds, then the sensor's longer waits."""
 
-ASK_AGAIN_SECONDS = 1.0
-"""A step that waits for a pool's slot asks for it so often; Dagster's own waits grow to 15 s, in
-which the encoder would idle."""
-
-TICK_SECONDS = 0.05
-"""How long a run with a process a step rests before it looks again whether it is to ask."""
-
-PRELOADED = [
-    "embed_assets.definitions",
-    # What opening the instance imports: .6 s that each step would pay after it was forked.
-    "dagster._core.storage.sqlite_storage",
-    "dagster._core.instance.factory",
-    "upath",
-]
+PRELOADED = ["embed_assets.definitions", *PRELOADED_MODULES]
 
 
 def _executor_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -68,55 +55,7 @@ IN_PROCESS = {"execution": {"config": {"in_process": True}}}
 than the work. An import under `up` keeps a process a step, for what crashes one leaves the run."""
 
 
-def _seconds_to_next_claim(waiting: slots.InstanceConcurrencyContext) -> float:
-    """How long to sleep before asking for a slot again; short, so that a cancelled run ends."""
-    due = min(waiting._pending_timeouts.values(), default=0.0) - time.time()
-    return min(max(due, 0.05), 0.25)
-
-
-# Dagster's own is never above 0 (1.13; seen upstream, dagster-io/dagster#20367): a run whose steps
-# run in its own process would spin on one core until the encoder, on the others, is free.
-slots.InstanceConcurrencyContext.interval_to_next_pending_claim_check = _seconds_to_next_claim
-slots.MAX_CONCURRENCY_CLAIM_BLOCKED_INTERVAL = ASK_AGAIN_SECONDS
-
-_ask_for_slot = slots.InstanceConcurrencyContext.claim
-_leave_slot = slots.InstanceConcurrencyContext.free_step
-
-
-def _ask_alone(
-    waiting: slots.InstanceConcurrencyContext, pool: str, step: str, priority: int = 0
-) -> bool:
-    """Ask for a slot of a pool, one process at a time; a free one is given to whoever waits."""
-    due = waiting._pending_timeouts.get(step)
-    if due is not None and time.time() <= due:
-        # Where each step has a process, Dagster asks without a pause: on a core of its own.
-        time.sleep(TICK_SECONDS)
-        return False
-    with _alone(waiting):
-        if due is not None:
-            storage = waiting._instance.event_log_storage
-            if storage.has_unassigned_slots(pool):
-                storage.assign_pending_steps([pool])
-        return _ask_for_slot(waiting, pool, step, priority)
-
-
-def _leave_alone(having: slots.InstanceConcurrencyContext, step: str) -> None:
-    with _alone(having):
-        _leave_slot(having, step)
-
-
-def _alone(context: slots.InstanceConcurrencyContext) -> AbstractContextManager[Any]:
-    from filelock import FileLock
-
-    return FileLock(Path(context._instance.root_directory) / "pools.lock")
-
-
-# On SQLite (dagster 1.13) two processes that ask at once may both be given the one slot. And a slot
-# is given away only at the moment when another step leaves it: one that looks before that moment
-# and queues up after it, or a leaving one that is killed in it, would have all others wait for ever
-# beside a free slot.
-slots.InstanceConcurrencyContext.claim = _ask_alone
-slots.InstanceConcurrencyContext.free_step = _leave_alone
+patch_claims()
 
 
 def is_in_process(run: dg.DagsterRun) -> bool:
@@ -157,11 +96,7 @@ def failure_of(error: BaseException, stage: str) -> BaseException:
 
 def wrong_setting(instance: dg.DagsterInstance, run_id: str) -> str:
     """What a run said of a setting that cannot work; empty if it did not fail of one."""
-    records = instance.get_records_for_run(run_id, of_type=dg.DagsterEventType.STEP_FAILURE).records
-    for record in records:
-        event = record.event_log_entry.get_dagster_event()
-        said = getattr(event.event_specific_data, "user_failure_data", None)
-        kind = said.metadata.get("wrong") if said else None
-        if kind is not None and kind.value == SETTING:
-            return said.description or ""
+    for said, metadata in step_failures(instance, run_id):
+        if metadata.get("wrong") == SETTING:
+            return said
     return ""

@@ -14,12 +14,17 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 from dagster import DagsterRunStatus
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
-from dagster._core.execution.backfill import BulkActionsFilter as BackfillsFilter
 
-from embed_assets.defs import history_files as files
-from embed_assets.defs import history_storage as storage
 from embed_assets.defs import state
+from embed_assets.defs.dagster_compat import events, files
+from embed_assets.defs.dagster_compat.pools import runs_in_pools
+from embed_assets.defs.dagster_compat.runs import (
+    BACKFILL_TAG,
+    PARTITION_TAG,
+    RANGE_START_TAG,
+    is_to_be_retried,
+    run_ids,
+)
 
 MAINTENANCE_DAYS = 7
 """Successful runs over no partitions, e.g. of `reconcile`, go after so many days."""
@@ -35,8 +40,6 @@ ROWS = 2000
 
 VACUUM_SECONDS = 4.0
 """Dagster waits 5 s for its database of runs."""
-
-BACKFILL_TAG = "dagster/backfill"
 
 
 @dataclass
@@ -66,7 +69,7 @@ def prune(
     `history_days`: after how many days runs over partitions, and failed ones, are pruned; 0: never.
     """
     pruned = Pruned()
-    if not storage.can_prune(instance):
+    if not events.can_prune(instance):
         return pruned
     now = time.time() if now is None else now
     until = time.monotonic() + seconds
@@ -75,7 +78,7 @@ def prune(
         if time.monotonic() > until:
             pruned.complete = False
             break
-        found = storage.events_of(instance, [r.dagster_run.run_id for r in page])
+        found = events.events_of(instance, [r.dagster_run.run_id for r in page])
         doomed = [d for r in page if (d := rules.judge(instance, r, found)) is not None]
         pruned.removed += sum(not d.stays for d in doomed)
         pruned.emptied += sum(d.stays for d in doomed)
@@ -113,45 +116,43 @@ class _Rules:
     @classmethod
     def of(cls, instance: dg.DagsterInstance, history_days: int, now: float) -> _Rules:
         at = datetime.fromtimestamp(now, UTC)
-        going_on = [s for s in BulkActionStatus if s not in BULK_ACTION_TERMINAL_STATUSES]
-        backfills = instance.get_backfills(filters=BackfillsFilter(statuses=going_on))
         days = min(MAINTENANCE_DAYS, history_days or MAINTENANCE_DAYS)
         return cls(
             week_ago=at - timedelta(days=MAINTENANCE_DAYS),
             maintenance_before=at - timedelta(days=days),
             history_before=at - timedelta(days=history_days) if history_days else None,
-            current=storage.current_runs(instance),
+            current=events.current_runs(instance),
             unexplained=unexplained_runs(instance) if history_days else set(),
             # What frees the slots of a dead run looks for the run.
-            held=set(instance.event_log_storage.get_concurrency_run_ids()),
-            backfills={b.backfill_id for b in backfills},
+            held=runs_in_pools(instance),
+            backfills=events.live_backfills(instance),
         )
 
     def judge(
         self,
         instance: dg.DagsterInstance,
         record: dg.RunRecord,
-        found: Mapping[str, storage.RunEvents],
+        found: Mapping[str, events.RunEvents],
     ) -> _Doomed | None:
         """What is to be done with a run that ended; None: nothing."""
         run = record.dagster_run
-        events = found.get(run.run_id, storage.RunEvents())
-        over_partitions = events.partitioned or bool(
-            {state.PARTITION_TAG, state.RANGE_START_TAG} & run.tags.keys()
+        of_run = found.get(run.run_id, events.RunEvents())
+        over_partitions = of_run.partitioned or bool(
+            {PARTITION_TAG, RANGE_START_TAG} & run.tags.keys()
         )
         before = self.history_before
         if run.is_success and not over_partitions:
             before = self.maintenance_before
         if before is None or record.update_timestamp >= before or self._is_held(record):
             return None
-        stays = bool(events.needed) or run.run_id in self.current
+        stays = bool(of_run.needed) or run.run_id in self.current
         if stays and not over_partitions:
             return None
-        bytes_ = events.bytes + files.log_bytes(instance, run.run_id)
-        rest = events.rows - events.needed
+        bytes_ = of_run.bytes + files.log_bytes(instance, run.run_id)
+        rest = of_run.rows - of_run.needed
         if stays and not rest and not files.has_log(instance, run.run_id):
             return None
-        return _Doomed(run.run_id, stays, events.rows, bytes_)
+        return _Doomed(run.run_id, stays, of_run.rows, bytes_)
 
     def _is_held(self, record: dg.RunRecord) -> bool:
         run = record.dagster_run
@@ -161,15 +162,13 @@ class _Rules:
         ):
             return True
         # A daemon tries it again as soon as there is one; who has none for a week has `sync`.
-        waits = run.tags.get("dagster/will_retry") == "true"
-        recent = record.update_timestamp >= self.week_ago
-        return waits and recent and "dagster/auto_retry_run_id" not in run.tags
+        return record.update_timestamp >= self.week_ago and is_to_be_retried(run)
 
 
 def unexplained_runs(instance: dg.DagsterInstance) -> set[str]:
     """The newest failed run of each folder that was not indexed since: `errors` tells its cause."""
     known = state.known_keys(instance)
-    indexed = storage.last_indexed(instance)
+    indexed = events.last_materialized(instance, state.INDEX_KEY)
     decided: set[str] = set()
     found = set()
     failed = dg.RunsFilter(statuses=[DagsterRunStatus.FAILURE])
@@ -221,23 +220,22 @@ def _transactions(doomed: Sequence[_Doomed]) -> Iterator[list[_Doomed]]:
 def _delete(instance: dg.DagsterInstance, doomed: Sequence[_Doomed]) -> None:
     for run in doomed:
         files.delete_log(instance, run.run_id, of_run_that_stays=run.stays)
-    storage.delete_events(instance, [d.run_id for d in doomed])
+    events.delete_events(instance, [d.run_id for d in doomed])
     for run in doomed:
         if not run.stays:
-            # `instance.delete_run` would make an empty log first, to delete the run's events there.
-            instance.run_storage.delete_run(run.run_id)
+            events.delete_run(instance, run.run_id)
 
 
 def _delete_what_is_left(
     instance: dg.DagsterInstance, rules: _Rules, now: float, until: float
 ) -> None:
     if rules.history_before is not None:
-        storage.delete_runless_events(instance, rules.history_before)
-        storage.delete_backfills(instance, rules.history_before)
-    storage.delete_snapshots(instance)
+        events.delete_runless_events(instance, rules.history_before)
+        events.delete_backfills(instance, rules.history_before)
+    events.delete_snapshots(instance)
     files.delete_tick_logs(instance, rules.maintenance_before.timestamp(), until)
     old = {run for run, at in files.logged_runs(instance) if at < now - ORPHAN_SECONDS}
-    for run_id in old.difference(instance.get_run_ids()):
+    for run_id in old - run_ids(instance):
         files.delete_log(instance, run_id, of_run_that_stays=False)
 
 

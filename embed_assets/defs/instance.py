@@ -7,7 +7,6 @@ import re
 import shutil
 import socket
 import sqlite3
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
@@ -15,9 +14,18 @@ from importlib import resources
 from pathlib import Path
 
 import dagster as dg
-from dagster import DagsterEventType, DagsterRunStatus
+from dagster import DagsterRunStatus
 from sqlalchemy.exc import DatabaseError, OperationalError
 
+from embed_assets.defs.dagster_compat.pools import free_slots, runs_in_pools
+from embed_assets.defs.dagster_compat.runs import (
+    cancel_run,
+    fail_run,
+    never_retry,
+    open_folder,
+    queue_is_served,
+    worker_pids,
+)
 from embed_assets.defs.state import live_runs
 from embed_assets.errors import AlreadyRunning, ConfigurationError, TransientError, is_passing
 from embed_assets.settings import Settings
@@ -117,7 +125,7 @@ def _opened(home: Path) -> dg.DagsterInstance:
     lock = FileLock(home / "opening.lock")
     try:
         with lock.acquire(timeout=OPENING_SECONDS):
-            return dg.DagsterInstance.from_config(str(home))
+            return open_folder(home)
     except Timeout:
         raise TransientError(
             f"the Dagster instance in {home} is being opened by another process for more than"
@@ -169,9 +177,8 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
             judged = run.status in _STARTED and record.update_timestamp < before
         if not judged or _worker_lives(instance, record):
             continue
-        instance.report_run_failed(
-            run, "its worker is gone (killed, or lost with the power); the folders are tried again"
-        )
+        why = "its worker is gone (killed, or lost with the power); the folders are tried again"
+        fail_run(instance, run, why)
         reaped.append(run.run_id)
     _free_slots_of_ended_runs(instance)
     return reaped
@@ -183,26 +190,24 @@ def _free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:
     A run whose worker is killed leaves its slots to the daemon, which takes a minute, and without
     one nobody would free them.
     """
-    storage = instance.event_log_storage
-    for run_id in storage.get_concurrency_run_ids():
+    for run_id in runs_in_pools(instance):
         for record in instance.get_run_records(dg.RunsFilter(run_ids=[run_id])):
             run = record.dagster_run
             elsewhere = run.tags.get(HOST_TAG, socket.gethostname()) != socket.gethostname()
             if run.is_finished and not elsewhere and not _worker_lives(instance, record):
-                storage.free_concurrency_slots_for_run(run_id)
+                free_slots(instance, run_id)
 
 
 def take_over(instance: dg.DagsterInstance) -> list[str]:
     """Free what waits for a daemon if none lives: queue and retries; returns the ids of runs."""
-    beat = instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
-    if beat is not None and time.time() - beat.timestamp < DAEMON_SECONDS:
+    if queue_is_served(instance, DAEMON_SECONDS):
         return []
     freed = []
     for run in live_runs(instance):
         if run.status == DagsterRunStatus.QUEUED:
-            instance.report_run_canceled(run, "`up` is not running; `sync` does this run's work")
+            cancel_run(instance, run, "`up` is not running; `sync` does this run's work")
         elif run.status == DagsterRunStatus.FAILURE:
-            instance.add_run_tags(run.run_id, {"dagster/will_retry": "false"})
+            never_retry(instance, run)
         else:
             continue
         freed.append(run.run_id)
@@ -223,13 +228,7 @@ def _worker_lives(instance: dg.DagsterInstance, record: dg.RunRecord) -> bool:
     run = record.dagster_run
     if _of_sync(run) and PID_TAG in run.tags:
         return _lives(run.tags[PID_TAG], record.create_timestamp.timestamp())
-    events = instance.get_records_for_run(run.run_id, of_type=DagsterEventType.ENGINE_EVENT).records
-    for entry in events:
-        event = entry.event_log_entry.get_dagster_event()
-        pid = event.event_specific_data.metadata.get("pid") if event.event_specific_data else None
-        if pid is not None and _lives(str(pid.value), entry.timestamp):
-            return True
-    return False
+    return any(_lives(pid, noted_at) for pid, noted_at in worker_pids(instance, run.run_id))
 
 
 def _lives(pid: str, noted_at: float) -> bool:

@@ -7,6 +7,7 @@ import dagster as dg
 from embed_assets.context import IndexContext
 from embed_assets.defs.audio_embeddings import audio_embeddings
 from embed_assets.defs.checks import evaluation_of, told_of
+from embed_assets.defs.dagster_compat.runs import VERSION_TAG
 from embed_assets.defs.execution import MILVUS_POOL, RETRIES, stopped_for_good
 from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
 from embed_assets.defs.ranged_run import (
@@ -24,7 +25,6 @@ from embed_assets.defs.resources import (
     StateResource,
     index_context,
 )
-from embed_assets.defs.state import VERSION_TAG
 from embed_assets.errors import EmbedAssetsError
 from embed_assets.index.folders import DIRTY, FolderIndexed, index_library, mirror_to_served
 from embed_assets.index.serving import promote_if_ready

@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 
 import dagster as dg
 
 from embed_assets.defs import state
+from embed_assets.defs.dagster_compat.runs import lock, read_note, write_note
 from embed_assets.defs.evaluation import Evaluation
 from embed_assets.errors import TransientError
 from embed_assets.planning.values import SensorCursor
@@ -41,11 +41,11 @@ def request_lock(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[
     Raises:
         TransientError: somebody else has it for so long.
     """
-    from filelock import FileLock, Timeout
+    from filelock import Timeout
 
-    lock = FileLock(Path(instance.root_directory) / "asking.lock")
+    requesting = lock(instance, "asking")
     try:
-        lock.acquire(timeout=wait_seconds)
+        requesting.acquire(timeout=wait_seconds)
     except Timeout:
         raise TransientError(
             f"another process has been requesting runs for more than {wait_seconds:.0f} s; this is"
@@ -54,7 +54,7 @@ def request_lock(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[
     try:
         yield
     finally:
-        lock.release()
+        requesting.release()
 
 
 def drop_already_requested(
@@ -101,16 +101,16 @@ def record_requested(instance: dg.DagsterInstance, found: Evaluation) -> None:
     keys = [key for request in found.plan.requests for key in request.keys]
     if keys:
         note = {"at": time.time(), "newest": state.newest_run(instance), "keys": keys}
-        instance.daemon_cursor_storage.set_cursor_values({REQUESTED: json.dumps(note)})
+        write_note(instance, REQUESTED, json.dumps(note))
 
 
 def forget_requested(instance: dg.DagsterInstance) -> None:
     """Drop the record when no daemon is there to create the runs of the last tick."""
-    instance.daemon_cursor_storage.set_cursor_values({REQUESTED: ""})
+    write_note(instance, REQUESTED, "")
 
 
 def _to_be_launched(instance: dg.DagsterInstance) -> set[str]:
-    text = instance.daemon_cursor_storage.get_cursor_values({REQUESTED}).get(REQUESTED)
+    text = read_note(instance, REQUESTED)
     note = json.loads(text) if text else {"at": 0.0, "keys": []}
     within = LAUNCH_SECONDS + LAUNCH_SECONDS_A_FOLDER * len(note["keys"])
     if not 0.0 <= time.time() - note["at"] < within:

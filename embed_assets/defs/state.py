@@ -8,19 +8,24 @@ from datetime import UTC, datetime, timedelta
 import dagster as dg
 from dagster import DagsterRun, DagsterRunStatus
 
+from embed_assets.defs.dagster_compat.pools import pool_limit, set_pool_limit
+from embed_assets.defs.dagster_compat.runs import (
+    PARTITION_TAG,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    WILL_BE_RETRIED,
+    is_to_be_retried,
+    read_note,
+    write_note,
+)
 from embed_assets.defs.execution import GPU_POOL
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.ranged_run import PRIORITY_TAG
 
 INDEX_KEY = dg.AssetKey("milvus_index")
-VERSION_TAG = "dagster/data_version"
 
 FITTED = "embed_assets/gpu_pool"
 """In Dagster's store of cursors: the slots that the pool `gpu` was given for this machine."""
-
-PARTITION_TAG = "dagster/partition"
-RANGE_START_TAG = "dagster/asset_partition_range_start"
-RANGE_END_TAG = "dagster/asset_partition_range_end"
 
 LIVE = (
     DagsterRunStatus.QUEUED,
@@ -52,30 +57,28 @@ def fit_gpu_pool(instance: dg.DagsterInstance, devices: int) -> None:
     slots, by_hand = _gpu_pool(instance)
     if slots != devices and not by_hand:
         # Noted first, and the old number with it: what nobody noted is taken for a person's.
-        instance.daemon_cursor_storage.set_cursor_values({FITTED: f"{slots} {devices}"})
-        instance.event_log_storage.set_concurrency_slots(GPU_POOL, devices)
+        write_note(instance, FITTED, f"{slots} {devices}")
+        set_pool_limit(instance, GPU_POOL, devices)
 
 
 def _gpu_pool(instance: dg.DagsterInstance) -> tuple[int, bool]:
     """Its slots, and whether a person chose their number."""
-    limits = {pool.name: pool for pool in instance.event_log_storage.get_pool_limits()}
-    pool = limits.get(GPU_POOL)
-    if pool is None or pool.from_default:
+    limit = pool_limit(instance, GPU_POOL)
+    if limit is None:
         return 1, False
-    fitted = instance.daemon_cursor_storage.get_cursor_values({FITTED}).get(FITTED, "")
-    return pool.limit, str(pool.limit) not in fitted.split()
+    return limit, str(limit) not in read_note(instance, FITTED).split()
 
 
 def live_runs(instance: dg.DagsterInstance) -> list[DagsterRun]:
     """Runs that hold their folders: queued to canceling, and failed ones that will be retried."""
-    runs = list(instance.get_runs(dg.RunsFilter(statuses=list(LIVE))))
+    records = list(instance.get_run_records(dg.RunsFilter(statuses=list(LIVE))))
     retried = dg.RunsFilter(
         statuses=[DagsterRunStatus.FAILURE],
-        tags={"dagster/will_retry": "true"},
+        tags=WILL_BE_RETRIED,
         updated_after=datetime.now(UTC) - timedelta(seconds=RETRY_SECONDS),
     )
-    runs += [r for r in instance.get_runs(retried) if "dagster/auto_retry_run_id" not in r.tags]
-    return runs
+    records += [r for r in instance.get_run_records(retried) if is_to_be_retried(r.dagster_run)]
+    return [record.dagster_run for record in records]
 
 
 def newest_run(instance: dg.DagsterInstance) -> int:

@@ -6,13 +6,12 @@ One string says it all, in the form that pymilvus reads as well: an absolute pat
 
 from __future__ import annotations
 
-import os
 import re
-from contextlib import suppress
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from embed_assets.identity import IndexSpec, digest
+from embed_assets.index.milvus_compat import lite_files, lite_has
 
 _DATABASE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
@@ -40,7 +39,7 @@ def normal_address(text: str, database: str = "") -> str:
 
 def is_there(address: str, spec: IndexSpec) -> bool:
     """Whether a Lite index has the collection, without opening it; True for a server."""
-    return is_server(address) or Path(address, "collections", spec.collection).is_dir()
+    return is_server(address) or lite_has(Path(address), spec.collection)
 
 
 def stamp(address: str, spec: IndexSpec) -> str | None:
@@ -50,14 +49,7 @@ def stamp(address: str, spec: IndexSpec) -> str | None:
     """
     if is_server(address):
         return None
-    aliases = Path(address, "aliases.json")
-    files = [f"aliases {aliases.stat().st_mtime_ns}"] if aliases.exists() else []
-    for folder, _, names in os.walk(Path(address, "collections", spec.collection)):
-        for name in names:
-            with suppress(OSError):
-                told = os.stat(os.path.join(folder, name))
-                files.append(f"{folder}/{name} {told.st_size} {told.st_mtime_ns}")
-    return digest("stamp", *sorted(files))
+    return digest("stamp", *lite_files(Path(address), spec.collection))
 
 
 def _server(text: str, scheme: str, database: str) -> str:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import shutil
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
@@ -12,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec
 from embed_assets.index.connection import lite_folder
+from embed_assets.index.milvus_compat import delete_half_created, delete_lite_indexes, lite_alias
 from embed_assets.index.row import KEYS, SECONDS, TEXT_BYTES, columns
 
 if TYPE_CHECKING:
@@ -43,7 +42,8 @@ def ensure(client: MilvusClient, spec: IndexSpec) -> None:
     name = spec.collection
     wanted = _schema(client, spec)
     if not client.has_collection(name):
-        _sweep_half_created(client, name)
+        if root := lite_folder(client):
+            delete_half_created(root, name)
         # Strong: a reader sees each row as soon as its write has been acknowledged.
         client.create_collection(name, schema=wanted, consistency_level="Strong")
     there = _shape(client.describe_collection(name)["fields"])
@@ -71,19 +71,13 @@ def ensure(client: MilvusClient, spec: IndexSpec) -> None:
 
 def lite_serves(uri: str) -> str | None:
     """The collection behind the alias of a Lite index, without opening it; None: ask the client."""
-    try:
-        aliases = json.loads(Path(uri, "aliases.json").read_text())
-        name = aliases.get(ALIAS)
-    except (OSError, ValueError, AttributeError):
-        return None
-    return name if name and Path(uri, "collections", name).is_dir() else None
+    return lite_alias(Path(uri), ALIAS)
 
 
 def load(client: MilvusClient, collection: str) -> None:
     """Make a collection searchable; nothing if it is already.
 
-    A kill while Lite writes an index file leaves half of one, which then fails every load: those
-    files are deleted, and Lite builds them again from the rows.
+    Where Lite cannot load it, its index files are deleted, and built again from the rows.
     """
     from pymilvus.exceptions import MilvusException
 
@@ -91,13 +85,8 @@ def load(client: MilvusClient, collection: str) -> None:
         client.load_collection(collection)
     except MilvusException:
         root = lite_folder(client)
-        if root is None:
+        if root is None or not delete_lite_indexes(root, collection):
             raise
-        files = list((root / "collections" / collection / "partitions").glob("*/indexes/*.idx"))
-        if not files:
-            raise
-        for file in files:
-            file.unlink(missing_ok=True)
         client.load_collection(collection)
 
 
@@ -236,11 +225,3 @@ def _shape(described: list[dict[str, Any]]) -> dict[str, str]:
         size = params.get("dim") or params.get("max_length")
         shape[one["name"]] = f"{kind}({size})" if size else kind
     return shape
-
-
-def _sweep_half_created(client: MilvusClient, name: str) -> None:
-    """Remove the folder that a kill left before its schema was written: Lite trips over it."""
-    root = lite_folder(client)
-    folder = root / "collections" / name if root else None
-    if folder and folder.is_dir() and not (folder / "schema.json").exists():
-        shutil.rmtree(folder)

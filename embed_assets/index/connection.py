@@ -8,7 +8,6 @@ the queue held knows that somebody waits, and `give_way` lets them in.
 
 from __future__ import annotations
 
-import logging
 import os
 import sys
 import time
@@ -26,7 +25,9 @@ from embed_assets.errors import (
     TransientError,
     is_passing,
 )
+from embed_assets.index import milvus_compat
 from embed_assets.index.address import is_server, normal_address
+from embed_assets.index.milvus_compat import Fault
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -70,7 +71,9 @@ def connect(
         raise ConfigurationError(f"EMBED_MILVUS_URI={uri!r}: {e}") from None
     if is_server(uri):
         with _our_errors(uri):
-            client = _client_class()(uri, token=token or "", timeout=CONNECT_SECONDS)
+            client = milvus_compat.quiet_client_class()(
+                uri, token=token or "", timeout=CONNECT_SECONDS
+            )
             try:
                 yield client
             finally:
@@ -81,8 +84,7 @@ def connect(
     # Before pymilvus is imported, the better part of a second: who does not get it needs none.
     _lock(lite)
     with lite.held, _our_errors(uri):
-        cls = _client_class()
-        client = cls.__new__(cls)
+        client = milvus_compat.unopened_client()
         _start(client, lite)
         _lite[client] = lite
         try:
@@ -138,15 +140,6 @@ def _no_folder(path: Path, why: object) -> EmbedAssetsError:
     )
 
 
-def _client_class() -> type[MilvusClient]:
-    from pymilvus import MilvusClient
-
-    # Every error it logs, with pages of traceback, is also raised, and told once in our words.
-    for name in ("pymilvus", "milvus_lite"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return MilvusClient
-
-
 def _lock(lite: _Lite) -> None:
     from filelock import FileLock, Timeout
 
@@ -169,27 +162,21 @@ def _lock(lite: _Lite) -> None:
 
 def _start(client: MilvusClient, lite: _Lite) -> None:
     """Open the index whose locks are held; they are given back if it cannot be opened."""
-    from milvus_lite.db import MilvusLite
-    from milvus_lite.exceptions import DataDirLockedError
-
     deadline = time.monotonic() + lite.wait_seconds
     with lite.held.pop_all() as held:
-        while True:
-            # A foreign program's lock shows only here: the client itself hides why it failed.
-            try:
-                MilvusLite(str(lite.path)).close()
-                break
-            except DataDirLockedError as e:
+        try:
+            # Not ours, or it would have our locks.
+            while milvus_compat.is_held(lite.path):
                 if time.monotonic() > deadline:
                     raise IndexBusy(
                         f"{lite.path} is in use by a program outside embed_assets (a notebook?) "
                         f"for more than {lite.wait_seconds:g} s: close it there and try again"
-                    ) from e
+                    )
                 time.sleep(0.1)
-            except OSError as e:
-                raise _no_folder(lite.path, e) from e
-        held.callback(_stop_server, lite.path)
-        type(client).__init__(client, str(lite.path))
+        except OSError as e:
+            raise _no_folder(lite.path, e) from e
+        held.callback(milvus_compat.release, lite.path)
+        milvus_compat.open_again(client, lite.path)
         with suppress(OSError, ValueError):
             command = " ".join([os.path.basename(sys.argv[0]), *sys.argv[1:3]])
             _note(lite.path).write_text(f"process {os.getpid()} ({command})")
@@ -200,12 +187,6 @@ def _release(client: MilvusClient, lite: _Lite) -> None:
     with suppress(Exception):
         client.close()
     lite.held.close()
-
-
-def _stop_server(path: Path) -> None:
-    from milvus_lite.server_manager import server_manager_instance
-
-    server_manager_instance.release_server(str(path))
 
 
 def _somebody_waits(path: Path) -> bool:
@@ -244,33 +225,27 @@ def _our_errors(uri: str) -> Iterator[None]:
         raise _translated(uri, e) from e
 
 
-_DENIED = ("unauthenticated", "auth check failure", "permission", "illegal token", "invalid token")
-
-
 def _translated(uri: str, error: Exception) -> EmbedAssetsError:
-    from pymilvus import exceptions as theirs
-
-    message = getattr(error, "message", "") or str(error)
-    if any(word in message.lower() for word in _DENIED):
+    message, fault = milvus_compat.message_of(error), milvus_compat.fault_of(error)
+    if fault is Fault.DENIED:
         return ConfigurationError(
             f"Milvus at {uri} refuses the login ({message}): set EMBED_MILVUS_TOKEN to "
             "user:password, or to an API key that may write"
         )
-    if "database not found" in message.lower():
+    if fault is Fault.NO_DATABASE:
         return ConfigurationError(
             f"Milvus at {uri} has no such database ({message}): create it there, or change "
             "EMBED_MILVUS_DATABASE"
         )
     # Lite's folder was opened a moment ago: what it says then is an error of the disk.
-    if isinstance(error, theirs.ConnectionConfigException) and is_server(uri):
+    if fault is Fault.BAD_ADDRESS and is_server(uri):
         return ConfigurationError(f"EMBED_MILVUS_URI={uri!r} cannot work: {message}")
-    bugs = (theirs.ParamError, theirs.DataNotMatchException, theirs.DataTypeNotMatchException)
-    if isinstance(error, bugs) or getattr(error, "is_input_error", False):
+    if fault is Fault.BAD_REQUEST:
         return ConfigurationError(
             f"Milvus at {uri} refuses a request ({message}): its version and embed_assets do not "
             "fit together; please report this"
         )
-    if "no space left" in message.lower():
+    if fault is Fault.DISK_FULL:
         advice = "the disk is full: make room, and it goes on where it was"
     elif is_server(uri):
         advice = "check that the server runs and that EMBED_MILVUS_URI names it"

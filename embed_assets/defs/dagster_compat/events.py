@@ -1,13 +1,13 @@
-"""The tables and files in which Dagster keeps runs: read and deleted from directly, only here.
+"""The SQL tables of runs and events: read, and deleted from.
 
-Dagster 1.13 prunes ticks, but no runs (dagster-io/dagster#33785). `DagsterInstance.delete_run`
-deletes a run's materializations too, which turns partitions from green to missing, and leaves its
-check evaluations, its log's file and captured output behind. No public call deletes single
-events, so this module uses, of dagster 1.13:
+What Dagster 1.13 lacks: pruning runs, and deleting single events. It prunes ticks only.
+`DagsterInstance.delete_run` deletes a run's materializations too, which turns partitions from green
+to missing, and leaves its check evaluations, its log's file and captured output behind. Upstream:
+issues #33785 and #4100 (pruning), #10663 (a single materialization), all open.
 
-- the SQLAlchemy tables of `event_log.schema` and `runs.schema`,
-- `index_connection`, `run_connection` and `path_for_shard` of the event log storage, `connect` of
-  the run and schedule storages.
+This module uses the SQLAlchemy tables of `event_log.schema` and `runs.schema`, `index_connection`
+and `run_connection` of the event log storage, `connect` and `delete_run` of the run storage, and
+`get_backfills` of the instance.
 
 On SQLite each run's log is a file of its own; materializations, planned materializations and check
 evaluations are copied to `index.db`, from which the UI reads the status and the metadata of
@@ -24,7 +24,8 @@ from datetime import UTC, datetime
 import dagster as dg
 import sqlalchemy as db
 from dagster import DagsterEventType
-from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES
+from dagster._core.execution.backfill import BULK_ACTION_TERMINAL_STATUSES, BulkActionStatus
+from dagster._core.execution.backfill import BulkActionsFilter as BackfillsFilter
 from dagster._core.instance import RUNLESS_RUN_ID
 from dagster._core.storage.event_log.schema import (
     AssetCheckExecutionsTable as Checks,
@@ -51,7 +52,6 @@ from dagster._core.storage.runs.schema import (
 from dagster._core.storage.runs.sql_run_storage import SqlRunStorage
 
 from embed_assets.defs.partitions import MUSIC_FOLDERS
-from embed_assets.defs.state import INDEX_KEY
 
 MATERIALIZED = DagsterEventType.ASSET_MATERIALIZATION.value
 PLANNED = DagsterEventType.ASSET_MATERIALIZATION_PLANNED.value
@@ -68,7 +68,7 @@ class RunEvents:
 
 
 def can_prune(instance: dg.DagsterInstance) -> bool:
-    """Whether Dagster's storage is one of those that this module knows."""
+    """Whether Dagster's storages are SQL databases with the tables that this module knows."""
     sql = isinstance(instance.event_log_storage, SqlEventLogStorage)
     return sql and isinstance(instance.run_storage, SqlRunStorage)
 
@@ -153,12 +153,14 @@ def current_runs(instance: dg.DagsterInstance) -> set[str]:
     return found - {None}
 
 
-def last_indexed(instance: dg.DagsterInstance) -> dict[str, tuple[float, str]]:
-    """When each folder was last indexed, in seconds since 1970, and by which run."""
-    of_index = db.and_(
-        Events.c.asset_key == INDEX_KEY.to_string(), Events.c.dagster_event_type == MATERIALIZED
+def last_materialized(
+    instance: dg.DagsterInstance, asset: dg.AssetKey
+) -> dict[str, tuple[float, str]]:
+    """When each partition was last materialized, in seconds since 1970, and by which run."""
+    of_asset = db.and_(
+        Events.c.asset_key == asset.to_string(), Events.c.dagster_event_type == MATERIALIZED
     )
-    last = db.select(db.func.max(Events.c.id)).where(of_index).group_by(Events.c.partition)
+    last = db.select(db.func.max(Events.c.id)).where(of_asset).group_by(Events.c.partition)
     columns = Events.c.partition, Events.c.timestamp, Events.c.run_id
     with instance.event_log_storage.index_connection() as connection:
         found = connection.execute(db.select(*columns).where(Events.c.id.in_(last)))
@@ -195,6 +197,18 @@ def _delete_events(instance: dg.DagsterInstance, which: db.ColumnElement[bool]) 
         ids = db.select(Events.c.id).where(which)
         connection.execute(EventTags.delete().where(EventTags.c.event_id.in_(ids)))
         connection.execute(Events.delete().where(which))
+
+
+def delete_run(instance: dg.DagsterInstance, run_id: str) -> None:
+    """Delete a run's record only; what it logged is deleted before."""
+    # `instance.delete_run` would make an empty log first, to delete the run's events there.
+    instance.run_storage.delete_run(run_id)
+
+
+def live_backfills(instance: dg.DagsterInstance) -> set[str]:
+    """Ids of the backfills that have not ended."""
+    live = [s for s in BulkActionStatus if s not in BULK_ACTION_TERMINAL_STATUSES]
+    return {b.backfill_id for b in instance.get_backfills(filters=BackfillsFilter(statuses=live))}
 
 
 def delete_backfills(instance: dg.DagsterInstance, before: datetime) -> None:

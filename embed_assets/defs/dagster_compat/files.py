@@ -1,8 +1,11 @@
 """The files of Dagster's instance: a log for each run, captured output, and the databases.
 
-Of dagster 1.13's own it uses `path_for_shard` of the event log storage, which keeps each run's log
-in a SQLite file, and the layout of `storage_directory`: a folder for each run, and one for each
-sensor and schedule, with a file for each tick that logged anything. Dagster deletes none of them.
+What Dagster 1.13 lacks: deleting a run's log and output, and the logs of ticks; giving disk space
+back. Upstream: issues #33785 (logs) and #4498 (output), both open.
+
+This module uses `path_for_shard` of the event log storage, which keeps each run's log in a SQLite
+file, the connections of the storages, `compute_log_manager`, and the layout of `storage_directory`:
+a folder for each run, and one for each sensor and schedule, with a file for each tick that logged.
 """
 
 from __future__ import annotations

@@ -1,0 +1,167 @@
+"""What Milvus does not offer: files of Milvus Lite that are read or deleted, and error texts.
+
+Nothing else knows the layout of a Lite folder,
+milvus-lite's classes, or words of an error message. What is lacking:
+
+- Reading a Lite index beside its writer: one process has it, for the better part of a second at
+  each opening. Which collections there are, which one the alias names and whether anything was
+  written is read from its files. Upstream: milvus-io/milvus-lite#264, open.
+- Releasing a Lite index before the process ends: `MilvusClient.close` keeps the lock. Upstream:
+  milvus-io/milvus-lite#227, closed as intended.
+- Why a Lite index cannot be opened: the client hides it, so milvus-lite's own class is asked first.
+  Upstream: no issue found.
+- Opening a client a second time, for those who hold a reference to it. Upstream: no issue found.
+- A Lite index that survives a kill: a half-written index file fails each load, and a folder without
+  schema each creation. Upstream: no issue found.
+- Error codes: pymilvus raises one class for most of what a server says, and a code that differs
+  between versions of the server. Upstream: no issue found.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import shutil
+from contextlib import suppress
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+WRITTEN_FOR = {"pymilvus": "3.0.2", "milvus-lite": "3.2.2"}
+"""The versions that all of it was written against; others need its tests run."""
+
+
+def lite_has(folder: Path, collection: str) -> bool:
+    """Whether a Lite index has the collection."""
+    return _collection(folder, collection).is_dir()
+
+
+def lite_alias(folder: Path, alias: str) -> str | None:
+    """The collection that an alias of a Lite index names; None if it cannot be told."""
+    try:
+        name = json.loads(_aliases(folder).read_text()).get(alias)
+    except (OSError, ValueError, AttributeError):
+        return None
+    return name if name and lite_has(folder, name) else None
+
+
+def lite_files(folder: Path, collection: str) -> list[str]:
+    """A line for each file of a Lite collection, with size and time, and one for the aliases.
+
+    Equal lines: nobody wrote to the collection or moved an alias between.
+    """
+    aliases = _aliases(folder)
+    files = [f"aliases {aliases.stat().st_mtime_ns}"] if aliases.exists() else []
+    for root, _, names in os.walk(_collection(folder, collection)):
+        for name in names:
+            with suppress(OSError):
+                info = os.stat(os.path.join(root, name))
+                files.append(f"{root}/{name} {info.st_size} {info.st_mtime_ns}")
+    return sorted(files)
+
+
+def delete_lite_indexes(folder: Path, collection: str) -> bool:
+    """Delete the index files of a Lite collection, which it builds again from its rows.
+
+    False if there are none. A kill while Lite writes one leaves half of it, and every load fails.
+    """
+    files = list((_collection(folder, collection) / "partitions").glob("*/indexes/*.idx"))
+    for file in files:
+        file.unlink(missing_ok=True)
+    return bool(files)
+
+
+def delete_half_created(folder: Path, collection: str) -> None:
+    """Delete the folder that a kill left before its schema was written: Lite trips over it."""
+    half = _collection(folder, collection)
+    if half.is_dir() and not (half / "schema.json").exists():
+        shutil.rmtree(half)
+
+
+def _collection(folder: Path, collection: str) -> Path:
+    return folder / "collections" / collection
+
+
+def _aliases(folder: Path) -> Path:
+    return folder / "aliases.json"
+
+
+def is_held(folder: Path) -> bool:
+    """Whether another process has this Lite index open. Raises OSError: it cannot be opened."""
+    from milvus_lite.db import MilvusLite
+    from milvus_lite.exceptions import DataDirLockedError
+
+    try:
+        MilvusLite(str(folder)).close()
+    except DataDirLockedError:
+        return True
+    return False
+
+
+def release(folder: Path) -> None:
+    """Stop this process's server of a Lite index, which gives its lock back."""
+    from milvus_lite.server_manager import server_manager_instance
+
+    server_manager_instance.release_server(str(folder))
+
+
+def unopened_client() -> MilvusClient:
+    """A client that `open_again` opens: the object that callers hold stays the same."""
+    cls = quiet_client_class()
+    return cls.__new__(cls)
+
+
+def open_again(client: MilvusClient, folder: Path) -> None:
+    """Open a client on a Lite index, for the first time or after it was closed."""
+    type(client).__init__(client, str(folder))
+
+
+def quiet_client_class() -> type[MilvusClient]:
+    """`MilvusClient`, without what it logs: every error, with pages of traceback, is raised too."""
+    from pymilvus import MilvusClient
+
+    for name in ("pymilvus", "milvus_lite"):
+        logging.getLogger(name).setLevel(logging.CRITICAL)
+    return MilvusClient
+
+
+class Fault(Enum):
+    """What kind of error Milvus raised."""
+
+    DENIED = "the login is refused"
+    NO_DATABASE = "the server has no such database"
+    DISK_FULL = "the disk is full"
+    BAD_ADDRESS = "the address cannot be one"
+    BAD_REQUEST = "what was asked cannot be done, now or later"
+    OTHER = "anything else, which may pass"
+
+
+_DENIED = ("unauthenticated", "auth check failure", "permission", "illegal token", "invalid token")
+
+
+def fault_of(error: Exception) -> Fault:
+    """The kind of an error of pymilvus or gRPC, by its class and by words of its message."""
+    from pymilvus import exceptions as theirs
+
+    message = message_of(error).lower()
+    if any(word in message for word in _DENIED):
+        return Fault.DENIED
+    if "database not found" in message:
+        return Fault.NO_DATABASE
+    if "no space left" in message:
+        return Fault.DISK_FULL
+    if isinstance(error, theirs.ConnectionConfigException):
+        return Fault.BAD_ADDRESS
+    bugs = (theirs.ParamError, theirs.DataNotMatchException, theirs.DataTypeNotMatchException)
+    if isinstance(error, bugs) or getattr(error, "is_input_error", False):
+        return Fault.BAD_REQUEST
+    return Fault.OTHER
+
+
+def message_of(error: Exception) -> str:
+    """What an error of pymilvus or gRPC says."""
+    return getattr(error, "message", "") or str(error)
