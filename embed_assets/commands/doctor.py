@@ -173,8 +173,8 @@ def _encoder(settings: Settings, project: Project) -> str:
 
 def _device(settings: Settings, project: Project) -> str:
     encoders.require_device(settings.encoder, settings.device)
-    if settings.encoder == "acoustic":
-        return "cpu (acoustic runs on nothing else)"
+    if not project.choice.card.runs_on_gpu:
+        return f"cpu ({settings.encoder} runs on nothing else)"
     from embed_assets.encoders.devices import resolve_device
 
     where, workers = resolve_device(settings.device), project.choice.workers()

@@ -187,7 +187,7 @@ class _CodeServer:
 
 def _reap(settings: Settings, tell: Callable[[str], None]) -> None:
     with open_instance(settings) as instance:
-        fit_gpu_pool(instance, Project.of(settings).choice.at_once())
+        fit_gpu_pool(instance, Project.of(settings).choice.device_slots())
         allow_runs(settings, embedding_at_once(instance) + LIVE_RUNS)
         forget_asked(instance)
         # Nothing else starts workers now, so those that have not begun never will.

@@ -13,7 +13,7 @@ from embed_assets.defs import state
 from embed_assets.defs.execution import IN_PROCESS
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.ranged_run import LANE_TAG, REMOVE_TAG
-from embed_assets.encoders import is_quick
+from embed_assets.encoders.cards import card_of
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec, folder_id
 from embed_assets.index.folders import version_of, written_versions
@@ -33,7 +33,7 @@ BULK_RUNS = 1
 
 IMPORT_SECONDS = 600.0
 """A run of an import embeds for about so long: an album dropped meanwhile waits for it, since the
-encoder does one run's work at a time. Loading MuQ again for the next run costs a hundredth."""
+encoder does one run's work at a time. Loading a model again for the next run costs a hundredth."""
 
 FIRST_IMPORT_FILES = 100
 """Tracks of a run while nobody knows how long one takes, unless the encoder is quick anywhere."""
@@ -165,7 +165,8 @@ def look(
 def _files_per_run(tables: Tables, spec: IndexSpec, policy: Policy) -> int:
     seconds = reports.seconds_per_track(tables, spec.recipe.digest, 100 * policy.encoders)
     if seconds is None:
-        return policy.files_per_run if is_quick(spec.recipe.encoder) else FIRST_IMPORT_FILES
+        quick = card_of(spec.recipe.encoder).is_quick
+        return policy.files_per_run if quick else FIRST_IMPORT_FILES
     return max(1, int(IMPORT_SECONDS / seconds))
 
 
