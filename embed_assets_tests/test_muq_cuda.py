@@ -93,7 +93,7 @@ def test_decoding_ahead_gives_what_the_plain_module_gives(small: Path, tmp_path:
             for t in tables.pending(folder, recipe.digest, False)
         ]
         with open_pool(1) as decoders, open_pool(1) as gpu:
-            pool = DecodeAhead(decoders, gpu, batch_seconds=12.0) if on.one_process() else decoders
+            pool = DecodeAhead(decoders, gpu, batch_seconds=12.0) if on.uses_single_device() else decoders
             told = [done for _, done in pool.run(embed_track, jobs)]
         assert not [done for done in told if isinstance(done, BaseException)]
         vectors[device] = {

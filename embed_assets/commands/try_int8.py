@@ -36,7 +36,7 @@ MOST_WINDOWS = 3
 TIMED = 8
 """Tracks that `muq` as it runs here embeds, to tell its speed."""
 
-SETTING = "EMBED_ENCODER=muq-int8"
+SETTING = f"EMBED_ENCODER={MUQ_INT8.name}"
 SAY_SECONDS = 15.0
 
 
@@ -129,7 +129,11 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
         goal_speed=GOAL_SPEED,
         speeds={
             f"{name} ({p.engine})": round(p.speed, 2)
-            for name, p in (("muq-int8", int8), ("muq", usual), ("muq in float32", exact))
+            for name, p in (
+                (MUQ_INT8.name, int8),
+                (MUQ.name, usual),
+                (f"{MUQ.name} in float32", exact),
+            )
         },
         tracks=len(both),
         skipped=len(paths) - len(both),

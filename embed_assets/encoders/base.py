@@ -20,7 +20,7 @@ class EncoderCard:
     summary: a few words behind the name, in the list of encoders.
     note: one sentence for people: what it is, and what its licence forbids.
     licence, commercial_use: of the weights; where there are none, of this software.
-    space: vectors of encoders of one space, with the same weights, may be compared by cosine.
+    space: vectors of encoders of one space may be compared by cosine if one model made both.
     sample_rate: Hz of the mono float32 audio that it takes.
     engines: what can run it.
     describe: (model, cache) -> EncoderInfo, without loading; `embed_assets.encoders.describe`.
