@@ -48,10 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(args: Any, room: Path) -> dict[str, Any]:
+    from embed_assets.encoders.config import EncoderConfig
     from embed_assets.identity import Recipe
     from embed_assets.rows import Track
     from embed_assets.vectors.decode_ahead import BATCH_SECONDS, DecodeAhead
-    from embed_assets.vectors.embed_track import EncoderConfig, Job, embed_track
+    from embed_assets.vectors.embed_track import Job, embed_track
     from embed_assets.workers import open_pool
 
     choice = EncoderConfig("muq", str(args.model), args.device, room / "cache")

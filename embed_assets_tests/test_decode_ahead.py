@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import DeviceFailed, FolderChanged, Reason, TrackRejected, TransientError
 from embed_assets.identity import local_path
 from embed_assets.library.manifest import Library, scan_folder
@@ -21,7 +22,7 @@ from embed_assets.tables import Tables
 from embed_assets.vectors import decode_ahead, device
 from embed_assets.vectors.decode_ahead import DecodeAhead
 from embed_assets.vectors.embed import embed_folder
-from embed_assets.vectors.embed_track import EncoderConfig, Job, embed_track, load_encoder
+from embed_assets.vectors.embed_track import Job, embed_track, load_encoder
 from embed_assets.vectors.store import Store
 from embed_assets.workers import open_pool
 from embed_assets_tests.patience import PATIENCE

@@ -21,7 +21,8 @@ from embed_assets.library.manifest import Library, scan_folder
 from embed_assets.tables import Tables
 from embed_assets.vectors.decode_ahead import decode_track
 from embed_assets.vectors.device import DecodedTrack
-from embed_assets.vectors.embed_track import EncoderConfig, Job, embed_track
+from embed_assets.encoders.config import EncoderConfig
+from embed_assets.vectors.embed_track import Job, embed_track
 from embed_assets.workers import open_pool
 
 root = Path(sys.argv[1])

@@ -9,13 +9,14 @@ import pytest
 
 from embed_assets import encoders
 from embed_assets.encoders import devices
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.encoders.muq import parity_check
 from embed_assets.encoders.muq.encoder import reference
 from embed_assets.identity import local_path
 from embed_assets.library.manifest import Library, scan_folder
 from embed_assets.tables import Tables
 from embed_assets.vectors.decode_ahead import DecodeAhead
-from embed_assets.vectors.embed_track import EncoderConfig, Job, embed_track
+from embed_assets.vectors.embed_track import Job, embed_track
 from embed_assets.vectors.store import Store
 from embed_assets.workers import open_pool
 from embed_assets_tests.synth import write_track
@@ -93,7 +94,11 @@ def test_decoding_ahead_gives_what_the_plain_module_gives(small: Path, tmp_path:
             for t in tables.pending(folder, recipe.digest, False)
         ]
         with open_pool(1) as decoders, open_pool(1) as gpu:
-            pool = DecodeAhead(decoders, gpu, batch_seconds=12.0) if on.uses_single_device() else decoders
+            pool = (
+                DecodeAhead(decoders, gpu, batch_seconds=12.0)
+                if on.uses_single_device()
+                else decoders
+            )
             told = [done for _, done in pool.run(embed_track, jobs)]
         assert not [done for done in told if isinstance(done, BaseException)]
         vectors[device] = {
