@@ -39,8 +39,8 @@ class Settings(BaseSettings):
     )
     model: str = Field(
         cards.DEFAULT.default_model,
-        description=f"Weights of {cards.with_weights()}: a hub id, or a local folder with"
-        " config.json and model.safetensors.",
+        description=f"Weights of {cards.with_weights()}: a Hugging Face id, or a local folder"
+        " with config.json and model.safetensors.",
     )
     device: str = Field(
         "auto",

@@ -32,7 +32,8 @@ MUQ = EncoderCard(
 MUQ_INT8 = replace(
     MUQ,
     name="muq-int8",
-    summary="the same, faster on a CPU and less exact: first ask `embed-assets try-int8`",
+    summary="MuQ in 8 bits: faster on a CPU, less exact; measure it first with"
+    " `embed-assets try-int8`",
     note=f"{MUQ.note}; in int8, near its vectors in float and not the same",
     engines=("openvino",),
     describe="embed_assets.encoders.muq.encoder:info_int8",
