@@ -54,7 +54,7 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     import torch
 
     from embed_assets import encoders
-    from embed_assets.encoders.muq import make_int8, reference
+    from embed_assets.encoders.muq.encoder import make_int8, reference
 
     torch.set_num_threads(1)
     if not args.model:
@@ -128,7 +128,8 @@ def gemm(dtype: str, side: int) -> Any:
     """A call that multiplies two large matrices on one thread, with oneDNN inside OpenVINO."""
     import numpy as np
 
-    from embed_assets.encoders.muq_openvino import HINT, import_openvino
+    from embed_assets.encoders.muq.openvino_engine import HINT
+    from embed_assets.encoders.openvino_runtime import import_openvino
 
     ov = import_openvino()
     from openvino import opset13 as op

@@ -44,7 +44,7 @@ def filter_banks() -> dict[str, np.ndarray]:
     import librosa
     import scipy.fft
 
-    from embed_assets.encoders import acoustic as a
+    from embed_assets.encoders.acoustic import encoder as a
 
     return {
         "mel": librosa.filters.mel(
@@ -60,7 +60,7 @@ def filter_banks() -> dict[str, np.ndarray]:
 def describe(
     folder: Path, banks: dict[str, np.ndarray], window_seconds: float, left_out: Counter[str]
 ) -> list[Described]:
-    from embed_assets.encoders import acoustic
+    from embed_assets.encoders.acoustic import encoder as acoustic
 
     tracks = []
     for path in common.tracks_in(folder):
@@ -73,7 +73,7 @@ def describe(
 
 def fit(tracks: list[Described]) -> dict[str, np.ndarray]:
     """`mean`, `std` and `projection` float32 of standardisation and linear discriminants."""
-    from embed_assets.encoders.acoustic import BOUND
+    from embed_assets.encoders.acoustic.encoder import BOUND
 
     by_track = [np.concatenate([t.query, t.candidate]) for t in tracks]
     everything = np.concatenate(by_track)
@@ -94,7 +94,7 @@ def fit(tracks: list[Described]) -> dict[str, np.ndarray]:
 
 
 def embed(x: np.ndarray, model: dict[str, np.ndarray] | None) -> np.ndarray:
-    from embed_assets.encoders.acoustic import BOUND
+    from embed_assets.encoders.acoustic.encoder import BOUND
 
     if model is not None:
         x = np.clip((x - model["mean"]) / model["std"], -BOUND, BOUND)
@@ -143,7 +143,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(args: Any) -> dict[str, Any]:
-    from embed_assets.encoders import acoustic
+    from embed_assets.encoders.acoustic import encoder as acoustic
 
     left_out: Counter[str] = Counter()
     banks = filter_banks()

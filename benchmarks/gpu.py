@@ -48,7 +48,7 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     import torch
 
     from embed_assets import encoders
-    from embed_assets.encoders.muq import reference
+    from embed_assets.encoders.muq.encoder import reference
 
     if not args.model:
         full_muq.make(room / "model", small=args.small)
@@ -91,9 +91,9 @@ def speed(encoder: Any, seconds: int) -> float:
     """Audio seconds a second, the best of some; from pinned memory to vectors on the CPU."""
     import torch
 
-    from embed_assets import encoders
+    from embed_assets.encoders import devices
 
-    batch = encoders.room((round(seconds / SECONDS), round(SECONDS * RATE)), encoder.device)
+    batch = devices.alloc_pinned((round(seconds / SECONDS), round(SECONDS * RATE)), encoder.device)
     batch[:] = np.random.default_rng(1).standard_normal(batch.shape, np.float32) / 8
     encoder.encode(batch)
     if encoder.device.startswith("cuda"):

@@ -48,13 +48,14 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(args: Any, room: Path) -> dict[str, Any]:
+    from embed_assets.encoders.config import EncoderConfig
     from embed_assets.identity import Recipe
     from embed_assets.rows import Track
     from embed_assets.vectors.decode_ahead import BATCH_SECONDS, DecodeAhead
-    from embed_assets.vectors.embed_track import EncoderChoice, Job, embed_track
+    from embed_assets.vectors.embed_track import Job, embed_track
     from embed_assets.workers import open_pool
 
-    choice = EncoderChoice("muq", str(args.model), args.device, room / "cache")
+    choice = EncoderConfig("muq", str(args.model), args.device, room / "cache")
     if args.device:
         recipe = choice.recipe(SECONDS, WINDOWS)
     else:
@@ -108,7 +109,10 @@ class Decoded:
         from embed_assets.vectors import device
 
         for job in jobs:
-            yield job, device.Heard(job, self.audio, self.samples, SECONDS * WINDOWS, "", 0.0)
+            yield (
+                job,
+                device.DecodedTrack(job, self.audio, self.samples, SECONDS * WINDOWS, "", 0.0),
+            )
 
 
 def stand_in(milliseconds: float) -> None:

@@ -299,8 +299,8 @@ def embedding_seconds(home: Path) -> dict[str, Any]:
     import dagster as dg
 
     from embed_assets.defs.instance import open_instance
+    from embed_assets.encoders.config import EncoderConfig
     from embed_assets.settings import Settings
-    from embed_assets.vectors.embed_track import EncoderChoice
 
     total: dict[str, Any] = {"encoder": 0.0, "rest": 0.0, "loading": 0.0, "audio": 0.0}
     with open_instance(Settings(_env_file=None, home=home)) as instance:
@@ -312,7 +312,7 @@ def embedding_seconds(home: Path) -> dict[str, Any]:
             total["loading"] += found["seconds_loading_model"]
             total["audio"] += found["audio_seconds"]
             total |= {"engine": found["engine"], "dtype": found["dtype"]}
-    total["workers"] = EncoderChoice("muq", "", "cpu", home).workers()
+    total["workers"] = EncoderConfig("muq", "", "cpu", home).workers()
     return total
 
 

@@ -6,11 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embed_assets.context import IndexContext
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.identity import IndexSpec
 from embed_assets.library.manifest import Library
 from embed_assets.settings import Settings
 from embed_assets.tables import Tables
-from embed_assets.vectors.embed_track import EncoderChoice
 from embed_assets.vectors.store import Store
 
 
@@ -25,17 +25,15 @@ def store_in(home: Path) -> Store:
 
 
 FOLDERS_PER_GPU_RUN = 1024
-"""A GPU may be done with 64 folders in seconds, and each run loads MuQ anew, which takes longer.
+"""A GPU may be done with 64 folders in seconds, and each run loads the model anew, for longer.
 More would not pay: for each folder Dagster takes 8 ms for each of three notes before the run, all
 at once, and 12 for each of three in it."""
 
 
 def fitted(settings: Settings) -> Settings:
     """The settings with runs of the size that suits this machine, unless one was chosen."""
-    from embed_assets import encoders
-
     chosen = "folders_per_run" in settings.model_fields_set
-    if chosen or not encoders.on_nvidia(settings.encoder, settings.device):
+    if chosen or not Project.of(settings).choice.uses_nvidia():
         return settings
     return settings.model_copy(update={"folders_per_run": FOLDERS_PER_GPU_RUN})
 
@@ -47,7 +45,7 @@ class Project:
     library: Library
     tables: Tables
     store: Store
-    choice: EncoderChoice
+    choice: EncoderConfig
     window_seconds: float
     windows: int
     pooling: str
@@ -62,7 +60,7 @@ class Project:
             library=Library(settings.library),
             tables=tables_in(settings.home),
             store=store_in(settings.home),
-            choice=EncoderChoice(
+            choice=EncoderConfig(
                 settings.encoder, settings.model, settings.device, settings.model_cache
             ),
             window_seconds=settings.window_seconds,

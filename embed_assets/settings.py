@@ -16,6 +16,7 @@ from typing import Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from embed_assets.encoders import cards
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.address import normal_address
 
@@ -34,15 +35,13 @@ class Settings(BaseSettings):
         " model cache.",
     )
     encoder: str = Field(
-        "muq",
-        description="`muq` (weights CC-BY-NC 4.0), `muq-int8` (MuQ in 8 bits: faster on a CPU, less"
-        " exact; measure it first with `embed-assets try-int8`), or `acoustic` (built in, no"
-        " download).",
+        cards.DEFAULT.name,
+        description=f"{cards.choices()}.",
     )
     model: str = Field(
-        "OpenMuQ/MuQ-large-msd-iter",
-        description="Weights of `muq` and `muq-int8`: a Hugging Face id, or a local folder with"
-        " config.json and model.safetensors.",
+        cards.DEFAULT.default_model,
+        description=f"Weights of {cards.with_weights()}: a Hugging Face id, or a local folder"
+        " with config.json and model.safetensors.",
     )
     device: str = Field(
         "auto",
@@ -51,7 +50,11 @@ class Settings(BaseSettings):
         " use, is an error.",
     )
     window_seconds: float = Field(
-        10.0, ge=1.0, le=600.0, allow_inf_nan=False, description="Length of a window, in seconds."
+        cards.DEFAULT.window_seconds,
+        ge=1.0,
+        le=600.0,
+        allow_inf_nan=False,
+        description="Length of a window, in seconds.",
     )
     windows: int = Field(
         3, ge=0, le=10_000, description="Windows per track, spread evenly. 0: the whole track."

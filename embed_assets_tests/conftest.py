@@ -107,7 +107,7 @@ def copy(small: Path, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module", params=["the reference", "the fastest engine"])
 def muq(request: pytest.FixtureRequest, small: Path) -> Encoder:
     from embed_assets import encoders
-    from embed_assets.encoders.muq import reference
+    from embed_assets.encoders.muq.encoder import reference
 
     if request.param == "the reference":
         return reference(str(small), small.parent / "cache")

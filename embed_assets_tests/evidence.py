@@ -39,7 +39,7 @@ def sound(seed: int, suffix: str) -> tuple[str, np.ndarray]:
 
     from embed_assets.audio.decode import read_windows
     from embed_assets.audio.windows import WindowPolicy
-    from embed_assets.encoders import acoustic
+    from embed_assets.encoders.acoustic import encoder as acoustic
     from embed_assets.library.probe import probe
     from embed_assets.vectors.pooling import pool
 

@@ -14,6 +14,7 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import DeviceFailed, FolderChanged, Reason, TrackRejected, TransientError
 from embed_assets.identity import local_path
 from embed_assets.library.manifest import Library, scan_folder
@@ -21,13 +22,13 @@ from embed_assets.tables import Tables
 from embed_assets.vectors import decode_ahead, device
 from embed_assets.vectors.decode_ahead import DecodeAhead
 from embed_assets.vectors.embed import embed_folder
-from embed_assets.vectors.embed_track import EncoderChoice, Job, embed_track, load_encoder
+from embed_assets.vectors.embed_track import Job, embed_track, load_encoder
 from embed_assets.vectors.store import Store
 from embed_assets.workers import open_pool
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.synth import write_track
 
-CHOICE = EncoderChoice("acoustic", "", "cpu", Path())
+CHOICE = EncoderConfig("acoustic", "", "cpu", Path())
 RECIPE = CHOICE.recipe(2.0, 0)  # whole tracks, in windows of 2 s
 
 
@@ -122,9 +123,9 @@ def test_one_bad_vector_rejects_its_track_only(library: Library, tmp_path: Path)
     bad = heard[1].windows.copy()
     bad[0, 5] = np.nan
     heard[1] = replace(heard[1], audio=bad.tobytes())
-    desk = device._Desk()
-    assert desk.take(device.Batch(7, heard)) == {}
-    outcomes = desk.take(device.Batch(8))[7]
+    pipeline = device.DevicePipeline()
+    assert pipeline.submit(device.Batch(7, heard)) == {}
+    outcomes = pipeline.submit(device.Batch(8))[7]
     bad = [o for o in outcomes if isinstance(o, Exception)]
     assert outcomes[1] is bad[0]
     assert len(bad) == 1
@@ -153,11 +154,11 @@ def test_the_device_waits_neither_for_the_next_audio_nor_for_the_disk(
     write = Store.write
     monkeypatch.setattr(device, "load_encoder", lambda job: Slow())
     monkeypatch.setattr(Store, "write", lambda *a: disk.wait(PATIENCE) and write(*a))
-    desk = device._Desk()
-    desk.take(device.Batch(0, [one]))  # comes back while the device is at work on it
+    pipeline = device.DevicePipeline()
+    pipeline.submit(device.Batch(0, [one]))  # comes back while the device is at work on it
     assert encoding.acquire(timeout=PATIENCE)
     with ThreadPoolExecutor(1) as caller:
-        taken = caller.submit(desk.take, device.Batch(1, [two]))
+        taken = caller.submit(pipeline.submit, device.Batch(1, [two]))
         go_on.release()
         assert encoding.acquire(timeout=PATIENCE), (
             "the next one is encoded; the disk holds the first"
@@ -165,11 +166,11 @@ def test_the_device_waits_neither_for_the_next_audio_nor_for_the_disk(
         assert taken.result(PATIENCE) == {}
         disk.set()
         go_on.release(2)
-        (first,) = desk.take(device.Batch(2, [three])).items()
+        (first,) = pipeline.submit(device.Batch(2, [three])).items()
         assert first[0] == 0
         assert first[1][0].row.audio_hash == one.job.track.audio_hash
         go_on.release()
-        rest = desk.take(device.Batch(3, [four])) | desk.take(device.Batch(-1))
+        rest = pipeline.submit(device.Batch(3, [four])) | pipeline.submit(device.Batch(-1))
     found = {number: outcomes[0].row.audio_hash for number, outcomes in rest.items() if outcomes}
     wanted = {i: h.job.track.audio_hash for i, h in enumerate((one, two, three, four)) if i}
     assert found == wanted
@@ -224,7 +225,7 @@ def test_what_needs_no_device_is_told_before_the_end(
         assert sum(1 for _ in told) + 1 == len(again)
 
 
-def decoded(library: Library, tables: Tables, store: Path) -> list[device.Heard]:
+def decoded(library: Library, tables: Tables, store: Path) -> list[device.DecodedTrack]:
     jobs = jobs_of(library, tables, store)
     return [decode_ahead.decode_track(job) for job in jobs if not job.path.endswith(b".wav")]
 

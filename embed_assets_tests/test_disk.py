@@ -9,7 +9,9 @@ import subprocess
 import pytest
 
 from embed_assets import encoders
-from embed_assets.encoders import muq_openvino, muq_quantise, weights
+from embed_assets.encoders import weights
+from embed_assets.encoders.muq import openvino_engine, quantise
+from embed_assets.encoders.muq.card import MUQ
 from embed_assets_tests import muq_tools
 
 
@@ -146,8 +148,8 @@ def test_a_disk_too_full_for_the_conversion_of_weights_is_named_and_holds_nothin
 def test_a_disk_too_full_for_the_model_in_8_bits_is_told_as_one(small, disk, tmp_path):
     pytest.importorskip("nncf")
     encoders.load("muq", str(small), "cpu", tmp_path)
-    exact = muq_openvino.conversion(weights.find(str(small), tmp_path).digest, tmp_path)
+    exact = openvino_engine.conversion(weights.find(str(small), tmp_path, MUQ).digest, tmp_path)
     music = list(muq_tools.sweeps(8))
     fill_but(disk, sum(sound.nbytes for sound in music) + (100 << 10))
     with pytest.raises(OSError, match=os.strerror(errno.ENOSPC)):
-        muq_quantise.in_process(exact.model, small / "config.json", music, disk / "model.xml")
+        quantise.in_process(exact.model, small / "config.json", music, disk / "model.xml")

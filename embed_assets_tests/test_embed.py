@@ -8,17 +8,17 @@ from pathlib import Path
 
 import pytest
 
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import FolderChanged
 from embed_assets.library.manifest import Library, scan_folder
 from embed_assets.tables import Tables
 from embed_assets.vectors.embed import EmbedResult, embed_folders
-from embed_assets.vectors.embed_track import EncoderChoice
 from embed_assets.vectors.store import Store
 from embed_assets.workers import Pool, open_pool
 from embed_assets_tests.encoded import silent_flac
 from embed_assets_tests.synth import write_track
 
-CHOICE = EncoderChoice("acoustic", "", "cpu", Path())
+CHOICE = EncoderConfig("acoustic", "", "cpu", Path())
 RECIPE = CHOICE.recipe(2.0, 1)
 PATHS = [b"A", b"B", b"C"]
 

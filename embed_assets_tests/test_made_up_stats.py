@@ -20,19 +20,20 @@ from embed_assets.identity import folder_id, local_path
 from embed_assets.library.manifest import Library, scan_folder
 from embed_assets.tables import Tables
 from embed_assets.vectors.decode_ahead import decode_track
-from embed_assets.vectors.device import Heard
-from embed_assets.vectors.embed_track import EncoderChoice, Job, embed_track
+from embed_assets.vectors.device import DecodedTrack
+from embed_assets.encoders.config import EncoderConfig
+from embed_assets.vectors.embed_track import Job, embed_track
 from embed_assets.workers import open_pool
 
 root = Path(sys.argv[1])
 library, tables = Library(root / "library"), Tables(root / "tables.sqlite")
-choice = EncoderChoice("acoustic", "", "cpu", Path())
+choice = EncoderConfig("acoustic", "", "cpu", Path())
 recipe = choice.recipe(2.0, 1)
 with open_pool(1) as pool:
     assert scan_folder(library, b"", tables, pool).rejected == 0
 (track,) = tables.pending(folder_id("music", b""), recipe.digest)
 job = Job(track, local_path(library.root, track.path), recipe, choice, root / "v", "", True)
-assert isinstance(decode_track(job), Heard)
+assert isinstance(decode_track(job), DecodedTrack)
 assert embed_track(job).row.windows == 1
 """
 

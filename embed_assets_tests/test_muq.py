@@ -110,7 +110,7 @@ def test_a_vector_that_is_not_finite_rejects_the_track(muq: Encoder, bad: float)
 def test_statistics_over_frames_are_those_of_numpy(frames: int) -> None:
     import torch
 
-    from embed_assets.encoders.frames import frame_statistics
+    from embed_assets.encoders.muq.frames import frame_statistics
 
     array = np.random.default_rng(frames).standard_normal((2, frames, 5)).astype(np.float32)
     expected = statistics(array)
@@ -122,7 +122,7 @@ def test_statistics_over_frames_are_those_of_numpy(frames: int) -> None:
 def test_the_mel_spectrogram_is_that_of_muq(small: Path, samples: int) -> None:
     import torch
 
-    from embed_assets.encoders.frames import mel_spectrogram
+    from embed_assets.encoders.muq.frames import mel_spectrogram
 
     audio = sweeps(1, seconds=3.0)[0, :samples]
     muq = small_muq.build().model

@@ -8,13 +8,15 @@ import numpy as np
 import pytest
 
 from embed_assets import encoders
-from embed_assets.encoders import muq_check
-from embed_assets.encoders.muq import reference
+from embed_assets.encoders import devices
+from embed_assets.encoders.config import EncoderConfig
+from embed_assets.encoders.muq import parity_check
+from embed_assets.encoders.muq.encoder import reference
 from embed_assets.identity import local_path
 from embed_assets.library.manifest import Library, scan_folder
 from embed_assets.tables import Tables
 from embed_assets.vectors.decode_ahead import DecodeAhead
-from embed_assets.vectors.embed_track import EncoderChoice, Job, embed_track
+from embed_assets.vectors.embed_track import Job, embed_track
 from embed_assets.vectors.store import Store
 from embed_assets.workers import open_pool
 from embed_assets_tests.synth import write_track
@@ -44,7 +46,7 @@ def test_a_gpu_gives_the_vectors_of_the_plain_module(small: Path, tmp_path: Path
     assert (gpu.engine, gpu.device[:5], gpu.warning) == ("torch", "cuda:", "")
     audio = windows(5)
     ours, theirs = gpu.encode(audio), reference(str(small), tmp_path).encode(audio)
-    assert cosines(ours[:, 0], theirs[:, 0]).min() >= muq_check.SMALLEST_COSINE[gpu.dtype]
+    assert cosines(ours[:, 0], theirs[:, 0]).min() >= parity_check.SMALLEST_COSINE[gpu.dtype]
 
 
 def test_memory_that_is_short_halves_the_batch_and_gives_the_same(
@@ -70,14 +72,14 @@ def test_memory_that_is_short_halves_the_batch_and_gives_the_same(
 def test_audio_waits_for_a_gpu_in_pinned_memory(tmp_path: Path) -> None:
     import torch
 
-    assert torch.from_numpy(encoders.room((2, 1000), "cuda:0")).is_pinned()
+    assert torch.from_numpy(devices.alloc_pinned((2, 1000), "cuda:0")).is_pinned()
 
 
 def test_decoding_ahead_gives_what_the_plain_module_gives(small: Path, tmp_path: Path) -> None:
     library = Library(tmp_path / "music")
     for i, seconds in enumerate((5.0, 7.0, 2.0, 12.0)):
         write_track(tmp_path / "music" / "A" / f"{i}.ogg", seconds=seconds, seed=i)
-    choice = EncoderChoice("muq", str(small), "cuda", tmp_path / "cache")
+    choice = EncoderConfig("muq", str(small), "cuda", tmp_path / "cache")
     recipe = choice.recipe(3.0, 3)
     tables, vectors = Tables(tmp_path / "t.sqlite"), {}
     with open_pool(1) as decoders:
@@ -85,14 +87,18 @@ def test_decoding_ahead_gives_what_the_plain_module_gives(small: Path, tmp_path:
     with tables.connect() as db:
         (folder,) = db.execute("SELECT folder_id FROM folders").fetchone()
     for device in ("cuda", "cpu"):
-        on = EncoderChoice("muq", str(small), device, tmp_path / "cache")
+        on = EncoderConfig("muq", str(small), device, tmp_path / "cache")
         store = Store(tmp_path / device)
         jobs = [
             Job(t, local_path(library.root, t.path), recipe, on, store.root, "", False)
             for t in tables.pending(folder, recipe.digest, False)
         ]
         with open_pool(1) as decoders, open_pool(1) as gpu:
-            pool = DecodeAhead(decoders, gpu, batch_seconds=12.0) if on.one_process() else decoders
+            pool = (
+                DecodeAhead(decoders, gpu, batch_seconds=12.0)
+                if on.uses_single_device()
+                else decoders
+            )
             told = [done for _, done in pool.run(embed_track, jobs)]
         assert not [done for done in told if isinstance(done, BaseException)]
         vectors[device] = {

@@ -14,8 +14,11 @@ import numpy as np
 import pytest
 
 from embed_assets import encoders
-from embed_assets.encoders import devices, muq, muq_torch
+from embed_assets.encoders import devices
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.encoders.devices import lease_cuda
+from embed_assets.encoders.muq import encoder as muq
+from embed_assets.encoders.muq import torch_engine
 from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets_tests.patience import PATIENCE
 
@@ -43,7 +46,7 @@ def test_what_memory_cannot_hold_is_tried_in_halves_and_remembered(said: str) ->
         return torch.from_numpy(audio[:, :4, None])
 
     audio = np.random.default_rng(0).standard_normal((10, RATE))
-    batches = muq_torch.Batches(forward, seconds=8.0)
+    batches = torch_engine.Batches(forward, seconds=8.0)
     for tries in ([8, 4, 2, 2, 2, 2, 2], [2, 2, 2, 2, 2]):
         sizes.clear()
         np.testing.assert_array_equal(batches(audio), audio[:, :4, None])
@@ -57,7 +60,7 @@ def test_a_single_window_that_memory_cannot_hold_fails_the_step() -> None:
         raise torch.OutOfMemoryError("CUDA out of memory")
 
     with pytest.raises(TransientError, match="EMBED_WINDOW_SECONDS"):
-        muq_torch.Batches(forward, seconds=8.0)(np.zeros((4, RATE)))
+        torch_engine.Batches(forward, seconds=8.0)(np.zeros((4, RATE)))
 
 
 def test_a_gpu_that_cannot_be_used_is_not_kept_from_others(
@@ -82,9 +85,11 @@ def test_a_gpu_that_torch_cannot_use_is_not_passed_over_in_silence(
     monkeypatch.setattr(devices, "nvidia_gpu", lambda: "/dev/nvidia0")
     with pytest.raises(ConfigurationError, match=r"/dev/nvidia0.*cannot use.*EMBED_DEVICE=cpu"):
         encoders.load("muq", str(small), "auto", tmp_path)
-    assert encoders.one_process("muq", "auto")
-    assert not encoders.one_process("muq", "cpu")
-    assert not encoders.one_process("acoustic", "auto")
+    one = {
+        (name, device): EncoderConfig(name, "", device, tmp_path).uses_single_device()
+        for name, device in (("muq", "auto"), ("muq", "cpu"), ("acoustic", "auto"))
+    }
+    assert one == {("muq", "auto"): True, ("muq", "cpu"): False, ("acoustic", "auto"): False}
 
 
 def test_a_gpu_that_is_hidden_from_this_process_is_none(monkeypatch: pytest.MonkeyPatch) -> None:

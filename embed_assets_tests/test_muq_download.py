@@ -22,13 +22,14 @@ import signal, sys
 from pathlib import Path
 from huggingface_hub import constants
 from embed_assets.encoders import describe, weights
+from embed_assets.encoders.muq.card import MUQ
 from embed_assets.errors import ConfigurationError
 # What runs in the background of a script ignores Ctrl-C, and so would this.
 signal.signal(signal.SIGINT, signal.default_int_handler)
 weights._HUB_PATIENCE = float(sys.argv[3])
 constants.DOWNLOAD_CHUNK_SIZE = 1 << 14
 try:
-    weights.fetch(sys.argv[1], Path(sys.argv[2]))
+    weights.fetch(sys.argv[1], Path(sys.argv[2]), MUQ)
     print(describe("muq", sys.argv[1], Path(sys.argv[2])).weights)
 except ConfigurationError as error:
     sys.exit(f"ConfigurationError: {error}")

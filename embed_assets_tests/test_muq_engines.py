@@ -19,14 +19,13 @@ import pytest
 from embed_assets import encoders
 from embed_assets.encoders import (
     Encoder,
-    muq_check,
-    muq_kept,
-    muq_openvino,
-    muq_torch,
     weights,
 )
-from embed_assets.encoders.muq import reference
-from embed_assets.encoders.muq_module import load_module
+from embed_assets.encoders.muq import openvino_engine, parity_check, torch_engine
+from embed_assets.encoders.muq.card import MUQ
+from embed_assets.encoders.muq.converted import ConvertedModelCache, crc
+from embed_assets.encoders.muq.encoder import reference
+from embed_assets.encoders.muq.module import load_module
 from embed_assets.errors import ConfigurationError, DeviceFailed
 from embed_assets.vectors.pooling import pool
 from embed_assets_tests import muq_tools
@@ -84,7 +83,7 @@ def test_openvino_gives_the_vectors_of_the_plain_module(
 ) -> None:
     engine = encoders.load("muq", str(small), "cpu", cache)
     assert (engine.engine, engine.device, engine.warning) == ("openvino", "cpu", "")
-    near = muq_check.SMALLEST_COSINE[engine.dtype]
+    near = parity_check.SMALLEST_COSINE[engine.dtype]
     assert len(windows[0]) == 3
     assert windows[1].shape == (1, round(2.2 * RATE))
     for track in windows:
@@ -99,7 +98,7 @@ def test_openvino_gives_the_vectors_of_the_plain_module(
 def test_bfloat16_is_used_where_the_cpu_has_it() -> None:
     flags = Path("/proc/cpuinfo").read_text().split()
     fast = "avx512_bf16" in flags or "amx_bf16" in flags
-    assert muq_openvino._dtypes("CPU") == (("bfloat16", "float32") if fast else ("float32",))
+    assert openvino_engine._dtypes("CPU") == (("bfloat16", "float32") if fast else ("float32",))
 
 
 def test_what_is_converted_is_kept_and_needs_neither_torch_nor_muq(
@@ -123,9 +122,9 @@ def test_workers_that_start_at_once_convert_once(small: Path, tmp_path: Path) ->
 def test_a_dtype_that_gives_other_vectors_is_passed_over_with_a_warning(
     small: Path, cache: Path, monkeypatch
 ) -> None:
-    monkeypatch.setitem(muq_check.SMALLEST_COSINE, "bfloat16", 1.1)
-    found = weights.find(str(small), cache)
-    engine = muq_openvino.load(found, str(small), "CPU", cache, ("bfloat16", "float32"))
+    monkeypatch.setitem(parity_check.SMALLEST_COSINE, "bfloat16", 1.1)
+    found = weights.find(str(small), cache, MUQ)
+    engine = openvino_engine.load(found, str(small), "CPU", cache, ("bfloat16", "float32"))
     assert engine.dtype == "float32"
     assert re.search(r"cosine .* in bfloat16\): it is in float32, slower", engine.warning)
 
@@ -155,7 +154,7 @@ def test_a_damaged_conversion_is_made_anew(
     assert engine.engine == "openvino"
     audio = np.random.default_rng(0).standard_normal((1, RATE)).astype(np.float32)
     assert cosine(engine.encode(audio)[:, 0], plain.encode(audio)[:, 0]).min() > 0.999
-    assert muq_kept.Conversion(weights.parent).is_whole()
+    assert ConvertedModelCache(weights.parent).is_whole()
 
 
 def test_an_engine_that_gives_other_vectors_is_refused_and_torch_works(
@@ -182,7 +181,7 @@ def rewrite(path: Path, array: np.ndarray) -> None:
     np.save(path, array)
     manifest = path.with_name("manifest.json")
     known = json.loads(manifest.read_text())
-    known[path.name] = [path.stat().st_size, muq_kept.crc(path)]
+    known[path.name] = [path.stat().st_size, crc(path)]
     manifest.write_text(json.dumps(known))
     for verdict in path.parent.glob("check-*.json"):
         verdict.unlink()
@@ -204,16 +203,16 @@ def test_torch_on_another_device_must_give_the_vectors_of_the_plain_module(
     import torch
 
     def module() -> torch.nn.Module:
-        return load_module(weights.find(str(small), tmp_path), str(small))
+        return load_module(weights.find(str(small), tmp_path, MUQ), str(small))
 
     # To torch another device than the reference's, on any machine.
-    engine = muq_torch.load(module(), "cpu:0")
+    engine = torch_engine.load(module(), "cpu:0")
     ours = engine.frames(windows[0]).mean(1).numpy()
     assert engine.dtype == "float32"
     assert cosine(ours, plain.encode(windows[0])[:, 0]).min() >= 0.9999
     # A device that can hold it and not run it, as a GPU that is too old.
     with pytest.raises(ConfigurationError, match=r"cannot run MuQ on meta.*EMBED_DEVICE=cpu"):
-        muq_torch.load(module(), "meta")
+        torch_engine.load(module(), "meta")
 
 
 def test_a_gpu_that_fails_is_no_track_s_fault(plain: Encoder) -> None:
@@ -251,7 +250,7 @@ def test_fewer_multiplications_give_the_same_convolution(
 ) -> None:
     import torch
 
-    from embed_assets.encoders.muq_winograd import minimal_conv
+    from embed_assets.encoders.muq.winograd import minimal_conv
 
     torch.manual_seed(0)
     conv = torch.nn.Conv2d(16, 24, 3, padding=1, stride=stride)

@@ -16,14 +16,16 @@ import pytest
 from filelock import FileLock
 
 from embed_assets import encoders
-from embed_assets.encoders import Encoder, devices, muq_int8, muq_openvino
-from embed_assets.encoders.muq import make_int8, reference
+from embed_assets.encoders import Encoder, devices
+from embed_assets.encoders.muq import int8_engine, openvino_engine
+from embed_assets.encoders.muq.encoder import make_int8, must_make_int8, reference
 from embed_assets.errors import ConfigurationError
 from embed_assets_tests import muq_tools
 from embed_assets_tests.test_muq_engines import cosine, rewrite
 
 pytestmark = pytest.mark.skipif(
-    not muq_openvino.cpu_has(*muq_int8.INSTRUCTIONS), reason="this CPU has no instructions for it"
+    not openvino_engine.cpu_has(*int8_engine.INSTRUCTIONS),
+    reason="this CPU has no instructions for it",
 )
 
 WITHOUT = """
@@ -33,7 +35,8 @@ from pathlib import Path
 sys.modules["nncf"] = None
 from embed_assets import encoders
 encoders.require("muq-int8", sys.argv[1], "cpu", Path(sys.argv[2]))
-assert not encoders.must_make_int8(sys.argv[1], "cpu", Path(sys.argv[2]))
+from embed_assets.encoders.muq.encoder import must_make_int8
+assert not must_make_int8(sys.argv[1], "cpu", Path(sys.argv[2]))
 engine = encoders.load("muq-int8", sys.argv[1], "cpu", Path(sys.argv[2]))
 engine.encode(np.zeros((1, 24000), np.float32))
 print(engine.engine, sorted({"torch", "muq", "transformers", "openvino_telemetry"} & {
@@ -69,7 +72,7 @@ def test_its_vectors_are_near_those_of_the_plain_module_and_not_the_same(
     assert (engine.engine, engine.device, engine.dtype) == ("openvino", "cpu", "int8")
     windows = muq_tools.sweeps()
     ours, theirs = engine.encode(windows), plain.encode(windows)
-    assert cosine(ours[:, 0], theirs[:, 0]).min() > muq_int8.SMALLEST_COSINE
+    assert cosine(ours[:, 0], theirs[:, 0]).min() > int8_engine.SMALLEST_COSINE
     # Float32 is off by a millionth, whatever the CPU.
     assert np.abs(ours - theirs).max() > 1e-3
     alone = np.concatenate([engine.encode(window[None]) for window in windows])
@@ -79,11 +82,11 @@ def test_its_vectors_are_near_those_of_the_plain_module_and_not_the_same(
 def test_it_is_a_recipe_of_its_own_and_leaves_the_plain_one_as_it_was(
     small: Path, cache: Path
 ) -> None:
+    from embed_assets.encoders.config import EncoderConfig
     from embed_assets.identity import IndexSpec, Recipe
-    from embed_assets.vectors.embed_track import EncoderChoice
 
     plain, int8 = (
-        EncoderChoice(name, str(small), "cpu", cache).recipe(10.0, 3)
+        EncoderConfig(name, str(small), "cpu", cache).recipe(10.0, 3)
         for name in ("muq", "muq-int8")
     )
     assert plain.digest != int8.digest
@@ -94,11 +97,11 @@ def test_it_is_a_recipe_of_its_own_and_leaves_the_plain_one_as_it_was(
     old = Recipe("muq", "0" * 32, 24_000, 1024, 10.0, 3, frame_stats=stats)
     assert old.digest == "11d86825fff46ccab6e3b79e17753222"
     # Ranges from other music are another model, and other vectors.
-    kept = muq_int8.conversion(plain.weights, cache)
+    kept = int8_engine.conversion(plain.weights, cache)
     manifest = json.loads((kept.folder / "manifest.json").read_text())
     manifest["model.bin"][1] ^= 1
     (kept.folder / "manifest.json").write_text(json.dumps(manifest))
-    again = EncoderChoice("muq-int8", str(small), "cpu", cache).recipe(10.0, 3)
+    again = EncoderConfig("muq-int8", str(small), "cpu", cache).recipe(10.0, 3)
     assert again.digest != int8.digest
 
 
@@ -110,7 +113,7 @@ def test_what_is_made_is_kept_and_needs_neither_nncf_nor_torch(small: Path, cach
 def test_vectors_that_are_too_far_off_are_refused_and_nothing_steps_in(
     small: Path, cache: Path
 ) -> None:
-    kept = muq_int8.conversion(encoders.describe("muq", str(small), cache).weights, cache)
+    kept = int8_engine.conversion(encoders.describe("muq", str(small), cache).weights, cache)
     shift = np.random.default_rng(0).standard_normal(np.load(kept.reference).shape)
     rewrite(kept.reference, np.load(kept.reference) + shift.astype(np.float32))
     for _ in range(2):  # the verdict is kept
@@ -126,36 +129,36 @@ def test_a_conversion_is_of_no_use_once_no_collection_and_no_setting_needs_it(
     plain = encoders.describe("muq", str(small), cache).weights
     int8 = encoders.describe("muq-int8", str(small), cache).weights
     encoders.load("muq", str(small), "cpu", cache)
-    in_float, in_int8 = (c.conversion(plain, cache).folder for c in (muq_openvino, muq_int8))
+    in_float, in_int8 = (c.conversion(plain, cache).folder for c in (openvino_engine, int8_engine))
     old = in_float.with_name(f"{plain}-0")
     shutil.copytree(in_float, old)
     making = in_float.with_name(f".{in_float.name}.x.tmp")
     making.mkdir()
 
-    assert encoders.unused_copies(set(), str(small), cache) == [old]
+    assert encoders.unused_files(set(), str(small), cache) == [old]
     gone = "no/such"
-    assert encoders.unused_copies({plain, int8}, gone, cache) == [old]
-    assert encoders.unused_copies({plain}, gone, cache) == [old, in_int8]
-    assert encoders.unused_copies({int8}, gone, cache) == [old, in_float]
+    assert encoders.unused_files({plain, int8}, gone, cache) == [old]
+    assert encoders.unused_files({plain}, gone, cache) == [old, in_int8]
+    assert encoders.unused_files({int8}, gone, cache) == [old, in_float]
     shutil.rmtree(in_int8)
     os.utime(making, (0, 0))
-    assert encoders.unused_copies({plain}, gone, cache) == [making, old]
+    assert encoders.unused_files({plain}, gone, cache) == [making, old]
     stopped = cache / "huggingface/models--no--such/blobs/abc.part"
     stopped.parent.mkdir(parents=True)
     stopped.touch()
-    assert encoders.unused_copies({plain}, gone, cache) == [making, old, stopped]
+    assert encoders.unused_files({plain}, gone, cache) == [making, old, stopped]
     with FileLock(cache / "huggingface/.locks/models--no--such/abc.part.lock"):
-        assert encoders.unused_copies({plain}, gone, cache) == [making, old], "it goes on just now"
+        assert encoders.unused_files({plain}, gone, cache) == [making, old], "it goes on just now"
 
 
 @pytest.mark.stress
 def test_a_damaged_model_is_said_and_made_anew_when_asked_for(small: Path, cache: Path) -> None:
-    kept = muq_int8.conversion(encoders.describe("muq", str(small), cache).weights, cache)
+    kept = int8_engine.conversion(encoders.describe("muq", str(small), cache).weights, cache)
     before = encoders.describe("muq-int8", str(small), cache)
     kept.model.write_bytes(kept.model.read_bytes()[:-100])
     with pytest.raises(ConfigurationError, match=r"damaged.*embed-assets try-int8"):
         encoders.load("muq-int8", str(small), "cpu", cache)
-    assert encoders.must_make_int8(str(small), "cpu", cache)
+    assert must_make_int8(str(small), "cpu", cache)
     make_int8(str(small), cache, list(muq_tools.sweeps(8)))
     assert kept.is_whole()
     assert encoders.describe("muq-int8", str(small), cache) == before, "the same music, the same"
@@ -165,7 +168,7 @@ def test_a_damaged_model_is_said_and_made_anew_when_asked_for(small: Path, cache
 def test_what_fails_while_it_is_made_is_said_and_leaves_nothing(
     small: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    kept = muq_int8.conversion(encoders.describe("muq", str(small), cache).weights, cache)
+    kept = int8_engine.conversion(encoders.describe("muq", str(small), cache).weights, cache)
     shutil.rmtree(kept.folder)
     in_the_way = cache / "broken"
     in_the_way.mkdir()
@@ -205,8 +208,8 @@ def test_a_cpu_without_the_instructions_and_missing_packages_are_wrong_settings(
             importlib.util, "find_spec", lambda n, gone=package: None if n == gone else find(n)
         )
         with pytest.raises(ConfigurationError, match=f"{package}.*not installed.*{advice}"):
-            encoders.must_make_int8(str(small), "cpu", tmp_path)
-    monkeypatch.setattr(muq_openvino, "cpu_has", lambda *flags: False)
+            must_make_int8(str(small), "cpu", tmp_path)
+    monkeypatch.setattr(openvino_engine, "cpu_has", lambda *flags: False)
     for ask in (encoders.require, encoders.load):
         with pytest.raises(ConfigurationError, match="needs a CPU with instructions"):
             ask("muq-int8", str(small), "cpu", tmp_path)

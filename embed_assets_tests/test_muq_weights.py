@@ -11,6 +11,7 @@ import pytest
 
 from embed_assets import encoders
 from embed_assets.encoders import Encoder, weights
+from embed_assets.encoders.muq.card import MUQ
 from embed_assets.errors import ConfigurationError
 from embed_assets_tests.muq_tools import edit_config, edit_tensors, sweeps
 
@@ -75,7 +76,7 @@ def test_weights_that_are_not_here_say_how_to_get_them(tmp_path: Path) -> None:
 def test_a_model_that_can_be_neither_folder_nor_hub_id(model: str, tmp_path: Path) -> None:
     for call in (weights.find, weights.fetch):
         with pytest.raises(ConfigurationError, match=r"EMBED_MODEL is .*no such folder"):
-            call(model, tmp_path)
+            call(model, tmp_path, MUQ)
 
 
 @pytest.mark.parametrize("missing", ["config.json", "model.safetensors"])
@@ -83,7 +84,7 @@ def test_a_folder_that_lacks_a_file(copy: Path, tmp_path: Path, missing: str) ->
     (copy / missing).unlink()
     for call in (weights.find, weights.fetch):
         with pytest.raises(ConfigurationError, match=f"EMBED_MODEL .*copy, which lacks {missing}"):
-            call(str(copy), tmp_path)
+            call(str(copy), tmp_path, MUQ)
 
 
 def cut_off(folder: Path, keep: int) -> None:

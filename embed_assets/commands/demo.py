@@ -11,6 +11,7 @@ from pathlib import Path
 
 from embed_assets.commands.similar import Answer, similar
 from embed_assets.commands.sync import SyncResult, sync
+from embed_assets.encoders.cards import WITHOUT_DOWNLOAD
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import display_path
 from embed_assets.project import Project
@@ -22,12 +23,12 @@ LISTS = 3
 
 
 def demo_settings(settings: Settings) -> Settings:
-    """The settings of the demo: sample music and a home below EMBED_HOME, `acoustic`, Lite."""
+    """The settings of the demo: sample music and a home below EMBED_HOME, no download, Lite."""
     home = settings.home / "demo"
     return Settings(
         library=home / "music",
         home=home,
-        encoder="acoustic",
+        encoder=WITHOUT_DOWNLOAD.name,
         device="auto",
         milvus_uri=str(home / "milvus.db"),
         milvus_token="",

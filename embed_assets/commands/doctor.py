@@ -164,11 +164,12 @@ def _encoder(settings: Settings, project: Project) -> str:
 
 def _device(settings: Settings, project: Project) -> str:
     encoders.require_device(settings.encoder, settings.device)
-    if settings.encoder == "acoustic":
-        return "cpu (acoustic runs on nothing else)"
-    from embed_assets.encoders.devices import resolve_device
+    where = f"cpu ({settings.encoder} runs on nothing else)"
+    if project.choice.card.runs_on_gpu:
+        from embed_assets.encoders.devices import resolve_device
 
-    where, workers = resolve_device(settings.device), project.choice.workers()
+        where = resolve_device(settings.device)
+    workers = project.choice.workers()
     used = ""
     with suppress(ConfigurationError):  # that the weights are not here is said by `encoder`
         used = reports.last_engine(project.tables, project.spec().recipe.digest)

@@ -124,7 +124,7 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
         recipes = {spec.recipe.digest for spec in specs}
         weights = {spec.recipe.weights for spec in specs}
         unused = [
-            *encoders.unused_copies(weights, settings.model, settings.model_cache),
+            *encoders.unused_files(weights, settings.model, settings.model_cache),
             *unused_files(project.store, specs),
         ]
     swept = sweep(project.tables, project.store, recipes, older_than=older_than, dry_run=dry_run)

@@ -115,7 +115,7 @@ def sync(
     with open_instance(settings) as instance, stopped_at_the_end(instance, running, tell):
         if running_address(settings) is None:
             # Beside an `up` it is for that one's settings to say, and on which GPUs.
-            fit_gpu_pool(instance, project.choice.at_once())
+            fit_gpu_pool(instance, project.choice.device_slots())
         embedding = embedding_at_once(instance)
         runs_at_once = embedding + IMPORT_RUNS
         policy = Policy(
@@ -283,7 +283,7 @@ class _Progress:
 
     def __init__(self, project: Project, spec: IndexSpec, tell: Callable[[str], None]) -> None:
         self.tables, self.spec, self.uri, self.tell = project.tables, spec, project.uri, tell
-        self.preparation = project.choice.preparation()
+        self.preparation = project.choice.first_load_notice()
         self.files = 0
         self.began, self.due = time.time(), time.monotonic() + SAY_SECONDS
 

@@ -9,13 +9,14 @@ from typing import Any
 
 from embed_assets import encoders
 from embed_assets.audio.windows import WindowPolicy
+from embed_assets.encoders.config import EncoderConfig
+from embed_assets.encoders.muq.card import MUQ, MUQ_INT8
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import local_path
 from embed_assets.library.sample import sample
 from embed_assets.library.walk import require_library
 from embed_assets.settings import Settings
-from embed_assets.vectors.compare import Pass, Which, calibrate, distance, embed, pooled
-from embed_assets.vectors.embed_track import EncoderChoice
+from embed_assets.vectors.compare import EngineConfig, Pass, calibrate, distance, embed, pooled
 
 NEIGHBOURS = 10
 GOAL_OVERLAP = 0.95
@@ -35,7 +36,7 @@ MOST_WINDOWS = 3
 TIMED = 8
 """Tracks that `muq` as it runs here embeds, to tell its speed."""
 
-SETTING = "EMBED_ENCODER=muq-int8"
+SETTING = f"EMBED_ENCODER={MUQ_INT8.name}"
 SAY_SECONDS = 15.0
 
 
@@ -80,11 +81,13 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
         ConfigurationError: the library is not there or too small; no weights; int8 cannot be had.
         TransientError: the disk is full, or workers were killed.
     """
+    from embed_assets.encoders.muq.encoder import must_make_int8
+
     root = require_library(settings.library)
     model, cache = settings.model, settings.model_cache
-    encoders.require_device("muq-int8", settings.device)
-    encoders.fetch("muq-int8", model, cache, tell)
-    to_make = encoders.must_make_int8(model, settings.device, cache)
+    encoders.require_device(MUQ_INT8.name, settings.device)
+    encoders.fetch(MUQ_INT8.name, model, cache, tell)
+    to_make = must_make_int8(model, settings.device, cache)
     names, there = sample(root, CALIBRATION_TRACKS + tracks)
     if len(names) < CALIBRATION_TRACKS + FEWEST:
         raise _too_few(len(names), "there are", CALIBRATION_TRACKS + FEWEST)
@@ -101,18 +104,18 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
         calibrate(model, cache, heard, CALIBRATION_SECONDS)
 
     def passed(what: str, name: str, some: list[bytes], exact: bool = False) -> Pass:
-        which = Which(name, model, "cpu", cache, exact)
-        workers = EncoderChoice(name, model, "cpu", cache).workers(policy.seconds)
-        return embed(which, some, policy, workers, _Progress(what, len(some), tell))
+        config = EncoderConfig(name, model, "cpu", cache)
+        engine, workers = EngineConfig(config, exact), config.workers(policy.seconds)
+        return embed(engine, some, policy, workers, _Progress(what, len(some), tell))
 
     # The one that may be refused comes first.
-    int8 = passed("in int8", "muq-int8", paths)
-    if len(int8.heard) < FEWEST:
-        raise _too_few(len(int8.heard), "could be embedded", FEWEST)
-    exact = passed("in float32", "muq", paths, exact=True)
-    both = sorted(int8.heard.keys() & exact.heard.keys())
+    int8 = passed("in int8", MUQ_INT8.name, paths)
+    if len(int8.tracks) < FEWEST:
+        raise _too_few(len(int8.tracks), "could be embedded", FEWEST)
+    exact = passed("in float32", MUQ.name, paths, exact=True)
+    both = sorted(int8.tracks.keys() & exact.tracks.keys())
     timed = [paths[i] for i in both[:: max(1, len(both) // TIMED)]]
-    usual = passed("as muq runs here", "muq", timed)
+    usual = passed("as muq runs here", MUQ.name, timed)
     a, b = (pooled(p, both, settings.pooling) for p in (exact, int8))
     far = distance(a, b, NEIGHBOURS)
     speed = int8.speed / usual.speed
@@ -126,7 +129,11 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
         goal_speed=GOAL_SPEED,
         speeds={
             f"{name} ({p.engine})": round(p.speed, 2)
-            for name, p in (("muq-int8", int8), ("muq", usual), ("muq in float32", exact))
+            for name, p in (
+                (MUQ_INT8.name, int8),
+                (MUQ.name, usual),
+                (f"{MUQ.name} in float32", exact),
+            )
         },
         tracks=len(both),
         skipped=len(paths) - len(both),

@@ -152,7 +152,7 @@ def _sleep(seconds: float, stopping: list[int]) -> None:
 
 def _reap(settings: Settings, tell: Callable[[str], None]) -> None:
     with open_instance(settings) as instance:
-        fit_gpu_pool(instance, Project.of(settings).choice.at_once())
+        fit_gpu_pool(instance, Project.of(settings).choice.device_slots())
         allow_runs(settings, embedding_at_once(instance) + LIVE_RUNS)
         forget_requested(instance)
         # Nothing else starts workers now, so those that have not begun never will.

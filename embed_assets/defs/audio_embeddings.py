@@ -170,7 +170,7 @@ def audio_embeddings(
                 context.log.warning(result.warning)
         return metadata
 
-    if any(t.pending for t in totals) and (wait := choice.preparation()):
+    if any(t.pending for t in totals) and (wait := choice.first_load_notice()):
         context.log.info(wait)
     # Fewer after each failed try: what killed the workers may have been want of memory.
     with open_embedders(choice, recipe.window_seconds, context.retry_number) as pool:

@@ -14,7 +14,7 @@ from embed_assets.defs import state
 from embed_assets.defs.execution import IN_PROCESS
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.ranged_run import PRIORITY_TAG, REMOVE_TAG
-from embed_assets.encoders import is_quick
+from embed_assets.encoders.cards import card_of
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import folder_id
 from embed_assets.index.folders import version_of, written_versions
@@ -40,7 +40,7 @@ IMPORT_RUNS = 1
 
 IMPORT_SECONDS = 600.0
 """A run of an import embeds for about so long: an album dropped meanwhile waits for it, since the
-encoder does one run's work at a time. Loading MuQ again for the next run costs a hundredth."""
+encoder does one run's work at a time. Loading a model again for the next run costs a hundredth."""
 
 FIRST_IMPORT_FILES = 100
 """Tracks of a run while nobody knows how long one takes, unless the encoder is quick anywhere."""
@@ -251,7 +251,8 @@ def _files_per_run(context: IndexContext, policy: Policy) -> int:
     recipe = context.spec.recipe
     seconds = reports.seconds_per_track(context.tables, recipe.digest, 100 * policy.encoders)
     if seconds is None:
-        return policy.files_per_run if is_quick(recipe.encoder) else FIRST_IMPORT_FILES
+        quick = card_of(recipe.encoder).is_quick
+        return policy.files_per_run if quick else FIRST_IMPORT_FILES
     return max(1, int(IMPORT_SECONDS / seconds))
 
 

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from embed_assets.context import IndexContext
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.identity import IndexSpec
 from embed_assets.library.manifest import Library
 from embed_assets.project import store_in, tables_in
 from embed_assets.settings import Settings
 from embed_assets.tables import Tables
-from embed_assets.vectors.embed_track import EncoderChoice
 from embed_assets.vectors.store import Store
 
 if TYPE_CHECKING:
@@ -63,9 +63,9 @@ class EncoderResource(dg.ConfigurableResource):
     pooling: str
     parts: bool = False
 
-    def choice(self) -> EncoderChoice:
+    def choice(self) -> EncoderConfig:
         """What the workers load."""
-        return EncoderChoice(self.name, self.model, self.device, Path(self.cache))
+        return EncoderConfig(self.name, self.model, self.device, Path(self.cache))
 
     def spec(self) -> IndexSpec:
         """The index spec that all folders should have.

@@ -1,4 +1,7 @@
-"""Which device a value of EMBED_DEVICE means on this machine; never another than was asked for."""
+"""Which device a value of EMBED_DEVICE means here, and who may use it.
+
+Never another device than was asked for. Knows no encoder.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import os
 import sys
 import time
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +17,7 @@ from embed_assets.encoders.nvidia import gpus, hidden, near_the_best, nvidia_gpu
 from embed_assets.errors import ConfigurationError, TransientError
 
 if TYPE_CHECKING:
+    import numpy as np
     from filelock import FileLock
 
 _LEASES: list[FileLock] = []
@@ -85,7 +90,7 @@ def require(wanted: str) -> None:
     raise ConfigurationError(f"EMBED_DEVICE is {wanted!r}, but {found}. Set EMBED_DEVICE=auto.")
 
 
-def one_process(wanted: str) -> bool:
+def is_single(wanted: str) -> bool:
     """Whether all work goes to one device, so that one process is enough; loads no torch."""
     kind, _, name = wanted.partition(":")
     if kind == "openvino":
@@ -127,9 +132,24 @@ def end_leases() -> None:
         _LEASES.pop().release()
 
 
-def at_once(wanted: str) -> int:
+def slots(wanted: str) -> int:
     """How many processes may have a device of their own at the same time; loads no torch."""
     return max(1, len(near_the_best())) if wanted in ("auto", "cuda") else 1
+
+
+def alloc_pinned(shape: tuple[int, ...], device: str) -> np.ndarray:
+    """Memory for windows on their way to an `Encoder.device`, float32, not initialised.
+
+    For CUDA it is pinned, from which the GPU fetches by itself, as long as there is some.
+    """
+    import numpy as np
+
+    if device.startswith("cuda"):
+        import torch
+
+        with suppress(RuntimeError):
+            return torch.empty(shape, dtype=torch.float32, pin_memory=True).numpy()
+    return np.empty(shape, np.float32)
 
 
 def _others() -> bool:
@@ -149,11 +169,11 @@ def _why_no_cuda() -> str:
 
 
 def _openvino_device(wanted: str, name: str) -> str:
-    from embed_assets.encoders import muq_openvino
+    from embed_assets.encoders.openvino_runtime import Refused, import_openvino
 
     try:
-        there = muq_openvino.import_openvino().Core().available_devices
-    except (muq_openvino.Refused, RuntimeError) as error:
+        there = import_openvino().Core().available_devices
+    except (Refused, RuntimeError) as error:
         raise ConfigurationError(
             f"EMBED_DEVICE is {wanted!r}, but {error}. `make install` installs it; or set"
             " EMBED_DEVICE=auto."

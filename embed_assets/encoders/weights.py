@@ -16,29 +16,20 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embed_assets.encoders.download import SHA256, Damaged, file_sha256, into_cache
 from embed_assets.errors import ConfigurationError, TransientError, WeightsMissing
 from embed_assets.identity import digest
+
+if TYPE_CHECKING:
+    from embed_assets.encoders.base import EncoderCard
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _HUB_PATIENCE = 10.0  # seconds without an answer of the hub, before a download has begun
-
-_GET_THEM = (
-    "`embed-assets sync` or `embed-assets up` downloads weights from the Hugging Face hub (MuQ's "
-    "are CC-BY-NC 4.0: not for commercial use); or set "
-    f"EMBED_MODEL to a folder that holds {CONFIG} and {WEIGHTS}; or set EMBED_ENCODER=acoustic, "
-    "which needs no download"
-)
-
-_OTHERWISE = (
-    "Try again when the hub can be reached (what is already here is kept), or set EMBED_MODEL to a "
-    f"folder that holds {CONFIG} and {WEIGHTS}, or EMBED_ENCODER=acoustic, which needs no download."
-)
 
 
 @dataclass(frozen=True)
@@ -53,14 +44,15 @@ class Weights:
     digest: str
 
 
-def find(model: str, cache: Path) -> Weights:
+def find(model: str, cache: Path, card: EncoderCard) -> Weights:
     """Find the weights `model`, a local folder or a hub id, on this machine; no network.
 
     `cache` holds downloads (unless HF_HOME or HF_HUB_CACHE say otherwise) and digests: weights of
-    a local folder are read through once, and again when their size or time changes. Raises
-    WeightsMissing when they are not downloaded, ConfigurationError when they are not complete.
+    a local folder are read through once, and again when their size or time changes. `card`: of the
+    encoder that needs them, for messages. Raises WeightsMissing when they are not downloaded,
+    ConfigurationError when they are not complete.
     """
-    folder = _local_folder(model) or _downloaded(model, cache)
+    folder = _local_folder(model) or _downloaded(model, cache, card)
     try:
         raw = (folder / CONFIG).read_bytes()
         name = _sha256(folder / WEIGHTS, cache)
@@ -106,7 +98,9 @@ def _digest(sha256_of_weights: str, config: bytes) -> str:
     return digest("weights", sha256_of_weights, hashlib.sha256(config).hexdigest())
 
 
-def fetch(model: str, cache: Path, begin: Callable[[], None] = lambda: None) -> Path:
+def fetch(
+    model: str, cache: Path, card: EncoderCard, begin: Callable[[], None] = lambda: None
+) -> Path:
     """Download the weights `model` from the hub unless they are here; the folder they lie in.
 
     Shows a progress bar in a terminal and goes on where an earlier call stopped. Raises
@@ -116,7 +110,7 @@ def fetch(model: str, cache: Path, begin: Callable[[], None] = lambda: None) -> 
     if folder := _local_folder(model):
         return folder
     with contextlib.suppress(ConfigurationError):
-        return _downloaded(model, cache)
+        return _downloaded(model, cache, card)
     import httpx
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
@@ -141,19 +135,20 @@ def fetch(model: str, cache: Path, begin: Callable[[], None] = lambda: None) -> 
         ) from error
     except (errors.HfHubHTTPError, ValueError, RuntimeError, Damaged) as error:
         # ValueError: no valid id. RuntimeError: what the hub's own transfer library raises.
-        raise ConfigurationError(f"{where}: {_first_line(error)}. {_OTHERWISE}") from error
+        raise ConfigurationError(f"{where}: {_first_line(error)}. {_otherwise(card)}") from error
     except (httpx.HTTPError, ConnectionError, errors.LocalEntryNotFoundError) as error:
         raise ConfigurationError(
-            f"{where}: no connection ({_first_line(error)}). {_OTHERWISE}"
+            f"{where}: no connection ({_first_line(error)}). {_otherwise(card)}"
         ) from error
     except OSError as error:
-        advice = "free some space: weights take up to 1.3 GB" if is_full(error) else "check it"
+        room = f"free some space: {card.default_model} takes {card.download_size}"
+        advice = room if is_full(error) else "check it"
         raise TransientError(
             f"{where}, since {error.filename or hub_cache(cache)} failed: "
             f"{error.strerror or _first_line(error)}; {advice}."
         ) from error
     try:
-        return _downloaded(model, cache)
+        return _downloaded(model, cache, card)
     except ConfigurationError as error:
         raise ConfigurationError(
             f"EMBED_MODEL is {model!r}, which {constants.ENDPOINT} has, but not with both {CONFIG} "
@@ -192,7 +187,7 @@ def _local_folder(model: str) -> Path | None:
     return folder
 
 
-def _downloaded(model: str, cache: Path) -> Path:
+def _downloaded(model: str, cache: Path, card: EncoderCard) -> Path:
     from huggingface_hub import try_to_load_from_cache
 
     found = {
@@ -205,7 +200,7 @@ def _downloaded(model: str, cache: Path) -> Path:
     if missing:
         raise WeightsMissing(
             f"EMBED_MODEL is {model!r}, but its {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not in {hub_cache(cache)}: {_GET_THEM}."
+            f"{'is' if len(missing) == 1 else 'are'} not in {hub_cache(cache)}: {_get_them(card)}."
         )
     return Path(str(found[WEIGHTS])).parent
 
@@ -241,6 +236,24 @@ def _remembered(path: Path, size: int, mtime_ns: int, cache: Path) -> str:
         with contextlib.suppress(OSError):
             temporary.unlink(missing_ok=True)
     return value
+
+
+def _get_them(card: EncoderCard) -> str:
+    terms = "" if card.commercial_use else ": not for commercial use"
+    return (
+        "`embed-assets sync` or `embed-assets up` downloads weights from the Hugging Face hub"
+        f" ({card.default_model}: {card.download_size}, {card.licence}{terms}); or set"
+        f" EMBED_MODEL to a folder that holds {CONFIG} and {WEIGHTS}; or set"
+        f" EMBED_ENCODER={card.instead}, which needs no download"
+    )
+
+
+def _otherwise(card: EncoderCard) -> str:
+    return (
+        "Try again when the hub can be reached (what is already here is kept), or set EMBED_MODEL"
+        f" to a folder that holds {CONFIG} and {WEIGHTS}, or EMBED_ENCODER={card.instead}, which"
+        " needs no download."
+    )
 
 
 def _first_line(error: Exception) -> str:

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from embed_assets.encoders.cards import same_recording_cosine
 from embed_assets.index.filters import Condition
 from embed_assets.index.questions import mask
-from embed_assets.index.recordings import alike, least_cosine
+from embed_assets.index.recordings import alike
 from embed_assets.index.search import Match
 from embed_assets.index.snapshot import Snapshot
 
@@ -32,7 +33,7 @@ def duplicates(
     """
     searcher = searcher.snapshot()
     if least is None:
-        least = least_cosine(searcher.spec.recipe.encoder)
+        least = same_recording_cosine(searcher.spec.recipe.encoder)
     allowed = mask(searcher, where)
     by_audio: dict[str, list[int]] = {}
     for i, track in searcher.tracks():

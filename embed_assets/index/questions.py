@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import numpy as np
 
+from embed_assets.encoders.cards import same_recording_cosine
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.filters import Condition
-from embed_assets.index.recordings import SAME_LENGTH_SECONDS, distinct, least_cosine
+from embed_assets.index.recordings import SAME_LENGTH_SECONDS, distinct
 from embed_assets.index.search import Match, at_most
 from embed_assets.index.snapshot import Snapshot
 from embed_assets.words import name_key
@@ -259,7 +260,7 @@ def _distinct(searcher: Snapshot, ranked: list[int], heard: Sequence[int] = ()) 
     """Which of these are no take of one before them, or of what was heard: places in `ranked`."""
     positions = [*heard, *ranked]
     seconds = [searcher.track(i).duration for i in positions]
-    least = least_cosine(searcher.spec.recipe.encoder)
+    least = same_recording_cosine(searcher.spec.recipe.encoder)
     kept = distinct(
         seconds, lambda some: searcher.vectors([positions[k] for k in some]), least, len(heard)
     )
@@ -270,7 +271,7 @@ def _takes_of(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
     """bool `[positions]`: what may be one recording with one of these, as they are."""
     codes, values = searcher.column("duration")
     seconds = np.array(values)[codes]
-    least = least_cosine(searcher.spec.recipe.encoder)
+    least = same_recording_cosine(searcher.spec.recipe.encoder)
     found = np.zeros(len(seconds), bool)
     for i in positions:
         near = np.flatnonzero(np.abs(seconds - seconds[i]) <= SAME_LENGTH_SECONDS)

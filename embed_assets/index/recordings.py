@@ -7,27 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 
+from embed_assets.encoders.cards import same_recording_cosine
 from embed_assets.index.search import Found
 from embed_assets.rows import Track
 
-SAME_RECORDING = {"acoustic": 0.95}
-"""By encoder, the cosine from which two tracks of one length may be one recording.
-
-`acoustic`: ten tracks against themselves as MP3 of 128 kbit/s gave .953 or more (of 64 kbit/s,
-which cuts off the treble, .49 or more), and the 903 pairs of other tracks of about one length
-among 383 gave .56 at most.
-"""
-
-SAME_RECORDING_ELSE = 0.995
-"""Not measured: of an encoder of which nothing is known only what is all but equal is suggested."""
-
 SAME_LENGTH_SECONDS = 2.0
 BLOCK = 512
-
-
-def least_cosine(encoder: str) -> float:
-    """The cosine from which two tracks of one length may be one recording."""
-    return SAME_RECORDING.get(encoder, SAME_RECORDING_ELSE)
 
 
 def alike(
@@ -91,6 +76,6 @@ def first_takes(
         return list(matches)
     stacked = np.stack([vectors[r.track_id] for r in rows])
     seconds = [r.duration for r in rows]
-    kept = distinct(seconds, stacked.__getitem__, least_cosine(encoder), len(known))
+    kept = distinct(seconds, stacked.__getitem__, same_recording_cosine(encoder), len(known))
     takes = {rows[i].track_id for i in kept}
     return [m for m in matches if m.track_id in takes or m.track_id not in vectors]

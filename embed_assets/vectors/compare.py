@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed_assets.audio.windows import WindowPolicy
+from embed_assets.encoders.base import call
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import ConfigurationError, TrackRejected
 from embed_assets.vectors.pooling import pool as pool_windows
 from embed_assets.workers import open_pool
@@ -27,18 +29,22 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Which:
-    """An engine: MuQ in float32 if `exact`, else that of these EMBED_ENCODER, _MODEL, _DEVICE."""
+class EngineConfig:
+    """What runs an encoder: if `exact`, what others are compared with, in float32 on the CPU."""
 
-    name: str
-    model: str
-    device: str
-    cache: Path
+    encoder: EncoderConfig
     exact: bool = False
+
+    def load(self) -> Encoder:
+        """The encoder on this engine; raises ConfigurationError where it cannot be loaded."""
+        config = self.encoder
+        if self.exact:
+            return call(config.card.load_exact, config.model, config.cache)
+        return config.load()
 
 
 @dataclass(frozen=True)
-class Heard:
+class EncodedTrack:
     """Window vectors of a track, float32 [n, S, dim], and what they took, in seconds."""
 
     windows: np.ndarray
@@ -53,17 +59,17 @@ class Heard:
 class Pass:
     """What one engine made of the tracks: by position, without those that were rejected."""
 
-    heard: dict[int, Heard]
+    tracks: dict[int, EncodedTrack]
 
     @property
     def speed(self) -> float:
         """Median over the tracks of audio-seconds a second of one core, in the encoder alone."""
-        return float(np.median([h.audio_seconds / h.cpu_seconds for h in self.heard.values()]))
+        return float(np.median([t.audio_seconds / t.cpu_seconds for t in self.tracks.values()]))
 
     @property
     def engine(self) -> str:
         """Such as `openvino, float32`."""
-        return next(f"{h.engine}, {h.dtype}" for h in self.heard.values())
+        return next(f"{t.engine}, {t.dtype}" for t in self.tracks.values())
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def calibrate(model: str, cache: Path, paths: Sequence[bytes], seconds: float) -
 
 
 def embed(
-    which: Which,
+    engine: EngineConfig,
     paths: Sequence[bytes],
     policy: WindowPolicy,
     workers: int,
@@ -113,11 +119,11 @@ def embed(
         TransientError: the processes were killed, or the disk is full.
     """
     heard = {}
-    jobs = [(i, path, which, policy) for i, path in enumerate(paths)]
+    jobs = [(i, path, engine, policy) for i, path in enumerate(paths)]
     with open_pool(workers) as pool:
         more = pool.allowing(lambda job: 5.0 * policy.count * policy.seconds)
         for (i, *_), outcome in more.run(_embed, jobs):
-            if isinstance(outcome, Heard):
+            if isinstance(outcome, EncodedTrack):
                 heard[i] = outcome
             elif not isinstance(outcome, TrackRejected | OSError):
                 raise outcome
@@ -127,7 +133,7 @@ def embed(
 
 def pooled(passed: Pass, tracks: Sequence[int], pooling: str) -> np.ndarray:
     """Their vectors as they would be indexed: float32 [n, dim], normalised."""
-    return np.stack([pool_windows(passed.heard[i].windows, pooling) for i in tracks])
+    return np.stack([pool_windows(passed.tracks[i].windows, pooling) for i in tracks])
 
 
 def distance(a: np.ndarray, b: np.ndarray, k: int) -> Distance:
@@ -161,8 +167,8 @@ def _nearest(vectors: np.ndarray, k: int) -> np.ndarray:
 def _calibrate(job: tuple[str, Path, tuple[bytes, ...], float]) -> int:
     """Runs in a worker."""
     from embed_assets.audio.decode import read_windows
-    from embed_assets.encoders import muq
-    from embed_assets.encoders.frames import SAMPLE_RATE
+    from embed_assets.encoders.muq.encoder import make_int8
+    from embed_assets.encoders.muq.frames import SAMPLE_RATE
 
     model, cache, paths, seconds = job
     music: list[np.ndarray] = []
@@ -174,16 +180,16 @@ def _calibrate(job: tuple[str, Path, tuple[bytes, ...], float]) -> int:
             f"none of {len(paths)} tracks, the first {os.fsdecode(paths[0])!r}, can be read: is the"
             " library what you meant it to be?"
         )
-    muq.make_int8(model, cache, music)
+    make_int8(model, cache, music)
     return len(music)
 
 
-def _embed(job: tuple[int, bytes, Which, WindowPolicy]) -> Heard:
+def _embed(job: tuple[int, bytes, EngineConfig, WindowPolicy]) -> EncodedTrack:
     """Runs in a worker."""
     from embed_assets.audio.decode import read_windows
 
-    _, path, which, policy = job
-    encoder = _encoder(which)
+    _, path, engine, policy = job
+    encoder = _encoder(engine)
     windows = read_windows(path, 0.0, policy, encoder.info.sample_rate).windows
     vectors, cpu = [], 0.0
     for window in windows:
@@ -192,17 +198,11 @@ def _embed(job: tuple[int, bytes, Which, WindowPolicy]) -> Heard:
         cpu += time.process_time() - started
     pool_windows(np.concatenate(vectors), "mean")
     seconds = sum(map(len, windows)) / encoder.info.sample_rate
-    return Heard(
+    return EncodedTrack(
         np.concatenate(vectors), seconds, cpu, encoder.engine, encoder.dtype, encoder.warning
     )
 
 
 @lru_cache(maxsize=1)
-def _encoder(which: Which) -> Encoder:
-    from embed_assets import encoders
-
-    if which.exact:
-        from embed_assets.encoders import muq
-
-        return muq.exact(which.model, which.cache)
-    return encoders.load(which.name, which.model, which.device, which.cache)
+def _encoder(engine: EngineConfig) -> Encoder:
+    return engine.load()

@@ -1,6 +1,6 @@
 """Keeping a GPU fed: other processes decode, ahead of the one process that has the model.
 
-Used where one device does all the encoding (`EncoderChoice.one_process`). Decoded tracks are
+Used where one device does all the encoding (`EncoderConfig.uses_single_device`). Decoded tracks are
 gathered over track borders into batches of some minutes of audio, of which three are under way at
 most, so that memory stays bounded; `device.py` has what is done with them. Unmeasured on a GPU;
 its results are tested on a CPU.
@@ -15,10 +15,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import count
 
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import DeviceFailed, TrackRejected, TransientError
 from embed_assets.library.unchanged import unchanged
-from embed_assets.vectors.device import Batch, Heard, take
-from embed_assets.vectors.embed_track import Done, EncoderChoice, Job, from_store, same_audio
+from embed_assets.vectors.device import Batch, DecodedTrack, submit
+from embed_assets.vectors.embed_track import Done, Job, from_store, same_audio
 from embed_assets.workers import Pool, cpu_count, open_pool
 
 BATCH_SECONDS = 240.0
@@ -61,7 +62,7 @@ class DecodeAhead:
         batches = self._batches(function, jobs, ready)
         # What the device still has at the end, it gives for a batch with nothing in it.
         for items in (batches, _rest(under_way)):
-            for batch, outcome in self.device.run(take, _noting(items, under_way)):
+            for batch, outcome in self.device.run(submit, _noting(items, under_way)):
                 while ready:
                     yield ready.popleft()
                 if isinstance(outcome, BaseException):
@@ -84,7 +85,7 @@ class DecodeAhead:
     ) -> Iterator[Batch]:
         """Gather what decoders hand on; what needs no device goes to `ready`."""
         numbers = count()
-        tracks: list[Heard] = []
+        tracks: list[DecodedTrack] = []
         seconds = 0.0
         for job, outcome in self.decoders.run(decode_track, jobs):
             if isinstance(outcome, Done | BaseException):
@@ -105,13 +106,13 @@ class DecodeAhead:
 
 @contextmanager
 def open_embedders(
-    choice: EncoderChoice, window_seconds: float, failed_tries: int = 0
+    choice: EncoderConfig, window_seconds: float, failed_tries: int = 0
 ) -> Iterator[Pool | DecodeAhead]:
     """The processes that embed tracks with this encoder: one a core, or decoders and one device.
 
     Half as many after each failed try.
     """
-    if not choice.one_process():
+    if not choice.uses_single_device():
         workers = max(1, choice.workers(window_seconds) >> failed_tries)
         with open_pool(workers) as pool:
             yield pool
@@ -121,7 +122,7 @@ def open_embedders(
         yield DecodeAhead(decoders, device)
 
 
-def decode_track(job: Job) -> Heard | Job | Done:
+def decode_track(job: Job) -> DecodedTrack | Job | Done:
     """Decode a track, in a worker without a model; the job itself if the device's should do it.
 
     Raises:
@@ -146,7 +147,7 @@ def decode_track(job: Job) -> Heard | Job | Done:
     windows = np.stack(heard.windows)
     spent = time.perf_counter() - started
     audio, samples = windows.tobytes(), windows.shape[1]
-    return Heard(job, audio, samples, heard.decoded_seconds, heard.notes, spent)
+    return DecodedTrack(job, audio, samples, heard.decoded_seconds, heard.notes, spent)
 
 
 def _noting(batches: Iterable[Batch], under_way: dict[int, Batch]) -> Iterator[Batch]:

@@ -16,7 +16,7 @@ from typing import Any, TypeAlias
 
 import numpy as np
 
-from embed_assets import encoders
+from embed_assets.encoders import devices
 from embed_assets.errors import TrackRejected
 from embed_assets.vectors.embed_track import Done, Job, embedded, load_encoder
 
@@ -24,11 +24,11 @@ WRITERS = 16
 """Threads that write vectors: each waits for the disk, a file at a time."""
 
 AHEAD = 2
-"""Batches that `take` holds back: one that is encoded, and one whose vectors are written."""
+"""Batches that `submit` holds back: one that is encoded, and one whose vectors are written."""
 
 
 @dataclass(frozen=True)
-class Heard:
+class DecodedTrack:
     """A decoded track on its way to the device.
 
     `audio` are its windows, float32 [n, T], as bytes: these go through a pipe ten times as fast as
@@ -58,7 +58,7 @@ class Batch:
     """What the device's process gets: decoded tracks, or a job that it does by `function` alone."""
 
     number: int
-    tracks: list[Heard] = field(default_factory=list)
+    tracks: list[DecodedTrack] = field(default_factory=list)
     job: Job | None = None
     function: Callable[[Job], Done] | None = None
 
@@ -67,21 +67,21 @@ Outcome: TypeAlias = Done | Exception
 Settling: TypeAlias = Outcome | Future[Outcome]
 
 
-def take(batch: Batch) -> dict[int, list[Outcome]]:
+def submit(batch: Batch) -> dict[int, list[Outcome]]:
     """Have a batch encoded and stored; gives what became of earlier ones, by their numbers.
 
     All of them, and of itself, for a batch with a job, and for one with nothing in it. What a
     process that died had taken is not known to the next one.
     """
-    return _desk().take(batch)
+    return _pipeline().submit(batch)
 
 
 @lru_cache(maxsize=1)
-def _desk() -> _Desk:
-    return _Desk()
+def _pipeline() -> DevicePipeline:
+    return DevicePipeline()
 
 
-class _Desk:
+class DevicePipeline:
     """The batches in a process, in the order of their coming."""
 
     def __init__(self) -> None:
@@ -91,7 +91,8 @@ class _Desk:
         self.under_way: dict[int, Future[list[Settling]]] = {}
         self.device = ""
 
-    def take(self, batch: Batch) -> dict[int, list[Outcome]]:
+    def submit(self, batch: Batch) -> dict[int, list[Outcome]]:
+        """As the function."""
         gathered = _gathered(batch.tracks, self.device)
         before = list(self.under_way.values())
         self.under_way[batch.number] = self.encoding.submit(self._encode, batch, gathered)
@@ -111,7 +112,7 @@ class _Desk:
             settling |= zip(places, self._encode_equal(tracks, windows), strict=True)
         return [settling[place] for place in range(len(batch.tracks))]
 
-    def _encode_equal(self, tracks: list[Heard], windows: np.ndarray) -> list[Settling]:
+    def _encode_equal(self, tracks: list[DecodedTrack], windows: np.ndarray) -> list[Settling]:
         """Encode tracks whose windows, float32 [n, T], have one length, together."""
         ends = np.cumsum([len(track.audio) // (4 * track.samples) for track in tracks])[:-1]
         started = time.perf_counter()
@@ -140,7 +141,7 @@ class _Desk:
         return settling
 
 
-def _gathered(tracks: list[Heard], device: str) -> list[tuple[list[int], np.ndarray]]:
+def _gathered(tracks: list[DecodedTrack], device: str) -> list[tuple[list[int], np.ndarray]]:
     """Windows of one length together, float32 [n, T], and which tracks they are of."""
     by_length: dict[int, list[int]] = {}
     for place, track in enumerate(tracks):
@@ -148,7 +149,7 @@ def _gathered(tracks: list[Heard], device: str) -> list[tuple[list[int], np.ndar
     gathered = []
     for length, places in by_length.items():
         each = [tracks[place].windows for place in places]
-        room = encoders.room((sum(map(len, each)), length), device)
+        room = devices.alloc_pinned((sum(map(len, each)), length), device)
         gathered.append((places, np.concatenate(each, out=room)))
     return gathered
 

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any
 
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import TrackRejected, TransientError
 from embed_assets.identity import Recipe, display_path, folder_id, local_path
 from embed_assets.library.manifest import Library
@@ -19,7 +20,7 @@ from embed_assets.library.walk import library_in_a_run
 from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
 from embed_assets.vectors.decode_ahead import DecodeAhead
-from embed_assets.vectors.embed_track import Done, EncoderChoice, Job, embed_track
+from embed_assets.vectors.embed_track import Done, Job, embed_track
 from embed_assets.vectors.store import Store
 from embed_assets.workers import Pool
 
@@ -59,7 +60,7 @@ def embed_folders(
     library: Library,
     paths: Iterable[bytes],
     recipe: Recipe,
-    choice: EncoderChoice,
+    choice: EncoderConfig,
     tables: Tables,
     store: Store,
     pool: Pool | DecodeAhead,

@@ -1,6 +1,6 @@
 """Embedding one track, in a worker process: decode, encode, store.
 
-Which encoder, too, for the worker loads it once and keeps it.
+A worker loads its encoder once and keeps it.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected
 from embed_assets.identity import Recipe
 from embed_assets.library.unchanged import unchanged
 from embed_assets.rows import Embedding, Track
 from embed_assets.vectors.store import Store, VectorsLost
-from embed_assets.workers import cpu_count
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,86 +27,6 @@ if TYPE_CHECKING:
 BATCH_SECONDS = 120.0
 """Audio encoded in one call, at most, in seconds: bounds memory whatever a track's length."""
 
-BYTES_A_MODEL = 3 << 30
-"""Memory that a worker with MuQ takes, generously: its weights, and as they are packed for the CPU
-(2.2 GiB in bfloat16), or torch with them, which steps in where OpenVINO cannot."""
-
-BYTES_A_SECOND = 80 << 20
-"""And for each second of a window: what lies between MuQ's layers."""
-
-_CGROUP_MEMORY = (
-    ("/sys/fs/cgroup", "memory.max", "memory.current"),
-    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
-)
-"""Limit and use of a container's memory, in versions 2 and 1 of control groups."""
-
-
-@dataclass(frozen=True)
-class EncoderChoice:
-    """Which encoder the workers load: the values of EMBED_ENCODER, EMBED_MODEL, EMBED_DEVICE."""
-
-    name: str
-    model: str
-    device: str
-    cache: Path
-
-    def recipe(self, window_seconds: float, windows: int) -> Recipe:
-        """The recipe of this encoder with a window policy; loads nothing.
-
-        Raises:
-            ConfigurationError: no such encoder, or its weights are not on this machine.
-        """
-        from embed_assets import encoders
-
-        info = encoders.describe(self.name, self.model, self.cache)
-        return Recipe(
-            encoder=info.name,
-            weights=info.weights,
-            sample_rate=info.sample_rate,
-            dim=info.dim,
-            window_seconds=window_seconds,
-            windows=windows,
-            frame_stats=info.frame_stats,
-        )
-
-    def one_process(self) -> bool:
-        """Whether one process does all that the device can, with others that decode for it."""
-        from embed_assets import encoders
-
-        return encoders.one_process(self.name, self.device)
-
-    def at_once(self) -> int:
-        """How many runs may embed at the same time: one, or one for each GPU."""
-        from embed_assets import encoders
-
-        return encoders.at_once(self.name, self.device)
-
-    def preparation(self) -> str:
-        """What the first track will wait for, for people; empty for nothing."""
-        from embed_assets import encoders
-
-        info = encoders.describe(self.name, self.model, self.cache)
-        return encoders.preparation(info, self.device, self.cache)
-
-    def require(self) -> None:
-        """Fail before any work where the encoder cannot be loaded; loads nothing.
-
-        Raises:
-            ConfigurationError: says what to do.
-        """
-        from embed_assets import encoders
-
-        encoders.require(self.name, self.model, self.device, self.cache)
-
-    def workers(self, window_seconds: float = 10.0) -> int:
-        """Processes with a model: one a core, as far as memory holds them, or one for a GPU."""
-        if self.name == "acoustic":
-            return cpu_count()
-        if self.one_process():
-            return 1
-        each = BYTES_A_MODEL + round(window_seconds * BYTES_A_SECOND)
-        return max(1, min(cpu_count(), _available_bytes() // each))
-
 
 @dataclass(frozen=True)
 class Job:
@@ -115,7 +35,7 @@ class Job:
     track: Track
     path: bytes
     recipe: Recipe
-    choice: EncoderChoice
+    choice: EncoderConfig
     store: Path
     run_id: str
     again: bool
@@ -270,10 +190,8 @@ class _Clock:
 
 
 @lru_cache(maxsize=1)
-def _encoder(choice: EncoderChoice) -> Encoder:
-    from embed_assets import encoders
-
-    return encoders.load(choice.name, choice.model, choice.device, choice.cache)
+def _encoder(choice: EncoderConfig) -> Encoder:
+    return choice.load()
 
 
 def _equal_lengths(windows: Iterator[np.ndarray], limit: int) -> Iterator[list[np.ndarray]]:
@@ -287,25 +205,3 @@ def _equal_lengths(windows: Iterator[np.ndarray], limit: int) -> Iterator[list[n
     if not batch:
         raise TrackRejected(Reason.CORRUPT, "nothing in it could be decoded")
     yield batch
-
-
-def _available_bytes() -> int:
-    """Memory to be had, by the kernel's estimate and the cgroup's limit."""
-    figures = []
-    try:
-        with open("/proc/meminfo") as lines:
-            figures += [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")]
-    except (OSError, ValueError):
-        pass
-    for folder, limit, used in _CGROUP_MEMORY:
-        try:
-            left = int(Path(folder, limit).read_text()) - int(Path(folder, used).read_text())
-            lines = Path(folder, "memory.stat").read_text().splitlines()
-        except (OSError, ValueError):  # no such file, or "max"
-            continue
-        # The page cache counts as used, and music that was read fills it; the kernel gives it back.
-        cached = [
-            int(x.split()[1]) for x in lines if x.startswith(("inactive_file", "active_file"))
-        ]
-        figures.append(left + sum(cached))
-    return min(figures, default=BYTES_A_MODEL)

@@ -11,7 +11,6 @@ import errno
 import gc
 import os
 import shutil
-import sys
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -20,10 +19,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embed_assets.encoders import muq_check, muq_torch
-from embed_assets.encoders.frames import N_MELS, mel_spectrogram
-from embed_assets.encoders.muq_kept import MODEL, REFERENCE, Conversion
-from embed_assets.encoders.muq_module import load_module, quiet
+from embed_assets.encoders.muq import parity_check, torch_engine
+from embed_assets.encoders.muq.converted import MODEL, REFERENCE, ConvertedModelCache
+from embed_assets.encoders.muq.frames import N_MELS, mel_spectrogram
+from embed_assets.encoders.muq.module import load_module, quiet
+from embed_assets.encoders.openvino_runtime import Refused, import_openvino
 from embed_assets.encoders.weights import Weights
 from embed_assets.encoders.weights import check as check_weights
 
@@ -44,10 +44,6 @@ ONE_FRAME = 4
 
 OpenVINO 2026.4 gives other values for it in bfloat16 on a CPU with AMX: it is done in float32.
 """
-
-
-class Refused(Exception):
-    """OpenVINO cannot stand in for torch here; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -87,8 +83,8 @@ def load(
         converted(ov, weights, model, cache)
         for dtype in dtypes or _dtypes(device):
             checked = check(ov, kept, device, dtype, weights)
-            if checked.cosine >= muq_check.SMALLEST_COSINE[dtype]:
-                return replace(checked.engine(), warning=muq_check.refused(worst, dtype))
+            if checked.cosine >= parity_check.SMALLEST_COSINE[dtype]:
+                return replace(checked.engine(), warning=parity_check.refused(worst, dtype))
             worst.append(f"{checked.cosine:.4f} in {dtype}")
     except OSError as error:
         raise Refused(f"{error.filename or kept.folder}: {error.strerror or error}") from error
@@ -99,28 +95,16 @@ def load(
     )
 
 
-def conversion(digest_of_weights: str, cache: Path) -> Conversion:
+def conversion(digest_of_weights: str, cache: Path) -> ConvertedModelCache:
     """The conversion of these weights, whether it is there or not."""
-    return Conversion(cache / "openvino" / f"{digest_of_weights}-{CONVERSION}")
+    return ConvertedModelCache(cache / "openvino" / f"{digest_of_weights}-{CONVERSION}")
 
 
-def converted(ov: Any, weights: Weights, model: str, cache: Path) -> Conversion:
+def converted(ov: Any, weights: Weights, model: str, cache: Path) -> ConvertedModelCache:
     """The conversion of these weights, made unless it is there; raises OSError, RuntimeError."""
     kept = conversion(weights.digest, cache)
     kept.ensure(partial(convert, ov, weights, model))
     return kept
-
-
-def import_openvino() -> Any:
-    """The module openvino; raises Refused where it cannot be imported."""
-    # Its telemetry reports each conversion to Google Analytics unless one opts out. Without the
-    # package OpenVINO uses a stub of its own.
-    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
-    try:
-        import openvino
-    except (ImportError, OSError) as error:
-        raise Refused(f"the package openvino cannot be imported ({error})") from error
-    return openvino
 
 
 def version(ov: Any) -> str:
@@ -157,18 +141,18 @@ def cpu_has(*wanted: str) -> bool:
 
 
 def convert(ov: Any, weights: Weights, model: str, folder: Path, *, minimal: bool = True) -> None:
-    """Write what a Conversion has into `folder`; raises OSError, RuntimeError.
+    """Write what a ConvertedModelCache has into `folder`; raises OSError, RuntimeError.
 
     `minimal`: with fewer multiplications, which 8 bits are not enough for.
     """
     from torch.nn import Identity
 
-    from embed_assets.encoders.muq_winograd import STRIDES, minimal_conv
+    from embed_assets.encoders.muq.winograd import STRIDES, minimal_conv
 
     check_weights(weights, model)
     module: Any = load_module(weights, model)
     try:
-        np.save(folder / REFERENCE, muq_check.vectors(muq_torch.one_by_one(module)))
+        np.save(folder / REFERENCE, parity_check.vectors(torch_engine.one_by_one(module)))
         first, second = module.model.conv.conv
         # What takes the spectrogram itself has one channel, and nothing to save.
         large = ((first, 2), (second, 1), (second, 2), (second, 3))
@@ -251,7 +235,7 @@ class Checked:
     engine: Callable[[], Engine]
 
 
-def check(ov: Any, kept: Conversion, device: str, dtype: str, weights: Weights) -> Checked:
+def check(ov: Any, kept: ConvertedModelCache, device: str, dtype: str, weights: Weights) -> Checked:
     """Hold a conversion's engine against torch's vectors; it is compiled once, here or later."""
     made: list[Engine] = []
 
@@ -262,7 +246,7 @@ def check(ov: Any, kept: Conversion, device: str, dtype: str, weights: Weights) 
 
     def measure() -> float:
         theirs = np.load(kept.reference)
-        return muq_check.smallest_cosine(muq_check.vectors(engine().frames), theirs)
+        return parity_check.smallest_cosine(parity_check.vectors(engine().frames), theirs)
 
     name = f"{device} {ov.Core().get_property(device, 'FULL_DEVICE_NAME')}"
     what = {"openvino": ov.__version__, "device": name, "dtype": dtype}

@@ -11,7 +11,7 @@ process two CPU-seconds; a test holds them against librosa. Maxima of the onsets
 were tried and left out: over 440 tracks they find the same recording a little better (R@1 +.025)
 and the same soundtrack a little worse (mAP -.014).
 
-`acoustic.npz` standardises them and projects them to where windows of one track lie close together
+`constants.npz` standardises them and projects them to where windows of one track lie close together
 and tracks far apart (linear discriminants: whitening by the covariance within tracks, then the
 principal axes between them). benchmarks/fit_acoustic.py fitted it, on 494 tracks of 25 game
 soundtracks. On soundtracks that it was not fitted on: R@1 .77, mAP over soundtracks .24
@@ -26,16 +26,17 @@ from pathlib import Path
 
 import numpy as np
 
-from embed_assets.encoders import EncoderInfo
+from embed_assets.encoders.acoustic.card import ACOUSTIC
+from embed_assets.encoders.base import EncoderInfo
 from embed_assets.errors import Reason, TrackRejected
 from embed_assets.identity import digest
 
 FEATURE_VERSION = 1
 """Raised when `features` gives other numbers; the constants must then be fitted anew."""
 
-CONSTANTS = Path(__file__).with_name("acoustic.npz")
+CONSTANTS = Path(__file__).with_name("constants.npz")
 
-SAMPLE_RATE = 22050
+SAMPLE_RATE = ACOUSTIC.sample_rate
 N_FFT = 2048
 HOP = 1024
 N_MELS = 48
@@ -70,19 +71,23 @@ def info() -> EncoderInfo:
         *(part for name in sorted(shipped) for part in (name, shipped[name].tobytes())),
     )
     return EncoderInfo(
-        name="acoustic",
+        name=ACOUSTIC.name,
         weights=weights,
         sample_rate=SAMPLE_RATE,
         dim=shipped["projection"].shape[1],
         frame_stats=("mean",),
         min_seconds=1.0,
-        note="built-in acoustic features (timbre, harmony, rhythm): for trying things out and for "
-        "small machines; no match for MuQ",
+        note=ACOUSTIC.note,
     )
 
 
-def load() -> Acoustic:
-    """The encoder, ready; takes milliseconds."""
+def describe(*_: object) -> EncoderInfo:
+    """The same for `embed_assets.encoders.describe`: there are no weights to be found."""
+    return info()
+
+
+def load(*_: object) -> Acoustic:
+    """The encoder, ready, whatever the model, device and cache; takes milliseconds."""
     return Acoustic()
 
 

@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embed_assets.encoders.frames import MIN_SAMPLES
+from embed_assets.encoders.muq.frames import MIN_SAMPLES
 from embed_assets.encoders.weights import CONFIG, WEIGHTS, Weights
 from embed_assets.errors import ConfigurationError
 

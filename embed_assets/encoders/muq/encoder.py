@@ -1,40 +1,39 @@
-"""MuQ, the product's encoder: what it is, which engine runs it, what is kept of its frames.
+"""MuQ, the default encoder: what it is, which engine runs it, what is kept of its frames.
 
-On a CPU and on Intel graphics OpenVINO runs it (`muq_openvino`), else torch (`muq_torch`), which is
-the reference of all vectors and steps in where OpenVINO cannot. In int8 (`muq_int8`) it is another
-encoder, with vectors of its own.
+On a CPU and on Intel graphics OpenVINO runs it (`openvino_engine`), else torch (`torch_engine`),
+which is the reference of all vectors and runs it where OpenVINO cannot. In int8 (`int8_engine`) it
+is another encoder, with vectors of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embed_assets.encoders import EncoderInfo, muq_int8, muq_openvino, muq_torch
+from embed_assets.encoders import devices
 from embed_assets.encoders import weights as weights_
+from embed_assets.encoders.base import EncoderInfo
 from embed_assets.encoders.devices import end_leases, lease_cuda, resolve_device
-from embed_assets.encoders.frames import (
+from embed_assets.encoders.muq import int8_engine, openvino_engine, torch_engine
+from embed_assets.encoders.muq.card import MUQ, MUQ_INT8
+from embed_assets.encoders.muq.frames import (
     FRAME_STATS,
     MIN_SAMPLES,
     SAMPLE_RATE,
     frame_statistics,
     to_numpy,
 )
-from embed_assets.encoders.muq_module import load_module
+from embed_assets.encoders.muq.module import load_module
 from embed_assets.encoders.nvidia import near_the_best
+from embed_assets.encoders.openvino_runtime import Refused
 from embed_assets.errors import ConfigurationError, DeviceFailed, Reason, TrackRejected
 
 if TYPE_CHECKING:
-    from embed_assets.encoders.frames import Frames
-
-NOTE = (
-    "MuQ, a self-supervised music model by Tencent AI Lab; its weights are CC-BY-NC 4.0: not for "
-    "commercial use"
-)
+    from embed_assets.encoders.muq.frames import Frames
 
 
 @dataclass(frozen=True)
@@ -91,34 +90,33 @@ class MuqEncoder:
 
 def info(model: str, cache: Path) -> EncoderInfo:
     """Describe the MuQ weights `model`; see `embed_assets.encoders.describe`."""
-    return _info(weights_.find(model, cache), model)
+    return _info(_find(model, cache), model)
 
 
 def info_int8(model: str, cache: Path) -> EncoderInfo:
     """The same of MuQ in int8."""
-    return _info_int8(weights_.find(model, cache), model, cache)
+    return _info_int8(_find(model, cache), model, cache)
 
 
 def load_int8(model: str, device: str, cache: Path) -> MuqEncoder:
     """Load MuQ in int8, on the CPU; see `embed_assets.encoders.load`."""
-    muq_int8.require(device)
-    found = weights_.find(model, cache)
+    found = _find(model, cache)
     described = _info_int8(found, model, cache)
-    engine = muq_int8.load(found, cache)
+    engine = int8_engine.load(found, cache)
     return MuqEncoder(described, engine.frames, "cpu", "openvino", engine.dtype)
 
 
 def load(model: str, device: str, cache: Path) -> MuqEncoder:
     """Load the MuQ weights `model` onto `device`; see `embed_assets.encoders.load`."""
-    found = weights_.find(model, cache)
+    found = _find(model, cache)
     described = _info(found, model)
     where = resolve_device(device)
     if where != "cpu" and not where.startswith("openvino:"):
         return _on_gpu(found, described, model, where, cache)
     name = where.partition(":")[2] or "CPU"
     try:
-        engine = muq_openvino.load(found, model, name, cache)
-    except muq_openvino.Refused as refused:
+        engine = openvino_engine.load(found, model, name, cache)
+    except Refused as refused:
         if where != "cpu":
             raise ConfigurationError(
                 f"EMBED_DEVICE is {device!r}, but OpenVINO cannot run these weights there:"
@@ -131,24 +129,64 @@ def load(model: str, device: str, cache: Path) -> MuqEncoder:
 
 def reference(model: str, cache: Path) -> MuqEncoder:
     """The plain module in float32 on the CPU: what every engine's vectors are held against."""
-    found = weights_.find(model, cache)
+    found = _find(model, cache)
     return _on_torch(found, _info(found, model), model, "cpu")
 
 
 def exact(model: str, cache: Path) -> MuqEncoder:
     """In float32 on the CPU, by the faster engine that gives the reference's vectors."""
-    found = weights_.find(model, cache)
+    found = _find(model, cache)
     described = _info(found, model)
     try:
-        engine = muq_openvino.load(found, model, "CPU", cache, ("float32",))
-    except muq_openvino.Refused as refused:
+        engine = openvino_engine.load(found, model, "CPU", cache, ("float32",))
+    except Refused as refused:
         return _on_torch(found, described, model, "cpu", str(refused))
     return MuqEncoder(described, engine.frames, "cpu", "openvino", engine.dtype)
 
 
 def make_int8(model: str, cache: Path, music: Sequence[np.ndarray]) -> None:
-    """Make what `muq-int8` runs, unless it is there; see `muq_int8.make`."""
-    muq_int8.make(weights_.find(model, cache), model, cache, music)
+    """Make what `muq-int8` runs, unless it is there; see `int8_engine.make`."""
+    int8_engine.make(_find(model, cache), model, cache, music)
+
+
+def first_load_notice(info: EncoderInfo, device: str, cache: Path) -> str:
+    """What the first load will spend a minute on, for people; empty for nothing."""
+    on_torch = not device.startswith("openvino:") and devices.is_single(device)
+    if on_torch or openvino_engine.conversion(info.weights, cache).folder.is_dir():
+        return ""
+    return (
+        "MuQ is converted for OpenVINO and checked against torch, once for these weights: a minute"
+        " or two before the first track"
+    )
+
+
+def unused_files(in_use: Collection[str], model: str, cache: Path) -> list[Path]:
+    """Converted models that neither EMBED_MODEL nor what is in use needs.
+
+    `in_use`: values of `EncoderInfo.weights`.
+    """
+    try:
+        configured = _find(model, cache).digest
+    except ConfigurationError:
+        configured = None
+    return int8_engine.unused(in_use, configured, cache)
+
+
+def must_make_int8(model: str, device: str, cache: Path) -> bool:
+    """Whether the model of `muq-int8` is still to be made, which takes minutes.
+
+    Raises:
+        ConfigurationError: it cannot be made, or cannot run on that device.
+    """
+    int8_engine.require(device)
+    if int8_engine.conversion(_find(model, cache).digest, cache).is_whole():
+        return False
+    int8_engine.require_maker()
+    return True
+
+
+def _find(model: str, cache: Path) -> weights_.Weights:
+    return weights_.find(model, cache, MUQ)
 
 
 def _on_gpu(
@@ -160,7 +198,7 @@ def _on_gpu(
     if where == "cuda":
         where = lease_cuda(_cuda_devices(), cache / "leases")
     try:
-        engine = muq_torch.load(module, where)
+        engine = torch_engine.load(module, where)
     except BaseException:
         end_leases()
         raise
@@ -182,16 +220,16 @@ def _cuda_devices() -> dict[int, str]:
 def _on_torch(
     found: weights_.Weights, described: EncoderInfo, model: str, where: str, warning: str = ""
 ) -> MuqEncoder:
-    engine = muq_torch.load(load_module(found, model), where)
+    engine = torch_engine.load(load_module(found, model), where)
     return MuqEncoder(described, engine.frames, where, "torch", engine.dtype, warning)
 
 
 def _info_int8(found: weights_.Weights, model: str, cache: Path) -> EncoderInfo:
     return replace(
         _info(found, model),
-        name=muq_int8.NAME,
-        weights=muq_int8.digest_of(found.digest, cache),
-        note=f"{NOTE}; {muq_int8.NOTE}",
+        name=MUQ_INT8.name,
+        weights=int8_engine.digest_of(found.digest, cache),
+        note=MUQ_INT8.note,
     )
 
 
@@ -204,11 +242,11 @@ def _info(found: weights_.Weights, model: str) -> EncoderInfo:
             "unset for the default."
         )
     return EncoderInfo(
-        name="muq",
+        name=MUQ.name,
         weights=found.digest,
         sample_rate=SAMPLE_RATE,
         dim=dim,
         frame_stats=FRAME_STATS,
         min_seconds=MIN_SAMPLES / SAMPLE_RATE,
-        note=NOTE,
+        note=MUQ.note,
     )

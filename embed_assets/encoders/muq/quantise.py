@@ -1,6 +1,6 @@
 """Makes MuQ's model in int8 from the one in float32, in a process of its own.
 
-    python -m embed_assets.encoders.muq_quantise MODEL.xml CONFIG.json MUSIC.npz OUT.xml
+    python -m embed_assets.encoders.muq.quantise MODEL.xml CONFIG.json MUSIC.npz OUT.xml
 
 nncf takes over loggers, patches torch and takes some 6 GB: all of it is gone with the process.
 """
@@ -19,8 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from embed_assets.encoders.frames import mel_spectrogram
-from embed_assets.encoders.muq_openvino import import_openvino, save
+from embed_assets.encoders.muq.frames import mel_spectrogram
+from embed_assets.encoders.muq.openvino_engine import save
+from embed_assets.encoders.openvino_runtime import import_openvino
 from embed_assets.encoders.weights import is_full
 
 FULL = errno.ENOSPC

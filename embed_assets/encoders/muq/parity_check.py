@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embed_assets.encoders.frames import MIN_SAMPLES, SAMPLE_RATE, frame_statistics, to_numpy
+from embed_assets.encoders.muq.frames import MIN_SAMPLES, SAMPLE_RATE, frame_statistics, to_numpy
 
 if TYPE_CHECKING:
-    from embed_assets.encoders.frames import Frames
+    from embed_assets.encoders.muq.frames import Frames
 
 _SECONDS = (10.0, 3.1, MIN_SAMPLES / SAMPLE_RATE)
 

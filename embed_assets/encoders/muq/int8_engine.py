@@ -1,6 +1,6 @@
 """MuQ with weights and activations in 8 bits, on a CPU with instructions for that: `muq-int8`.
 
-Made once from a conversion to float32 (`muq_openvino`), by nncf's post-training quantisation,
+Made once from a conversion to float32 (`openvino_engine`), by nncf's post-training quantisation,
 with ranges of activations taken from some of the listener's music: `embed-assets try-int8` does it.
 What is kept needs no nncf to load. Its vectors are near those of `muq` and not the same, so that
 they have a recipe, and a collection, of their own; the recipe names the very model, since ranges
@@ -21,15 +21,16 @@ from typing import Any
 
 import numpy as np
 
-from embed_assets.encoders import devices, muq_openvino, muq_quantise
-from embed_assets.encoders.muq_kept import MODEL, REFERENCE, Conversion
+from embed_assets.encoders import devices
+from embed_assets.encoders.muq import openvino_engine, quantise
+from embed_assets.encoders.muq.card import MUQ_INT8
+from embed_assets.encoders.muq.converted import MODEL, REFERENCE, ConvertedModelCache
+from embed_assets.encoders.openvino_runtime import Refused, import_openvino
 from embed_assets.encoders.weights import CONFIG, Weights, is_full
 from embed_assets.errors import ConfigurationError, TransientError, WeightsMissing
 from embed_assets.identity import digest
 
-NAME = "muq-int8"
-
-NOTE = "in int8, near its vectors in float and not the same"
+NAME = MUQ_INT8.name
 
 QUANTISATION = 1
 """Raised when what is made changes: it is then made anew."""
@@ -59,9 +60,9 @@ def digest_of(weights: str, cache: Path) -> str:
     return digest(NAME, weights, made)
 
 
-def conversion(weights: str, cache: Path) -> Conversion:
+def conversion(weights: str, cache: Path) -> ConvertedModelCache:
     """The model in int8 of weights with this digest, whether it is there or not."""
-    return Conversion(cache / "openvino" / f"{weights}-int8-{QUANTISATION}")
+    return ConvertedModelCache(cache / "openvino" / f"{weights}-int8-{QUANTISATION}")
 
 
 def unused(in_use: Collection[str], weights: str | None, cache: Path) -> list[Path]:
@@ -76,7 +77,7 @@ def unused(in_use: Collection[str], weights: str | None, cache: Path) -> list[Pa
             continue
         source = folder.name.partition("-")[0]
         gives = None
-        if folder == muq_openvino.conversion(source, cache).folder:
+        if folder == openvino_engine.conversion(source, cache).folder:
             gives = source
         elif folder == conversion(source, cache).folder and conversion(source, cache).fingerprint():
             gives = digest_of(source, cache)
@@ -86,26 +87,20 @@ def unused(in_use: Collection[str], weights: str | None, cache: Path) -> list[Pa
 
 
 def require(device: str) -> None:
-    """Fail where it cannot run; imports nothing heavy.
+    """Fail where it cannot run on a CPU, or should not; imports nothing heavy.
 
     Raises:
-        ConfigurationError: `device`, a value of EMBED_DEVICE, is none that it runs on, the CPU has
-            no instructions for it, or OpenVINO is missing.
+        ConfigurationError: the CPU has no instructions for it, OpenVINO is missing, or `device`, a
+            value of EMBED_DEVICE, is "auto" where a GPU is faster.
     """
-    kind, _, name = device.partition(":")
     asked = f"EMBED_ENCODER={NAME}"
-    if kind in ("cuda", "mps") or (kind == "openvino" and name != "CPU"):
-        raise ConfigurationError(
-            f"{asked} runs on CPUs only, but EMBED_DEVICE is {device!r}. Set"
-            f" EMBED_DEVICE=cpu; {_INSTEAD}."
-        )
-    if kind == "auto" and (gpu := devices.nvidia_gpu()):
+    if device == "auto" and (gpu := devices.nvidia_gpu()):
         raise ConfigurationError(
             f"{asked} runs on CPUs only, but EMBED_DEVICE is 'auto', and this machine has an"
             f" NVIDIA GPU ({gpu}), which is faster. Set EMBED_ENCODER=muq; or EMBED_DEVICE=cpu, to"
             " do without it."
         )
-    if not muq_openvino.cpu_has(*INSTRUCTIONS):
+    if not openvino_engine.cpu_has(*INSTRUCTIONS):
         raise ConfigurationError(
             f"{asked} needs a CPU with instructions for it (AVX512-VNNI, AVX-VNNI or AMX), and this"
             " one has none. Set EMBED_ENCODER=muq."
@@ -136,11 +131,11 @@ def make(weights: Weights, model: str, cache: Path, music: Sequence[np.ndarray])
         TransientError: the disk is full.
     """
     with _explained(cache):
-        ov = muq_openvino.import_openvino()
+        ov = import_openvino()
         conversion(weights.digest, cache).ensure(partial(_quantise, ov, weights, model, music))
 
 
-def load(weights: Weights, cache: Path) -> muq_openvino.Engine:
+def load(weights: Weights, cache: Path) -> openvino_engine.Engine:
     """The engine for these weights on the CPU, one thread; the first call checks it.
 
     Raises:
@@ -149,14 +144,14 @@ def load(weights: Weights, cache: Path) -> muq_openvino.Engine:
     """
     kept = conversion(weights.digest, cache)
     with _explained(cache):
-        ov = muq_openvino.import_openvino()
+        ov = import_openvino()
         if not kept.is_whole():
             raise RuntimeError(f"{kept.folder} is damaged; `embed-assets try-int8` makes it anew")
-        checked = muq_openvino.check(ov, kept, "CPU", "int8", weights)
+        checked = openvino_engine.check(ov, kept, "CPU", "int8", weights)
         if checked.cosine < SMALLEST_COSINE:
             raise RuntimeError(
                 f"its vectors differ too much from torch's (cosine {checked.cosine:.4f}, wanted"
-                f" {SMALLEST_COSINE}; OpenVINO {muq_openvino.version(ov)})"
+                f" {SMALLEST_COSINE}; OpenVINO {openvino_engine.version(ov)})"
             )
         return checked.engine()
 
@@ -171,7 +166,7 @@ def _explained(cache: Path) -> Iterator[None]:
         why = f"{error.filename or cache}: {error.strerror or error}"
         if is_full(error):
             raise TransientError(f"{why}; make room: MuQ in int8 takes 1.7 GB") from error
-    except (muq_openvino.Refused, RuntimeError) as error:
+    except (Refused, RuntimeError) as error:
         why = str(error).strip()[:400]
     raise ConfigurationError(
         f"these weights cannot be used in int8 (EMBED_ENCODER={NAME}) here: {why}. Set"
@@ -182,10 +177,10 @@ def _explained(cache: Path) -> Iterator[None]:
 def _quantise(
     ov: Any, weights: Weights, model: str, music: Sequence[np.ndarray], folder: Path
 ) -> None:
-    """Write what a Conversion has into `folder`."""
+    """Write what a ConvertedModelCache has into `folder`."""
     exact = folder / "float"
     exact.mkdir()
-    muq_openvino.convert(ov, weights, model, exact, minimal=False)
-    muq_quantise.in_process(exact / MODEL, weights.folder / CONFIG, music, folder / MODEL)
+    openvino_engine.convert(ov, weights, model, exact, minimal=False)
+    quantise.in_process(exact / MODEL, weights.folder / CONFIG, music, folder / MODEL)
     (exact / REFERENCE).rename(folder / REFERENCE)
     shutil.rmtree(exact)

@@ -27,7 +27,7 @@ _FILES = (MODEL, "model.bin", REFERENCE)
 
 
 @dataclass(frozen=True)
-class Conversion:
+class ConvertedModelCache:
     """A folder of this kind, whether it is there or not."""
 
     folder: Path

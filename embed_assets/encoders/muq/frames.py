@@ -12,12 +12,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from embed_assets.encoders.muq.card import MUQ
+
 if TYPE_CHECKING:
     import torch
 
     Frames = np.ndarray | torch.Tensor
 
-SAMPLE_RATE = 24_000
+SAMPLE_RATE = MUQ.sample_rate
 MIN_SAMPLES = 1025
 """The mel spectrogram reflects 1024 samples at each end, and needs one more than that."""
 

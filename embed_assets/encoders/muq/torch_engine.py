@@ -14,8 +14,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embed_assets.encoders import muq_check
-from embed_assets.encoders.frames import SAMPLE_RATE
+from embed_assets.encoders.muq import parity_check
+from embed_assets.encoders.muq.frames import SAMPLE_RATE
 from embed_assets.errors import ConfigurationError, TransientError
 
 if TYPE_CHECKING:
@@ -57,7 +57,7 @@ def load(module: torch.nn.Module, device: str) -> Engine:
 
     if device == "cpu":
         return Engine(one_by_one(module), "float32")
-    theirs = muq_check.vectors(one_by_one(module), _CHECKED)
+    theirs = parity_check.vectors(one_by_one(module), _CHECKED)
     worst = []
     try:
         if device.startswith("cuda"):
@@ -66,9 +66,9 @@ def load(module: torch.nn.Module, device: str) -> Engine:
         module = module.to(device)
         for dtype in _dtypes(device):
             forward = partial(_forward, module, device, dtype)
-            cosine = muq_check.smallest_cosine(muq_check.vectors(forward, _CHECKED), theirs)
-            if cosine >= muq_check.SMALLEST_COSINE[dtype]:
-                warning = muq_check.refused(worst, dtype)
+            cosine = parity_check.smallest_cosine(parity_check.vectors(forward, _CHECKED), theirs)
+            if cosine >= parity_check.SMALLEST_COSINE[dtype]:
+                warning = parity_check.refused(worst, dtype)
                 return Engine(Batches(forward, GPU_BATCH_SECONDS), dtype, warning)
             worst.append(f"{cosine:.4f} in {dtype}")
     except RuntimeError as error:
@@ -101,7 +101,7 @@ def _forward(module: torch.nn.Module, device: str, dtype: str, audio: np.ndarray
     import torch
 
     with torch.inference_mode():
-        # From pinned memory (`encoders.room`) the copy is the device's own affair.
+        # From pinned memory (`devices.alloc_pinned`) the copy is the device's own affair.
         there = torch.from_numpy(audio).to(device, non_blocking=device.startswith("cuda"))
         # In muq's own order, so that the mel spectrogram stays outside of autocast.
         mel = module.model.preprocessing(there, features=["melspec_2048"])

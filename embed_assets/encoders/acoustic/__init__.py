@@ -1,0 +1,1 @@
+"""The built-in encoder `acoustic`: measurable features, no model, no download."""

@@ -1,0 +1,117 @@
+"""Which encoder a run uses, and how it uses this machine; loads nothing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from embed_assets import encoders
+from embed_assets.encoders import devices
+from embed_assets.encoders.base import Encoder, EncoderCard, call
+from embed_assets.encoders.cards import card_of
+from embed_assets.identity import Recipe
+from embed_assets.workers import cpu_count
+
+_CGROUP_MEMORY = (
+    ("/sys/fs/cgroup", "memory.max", "memory.current"),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes"),
+)
+"""Limit and use of a container's memory, in versions 2 and 1 of control groups."""
+
+
+@dataclass(frozen=True)
+class EncoderConfig:
+    """The values of EMBED_ENCODER, EMBED_MODEL, EMBED_DEVICE, and the folder of models.
+
+    Methods raise ConfigurationError when there is no such encoder.
+    """
+
+    name: str
+    model: str
+    device: str
+    cache: Path
+
+    @property
+    def card(self) -> EncoderCard:
+        """What is known of the encoder."""
+        return card_of(self.name)
+
+    def recipe(self, window_seconds: float, windows: int) -> Recipe:
+        """The recipe of this encoder with a window policy; loads nothing.
+
+        Raises:
+            ConfigurationError: no such encoder, or its weights are not on this machine.
+        """
+        info = encoders.describe(self.name, self.model, self.cache)
+        return Recipe(
+            encoder=info.name,
+            weights=info.weights,
+            sample_rate=info.sample_rate,
+            dim=info.dim,
+            window_seconds=window_seconds,
+            windows=windows,
+            frame_stats=info.frame_stats,
+        )
+
+    def require(self) -> None:
+        """Fail before any work where the encoder cannot be loaded; loads nothing.
+
+        Raises:
+            ConfigurationError: says what to do.
+        """
+        encoders.require(self.name, self.model, self.device, self.cache)
+
+    def load(self) -> Encoder:
+        """The encoder, loaded; see `embed_assets.encoders.load`."""
+        return encoders.load(self.name, self.model, self.device, self.cache)
+
+    def uses_single_device(self) -> bool:
+        """Whether one process does all that the device can, with others that decode for it."""
+        return self.card.runs_on_gpu and devices.is_single(self.device)
+
+    def uses_nvidia(self) -> bool:
+        """Whether an NVIDIA GPU does the work, so fast that the start of a run counts."""
+        return self.uses_single_device() and self.device[:4] in ("auto", "cuda")
+
+    def device_slots(self) -> int:
+        """How many runs may embed at the same time: one, or one for each GPU."""
+        return devices.slots(self.device) if self.card.runs_on_gpu else 1
+
+    def first_load_notice(self) -> str:
+        """What the first track will wait for, for people; empty for nothing."""
+        if not self.card.first_load_notice:
+            return ""
+        info = encoders.describe(self.name, self.model, self.cache)
+        return call(self.card.first_load_notice, info, self.device, self.cache)
+
+    def workers(self, window_seconds: float = 10.0) -> int:
+        """Processes with a model: one a core, as far as memory holds them, or one for a GPU."""
+        if self.uses_single_device():
+            return 1
+        seconds = round(window_seconds * self.card.worker_bytes_per_second)
+        each = self.card.worker_bytes + seconds
+        if not each:
+            return cpu_count()
+        return max(1, min(cpu_count(), _available_bytes(each) // each))
+
+
+def _available_bytes(unknown: int) -> int:
+    """Memory to be had, by the kernel's estimate and the cgroup's limit; else `unknown`."""
+    figures = []
+    try:
+        with open("/proc/meminfo") as lines:
+            figures += [int(x.split()[1]) * 1024 for x in lines if x.startswith("MemAvailable")]
+    except (OSError, ValueError):
+        pass
+    for folder, limit, used in _CGROUP_MEMORY:
+        try:
+            left = int(Path(folder, limit).read_text()) - int(Path(folder, used).read_text())
+            lines = Path(folder, "memory.stat").read_text().splitlines()
+        except (OSError, ValueError):  # no such file, or "max"
+            continue
+        # The page cache counts as used, and music that was read fills it; the kernel gives it back.
+        cached = [
+            int(x.split()[1]) for x in lines if x.startswith(("inactive_file", "active_file"))
+        ]
+        figures.append(left + sum(cached))
+    return min(figures, default=unknown)
