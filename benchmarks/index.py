@@ -111,7 +111,7 @@ def rebuild(home: Path, address: str | None) -> None:
     from embed_assets.index.collection import ensure
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
-    from embed_assets.library.manifest import Library
+    from embed_assets.library.manifest import MusicFolder
 
     tables, store, spec, uri = parts(home, address)
     wipe(uri)
@@ -122,7 +122,9 @@ def rebuild(home: Path, address: str | None) -> None:
     with connect(uri) as client:
         ensure(client, spec)
         started = time.perf_counter()
-        for told in index_library(client, Library(home / "music"), paths, spec, tables, store, uri):
+        for told in index_library(
+            client, MusicFolder(home / "music"), paths, spec, tables, store, uri
+        ):
             rows += told.rows
         if address:
             client.flush(spec.collection)
@@ -159,14 +161,14 @@ def switch(home: Path, address: str | None, switches: int) -> dict[str, object]:
     from embed_assets.index import collection, serving
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
-    from embed_assets.library.manifest import Library
+    from embed_assets.library.manifest import MusicFolder
 
     tables, store, spec, uri = parts(home, address)
     wide = spec_of("enriched")
     paths = [path for _, path, _ in tables.folders()]
     with connect(uri) as client:
         for one in (spec, wide):
-            args = (client, Library(home / "music"), paths, one, tables, store, uri)
+            args = (client, MusicFolder(home / "music"), paths, one, tables, store, uri)
             for _ in index_library(*args):
                 pass
         serving.settle(client, spec, tables, store, uri)

@@ -99,7 +99,7 @@ def step(args: argparse.Namespace) -> None:
     from embed_assets.index.folders import index_library
     from embed_assets.index.reconcile import compare
     from embed_assets.index.serving import settle
-    from embed_assets.library.manifest import Library
+    from embed_assets.library.manifest import MusicFolder
 
     tables, store, _, uri = made.parts(args.home, args.address)
     spec = replace(made.spec_of(windows=int(args.windows)), parts=args.on)
@@ -107,7 +107,7 @@ def step(args: argparse.Namespace) -> None:
     rows = parts = 0
     with connect(uri) as client:
         started = time.perf_counter()
-        library = Library(args.home / "music")
+        library = MusicFolder(args.home / "music")
         for told in index_library(client, library, paths, spec, tables, store, uri):
             rows, parts = rows + told.rows, parts + told.parts
         seconds = time.perf_counter() - started

@@ -1,75 +1,65 @@
-"""Options that the commands which ask the index share, and what is made of them."""
+"""Options shared by the commands that query the index, and how they are parsed."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from embed_assets.api import Library
 from embed_assets.commands.terminal import tell
+from embed_assets.index.filters import Condition, condition, parse
+from embed_assets.search.answers import Result
 
 Query = Annotated[
     list[str],
-    typer.Argument(help="A path, several paths, a folder, or words of title and artist."),
+    typer.Argument(help="One or more paths, a folder, or words from title and artist."),
 ]
 M3u = Annotated[
-    Path | None, typer.Option("--m3u", help="Write a playlist too, with paths relative to it.")
+    Path | None, typer.Option("--m3u", help="Also write a playlist, with paths relative to it.")
 ]
 OneRecording = Annotated[
     bool,
     typer.Option(
         "--one-recording",
-        help="Of tracks that `duplicates` would call one recording show only one.",
+        help="Show only one of the tracks that `duplicates` would call one recording.",
     ),
 ]
-Genre = Annotated[list[str] | None, typer.Option(help="Words of the genre; may be given again.")]
-NotGenre = Annotated[list[str] | None, typer.Option(help="Words that the genre must not have.")]
-Artist = Annotated[list[str] | None, typer.Option(help="Words of the artist.")]
-NotArtist = Annotated[list[str] | None, typer.Option(help="Words that the artist must not have.")]
+Genre = Annotated[list[str] | None, typer.Option(help="Words of the genre; repeatable.")]
+NotGenre = Annotated[
+    list[str] | None, typer.Option(help="Words that the genre must not contain; repeatable.")
+]
+Artist = Annotated[list[str] | None, typer.Option(help="Words of the artist; repeatable.")]
+NotArtist = Annotated[
+    list[str] | None, typer.Option(help="Words that the artist must not contain; repeatable.")
+]
 Year = Annotated[str, typer.Option(help="A year or a range: 1959, 1955..1965, 1990.., ..1960")]
-Least = Annotated[str, typer.Option(help="Shortest duration: 90, 2m, 1m30s, 1:30 or 1h")]
-Most = Annotated[str, typer.Option(help="Longest duration.")]
+Least = Annotated[str, typer.Option(help="Minimum duration: 90, 2m, 1m30s, 1:30 or 1h")]
+Most = Annotated[str, typer.Option(help="Maximum duration, in the same forms.")]
 Where = Annotated[
     list[str] | None,
     typer.Option(
-        help="Any field of a row: FIELD=WORDS, FIELD!=WORDS, FIELD=LEAST..MOST, e.g."
-        " codec=flac, added_at=2026-01.., bit_rate=256000.."
+        help="A condition on any field: FIELD=WORDS, FIELD!=WORDS or FIELD=MIN..MAX, e.g."
+        " codec=flac, added_at=2026-01.., bit_rate=256000..; repeatable."
     ),
 ]
 
 
-def seconds_of(text: str) -> tuple[float, float | None] | None:
-    """From and to in seconds of what a person wrote of a part."""
-    from embed_assets.index.filters import seconds
-
-    if not text.strip():
-        return None
-    begin, dots, end = text.partition("..")
-    try:
-        start = seconds(begin) if begin.strip() else 0.0
-        stop = (seconds(end) if end.strip() else float("inf")) if dots else None
-    except ValueError as e:
-        raise typer.BadParameter(f"--part {text!r}: {e}") from None
-    if stop is not None and stop <= start:
-        raise typer.BadParameter(f"--part {text!r}: it ends before it begins")
-    return start, stop
-
-
 def conditions(
-    genre: Sequence[str] | None,
-    not_genre: Sequence[str] | None,
-    artist: Sequence[str] | None,
-    not_artist: Sequence[str] | None,
-    year: str,
-    min_duration: str,
-    max_duration: str,
-    where: Sequence[str] | None,
-) -> list[Any]:
+    genre: Genre = None,
+    not_genre: NotGenre = None,
+    artist: Artist = None,
+    not_artist: NotArtist = None,
+    year: Year = "",
+    min_duration: Least = "",
+    max_duration: Most = "",
+    where: Where = None,
+) -> list[Condition]:
     """The conditions that these options mean."""
-    from embed_assets.index.filters import condition, parse
-
     found = [condition("genre", g) for g in genre or ()]
     found += [condition("genre", g, negate=True) for g in not_genre or ()]
     found += [condition("artist", a) for a in artist or ()]
@@ -80,19 +70,39 @@ def conditions(
     return found + [parse(w) for w in where or ()]
 
 
-def playlist(project: Any, file: Path | None, matches: Sequence[Any]) -> None:
-    """Write the playlist that was asked for, if one was."""
-    if file is None:
-        return
-    from embed_assets.commands.playlist import write_m3u
-    from embed_assets.library.walk import require_library
-    from embed_assets.reports import tracks_by_id
+def with_filters(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `conditions` in place of its parameter `where`.
 
-    root = require_library(project.library.root)
-    by_id = tracks_by_id(project.tables, [m.track_id for m in matches])
-    tracks = [by_id[m.track_id] for m in matches if m.track_id in by_id]
-    left_out = write_m3u(file, root, tracks)
-    tell_all([*left_out, f"{len(tracks) - len(left_out)} tracks written to {file}"])
+    Typer makes options of a function's parameters, so these are put into its signature.
+    """
+    options = inspect.signature(conditions, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in own.parameters.items():
+        parameters += options.values() if name == "where" else [parameter]
+
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        where = conditions(**{name: values.pop(name) for name in options})
+        command(**values, where=where)
+
+    del with_options.__wrapped__  # Whose signature would count.
+    with_options.__signature__ = own.replace(parameters=parameters)
+    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_options
+
+
+def meant(library: Library, words: list[str]) -> list[str]:
+    """What words on the command line mean: several tracks if each is a path or an id, else one."""
+    several = len(words) > 1 and all(map(library.has, words))
+    return words if several else [" ".join(words)]
+
+
+def playlist(file: Path | None, result: Result) -> None:
+    """Write the playlist that was asked for, if one was."""
+    if file is not None:
+        left_out = result.to_m3u(file)
+        tell_all([*left_out, f"{len(result) - len(left_out)} tracks written to {file}"])
 
 
 def tell_all(notes: Iterable[str]) -> None:

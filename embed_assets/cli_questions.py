@@ -1,32 +1,28 @@
-"""The commands that ask the index: arguments in, lines or JSON out; see `commands/similar.py`."""
+"""Commands that query the index; they parse arguments and print the answers."""
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from embed_assets.api import open_library
 from embed_assets.cli_options import (
-    Artist,
-    Genre,
-    Least,
     M3u,
-    Most,
-    NotArtist,
-    NotGenre,
     OneRecording,
     Query,
     Where,
-    Year,
-    conditions,
+    meant,
     playlist,
-    seconds_of,
     tell_all,
+    with_filters,
 )
 from embed_assets.commands.terminal import AsJson, plain, print_json, print_matches
-from embed_assets.settings import Settings
+from embed_assets.search.parts import clock
+from embed_assets.search.served import encoder_note
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,201 +36,163 @@ def add_to(app: typer.Typer) -> None:
     app.command("map", epilog=example + "map library.html --by folder")(draw_map)
 
 
+@with_filters
 def similar(
     query: Query,
-    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="How many.")] = 20,
+    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Number of results.")] = 20,
     also: Annotated[
-        list[str] | None, typer.Option(help="One more to be like: a path, a folder or words.")
+        list[str] | None,
+        typer.Option(help="Also be like this: a path, a folder or words; repeatable."),
     ] = None,
     avoid: Annotated[
         list[str] | None,
-        typer.Option(help="Leave out what is nearer to this: a path, a folder or words."),
+        typer.Option(
+            help="Drop results that are closer to this than to your query: a path, a folder or"
+            " words; repeatable."
+        ),
     ] = None,
-    per_artist: Annotated[int, typer.Option(min=0, help="At most so many an artist; 0: any.")] = 0,
-    genre: Genre = None,
-    not_genre: NotGenre = None,
-    artist: Artist = None,
-    not_artist: NotArtist = None,
-    year: Year = "",
-    min_duration: Least = "",
-    max_duration: Most = "",
-    where: Where = None,
+    per_artist: Annotated[
+        int, typer.Option(min=0, help="Most results per artist; 0: no limit.")
+    ] = 0,
+    where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the tracks that sound most like one, several or a folder; scores are cosines in [-1, 1].
+    """List the tracks that sound most like a track, several tracks or a folder.
 
-    Several paths are several tracks to be like. Conditions must all hold; the same option given
-    twice as well. Equal audio is shown once, as the track whose path sorts first of those that fit;
-    the others are its `copies`.
+    Scores are cosines in [-1, 1]. All filters must match, also when an option is repeated.
+    Identical audio is listed once, under the path that sorts first among those that match; the
+    other paths are its `copies`.
     """
-    from embed_assets.commands import similar as command
-    from embed_assets.commands.reading import reading
-    from embed_assets.commands.served import encoder_note
-
-    settings = Settings.load()
-    project = reading(settings)
-    answer = command.similar(
-        project,
-        query,
+    library = open_library()
+    answer = library.similar(
+        [*meant(library, query), *(also or ())],
         n,
-        also=also or (),
         avoid=avoid or (),
-        where=conditions(
-            genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
-        ),
+        where=where,
         per_artist=per_artist,
         one_recording=one_recording,
     )
     tell_all(answer.notes)
-    playlist(project, m3u, answer.matches)
+    playlist(m3u, answer)
     if as_json:
-        print_json([command.as_json(m) for m in answer.matches])
+        print_json([asdict(m) for m in answer])
         return
-    print_matches(f"Sounds like {answer.name}:", answer.matches, asked=n)
-    typer.echo(f"(scores are cosines in [-1, 1]; vectors: {encoder_note(settings, answer.spec)})")
+    print_matches(f"Sounds like {answer.query.name}:", answer, asked=n)
+    note = encoder_note(library.settings, answer.spec)
+    typer.echo(f"(scores are cosines in [-1, 1]; vectors: {note})")
 
 
+@with_filters
 def parts(
     query: Query,
     part: Annotated[
         str,
         typer.Option(
             "--part",
-            help="Which part of it: FROM..TO, or a place, as 1:30..2:00, 90s..2m, 12:05; left"
-            " out: all of it.",
+            help="Which part of the track: FROM..TO or a position, e.g. 1:30..2:00, 90s..2m, 12:05."
+            " Default: all of it.",
         ),
     ] = "",
-    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="How many.")] = 20,
-    per_artist: Annotated[int, typer.Option(min=0, help="At most so many an artist; 0: any.")] = 0,
-    genre: Genre = None,
-    not_genre: NotGenre = None,
-    artist: Artist = None,
-    not_artist: NotArtist = None,
-    year: Year = "",
-    min_duration: Least = "",
-    max_duration: Most = "",
-    where: Where = None,
+    n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Number of results.")] = 20,
+    per_artist: Annotated[
+        int, typer.Option(min=0, help="Most results per artist; 0: no limit.")
+    ] = 0,
+    where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the tracks a part of which sounds most like a part of this one, and where in them.
+    """List the tracks that contain a part which sounds like this track, and where that part is.
 
-    Finds a medley or a long mix by one of its parts. Equal audio is shown once. Scores are cosines
-    in [-1, 1], of the best window of each track. Needs EMBED_PARTS=true; EMBED_WINDOWS says which
-    parts are there to find.
+    Finds a medley or a long mix by one of its parts. Identical audio is listed once. The score is
+    the cosine, in [-1, 1], of the best window of a track. Needs EMBED_PARTS=true; EMBED_WINDOWS
+    decides how much of each track can be found.
     """
-    from embed_assets.commands import parts as command
-    from embed_assets.commands import similar
-    from embed_assets.commands.reading import reading
-    from embed_assets.commands.served import encoder_note
-
-    settings = Settings.load()
-    project = reading(settings)
-    chosen = conditions(
-        genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
-    )
-    answer, notes = command.parts(
-        project,
-        query,
+    library = open_library()
+    answer = library.parts(
+        meant(library, query),
         n,
-        part=seconds_of(part),
-        where=chosen,
+        part=part,
+        where=where,
         per_artist=per_artist,
         one_recording=one_recording,
     )
-    tell_all([*answer.notes, *notes])
-    playlist(project, m3u, answer.matches)
+    tell_all(answer.notes)
+    playlist(m3u, answer)
     if as_json:
-        print_json([similar.as_json(m) for m in answer.matches])
+        print_json([asdict(m) for m in answer])
         return
     print_matches(
-        f"Parts that sound like {answer.name}{f', {part}' if part else ''}:",
-        answer.matches,
-        lambda m: f"{command.clock(m.start)}..{command.clock(m.end)}",
+        f"Parts that sound like {answer.query.name}{f', {part}' if part else ''}:",
+        answer,
+        lambda m: f"{clock(m.start)}..{clock(m.end)}",
     )
-    note = encoder_note(settings, answer.spec)
+    note = encoder_note(library.settings, answer.spec)
     typer.echo(f"(scores are cosines in [-1, 1], of the best window; vectors: {note})")
 
 
+@with_filters
 def path(
-    start: Annotated[str, typer.Argument(help="The first track: a path, or words.")],
-    end: Annotated[str, typer.Argument(help="The last track: a path, or words.")],
-    steps: Annotated[int, typer.Option(min=2, max=200, help="Tracks, both ends included.")] = 10,
-    genre: Genre = None,
-    not_genre: NotGenre = None,
-    artist: Artist = None,
-    not_artist: NotArtist = None,
-    year: Year = "",
-    min_duration: Least = "",
-    max_duration: Most = "",
-    where: Where = None,
+    start: Annotated[str, typer.Argument(help="The first track: a path or words.")],
+    end: Annotated[str, typer.Argument(help="The last track: a path or words.")],
+    steps: Annotated[
+        int, typer.Option(min=2, max=200, help="Number of tracks, both ends included.")
+    ] = 10,
+    where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
-    """A smooth way from one track to another; the score is the cosine to the track before."""
-    from embed_assets.commands import similar as command
-    from embed_assets.commands.reading import reading
-
-    project = reading(Settings.load())
-    chosen = conditions(
-        genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
-    )
-    answer = command.path(project, start, end, steps, chosen, one_recording=one_recording)
+    """List a smooth path from one track to another; a score is the cosine to the track before."""
+    answer = open_library().path(start, end, steps, where=where, one_recording=one_recording)
     tell_all(answer.notes)
-    playlist(project, m3u, answer.matches)
+    playlist(m3u, answer)
     if as_json:
-        print_json([command.as_json(m) for m in answer.matches])
+        print_json([asdict(m) for m in answer])
         return
-    print_matches("A way (score: the cosine to the track before):", answer.matches, asked=steps)
+    print_matches("A path (score: the cosine to the track before):", answer, asked=steps)
 
 
+@with_filters
 def radio(
     query: Query,
     n: Annotated[
-        int, typer.Option("-n", min=0, help="How many; 0: until all were played, or Ctrl-C.")
+        int, typer.Option("-n", min=0, help="Number of tracks; 0: until all are played or Ctrl-C.")
     ] = 50,
     drift: Annotated[
-        float, typer.Option(min=0, max=1, help="0 stays near the seed, 1 follows the last track.")
+        float,
+        typer.Option(
+            min=0, max=1, help="0 stays near the first track, 1 follows the last one played."
+        ),
     ] = 0.5,
     random: Annotated[
-        int | None, typer.Option(min=0, help="A number; the same one gives the same drift.")
+        int | None,
+        typer.Option(min=0, help="Seed of the random choice; the same seed gives the same list."),
     ] = None,
-    genre: Genre = None,
-    not_genre: NotGenre = None,
-    artist: Artist = None,
-    not_artist: NotArtist = None,
-    year: Year = "",
-    min_duration: Least = "",
-    max_duration: Most = "",
-    where: Where = None,
+    where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
-    """Drift away from a track through the library; the score is the cosine to the track before."""
-    from embed_assets.commands import similar as command
-    from embed_assets.commands.reading import reading
-
-    project = reading(Settings.load())
-    chosen = conditions(
-        genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
+    """Drift from a track through the library; a score is the cosine to the track before."""
+    library = open_library()
+    seeds = meant(library, query)
+    drifting = library.drift(
+        seeds, drift=drift, seed=random, where=where, one_recording=one_recording
     )
-    found, drifting = command.radio(
-        project, query, where=chosen, drift=drift, random=random, one_recording=one_recording
-    )
-    tell_all(f.note for f in found if f.note)
-    played = islice(drifting, n or None)
+    tell_all(drifting.result.notes)
+    heading = f"Drifting from {drifting.result.query.name}:"
     if as_json or m3u:
-        played = list(played)
-        playlist(project, m3u, played)
-    if as_json:
-        print_json([command.as_json(m) for m in played])
+        answer = drifting.take(n or None)
+        playlist(m3u, answer)
+        if as_json:
+            print_json([asdict(m) for m in answer])
+        else:
+            print_matches(heading, answer, asked=n)
         return
-    print_matches(f"Drifting from {' and '.join(f.name for f in found)}:", played, asked=n)
+    print_matches(heading, islice(drifting, n or None), asked=n)
 
 
 def duplicates(
@@ -244,26 +202,21 @@ def duplicates(
             "--min-score",
             min=-1,
             max=1,
-            help="Cosine from which a pair is suggested; by the encoder if left out: .95 of"
-            " `acoustic`, else .995.",
+            help="Lowest cosine of a suggested pair. Default: .95 with the encoder `acoustic`, .995"
+            " otherwise.",
         ),
     ] = None,
     where: Where = None,
     as_json: AsJson = False,
 ) -> None:
-    """List what the library has twice: the same audio, and pairs that may be one recording.
+    """List duplicates: identical audio, and pairs that may be the same recording.
 
-    Nothing is merged or deleted. A pair is only a suggestion: its lengths differ by at most 2 s and
-    its vectors hardly at all.
+    Nothing is merged or deleted. A pair is a suggestion: durations that differ by at most 2 s, and
+    nearly equal vectors.
     """
-    from embed_assets.commands import similar as command
-    from embed_assets.commands.reading import reading
-    from embed_assets.index.filters import parse
-
-    project = reading(Settings.load())
-    found = command.duplicates(project, least, [parse(w) for w in where or ()])
+    found = open_library().duplicates(least, where=where or ())
     if as_json:
-        print_json([command.double_as_json(d) for d in found])
+        print_json([d.as_json() for d in found])
         return
     for d in found:
         kind = "the same audio" if d.certain else f"perhaps one recording (cosine {d.score:.4f})"
@@ -277,20 +230,20 @@ def duplicates(
 def draw_map(
     file: Annotated[Path, typer.Argument(help="The HTML file to write.")] = Path("map.html"),
     by: Annotated[
-        str, typer.Option(help="Colour by `genre` or `folder`; default: what most tracks have.")
+        str,
+        typer.Option(
+            help="Colour by `genre` or `folder`. Default: `genre` if most tracks have one."
+        ),
     ] = "",
     method: Annotated[
-        str, typer.Option(help="`tsne` or `pca`; default: tsne up to 5,000 tracks.")
+        str, typer.Option(help="`tsne` or `pca`. Default: `tsne` up to 5,000 tracks.")
     ] = "",
     as_json: AsJson = False,
 ) -> None:
-    """Draw the library: one HTML file, no network; near is alike, a click shows what is similar."""
-    from embed_assets.commands.draw import write_map
-    from embed_assets.commands.reading import reading
-
+    """Draw a map of the library: one HTML file that works offline; similar tracks are close."""
     if by not in ("", "genre", "folder") or method not in ("", "tsne", "pca"):
         raise typer.BadParameter("--by is genre or folder, --method is tsne or pca")
-    told = write_map(reading(Settings.load()), file, by, method)
+    told = open_library().draw_map(file, by, method)
     if as_json:
         print_json(told)
         return

@@ -9,6 +9,7 @@
     |   |-- DeviceFailed       a GPU failed: nothing more of its process
     |   |-- IndexBusy          somebody has the Lite index open: what can do without it goes on
     |   `-- AlreadyRunning     another `up` runs: a second one has nothing to do
+    |-- NotFound               there is no such track or collection: ask for another
     `-- TrackRejected          one track is bad: a row with the reason, nothing else stops
 
 Only what a caller treats differently gets a class of its own. Messages name what failed, on which
@@ -70,6 +71,10 @@ class WeightsMissing(ConfigurationError):
 
 class LibraryUnavailable(ConfigurationError):
     """The library folder is missing, unreadable or suspiciously empty; nothing may be removed."""
+
+
+class NotFound(EmbedAssetsError):
+    """What was asked for is not there: a track, a folder, a collection."""
 
 
 class TransientError(EmbedAssetsError):

@@ -12,7 +12,7 @@ import numpy as np
 from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
 from embed_assets.index.folders import follow, index_library
 from embed_assets.index.serving import Standing, settle
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
 from embed_assets.vectors.store import Store
@@ -41,8 +41,8 @@ class Shelf:
     albums: dict[bytes, list[Track]] = field(default_factory=dict)
 
     @property
-    def library(self) -> Library:
-        return Library(self.root / "music")
+    def library(self) -> MusicFolder:
+        return MusicFolder(self.root / "music")
 
     @property
     def tables(self) -> Tables:

@@ -12,7 +12,7 @@ from embed_assets.index.connection import connect
 from embed_assets.index.folders import index_library
 from embed_assets.index.searcher import Searcher
 from embed_assets.index.serving import settle
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
 from embed_assets.vectors.store import Store
@@ -26,7 +26,7 @@ class Shelf:
     """Tracks with vectors of their own, put where `Searcher` and Milvus find them."""
 
     root: Path
-    library: Library = field(default_factory=lambda: Library(None))
+    library: MusicFolder = field(default_factory=lambda: MusicFolder(None))
     at: float = 1000.0
 
     @property

@@ -12,7 +12,6 @@ import pytest
 from typer.testing import CliRunner
 
 from embed_assets import cli
-from embed_assets.commands.find import NotFound
 from embed_assets.errors import (
     ConfigurationError,
     EmbedAssetsError,
@@ -20,6 +19,7 @@ from embed_assets.errors import (
     FolderChanged,
     IndexBusy,
     LibraryUnavailable,
+    NotFound,
     TransientError,
     WeightsMissing,
 )

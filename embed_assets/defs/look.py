@@ -19,7 +19,7 @@ from embed_assets.identity import IndexSpec, folder_id
 from embed_assets.index.folders import version_of, written_versions
 from embed_assets.library.changes import decide
 from embed_assets.library.left_out import LeftOut
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 from embed_assets.library.plan import EMPTY, Memory, Plan, Policy, Request, Seen
 from embed_assets.library.walk import Folder, order, require_library, walk
 from embed_assets.tables import Tables
@@ -56,7 +56,7 @@ class Look:
 
 def look(
     instance: dg.DagsterInstance,
-    library: Library,
+    library: MusicFolder,
     tables: Tables,
     spec: IndexSpec,
     uri: str,
@@ -180,7 +180,7 @@ def _agreed(have: dict[str, str], tables: Tables, spec: IndexSpec, uri: str) -> 
     return {k: v for k, v in have.items() if v == EMPTY or agreed.get(k) == v}
 
 
-def prepare(instance: dg.DagsterInstance, library: Library, tables: Tables, plan: Plan) -> None:
+def prepare(instance: dg.DagsterInstance, library: MusicFolder, tables: Tables, plan: Plan) -> None:
     """Retire folders that are out of the index, and add those that are to be run for."""
     for key in plan.retire:
         instance.delete_dynamic_partition("music_folders", key)

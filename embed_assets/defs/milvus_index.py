@@ -27,7 +27,7 @@ from embed_assets.errors import EmbedAssetsError
 from embed_assets.identity import IndexSpec
 from embed_assets.index.folders import DIRTY, FolderIndexed, follow, index_library
 from embed_assets.index.serving import settle
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 
 COLUMNS = dg.TableSchema(
     [
@@ -105,7 +105,7 @@ def milvus_index(
 
 
 def _materialization(
-    context: dg.AssetExecutionContext, music: Library, spec: IndexSpec, report: FolderIndexed
+    context: dg.AssetExecutionContext, music: MusicFolder, spec: IndexSpec, report: FolderIndexed
 ) -> dg.AssetMaterialization:
     return dg.AssetMaterialization(
         context.asset_key,

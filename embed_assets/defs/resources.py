@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 
 from embed_assets.identity import IndexSpec
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 from embed_assets.project import store_in, tables_in
 from embed_assets.settings import Settings
 from embed_assets.tables import Tables
@@ -31,9 +31,9 @@ class LibraryResource(dg.ConfigurableResource):
     settle_seconds: float
     folders_per_run: int
 
-    def library(self) -> Library:
+    def library(self) -> MusicFolder:
         """The library; its root may be missing, which `require_library` finds out."""
-        return Library(Path(self.root) if self.root else None)
+        return MusicFolder(Path(self.root) if self.root else None)
 
 
 class StateResource(dg.ConfigurableResource):

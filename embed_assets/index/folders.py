@@ -19,7 +19,7 @@ from embed_assets.index.write import (
     FolderWritten,
     index_folders,
 )
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 from embed_assets.library.plan import EMPTY
 from embed_assets.reports import readiness
 from embed_assets.tables import Tables
@@ -75,7 +75,7 @@ def written_versions(tables: Tables, spec: IndexSpec, address: str) -> dict[byte
 
 def index_library(
     client: MilvusClient,
-    library: Library,
+    library: MusicFolder,
     paths: Iterable[bytes],
     spec: IndexSpec,
     tables: Tables,
@@ -102,7 +102,7 @@ def index_library(
 
 def _index_layers(
     client: MilvusClient,
-    library: Library,
+    library: MusicFolder,
     paths: Iterable[bytes],
     spec: IndexSpec,
     tables: Tables,
@@ -133,7 +133,7 @@ def _index_layers(
 
 def _index_layer(
     client: MilvusClient,
-    library: Library,
+    library: MusicFolder,
     paths: Iterable[bytes],
     spec: IndexSpec,
     tables: Tables,
@@ -199,7 +199,7 @@ def _chunks(
 
 def follow(
     client: MilvusClient,
-    library: Library,
+    library: MusicFolder,
     paths: Iterable[bytes],
     spec: IndexSpec,
     tables: Tables,
