@@ -112,7 +112,6 @@ def rebuild(home: Path, address: str | None) -> None:
     from embed_assets.index.collection import ensure
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
-    from embed_assets.library.manifest import Library
 
     tables, store, spec, uri = parts(home, address)
     wipe(uri)
@@ -123,7 +122,7 @@ def rebuild(home: Path, address: str | None) -> None:
     with connect(uri) as client:
         ensure(client, spec)
         started = time.perf_counter()
-        index = IndexContext(Library(home / "music"), tables, store, spec, uri)
+        index = IndexContext(MusicFolder(home / "music"), tables, store, spec, uri)
         for report in index_library(client, index, paths):
             rows += report.rows
         if address:
@@ -162,13 +161,12 @@ def switch(home: Path, address: str | None, switches: int) -> dict[str, object]:
     from embed_assets.index import collection, serving
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
-    from embed_assets.library.manifest import Library
 
     tables, store, spec, uri = parts(home, address)
     wide = spec_of("enriched")
     paths = [path for _, path, _ in tables.folders()]
     with connect(uri) as client:
-        index = IndexContext(Library(home / "music"), tables, store, spec, uri)
+        index = IndexContext(MusicFolder(home / "music"), tables, store, spec, uri)
         for one in (spec, wide):
             for _ in index_library(client, index.of(one), paths):
                 pass

@@ -100,7 +100,7 @@ def step(args: argparse.Namespace) -> None:
     from embed_assets.index.folders import index_library
     from embed_assets.index.reconcile import compare
     from embed_assets.index.serving import promote_if_ready
-    from embed_assets.library.manifest import Library
+    from embed_assets.library.manifest import MusicFolder
 
     tables, store, _, uri = made.parts(args.home, args.address)
     spec = replace(made.spec_of(windows=int(args.windows)), parts=args.on)
@@ -108,7 +108,7 @@ def step(args: argparse.Namespace) -> None:
     rows = parts = 0
     with connect(uri) as client:
         started = time.perf_counter()
-        index = IndexContext(Library(args.home / "music"), tables, store, spec, uri)
+        index = IndexContext(MusicFolder(args.home / "music"), tables, store, spec, uri)
         for report in index_library(client, index, paths):
             rows, parts = rows + report.rows, parts + report.parts
         seconds = time.perf_counter() - started

@@ -61,12 +61,12 @@ def measure(root: Path, args: Any) -> dict[str, Any]:
 
 def scan(root: Path, place: Path) -> dict[str, Any]:
     """Scan every folder, as a run does: seconds of the clock and of processors, what was found."""
-    from embed_assets.library.manifest import Library, scan_folder
+    from embed_assets.library.manifest import MusicFolder, scan_folder
     from embed_assets.library.walk import walk
     from embed_assets.tables import Tables
     from embed_assets.workers import cpu_count, open_pool
 
-    library, tables = Library(root / "library"), Tables(place)
+    library, tables = MusicFolder(root / "library"), Tables(place)
     paths = [folder.path for folder in walk(root / "library")]
     total = {"tracks": 0, "probed": 0, "rejected": 0}
     with open_pool(min(cpu_count(), 8)) as pool:

@@ -1,4 +1,80 @@
 """Keeps a Milvus vector index in step with a music library.
 
+From Python:
+
+    import embed_assets as ea
+
+    library = ea.open()
+    library.similar("nina simone sinnerman", n=10, where="genre=jazz year=1955..1965")
+
 The way in for a reader is `embed_assets.definitions`: the whole project on one page.
 """
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from embed_assets.api import Library, Snapshot
+    from embed_assets.api import open_library as open
+    from embed_assets.errors import (
+        ConfigurationError,
+        EmbedAssetsError,
+        LibraryUnavailable,
+        NotFound,
+        TrackRejected,
+        TransientError,
+    )
+    from embed_assets.index.duplicates import DuplicateGroup
+    from embed_assets.index.filters import Condition
+    from embed_assets.index.parts import Part
+    from embed_assets.index.search import Match
+    from embed_assets.search.answers import Query, Result
+
+__all__ = [
+    "Condition",
+    "ConfigurationError",
+    "DuplicateGroup",
+    "EmbedAssetsError",
+    "Library",
+    "LibraryUnavailable",
+    "Match",
+    "NotFound",
+    "Part",
+    "Query",
+    "Result",
+    "Snapshot",
+    "TrackRejected",
+    "TransientError",
+    "open",
+]
+
+_MODULES = {
+    "embed_assets.api": ("Library", "Snapshot", "open"),
+    "embed_assets.errors": (
+        "ConfigurationError",
+        "EmbedAssetsError",
+        "LibraryUnavailable",
+        "NotFound",
+        "TrackRejected",
+        "TransientError",
+    ),
+    "embed_assets.index.duplicates": ("DuplicateGroup",),
+    "embed_assets.index.filters": ("Condition",),
+    "embed_assets.index.parts": ("Part",),
+    "embed_assets.index.search": ("Match",),
+    "embed_assets.search.answers": ("Query", "Result"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """A public name, imported when it is first used: Dagster's processes need none of them."""
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(import_module(module), "open_library" if name == "open" else name)
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

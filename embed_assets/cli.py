@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from embed_assets import cli_index, cli_questions
+from embed_assets.api import Library, open_library
 from embed_assets.commands import terminal
 from embed_assets.commands.terminal import AsJson, counted
 from embed_assets.errors import EmbedAssetsError, ExitCode
@@ -25,6 +26,10 @@ app = typer.Typer(
 )
 
 
+DEMO_LISTS = 3
+"""Tracks of which `demo` says what sounds like them."""
+
+
 @app.command(epilog="Example: EMBED_LIBRARY=~/Music embed-assets up --port 3000")
 def up(
     port: Annotated[
@@ -33,8 +38,9 @@ def up(
 ) -> None:
     """Serve the Dagster UI and keep the index in step until Ctrl-C."""
     from embed_assets.commands import up as command
+    from embed_assets.commands.ready import ready
 
-    settings = _ready(Settings.load())
+    settings = ready(Settings.load(), terminal.tell)
     raise typer.Exit(command.up(settings, port, terminal.tell))
 
 
@@ -53,10 +59,8 @@ def sync(
     Exit codes: 0 if everything is up to date (rejected tracks do not count as failures), 1 if a
     folder failed, 2 if a setting is wrong or the library is missing.
     """
-    from embed_assets.commands.sync import sync as command
-
-    settings = _ready(Settings.load(), may_be_empty=confirm_removals)
-    result = command(settings, confirm_removals=confirm_removals, tell=_quiet(as_json))
+    progress = _quiet(as_json)
+    result = open_library().sync(confirm_removals=confirm_removals, progress=progress)
     if as_json:
         terminal.print_json(result.as_json())
     else:
@@ -88,24 +92,26 @@ def status(
 ) -> None:
     """Show tracks and folders by state, the current rate, and the time left.
 
-    Exit code 2: the library cannot be scanned; the line PROBLEM gives the reason.
+    Exit codes: 1 if the Milvus server cannot be reached, 2 if the library cannot be scanned; the
+    first line gives the reason.
     """
     from embed_assets.commands import screen
-    from embed_assets.commands.status import status as command
 
-    settings = Settings.load()
+    library = open_library()
     if watch and as_json:
-        screen.stream(lambda: command(settings))
+        screen.stream(library.status)
         return
     if watch and screen.can_redraw():
-        screen.watch(lambda: command(settings))
+        screen.watch(library.status)
         return
-    found = command(settings)
+    found = library.status()
     if as_json:
         terminal.print_json(found.as_json())
     else:
         screen.show(found)
-    raise typer.Exit(ExitCode.WRONG if found.problem else ExitCode.DONE)
+    if found.problem:
+        raise typer.Exit(ExitCode.WRONG)
+    raise typer.Exit(ExitCode.FAILED if found.milvus else ExitCode.DONE)
 
 
 @app.command(epilog="Example: embed-assets errors --json")
@@ -121,19 +127,17 @@ def errors(
     ] = None,
 ) -> None:
     """List rejected tracks and folders that are not done, each with the reason."""
-    from embed_assets.commands import errors as command
     from embed_assets.commands.retry import retry as again
 
-    settings = Settings.load()
     if clear is not None:
         terminal.require_text("--clear", clear)
-        found = again(settings, clear)
+        found = again(Settings.load(), clear)
         if as_json:
             terminal.print_json({"cleared": found.folders})
         else:
             _say_asked(found.folders, found.tracks)
         return
-    rows = command.errors(settings)
+    rows = open_library().errors()
     if as_json:
         terminal.print_json(rows)
         return
@@ -260,14 +264,16 @@ cli_questions.add_to(app)
 def demo() -> None:
     """Index 28 sample tracks and query them; needs no download and no settings."""
     from embed_assets.commands import demo as command
-    from embed_assets.commands.served import encoder_note
+    from embed_assets.search.served import encoder_note
 
-    settings = Settings.load()
-    result, lists = command.demo(settings, terminal.tell)
-    for answer in lists:
+    mine = command.demo_settings(Settings.load())
+    result = command.demo(mine, terminal.tell)
+    library = Library(mine)
+    paths = library.tracks()["path"]
+    for path in paths[:: max(1, len(paths) // DEMO_LISTS)][:DEMO_LISTS]:
+        answer = library.similar(path, 5)
         typer.echo()
-        terminal.print_matches(f"Sounds like {answer.name}:", answer.matches)
-    mine = command.demo_settings(settings)
+        terminal.print_matches(f"Sounds like {answer.query.name}:", answer)
     me = "embed-assets" if shutil.which("embed-assets") else sys.argv[0]
     where = f"EMBED_LIBRARY={mine.library} EMBED_HOME={mine.home} EMBED_ENCODER=acoustic"
     typer.echo(
@@ -294,27 +300,6 @@ def main() -> None:
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
-
-
-def _ready(settings: Settings, may_be_empty: bool = False) -> Settings:
-    """Check settings and fetch weights before any run starts.
-
-    Returns the settings adapted to this machine.
-    """
-    import os
-
-    from embed_assets import encoders
-    from embed_assets.library.walk import require_library
-    from embed_assets.project import fitted
-
-    require_library(settings.library, may_be_empty)
-    encoders.require_device(settings.encoder, settings.device)
-    settings = fitted(settings)
-    # Runs are processes of their own: they see the settings as this process understood them.
-    os.environ.update(settings.environment())
-    encoders.fetch(settings.encoder, settings.model, settings.model_cache, terminal.tell)
-    encoders.require(settings.encoder, settings.model, settings.device, settings.model_cache)
-    return settings
 
 
 def _quiet(quiet: bool) -> Callable[[str], None]:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import inspect
+from collections.abc import Callable, Iterable
+from functools import wraps
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
+from embed_assets.api import Library
 from embed_assets.commands.terminal import tell
+from embed_assets.index.filters import Condition, condition, parse
+from embed_assets.search.answers import Result
 
 Query = Annotated[
     list[str],
@@ -44,36 +49,17 @@ Where = Annotated[
 ]
 
 
-def seconds_of(text: str) -> tuple[float, float | None] | None:
-    """From and to in seconds of what a person wrote of a part."""
-    from embed_assets.index.filters import seconds
-
-    if not text.strip():
-        return None
-    begin, dots, end = text.partition("..")
-    try:
-        start = seconds(begin) if begin.strip() else 0.0
-        stop = (seconds(end) if end.strip() else float("inf")) if dots else None
-    except ValueError as e:
-        raise typer.BadParameter(f"--part {text!r}: {e}") from None
-    if stop is not None and stop <= start:
-        raise typer.BadParameter(f"--part {text!r}: it ends before it begins")
-    return start, stop
-
-
 def conditions(
-    genre: Sequence[str] | None,
-    not_genre: Sequence[str] | None,
-    artist: Sequence[str] | None,
-    not_artist: Sequence[str] | None,
-    year: str,
-    min_duration: str,
-    max_duration: str,
-    where: Sequence[str] | None,
-) -> list[Any]:
+    genre: Genre = None,
+    not_genre: NotGenre = None,
+    artist: Artist = None,
+    not_artist: NotArtist = None,
+    year: Year = "",
+    min_duration: Least = "",
+    max_duration: Most = "",
+    where: Where = None,
+) -> list[Condition]:
     """The conditions that these options mean."""
-    from embed_assets.index.filters import condition, parse
-
     found = [condition("genre", g) for g in genre or ()]
     found += [condition("genre", g, negate=True) for g in not_genre or ()]
     found += [condition("artist", a) for a in artist or ()]
@@ -84,19 +70,39 @@ def conditions(
     return found + [parse(w) for w in where or ()]
 
 
-def playlist(project: Any, file: Path | None, matches: Sequence[Any]) -> None:
-    """Write the playlist that was asked for, if one was."""
-    if file is None:
-        return
-    from embed_assets.commands.playlist import write_m3u
-    from embed_assets.library.walk import require_library
-    from embed_assets.reports import tracks_by_id
+def with_filters(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `conditions` in place of its parameter `where`.
 
-    root = require_library(project.library.root)
-    by_id = tracks_by_id(project.tables, [m.track_id for m in matches])
-    tracks = [by_id[m.track_id] for m in matches if m.track_id in by_id]
-    left_out = write_m3u(file, root, tracks)
-    tell_all([*left_out, f"{len(tracks) - len(left_out)} tracks written to {file}"])
+    Typer makes options of a function's parameters, so these are put into its signature.
+    """
+    options = inspect.signature(conditions, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in own.parameters.items():
+        parameters += options.values() if name == "where" else [parameter]
+
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        where = conditions(**{name: values.pop(name) for name in options})
+        command(**values, where=where)
+
+    del with_options.__wrapped__  # Whose signature would count.
+    with_options.__signature__ = own.replace(parameters=parameters)
+    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_options
+
+
+def meant(library: Library, words: list[str]) -> list[str]:
+    """What words on the command line mean: several tracks if each is a path or an id, else one."""
+    several = len(words) > 1 and all(map(library.has, words))
+    return words if several else [" ".join(words)]
+
+
+def playlist(file: Path | None, result: Result) -> None:
+    """Write the playlist that was asked for, if one was."""
+    if file is not None:
+        left_out = result.to_m3u(file)
+        tell_all([*left_out, f"{len(result) - len(left_out)} tracks written to {file}"])
 
 
 def tell_all(notes: Iterable[str]) -> None:

@@ -2,31 +2,27 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
+from embed_assets.api import open_library
 from embed_assets.cli_options import (
-    Artist,
-    Genre,
-    Least,
     M3u,
-    Most,
-    NotArtist,
-    NotGenre,
     OneRecording,
     Query,
     Where,
-    Year,
-    conditions,
+    meant,
     playlist,
-    seconds_of,
     tell_all,
+    with_filters,
 )
 from embed_assets.commands.terminal import AsJson, plain, print_json, print_matches
-from embed_assets.settings import Settings
+from embed_assets.search.parts import clock
+from embed_assets.search.served import encoder_note
 
 
 def add_to(app: typer.Typer) -> None:
@@ -40,6 +36,7 @@ def add_to(app: typer.Typer) -> None:
     app.command("map", epilog=example + "map library.html --by folder")(draw_map)
 
 
+@with_filters
 def similar(
     query: Query,
     n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Number of results.")] = 20,
@@ -57,14 +54,7 @@ def similar(
     per_artist: Annotated[
         int, typer.Option(min=0, help="Most results per artist; 0: no limit.")
     ] = 0,
-    genre: Genre = None,
-    not_genre: NotGenre = None,
-    artist: Artist = None,
-    not_artist: NotArtist = None,
-    year: Year = "",
-    min_duration: Least = "",
-    max_duration: Most = "",
-    where: Where = None,
+    where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
     as_json: AsJson = False,
@@ -75,33 +65,26 @@ def similar(
     Identical audio is listed once, under the path that sorts first among those that match; the
     other paths are its `copies`.
     """
-    from embed_assets.commands import similar as command
-    from embed_assets.commands.reading import reading
-    from embed_assets.commands.served import encoder_note
-
-    settings = Settings.load()
-    project = reading(settings)
-    answer = command.similar(
-        project,
-        query,
+    library = open_library()
+    answer = library.similar(
+        [*meant(library, query), *(also or ())],
         n,
-        also=also or (),
         avoid=avoid or (),
-        where=conditions(
-            genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
-        ),
+        where=where,
         per_artist=per_artist,
         one_recording=one_recording,
     )
     tell_all(answer.notes)
-    playlist(project, m3u, answer.matches)
+    playlist(m3u, answer)
     if as_json:
-        print_json([command.as_json(m) for m in answer.matches])
+        print_json([asdict(m) for m in answer])
         return
-    print_matches(f"Sounds like {answer.name}:", answer.matches, asked=n)
-    typer.echo(f"(scores are cosines in [-1, 1]; vectors: {encoder_note(settings, answer.spec)})")
+    print_matches(f"Sounds like {answer.query.name}:", answer, asked=n)
+    note = encoder_note(library.settings, answer.spec)
+    typer.echo(f"(scores are cosines in [-1, 1]; vectors: {note})")
 
 
+@with_filters
 def parts(
     query: Query,
     part: Annotated[
@@ -116,14 +99,7 @@ def parts(
     per_artist: Annotated[
         int, typer.Option(min=0, help="Most results per artist; 0: no limit.")
     ] = 0,
-    genre: Genre = None,
-    not_genre: NotGenre = None,
-    artist: Artist = None,
-    not_artist: NotArtist = None,
-    year: Year = "",
-    min_duration: Least = "",
-    max_duration: Most = "",
-    where: Where = None,
+    where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
     as_json: AsJson = False,
@@ -134,74 +110,52 @@ def parts(
     the cosine, in [-1, 1], of the best window of a track. Needs EMBED_PARTS=true; EMBED_WINDOWS
     decides how much of each track can be found.
     """
-    from embed_assets.commands import parts as command
-    from embed_assets.commands import similar
-    from embed_assets.commands.reading import reading
-    from embed_assets.commands.served import encoder_note
-
-    settings = Settings.load()
-    project = reading(settings)
-    chosen = conditions(
-        genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
-    )
-    answer, notes = command.parts(
-        project,
-        query,
+    library = open_library()
+    answer = library.parts(
+        meant(library, query),
         n,
-        part=seconds_of(part),
-        where=chosen,
+        part=part,
+        where=where,
         per_artist=per_artist,
         one_recording=one_recording,
     )
-    tell_all([*answer.notes, *notes])
-    playlist(project, m3u, answer.matches)
+    tell_all(answer.notes)
+    playlist(m3u, answer)
     if as_json:
-        print_json([similar.as_json(m) for m in answer.matches])
+        print_json([asdict(m) for m in answer])
         return
     print_matches(
-        f"Parts that sound like {answer.name}{f', {part}' if part else ''}:",
-        answer.matches,
-        lambda m: f"{command.clock(m.start)}..{command.clock(m.end)}",
+        f"Parts that sound like {answer.query.name}{f', {part}' if part else ''}:",
+        answer,
+        lambda m: f"{clock(m.start)}..{clock(m.end)}",
     )
-    note = encoder_note(settings, answer.spec)
+    note = encoder_note(library.settings, answer.spec)
     typer.echo(f"(scores are cosines in [-1, 1], of the best window; vectors: {note})")
 
 
+@with_filters
 def path(
     start: Annotated[str, typer.Argument(help="The first track: a path or words.")],
     end: Annotated[str, typer.Argument(help="The last track: a path or words.")],
     steps: Annotated[
         int, typer.Option(min=2, max=200, help="Number of tracks, both ends included.")
     ] = 10,
-    genre: Genre = None,
-    not_genre: NotGenre = None,
-    artist: Artist = None,
-    not_artist: NotArtist = None,
-    year: Year = "",
-    min_duration: Least = "",
-    max_duration: Most = "",
-    where: Where = None,
+    where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
     """List a smooth path from one track to another; a score is the cosine to the track before."""
-    from embed_assets.commands import similar as command
-    from embed_assets.commands.reading import reading
-
-    project = reading(Settings.load())
-    chosen = conditions(
-        genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
-    )
-    answer = command.path(project, start, end, steps, chosen, one_recording=one_recording)
+    answer = open_library().path(start, end, steps, where=where, one_recording=one_recording)
     tell_all(answer.notes)
-    playlist(project, m3u, answer.matches)
+    playlist(m3u, answer)
     if as_json:
-        print_json([command.as_json(m) for m in answer.matches])
+        print_json([asdict(m) for m in answer])
         return
-    print_matches("A way (score: the cosine to the track before):", answer.matches, asked=steps)
+    print_matches("A path (score: the cosine to the track before):", answer, asked=steps)
 
 
+@with_filters
 def radio(
     query: Query,
     n: Annotated[
@@ -217,38 +171,28 @@ def radio(
         int | None,
         typer.Option(min=0, help="Seed of the random choice; the same seed gives the same list."),
     ] = None,
-    genre: Genre = None,
-    not_genre: NotGenre = None,
-    artist: Artist = None,
-    not_artist: NotArtist = None,
-    year: Year = "",
-    min_duration: Least = "",
-    max_duration: Most = "",
-    where: Where = None,
+    where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
     as_json: AsJson = False,
 ) -> None:
     """Drift from a track through the library; a score is the cosine to the track before."""
-    from embed_assets.commands import similar as command
-    from embed_assets.commands.reading import reading
-
-    project = reading(Settings.load())
-    chosen = conditions(
-        genre, not_genre, artist, not_artist, year, min_duration, max_duration, where
+    library = open_library()
+    seeds = meant(library, query)
+    drifting = library.drift(
+        seeds, drift=drift, seed=random, where=where, one_recording=one_recording
     )
-    found, drifting = command.radio(
-        project, query, where=chosen, drift=drift, random=random, one_recording=one_recording
-    )
-    tell_all(f.note for f in found if f.note)
-    played = islice(drifting, n or None)
+    tell_all(drifting.result.notes)
+    heading = f"Drifting from {drifting.result.query.name}:"
     if as_json or m3u:
-        played = list(played)
-        playlist(project, m3u, played)
-    if as_json:
-        print_json([command.as_json(m) for m in played])
+        answer = drifting.take(n or None)
+        playlist(m3u, answer)
+        if as_json:
+            print_json([asdict(m) for m in answer])
+        else:
+            print_matches(heading, answer, asked=n)
         return
-    print_matches(f"Drifting from {' and '.join(f.name for f in found)}:", played, asked=n)
+    print_matches(heading, islice(drifting, n or None), asked=n)
 
 
 def duplicates(
@@ -270,14 +214,9 @@ def duplicates(
     Nothing is merged or deleted. A pair is a suggestion: durations that differ by at most 2 s, and
     nearly equal vectors.
     """
-    from embed_assets.commands import similar as command
-    from embed_assets.commands.reading import reading
-    from embed_assets.index.filters import parse
-
-    project = reading(Settings.load())
-    found = command.duplicates(project, least, [parse(w) for w in where or ()])
+    found = open_library().duplicates(least, where=where or ())
     if as_json:
-        print_json([command.double_as_json(d) for d in found])
+        print_json([d.as_json() for d in found])
         return
     for d in found:
         kind = "the same audio" if d.certain else f"perhaps one recording (cosine {d.score:.4f})"
@@ -302,12 +241,9 @@ def draw_map(
     as_json: AsJson = False,
 ) -> None:
     """Draw a map of the library: one HTML file that works offline; similar tracks are close."""
-    from embed_assets.commands.draw import write_map
-    from embed_assets.commands.reading import reading
-
     if by not in ("", "genre", "folder") or method not in ("", "tsne", "pca"):
         raise typer.BadParameter("--by is genre or folder, --method is tsne or pca")
-    told = write_map(reading(Settings.load()), file, by, method)
+    told = open_library().draw_map(file, by, method)
     if as_json:
         print_json(told)
         return

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from embed_assets.identity import IndexSpec
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 from embed_assets.tables import Tables
 from embed_assets.vectors.store import Store
 
@@ -14,7 +14,7 @@ from embed_assets.vectors.store import Store
 class IndexContext:
     """A library, its tables and vectors, and the spec and address of the index that is wanted."""
 
-    library: Library
+    library: MusicFolder
     tables: Tables
     store: Store
     spec: IndexSpec

@@ -9,6 +9,7 @@
     |   |-- DeviceFailed       a GPU failed: use a new process
     |   |-- IndexBusy          another process has the Lite index open; the rest continues
     |   `-- AlreadyRunning     another `up` is running
+    |-- NotFound               there is no such track or collection: ask for another
     `-- TrackRejected          one track is bad: record the reason, continue with the others
 
 A class exists only if a caller treats it differently. Messages say what failed, on which file or
@@ -70,6 +71,10 @@ class WeightsMissing(ConfigurationError):
 
 class LibraryUnavailable(ConfigurationError):
     """The library folder is missing, unreadable or suspiciously empty: remove nothing."""
+
+
+class NotFound(EmbedAssetsError):
+    """What was asked for is not there: a track, a folder, a collection."""
 
 
 class TransientError(EmbedAssetsError):

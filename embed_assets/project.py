@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embed_assets.context import IndexContext
 from embed_assets.encoders.config import EncoderConfig
+from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 from embed_assets.settings import Settings
 from embed_assets.tables import Tables
 from embed_assets.vectors.store import Store
@@ -42,7 +43,7 @@ def fitted(settings: Settings) -> Settings:
 class Project:
     """What a command works with."""
 
-    library: Library
+    library: MusicFolder
     tables: Tables
     store: Store
     choice: EncoderConfig
@@ -57,7 +58,7 @@ class Project:
     def of(cls, settings: Settings) -> Project:
         """The objects that these settings mean; opens nothing."""
         return cls(
-            library=Library(settings.library),
+            library=MusicFolder(settings.library),
             tables=tables_in(settings.home),
             store=store_in(settings.home),
             choice=EncoderConfig(
@@ -83,3 +84,19 @@ class Project:
     def index(self) -> IndexContext:
         """What runs over folders work with; raises what `spec` does."""
         return IndexContext(self.library, self.tables, self.store, self.spec(), self.uri)
+
+
+def for_reading(settings: Settings) -> Project:
+    """The project for what only looks: an EMBED_HOME that is not there is empty, and is not made.
+
+    Raises:
+        ConfigurationError: EMBED_HOME cannot be read.
+    """
+    project = Project.of(settings)
+    try:
+        there = project.tables.path is not None and project.tables.path.exists()
+    except OSError as e:
+        raise ConfigurationError(
+            f"EMBED_HOME={settings.home} cannot be read ({e.strerror}): change its permissions"
+        ) from None
+    return project if there else replace(project, tables=Tables(None))

@@ -11,7 +11,7 @@ import re
 from contextlib import suppress
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -152,14 +152,19 @@ class Settings(BaseSettings):
         return value
 
     @classmethod
-    def load(cls) -> Settings:
-        """Read the environment and `.env`.
+    def load(cls, **given: Any) -> Settings:
+        """Read the environment and `.env`; what is `given`, by its field's name, goes first.
 
         Raises:
-            ConfigurationError: a value is not valid; names each variable and what is wrong.
+            ConfigurationError: a value is not valid, or there is no setting of a name; names each
+                variable and what is wrong.
         """
+        for name in given.keys() - cls.model_fields.keys():
+            near = get_close_matches(name, cls.model_fields, n=1)
+            meant = f": is it {near[0]}?" if near else f"; there are: {', '.join(cls.model_fields)}"
+            raise ConfigurationError(f"{name} is no setting{meant}")
         try:
-            return cls()
+            return cls(**given)
         except ValidationError as e:
             problems = "; ".join(
                 f"EMBED_{'_'.join(map(str, p['loc'])).upper()}={_shown(p['input'])}: {p['msg']}"

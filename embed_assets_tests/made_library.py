@@ -13,7 +13,7 @@ from embed_assets.context import IndexContext
 from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
 from embed_assets.index.folders import index_library, mirror_to_served
 from embed_assets.index.serving import Standing, promote_if_ready
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
 from embed_assets.vectors.store import Store
@@ -42,8 +42,8 @@ class Shelf:
     albums: dict[bytes, list[Track]] = field(default_factory=dict)
 
     @property
-    def library(self) -> Library:
-        return Library(self.root / "music")
+    def library(self) -> MusicFolder:
+        return MusicFolder(self.root / "music")
 
     @property
     def tables(self) -> Tables:

@@ -13,7 +13,7 @@ from embed_assets.index.connection import connect
 from embed_assets.index.folders import index_library
 from embed_assets.index.searcher import Searcher
 from embed_assets.index.serving import promote_if_ready
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
 from embed_assets.vectors.store import Store
@@ -28,7 +28,7 @@ class Shelf:
     """Tracks with vectors of their own, put where `Searcher` and Milvus find them."""
 
     root: Path
-    library: Library = field(default_factory=lambda: Library(None))
+    library: MusicFolder = field(default_factory=lambda: MusicFolder(None))
     at: float = 1000.0
 
     @property

@@ -13,7 +13,7 @@ from mutagen.flac import FLAC
 from embed_assets.identity import folder_id
 from embed_assets.index.collection import ALIAS, load
 from embed_assets.index.connection import connect
-from embed_assets.library.manifest import Library, scan_folder
+from embed_assets.library.manifest import MusicFolder, scan_folder
 from embed_assets.tables import Tables
 from embed_assets.workers import Pool, open_pool
 from embed_assets_tests.patience import PATIENCE
@@ -32,7 +32,7 @@ class Albums:
     """A library whose albums are scanned one by one, in any order."""
 
     def __init__(self, root: Path, pool: Pool) -> None:
-        self.library, self.pool = Library(root / "music"), pool
+        self.library, self.pool = MusicFolder(root / "music"), pool
         self.tables = Tables(root / "tables.sqlite")
         self.put("Anchor/1.flac", 99)
         self.scan("Anchor")

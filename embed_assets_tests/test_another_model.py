@@ -17,13 +17,10 @@ from embed_assets_tests.world import World
 
 SEARCHER = """
 import sys, time
-from embed_assets.commands.similar import similar
-from embed_assets.project import Project
-from embed_assets.settings import Settings
+import embed_assets
 
-project = Project.of(Settings.load())
 while True:
-    matches = similar(project, sys.argv[1], 3).matches
+    matches = embed_assets.open().similar(sys.argv[1], 3)
     assert len(matches) == 3, matches
     print("found", flush=True)
     time.sleep(0.05)

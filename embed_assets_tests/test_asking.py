@@ -9,24 +9,24 @@ from dataclasses import replace
 
 import pytest
 
+from embed_assets.api import Library
 from embed_assets.commands import collections
-from embed_assets.commands import similar as command
-from embed_assets.commands.draw import write_map
-from embed_assets.commands.find import find, find_all
-from embed_assets.commands.playlist import write_m3u
-from embed_assets.commands.served import searcher_of
 from embed_assets.commands.terminal import plain
 from embed_assets.defs.library_map import drawn_spec
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.index.connection import connect
 from embed_assets.index.filters import parse
 from embed_assets.index.folders import FolderIndexed, index_library
 from embed_assets.index.page import page
 from embed_assets.index.projection import draw, picture
 from embed_assets.index.serving import promote_if_ready
-from embed_assets.library.manifest import scan_folder
+from embed_assets.library.manifest import MusicFolder, scan_folder
 from embed_assets.library.walk import walk
-from embed_assets.tables import Tables
+from embed_assets.project import Project
+from embed_assets.search.answers import Filters
+from embed_assets.search.milvus import MilvusAnswers
+from embed_assets.search.names import find_each
+from embed_assets.search.playlist import write_m3u
 from embed_assets.vectors.embed import embed_folder
 from embed_assets.workers import open_pool
 from embed_assets_tests.shelf import Shelf, random_vectors
@@ -107,45 +107,49 @@ def test_filters_several_tracks_and_a_folder(asked):
     assert len(paths("radio", "Some/0.flac", "--random", "1")) == 6
     assert json.loads(ask(asked, "duplicates", "--json").stdout) == []
     wrong = asked.run("similar", "Odd", "--year", "soon")
-    assert (wrong.returncode, "whole number" in wrong.stderr) == (2, True)
+    assert (
+        wrong.returncode,
+        "'soon' is no number; write a whole number or a range" in wrong.stderr,
+    ) == (2, True)
 
 
 def test_milvus_itself_gives_the_same_answers(asked):
-    project = asked.project()
+    library = Library(asked.made_settings())
+    milvus = MilvusAnswers(asked.project(), asked.project().spec().collection)
     for query, more in (
         (["Some/0.flac"], {}),
         (["Odd"], {"where": [parse("genre=jazz"), parse("artist!=A1")]}),
         (["Some/0.flac", "Some/1.flac"], {"avoid": ["Some/3.flac"], "per_artist": 1}),
     ):
-        here = command.similar(project, query, 5, **more).matches
-        seeds = find_all(project, query)
-        unlike = [find(project, q) for q in more.get("avoid", ())]
-        rest = more.get("where", ()), more.get("per_artist", 0)
-        there, _ = command._asked(project, seeds, unlike, 5, *rest)
+        here = library.similar(query, 5, **more)
+        seeds, avoid = (find_each(milvus.names, q) for q in (query, more.get("avoid", ())))
+        filters = Filters(more.get("where", ()), more.get("per_artist", 0))
+        there = milvus.similar(seeds, avoid, 5, filters)
         assert [(m.path, m.genre) for m in here] == [(m.path, m.genre) for m in there]
         assert [m.score for m in here] == pytest.approx([m.score for m in there], abs=1e-5)
 
 
 def test_all_is_answered_from_what_is_served_while_another_collection_is_filled(asked, tmp_path):
     now = asked.project()
-    before = command.path(now, "Some/0.flac", "Some/2.flac", 5).matches
-    later = replace(now, pooling="enriched")
+    served = Library(asked.made_settings())
+    before = served.path("Some/0.flac", "Some/2.flac", 5).matches
+    settings = asked.made_settings().model_copy(update={"pooling": "enriched"})
+    filling, later = Library(settings), Project.of(settings)
     index(later, [b"Some"])
     with pytest.raises(ConfigurationError, match="use: serve another one first"):
         collections.drop(now, now.spec().collection)
-    assert command.path(later, "Some/0.flac", "Some/2.flac", 5).matches == before
-    _, drifting = command.radio(later, "Some/0.flac", random=1)
-    assert len(list(drifting)) == 6
-    assert command.duplicates(later, 0.5) == command.duplicates(now, 0.5) != []
-    assert write_map(later, tmp_path / "m.html")["tracks"] == 7
-    answer = command.similar(later, "Some/0.flac", 6)
-    assert answer.matches == command.similar(now, "Some/0.flac", 6).matches
+    assert filling.path("Some/0.flac", "Some/2.flac", 5).matches == before
+    assert len(filling.radio("Some/0.flac", seed=1)) == 6
+    assert filling.duplicates(0.5) == served.duplicates(0.5) != []
+    assert filling.draw_map(tmp_path / "m.html")["tracks"] == 7
+    answer = filling.similar("Some/0.flac", 6)
+    assert answer.matches == served.similar("Some/0.flac", 6).matches
     assert answer.spec == now.spec()
     assert drawn_spec(now.tables, later.spec(), now.uri) == now.spec()
     # Of what other tables have made nothing is known here: Milvus itself is asked.
-    stranger = replace(later, tables=Tables(tmp_path / "tables.sqlite"))
+    home = {"home": tmp_path, "milvus_uri": now.uri}
     with pytest.raises(ConfigurationError, match="nothing is known here"):
-        searcher_of(stranger)
+        Library(settings.model_copy(update=home)).snapshot()
     collections.drop(later, later.spec().collection)
 
 
@@ -177,33 +181,42 @@ def test_a_playlist_has_relative_paths_and_says_what_it_left_out(asked):
 
 
 def test_a_playlist_takes_no_tracks_place_and_leaves_a_link_a_link(tmp_path):
-    tracks = [Shelf(tmp_path).track("a.mp3", duration=1)]
-    music = tmp_path / "a.mp3"
-    music.write_bytes(b"music")
+    music, matches = made_up(tmp_path, "a.mp3")
+    track = tmp_path / "a.mp3"
+    track.write_bytes(b"music")
     with pytest.raises(ConfigurationError, match="audio file"):
-        write_m3u(music, tmp_path, tracks)
-    assert music.read_bytes() == b"music"
-    with pytest.raises(ConfigurationError, match="directory"):
-        write_m3u(tmp_path, tmp_path, tracks)
+        write_m3u(track, music, matches)
+    assert track.read_bytes() == b"music"
+    with pytest.raises(EmbedAssetsError, match="directory") as told:
+        write_m3u(tmp_path, music, matches)
+    assert told.value.exit_code == 1
     real, link = tmp_path / "real.m3u", tmp_path / "link.m3u"
     real.write_text("old")
     link.symlink_to(real)
-    write_m3u(link, tmp_path, tracks)
+    write_m3u(link, music, matches)
     assert link.is_symlink()
     assert "a.mp3" in real.read_text()
     pipe = tmp_path / "pipe"
     os.mkfifo(pipe)
     reader = os.open(pipe, os.O_RDWR)
-    write_m3u(pipe, tmp_path, tracks)
+    write_m3u(pipe, music, matches)
     assert os.read(reader, 1000).startswith(b"#EXTM3U")
     os.close(reader)
     assert pipe.is_fifo()
 
 
 def test_a_name_that_starts_as_a_comment_is_no_comment(tmp_path):
-    shelf = Shelf(tmp_path)
-    assert write_m3u(tmp_path / "x.m3u", tmp_path, [shelf.track("#1.mp3", duration=1)]) == []
+    (tmp_path / "#1.mp3").touch()
+    music, matches = made_up(tmp_path, "#1.mp3")
+    assert write_m3u(tmp_path / "x.m3u", music, matches) == []
     assert (tmp_path / "x.m3u").read_text().splitlines()[2] == "./#1.mp3"
+
+
+def made_up(root, name):
+    """A folder of music, and a track of it as an answer."""
+    shelf = Shelf(root)
+    shelf.put([shelf.track(name, duration=1)], random_vectors(1))
+    return MusicFolder(root), [shelf.searcher().match(0, 1.0)]
 
 
 def test_a_map_holds_everything_and_nothing_in_it_is_code(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import signal
+import socket
 import subprocess
 import sys
 from datetime import datetime
@@ -12,7 +13,6 @@ import pytest
 from typer.testing import CliRunner
 
 from embed_assets import cli
-from embed_assets.commands.find import NotFound
 from embed_assets.errors import (
     ConfigurationError,
     EmbedAssetsError,
@@ -20,11 +20,13 @@ from embed_assets.errors import (
     FolderChanged,
     IndexBusy,
     LibraryUnavailable,
+    NotFound,
     TransientError,
     WeightsMissing,
 )
 from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
+from embed_assets_tests.test_asking import index
 
 
 @pytest.fixture
@@ -65,6 +67,82 @@ def test_a_command_ends_with_the_code_of_what_went_wrong(here, monkeypatch, caps
     monkeypatch.setenv("EMBED_WINDOWS", "many")
     assert exit_code(monkeypatch, "status") == 2
     assert "EMBED_WINDOWS='many'" in capsys.readouterr().err
+
+
+def test_what_is_not_there_and_what_cannot_be_written_end_with_1(here, monkeypatch, capsys):
+    index_albums(here)
+    nowhere = str(here.root / "no folder/x")
+    for words, told in (
+        (("promote", "nosuch"), "there is no collection nosuch"),
+        (("collections", "--drop", "nosuch"), "there is no collection nosuch"),
+        (("rollback",), "nothing to go back to"),
+        (("similar", "Album", "--m3u", f"{nowhere}.m3u"), "cannot write the playlist"),
+        (("map", f"{nowhere}.html"), "cannot write"),
+    ):
+        assert exit_code(monkeypatch, *words) == ExitCode.FAILED, words
+        assert told in capsys.readouterr().err
+    assert exit_code(monkeypatch, "similar", "Album", "--m3u", "a.mp3") == ExitCode.WRONG
+
+
+def test_status_says_that_the_milvus_server_cannot_be_reached(here, monkeypatch, capsys):
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        address = f"http://127.0.0.1:{s.getsockname()[1]}"
+        monkeypatch.setenv("EMBED_MILVUS_URI", address)
+        here.album("Album", 1)
+        assert exit_code(monkeypatch, "status") == ExitCode.FAILED
+        assert f"the Milvus server at {address} cannot be reached" in said(capsys)
+        assert exit_code(monkeypatch, "status", "--json") == ExitCode.FAILED
+        found = json.loads(capsys.readouterr().out)
+        assert (address in found["milvus"], found["problem"]) == (True, "")
+
+
+def said(capsys) -> str:
+    """What was printed, without the line breaks that the width of the terminal makes."""
+    return " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize(
+    ("name", "why"),
+    [
+        ("Album/clip.mp4", "video"),
+        ("Album/.hidden.mp3", "is a hidden name"),
+        ("Album/cover.jpg", "does not end as audio does"),
+        ("Album/away.mp3", "leads out of the library"),
+        ("Album/gone.mp3", "is not followed"),
+        ("Linked", "symbolic link"),
+        ("Linked/1.mp3", "symbolic link to a folder"),
+        ("Quiet/1.mp3", "Quiet holds .ndignore"),
+        ("@eaDir/1.mp3", "NAS"),
+    ],
+)
+def test_retry_says_why_a_file_is_left_out(here, monkeypatch, capsys, name, why):
+    outside = here.root / "outside"
+    outside.mkdir()
+    (outside / "1.mp3").touch()
+    album = here.library / "Album"
+    for folder in ("Album", "Quiet", "@eaDir"):
+        (here.library / folder).mkdir()
+    for path in ("Album/clip.mp4", "Album/.hidden.mp3", "Album/cover.jpg", "Quiet/1.mp3"):
+        (here.library / path).touch()
+    (here.library / "Quiet/.ndignore").touch()
+    (here.library / "@eaDir/1.mp3").touch()
+    (album / "away.mp3").symlink_to(outside / "1.mp3")
+    (album / "gone.mp3").symlink_to(outside / "none.mp3")
+    (here.library / "Linked").symlink_to(outside)
+    for one in (name, str(here.library / name)):
+        assert exit_code(monkeypatch, "retry", one) == ExitCode.FAILED
+        told = capsys.readouterr().err
+        assert "is left out of the library" in told
+        assert why in told
+    assert exit_code(monkeypatch, "retry", "Album/new.mp3") == ExitCode.FAILED
+    assert "no track and no folder of that name" in capsys.readouterr().err
+
+
+def index_albums(world) -> None:
+    world.album("Album", 1)
+    world.album("More", 2)
+    index(world.project())
 
 
 def test_an_option_that_is_empty_is_refused(here, monkeypatch, capsys):

@@ -13,11 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
+from embed_assets.api import Library
 from embed_assets.cli import app
-from embed_assets.commands import parts as parts_command
-from embed_assets.commands import similar as command
-from embed_assets.commands.find import find_all
-from embed_assets.commands.served import searcher_of
 from embed_assets.index import questions, searcher
 from embed_assets.index.address import is_server
 from embed_assets.index.collection import serve
@@ -26,6 +23,9 @@ from embed_assets.index.duplicates import duplicates
 from embed_assets.index.filters import condition, parse
 from embed_assets.index.recordings import distinct
 from embed_assets.index.search import similar as milvus_similar
+from embed_assets.search.answers import Filters
+from embed_assets.search.milvus import MilvusAnswers
+from embed_assets.search.names import find_each
 from embed_assets_tests.indexing import SPEC, album, track, vector_of, write
 from embed_assets_tests.shelf import DIM, Shelf, random_vectors
 from embed_assets_tests.synth import music, write_audio
@@ -278,7 +278,7 @@ def asked(request, uri, tmp_path):
 
 
 def answers(world, query, n=20, **more):
-    return command.similar(world.project(), query, n, **more).matches
+    return Library(world.made_settings()).similar(query, n, **more).matches
 
 
 def test_similar_gives_one_row_an_audio_on_lite_and_on_a_server(asked):
@@ -311,7 +311,7 @@ def test_similar_shows_one_recording_once_on_lite_and_on_a_server(asked):
 
 def test_parts_give_one_row_an_audio_on_lite_and_on_a_server(asked):
     def parts(query, **more):
-        return parts_command.parts(asked.project(), query, **more)[0].matches
+        return Library(asked.made_settings()).parts(query, **more).matches
 
     found = parts("Album/0.flac")
     assert len(found) == len({m.audio_hash for m in found}) == 10
@@ -347,7 +347,8 @@ def test_milvus_is_asked_for_more_where_copies_fill_its_answer(uri):
 
 
 def test_milvus_and_the_tables_give_the_same_answers(on_lite):
-    project = on_lite.project()
+    library = Library(on_lite.made_settings())
+    milvus = MilvusAnswers(on_lite.project(), on_lite.project().spec().collection)
     for query, more in (
         (["Album/0.flac"], {}),
         (["Best of/1.flac"], {"where": [parse("artist=various")]}),
@@ -355,16 +356,10 @@ def test_milvus_and_the_tables_give_the_same_answers(on_lite):
         (["Album/0.flac"], {"per_artist": 1}),
     ):
         for n in (1, 2, 20):
-            here = command.similar(project, query, n, **more).matches
-            there, _ = command._asked(
-                project,
-                find_all(project, query),
-                [f for q in more.get("avoid", ()) for f in find_all(project, [q])],
-                n,
-                more.get("where", ()),
-                more.get("per_artist", 0),
-                more.get("one_recording", False),
-            )
+            here = library.similar(query, n, **more)
+            seeds, avoid = (find_each(milvus.names, q) for q in (query, more.get("avoid", ())))
+            rest = {name: value for name, value in more.items() if name != "avoid"}
+            there = milvus.similar(seeds, avoid, n, Filters(**rest))
             assert [(m.path, m.copies) for m in here] == [(m.path, m.copies) for m in there]
 
 
@@ -397,7 +392,9 @@ def test_the_command_line_names_copies_and_has_the_option(on_lite, monkeypatch):
 
 
 def test_a_searcher_that_is_asked_again_and_again_gives_the_same(on_lite):
-    ready = searcher_of(on_lite.project())
+    project = on_lite.project()
+    spec = project.spec()
+    ready = searcher.Searcher(project.tables, project.store, spec, spec.place(project.uri))
     seed = ready.find([t.track_id for _, t in ready.tracks() if t.path == b"Album/0.flac"])
     first = questions.similar(ready, seed, 20)
     assert all(questions.similar(ready, seed, 20) == first for _ in range(8))

@@ -17,7 +17,7 @@ import pytest
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import DeviceFailed, FolderChanged, Reason, TrackRejected, TransientError
 from embed_assets.identity import local_path
-from embed_assets.library.manifest import Library, scan_folder
+from embed_assets.library.manifest import MusicFolder, scan_folder
 from embed_assets.tables import Tables
 from embed_assets.vectors import decode_ahead, device
 from embed_assets.vectors.decode_ahead import DecodeAhead
@@ -33,7 +33,7 @@ RECIPE = CHOICE.recipe(2.0, 0)  # whole tracks, in windows of 2 s
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
+def library(tmp_path: Path) -> MusicFolder:
     """Tracks of several lengths, one below a window, one too long to hand on."""
     album = tmp_path / "music" / "Album"
     for i, seconds in enumerate((3.0, 5.0, 1.5, 5.0, 4.0)):
@@ -43,11 +43,11 @@ def library(tmp_path: Path) -> Library:
     with wave.open(str(long), "wb") as file:
         file.setparams((1, 1, 8000, 0, "NONE", ""))
         file.writeframes(noise * (round(decode_ahead.LONGEST_SECONDS) + 1))
-    return Library(tmp_path / "music")
+    return MusicFolder(tmp_path / "music")
 
 
 def test_it_gives_the_vectors_and_rows_that_a_process_a_core_gives(
-    library: Library, tmp_path: Path
+    library: MusicFolder, tmp_path: Path
 ) -> None:
     done = {}
     with open_pool(1) as decoders, open_pool(1) as gpu:
@@ -85,7 +85,7 @@ def test_it_gives_the_vectors_and_rows_that_a_process_a_core_gives(
         assert done["ahead"][key][1:] == tuple(others)
 
 
-def test_a_failure_is_that_of_its_track(library: Library, tmp_path: Path) -> None:
+def test_a_failure_is_that_of_its_track(library: MusicFolder, tmp_path: Path) -> None:
     tables = Tables(tmp_path / "t.sqlite")
     folder = library.root / "Album"
     (folder / "long.wav").unlink()
@@ -102,7 +102,7 @@ def test_a_failure_is_that_of_its_track(library: Library, tmp_path: Path) -> Non
     assert found.keys() == {"0.ogg", "3.ogg", "4.ogg"}
 
 
-def test_a_device_that_is_lost_rejects_no_track(library: Library, tmp_path: Path) -> None:
+def test_a_device_that_is_lost_rejects_no_track(library: MusicFolder, tmp_path: Path) -> None:
     tables = Tables(tmp_path / "t.sqlite")
     with open_pool(1) as decoders, open_pool(1) as gpu:
         scan_folder(library, b"Album", tables, decoders)
@@ -115,7 +115,7 @@ def test_a_device_that_is_lost_rejects_no_track(library: Library, tmp_path: Path
     assert all(isinstance(o, TransientError) for o in lost)
 
 
-def test_one_bad_vector_rejects_its_track_only(library: Library, tmp_path: Path) -> None:
+def test_one_bad_vector_rejects_its_track_only(library: MusicFolder, tmp_path: Path) -> None:
     tables = Tables(tmp_path / "t.sqlite")
     with open_pool(1) as decoders:
         scan_folder(library, b"Album", tables, decoders)
@@ -134,7 +134,7 @@ def test_one_bad_vector_rejects_its_track_only(library: Library, tmp_path: Path)
 
 
 def test_the_device_waits_neither_for_the_next_audio_nor_for_the_disk(
-    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: MusicFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     tables = Tables(tmp_path / "t.sqlite")
     with open_pool(1) as decoders:
@@ -176,7 +176,7 @@ def test_the_device_waits_neither_for_the_next_audio_nor_for_the_disk(
     assert found == wanted
 
 
-def test_a_device_that_dies_costs_what_was_under_way(library: Library, tmp_path: Path) -> None:
+def test_a_device_that_dies_costs_what_was_under_way(library: MusicFolder, tmp_path: Path) -> None:
     tables = Tables(tmp_path / "t.sqlite")
     for i in range(9):
         write_track(library.root / "Album" / f"x{i}.ogg", seconds=3.0, seed=9 + i, rate=22_050)
@@ -192,7 +192,7 @@ def test_a_device_that_dies_costs_what_was_under_way(library: Library, tmp_path:
     assert len(lost) <= 1 + 2 * device.AHEAD
 
 
-def test_a_device_that_fails_ends_the_run(library: Library, tmp_path: Path) -> None:
+def test_a_device_that_fails_ends_the_run(library: MusicFolder, tmp_path: Path) -> None:
     tables = Tables(tmp_path / "t.sqlite")
     with open_pool(1) as decoders:
         scan_folder(library, b"Album", tables, decoders)
@@ -208,7 +208,7 @@ def test_a_device_that_fails_ends_the_run(library: Library, tmp_path: Path) -> N
 
 
 def test_what_needs_no_device_is_told_before_the_end(
-    library: Library, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    library: MusicFolder, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(decode_ahead, "MOST_READY", 2)
     tables = Tables(tmp_path / "t.sqlite")
@@ -225,7 +225,7 @@ def test_what_needs_no_device_is_told_before_the_end(
         assert sum(1 for _ in told) + 1 == len(again)
 
 
-def decoded(library: Library, tables: Tables, store: Path) -> list[device.DecodedTrack]:
+def decoded(library: MusicFolder, tables: Tables, store: Path) -> list[device.DecodedTrack]:
     jobs = jobs_of(library, tables, store)
     return [decode_ahead.decode_track(job) for job in jobs if not job.path.endswith(b".wav")]
 
@@ -241,7 +241,7 @@ def _break(_: None) -> None:
     embed_track._encoder = lambda choice: broken
 
 
-def jobs_of(library: Library, tables: Tables, store: Path) -> list[Job]:
+def jobs_of(library: MusicFolder, tables: Tables, store: Path) -> list[Job]:
     with tables.connect() as db:
         (folder,) = db.execute("SELECT folder_id FROM folders").fetchone()
     return [

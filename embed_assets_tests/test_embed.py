@@ -10,7 +10,7 @@ import pytest
 
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import FolderChanged
-from embed_assets.library.manifest import Library, scan_folder
+from embed_assets.library.manifest import MusicFolder, scan_folder
 from embed_assets.tables import Tables
 from embed_assets.vectors.embed import EmbedResult, embed_folders
 from embed_assets.vectors.store import Store
@@ -30,7 +30,7 @@ def pool():
 
 
 @pytest.fixture
-def library(tmp_path: Path) -> Library:
+def library(tmp_path: Path) -> MusicFolder:
     """Three folders: each has a track of its own, and one that all have."""
     for i, name in enumerate("ABC"):
         folder = tmp_path / "music" / name
@@ -39,10 +39,10 @@ def library(tmp_path: Path) -> Library:
             write_track(folder / "same.ogg", seconds=3, seed=99)
         else:
             shutil.copy(tmp_path / "music" / "A" / "same.ogg", folder)
-    return Library(tmp_path / "music")
+    return MusicFolder(tmp_path / "music")
 
 
-def embed(library: Library, pool: Pool, root: Path, between=lambda: None):
+def embed(library: MusicFolder, pool: Pool, root: Path, between=lambda: None):
     tables, store = Tables(root / "tables.sqlite"), Store(root / "store")
     for path in PATHS:
         scan_folder(library, path, tables, pool)

@@ -17,7 +17,7 @@ DECODE = """
 import sys
 from pathlib import Path
 from embed_assets.identity import folder_id, local_path
-from embed_assets.library.manifest import Library, scan_folder
+from embed_assets.library.manifest import MusicFolder, scan_folder
 from embed_assets.tables import Tables
 from embed_assets.vectors.decode_ahead import decode_track
 from embed_assets.vectors.device import DecodedTrack
@@ -26,7 +26,7 @@ from embed_assets.vectors.embed_track import Job, embed_track
 from embed_assets.workers import open_pool
 
 root = Path(sys.argv[1])
-library, tables = Library(root / "library"), Tables(root / "tables.sqlite")
+library, tables = MusicFolder(root / "library"), Tables(root / "tables.sqlite")
 choice = EncoderConfig("acoustic", "", "cpu", Path())
 recipe = choice.recipe(2.0, 1)
 with open_pool(1) as pool:

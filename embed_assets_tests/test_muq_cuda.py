@@ -13,7 +13,7 @@ from embed_assets.encoders.config import EncoderConfig
 from embed_assets.encoders.muq import parity_check
 from embed_assets.encoders.muq.encoder import reference
 from embed_assets.identity import local_path
-from embed_assets.library.manifest import Library, scan_folder
+from embed_assets.library.manifest import MusicFolder, scan_folder
 from embed_assets.tables import Tables
 from embed_assets.vectors.decode_ahead import DecodeAhead
 from embed_assets.vectors.embed_track import Job, embed_track
@@ -76,7 +76,7 @@ def test_audio_waits_for_a_gpu_in_pinned_memory(tmp_path: Path) -> None:
 
 
 def test_decoding_ahead_gives_what_the_plain_module_gives(small: Path, tmp_path: Path) -> None:
-    library = Library(tmp_path / "music")
+    library = MusicFolder(tmp_path / "music")
     for i, seconds in enumerate((5.0, 7.0, 2.0, 12.0)):
         write_track(tmp_path / "music" / "A" / f"{i}.ogg", seconds=seconds, seed=i)
     choice = EncoderConfig("muq", str(small), "cuda", tmp_path / "cache")

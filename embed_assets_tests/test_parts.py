@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from embed_assets import catalogue
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.identity import digest, folder_id, track_id
 from embed_assets.index import serving
 from embed_assets.index.collection import count, load, rows_by_folder, served
@@ -211,7 +211,7 @@ def test_the_next_collection_is_served_with_its_parts_and_back(uri, tmp_path):
         assert listed[PARTS.of_parts.collection].spec == MEAN.of_parts
         back = serving.rollback(client, shelf.tables, uri, wide.collection)
         assert back.served == MEAN.collection
-        with pytest.raises(ConfigurationError, match="there is no collection parts_"):
+        with pytest.raises(NotFound, match="there is no collection parts_"):
             promote(client, shelf, wide.of_parts.collection, wide)
         client.delete(wide.of_parts.collection, filter='part_id != ""')
         with pytest.raises(ConfigurationError, match="parts_folders_that_differ is 3"):

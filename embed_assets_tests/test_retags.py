@@ -15,7 +15,7 @@ from mutagen.flac import FLAC
 from embed_assets import ctimes
 from embed_assets.errors import FolderChanged, Reason, TrackRejected
 from embed_assets.identity import folder_id
-from embed_assets.library.manifest import Library, ScanResult, scan_folder
+from embed_assets.library.manifest import MusicFolder, ScanResult, scan_folder
 from embed_assets.library.unchanged import unchanged
 from embed_assets.library.walk import walk
 from embed_assets.rows import UNKNOWN_CTIME, Stamp
@@ -37,7 +37,7 @@ class Scanned:
     """A library of one album, and its manifest."""
 
     def __init__(self, root: Path, pool: Pool) -> None:
-        self.library, self.pool = Library(root / "music"), pool
+        self.library, self.pool = MusicFolder(root / "music"), pool
         self.tables = Tables(root / "tables.sqlite")
         for i in (1, 2):
             write_flac(self.file(i), seed=i, title=f"Old {i}")

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 
 from embed_assets import catalogue
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.index import serving
 from embed_assets.index.collection import served
 from embed_assets.index.connection import connect
@@ -128,14 +128,14 @@ def test_a_rollback_holds_until_promoted_or_the_settings_change(uri, tmp_path):
     tables = shelf.tables
     with connect(uri) as client:
         shelf.index(client, MEAN)
-        with pytest.raises(ConfigurationError, match="nothing to go back to"):
+        with pytest.raises(NotFound, match="nothing to go back to"):
             serving.rollback(client, tables, uri, ENRICHED.collection)
         shelf.index(client, ENRICHED)
         assert serving.rollback(client, tables, uri, ENRICHED.collection).served == MEAN.collection
         held = shelf.index(client, ENRICHED)
         assert held.served == MEAN.collection
         assert "embed-assets promote" in held.why
-        with pytest.raises(ConfigurationError, match="nothing to go back to"):
+        with pytest.raises(NotFound, match="nothing to go back to"):
             serving.rollback(client, tables, uri, ENRICHED.collection)
         by_hand = promote(shelf, client, ENRICHED, ENRICHED)
         assert (by_hand.served, by_hand.moved) == (ENRICHED.collection, True)
@@ -208,13 +208,13 @@ def test_collections_are_listed_with_what_they_are_and_go_only_by_name(uri, tmp_
         assert foreign.spec is None
         with pytest.raises(ConfigurationError, match="serve another one first"):
             serving.drop(client, ENRICHED.collection, tables, uri)
-        with pytest.raises(ConfigurationError, match=r"there are:.*tracks_of_somebody_else"):
+        with pytest.raises(NotFound, match=r"there are:.*tracks_of_somebody_else"):
             serving.drop(client, "tracks_nothing", tables, uri)
         with pytest.raises(ConfigurationError, match="--anyway"):
             serving.promote(client, shelf.context(ENRICHED), foreign.name)
         serving.drop(client, MEAN.collection, tables, uri)
         assert MEAN.collection not in client.list_collections()
-        with pytest.raises(ConfigurationError, match="nothing to go back to"):
+        with pytest.raises(NotFound, match="nothing to go back to"):
             serving.rollback(client, tables, uri, ENRICHED.collection)
         again = shelf.index(client, MEAN, [b"Artist/Album 00"])
         assert again.served == ENRICHED.collection, "it is filled anew, not taken for complete"

@@ -15,6 +15,7 @@ SLOW = frozenset(
         "test_a_searcher_never_fails_while_the_next_collection_is_filled_and_served",
         "test_a_task_that_never_ends_is_the_tracks_fault_and_one_that_waits_the_disks",
         "test_a_writer_killed_at_any_moment_leaves_nothing_that_a_repeat_does_not_mend",
+        "test_eight_threads_ask_while_runs_write_and_another_collection_is_served",
         "test_its_features_are_librosas",
     }
 )

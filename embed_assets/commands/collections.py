@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from embed_assets.commands.served import wanted_spec
 from embed_assets.commands.terminal import iso
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import PARTS, TRACKS, IndexSpec
@@ -12,6 +11,7 @@ from embed_assets.index import serving
 from embed_assets.index.connection import connect
 from embed_assets.index.serving import Listed, Standing
 from embed_assets.project import Project
+from embed_assets.search.served import wanted_spec
 
 LITE_SECONDS = 120.0
 """How long to wait for a Lite index that a run has: it lets others in between its batches."""

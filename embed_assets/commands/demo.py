@@ -2,24 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from collections.abc import Callable
 from importlib import resources
 from importlib.util import find_spec
 from pathlib import Path
 
-from embed_assets.commands.similar import Answer, similar
 from embed_assets.commands.sync import SyncResult, sync
 from embed_assets.encoders.cards import WITHOUT_DOWNLOAD
 from embed_assets.errors import ConfigurationError
-from embed_assets.identity import display_path
-from embed_assets.project import Project
-from embed_assets.reports import embedded_tracks
 from embed_assets.settings import Settings
 
 PACKAGE = "immich_memories_music"
-LISTS = 3
 
 
 def demo_settings(settings: Settings) -> Settings:
@@ -38,24 +32,15 @@ def demo_settings(settings: Settings) -> Settings:
     )
 
 
-def demo(settings: Settings, tell: Callable[[str], None]) -> tuple[SyncResult, list[Answer]]:
-    """Copy the sample tracks, bring the index in step, ask it for what sounds like a few of them.
+def demo(settings: Settings, tell: Callable[[str], None]) -> SyncResult:
+    """Copy the sample tracks and bring their index in step; `settings`: those of the demo.
 
     Raises:
         ConfigurationError: the sample tracks are not installed.
     """
-    mine = demo_settings(settings)
-    tell(f"copying the sample tracks to {mine.library}")
-    copy_samples(Path(mine.library))
-    # Runs are processes of their own: they find the demo's settings in the environment.
-    os.environ.update(mine.environment())
-    for name in ("EMBED_MILVUS_TOKEN", "EMBED_MILVUS_DATABASE"):
-        os.environ.pop(name, None)
-    result = sync(mine, tell=tell)
-    project = Project.of(mine)
-    tracks = list(embedded_tracks(project.tables, project.spec().recipe.digest))
-    picked = tracks[:: max(1, len(tracks) // LISTS)][:LISTS]
-    return result, [similar(project, display_path(t.path), 5) for t in picked]
+    tell(f"copying the sample tracks to {settings.library}")
+    copy_samples(Path(settings.library or ""))
+    return sync(settings, tell=tell)
 
 
 def copy_samples(target: Path) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from embed_assets import catalogue, ctimes, encoders, reports
 from embed_assets.commands.errors import failed_folders
-from embed_assets.commands.reading import address_of_up, open_existing, reading
+from embed_assets.commands.reading import address_of_up, open_existing
 from embed_assets.commands.terminal import counted
 from embed_assets.defs.evaluation import evaluate
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, IndexBusy, TransientError
@@ -25,7 +25,7 @@ from embed_assets.index.reconcile import compare
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import Folder, require_library, walk
 from embed_assets.planning.values import Policy, SensorCursor
-from embed_assets.project import Project
+from embed_assets.project import Project, for_reading
 from embed_assets.settings import Settings
 from embed_assets.vectors.store import VectorsLost
 
@@ -50,7 +50,7 @@ class Finding:
 
 def doctor(settings: Settings, deep: bool = False) -> list[Finding]:
     """Check everything that a run needs; changes nothing. `deep` reads every stored vector."""
-    project = reading(settings)
+    project = for_reading(settings)
     left_out = LeftOut()
     checks: list[tuple[str, Callable[[Settings, Project], str]]] = [
         ("settings", _settings),

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from embed_assets import asked, ctimes, reports
-from embed_assets.commands.reading import open_existing, reading, require_setting
+from embed_assets.commands.reading import open_existing, require_setting
 from embed_assets.commands.terminal import iso
 from embed_assets.defs import state
 from embed_assets.defs.dagster_compat.runs import log_of
@@ -24,7 +24,7 @@ from embed_assets.library.walk import (
     list_audio,
     walk,
 )
-from embed_assets.project import Project
+from embed_assets.project import Project, for_reading
 from embed_assets.rows import Problem
 from embed_assets.settings import Settings
 
@@ -39,7 +39,7 @@ def errors(settings: Settings) -> list[dict[str, Any]]:
         ConfigurationError: EMBED_LIBRARY is not set, no such encoder, or no weights.
     """
     require_setting(settings)
-    project = reading(settings)
+    project = for_reading(settings)
     return [_as_json(p) for p in problems(settings, project)]
 
 

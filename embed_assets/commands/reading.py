@@ -4,31 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 
 import dagster as dg
 
 from embed_assets.commands.up import running_address
 from embed_assets.defs.instance import open_instance
-from embed_assets.errors import ConfigurationError
 from embed_assets.library.walk import require_library
-from embed_assets.project import Project
 from embed_assets.settings import Settings
-from embed_assets.tables import Tables
-
-
-def reading(settings: Settings) -> Project:
-    """The project, with tables in memory where there are none."""
-    project = Project.of(settings)
-    try:
-        there = project.tables.path.exists()
-    except OSError as e:
-        raise ConfigurationError(
-            f"EMBED_HOME={settings.home} cannot be read ({e.strerror}): change its permissions"
-        ) from None
-    if not there:
-        project = replace(project, tables=Tables(None))
-    return project
 
 
 def require_setting(settings: Settings) -> None:

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from dataclasses import dataclass
+from pathlib import Path
 
 from embed_assets import asked
-from embed_assets.commands.reading import open_existing, reading, require_setting
+from embed_assets.commands.reading import open_existing, require_setting
 from embed_assets.defs import state
 from embed_assets.defs.partitions import path_of
-from embed_assets.errors import ConfigurationError, EmbedAssetsError
+from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.identity import display_path, folder_id
+from embed_assets.library.left_out import why_left_out
+from embed_assets.project import for_reading
 from embed_assets.settings import Settings
 
 
@@ -30,12 +33,12 @@ def retry(settings: Settings, name: str) -> Asked:
     tables until it is done.
 
     Raises:
-        EmbedAssetsError: nothing of that name is known.
+        NotFound: nothing of that name is known; says why if it is left out.
     """
     require_setting(settings)
-    project = reading(settings)
+    project = for_reading(settings)
     if not name:
-        raise EmbedAssetsError("say which track or folder; `.` is the whole library")
+        raise NotFound("say which track or folder; `.` is the whole library")
     wanted = _relative(settings, name)
     library = project.library.name
     with open_existing(settings) as instance:
@@ -44,7 +47,10 @@ def retry(settings: Settings, name: str) -> Asked:
     covered = {folder_id(library, p): p for p in known if _covers(wanted, p)}
     folders, tracks = asked.ask(project.tables, lambda p: _covers(wanted, p), covered.items())
     if not folders:
-        raise EmbedAssetsError(
+        root = settings.library
+        if root and (why := why_left_out(root, os.fsencode(_inside(root, name)))):
+            raise NotFound(f"{name!r} is left out of the library: {why}")
+        raise NotFound(
             f"{name!r}: no track and no folder of that name is known; `embed-assets errors` lists"
             " what failed, and what is new `embed-assets sync` reads by itself"
         )
@@ -53,10 +59,13 @@ def retry(settings: Settings, name: str) -> Asked:
 
 def _relative(settings: Settings, name: str) -> str:
     """The name as `errors` prints it: relative to the library, `.` for its root."""
-    root = str(settings.library or "")
+    return display_path(os.fsencode(_inside(settings.library, name)))
+
+
+def _inside(root: Path | None, name: str) -> str:
     if root and os.path.isabs(name):
         name = os.path.relpath(name, root)
-    return display_path(os.fsencode(os.path.normpath(name)))
+    return os.path.normpath(name)
 
 
 def _covers(wanted: str, path: bytes) -> bool:

@@ -7,6 +7,7 @@ that the other holds while it stores an event (dagster 1.13).
 from __future__ import annotations
 
 import multiprocessing
+import os
 import signal
 import time
 import uuid
@@ -114,6 +115,10 @@ def _execute(settings: Settings, request: RunRequest, name: str) -> None:
     from embed_assets.definitions import library_job
 
     end_with_parent()
+    # The server that forks these processes keeps the environment that it was started with.
+    for setting in Settings.model_fields:
+        os.environ.pop(f"EMBED_{setting.upper()}", None)
+    os.environ.update(settings.environment())
     # `sync` meets the same, e.g. a full disk, and tells it; a traceback tells nobody anything.
     with suppress(EmbedAssetsError), open_instance(settings) as instance:
         dg.execute_job(

@@ -70,6 +70,8 @@ def _layout(s: Status) -> Group:
     if s.links_skipped:
         links = f"{counted(s.links_skipped, 'symbolic link')} not followed"
         rows.insert(3, ("left out", f"{links}: `embed-assets doctor` says what to do"))
+    if s.milvus:
+        rows.insert(0, ("Milvus", s.milvus))
     if s.problem:
         rows.insert(0, ("PROBLEM", s.problem))
     for name, text in rows:

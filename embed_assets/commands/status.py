@@ -10,11 +10,13 @@ import dagster as dg
 
 from embed_assets import catalogue, reports
 from embed_assets.commands.errors import failed_folders
-from embed_assets.commands.reading import address_of_up, open_existing, reading, require_setting
+from embed_assets.commands.reading import address_of_up, open_existing, require_setting
 from embed_assets.defs.evaluation import evaluate
 from embed_assets.errors import ConfigurationError
+from embed_assets.index.address import unreachable
 from embed_assets.library.left_out import LeftOut
 from embed_assets.planning.values import Policy, SensorCursor
+from embed_assets.project import for_reading
 from embed_assets.settings import Settings
 from embed_assets.tables import Tables
 
@@ -27,7 +29,8 @@ class Status:
     """What `status --json` prints; rate in tracks/s over the last minute, eta in seconds.
 
     `engine` is what embedded the last track, empty before the first; `links_skipped`: symbolic
-    links that are not followed, for they lead out of the library or nowhere.
+    links that are not followed, for they lead out of the library or nowhere. `milvus`: why the
+    Milvus server cannot be reached, empty if it can, or for Milvus Lite.
     """
 
     library: str
@@ -54,6 +57,7 @@ class Status:
     collection: str
     served: str | None
     served_by_hand: bool
+    milvus: str
     problem: str
 
     def as_json(self) -> dict[str, Any]:
@@ -70,7 +74,7 @@ def status(settings: Settings) -> Status:
     from embed_assets import encoders
 
     require_setting(settings)
-    project = reading(settings)
+    project = for_reading(settings)
     spec = project.spec()
     info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
     found = reports.counts(project.tables, spec.recipe.digest, spec.place(project.uri))
@@ -110,6 +114,7 @@ def status(settings: Settings) -> Status:
         collection=spec.collection,
         served=catalogue.last_served(project.tables, project.uri),
         served_by_hand=catalogue.is_by_hand(project.tables, project.uri, spec.collection),
+        milvus=unreachable(project.uri),
         problem=problem,
     )
 

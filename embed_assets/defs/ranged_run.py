@@ -17,7 +17,7 @@ from embed_assets.defs.execution import failure_of, is_in_process
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError, LibraryUnavailable
 from embed_assets.identity import display_path, folder_id
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 from embed_assets.reports import FolderState, folder_states
 from embed_assets.rows import CHANGED
 from embed_assets.tables import Tables
@@ -67,7 +67,7 @@ class Progress:
 
 def each_folder(
     context: dg.AssetExecutionContext,
-    library: Library,
+    library: MusicFolder,
     tables: Tables,
     work: Callable[[list[bytes]], Iterable[tuple[bytes, Mapping[str, Any] | BaseException]]],
 ) -> None:
@@ -126,7 +126,7 @@ def one_by_one(
 
 def note_failure(
     context: dg.AssetExecutionContext,
-    library: Library,
+    library: MusicFolder,
     tables: Tables,
     key: str,
     stage: str,
@@ -143,7 +143,7 @@ def note_failure(
 
 
 def note_changed(
-    context: dg.AssetExecutionContext, library: Library, tables: Tables, path: bytes, why: str
+    context: dg.AssetExecutionContext, library: MusicFolder, tables: Tables, path: bytes, why: str
 ) -> dict[str, Any]:
     """Note that a folder is not done because it changed meanwhile; gives its metadata.
 
@@ -155,7 +155,9 @@ def note_changed(
     return folder_metadata(library, path) | {"changed_meanwhile": why}
 
 
-def note_unsettled(library: Library, tables: Tables, path: bytes, recipe: str, run_id: str) -> None:
+def note_unsettled(
+    library: MusicFolder, tables: Tables, path: bytes, recipe: str, run_id: str
+) -> None:
     """The same for one whose rows are not whole as they come to be indexed, if no reason is known.
 
     Another run is scanning it, or a person asked for another try in this moment.
@@ -168,7 +170,7 @@ def note_unsettled(library: Library, tables: Tables, path: bytes, recipe: str, r
 
 def note_shared_failure(
     context: dg.AssetExecutionContext,
-    library: Library,
+    library: MusicFolder,
     tables: Tables,
     keys: Iterable[str],
     stage: str,
@@ -205,7 +207,7 @@ def rejects_of(rows: list[tuple[Any, ...]]) -> dict[str, dg.TableMetadataValue]:
     return {"rejects": table}
 
 
-def folder_metadata(library: Library, path: bytes) -> dict[str, Any]:
+def folder_metadata(library: MusicFolder, path: bytes) -> dict[str, Any]:
     """What every folder's materialization says first: where it is."""
     full = f"{library.root}/{display_path(path)}" if path else str(library.root)
     return {"path": dg.MetadataValue.path(full), "folder": key_of(path)}

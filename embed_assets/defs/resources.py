@@ -15,7 +15,7 @@ import dagster as dg
 from embed_assets.context import IndexContext
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.identity import IndexSpec
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 from embed_assets.project import store_in, tables_in
 from embed_assets.settings import Settings
 from embed_assets.tables import Tables
@@ -32,9 +32,9 @@ class LibraryResource(dg.ConfigurableResource):
     settle_seconds: float
     folders_per_run: int
 
-    def library(self) -> Library:
+    def library(self) -> MusicFolder:
         """The library; its root may be missing, which `require_library` finds out."""
-        return Library(Path(self.root) if self.root else None)
+        return MusicFolder(Path(self.root) if self.root else None)
 
 
 class StateResource(dg.ConfigurableResource):

@@ -7,11 +7,15 @@ One string says it all, in the form that pymilvus reads as well: an absolute pat
 from __future__ import annotations
 
 import re
+import socket
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from embed_assets.identity import IndexSpec, digest
 from embed_assets.index.milvus_compat import lite_files, lite_has
+
+REACH_SECONDS = 3.0
+"""How long to wait for a server's port to open."""
 
 _DATABASE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
@@ -35,6 +39,25 @@ def normal_address(text: str, database: str = "") -> str:
     if database:
         raise ValueError("Milvus Lite has one database only: leave EMBED_MILVUS_DATABASE empty")
     return str(Path(text).expanduser().absolute())
+
+
+def unreachable(address: str) -> str:
+    """Why nothing answers at a server's address, for people; empty if something does, or for Lite.
+
+    Only whether its port is open: that costs no import of pymilvus.
+    """
+    if not is_server(address):
+        return ""
+    parts = urlsplit(address)
+    port = parts.port or (443 if parts.scheme == "https" else 80)
+    try:
+        socket.create_connection((parts.hostname or "", port), REACH_SECONDS).close()
+    except OSError as e:
+        return (
+            f"the Milvus server at {address} cannot be reached ({e.strerror or e}): is it running,"
+            " and is EMBED_MILVUS_URI right? Runs try again by themselves"
+        )
+    return ""
 
 
 def is_there(address: str, spec: IndexSpec) -> bool:

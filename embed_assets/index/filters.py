@@ -9,6 +9,7 @@ range.
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, fields
 from datetime import UTC, datetime
@@ -63,16 +64,19 @@ def condition(field: str, text: str, negate: bool = False) -> Condition:
         return Condition(field, words=text, negate=negate)
     low, dots, high = text.partition("..")
     high = high if dots else low
-    read = _time if field in TIMES else seconds if field == "duration" else _number
+    if field in TIMES:
+        read, write = _time, "a date or a range of dates: 2026, 2026-03, 2026-03-31, 2026-01.."
+    elif field == "duration":
+        read, write = seconds, "a length of time or a range: 90, 2m, 1m30s, 1:30 or 1h, 2m..5m"
+    else:
+        read, write = _number, "a whole number or a range: 1959, 1955..1965, 1990.., ..1960"
     try:
         least = read(low, False) if low.strip() else float("-inf")
         most = read(high, True) if high.strip() else float("inf")
     except ValueError as e:
-        raise ConfigurationError(f"{field}={text!r}: {e}") from None
+        raise ConfigurationError(f"{field}: {e}; write {write}") from None
     if not text.strip(". "):
-        raise ConfigurationError(
-            f"{field}={text!r} is no range: write LEAST..MOST, LEAST.. or ..MOST"
-        )
+        raise ConfigurationError(f"{field}: {text!r} says nothing; write {write}")
     if least > most:
         raise ConfigurationError(f"{field}={text!r}: {low} is more than {high}; turn them round")
     return Condition(field, low=least, high=most, negate=negate)
@@ -90,6 +94,26 @@ def parse(text: str) -> Condition:
             f"{text!r} is no condition: write FIELD=WORDS, FIELD!=WORDS or FIELD=LEAST..MOST"
         )
     return condition(found[1], found[3], negate=found[2] == "!=")
+
+
+def conditions(where: str | Sequence[str | Condition]) -> list[Condition]:
+    """Conditions as people write them: several in one text, or one in each of several.
+
+    In one text they stand side by side, and a value with spaces is in quotes:
+    `genre="acid jazz" year=1955..1965`.
+
+    Raises:
+        ConfigurationError: one is none.
+    """
+    if not isinstance(where, str):
+        return [one if isinstance(one, Condition) else parse(one) for one in where]
+    try:
+        return [parse(one) for one in shlex.split(where)]
+    except (ValueError, ConfigurationError) as e:
+        raise ConfigurationError(
+            f"{e} (a value with spaces or a quotation mark is written in quotes:"
+            ' `genre="acid jazz" year=1955..1965`)'
+        ) from None
 
 
 def expression(conditions: Sequence[Condition], vocabulary: Vocabulary) -> str:
@@ -130,7 +154,7 @@ def _literal(value: float, whole: bool) -> str:
 
 def _number(text: str, top: bool) -> float:
     if not re.fullmatch(r"\s*\d{1,15}\s*", text):
-        raise ValueError(f"{text.strip()!r} is no whole number")
+        raise ValueError(f"{text.strip()!r} is no number")
     return float(int(text))
 
 
@@ -144,7 +168,7 @@ def seconds(text: str, top: bool = False) -> float:
     elif (words := _PARTS.fullmatch(text)) and text.strip():
         parts = words.groups()
     else:
-        raise ValueError(f"{text.strip()!r} is no length of time: write 90, 2m, 1m30s, 1:30 or 1h")
+        raise ValueError(f"{text.strip()!r} is no length of time")
     h, m, s = (float(x or 0) for x in parts)
     return h * 3600 + m * 60 + s
 
@@ -153,9 +177,14 @@ def _time(text: str, top: bool) -> float:
     """`2026`, `2026-03`, `2026-03-31` (UTC) or seconds since 1970; `top`: the last second of it."""
     found = re.fullmatch(r"\s*(\d{4})(?:-(\d\d?)(?:-(\d\d?))?)?\s*", text)
     if not found:
-        return _number(text, top)
+        if re.fullmatch(r"\s*\d{1,15}\s*", text):
+            return float(int(text))
+        raise ValueError(f"{text.strip()!r} is no date")
     year, month, day = (int(x) if x else 0 for x in found.groups())
-    start = datetime(year, month or 1, day or 1, tzinfo=UTC)
+    try:
+        start = datetime(year, month or 1, day or 1, tzinfo=UTC)
+    except ValueError:
+        raise ValueError(f"{text.strip()!r} is no date") from None
     if not top:
         return start.timestamp()
     if day:

@@ -59,12 +59,16 @@ class Searcher(Snapshot):
         super().__init__(tables, spec, self._empty())
         self.refresh()
 
-    def refresh(self) -> bool:
-        """See what was indexed, changed or removed since; True if anything was. Cheap if not."""
+    def refresh(self, at_once: bool = False) -> bool:
+        """See what was indexed, changed or removed since; True if anything was. Cheap if not.
+
+        `at_once`: also if the tables were read within the last second.
+        """
         with self._lock:
             now = time.monotonic()
             stamp = _stamp(self.tables.path)
-            if stamp == self._stamp or now - self._looked < FRESH_SECONDS:
+            lately = now - self._looked < FRESH_SECONDS
+            if stamp == self._stamp or (lately and not at_once):
                 return False
             self._looked = now
             with self.tables.connect() as db:

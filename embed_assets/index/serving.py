@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from embed_assets import catalogue
 from embed_assets.context import IndexContext
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.identity import PARTS, TRACKS, IndexSpec, parts_of
 from embed_assets.index import collection
 from embed_assets.index.gates import Verdict, judge
@@ -103,7 +103,8 @@ def promote(
     parts, the collection of its parts, if it has one, must pass as well.
 
     Raises:
-        ConfigurationError: there is no such collection, or a gate failed.
+        NotFound: there is no such collection.
+        ConfigurationError: nothing is known of it, or a gate failed.
     """
     tables, address, wanted = index.tables, index.uri, index.spec.collection
     now = _require(client, name)
@@ -134,7 +135,7 @@ def rollback(client: MilvusClient, tables: Tables, address: str, wanted: str) ->
     """Serve again what was served before, as it is; holds until the settings change, or `promote`.
 
     Raises:
-        ConfigurationError: nothing was served before, or it was dropped.
+        NotFound: nothing was served before, or it was dropped.
     """
     now = collection.served(client)
     told = catalogue.moves(tables, address)
@@ -145,7 +146,7 @@ def rollback(client: MilvusClient, tables: Tables, address: str, wanted: str) ->
     for move in reversed(earlier):
         if move.name != now and client.has_collection(move.name):
             return _move(client, tables, address, move.name, now, catalogue.ROLLBACK, wanted)
-    raise ConfigurationError(
+    raise NotFound(
         f"there is nothing to go back to from {now or 'an index without a served collection'}:"
         " `embed-assets collections` lists what is there, `embed-assets promote NAME` serves one"
     )
@@ -155,7 +156,8 @@ def drop(client: MilvusClient, name: str, tables: Tables, address: str) -> None:
     """Drop a collection that is not served, and what is known of it.
 
     Raises:
-        ConfigurationError: there is no such collection, or it is served.
+        NotFound: there is no such collection.
+        ConfigurationError: it is served.
     """
     _require(client, name, PREFIXES)
     collection.drop(client, name)
@@ -200,7 +202,7 @@ def _require(
     names = [n for n in client.list_collections() if n.startswith(prefixes)]
     if name not in names:
         there = ", ".join(sorted(names)) or "none"
-        raise ConfigurationError(f"there is no collection {name}; there are: {there}")
+        raise NotFound(f"there is no collection {name}; there are: {there}")
     return now
 
 

@@ -6,10 +6,11 @@ import os
 import stat
 from collections import Counter
 from collections.abc import Sequence
+from pathlib import Path
 
 from embed_assets.identity import display_path
 from embed_assets.library.kinds import AUDIO_SUFFIXES, NOT_TAKEN, OTHER_SUFFIXES
-from embed_assets.library.walk import IGNORE_MARKERS, LITTER, is_hidden, is_inside
+from embed_assets.library.walk import IGNORE_MARKERS, LITTER, is_audio, is_hidden, is_inside
 
 EXAMPLES = 3
 
@@ -138,6 +139,45 @@ class LeftOut:
                 " `shnsplit` or `flacon`, to have its tracks"
             )
         return told
+
+
+def why_left_out(root: Path, path: bytes) -> str:
+    """Why a file or folder of the library is no music to us, for people; empty if it is.
+
+    `path`: relative to `root`. Says nothing of what is not there.
+    """
+    base = os.fsencode(os.path.realpath(root))
+    full = os.path.join(base, path)
+    if path in (b"", b".") or path.startswith(b"../") or not os.path.lexists(full):
+        return ""
+    names = path.split(b"/")
+    for i in range(len(names)):
+        above = os.path.join(base, *names[:i])
+        for marker in IGNORE_MARKERS:
+            if os.path.lexists(os.path.join(above, marker)):
+                return f"{display_path(b'/'.join(names[:i]))} holds {marker.decode()}"
+        name = display_path(names[i])
+        if is_hidden(names[i]):
+            return f"{name} is a hidden name"
+        if names[i] in LITTER:
+            return f"{name} is what a NAS or a desktop leaves behind"
+        if i + 1 < len(names) and os.path.islink(os.path.join(above, names[i])):
+            return f"{name} is a symbolic link to a folder, which is not followed: {LINKS_TODO}"
+    if os.path.islink(full) and (os.path.isdir(full) or not os.path.exists(full)):
+        return f"it is a symbolic link, which is not followed: {LINKS_TODO}"
+    if os.path.isdir(full):
+        return ""
+    try:
+        if not is_inside(base, full):
+            return f"it is a symbolic link that leads out of the library: {LINKS_TODO}"
+    except OSError as e:
+        return f"it cannot be read ({e.strerror})"
+    stem, _, suffix = names[-1].rpartition(b".")
+    ending = suffix.lower().decode(errors="replace")
+    for kind in NOT_TAKEN if stem else ():
+        if ending in kind.endings:
+            return f".{ending} is not taken ({kind.name}: {kind.why}): {kind.instead}"
+    return "" if is_audio(names[-1]) else "its name does not end as audio does"
 
 
 def _add(seen: list[bytes], path: bytes, name: bytes) -> None:

@@ -32,7 +32,7 @@ BATCH = 200
 
 
 @dataclass(frozen=True)
-class Library:
+class MusicFolder:
     """A music folder and the name under which its tracks are known."""
 
     root: Path | None
@@ -53,7 +53,7 @@ class ScanResult:
 
 
 def scan_folder(
-    library: Library,
+    library: MusicFolder,
     path: bytes,
     tables: Tables,
     pool: Pool,

@@ -15,7 +15,7 @@ from typing import Any
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import TrackRejected, TransientError
 from embed_assets.identity import Recipe, display_path, folder_id, local_path
-from embed_assets.library.manifest import Library
+from embed_assets.library.manifest import MusicFolder
 from embed_assets.library.walk import library_in_a_run
 from embed_assets.rows import Embedding, Track
 from embed_assets.tables import Tables
@@ -48,7 +48,7 @@ class EmbedResult:
     warning: str = ""
 
 
-def embed_folder(library: Library, path: bytes, *args: Any, **more: Any) -> EmbedResult:
+def embed_folder(library: MusicFolder, path: bytes, *args: Any, **more: Any) -> EmbedResult:
     """Embed the tracks of one folder: as `embed_folders`, but what went wrong is raised."""
     (_, outcome), *_ = embed_folders(library, [path], *args, **more)
     if isinstance(outcome, BaseException):
@@ -57,7 +57,7 @@ def embed_folder(library: Library, path: bytes, *args: Any, **more: Any) -> Embe
 
 
 def embed_folders(
-    library: Library,
+    library: MusicFolder,
     paths: Iterable[bytes],
     recipe: Recipe,
     choice: EncoderConfig,
@@ -158,7 +158,7 @@ class _Folder:
 
 
 def _pending(
-    library: Library, folder: _Folder, recipe: Recipe, tables: Tables, store: Store, again: bool
+    library: MusicFolder, folder: _Folder, recipe: Recipe, tables: Tables, store: Store, again: bool
 ) -> list[Track]:
     """The tracks to embed; those of the others that have their vectors are counted as reused."""
     name = folder_id(library.name, folder.path)

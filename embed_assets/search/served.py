@@ -1,4 +1,4 @@
-"""What searches see: the served collection, what it was made with, and a searcher that is ready."""
+"""What searches see: the served collection, and what it was made with."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from embed_assets.identity import IndexSpec
 from embed_assets.index.address import is_server
 from embed_assets.index.collection import lite_serves, served
 from embed_assets.index.connection import connect
-from embed_assets.index.searcher import Searcher
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 
@@ -18,22 +17,20 @@ WAIT_SECONDS = 10.0
 """How long to wait for a Lite index that only Milvus can answer for, or for a server."""
 
 
-def served_spec(project: Project) -> IndexSpec:
-    """What the served collection was made with: other settings than today's, while another fills.
+def served_name(project: Project) -> str:
+    """Name of the served collection.
 
     Raises:
-        ConfigurationError: nothing is served yet, or nothing is known here of what is.
+        ConfigurationError: nothing is served yet.
     """
-    name = _served_name(project)
+    if not is_server(project.uri):
+        name = lite_serves(project.uri)
+    else:
+        with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
+            name = served(client)
     if name is None:
         raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
-    if spec := spec_of(project, name):
-        return spec
-    raise ConfigurationError(
-        f"{name} is served, of which nothing is known here (other tables, or another version, made"
-        " it): `embed-assets sync` fills and serves the collection of these settings; until then"
-        " `embed-assets similar` alone can ask the one that is served"
-    )
+    return name
 
 
 def spec_of(project: Project, name: str) -> IndexSpec | None:
@@ -44,6 +41,21 @@ def spec_of(project: Project, name: str) -> IndexSpec | None:
     return catalogue.spec_of(project.tables, project.uri, name, parts=project.parts)
 
 
+def require_spec(project: Project, name: str) -> IndexSpec:
+    """What the served collection was made with: other settings than today's, while another fills.
+
+    Raises:
+        ConfigurationError: nothing is known here of it.
+    """
+    if spec := spec_of(project, name):
+        return spec
+    raise ConfigurationError(
+        f"{name} is served, of which nothing is known here (other tables, or another version, made"
+        " it): `embed-assets sync` fills and serves the collection of these settings; until then"
+        " `embed-assets similar` alone can ask the one that is served"
+    )
+
+
 def wanted_spec(project: Project) -> IndexSpec | None:
     """What the settings ask for; None as long as their encoder's weights are not here.
 
@@ -52,27 +64,6 @@ def wanted_spec(project: Project) -> IndexSpec | None:
     with suppress(WeightsMissing):
         return project.spec()
     return None
-
-
-def searcher_of(project: Project) -> Searcher:
-    """The served library held ready, for processes that stay up: `refresh` it before each question.
-
-    Raises:
-        ConfigurationError: nothing is indexed yet, or nothing is known here of what is served.
-    """
-    return held_ready(project, served_spec(project))
-
-
-def held_ready(project: Project, spec: IndexSpec) -> Searcher:
-    """What is indexed under a spec, held ready."""
-    return Searcher(project.tables, project.store, spec, spec.place(project.uri))
-
-
-def _served_name(project: Project) -> str | None:
-    if not is_server(project.uri):
-        return lite_serves(project.uri)
-    with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
-        return served(client)
 
 
 def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:

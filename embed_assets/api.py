@@ -1,0 +1,207 @@
+"""The library from Python: `embed_assets.open()` gives a `Library`, which the commands use too."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from embed_assets import reports
+from embed_assets.identity import TRACKS, IndexSpec
+from embed_assets.index.address import is_server
+from embed_assets.index.filters import FIELDS
+from embed_assets.index.searcher import Searcher
+from embed_assets.index.snapshot import Snapshot as IndexSnapshot
+from embed_assets.project import Project, for_reading
+from embed_assets.search.local import LocalAnswers
+from embed_assets.search.milvus import MilvusAnswers
+from embed_assets.search.names import Names, at_path
+from embed_assets.search.parts import has_parts
+from embed_assets.search.questions import Questions
+from embed_assets.search.served import require_spec, served_name, spec_of, wanted_spec
+from embed_assets.settings import Settings
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pandas as pd
+
+    from embed_assets.commands.status import Status
+    from embed_assets.commands.sync import SyncResult
+
+
+def open_library(
+    library: str | Path | None = None, home: str | Path | None = None, **settings: Any
+) -> Library:
+    """The library of the settings: of the environment and `.env`, but for those that are given.
+
+    Any setting may be given by its name in docs/settings.md without `EMBED_`, in lower case:
+    `open(library="~/Music", windows=0)`. Opens no file yet.
+
+    Raises:
+        ConfigurationError: a setting is wrong, or there is none of that name.
+    """
+    given = settings | {"library": library, "home": home}
+    return Library(Settings.load(**{k: v for k, v in given.items() if v is not None}))
+
+
+class Library(Questions):
+    """A music library and its index; safe for any number of threads.
+
+    Each question sees what was indexed a second ago at the latest. On Milvus Lite the answers come
+    from the tables and a file of vectors, so that no question waits for a run; on a server Milvus
+    answers `similar` and `parts`.
+    """
+
+    def __init__(self, settings: Settings) -> None:
+        self.settings = settings
+        self._lock = threading.Lock()
+        self._searchers: dict[str, Searcher] = {}
+
+    def __repr__(self) -> str:
+        return f"Library({str(self.settings.library)!r}, home={str(self.settings.home)!r})"
+
+    def snapshot(self) -> Snapshot:
+        """What is indexed now, as it stays: for several questions about one state of the library.
+
+        Raises:
+            ConfigurationError: nothing is indexed yet.
+        """
+        return Snapshot(self._local(parts=True))
+
+    def tracks(self) -> pd.DataFrame:
+        """A row a track of the library: path, tags, how it was embedded, or why it was rejected."""
+        project = self._project
+        spec = wanted_spec(project) or self._local().spec
+        return reports.tracks_frame(project.tables, spec.recipe.digest)
+
+    def errors(self) -> list[dict[str, Any]]:
+        """Each rejected track and each folder that is not done, with the reason; see `errors`."""
+        from embed_assets.commands.errors import errors
+
+        return errors(self.settings)
+
+    def status(self) -> Status:
+        """How many tracks and folders are in step, and what goes on."""
+        from embed_assets.commands.status import status
+
+        return status(self.settings)
+
+    def sync(
+        self,
+        *,
+        confirm_removals: bool = False,
+        progress: Callable[[str], None] = lambda line: None,
+    ) -> SyncResult:
+        """Bring the index in step with the library, and wait. `progress` gets lines for people.
+
+        Starts processes: in a script, call it below `if __name__ == "__main__":`.
+
+        Raises:
+            LibraryUnavailable: the library is not there, or so much of it is gone that a person
+                must confirm it with `confirm_removals`.
+            ConfigurationError: encoder, weights or index cannot work as configured.
+        """
+        from embed_assets.commands.ready import ready
+        from embed_assets.commands.sync import sync
+
+        settings = ready(self.settings, progress, may_be_empty=confirm_removals)
+        result = sync(settings, confirm_removals=confirm_removals, tell=progress)
+        for searcher in list(self._searchers.values()):
+            searcher.refresh(at_once=True)
+        return result
+
+    def embed(self, file: str | Path) -> np.ndarray:
+        """The vector of any audio file, float32 `[dim]` of length 1; nothing is stored.
+
+        It is what the index would have of the file. Starts a process: in a script, call it below
+        `if __name__ == "__main__":`.
+
+        Raises:
+            TrackRejected: it cannot be embedded; says why.
+            ConfigurationError: the encoder cannot work as configured.
+            OSError: it cannot be read.
+        """
+        from embed_assets.vectors.embed_file import embed_file
+
+        project = self._project
+        return embed_file(Path(file).expanduser(), project.choice, project.spec())
+
+    def has(self, name: str) -> bool:
+        """Whether a name is a path of a track or a folder, or a track id, and not only words."""
+        names = Names(self._project)
+        return bool(at_path(names, name) or names.with_id(name))
+
+    @property
+    def _project(self) -> Project:
+        # Anew each time: EMBED_HOME may have been empty, and a `sync` has filled it since.
+        return for_reading(self.settings)
+
+    def _answers(self, parts: bool = False) -> LocalAnswers | MilvusAnswers:
+        project = self._project
+        name = served_name(project)
+        if is_server(project.uri) or (spec := self._spec(project, name)) is None:
+            return MilvusAnswers(project, name)
+        return self._snapshots(project, spec, parts)
+
+    def _local(self, parts: bool = False) -> LocalAnswers:
+        project = self._project
+        name = served_name(project)
+        spec = self._spec(project, name) or require_spec(project, name)
+        return self._snapshots(project, spec, parts)
+
+    def _spec(self, project: Project, name: str) -> IndexSpec | None:
+        held = self._searchers.get(TRACKS)
+        return held.spec if held and held.spec.collection == name else spec_of(project, name)
+
+    def _snapshots(self, project: Project, spec: IndexSpec, parts: bool) -> LocalAnswers:
+        tracks = self._newest(project, spec)
+        if parts and has_parts(project, spec):
+            return LocalAnswers(project, tracks, self._newest(project, spec.of_parts))
+        return LocalAnswers(project, tracks)
+
+    def _newest(self, project: Project, spec: IndexSpec) -> IndexSnapshot:
+        with self._lock:
+            held = self._searchers.get(spec.rows)
+            if held is None or held.spec.collection != spec.collection:
+                place = spec.place(project.uri)
+                held = Searcher(project.tables, project.store, spec, place)
+                self._searchers[spec.rows] = held
+        held.refresh()
+        return held.snapshot()
+
+
+class Snapshot(Questions):
+    """What was indexed at one moment: immutable, and so safe for any number of threads."""
+
+    def __init__(self, answers: LocalAnswers) -> None:
+        """Made by `Library.snapshot`."""
+        self._held = answers
+
+    def __len__(self) -> int:
+        return len(self._held.tracks)
+
+    def __repr__(self) -> str:
+        return f"Snapshot({len(self)} tracks, encoder={self.encoder!r})"
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder that made the vectors."""
+        return self._held.spec.recipe.encoder
+
+    def tracks(self) -> pd.DataFrame:
+        """A row a track that is indexed, by path, with the fields of the index as columns."""
+        import pandas as pd
+
+        held = self._held.tracks
+        columns = {}
+        for name in FIELDS:
+            codes, values = held.column(name)
+            columns[name] = [values[code] for code in codes[held.alive]]
+        return pd.DataFrame(columns).sort_values("path", ignore_index=True)
+
+    def _answers(self, parts: bool = False) -> LocalAnswers:
+        return self._held
+
+    def _local(self) -> LocalAnswers:
+        return self._held

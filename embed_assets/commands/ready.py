@@ -1,0 +1,27 @@
+"""What comes before the first run: fail where it cannot succeed, and fetch the weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from embed_assets import encoders
+from embed_assets.library.walk import require_library
+from embed_assets.project import fitted
+from embed_assets.settings import Settings
+
+
+def ready(settings: Settings, tell: Callable[[str], None], may_be_empty: bool = False) -> Settings:
+    """Look for library, device and weights; gives the settings as they fit this machine.
+
+    `may_be_empty`: a person confirmed that all music was deleted.
+
+    Raises:
+        LibraryUnavailable: the library is not there.
+        ConfigurationError: device or weights cannot work as configured.
+    """
+    require_library(settings.library, may_be_empty)
+    encoders.require_device(settings.encoder, settings.device)
+    settings = fitted(settings)
+    encoders.fetch(settings.encoder, settings.model, settings.model_cache, tell)
+    encoders.require(settings.encoder, settings.model, settings.device, settings.model_cache)
+    return settings

@@ -1,0 +1,117 @@
+"""What was asked, and what came of it: values that the command line prints and notebooks keep."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, overload
+
+from embed_assets.identity import IndexSpec
+from embed_assets.index.filters import Condition
+from embed_assets.index.search import Match
+from embed_assets.library.manifest import MusicFolder
+from embed_assets.search.playlist import write_m3u
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+
+@dataclass(frozen=True)
+class Filters:
+    """Which tracks may be answers.
+
+    `where`: conditions that must all hold. `per_artist`: at most this many of an artist that is
+    known; 0: any number. `one_recording`: of tracks that `duplicates` would call one recording
+    only the best, and none that may be the same recording as what was asked about.
+    """
+
+    where: tuple[Condition, ...] = ()
+    per_artist: int = 0
+    one_recording: bool = False
+
+
+@dataclass(frozen=True)
+class Query:
+    """What was asked: the names of its tracks, and of those to avoid; `n`: how many answers."""
+
+    seeds: tuple[str, ...]
+    n: int | None
+    filters: Filters = Filters()
+    avoid: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The names of the tracks that it was asked about, for people."""
+        name = " and ".join(self.seeds)
+        return f"{name}, not {' or '.join(self.avoid)}" if self.avoid else name
+
+
+@dataclass(frozen=True)
+class Result(Sequence[Match]):
+    """The tracks that were found, in order; also a sequence of them.
+
+    `notes`: sentences for people, e.g. which track was taken where words fit several. `spec`: what
+    the vectors were made with, if that is known.
+    """
+
+    matches: tuple[Match, ...]
+    query: Query
+    notes: tuple[str, ...] = ()
+    spec: IndexSpec | None = field(default=None, repr=False)
+    library: MusicFolder = field(default=MusicFolder(None), repr=False)
+
+    @property
+    def encoder(self) -> str:
+        """Name of the encoder that made the vectors; empty if that is not known."""
+        return self.spec.recipe.encoder if self.spec else ""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row a match, with its fields as columns."""
+        import pandas as pd
+
+        columns = [f.name for f in fields(self.matches[0] if self.matches else Match)]
+        return pd.DataFrame([asdict(m) for m in self.matches], columns=columns)
+
+    def to_m3u(self, file: str | Path) -> list[str]:
+        """Write a playlist with paths relative to it; returns a note for each track left out.
+
+        Raises:
+            LibraryUnavailable: the library is not there.
+            ConfigurationError: the file has the name of an audio file.
+            EmbedAssetsError: the file cannot be written.
+        """
+        return write_m3u(Path(file), self.library, self.matches)
+
+    def __len__(self) -> int:
+        return len(self.matches)
+
+    @overload
+    def __getitem__(self, index: int) -> Match: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> tuple[Match, ...]: ...
+
+    def __getitem__(self, index: int | slice) -> Match | tuple[Match, ...]:
+        return self.matches[index]
+
+
+@dataclass(frozen=True)
+class Drift:
+    """A radio that goes on until all tracks that fit were played; each is found when it is due."""
+
+    matches: Iterator[Match]
+    result: Result
+    """What was asked, and notes; without matches."""
+
+    def __iter__(self) -> Iterator[Match]:
+        return self.matches
+
+    def take(self, n: int | None) -> Result:
+        """The next `n` tracks; None: all that are left."""
+        result = self.result
+        query = Query(result.query.seeds, n, result.query.filters)
+        return Result(
+            tuple(islice(self.matches, n)), query, result.notes, result.spec, result.library
+        )

@@ -1,0 +1,92 @@
+"""Answers from a snapshot of the library in memory, by exact search; Milvus is not asked."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+
+from embed_assets.identity import IndexSpec
+from embed_assets.index import questions
+from embed_assets.index.filters import Condition
+from embed_assets.index.parts import Part, nearest_parts
+from embed_assets.index.search import Match
+from embed_assets.index.snapshot import Snapshot
+from embed_assets.project import Project
+from embed_assets.search.answers import Filters
+from embed_assets.search.names import OTHERS, Found, SnapshotNames, name_of, not_indexed
+from embed_assets.vectors.windowed import Windowed
+
+
+@dataclass(frozen=True)
+class LocalAnswers:
+    """Answers from what was indexed at one moment: `tracks`, and `parts` of them if there are."""
+
+    project: Project
+    tracks: Snapshot
+    parts: Snapshot | None = None
+
+    @property
+    def spec(self) -> IndexSpec:
+        """What the vectors were made with."""
+        return self.tracks.spec
+
+    @cached_property
+    def names(self) -> SnapshotNames:
+        """Finds the tracks that people name."""
+        return SnapshotNames(self.project, self.tracks)
+
+    def similar(
+        self, seeds: Sequence[Found], avoid: Sequence[Found], n: int, filters: Filters
+    ) -> list[Match]:
+        """The `n` tracks nearest to the seeds; see `questions.similar`."""
+        return questions.similar(
+            self.tracks,
+            self.positions(seeds),
+            n,
+            avoid=self.positions(avoid),
+            where=filters.where,
+            per_artist=filters.per_artist,
+            one_recording=filters.one_recording,
+        )
+
+    def nearest_parts(
+        self,
+        windowed: Windowed,
+        vector: np.ndarray,
+        n: int,
+        exclude: Collection[str],
+        where: Sequence[Condition],
+    ) -> list[Part]:
+        """The `n` tracks with the nearest window; `exclude`: audio hashes."""
+        if self.parts is None:
+            return []
+        allowed = questions.mask(self.parts, where) & ~self.parts.of_audio(exclude)
+        return nearest_parts(self.parts, windowed, vector, n, allowed)
+
+    def vectors_of(self, track_ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Track id -> float32 `[dim]` of length 1, of those that are indexed."""
+        found = {t: self.tracks.find([t]) for t in track_ids}
+        return {t: self.tracks.vectors(p)[0] for t, p in found.items() if p}
+
+    def positions(self, found: Sequence[Found]) -> list[int]:
+        """Positions of what was found, each once; something of each must be indexed."""
+        positions: dict[int, None] = {}
+        for one in found:
+            there = self.tracks.find(t.track_id for t in one.tracks)
+            if not there:
+                raise not_indexed(one)
+            positions |= dict.fromkeys(there)
+        return list(positions)
+
+    def one_of(self, found: Found) -> Found:
+        """The first track that is indexed, where a folder was named."""
+        if len(found.tracks) == 1:
+            return found
+        tracks = [t for t in found.tracks if self.tracks.find([t.track_id])]
+        if not tracks:
+            raise not_indexed(found)
+        first, *others = tracks
+        return Found((first,), name_of(first), tuple(others[:OTHERS]))

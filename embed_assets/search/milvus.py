@@ -1,0 +1,127 @@
+"""Answers from Milvus itself: of a server, or of a Lite collection that only Milvus knows."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embed_assets.identity import IndexSpec
+from embed_assets.index import filters as milvus_filters
+from embed_assets.index import search
+from embed_assets.index.collection import id_list, load
+from embed_assets.index.connection import connect
+from embed_assets.index.filters import Condition
+from embed_assets.index.parts import MOST_IDS, Part, ask_parts
+from embed_assets.index.recordings import first_takes
+from embed_assets.index.search import Match
+from embed_assets.index.wanted import vocabulary
+from embed_assets.project import Project
+from embed_assets.search.answers import Filters
+from embed_assets.search.names import Found, Names, not_indexed
+from embed_assets.search.served import WAIT_SECONDS, spec_of
+from embed_assets.vectors.windowed import Windowed
+
+if TYPE_CHECKING:
+    from contextlib import AbstractContextManager
+
+    from pymilvus import MilvusClient
+
+SPARE = 4
+"""Hits a server is asked for, for each that is wanted, where some will be left out."""
+
+
+@dataclass(frozen=True)
+class MilvusAnswers:
+    """Answers from one collection of Milvus: the alias may move meanwhile, the collection stays."""
+
+    project: Project
+    collection: str
+
+    @cached_property
+    def spec(self) -> IndexSpec | None:
+        """What the collection was made with, if that is known here."""
+        return spec_of(self.project, self.collection)
+
+    @cached_property
+    def names(self) -> Names:
+        """Finds the tracks that people name."""
+        return Names(self.project)
+
+    def similar(
+        self, seeds: Sequence[Found], avoid: Sequence[Found], n: int, filters: Filters
+    ) -> list[Match]:
+        """The `n` tracks nearest to the seeds; see `questions.similar`."""
+        heard = [t for f in (*seeds, *avoid) for t in f.tracks]
+        own = {t.audio_hash or "" for t in heard}
+        spec = self.spec or self.project.spec()
+        where = milvus_filters.expression(filters.where, vocabulary(self.project.tables, spec))
+        if len(own) <= MOST_IDS:
+            copies = f"audio_hash not in {id_list(sorted(own))}"
+            where = f"({where}) and {copies}" if where else copies
+        sifted = avoid or filters.per_artist or filters.one_recording or len(own) > MOST_IDS
+        many = SPARE * n if sifted else n
+        with self._client() as client:
+            load(client, self.collection)
+            near, mine = self._mean(client, seeds)
+            far, theirs = self._mean(client, avoid) if avoid else (None, {})
+            out = mine | theirs
+            while True:
+                found = search.similar(client, near, many, out, self.collection, where=where)
+                kept = [m for m in found if m.audio_hash not in own]
+                vectors = {}
+                if far is not None or filters.one_recording:
+                    ids = [m.track_id for m in kept]
+                    vectors = search.vectors_of(client, ids, self.collection)
+                if far is not None:
+                    # What was removed between the two questions is no answer.
+                    kept = [m for m in kept if m.track_id in vectors]
+                    kept = [m for m in kept if m.score >= float(vectors[m.track_id] @ far)]
+                if filters.one_recording:
+                    encoder = self.spec.recipe.encoder if self.spec else ""
+                    kept = first_takes(kept, heard, vectors | out, encoder)
+                kept = search.at_most(kept, filters.per_artist)
+                if len(kept) >= n or len(found) < many or many >= search.PAGE:
+                    return kept[:n]
+                many = min(SPARE * many, search.PAGE)
+
+    def nearest_parts(
+        self,
+        windowed: Windowed,
+        vector: np.ndarray,
+        n: int,
+        exclude: Collection[str],
+        where: Sequence[Condition],
+    ) -> list[Part]:
+        """The `n` tracks with the nearest window; `exclude`: audio hashes."""
+        spec = windowed.spec
+        words = vocabulary(self.project.tables, spec.layers[0])
+        wanted = milvus_filters.expression(where, words)
+        with self._client() as client:
+            for one in (spec, spec.of_parts):
+                load(client, one.collection)
+            return ask_parts(client, spec, vector, n, exclude=exclude, where=wanted)
+
+    def vectors_of(self, track_ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Track id -> float32 `[dim]` of length 1, of those that are indexed."""
+        with self._client() as client:
+            return search.vectors_of(client, track_ids, self.collection)
+
+    def _client(self) -> AbstractContextManager[MilvusClient]:
+        return connect(self.project.uri, self.project.token, wait_seconds=WAIT_SECONDS)
+
+    def _mean(
+        self, client: MilvusClient, found: Sequence[Found]
+    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
+        vectors: dict[str, np.ndarray] = {}
+        for one in found:
+            ids = [t.track_id for t in one.tracks]
+            there = search.vectors_of(client, ids, self.collection)
+            if not there:
+                raise not_indexed(one)
+            vectors |= there
+        mean = np.mean(list(vectors.values()), axis=0, dtype=np.float64)
+        return (mean / np.linalg.norm(mean)).astype(np.float32), vectors

@@ -1,0 +1,191 @@
+"""Which tracks a person means: by a path, a folder, a track id, or words of title and artist."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from embed_assets import reports
+from embed_assets.errors import ConfigurationError, NotFound
+from embed_assets.identity import display_path, track_id
+from embed_assets.index.snapshot import Snapshot
+from embed_assets.index.wanted import row_of
+from embed_assets.library.walk import is_audio
+from embed_assets.project import Project
+from embed_assets.rows import Track
+
+LONGEST_QUERY = 300
+"""Characters of a query in words that count."""
+
+OTHERS = 20
+"""Other tracks that fit the words as well, of which people are told."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """The tracks that are meant, what to call them, and those that the words fit as well."""
+
+    tracks: tuple[Track, ...]
+    name: str
+    others: tuple[Track, ...] = ()
+
+    @property
+    def note(self) -> str:
+        """Which track was taken of several that fit, for people; empty if it was clear."""
+        if not self.others:
+            return ""
+        told = "; ".join(map(name_of, self.others[:5]))
+        more = len(self.others) - 5
+        if more > 0:
+            told += f"; and {more}{' or more' if len(self.others) >= OTHERS else ''} others"
+        return f"took {self.name}. It also fits: {told}. A path says which one is meant."
+
+
+def notes_of(found: Iterable[Found]) -> tuple[str, ...]:
+    """The notes of those that have one."""
+    return tuple(one.note for one in found if one.note)
+
+
+class Names:
+    """Finds the tracks of the tables, indexed or not, by path, folder, id and words."""
+
+    def __init__(self, project: Project) -> None:
+        self.tables = project.tables
+        self.library = project.library
+
+    def at(self, path: bytes) -> Track | None:
+        """The track at a library-relative path."""
+        return reports.track_by_path(self.tables, path)
+
+    def below(self, folder: bytes) -> list[Track]:
+        """The tracks of a folder and of the folders in it, by path; of the library for b""."""
+        return reports.tracks_below(self.tables, folder)
+
+    def with_id(self, track: str) -> Track | None:
+        """The track of an id."""
+        return reports.tracks_by_id(self.tables, [track]).get(track)
+
+    def called(self, name: str) -> Track | None:
+        """The track whose file is called so, as `errors` prints it."""
+        return reports.track_by_name(self.tables, name)
+
+    def by_words(self, words: str, limit: int) -> list[Track]:
+        """The tracks whose title, artist, album or path has all these words, best first."""
+        return reports.tracks_by_words(self.tables, words, limit=limit)
+
+
+class SnapshotNames(Names):
+    """Finds the tracks of a snapshot; what it lacks the tables know, to say why it is missing."""
+
+    def __init__(self, project: Project, snapshot: Snapshot) -> None:
+        super().__init__(project)
+        self.snapshot = snapshot
+
+    def at(self, path: bytes) -> Track | None:
+        """The track at a library-relative path."""
+        return self._indexed(track_id(self.library.name, path)) or super().at(path)
+
+    def below(self, folder: bytes) -> list[Track]:
+        """The tracks of a folder and of the folders in it, by path; of the library for b""."""
+        start = folder + b"/" if folder else b""
+        found = [t for _, t in self.snapshot.tracks() if t.path.startswith(start)]
+        return sorted(found, key=lambda t: t.path) or super().below(folder)
+
+    def with_id(self, track: str) -> Track | None:
+        """The track of an id."""
+        return self._indexed(track) or super().with_id(track)
+
+    def by_words(self, words: str, limit: int) -> list[Track]:
+        """The tracks whose title, artist, album or path has all these words, best first."""
+        tracks = (t for _, t in self.snapshot.tracks())
+        return reports.best_by_words(tracks, words, limit) or super().by_words(words, limit)
+
+    def _indexed(self, track: str) -> Track | None:
+        positions = self.snapshot.find([track])
+        return self.snapshot.track(positions[0]) if positions else None
+
+
+def name_of(track: Track) -> str:
+    """Title, artist and path of a track."""
+    row = row_of(track)
+    return f"{row.title} - {row.artist or 'unknown artist'} ({row.path})"
+
+
+def find_each(
+    names: Names, query: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+) -> tuple[Found, ...]:
+    """What a query means, or each of several; see `find`."""
+    queries = [query] if isinstance(query, (str, os.PathLike)) else query
+    return tuple(find(names, os.fspath(one)) for one in queries)
+
+
+def find(names: Names, query: str) -> Found:
+    """The track or folder at a path (of this directory, or of the library), or the best by words.
+
+    Raises:
+        NotFound: none fits.
+        ConfigurationError: the library was never scanned.
+    """
+    if not query.strip(" /"):
+        raise NotFound("ask with a path, or with words of title and artist")
+    if found := at_path(names, query):
+        return found
+    if track := names.with_id(query):
+        return Found((track,), name_of(track))
+    shown = display_path(os.fsencode(query))
+    if is_audio(os.fsencode(query)) and (track := names.called(shown)):
+        return Found((track,), name_of(track))
+    if tracks := names.by_words(shown[:LONGEST_QUERY], OTHERS + 1):
+        return Found((tracks[0],), name_of(tracks[0]), tuple(tracks[1:]))
+    if not reports.any_track(names.tables):
+        raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
+    raise NotFound(
+        f"no track of the library is called or lies at {query!r}: try fewer words of its title and"
+        " artist, or its path relative to the library"
+    )
+
+
+def at_path(names: Names, query: str) -> Found | None:
+    """The track at a path, or the tracks of the folder there; None if there is neither."""
+    if not query.strip():
+        return None
+    root = names.library.root
+    candidates = [os.fsencode(query.rstrip("/") or "/")]
+    if root is not None:
+        full = os.path.realpath(os.path.join(os.getcwd(), query))
+        inside = os.path.relpath(full, os.path.realpath(root))
+        candidates.insert(0, os.fsencode(inside))
+    for path in candidates:
+        if track := names.at(path):
+            return Found((track,), name_of(track))
+    for path in candidates:
+        if below := names.below(b"" if path == b"." else path):
+            return Found(tuple(below), f"the {len(below)} tracks of {display_path(path)}")
+    return None
+
+
+def with_ids(names: Names, track_ids: Sequence[str]) -> tuple[Found, ...]:
+    """The tracks of these ids.
+
+    Raises:
+        NotFound: there is none of an id.
+    """
+    found = []
+    for one in [track_ids] if isinstance(track_ids, str) else track_ids:
+        track = names.with_id(one)
+        if track is None:
+            raise NotFound(f"no track has the id {one!r}: `tracks()` lists all with their ids")
+        found.append(Found((track,), name_of(track)))
+    return tuple(found)
+
+
+def not_indexed(found: Found) -> NotFound:
+    """The error for tracks that have no vector."""
+    track = found.tracks[0]
+    name = display_path(track.path)
+    if track.reason:
+        return NotFound(f"{name} was rejected ({track.reason}: {track.message}); it has no vector")
+    return NotFound(
+        f"{name} is not indexed yet: see `embed-assets status` and `embed-assets errors`"
+    )

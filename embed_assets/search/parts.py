@@ -1,0 +1,178 @@
+"""`parts`: the tracks a part of which sounds like this, and where in them that is.
+
+The vectors of what is asked about come from the store, whoever answers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from embed_assets import catalogue, reports
+from embed_assets.errors import ConfigurationError, TrackRejected
+from embed_assets.identity import IndexSpec
+from embed_assets.index.collection import PAGE
+from embed_assets.index.filters import seconds
+from embed_assets.index.parts import Part, seed_of
+from embed_assets.index.recordings import first_takes
+from embed_assets.index.search import at_most
+from embed_assets.project import Project
+from embed_assets.rows import Track
+from embed_assets.search.answers import Filters
+from embed_assets.search.local import LocalAnswers
+from embed_assets.search.milvus import MilvusAnswers
+from embed_assets.search.names import Found, not_indexed
+from embed_assets.search.served import wanted_spec
+from embed_assets.vectors.store import VectorsLost
+from embed_assets.vectors.windowed import Windowed
+
+MORE = 4
+"""Tracks that are asked for, for each that is wanted, where some will be left out."""
+
+Range = tuple[float, float | None]
+"""From and to in seconds; without an end the window in which it begins."""
+
+
+def part_of(text: str) -> Range | None:
+    """From and to in seconds of what a person wrote of a part: `1:30..2:00`, `12:05`, `..2m`.
+
+    Raises:
+        ConfigurationError: it is no part.
+    """
+    if not text.strip():
+        return None
+    begin, dots, end = text.partition("..")
+    try:
+        start = seconds(begin) if begin.strip() else 0.0
+        stop = (seconds(end) if end.strip() else float("inf")) if dots else None
+    except ValueError as e:
+        raise ConfigurationError(
+            f"part {text!r}: {e}; write FROM..TO, or a place: 1:30..2:00, 90s..2m, 12:05"
+        ) from None
+    if stop is not None and stop <= start:
+        raise ConfigurationError(f"part {text!r}: it ends before it begins")
+    return start, stop
+
+
+def parts(
+    answers: LocalAnswers | MilvusAnswers,
+    spec: IndexSpec,
+    seeds: Sequence[Found],
+    part: Range | None,
+    n: int,
+    filters: Filters,
+) -> tuple[list[Part], list[str]]:
+    """The `n` tracks with the part nearest to a part of the seeds, and notes for people.
+
+    `part`: None is the whole track, or tracks. One answer an audio, with the place of the best
+    window in it; copies of what was asked for are left out.
+
+    Raises:
+        NotFound: a seed is not indexed.
+        ConfigurationError: no parts are indexed.
+    """
+    project = answers.project
+    require_parts(project, spec)
+    notes = _unfinished(project, spec)
+    windowed = Windowed(project.store, spec)
+    vector, more = _direction(project, windowed, seeds, part)
+    exclude = {t.audio_hash or "" for f in seeds for t in f.tracks}
+    many = MORE * n if filters.per_artist or filters.one_recording else n
+    while True:
+        found = answers.nearest_parts(windowed, vector, many, exclude, filters.where)
+        kept = found
+        if filters.one_recording:
+            heard = [t for f in seeds for t in f.tracks]
+            ids = [*(t.track_id for t in heard), *(p.track_id for p in found)]
+            kept = first_takes(found, heard, answers.vectors_of(ids), spec.recipe.encoder)
+        kept = at_most(kept, filters.per_artist)
+        if len(kept) >= n or len(found) < many or many >= PAGE:
+            return kept[:n], notes + more
+        many = min(MORE * many, PAGE)
+
+
+def has_parts(project: Project, spec: IndexSpec) -> bool:
+    """Whether there is a collection of parts beside that of a spec, and the settings want one."""
+    known = catalogue.known(project.tables, project.uri) if project.parts else ()
+    return spec.of_parts.collection in known
+
+
+def require_parts(project: Project, spec: IndexSpec) -> None:
+    """Say what to do where there is none.
+
+    Raises:
+        ConfigurationError: see above.
+    """
+    if not project.parts:
+        raise ConfigurationError(
+            "parts of tracks are not indexed: set EMBED_PARTS=true and run `embed-assets sync`. It"
+            " embeds nothing again; docs/index.md says what it costs"
+        )
+    if has_parts(project, spec):
+        return
+    if (wanted := wanted_spec(project)) and spec.collection == wanted.collection:
+        raise ConfigurationError("parts of tracks are not indexed yet: run `embed-assets sync`")
+    raise ConfigurationError(
+        f"{spec.collection} is served, which has no parts; those of these settings are found once"
+        " their collection is served: `embed-assets collections` says what it waits for"
+    )
+
+
+def clock(seconds: float) -> str:
+    """Seconds as people write a place in a track: `1:05`, `1:02:03`."""
+    minutes, rest = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def _unfinished(project: Project, spec: IndexSpec) -> list[str]:
+    missing = catalogue.unfinished(project.tables, project.uri, spec.of_parts)
+    if not missing:
+        return []
+    return [f"the parts of {missing} folders are not indexed as they are now: `embed-assets sync`"]
+
+
+def _direction(
+    project: Project, windowed: Windowed, seeds: Sequence[Found], part: Range | None
+) -> tuple[np.ndarray, list[str]]:
+    """Mean of the windows that are meant, float32 `[dim]` of length 1, and notes for people."""
+    spec = windowed.spec
+    start, end = part or (None, None)
+    total = np.zeros(spec.dim)
+    notes = []
+    for one in seeds:
+        there = reports.embeddings_of(
+            project.tables, spec.recipe.digest, [t.audio_hash or "" for t in one.tracks]
+        )
+        known = [t for t in one.tracks if t.audio_hash in there]
+        if not known:
+            raise not_indexed(one)
+        for track in known:
+            try:
+                seed, inside = seed_of(windowed, track, there[track.audio_hash], start, end)
+            except (VectorsLost, TrackRejected) as e:
+                raise ConfigurationError(
+                    f"the stored vectors of {one.name} are gone or of no use ({e}):"
+                    " `embed-assets retry PATH` has it embedded again"
+                ) from e
+            total += seed.vectors.mean(axis=0, dtype=np.float64)
+            if not inside:
+                notes.append(_nearest_note(one, track, seed.windows[0], start or 0.0, spec))
+    norm = float(np.linalg.norm(total))
+    if norm < 1e-6:
+        raise ConfigurationError("these cancel each other out: ask with fewer of them")
+    return (total / norm).astype(np.float32), notes[:5]
+
+
+def _nearest_note(
+    found: Found, track: Track, window: tuple[float, float], start: float, spec: IndexSpec
+) -> str:
+    begin, length = window
+    place = f"{clock(begin)}..{clock(begin + length)}"
+    if start >= track.duration:
+        return f"{found.name} ends at {clock(track.duration)}, before that part: took {place}"
+    return (
+        f"that part of {found.name} was not embedded: took the nearest that was,"
+        f" {place} (EMBED_WINDOWS={spec.recipe.windows})"
+    )

@@ -1,0 +1,51 @@
+"""Playlists as M3U files: relative paths in UTF-8, as players and music servers import them."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from embed_assets.errors import EmbedAssetsError
+from embed_assets.identity import local_path, track_id
+from embed_assets.index.page import write_file
+from embed_assets.index.search import Match
+from embed_assets.library.manifest import MusicFolder
+from embed_assets.library.walk import require_library
+
+
+def write_m3u(file: Path, library: MusicFolder, matches: Sequence[Match]) -> list[str]:
+    """Write tracks of the library to `file`; returns a note for each that was left out.
+
+    Paths are relative to the folder of the file. A name that is no UTF-8 or holds a line break
+    cannot stand in a playlist.
+
+    Raises:
+        LibraryUnavailable: the library is not there.
+        ConfigurationError: the file has the name of an audio file.
+        EmbedAssetsError: the file cannot be written.
+    """
+    root = os.path.realpath(require_library(library.root))
+    base = os.path.realpath(os.fsencode(file.expanduser().absolute().parent))
+    lines, notes = ["#EXTM3U"], []
+    for match in matches:
+        raw = match.path.encode()
+        if track_id(library.name, raw) != match.track_id:
+            # What is shown of such a name is not what it is.
+            notes.append(f"left out of {file}: {match.path} (its name is no UTF-8)")
+            continue
+        path = os.fsdecode(os.path.relpath(local_path(root, raw), base))
+        if re.search(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]", path) or path != path.strip():
+            notes.append(f"left out of {file}: {match.path} (a line break in its name)")
+            continue
+        name = f"{match.artist} - {match.title}" if match.artist else match.title
+        lines.append(f"#EXTINF:{round(match.duration)},{' '.join(name.split())}")
+        # Such a line would be a comment.
+        lines.append(f"./{path}" if path.startswith("#") else path)
+    try:
+        write_file(file.expanduser(), "\n".join(lines) + "\n")
+    except (OSError, UnicodeEncodeError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise EmbedAssetsError(f"cannot write the playlist {file}: {why}; name another file") from e
+    return notes

@@ -1,0 +1,208 @@
+"""The questions that a `Library` and a `Snapshot` answer alike."""
+
+from __future__ import annotations
+
+import os
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from pathlib import Path
+
+from embed_assets.errors import NotFound
+from embed_assets.index import questions
+from embed_assets.index.duplicates import DuplicateGroup, duplicates
+from embed_assets.index.filters import Condition, conditions
+from embed_assets.index.search import Match
+from embed_assets.search.answers import Drift, Filters, Query, Result
+from embed_assets.search.draw import write_map
+from embed_assets.search.local import LocalAnswers
+from embed_assets.search.milvus import MilvusAnswers
+from embed_assets.search.names import Found, Names, find, find_each, notes_of, with_ids
+from embed_assets.search.parts import Range, part_of, parts
+from embed_assets.search.served import require_spec
+
+Tracks = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
+"""Words of title and artist, the path of a track or a folder, a track id, or several of these."""
+
+Where = str | Sequence[str | Condition]
+"""Conditions: `'genre="acid jazz" year=1955..1965'`, or a sequence with one condition in each."""
+
+
+class Questions(ABC):
+    """Questions about the music of a library; each sees one state of it, whatever runs write.
+
+    Tracks are named by a path (of the current directory, or of the library), a folder, a track id,
+    or words of title and artist; several of them ask for what is like all. Scores are cosines in
+    [-1, 1]. Audio that lies in several places is one answer, with its other paths as `copies`.
+
+    Each question raises `NotFound` for a track that is not there, or not indexed, and
+    `ConfigurationError` where nothing is indexed yet or a condition is none.
+    """
+
+    @abstractmethod
+    def _answers(self, parts: bool = False) -> LocalAnswers | MilvusAnswers:
+        """Who answers for similar tracks and, if asked for, for parts."""
+
+    @abstractmethod
+    def _local(self) -> LocalAnswers:
+        """Who answers what needs all vectors at hand."""
+
+    def similar(
+        self,
+        query: Tracks = (),
+        n: int = 20,
+        *,
+        tracks: Sequence[str] = (),
+        avoid: Tracks = (),
+        where: Where = (),
+        per_artist: int = 0,
+        one_recording: bool = False,
+    ) -> Result:
+        """The `n` tracks nearest to the mean of those that are named, best first.
+
+        `tracks`: more of them, by their ids. `avoid`: what is nearer to these than to the query is
+        left out, as they are. `per_artist`: at most this many of an artist; 0: any number.
+        `one_recording`: of what `duplicates` would call one recording only the best.
+        """
+        answers = self._answers()
+        seeds = _seeds(answers.names, query, tracks)
+        unlike = find_each(answers.names, avoid)
+        filters = Filters(tuple(conditions(where)), per_artist, one_recording)
+        matches = answers.similar(seeds, unlike, n, filters)
+        return _result(
+            answers,
+            matches,
+            Query(_names(seeds), n, filters, _names(unlike)),
+            notes_of((*seeds, *unlike)),
+        )
+
+    def parts(
+        self,
+        query: Tracks = (),
+        n: int = 20,
+        *,
+        tracks: Sequence[str] = (),
+        part: str | Range | None = None,
+        where: Where = (),
+        per_artist: int = 0,
+        one_recording: bool = False,
+    ) -> Result:
+        """The `n` tracks a part of which sounds most like a part of those that are named.
+
+        `part`: `"1:30..2:00"`, or from and to in seconds; all of the track if left out. The matches
+        have `start` and `end` of their best window, in seconds. Needs EMBED_PARTS.
+        """
+        answers = self._answers(parts=True)
+        spec = answers.spec
+        if spec is None:
+            spec = require_spec(answers.project, answers.collection)
+        seeds = _seeds(answers.names, query, tracks)
+        filters = Filters(tuple(conditions(where)), per_artist, one_recording)
+        asked = part_of(part) if isinstance(part, str) else part
+        matches, notes = parts(answers, spec, seeds, asked, n, filters)
+        return _result(
+            answers, matches, Query(_names(seeds), n, filters), (*notes_of(seeds), *notes)
+        )
+
+    def path(
+        self,
+        start: str,
+        end: str,
+        steps: int = 10,
+        *,
+        where: Where = (),
+        one_recording: bool = False,
+    ) -> Result:
+        """A smooth way of `steps` tracks from one track to another, both included.
+
+        Scores are the cosines to the track before. Of a folder its first track is taken.
+        """
+        answers = self._local()
+        ends = [answers.one_of(find(answers.names, one)) for one in (start, end)]
+        first, last = (answers.positions([one])[0] for one in ends)
+        filters = Filters(tuple(conditions(where)), one_recording=one_recording)
+        way = questions.path(
+            answers.tracks, first, last, steps, where=filters.where, one_recording=one_recording
+        )
+        return _result(answers, way, Query(_names(ends), steps, filters), notes_of(ends))
+
+    def radio(
+        self,
+        query: Tracks = (),
+        n: int = 50,
+        *,
+        tracks: Sequence[str] = (),
+        drift: float = 0.5,
+        seed: int | None = None,
+        where: Where = (),
+        one_recording: bool = False,
+    ) -> Result:
+        """The first `n` tracks of `drift`."""
+        more = {"where": where, "one_recording": one_recording}
+        return self.drift(query, tracks=tracks, drift=drift, seed=seed, **more).take(n)
+
+    def drift(
+        self,
+        query: Tracks = (),
+        *,
+        tracks: Sequence[str] = (),
+        drift: float = 0.5,
+        seed: int | None = None,
+        where: Where = (),
+        one_recording: bool = False,
+    ) -> Drift:
+        """A radio: each track is like the last, and none comes twice; found one by one.
+
+        `drift`: 0 stays near the tracks that are named, 1 follows the last one. `seed`: the same
+        number gives the same tracks. Scores are the cosines to the track before.
+        """
+        answers = self._local()
+        seeds = _seeds(answers.names, query, tracks)
+        filters = Filters(tuple(conditions(where)), one_recording=one_recording)
+        matches = questions.radio(
+            answers.tracks,
+            answers.positions(seeds),
+            where=filters.where,
+            drift=drift,
+            random=seed,
+            one_recording=one_recording,
+        )
+        query = Query(_names(seeds), None, filters)
+        return Drift(matches, _result(answers, [], query, notes_of(seeds)))
+
+    def duplicates(
+        self, min_score: float | None = None, *, where: Where = ()
+    ) -> list[DuplicateGroup]:
+        """What the library has twice: the same audio first, then pairs that may be one recording.
+
+        `min_score`: the cosine from which a pair is suggested; None: what suits the encoder.
+        """
+        return duplicates(self._local().tracks, min_score, where=conditions(where))
+
+    def draw_map(
+        self, file: str | Path = "map.html", by: str = "", method: str = ""
+    ) -> dict[str, object]:
+        """Draw the library as one HTML file; returns what was drawn, and how.
+
+        `by`: colour by `genre` or `folder`; `method`: `tsne` or `pca`; empty: what suits it.
+        """
+        return write_map(self._local().tracks, Path(file), by, method)
+
+
+def _seeds(names: Names, query: Tracks, track_ids: Sequence[str]) -> tuple[Found, ...]:
+    seeds = (*find_each(names, query), *with_ids(names, track_ids))
+    if not seeds:
+        raise NotFound("ask with a path, with words of title and artist, or with track ids")
+    return seeds
+
+
+def _names(found: Sequence[Found]) -> tuple[str, ...]:
+    return tuple(one.name for one in found)
+
+
+def _result(
+    answers: LocalAnswers | MilvusAnswers,
+    matches: Sequence[Match],
+    query: Query,
+    notes: Sequence[str],
+) -> Result:
+    return Result(tuple(matches), query, tuple(notes), answers.spec, answers.project.library)
