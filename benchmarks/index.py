@@ -112,6 +112,7 @@ def rebuild(home: Path, address: str | None) -> None:
     from embed_assets.index.collection import ensure
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
+    from embed_assets.library.manifest import MusicFolder
 
     tables, store, spec, uri = parts(home, address)
     wipe(uri)
@@ -161,6 +162,7 @@ def switch(home: Path, address: str | None, switches: int) -> dict[str, object]:
     from embed_assets.index import collection, serving
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
+    from embed_assets.library.manifest import MusicFolder
 
     tables, store, spec, uri = parts(home, address)
     wide = spec_of("enriched")
