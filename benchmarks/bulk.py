@@ -106,13 +106,13 @@ def run(root: Path, home: str, command: list[str]) -> dict[str, Any]:
 
 def bare_loop() -> dict[str, Any]:
     """What the three assets do, one after the other, with nothing around it."""
+    from embed_assets.embedding.embed_folders import embed_folders
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
     from embed_assets.library.manifest import scan_folder
     from embed_assets.library.walk import walk
     from embed_assets.project import Project
     from embed_assets.settings import Settings
-    from embed_assets.vectors.embed import embed_folders
     from embed_assets.workers import cpu_count, open_pool
 
     project = Project.of(Settings.load())

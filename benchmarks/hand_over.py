@@ -2,7 +2,7 @@
 
     python benchmarks/hand_over.py [--device cuda] [--model FOLDER] [--batches 40] [--json]
 
-Batches of 240 s of audio go from process to process as in an import (`vectors/decode_ahead.py`),
+Batches of 240 s of audio go from process to process as in an import (`embedding/decode_ahead.py`),
 to MuQ on --device, or without one into an encoder that stands in for a GPU: it looks at the audio
 and waits for --milliseconds (42 GFLOP a second of audio at 200 TFLOP/s are 50). `busy` is the
 encoder's share of the time between the first batch and the last row. Nothing is decoded here.
@@ -48,11 +48,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def measure(args: Any, room: Path) -> dict[str, Any]:
+    from embed_assets.embedding.decode_ahead import BATCH_SECONDS, DecodeAhead
+    from embed_assets.embedding.embed_track import Job, embed_track
     from embed_assets.encoders.config import EncoderConfig
     from embed_assets.identity import Recipe
-    from embed_assets.rows import Track
-    from embed_assets.vectors.decode_ahead import BATCH_SECONDS, DecodeAhead
-    from embed_assets.vectors.embed_track import Job, embed_track
+    from embed_assets.storage.records import Track
     from embed_assets.workers import open_pool
 
     choice = EncoderConfig("muq", str(args.model), args.device, room / "cache")
@@ -106,18 +106,20 @@ class Decoded:
 
     def run(self, function: Callable, jobs: Iterator) -> Iterator:
         """As `Pool.run`."""
-        from embed_assets.vectors import device
+        from embed_assets.embedding import device_pipeline
 
         for job in jobs:
             yield (
                 job,
-                device.DecodedTrack(job, self.audio, self.samples, SECONDS * WINDOWS, "", 0.0),
+                device_pipeline.DecodedTrack(
+                    job, self.audio, self.samples, SECONDS * WINDOWS, "", 0.0
+                ),
             )
 
 
 def stand_in(milliseconds: float) -> None:
     """Have this process load an encoder that only waits."""
-    from embed_assets.vectors import embed_track
+    from embed_assets.embedding import embed_track
 
     def encode(windows: np.ndarray) -> np.ndarray:
         started = time.perf_counter()

@@ -84,9 +84,9 @@ def upserts(home: Path, address: str | None) -> float:
     """Seconds of bare upserts of the same rows, and a flush."""
     from embed_assets.index.collection import ensure
     from embed_assets.index.connection import connect
-    from embed_assets.index.wanted import row_of
-    from embed_assets.reports import embedded_tracks
-    from embed_assets.vectors.pooling import pool
+    from embed_assets.index.expected_rows import row_of
+    from embed_assets.storage.pooling import pool
+    from embed_assets.storage.queries import embedded_tracks
 
     tables, store, spec, uri = parts(home, address)
     rows = [
@@ -159,7 +159,7 @@ def rebuilt(home: Path, address: str | None, rows: int) -> dict[str, object]:
 def switch(home: Path, address: str | None, switches: int) -> dict[str, object]:
     """Move the alias to and fro between two collections under a searcher."""
     from embed_assets.context import IndexContext
-    from embed_assets.index import collection, serving
+    from embed_assets.index import collection, promotion
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
     from embed_assets.library.manifest import MusicFolder
@@ -172,9 +172,9 @@ def switch(home: Path, address: str | None, switches: int) -> dict[str, object]:
         for one in (spec, wide):
             for _ in index_library(client, index.of(one), paths):
                 pass
-        serving.promote_if_ready(client, index)
+        promotion.promote_if_ready(client, index)
         started = time.perf_counter()
-        first = serving.promote_if_ready(client, index.of(wide))
+        first = promotion.promote_if_ready(client, index.of(wide))
         gates = time.perf_counter() - started
     if not first.moved:
         raise SystemExit(f"not served: {first.why}")
@@ -209,8 +209,8 @@ def search(home: Path, address: str | None) -> None:
     import signal
 
     from embed_assets.index.connection import connect
-    from embed_assets.index.search import served_collection, similar, vectors_of
-    from embed_assets.reports import embedded_tracks
+    from embed_assets.index.nearest import served_collection, similar, vectors_of
+    from embed_assets.storage.queries import embedded_tracks
 
     tables, _, spec, uri = parts(home, address)
     track = next(embedded_tracks(tables, spec.recipe.digest)).track_id
@@ -284,8 +284,8 @@ def fill(home: Path, rows: int, windows: int = 3) -> None:
     from dataclasses import astuple
 
     from embed_assets.identity import digest, folder_id, track_id
-    from embed_assets.rows import Embedding, Track
-    from embed_assets.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS
+    from embed_assets.storage.records import Embedding, Track
+    from embed_assets.storage.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS
 
     tables, store, _, _ = parts(home, None)
     spec = spec_of(windows=windows)

@@ -280,7 +280,7 @@ def compare(root: Path, settings: dict[str, str]) -> list[float]:
 
     from embed_assets.project import Project
     from embed_assets.settings import Settings
-    from embed_assets.vectors.pooling import pool
+    from embed_assets.storage.pooling import pool
 
     values = {k.removeprefix("EMBED_").lower(): v for k, v in settings.items()}
     project = Project.of(Settings(_env_file=None, **values))

@@ -98,8 +98,8 @@ def step(args: argparse.Namespace) -> None:
     from embed_assets.context import IndexContext
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
+    from embed_assets.index.promotion import promote_if_ready
     from embed_assets.index.reconcile import compare
-    from embed_assets.index.serving import promote_if_ready
     from embed_assets.library.manifest import MusicFolder
 
     tables, store, _, uri = made.parts(args.home, args.address)
@@ -123,9 +123,9 @@ def step(args: argparse.Namespace) -> None:
 def ask(args: argparse.Namespace) -> None:
     """Questions for a part, in a process that stays up."""
     from embed_assets.index.connection import connect
-    from embed_assets.index.parts import ask_parts, nearest_parts
-    from embed_assets.index.searcher import Searcher
-    from embed_assets.vectors.windowed import Windowed
+    from embed_assets.search.searcher import Searcher
+    from embed_assets.search.segments import ask_parts, nearest_parts
+    from embed_assets.storage.segment_vector_file import Windowed
 
     tables, store, _, uri = made.parts(args.home, args.address)
     spec = made.spec_of(windows=int(args.windows)).of_parts

@@ -63,7 +63,7 @@ def scan(root: Path, place: Path) -> dict[str, Any]:
     """Scan every folder, as a run does: seconds of the clock and of processors, what was found."""
     from embed_assets.library.manifest import MusicFolder, scan_folder
     from embed_assets.library.walk import walk
-    from embed_assets.tables import Tables
+    from embed_assets.storage.tables import Tables
     from embed_assets.workers import cpu_count, open_pool
 
     library, tables = MusicFolder(root / "library"), Tables(place)

@@ -1,4 +1,4 @@
-"""How fast is a question, and how right, through `index/searcher.py`, Milvus Lite and a server?
+"""How fast is a question, and how right, through `search/searcher.py`, Milvus Lite and a server?
 
     python benchmarks/search.py [--rows 1000,10000,100000] [--server http://...] [--json]
 
@@ -103,7 +103,7 @@ def questions(made: np.ndarray, count: int) -> tuple[np.ndarray, list[set[int]],
 
 
 def searcher(root: Path, made: np.ndarray, name: str, count: int) -> dict[str, Any]:
-    from embed_assets.index.searcher import Searcher
+    from embed_assets.search.searcher import Searcher
 
     tables, store, spec = fill(root, made)
     asked, truth, spent = questions(made, count)
@@ -130,7 +130,7 @@ def searcher(root: Path, made: np.ndarray, name: str, count: int) -> dict[str, A
 def milvus(uri: str, made: np.ndarray, name: str, count: int) -> dict[str, Any]:
     from embed_assets.index import collection
     from embed_assets.index.connection import connect
-    from embed_assets.index.search import similar
+    from embed_assets.index.nearest import similar
 
     spec = spec_of()
     with connect(uri) as client:
@@ -201,10 +201,10 @@ def row(i: int) -> Any:
 
 def fill(root: Path, made: np.ndarray) -> tuple[Any, Any, Any]:
     """Tables and pooled vectors of a library; the windows are not stored, but made on demand."""
-    from embed_assets.rows import Embedding, IndexedFolder, Track
-    from embed_assets.tables import Tables
-    from embed_assets.vectors.pooled import Pooled
-    from embed_assets.vectors.store import Store
+    from embed_assets.storage.records import Embedding, IndexedFolder, Track
+    from embed_assets.storage.tables import Tables
+    from embed_assets.storage.track_vector_file import Pooled
+    from embed_assets.storage.vector_store import Store
 
     class Made(Store):
         def read(self, recipe: str, audio: str) -> np.ndarray:
@@ -250,8 +250,8 @@ def beside(kind: str, where: Path | str, what: str) -> Iterator[None]:
 
 def write(where: str, what: str) -> int:
     from embed_assets.index.connection import connect
-    from embed_assets.rows import IndexedFolder
-    from embed_assets.tables import Tables
+    from embed_assets.storage.records import IndexedFolder
+    from embed_assets.storage.tables import Tables
 
     kind, _, place = where.partition("=")
     rng = np.random.default_rng()

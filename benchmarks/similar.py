@@ -103,11 +103,11 @@ def writer(root: Path, how: str) -> Iterator[None]:
 def write(how: str) -> None:
     from embed_assets.index.collection import ensure
     from embed_assets.index.connection import connect, give_way
-    from embed_assets.index.wanted import index_rows
-    from embed_assets.index.write import FolderRows, index_folders
+    from embed_assets.index.expected_rows import index_rows
+    from embed_assets.index.writer import FolderRows, index_folders
     from embed_assets.project import Project
     from embed_assets.settings import Settings
-    from embed_assets.vectors.pooling import pool
+    from embed_assets.storage.pooling import pool
 
     project = Project.of(Settings.load())
     spec, tables = project.spec(), project.tables
@@ -142,7 +142,7 @@ def fill(n: int) -> None:
     from embed_assets.index.folders import index_library
     from embed_assets.project import Project
     from embed_assets.settings import Settings
-    from embed_assets.tables import Embedding, Track
+    from embed_assets.storage.tables import Embedding, Track
 
     project = Project.of(Settings.load())
     spec, tables, store, name = project.spec(), project.tables, project.store, project.library.name

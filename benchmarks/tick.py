@@ -146,7 +146,7 @@ def _note_in_tables(settings: Any, library: Path) -> None:
     from embed_assets.index.folders import version_of
     from embed_assets.library.walk import walk
     from embed_assets.project import Project
-    from embed_assets.rows import IndexedFolder
+    from embed_assets.storage.records import IndexedFolder
 
     project = Project.of(settings)
     spec, tables, name = project.spec(), project.tables, project.library.name

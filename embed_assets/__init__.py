@@ -26,11 +26,11 @@ if TYPE_CHECKING:
         TrackRejected,
         TransientError,
     )
-    from embed_assets.index.duplicates import DuplicateGroup
-    from embed_assets.index.filters import Condition
-    from embed_assets.index.parts import Part
-    from embed_assets.index.search import Match
+    from embed_assets.index.nearest import Match
     from embed_assets.search.answers import Query, Result
+    from embed_assets.search.duplicates import DuplicateGroup
+    from embed_assets.search.filters import Condition
+    from embed_assets.search.segments import Part
 
 __all__ = [
     "Condition",
@@ -60,10 +60,10 @@ _MODULES = {
         "TrackRejected",
         "TransientError",
     ),
-    "embed_assets.index.duplicates": ("DuplicateGroup",),
-    "embed_assets.index.filters": ("Condition",),
-    "embed_assets.index.parts": ("Part",),
-    "embed_assets.index.search": ("Match",),
+    "embed_assets.search.duplicates": ("DuplicateGroup",),
+    "embed_assets.search.filters": ("Condition",),
+    "embed_assets.search.segments": ("Part",),
+    "embed_assets.index.nearest": ("Match",),
     "embed_assets.search.answers": ("Query", "Result"),
 }
 

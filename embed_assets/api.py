@@ -7,27 +7,27 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embed_assets import reports
 from embed_assets.identity import TRACKS, IndexSpec
 from embed_assets.index.address import is_server
-from embed_assets.index.filters import FIELDS
-from embed_assets.index.searcher import Searcher
-from embed_assets.index.snapshot import Snapshot as IndexSnapshot
 from embed_assets.project import Project, for_reading
+from embed_assets.search.filters import FIELDS
 from embed_assets.search.local import LocalAnswers
 from embed_assets.search.milvus import MilvusAnswers
 from embed_assets.search.names import Names, at_path
 from embed_assets.search.parts import has_parts
 from embed_assets.search.questions import Questions
+from embed_assets.search.searcher import Searcher
 from embed_assets.search.served import require_spec, served_name, spec_of, wanted_spec
+from embed_assets.search.snapshot import Snapshot as IndexSnapshot
 from embed_assets.settings import Settings
+from embed_assets.storage import queries
 
 if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
-    from embed_assets.commands.status import Status
-    from embed_assets.commands.sync import SyncResult
+    from embed_assets.operations.status import Status
+    from embed_assets.operations.sync import SyncResult
 
 
 def open_library(
@@ -73,17 +73,17 @@ class Library(Questions):
         """A row a track of the library: path, tags, how it was embedded, or why it was rejected."""
         project = self._project
         spec = wanted_spec(project) or self._local().spec
-        return reports.tracks_frame(project.tables, spec.recipe.digest)
+        return queries.tracks_frame(project.tables, spec.recipe.digest)
 
     def errors(self) -> list[dict[str, Any]]:
         """Each rejected track and each folder that is not done, with the reason; see `errors`."""
-        from embed_assets.commands.errors import errors
+        from embed_assets.operations.errors import errors
 
         return errors(self.settings)
 
     def status(self) -> Status:
         """How many tracks and folders are in step, and what goes on."""
-        from embed_assets.commands.status import status
+        from embed_assets.operations.status import status
 
         return status(self.settings)
 
@@ -102,8 +102,8 @@ class Library(Questions):
                 must confirm it with `confirm_removals`.
             ConfigurationError: encoder, weights or index cannot work as configured.
         """
-        from embed_assets.commands.ready import ready
-        from embed_assets.commands.sync import sync
+        from embed_assets.operations.ready import ready
+        from embed_assets.operations.sync import sync
 
         settings = ready(self.settings, progress, may_be_empty=confirm_removals)
         result = sync(settings, confirm_removals=confirm_removals, tell=progress)
@@ -122,7 +122,7 @@ class Library(Questions):
             ConfigurationError: the encoder cannot work as configured.
             OSError: it cannot be read.
         """
-        from embed_assets.vectors.embed_file import embed_file
+        from embed_assets.embedding.embed_file import embed_file
 
         project = self._project
         return embed_file(Path(file).expanduser(), project.choice, project.spec())

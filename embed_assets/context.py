@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 from embed_assets.identity import IndexSpec
 from embed_assets.library.manifest import MusicFolder
-from embed_assets.tables import Tables
-from embed_assets.vectors.store import Store
+from embed_assets.storage.tables import Tables
+from embed_assets.storage.vector_store import Store
 
 
 @dataclass(frozen=True)

@@ -41,7 +41,7 @@ def sound(seed: int, suffix: str) -> tuple[str, np.ndarray]:
     from embed_assets.audio.windows import WindowPolicy
     from embed_assets.encoders.acoustic import encoder as acoustic
     from embed_assets.library.probe import probe
-    from embed_assets.vectors.pooling import pool
+    from embed_assets.storage.pooling import pool
 
     with tempfile.TemporaryDirectory() as folder:
         path = os.path.join(folder, f"x{suffix}")
@@ -78,7 +78,7 @@ def assert_rejected_are_bad(world: World) -> None:
 
 def assert_store_is_true(world: World) -> None:
     """Each entry of the store holds the vectors of the audio whose hash it bears."""
-    from embed_assets.vectors.pooling import pool
+    from embed_assets.storage.pooling import pool
 
     store = world.project().store
     known = dict(sound(s, x) for s in range(SOUNDS) for x in SUFFIXES)

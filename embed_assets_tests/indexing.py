@@ -12,18 +12,14 @@ from pathlib import Path
 import numpy as np
 
 from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
-from embed_assets.index.collection import (
-    count,
-    load,
-    rows_by_folder,
-)
+from embed_assets.index.collection import count, load, rows_by_folder
 from embed_assets.index.connection import connect
+from embed_assets.index.nearest import vectors_of
 from embed_assets.index.row import PartRow, TrackRow
-from embed_assets.index.search import vectors_of
-from embed_assets.index.write import FolderFailed, FolderRows, FolderWritten, index_folders
-from embed_assets.reports import folder_states
-from embed_assets.rows import IndexedFolder
-from embed_assets.tables import Tables
+from embed_assets.index.writer import FolderFailed, FolderRows, FolderWritten, index_folders
+from embed_assets.storage.queries import folder_states
+from embed_assets.storage.records import IndexedFolder
+from embed_assets.storage.tables import Tables
 
 DIM = 64
 CHILDREN = """

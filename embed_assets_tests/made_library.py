@@ -12,11 +12,11 @@ import numpy as np
 from embed_assets.context import IndexContext
 from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
 from embed_assets.index.folders import index_library, mirror_to_served
-from embed_assets.index.serving import Standing, promote_if_ready
+from embed_assets.index.promotion import Standing, promote_if_ready
 from embed_assets.library.manifest import MusicFolder
-from embed_assets.rows import Embedding, Track
-from embed_assets.tables import Tables
-from embed_assets.vectors.store import Store
+from embed_assets.storage.records import Embedding, Track
+from embed_assets.storage.tables import Tables
+from embed_assets.storage.vector_store import Store
 
 DIM = 16
 

@@ -14,7 +14,7 @@ from embed_assets.identity import folder_id
 from embed_assets.index.collection import ALIAS, load
 from embed_assets.index.connection import connect
 from embed_assets.library.manifest import MusicFolder, scan_folder
-from embed_assets.tables import Tables
+from embed_assets.storage.tables import Tables
 from embed_assets.workers import Pool, open_pool
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.synth import write_track

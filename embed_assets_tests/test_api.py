@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 
 import embed_assets as ea
-from embed_assets.index import searcher
+from embed_assets.embedding.embed_folders import embed_folder
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import index_library
-from embed_assets.index.serving import settle
+from embed_assets.index.promotion import settle
 from embed_assets.library.manifest import scan_folder
 from embed_assets.project import Project
-from embed_assets.vectors.embed import embed_folder
+from embed_assets.search import searcher
 from embed_assets.workers import open_pool
 from embed_assets_tests.test_asking import index
 from embed_assets_tests.world import World

@@ -10,24 +10,24 @@ from dataclasses import replace
 import pytest
 
 from embed_assets.api import Library
-from embed_assets.commands import collections
-from embed_assets.commands.terminal import plain
+from embed_assets.cli.terminal import plain
 from embed_assets.defs.library_map import drawn_spec
+from embed_assets.embedding.embed_folders import embed_folder
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.index.connection import connect
-from embed_assets.index.filters import parse
 from embed_assets.index.folders import FolderIndexed, index_library
-from embed_assets.index.page import page
-from embed_assets.index.projection import draw, picture
-from embed_assets.index.serving import promote_if_ready
+from embed_assets.index.promotion import promote_if_ready
 from embed_assets.library.manifest import MusicFolder, scan_folder
 from embed_assets.library.walk import walk
+from embed_assets.operations import collections
 from embed_assets.project import Project
 from embed_assets.search.answers import Filters
+from embed_assets.search.filters import parse
+from embed_assets.search.map_page import page
 from embed_assets.search.milvus import MilvusAnswers
 from embed_assets.search.names import find_each
 from embed_assets.search.playlist import write_m3u
-from embed_assets.vectors.embed import embed_folder
+from embed_assets.search.projection import draw, picture
 from embed_assets.workers import open_pool
 from embed_assets_tests.shelf import Shelf, random_vectors
 

@@ -15,13 +15,13 @@ from embed_assets.api import Library
 from embed_assets.audio.decode import heard_seconds, read_windows
 from embed_assets.audio.windows import WindowPolicy, placed
 from embed_assets.cli import app
-from embed_assets.commands.collections import collections, drop
-from embed_assets.commands.doctor import doctor
-from embed_assets.commands.status import status
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.address import is_server
+from embed_assets.operations.collections import collections, drop
+from embed_assets.operations.doctor import doctor
+from embed_assets.operations.status import status
 from embed_assets.search.parts import clock, part_of
-from embed_assets.vectors.windowed import Windowed
+from embed_assets.storage.segment_vector_file import Windowed
 from embed_assets_tests.encoded import encode
 from embed_assets_tests.made_library import ENRICHED, MEAN, shelf_of, windows_of
 from embed_assets_tests.synth import music, write_audio

@@ -8,7 +8,7 @@ from embed_assets.errors import LibraryUnavailable
 from embed_assets.planning.compare import BACKOFF, compare, plan_removals
 from embed_assets.planning.runs import plan_of, plan_runs, record_attempts, split_imports
 from embed_assets.planning.values import FolderSnapshot, Known, Policy, SensorCursor
-from embed_assets.rows import EMPTY
+from embed_assets.storage.records import EMPTY
 
 NOW = 1_000_000.0
 OLD = NOW - 10_000

@@ -15,17 +15,17 @@ from typer.testing import CliRunner
 
 from embed_assets.api import Library
 from embed_assets.cli import app
-from embed_assets.index import questions, searcher
 from embed_assets.index.address import is_server
 from embed_assets.index.collection import serve
 from embed_assets.index.connection import connect
-from embed_assets.index.duplicates import duplicates
-from embed_assets.index.filters import condition, parse
-from embed_assets.index.recordings import distinct
-from embed_assets.index.search import similar as milvus_similar
+from embed_assets.index.nearest import similar as milvus_similar
+from embed_assets.search import exact, searcher
 from embed_assets.search.answers import Filters
+from embed_assets.search.duplicates import duplicates
+from embed_assets.search.filters import condition, parse
 from embed_assets.search.milvus import MilvusAnswers
 from embed_assets.search.names import find_each
+from embed_assets.search.recordings import distinct
 from embed_assets_tests.indexing import SPEC, album, track, vector_of, write
 from embed_assets_tests.shelf import DIM, Shelf, random_vectors
 from embed_assets_tests.synth import music, write_audio
@@ -68,7 +68,7 @@ def paths(matches):
 
 def test_equal_audio_is_one_answer_the_first_by_path_and_names_its_copies(shelf):
     ready = shelf.searcher()
-    found = questions.similar(ready, [at(ready, "Album/00")], 20)
+    found = exact.similar(ready, [at(ready, "Album/00")], 20)
     assert len(found) == 11
     copies = {m.path: m.copies for m in found if m.copies}
     assert copies["Album/01"] == ("Attic/copy", "Best of/01")
@@ -79,10 +79,10 @@ def test_equal_audio_is_one_answer_the_first_by_path_and_names_its_copies(shelf)
 def test_of_copies_that_fit_a_filter_the_first_is_shown(shelf):
     ready = shelf.searcher()
     seed = [at(ready, "Album/00")]
-    found = questions.similar(ready, seed, 20, where=[parse("artist=various")])
+    found = exact.similar(ready, seed, 20, where=[parse("artist=various")])
     assert sorted(paths(found)) == ["Best of/01", "Best of/02", "Best of/03"]
     assert {m.path: m.copies for m in found}["Best of/01"] == ("Album/01", "Attic/copy")
-    found = questions.similar(ready, seed, 20, where=[parse("folder!=Album")])
+    found = exact.similar(ready, seed, 20, where=[parse("folder!=Album")])
     assert sorted(paths(found)) == ["Attic/copy", "Best of/02", "Best of/03"]
 
 
@@ -93,11 +93,11 @@ def test_as_many_come_as_are_asked_for_though_copies_are_nearest(tmp_path):
     shelf.put(rows, np.tile(vectors, (30, 1)))
     ready = shelf.searcher()
     for n in (1, 5, 39):
-        found = questions.similar(ready, [at(ready, "7/00")], n)
+        found = exact.similar(ready, [at(ready, "7/00")], n)
         assert len({m.audio_hash for m in found}) == len(found) == n
         assert {m.path[:2] for m in found} == {"0/"}
         assert {len(m.copies) for m in found} == {29}
-    assert len(questions.similar(ready, [at(ready, "7/00")], 100)) == 39
+    assert len(exact.similar(ready, [at(ready, "7/00")], 100)) == 39
 
 
 def test_the_same_copy_is_shown_whenever_it_came(shelf, monkeypatch):
@@ -107,7 +107,7 @@ def test_the_same_copy_is_shown_whenever_it_came(shelf, monkeypatch):
 
     def shown():
         found, new = (
-            questions.similar(one, [at(one, "Album/00")], 20) for one in (ready, shelf.searcher())
+            exact.similar(one, [at(one, "Album/00")], 20) for one in (ready, shelf.searcher())
         )
         assert found == new
         return next(m for m in found if m.audio_hash == first.audio_hash)
@@ -125,14 +125,14 @@ def test_the_same_copy_is_shown_whenever_it_came(shelf, monkeypatch):
 
 def test_radio_and_a_way_name_copies_too(shelf):
     ready = shelf.searcher()
-    play = list(questions.radio(ready, [at(ready, "Album/00")], random=1))
+    play = list(exact.radio(ready, [at(ready, "Album/00")], random=1))
     assert len(play) == 11
     assert {m.path: len(m.copies) for m in play if m.copies} == {
         "Album/01": 2,
         "Album/02": 1,
         "Album/03": 1,
     }
-    way = questions.path(ready, at(ready, "Album/00"), at(ready, "Best of/01"), 20)
+    way = exact.path(ready, at(ready, "Album/00"), at(ready, "Best of/01"), 20)
     assert len({m.audio_hash for m in way}) == len(way) == 12
     assert (way[-1].path, way[-1].copies) == ("Best of/01", ("Album/01", "Attic/copy"))
 
@@ -140,8 +140,8 @@ def test_radio_and_a_way_name_copies_too(shelf):
 def test_copies_count_once_for_an_artist_and_go_with_what_is_avoided(shelf):
     ready = shelf.searcher()
     seed = [at(ready, "Album/00")]
-    assert len(questions.similar(ready, seed, 20, per_artist=1)) == 1
-    found = questions.similar(ready, seed, 20, avoid=[at(ready, "Best of/02")])
+    assert len(exact.similar(ready, seed, 20, per_artist=1)) == 1
+    found = exact.similar(ready, seed, 20, avoid=[at(ready, "Best of/02")])
     assert "Album/02" not in paths(found)
 
 
@@ -166,7 +166,7 @@ def test_answers_are_what_sorting_by_hand_gives(tmp_path_factory, made, genre, n
             best.setdefault(song, f"x/{order[k]:02d}")
     cosines = vectors @ vectors[made[0][0]]
     wanted = [best[s] for s in sorted(best, key=lambda s: -cosines[s])][:n]
-    assert paths(questions.similar(ready, [seed], n, where=where)) == wanted
+    assert paths(exact.similar(ready, [seed], n, where=where)) == wanted
 
 
 # One recording
@@ -192,25 +192,25 @@ def song(match):
 def test_of_one_recording_the_nearest_is_shown_and_none_of_the_seed(takes):
     ready = takes.searcher()
     seed = [at(ready, "Remaster/00")]
-    assert len(questions.similar(ready, seed, 100)) == 80
-    found = questions.similar(ready, seed, 100, one_recording=True)
+    assert len(exact.similar(ready, seed, 100)) == 80
+    found = exact.similar(ready, seed, 100, one_recording=True)
     assert sorted(map(song, found)) == [*(f"{i:02d}" for i in range(1, 40)), "live"]
-    every = {m.path: m.score for m in questions.similar(ready, seed, 100)}
+    every = {m.path: m.score for m in exact.similar(ready, seed, 100)}
     for m in found:
         twin = {"Album": "Remaster", "Remaster": "Album"}.get(m.path.split("/")[0], "Live")
         assert m.score >= every.get(f"{twin}/{song(m)}", -1)
-    assert len(questions.similar(ready, seed, 30, one_recording=True)) == 30
-    kept = questions.similar(ready, seed, 100, avoid=[at(ready, "Album/05")], one_recording=True)
+    assert len(exact.similar(ready, seed, 30, one_recording=True)) == 30
+    kept = exact.similar(ready, seed, 100, avoid=[at(ready, "Album/05")], one_recording=True)
     assert "05" not in map(song, kept)
 
 
 def test_radio_and_a_way_play_one_recording_once(takes):
     ready = takes.searcher()
-    play = list(questions.radio(ready, [at(ready, "Album/00")], random=1, one_recording=True))
+    play = list(exact.radio(ready, [at(ready, "Album/00")], random=1, one_recording=True))
     assert sorted(map(song, play)) == [*(f"{i:02d}" for i in range(1, 40)), "live"]
     ends = at(ready, "Album/00"), at(ready, "Remaster/39")
     for steps in (5, 20, 41, 90):
-        way = questions.path(ready, *ends, steps, one_recording=True)
+        way = exact.path(ready, *ends, steps, one_recording=True)
         assert len(set(map(song, way))) == len(way) == min(steps, 41)
 
 
@@ -218,9 +218,7 @@ def test_one_recording_is_what_duplicates_suggests(takes):
     ready = takes.searcher()
     pairs = {tuple(sorted(t.path for t in d.tracks)) for d in duplicates(ready)}
     assert pairs == {(f"Album/{i:02d}", f"Remaster/{i:02d}") for i in range(40)}
-    shown = {
-        m.path for m in questions.similar(ready, [at(ready, "Live/00")], 100, one_recording=True)
-    }
+    shown = {m.path for m in exact.similar(ready, [at(ready, "Live/00")], 100, one_recording=True)}
     assert not any(a in shown and b in shown for a, b in pairs)
 
 
@@ -396,7 +394,7 @@ def test_a_searcher_that_is_asked_again_and_again_gives_the_same(on_lite):
     spec = project.spec()
     ready = searcher.Searcher(project.tables, project.store, spec, spec.place(project.uri))
     seed = ready.find([t.track_id for _, t in ready.tracks() if t.path == b"Album/0.flac"])
-    first = questions.similar(ready, seed, 20)
-    assert all(questions.similar(ready, seed, 20) == first for _ in range(8))
-    drift = questions.radio(ready, seed, random=5)
+    first = exact.similar(ready, seed, 20)
+    assert all(exact.similar(ready, seed, 20) == first for _ in range(8))
+    drift = exact.radio(ready, seed, random=5)
     assert len({m.audio_hash for m in islice(drift, 20)}) == 10

@@ -14,16 +14,16 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from embed_assets.embedding import decode_ahead, device_pipeline
+from embed_assets.embedding.decode_ahead import DecodeAhead
+from embed_assets.embedding.embed_folders import embed_folder
+from embed_assets.embedding.embed_track import Job, embed_track, load_encoder
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import DeviceFailed, FolderChanged, Reason, TrackRejected, TransientError
 from embed_assets.identity import local_path
 from embed_assets.library.manifest import MusicFolder, scan_folder
-from embed_assets.tables import Tables
-from embed_assets.vectors import decode_ahead, device
-from embed_assets.vectors.decode_ahead import DecodeAhead
-from embed_assets.vectors.embed import embed_folder
-from embed_assets.vectors.embed_track import Job, embed_track, load_encoder
-from embed_assets.vectors.store import Store
+from embed_assets.storage.tables import Tables
+from embed_assets.storage.vector_store import Store
 from embed_assets.workers import open_pool
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.synth import write_track
@@ -123,9 +123,9 @@ def test_one_bad_vector_rejects_its_track_only(library: MusicFolder, tmp_path: P
     bad = heard[1].windows.copy()
     bad[0, 5] = np.nan
     heard[1] = replace(heard[1], audio=bad.tobytes())
-    pipeline = device.DevicePipeline()
-    assert pipeline.submit(device.Batch(7, heard)) == {}
-    outcomes = pipeline.submit(device.Batch(8))[7]
+    pipeline = device_pipeline.DevicePipeline()
+    assert pipeline.submit(device_pipeline.Batch(7, heard)) == {}
+    outcomes = pipeline.submit(device_pipeline.Batch(8))[7]
     bad = [o for o in outcomes if isinstance(o, Exception)]
     assert outcomes[1] is bad[0]
     assert len(bad) == 1
@@ -152,13 +152,13 @@ def test_the_device_waits_neither_for_the_next_audio_nor_for_the_disk(
 
     disk = threading.Event()
     write = Store.write
-    monkeypatch.setattr(device, "load_encoder", lambda job: Slow())
+    monkeypatch.setattr(device_pipeline, "load_encoder", lambda job: Slow())
     monkeypatch.setattr(Store, "write", lambda *a: disk.wait(PATIENCE) and write(*a))
-    pipeline = device.DevicePipeline()
-    pipeline.submit(device.Batch(0, [one]))  # comes back while the device is at work on it
+    pipeline = device_pipeline.DevicePipeline()
+    pipeline.submit(device_pipeline.Batch(0, [one]))  # comes back while the device is at work on it
     assert encoding.acquire(timeout=PATIENCE)
     with ThreadPoolExecutor(1) as caller:
-        taken = caller.submit(pipeline.submit, device.Batch(1, [two]))
+        taken = caller.submit(pipeline.submit, device_pipeline.Batch(1, [two]))
         go_on.release()
         assert encoding.acquire(timeout=PATIENCE), (
             "the next one is encoded; the disk holds the first"
@@ -166,11 +166,13 @@ def test_the_device_waits_neither_for_the_next_audio_nor_for_the_disk(
         assert taken.result(PATIENCE) == {}
         disk.set()
         go_on.release(2)
-        (first,) = pipeline.submit(device.Batch(2, [three])).items()
+        (first,) = pipeline.submit(device_pipeline.Batch(2, [three])).items()
         assert first[0] == 0
         assert first[1][0].row.audio_hash == one.job.track.audio_hash
         go_on.release()
-        rest = pipeline.submit(device.Batch(3, [four])) | pipeline.submit(device.Batch(-1))
+        rest = pipeline.submit(device_pipeline.Batch(3, [four])) | pipeline.submit(
+            device_pipeline.Batch(-1)
+        )
     found = {number: outcomes[0].row.audio_hash for number, outcomes in rest.items() if outcomes}
     wanted = {i: h.job.track.audio_hash for i, h in enumerate((one, two, three, four)) if i}
     assert found == wanted
@@ -189,7 +191,7 @@ def test_a_device_that_dies_costs_what_was_under_way(library: MusicFolder, tmp_p
     lost = [o for _, o in outcomes if isinstance(o, BaseException)]
     assert all(isinstance(o, TransientError) for o in lost)
     # Twice: what is done alone is tried once more.
-    assert len(lost) <= 1 + 2 * device.AHEAD
+    assert len(lost) <= 1 + 2 * device_pipeline.AHEAD
 
 
 def test_a_device_that_fails_ends_the_run(library: MusicFolder, tmp_path: Path) -> None:
@@ -225,14 +227,16 @@ def test_what_needs_no_device_is_told_before_the_end(
         assert sum(1 for _ in told) + 1 == len(again)
 
 
-def decoded(library: MusicFolder, tables: Tables, store: Path) -> list[device.DecodedTrack]:
+def decoded(
+    library: MusicFolder, tables: Tables, store: Path
+) -> list[device_pipeline.DecodedTrack]:
     jobs = jobs_of(library, tables, store)
     return [decode_ahead.decode_track(job) for job in jobs if not job.path.endswith(b".wav")]
 
 
 def _break(_: None) -> None:
     """Have this process load an encoder on a GPU that fails."""
-    from embed_assets.vectors import embed_track
+    from embed_assets.embedding import embed_track
 
     def encode(windows: np.ndarray) -> np.ndarray:
         raise DeviceFailed("cuda:0 failed (unspecified launch failure)")

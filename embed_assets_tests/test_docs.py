@@ -77,3 +77,14 @@ def anchors(page: Path) -> set[str]:
     """What links to the headings of a page are called, as GitHub makes them."""
     headings = re.findall(r"^#+ (.*)$", page.read_text(), re.M)
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
+
+
+def test_the_walks_name_what_is_there():
+    text = (ROOT / "docs/architecture.md").read_text()
+    walks = text[text.index("## Three walks") : text.index("## Adding an encoder")]
+    named = re.findall(r"((?:`\w+`(?:, | and )?)+)[^`(]*\(`([\w/]+\.py)`\)", walks)
+    assert len(named) > 15
+    for names, path in named:
+        source = (ROOT / "embed_assets" / path).read_text()
+        for name in re.findall(r"`(\w+)`", names):
+            assert re.search(rf"^\s*(def|class) {name}\b|^{name} =", source, re.M), (name, path)

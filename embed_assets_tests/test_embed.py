@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
+from embed_assets.embedding.embed_folders import EmbedResult, embed_folders
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import FolderChanged
 from embed_assets.library.manifest import MusicFolder, scan_folder
-from embed_assets.tables import Tables
-from embed_assets.vectors.embed import EmbedResult, embed_folders
-from embed_assets.vectors.store import Store
+from embed_assets.storage.tables import Tables
+from embed_assets.storage.vector_store import Store
 from embed_assets.workers import Pool, open_pool
 from embed_assets_tests.encoded import silent_flac
 from embed_assets_tests.synth import write_track

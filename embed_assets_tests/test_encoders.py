@@ -19,7 +19,7 @@ from embed_assets.encoders.base import EncoderCard
 from embed_assets.encoders.cards import CARDS, same_recording_cosine
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import ConfigurationError
-from embed_assets.vectors.pooling import pool
+from embed_assets.storage.pooling import pool
 from embed_assets.workers import cpu_count
 from embed_assets_tests.toy_encoder.card import TOY
 from embed_assets_tests.toy_encoder.encoder import load

@@ -264,7 +264,7 @@ def test_a_sync_that_is_stopped_cancels_its_run_and_tries_no_step_again(world):
 
 
 IMPATIENT = """
-from embed_assets.commands import sync
+from embed_assets.operations import sync
 from embed_assets.settings import Settings
 
 sync.SAY_SECONDS = sync.LOOK_SECONDS = sync.WAIT_SECONDS = 0.02

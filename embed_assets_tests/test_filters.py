@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from embed_assets.index.collection import ensure
 from embed_assets.index.connection import connect
-from embed_assets.index.filters import Condition, expression
 from embed_assets.index.row import TrackRow
+from embed_assets.search.filters import Condition, expression
 from embed_assets_tests.shelf import DIM, SPEC
 
 NASTY = [

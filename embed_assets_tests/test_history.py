@@ -18,8 +18,6 @@ from dagster._core.types.loadable_target_origin import LoadableTargetOrigin
 from dagster._core.workspace.context import WorkspaceProcessContext
 from dagster_graphql.schema import create_schema
 
-from embed_assets.commands.errors import errors
-from embed_assets.commands.gc import gc
 from embed_assets.definitions import build_defs
 from embed_assets.defs import state
 from embed_assets.defs.dagster_compat import events, files
@@ -27,6 +25,8 @@ from embed_assets.defs.dagster_compat.runs import PARTITION_TAG, VERSION_TAG
 from embed_assets.defs.history import Pruned, prune
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.resources import resources
+from embed_assets.operations.errors import errors
+from embed_assets.operations.gc import gc
 from embed_assets_tests.aged_home import AgedHome
 from embed_assets_tests.evidence import versions_in_dagster
 

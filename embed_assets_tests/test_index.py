@@ -14,17 +14,11 @@ import numpy as np
 import pytest
 
 from embed_assets.errors import ConfigurationError, TrackRejected
-from embed_assets.index.collection import (
-    count,
-    drop,
-    ensure,
-    serve,
-    served,
-)
+from embed_assets.index.collection import count, drop, ensure, serve, served
 from embed_assets.index.connection import connect
+from embed_assets.index.nearest import exact, similar, vectors_of
 from embed_assets.index.row import fit
-from embed_assets.index.search import exact, similar, vectors_of
-from embed_assets.index.write import FolderFailed, FolderRows, FolderWritten, index_folders
+from embed_assets.index.writer import FolderFailed, FolderRows, FolderWritten, index_folders
 from embed_assets_tests.indexing import (
     DIM,
     SPEC,

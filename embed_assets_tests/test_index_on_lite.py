@@ -12,15 +12,10 @@ from pathlib import Path
 import pytest
 
 from embed_assets.errors import ConfigurationError, TransientError
-from embed_assets.index.collection import (
-    load,
-    rows_by_folder,
-    serve,
-    served,
-)
+from embed_assets.index.collection import load, rows_by_folder, serve, served
 from embed_assets.index.connection import connect
-from embed_assets.index.search import similar
-from embed_assets.index.write import FolderWritten, index_folders
+from embed_assets.index.nearest import similar
+from embed_assets.index.writer import FolderWritten, index_folders
 from embed_assets_tests.indexing import (
     SPEC,
     album,

@@ -11,11 +11,11 @@ import pytest
 from typer.testing import CliRunner
 
 from embed_assets.cli import app
-from embed_assets.commands.doctor import doctor
-from embed_assets.commands.status import status
 from embed_assets.library.kinds import NOT_TAKEN, TAKEN
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import walk
+from embed_assets.operations.doctor import doctor
+from embed_assets.operations.status import status
 from embed_assets.settings import Settings
 from embed_assets_tests.encoded import encode
 from embed_assets_tests.synth import music

@@ -18,11 +18,11 @@ import sys
 from pathlib import Path
 from embed_assets.identity import folder_id, local_path
 from embed_assets.library.manifest import MusicFolder, scan_folder
-from embed_assets.tables import Tables
-from embed_assets.vectors.decode_ahead import decode_track
-from embed_assets.vectors.device import DecodedTrack
+from embed_assets.storage.tables import Tables
+from embed_assets.embedding.decode_ahead import decode_track
+from embed_assets.embedding.device_pipeline import DecodedTrack
 from embed_assets.encoders.config import EncoderConfig
-from embed_assets.vectors.embed_track import Job, embed_track
+from embed_assets.embedding.embed_track import Job, embed_track
 from embed_assets.workers import open_pool
 
 root = Path(sys.argv[1])

@@ -8,16 +8,16 @@ import numpy as np
 import pytest
 
 from embed_assets import encoders
+from embed_assets.embedding.decode_ahead import DecodeAhead
+from embed_assets.embedding.embed_track import Job, embed_track
 from embed_assets.encoders import devices
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.encoders.muq import parity_check
 from embed_assets.encoders.muq.encoder import reference
 from embed_assets.identity import local_path
 from embed_assets.library.manifest import MusicFolder, scan_folder
-from embed_assets.tables import Tables
-from embed_assets.vectors.decode_ahead import DecodeAhead
-from embed_assets.vectors.embed_track import Job, embed_track
-from embed_assets.vectors.store import Store
+from embed_assets.storage.tables import Tables
+from embed_assets.storage.vector_store import Store
 from embed_assets.workers import open_pool
 from embed_assets_tests.synth import write_track
 

@@ -17,17 +17,14 @@ import numpy as np
 import pytest
 
 from embed_assets import encoders
-from embed_assets.encoders import (
-    Encoder,
-    weights,
-)
+from embed_assets.encoders import Encoder, weights
 from embed_assets.encoders.muq import openvino_engine, parity_check, torch_engine
 from embed_assets.encoders.muq.card import MUQ
 from embed_assets.encoders.muq.converted import ConvertedModelCache, crc
 from embed_assets.encoders.muq.encoder import reference
 from embed_assets.encoders.muq.module import load_module
 from embed_assets.errors import ConfigurationError, DeviceFailed
-from embed_assets.vectors.pooling import pool
+from embed_assets.storage.pooling import pool
 from embed_assets_tests import muq_tools
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.synth import write_track

@@ -2,7 +2,7 @@
 
 import json
 
-from embed_assets.reports import tracks_frame
+from embed_assets.storage.queries import tracks_frame
 from embed_assets_tests import small_muq
 
 

@@ -13,9 +13,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from embed_assets.index import questions
-from embed_assets.index.filters import condition, expression, parse
-from embed_assets.reports import tracks_by_words
+from embed_assets.search import exact
+from embed_assets.search.filters import condition, expression, parse
+from embed_assets.storage.queries import tracks_by_words
 from embed_assets.words import has_words, holding, name_key
 from embed_assets_tests.shelf import Shelf, random_vectors
 
@@ -112,13 +112,13 @@ def test_filters_find_artists_and_titles_here_and_in_milvus(shelf):
         for words in asked:
             for field in ("artist", "title"):
                 one = condition(field, words)
-                allowed = questions.mask(ready, [one])
+                allowed = exact.mask(ready, [one])
                 here = {t for i, t in ready.tracks() if allowed[i]}
                 assert name in {getattr(t, field) for t in here}, words
                 sent = expression([one], lambda f: set(ready.column(f)[1]))
                 assert f'"{name}"' in sent, words
-    assert questions.mask(ready, [parse("title=月亮")]).sum() == 1
-    assert questions.mask(ready, [parse("artist!=邓丽君")]).sum() == len(ready) - 2
+    assert exact.mask(ready, [parse("title=月亮")]).sum() == 1
+    assert exact.mask(ready, [parse("artist!=邓丽君")]).sum() == len(ready) - 2
 
 
 def test_the_words_of_a_question_find_them_and_what_is_meant_comes_first(shelf):
@@ -160,7 +160,7 @@ def test_one_artist_in_two_spellings_is_one(tmp_path):
     shelf.put(rows, random_vectors(len(rows)))
     ready = shelf.searcher()
     (seed,) = (i for i, t in ready.tracks() if t.path == b"a/seed")
-    found = questions.similar(ready, [seed], 20, per_artist=1)
+    found = exact.similar(ready, [seed], 20, per_artist=1)
     assert sorted(name_key(m.artist) for m in found) == ["", "", "!!!", "acdc", "sigur ros"]
 
 

@@ -13,7 +13,7 @@ import psutil
 
 from embed_assets.defs import state
 from embed_assets.identity import folder_id
-from embed_assets.rows import CHANGED, NOT_DONE
+from embed_assets.storage.records import CHANGED, NOT_DONE
 from embed_assets_tests.evidence import by_role
 from embed_assets_tests.synth import write_hour
 from embed_assets_tests.test_made_up_stats import made_up
@@ -44,8 +44,8 @@ def test_a_folder_that_changes_whenever_it_is_read(world):
 
 DIES = """
 import multiprocessing
-from embed_assets.commands import sync
-from embed_assets.commands.run_processes import RunProcess
+from embed_assets.operations import sync
+from embed_assets.operations.run_processes import RunProcess
 from embed_assets.settings import Settings
 
 def killed_as_it_starts(settings, request):

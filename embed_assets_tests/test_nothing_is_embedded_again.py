@@ -12,7 +12,7 @@ import pytest
 
 from embed_assets import encoders
 from embed_assets.identity import IndexSpec, Recipe
-from embed_assets.vectors.store import Store
+from embed_assets.storage.vector_store import Store
 
 NAMES = {
     "acoustic": ("25db8f71ca56a7de628b9a50f88ab454", "tracks_acoustic_68b82a101a24"),

@@ -8,11 +8,11 @@ import time
 from dagster._core.storage.dagster_run import DagsterRun
 from dagster._core.utils import make_new_run_id
 
-from embed_assets.commands.doctor import doctor
-from embed_assets.commands.errors import errors
-from embed_assets.commands.status import status
 from embed_assets.defs import state
 from embed_assets.identity import folder_id
+from embed_assets.operations.doctor import doctor
+from embed_assets.operations.errors import errors
+from embed_assets.operations.status import status
 
 
 def killed(world, *keys: str) -> None:

@@ -7,17 +7,17 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from embed_assets import catalogue, reports
-from embed_assets.commands.errors import failed_folders
-from embed_assets.database import NEW_REVISION
 from embed_assets.identity import digest, folder_id, track_id
-from embed_assets.index import serving
+from embed_assets.index import promotion
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import index_library, written_versions
-from embed_assets.index.searcher import Searcher
 from embed_assets.library.walk import folder_digest, list_audio
-from embed_assets.rows import Embedding, Track
-from embed_assets.tables import Tables
+from embed_assets.operations.errors import failed_folders
+from embed_assets.search.searcher import Searcher
+from embed_assets.storage import collection_registry, queries
+from embed_assets.storage.database import NEW_REVISION
+from embed_assets.storage.records import Embedding, Track
+from embed_assets.storage.tables import Tables
 from embed_assets_tests.made_library import ENRICHED, MEAN, shelf_of
 from embed_assets_tests.test_retags import as_the_version_before
 from embed_assets_tests.test_walk import put
@@ -41,8 +41,8 @@ def shelf(lite, tmp_path):
 def out_of_step(shelf, spec=MEAN):
     """The folders that are to be indexed, as every reader of the tables has it."""
     written = {path for _, path, is_written in folders(shelf, spec) if is_written}
-    assert catalogue.unfinished(shelf.tables, shelf.address, spec) == 2 - len(written)
-    counts = reports.counts(shelf.tables, spec.recipe.digest, spec.place(shelf.address))
+    assert collection_registry.unfinished(shelf.tables, shelf.address, spec) == 2 - len(written)
+    counts = queries.counts(shelf.tables, spec.recipe.digest, spec.place(shelf.address))
     assert counts.folders_indexed == len(written)
     versions = written_versions(shelf.tables, spec, shelf.address)
     digests = {path: shelf.tables.digest(folder) for folder, path, _ in folders(shelf, spec)}
@@ -51,7 +51,7 @@ def out_of_step(shelf, spec=MEAN):
 
 
 def folders(shelf, spec):
-    return list(catalogue.written_folders(shelf.tables, shelf.address, spec))
+    return list(collection_registry.written_folders(shelf.tables, shelf.address, spec))
 
 
 def test_a_retagged_album_is_found_until_and_after_it_is_indexed_again(shelf):
@@ -89,7 +89,7 @@ def test_going_back_after_a_retag_serves_every_folder(shelf):
         assert shelf.index(client, ENRICHED).served == ENRICHED.collection
         shelf.retag(ALBUM, "Blue in Green")
         shelf.index(client, ENRICHED, [ALBUM])
-        back = serving.rollback(client, shelf.tables, shelf.address, ENRICHED.collection)
+        back = promotion.rollback(client, shelf.tables, shelf.address, ENRICHED.collection)
         assert back.served == MEAN.collection
     assert len(titles(shelf)) == 6
     assert titles(shelf).count("Blue in Green") == 3
@@ -144,7 +144,7 @@ def test_errors_lists_a_folder_whose_parts_failed_until_they_are_indexed(world):
         embedded(project, b"Album")
         assert index(client, spec) == set()
     assert listed() == set()
-    assert reports.failed_folders(tables) == []
+    assert queries.failed_folders(tables) == []
 
 
 def embedded(project, path):

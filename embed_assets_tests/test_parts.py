@@ -15,20 +15,20 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from embed_assets import catalogue
 from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.identity import digest, folder_id, track_id
-from embed_assets.index import serving
+from embed_assets.index import promotion
 from embed_assets.index.collection import count, load, rows_by_folder, served
 from embed_assets.index.connection import connect
-from embed_assets.index.parts import ask_parts
+from embed_assets.index.expected_rows import index_rows
+from embed_assets.index.nearest import vectors_of
 from embed_assets.index.reconcile import compare, reconcile
 from embed_assets.index.row import PartRow, part_id
-from embed_assets.index.search import vectors_of
-from embed_assets.index.wanted import index_rows
-from embed_assets.index.write import FolderFailed, FolderWritten, index_folders
-from embed_assets.rows import Embedding
-from embed_assets.vectors.pooling import pool
+from embed_assets.index.writer import FolderFailed, FolderWritten, index_folders
+from embed_assets.search.segments import ask_parts
+from embed_assets.storage import collection_registry
+from embed_assets.storage.pooling import pool
+from embed_assets.storage.records import Embedding
 from embed_assets_tests.indexing import SPEC, album, child, killed_parts, sound_of, vector_of
 from embed_assets_tests.made_library import ENRICHED, MEAN, shelf_of, windows_of
 
@@ -52,7 +52,7 @@ def assert_in_step(client, shelf, spec=PARTS):
     assert part_rows(client, spec) == wanted_rows(shelf, spec)
     for one in spec.layers:
         assert compare(client, one, shelf.tables, shelf.address).none
-    assert catalogue.unfinished(shelf.tables, shelf.address, spec) == 0
+    assert collection_registry.unfinished(shelf.tables, shelf.address, spec) == 0
 
 
 def test_without_the_setting_nothing_is_named_or_made_otherwise(lite, tmp_path):
@@ -166,7 +166,7 @@ def test_parts_are_filled_later_without_a_row_of_tracks_and_off_again(uri, tmp_p
     shelf = shelf_of(tmp_path, uri, 3, MEAN)
     with connect(uri) as client:
         shelf.index(client, MEAN)
-        assert catalogue.unfinished(shelf.tables, uri, PARTS) == 3
+        assert collection_registry.unfinished(shelf.tables, uri, PARTS) == 3
         really, written = client.upsert, Counter()
 
         def watched(name, rows):
@@ -179,7 +179,7 @@ def test_parts_are_filled_later_without_a_row_of_tracks_and_off_again(uri, tmp_p
         shelf.retag(ALBUM, "While it is off")
         shelf.index(client, MEAN)
         assert written[PARTS.of_parts.collection] == 27
-        assert catalogue.unfinished(shelf.tables, uri, PARTS) == 1
+        assert collection_registry.unfinished(shelf.tables, uri, PARTS) == 1
         shelf.index(client, PARTS)
         assert_in_step(client, shelf)
 
@@ -203,13 +203,13 @@ def test_the_next_collection_is_served_with_its_parts_and_back(uri, tmp_path):
         names = {g.name for g in moved.verdict.gates}
         assert {"parts_self_recall_at_1", "parts_cosine_to_store", "parts_norm_error"} <= names
         assert_in_step(client, shelf, wide)
-        listed = {c.name: c for c in serving.listed(client, wide, shelf.tables, uri)}
+        listed = {c.name: c for c in promotion.listed(client, wide, shelf.tables, uri)}
         assert {n for n, c in listed.items() if c.served} == {
             wide.collection,
             wide.of_parts.collection,
         }
         assert listed[PARTS.of_parts.collection].spec == MEAN.of_parts
-        back = serving.rollback(client, shelf.tables, uri, wide.collection)
+        back = promotion.rollback(client, shelf.tables, uri, wide.collection)
         assert back.served == MEAN.collection
         with pytest.raises(NotFound, match="there is no collection parts_"):
             promote(client, shelf, wide.of_parts.collection, wide)
@@ -217,13 +217,13 @@ def test_the_next_collection_is_served_with_its_parts_and_back(uri, tmp_path):
         with pytest.raises(ConfigurationError, match="parts_folders_that_differ is 3"):
             promote(client, shelf, wide.collection, wide)
         assert promote(client, shelf, wide.collection, wide, parts=False).moved
-        serving.drop(client, PARTS.of_parts.collection, shelf.tables, uri)
+        promotion.drop(client, PARTS.of_parts.collection, shelf.tables, uri)
         assert PARTS.of_parts.collection not in client.list_collections()
         assert served(client) == wide.collection
 
 
 def promote(client, shelf, name, spec, parts=True):
-    return serving.promote(client, shelf.context(replace(spec, parts=parts)), name)
+    return promotion.promote(client, shelf.context(replace(spec, parts=parts)), name)
 
 
 def test_a_flat_folder_with_long_mixes_holds_one_batch_of_vectors_at_a_time(uri):

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected
 from embed_assets.identity import IndexSpec, Recipe
-from embed_assets.vectors.pooling import POOLINGS, pool
+from embed_assets.storage.pooling import POOLINGS, pool
 
 
 def windows(n: int, stats: int, dim: int, seed: int = 0) -> np.ndarray:

@@ -9,18 +9,27 @@ import numpy as np
 import pytest
 
 from embed_assets.errors import ConfigurationError
-from embed_assets.index import axes, questions, searcher, snapshot
 from embed_assets.index.connection import connect
-from embed_assets.index.duplicates import duplicates
-from embed_assets.index.filters import condition, parse
-from embed_assets.index.search import exact
-from embed_assets.index.search import similar as asked_of_milvus
+from embed_assets.index.nearest import similar as asked_of_milvus
+from embed_assets.search import exact, pca_prefilter, searcher, snapshot
+from embed_assets.search.duplicates import duplicates
+from embed_assets.search.filters import condition, parse
 from embed_assets_tests.shelf import DIM, Shelf, random_vectors
 
 
 @pytest.fixture
 def shelf(tmp_path):
     return Shelf(tmp_path)
+
+
+def by_brute_force(query: np.ndarray, vectors: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and cosines of the `n` rows of float32 `[N, dim]` nearest to `[dim]`, best first."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * np.linalg.norm(query)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = np.where(lengths > 0, (vectors @ query) / lengths, -1.0)
+    scores = np.clip(scores, -1.0, 1.0).astype(np.float32)
+    best = np.argsort(-scores, kind="stable")[:n]
+    return best, scores[best]
 
 
 def fill(shelf, n=60, artists=6, index=False):
@@ -77,21 +86,21 @@ def test_many_rows_are_answered_as_exactly_as_few(shelf, monkeypatch):
     """By candidates along the axes, where these suffice, and by all where they do not."""
     monkeypatch.setattr(snapshot, "EXACT_ROWS", 500)
     monkeypatch.setattr(snapshot, "ASKED_BEFORE", 0)
-    monkeypatch.setattr(axes, "CANDIDATES", 200)
+    monkeypatch.setattr(pca_prefilter, "CANDIDATES", 200)
     monkeypatch.setattr(snapshot, "CANDIDATES", 200)
     rng = np.random.default_rng(1)
     for name, spread, axes_tried, sufficient in (
         ("flat", np.ones(DIM), (2,), False),
         ("steep", 0.3 ** np.arange(DIM), (6,), True),
     ):
-        monkeypatch.setattr(axes, "AXES", axes_tried)
+        monkeypatch.setattr(pca_prefilter, "AXES", axes_tried)
         there = Shelf(shelf.root / name)
         vectors = (rng.standard_normal((2000, DIM)) * spread).astype(np.float32)
         there.put([there.track(f"{name}/{i}") for i in range(2000)], vectors)
         ready = there.searcher()
         rows = [int(t.path.rpartition(b"/")[2]) for _, t in ready.tracks()]
         for query in vectors[::100]:
-            order, scores = exact(query, vectors, 10)
+            order, scores = by_brute_force(query, vectors, 10)
             found, cosines = ready.nearest(query, 10)
             assert [rows[i] for i in found] == order.tolist()
             assert cosines == pytest.approx(scores, abs=1e-5)
@@ -106,19 +115,19 @@ def test_like_several_unlike_others_and_at_most_so_many_an_artist(shelf):
         [at(ready, "Album 3/33.ogg")],
     )
     mean = vectors[:2].mean(axis=0)
-    plain = questions.similar(ready, seeds, 58)
+    plain = exact.similar(ready, seeds, 58)
     assert len(plain) == 58
     assert plain[0].score == pytest.approx(max(vectors[2:] @ mean / np.linalg.norm(mean)), abs=1e-5)
     assert [m.score for m in plain] == sorted((m.score for m in plain), reverse=True)
-    kept = questions.similar(ready, seeds, 58, avoid=avoid)
+    kept = exact.similar(ready, seeds, 58, avoid=avoid)
     by_path = {f"Album {i // 10}/{i:02d}.ogg": v for i, v in enumerate(vectors)}
     assert 0 < len(kept) < 57
     assert all(m.score >= by_path[m.path] @ vectors[33] - 1e-6 for m in kept)
     assert "Album 3/33.ogg" not in {m.path for m in kept}
-    few = questions.similar(ready, seeds, 12, per_artist=2)
+    few = exact.similar(ready, seeds, 12, per_artist=2)
     assert len(few) == 12
     assert set(Counter(m.artist for m in few).values()) == {2}
-    assert len(questions.similar(ready, seeds, 20, per_artist=2)) == 12
+    assert len(exact.similar(ready, seeds, 20, per_artist=2)) == 12
 
 
 def test_copies_of_what_was_asked_for_are_no_answers_and_none_is_played_twice(shelf):
@@ -129,12 +138,12 @@ def test_copies_of_what_was_asked_for_are_no_answers_and_none_is_played_twice(sh
     rows = [shelf.track(f"a/{i}", audio=name) for i, name in enumerate(audio)]
     shelf.put(rows, vectors)
     ready = shelf.searcher()
-    found = questions.similar(ready, [0], 20)
+    found = exact.similar(ready, [0], 20)
     assert {m.path for m in found} == {"a/3", "a/4", "a/6", "a/7"}
-    kept = questions.similar(ready, [0], 20, avoid=[4])
+    kept = exact.similar(ready, [0], 20, avoid=[4])
     assert not {m.path for m in kept} & {"a/4", "a/5"}
-    assert len(list(questions.radio(ready, [1]))) == 4
-    way = questions.path(ready, 0, 3, 8)
+    assert len(list(exact.radio(ready, [1]))) == 4
+    way = exact.path(ready, 0, 3, 8)
     assert {m.path for m in way} == {"a/0", "a/3", "a/4", "a/6", "a/7"}
 
 
@@ -145,31 +154,31 @@ def test_a_way_leads_from_one_to_the_other_in_small_steps(shelf):
     vectors[40:] = random_vectors(40)
     shelf.put([shelf.track(f"a/{i:02d}") for i in range(80)], vectors)
     ready = shelf.searcher()
-    way = questions.path(ready, at(ready, "a/00"), at(ready, "a/39"), 8)
+    way = exact.path(ready, at(ready, "a/00"), at(ready, "a/39"), 8)
     names = [int(m.path[-2:]) for m in way]
     assert names == sorted(set(names))
     assert (names[0], names[-1], len(names)) == (0, 39, 8)
     assert max(b - a for a, b in pairwise(names)) <= 8
     assert min(m.score for m in way) > np.cos(np.pi / 2 / 6)
     for steps, comes in ((60, 60), (80, 80), (200, 80)):
-        long = [m.path for m in questions.path(ready, 0, 1, steps)]
+        long = [m.path for m in exact.path(ready, 0, 1, steps)]
         assert (len(long), len(set(long))) == (comes, comes)
     with pytest.raises(ConfigurationError, match="the same audio"):
-        questions.path(ready, 3, 3, 5)
+        exact.path(ready, 3, 3, 5)
 
 
 def test_a_drift_never_plays_a_track_twice_nor_an_artist_soon_again(shelf):
     fill(shelf, n=200, artists=40)
     ready = shelf.searcher()
-    play = list(questions.radio(ready, [0], random=3))
+    play = list(exact.radio(ready, [0], random=3))
     assert len(play) == len({m.path for m in play}) == 199
-    again = questions.radio(ready, [0], random=3)
+    again = exact.radio(ready, [0], random=3)
     assert [m.path for m in islice(again, 50)] == [m.path for m in play[:50]]
-    other = questions.radio(ready, [0], random=4)
+    other = exact.radio(ready, [0], random=4)
     assert [m.path for m in islice(other, 50)] != [m.path for m in play[:50]]
     for i in range(100):
-        assert len({m.artist for m in play[i : i + questions.RECENT]}) == questions.RECENT
-    jazz = questions.radio(ready, [0], where=[condition("artist", "Artist 7")], random=1)
+        assert len({m.artist for m in play[i : i + exact.RECENT]}) == exact.RECENT
+    jazz = exact.radio(ready, [0], where=[condition("artist", "Artist 7")], random=1)
     assert {m.artist for m in jazz} == {"Artist 7"}
 
 

@@ -12,14 +12,14 @@ from pathlib import Path
 import pytest
 from mutagen.flac import FLAC
 
-from embed_assets import ctimes
 from embed_assets.errors import FolderChanged, Reason, TrackRejected
 from embed_assets.identity import folder_id
+from embed_assets.library import ctimes
 from embed_assets.library.manifest import MusicFolder, ScanResult, scan_folder
 from embed_assets.library.unchanged import unchanged
 from embed_assets.library.walk import walk
-from embed_assets.rows import UNKNOWN_CTIME, Stamp
-from embed_assets.tables import Tables
+from embed_assets.storage.records import UNKNOWN_CTIME, Stamp
+from embed_assets.storage.tables import Tables
 from embed_assets.workers import Pool, open_pool
 from embed_assets_tests.indexing import note_indexed
 from embed_assets_tests.synth import write_track

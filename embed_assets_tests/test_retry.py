@@ -11,11 +11,11 @@ import time
 
 import pytest
 
-from embed_assets import asked
 from embed_assets.defs import state
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import folder_id
 from embed_assets.planning.values import Policy, SensorCursor
+from embed_assets.storage import retry_requests
 from embed_assets_tests.indexing import note_indexed
 from embed_assets_tests.shelf import SPEC, Shelf, random_vectors
 from embed_assets_tests.synth import write_track
@@ -95,7 +95,7 @@ def test_what_is_not_known_is_said_to_be_so_and_nothing_is_asked_for(world, name
     done = world.run("retry", name)
     assert done.returncode == 1, done.stdout
     assert "Traceback" not in done.stderr
-    assert asked.open_requests(world.project().tables) == {}
+    assert retry_requests.open_requests(world.project().tables) == {}
 
 
 def test_what_was_asked_for_is_done_though_everything_is_killed_on_the_way(world):
@@ -123,7 +123,7 @@ def test_what_was_asked_for_is_done_though_everything_is_killed_on_the_way(world
         sync.wait()
     world.sync()
     assert states() == (0, 0)
-    assert asked.open_requests(tables) == {}
+    assert retry_requests.open_requests(tables) == {}
     assert len(anew(world, before)) == 3
     assert world.sync()["runs"] == []
     world.assert_index_is_library()
@@ -142,7 +142,7 @@ A, B = folder_id("music", b"A"), folder_id("music", b"B")
 
 
 def ask(shelf, path):
-    return asked.ask(shelf.tables, lambda p: p == path, [])
+    return retry_requests.ask(shelf.tables, lambda p: p == path, [])
 
 
 def test_a_folder_is_not_done_before_its_tracks_are_read_embedded_and_indexed(shelf):
@@ -152,18 +152,18 @@ def test_a_folder_is_not_done_before_its_tracks_are_read_embedded_and_indexed(sh
     assert len(tables.stamps(A)) == 1, "the other one need not be read"
     scan(shelf, A, b"A")
     assert [t.path for t in tables.pending(A, recipe)] == [b"A/1"]
-    assert asked.open_requests(tables).keys() == {b"A"}
+    assert retry_requests.open_requests(tables).keys() == {b"A"}
     note_indexed(shelf.tables, shelf.place, (A, "v", 2))
-    assert asked.open_requests(tables).keys() == {b"A"}, "it is not embedded yet"
+    assert retry_requests.open_requests(tables).keys() == {b"A"}, "it is not embedded yet"
     (track,) = tables.pending(A, recipe)
     shelf.at += 1
     embed(shelf, track)
     assert tables.pending(A, recipe) == []
     assert tables.indexed(shelf.place) == {}, "rows of all that have the audio are written again"
     note_indexed(shelf.tables, shelf.place, (A, "v", 2), finished=False)
-    assert asked.open_requests(tables).keys() == {b"A"}, "its parts are not indexed yet"
+    assert retry_requests.open_requests(tables).keys() == {b"A"}, "its parts are not indexed yet"
     note_indexed(shelf.tables, shelf.place, (A, "v", 2))
-    assert asked.open_requests(tables) == {}
+    assert retry_requests.open_requests(tables) == {}
 
 
 def test_a_try_that_began_before_it_was_asked_for_does_not_count(shelf):
@@ -178,7 +178,7 @@ def test_a_try_that_began_before_it_was_asked_for_does_not_count(shelf):
     embed(shelf, shelf.track("A/1"))
     assert tables.asked_again(A)
     note_indexed(shelf.tables, shelf.place, (A, "v", 2))
-    assert asked.open_requests(tables).keys() == {b"A"}
+    assert retry_requests.open_requests(tables).keys() == {b"A"}
 
 
 def test_a_file_that_is_rejected_as_it_is_read_anew_is_not_to_be_embedded(shelf):
@@ -188,7 +188,7 @@ def test_a_file_that_is_rejected_as_it_is_read_anew_is_not_to_be_embedded(shelf)
     scan(shelf, A, b"A", replace(shelf.track("A/1"), audio_hash=None, reason="corrupt"))
     assert not shelf.tables.asked_again(A)
     note_indexed(shelf.tables, shelf.place, (A, "v", 1))
-    assert asked.open_requests(shelf.tables) == {}
+    assert retry_requests.open_requests(shelf.tables) == {}
 
 
 def scan(shelf, folder, path, *rows):
@@ -199,7 +199,7 @@ def scan(shelf, folder, path, *rows):
 
 
 def embed(shelf, track):
-    from embed_assets.rows import Embedding
+    from embed_assets.storage.records import Embedding
 
     row = Embedding(SPEC.recipe.digest, track.audio_hash, 1, at=shelf.at)
     shelf.tables.put_embeddings([row])

@@ -9,12 +9,12 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from embed_assets import reports
-from embed_assets.index import searcher
 from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
-from embed_assets.rows import Embedding
-from embed_assets.vectors.pooled import Pooled
+from embed_assets.search import searcher
+from embed_assets.storage import queries
+from embed_assets.storage.records import Embedding
+from embed_assets.storage.track_vector_file import Pooled
 from embed_assets_tests.shelf import SPEC, Shelf, random_vectors
 
 FIELDS = ["title", "genre", "year", "bit_rate", "release_id", "added_at", "changed_at", "engine"]
@@ -168,7 +168,7 @@ def test_a_searcher_outlives_that_somebody_deletes_its_copy(shelf, monkeypatch):
 
 def test_the_time_a_track_takes_is_that_of_the_last_ones_and_not_of_what_lay_between_runs(shelf):
     recipe = SPEC.recipe.digest
-    assert reports.seconds_per_track(shelf.tables, "another recipe") is None
+    assert queries.seconds_per_track(shelf.tables, "another recipe") is None
     shelf.tables.put_embeddings(
         [
             Embedding(recipe, f"{run}{i}", 1, run_id=run, at=start + 4.0 * i)
@@ -176,4 +176,4 @@ def test_the_time_a_track_takes_is_that_of_the_last_ones_and_not_of_what_lay_bet
             for i in range(60)
         ]
     )
-    assert reports.seconds_per_track(shelf.tables, recipe) == pytest.approx(4.0)
+    assert queries.seconds_per_track(shelf.tables, recipe) == pytest.approx(4.0)

@@ -7,14 +7,14 @@ from dataclasses import replace
 
 import pytest
 
-from embed_assets import catalogue
 from embed_assets.errors import ConfigurationError, NotFound
-from embed_assets.index import serving
+from embed_assets.index import promotion
 from embed_assets.index.collection import served
 from embed_assets.index.connection import connect
 from embed_assets.index.gates import judge
+from embed_assets.index.nearest import similar, vectors_of
 from embed_assets.index.reconcile import compare, reconcile
-from embed_assets.index.search import similar, vectors_of
+from embed_assets.storage import collection_registry
 from embed_assets_tests.made_library import ENRICHED, MEAN, OTHER, Shelf, shelf_of
 from embed_assets_tests.searcher import searching
 
@@ -22,7 +22,7 @@ SEARCHER = """
 import sys
 from embed_assets.index.address import is_server
 from embed_assets.index.connection import connect
-from embed_assets.index.search import served_collection, similar, vectors_of
+from embed_assets.index.nearest import served_collection, similar, vectors_of
 
 uri, track = sys.argv[1:]
 
@@ -89,7 +89,7 @@ def test_rows_that_are_not_those_of_the_tables_keep_a_collection_from_being_serv
         stopped = shelf.index(client, ENRICHED, [b"Artist/Album 02"])
         assert stopped.served == MEAN.collection
         assert "folders_that_differ is 1" in stopped.why
-        known = catalogue.known(shelf.tables, uri)[ENRICHED.collection]
+        known = collection_registry.known(shelf.tables, uri)[ENRICHED.collection]
         assert known.gates["passed"] is False
         there = shelf.tables.indexed(ENRICHED.place(uri))
         assert album not in there, "the next look has it written again"
@@ -129,17 +129,21 @@ def test_a_rollback_holds_until_promoted_or_the_settings_change(uri, tmp_path):
     with connect(uri) as client:
         shelf.index(client, MEAN)
         with pytest.raises(NotFound, match="nothing to go back to"):
-            serving.rollback(client, tables, uri, ENRICHED.collection)
+            promotion.rollback(client, tables, uri, ENRICHED.collection)
         shelf.index(client, ENRICHED)
-        assert serving.rollback(client, tables, uri, ENRICHED.collection).served == MEAN.collection
+        assert (
+            promotion.rollback(client, tables, uri, ENRICHED.collection).served == MEAN.collection
+        )
         held = shelf.index(client, ENRICHED)
         assert held.served == MEAN.collection
         assert "embed-assets promote" in held.why
         with pytest.raises(NotFound, match="nothing to go back to"):
-            serving.rollback(client, tables, uri, ENRICHED.collection)
+            promotion.rollback(client, tables, uri, ENRICHED.collection)
         by_hand = promote(shelf, client, ENRICHED, ENRICHED)
         assert (by_hand.served, by_hand.moved) == (ENRICHED.collection, True)
-        assert serving.rollback(client, tables, uri, ENRICHED.collection).served == MEAN.collection
+        assert (
+            promotion.rollback(client, tables, uri, ENRICHED.collection).served == MEAN.collection
+        )
         assert shelf.index(client, MEAN).served == MEAN.collection, "the settings agree now"
         assert shelf.index(client, ENRICHED).served == ENRICHED.collection
 
@@ -149,7 +153,7 @@ def test_a_rollback_holds_until_promoted_or_the_settings_change(uri, tmp_path):
 
 
 def promote(shelf, client, spec, wanted, **how):
-    return serving.promote(client, shelf.context(wanted), spec.collection, **how)
+    return promotion.promote(client, shelf.context(wanted), spec.collection, **how)
 
 
 def test_rows_with_other_fields_fill_a_collection_of_their_own(uri, tmp_path):
@@ -161,7 +165,7 @@ def test_rows_with_other_fields_fill_a_collection_of_their_own(uri, tmp_path):
         some = shelf.index(client, MEAN, [b"Artist/Album 00"])
         assert some.served == earlier.collection
         assert shelf.index(client, MEAN).served == MEAN.collection
-        back = serving.rollback(client, shelf.tables, uri, MEAN.collection)
+        back = promotion.rollback(client, shelf.tables, uri, MEAN.collection)
         assert back.served == earlier.collection
         assert promote(shelf, client, MEAN, MEAN).served == MEAN.collection
 
@@ -196,7 +200,7 @@ def test_collections_are_listed_with_what_they_are_and_go_only_by_name(uri, tmp_
         shelf.index(client, ENRICHED)
         client.create_collection("tracks_of_somebody_else", dimension=8)
         client.create_collection("not_ours", dimension=8)
-        new, old, foreign = serving.listed(client, ENRICHED, tables, uri)
+        new, old, foreign = promotion.listed(client, ENRICHED, tables, uri)
         assert (new.name, new.served, new.wanted, new.rows) == (
             ENRICHED.collection,
             True,
@@ -207,15 +211,15 @@ def test_collections_are_listed_with_what_they_are_and_go_only_by_name(uri, tmp_
         assert (old.spec, old.served, old.rows, old.missing) == (MEAN, False, 6, 0)
         assert foreign.spec is None
         with pytest.raises(ConfigurationError, match="serve another one first"):
-            serving.drop(client, ENRICHED.collection, tables, uri)
+            promotion.drop(client, ENRICHED.collection, tables, uri)
         with pytest.raises(NotFound, match=r"there are:.*tracks_of_somebody_else"):
-            serving.drop(client, "tracks_nothing", tables, uri)
+            promotion.drop(client, "tracks_nothing", tables, uri)
         with pytest.raises(ConfigurationError, match="--anyway"):
-            serving.promote(client, shelf.context(ENRICHED), foreign.name)
-        serving.drop(client, MEAN.collection, tables, uri)
+            promotion.promote(client, shelf.context(ENRICHED), foreign.name)
+        promotion.drop(client, MEAN.collection, tables, uri)
         assert MEAN.collection not in client.list_collections()
         with pytest.raises(NotFound, match="nothing to go back to"):
-            serving.rollback(client, tables, uri, ENRICHED.collection)
+            promotion.rollback(client, tables, uri, ENRICHED.collection)
         again = shelf.index(client, MEAN, [b"Artist/Album 00"])
         assert again.served == ENRICHED.collection, "it is filled anew, not taken for complete"
 
@@ -274,17 +278,17 @@ def test_tables_of_the_version_before_are_taken_over(tmp_path):
         db.execute("DROP TABLE served")
         db.execute("PRAGMA user_version = 1")
     db.close()
-    assert catalogue.known(shelf.tables, "nowhere.db") == {}
-    catalogue.note_collection(shelf.tables, "nowhere.db", MEAN)
-    assert catalogue.spec_of(shelf.tables, "nowhere.db", MEAN.collection) == MEAN
+    assert collection_registry.known(shelf.tables, "nowhere.db") == {}
+    collection_registry.note_collection(shelf.tables, "nowhere.db", MEAN)
+    assert collection_registry.spec_of(shelf.tables, "nowhere.db", MEAN.collection) == MEAN
     assert len(shelf.tables.stamps(shelf.albums[b"Artist/Album 00"][0].folder_id)) == 3
 
 
 def test_a_spec_of_another_version_is_unknown_and_not_wrong(tmp_path):
     shelf = Shelf(tmp_path, "nowhere.db")
-    catalogue.note_collection(shelf.tables, "nowhere.db", MEAN)
+    collection_registry.note_collection(shelf.tables, "nowhere.db", MEAN)
     with shelf.tables.transaction() as db:
         db.execute("UPDATE collections SET spec = replace(spec, '\"version\"', '\"edition\"')")
-    assert catalogue.spec_of(shelf.tables, "nowhere.db", MEAN.collection) is None
+    assert collection_registry.spec_of(shelf.tables, "nowhere.db", MEAN.collection) is None
     newer = replace(MEAN, row_schema=MEAN.row_schema + 1)
     assert type(newer).load(newer.dump()) == newer

@@ -10,9 +10,9 @@ from itertools import islice
 import numpy as np
 import pytest
 
-from embed_assets.index import questions, searcher, snapshot
-from embed_assets.index.duplicates import duplicates
-from embed_assets.index.filters import condition
+from embed_assets.search import exact, searcher, snapshot
+from embed_assets.search.duplicates import duplicates
+from embed_assets.search.filters import condition
 from embed_assets_tests.shelf import Shelf, random_vectors
 
 THREADS = 8
@@ -42,11 +42,11 @@ def ask(library: snapshot.Snapshot, seed: str) -> None:
     """Each question once; what it gives must be whole."""
     here = library.find([seed])
     where = [condition("artist", "Artist 0")]
-    found = questions.similar(library, here, 5, where=where, per_artist=3)
+    found = exact.similar(library, here, 5, where=where, per_artist=3)
     assert {m.artist for m in found} <= {"Artist 0"}
-    assert len(list(islice(questions.radio(library, here, random=1), 12))) == 12
+    assert len(list(islice(exact.radio(library, here, random=1), 12))) == 12
     other = next(i for i, _ in library.tracks() if i not in here)
-    way = questions.path(library, here[0], other, 6)
+    way = exact.path(library, here[0], other, 6)
     assert len({m.track_id for m in way}) == 6
     duplicates(library, where=where)
 

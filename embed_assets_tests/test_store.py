@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from embed_assets.errors import Reason, TrackRejected, TransientError
-from embed_assets.vectors.store import Store, VectorsLost
+from embed_assets.storage.vector_store import Store, VectorsLost
 from embed_assets_tests.patience import PATIENCE
 
 RECIPE = "a" * 32
@@ -33,7 +33,7 @@ def start(code: str, *args: object) -> subprocess.Popen[str]:
     preamble = (
         "import sys, numpy as np\n"
         "from pathlib import Path\n"
-        "from embed_assets.vectors.store import Store, VectorsLost\n"
+        "from embed_assets.storage.vector_store import Store, VectorsLost\n"
         "from embed_assets.errors import TransientError\n"
     )
     return subprocess.Popen(
@@ -195,7 +195,7 @@ def test_a_disk_that_takes_no_more_is_transient_and_leaves_nothing_behind(store:
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_named_as_such(tmp_path: Path) -> None:
-    from embed_assets.vectors.store import _failed
+    from embed_assets.storage.vector_store import _failed
 
     with pytest.raises(OSError) as caught, open("/dev/full", "wb") as full:  # noqa: PT011
         full.write(b"x")

@@ -9,11 +9,11 @@ from dataclasses import replace
 
 import pytest
 
-from embed_assets import catalogue
 from embed_assets.identity import digest
-from embed_assets.vectors.pooled import Pooled, unused_files
-from embed_assets.vectors.sweep import sweep
-from embed_assets.vectors.windowed import Windowed
+from embed_assets.storage import collection_registry
+from embed_assets.storage.garbage import sweep
+from embed_assets.storage.segment_vector_file import Windowed
+from embed_assets.storage.track_vector_file import Pooled, unused_files
 from embed_assets_tests.made_library import ENRICHED, MEAN, OTHER, shelf_of, windows_of
 
 DAY = 86_400.0
@@ -94,7 +94,9 @@ def test_audio_that_comes_back_before_its_vectors_go_keeps_them(shelf):
     track = shelf.albums[b"Artist/Album 00"][0]
     recipe = MEAN.recipe.digest
     assert (
-        catalogue.forget_embeddings(shelf.tables, recipe, [track.audio_hash], unless_named=True)
+        collection_registry.forget_embeddings(
+            shelf.tables, recipe, [track.audio_hash], unless_named=True
+        )
         == []
     )
     assert shelf.tables.folder_totals(track.folder_id, recipe).embedded == 3

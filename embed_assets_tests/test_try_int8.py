@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from embed_assets.commands.try_int8 import GOAL_OVERLAP, GOAL_SPEED, _verdict
+from embed_assets.embedding.compare import distance
 from embed_assets.library.sample import sample
-from embed_assets.vectors.compare import distance
+from embed_assets.operations.try_int8 import GOAL_OVERLAP, GOAL_SPEED, _verdict
 
 
 def unit(vectors: np.ndarray) -> np.ndarray:

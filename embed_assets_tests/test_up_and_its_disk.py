@@ -10,9 +10,9 @@ import sys
 
 import pytest
 
-from embed_assets.commands.up import running_address, stop_session
 from embed_assets.defs.instance import prepare_home, sole_starter
 from embed_assets.errors import AlreadyRunning
+from embed_assets.operations.up import running_address, stop_session
 from embed_assets_tests.faults import preloaded
 
 HOLDS = """
@@ -25,7 +25,7 @@ with sole_starter(Settings.load()):
 """
 
 ASKS = """
-from embed_assets.commands.up import running_address
+from embed_assets.operations.up import running_address
 from embed_assets.errors import TransientError
 from embed_assets.settings import Settings
 try:

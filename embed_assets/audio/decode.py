@@ -15,13 +15,7 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from embed_assets.audio.chain import decoder_of
-from embed_assets.audio.container import (
-    FFMPEG,
-    LIBSNDFILE,
-    UNREADABLE,
-    claimed_seconds,
-    open_audio,
-)
+from embed_assets.audio.container import FFMPEG, LIBSNDFILE, UNREADABLE, claimed_seconds, open_audio
 from embed_assets.audio.reader import Reader
 from embed_assets.audio.windows import SHORTEST_TAIL, WindowPolicy, plan
 from embed_assets.errors import Reason, TrackRejected

@@ -6,7 +6,6 @@ from typing import Any
 
 import dagster as dg
 
-from embed_assets import reports
 from embed_assets.defs.checks import READABLE, every_track_readable
 from embed_assets.defs.execution import (
     GPU_POOL,
@@ -25,10 +24,11 @@ from embed_assets.defs.ranged_run import (
 )
 from embed_assets.defs.resources import EncoderResource, LibraryResource, StateResource
 from embed_assets.defs.track_manifest import track_manifest
+from embed_assets.embedding.decode_ahead import open_embedders
+from embed_assets.embedding.embed_folders import EmbedResult, embed_folders
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import folder_id
-from embed_assets.vectors.decode_ahead import open_embedders
-from embed_assets.vectors.embed import EmbedResult, embed_folders
+from embed_assets.storage import queries
 
 REUSED = "none: all vectors were reused"
 
@@ -152,7 +152,7 @@ def audio_embeddings(
             "embedded": result.embedded,
             "reused": result.reused,
             "rejected": total.rejected + total.unreadable,
-            **rejects_of(reports.folder_rejects(tables, folder, recipe.digest)),
+            **rejects_of(queries.folder_rejects(tables, folder, recipe.digest)),
             "audio_seconds": round(result.audio_seconds, 1),
             "seconds": round(result.seconds, 3),
             **seconds,

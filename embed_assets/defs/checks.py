@@ -5,7 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from embed_assets import reports
 from embed_assets.defs.execution import MILVUS_POOL
 from embed_assets.defs.ranged_run import rejects_of
 from embed_assets.defs.resources import (
@@ -16,8 +15,9 @@ from embed_assets.defs.resources import (
     index_context,
 )
 from embed_assets.index.gates import Gate
-from embed_assets.index.serving import Standing
-from embed_assets.tables import Tables
+from embed_assets.index.promotion import Standing
+from embed_assets.storage import queries
+from embed_assets.storage.tables import Tables
 
 SERVED = "wanted_collection_is_served"
 
@@ -30,8 +30,8 @@ READABLE = dg.AssetCheckSpec(
 
 def every_track_readable(tables: Tables, recipe: str) -> dg.AssetCheckResult:
     """The result of `READABLE`, over the whole library and not only the run's folders."""
-    found = reports.counts(tables, recipe, "")
-    rows = islice(reports.rejected_tracks(tables, recipe), 50)
+    found = queries.counts(tables, recipe, "")
+    rows = islice(queries.rejected_tracks(tables, recipe), 50)
     return dg.AssetCheckResult(
         check_name=READABLE.name,
         passed=found.rejected == 0,
@@ -99,7 +99,7 @@ def wanted_collection_is_served(
     milvus: MilvusResource,
 ) -> dg.AssetCheckResult:
     """Measure the wanted collection at its gates, and serve it if it is ready."""
-    from embed_assets.index.serving import promote_if_ready_and_judge
+    from embed_assets.index.promotion import promote_if_ready_and_judge
 
     index = index_context(library, state, encoder, milvus)
     with milvus.get_client() as client:

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field, replace
 
 import dagster as dg
 
-from embed_assets import asked, ctimes, reports
 from embed_assets.context import IndexContext
 from embed_assets.defs import state
 from embed_assets.defs.execution import IN_PROCESS
@@ -18,6 +17,7 @@ from embed_assets.encoders.cards import card_of
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import folder_id
 from embed_assets.index.folders import version_of, written_versions
+from embed_assets.library import ctimes
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import Folder, order, require_library, walk
 from embed_assets.planning.compare import compare, plan_removals
@@ -30,7 +30,8 @@ from embed_assets.planning.values import (
     RunRequest,
     SensorCursor,
 )
-from embed_assets.rows import EMPTY
+from embed_assets.storage import queries, retry_requests
+from embed_assets.storage.records import EMPTY
 
 LIVE_RUNS = 3
 """Runs that evaluations keep alive beside those that embed; more would only queue."""
@@ -93,7 +94,7 @@ def evaluate(
         max_import_runs=max(0, min(policy.max_import_runs - imports, free)),
         files_per_run=_files_per_run(context, policy),
     )
-    for path, at in asked.open_requests(tables).items():
+    for path, at in retry_requests.open_requests(tables).items():
         # A request ends the backoff of attempts before it.
         key = key_of(path)
         if key in cursor.attempts and cursor.attempts[key][2] < at:
@@ -197,7 +198,7 @@ def _known(
         partitions=partitions,
         indexed={key_of(path): version for path, version in indexed.items()},
         running=state.held_keys(runs, partitions),
-        failed={key_of(path): own for path, own in reports.failures(context.tables).items()},
+        failed={key_of(path): own for path, own in queries.failures(context.tables).items()},
         unlisted=[
             key for _, path, _ in context.tables.folders() if (key := key_of(path)) not in there
         ],
@@ -243,13 +244,13 @@ def _missing(known: Known, found: Collection[str], steps: _Walk, after: bytes | 
 def _embedded(context: IndexContext, keys: Sequence[str], recipe: str) -> dict[str, int]:
     """How many tracks of these folders have vectors or were rejected."""
     folders = {folder_id(context.library.name, path_of(key)): key for key in keys}
-    states = reports.folder_states(context.tables, folders, recipe)
+    states = queries.folder_states(context.tables, folders, recipe)
     return {folders[folder]: one.tracks - one.pending for folder, one in states.items()}
 
 
 def _files_per_run(context: IndexContext, policy: Policy) -> int:
     recipe = context.spec.recipe
-    seconds = reports.seconds_per_track(context.tables, recipe.digest, 100 * policy.encoders)
+    seconds = queries.seconds_per_track(context.tables, recipe.digest, 100 * policy.encoders)
     if seconds is None:
         quick = card_of(recipe.encoder).is_quick
         return policy.files_per_run if quick else FIRST_IMPORT_FILES

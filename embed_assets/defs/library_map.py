@@ -4,11 +4,11 @@ import base64
 
 import dagster as dg
 
-from embed_assets import catalogue
 from embed_assets.defs.milvus_index import milvus_index
 from embed_assets.defs.resources import EncoderResource, MilvusResource, StateResource
 from embed_assets.identity import IndexSpec
-from embed_assets.tables import Tables
+from embed_assets.storage import collection_registry
+from embed_assets.storage.tables import Tables
 
 
 @dg.asset(
@@ -25,9 +25,9 @@ def library_map(
     state: StateResource, encoder: EncoderResource, milvus: MilvusResource
 ) -> dg.MaterializeResult:
     """Draw what is indexed; reads the tables and the pooled vectors, not Milvus."""
-    from embed_assets.index.page import page, write_file
-    from embed_assets.index.projection import draw, picture
-    from embed_assets.index.searcher import Searcher
+    from embed_assets.search.map_page import page, write_file
+    from embed_assets.search.projection import draw, picture
+    from embed_assets.search.searcher import Searcher
 
     spec = drawn_spec(state.tables(), encoder.spec(), milvus.uri)
     searcher = Searcher(state.tables(), state.store(), spec, spec.place(milvus.uri))
@@ -51,8 +51,8 @@ def library_map(
 
 def drawn_spec(tables: Tables, wanted: IndexSpec, address: str) -> IndexSpec:
     """What is served by the tables' word: the index itself may be held by a run."""
-    served = catalogue.last_served(tables, address)
-    known = catalogue.spec_of(tables, address, served) if served else None
+    served = collection_registry.last_served(tables, address)
+    known = collection_registry.spec_of(tables, address, served) if served else None
     return known or wanted
 
 

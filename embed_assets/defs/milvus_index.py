@@ -27,7 +27,7 @@ from embed_assets.defs.resources import (
 )
 from embed_assets.errors import EmbedAssetsError
 from embed_assets.index.folders import DIRTY, FolderIndexed, index_library, mirror_to_served
-from embed_assets.index.serving import promote_if_ready
+from embed_assets.index.promotion import promote_if_ready
 
 COLUMNS = dg.TableSchema(
     [

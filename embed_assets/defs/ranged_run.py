@@ -18,9 +18,9 @@ from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError, LibraryUnavailable
 from embed_assets.identity import display_path, folder_id
 from embed_assets.library.manifest import MusicFolder
-from embed_assets.reports import FolderState, folder_states
-from embed_assets.rows import CHANGED
-from embed_assets.tables import Tables
+from embed_assets.storage.queries import FolderState, folder_states
+from embed_assets.storage.records import CHANGED
+from embed_assets.storage.tables import Tables
 from embed_assets.workers import end_with_parent
 
 REMOVE_TAG = "embed_assets/remove"

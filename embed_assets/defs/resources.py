@@ -18,8 +18,8 @@ from embed_assets.identity import IndexSpec
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.project import store_in, tables_in
 from embed_assets.settings import Settings
-from embed_assets.tables import Tables
-from embed_assets.vectors.store import Store
+from embed_assets.storage.tables import Tables
+from embed_assets.storage.vector_store import Store
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient

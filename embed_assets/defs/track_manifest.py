@@ -5,7 +5,6 @@ from typing import Any
 
 import dagster as dg
 
-from embed_assets import reports
 from embed_assets.defs.execution import RETRIES, stopped_for_good
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.ranged_run import (
@@ -21,6 +20,7 @@ from embed_assets.defs.resources import LibraryResource, StateResource
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import folder_id
 from embed_assets.library.manifest import scan_folder
+from embed_assets.storage import queries
 from embed_assets.workers import cpu_count, open_pool
 
 COLUMNS = dg.TableSchema(
@@ -95,7 +95,7 @@ def track_manifest(
             "unchanged": found.unchanged,
             "removed": found.removed,
             "rejected": found.rejected,
-            **rejects_of(reports.folder_rejects(tables, folder, "")),
+            **rejects_of(queries.folder_rejects(tables, folder, "")),
             "audio_seconds": round(found.audio_seconds, 1),
             "seconds": round(time.monotonic() - started, 3),
         }

@@ -7,24 +7,24 @@ from dataclasses import dataclass, replace
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from embed_assets import catalogue
 from embed_assets.context import IndexContext
 from embed_assets.identity import PARTS, IndexSpec, folder_id
 from embed_assets.index import collection
 from embed_assets.index.address import is_there
-from embed_assets.index.wanted import Vectors, index_rows
-from embed_assets.index.write import (
+from embed_assets.index.expected_rows import Vectors, index_rows
+from embed_assets.index.writer import (
     FOLDERS_PER_CHUNK,
     FolderFailed,
     FolderRows,
     FolderWritten,
     index_folders,
 )
-from embed_assets.reports import FolderState, folder_states
-from embed_assets.rows import EMPTY, IndexedFolder
-from embed_assets.tables import Tables
-from embed_assets.vectors.pooled import Pooled
-from embed_assets.vectors.windowed import Windowed
+from embed_assets.storage import collection_registry
+from embed_assets.storage.queries import FolderState, folder_states
+from embed_assets.storage.records import EMPTY, IndexedFolder
+from embed_assets.storage.segment_vector_file import Windowed
+from embed_assets.storage.tables import Tables
+from embed_assets.storage.track_vector_file import Pooled
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -112,7 +112,7 @@ def _index_collection(
     client: MilvusClient, index: IndexContext, paths: Iterable[bytes], last: bool
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
     spec, tables, store = index.spec, index.tables, index.store
-    catalogue.note_collection(tables, index.uri, spec)
+    collection_registry.note_collection(tables, index.uri, spec)
     by_id = {folder_id(index.library.name, p): p for p in paths}
     states = folder_states(tables, by_id, spec.recipe.digest)
     ready = {folder: state for folder, state in states.items() if state.ready}
@@ -183,7 +183,7 @@ def mirror_to_served(client: MilvusClient, index: IndexContext, paths: Iterable[
     now = collection.served(client)
     if now is None or now == index.spec.collection:
         return 0
-    other = catalogue.spec_of(index.tables, index.uri, now, parts=index.spec.parts)
+    other = collection_registry.spec_of(index.tables, index.uri, now, parts=index.spec.parts)
     if other is None or other.row_schema != index.spec.row_schema:
         return 0
     by_id = {folder_id(index.library.name, p): p for p in paths}

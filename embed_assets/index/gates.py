@@ -11,18 +11,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embed_assets import catalogue
 from embed_assets.context import IndexContext
 from embed_assets.errors import TrackRejected
 from embed_assets.identity import PARTS, ROW_SCHEMA_VERSION, TRACKS, IndexSpec
 from embed_assets.index.collection import count, ensure, load, width_of
 from embed_assets.index.connection import give_way
+from embed_assets.index.nearest import vectors_of
 from embed_assets.index.reconcile import Drift, compare
 from embed_assets.index.row import KEYS, part_id
-from embed_assets.index.search import vectors_of
-from embed_assets.tables import Tables
-from embed_assets.vectors.pooling import pool
-from embed_assets.vectors.store import Store, VectorsLost
+from embed_assets.storage import collection_registry
+from embed_assets.storage.pooling import pool
+from embed_assets.storage.tables import Tables
+from embed_assets.storage.vector_store import Store, VectorsLost
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -140,7 +140,9 @@ def _judge(
 
 def _sample(spec: IndexSpec, tables: Tables) -> dict[str, tuple[str, int | None]]:
     """Key of a row -> (audio hash, which window: None for all) of some tracks, or parts of them."""
-    rows = catalogue.sample_tracks(tables, spec.recipe.digest, secrets.token_hex(16), SAMPLE)
+    rows = collection_registry.sample_tracks(
+        tables, spec.recipe.digest, secrets.token_hex(16), SAMPLE
+    )
     if spec.rows == TRACKS:
         return {track: (audio, None) for track, audio, _ in rows}
     # Any of the windows: which one is left to the id, which is a hash.

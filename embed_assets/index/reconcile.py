@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embed_assets import catalogue
 from embed_assets.context import IndexContext
 from embed_assets.identity import IndexSpec, digest
 from embed_assets.index.collection import ensure, rows_by_folder, served
-from embed_assets.index.wanted import rows_of_track
-from embed_assets.index.write import FolderRows, index_folders
-from embed_assets.tables import Tables
+from embed_assets.index.expected_rows import rows_of_track
+from embed_assets.index.writer import FolderRows, index_folders
+from embed_assets.storage import collection_registry
+from embed_assets.storage.tables import Tables
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -54,7 +54,7 @@ def reconcile(client: MilvusClient, index: IndexContext) -> dict[str, Drift]:
     specs = list(wanted)
     now = served(client)
     if now and now != spec.collection:
-        other = catalogue.spec_of(tables, address, now, parts=spec.parts)
+        other = collection_registry.spec_of(tables, address, now, parts=spec.parts)
         if other is not None and other.row_schema == spec.row_schema:
             specs += other.layers
     found = {}
@@ -63,7 +63,7 @@ def reconcile(client: MilvusClient, index: IndexContext) -> dict[str, Drift]:
         mend(client, one, tables, address, drift)
         if one not in wanted:
             # Its folders are written along with the wanted collection's.
-            catalogue.forget_written(tables, address, wanted[0], drift.differing)
+            collection_registry.forget_written(tables, address, wanted[0], drift.differing)
         found[one.collection] = drift
     return found
 
@@ -85,7 +85,7 @@ def compare(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str)
     folders = waiting = 0
     wanted = _wanted(tables, spec)
     next_folder, next_sum = next(wanted, ("", None))
-    for folder, path, written in catalogue.written_folders(tables, address, spec):
+    for folder, path, written in collection_registry.written_folders(tables, address, spec):
         folders += 1
         while next_folder and next_folder < folder:
             next_folder, next_sum = next(wanted, ("", None))
@@ -100,7 +100,7 @@ def compare(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str)
 
 def _wanted(tables: Tables, spec: IndexSpec) -> Iterator[tuple[str, _Sum | None]]:
     """(folder id, sum of the rows that it should have), by folder id; None: not yet embedded."""
-    tracks = catalogue.embeddable_tracks(tables, spec.recipe.digest)
+    tracks = collection_registry.embeddable_tracks(tables, spec.recipe.digest)
     for folder, group in groupby(tracks, key=lambda t: t[0].folder_id):
         total: _Sum | None = (0, 0)
         for track, embedding in group:
@@ -125,7 +125,7 @@ def mend(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str, dr
     """
     if drift.orphans:
         remove_orphans(client, spec, drift.orphans)
-    catalogue.forget_written(tables, address, spec, drift.differing)
+    collection_registry.forget_written(tables, address, spec, drift.differing)
 
 
 def _plus(total: _Sum, track: str, row_digest: str) -> _Sum:

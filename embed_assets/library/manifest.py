@@ -8,13 +8,9 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
-from embed_assets import ctimes
-from embed_assets.errors import (
-    LibraryUnavailable,
-    TrackRejected,
-    TransientError,
-)
+from embed_assets.errors import LibraryUnavailable, TrackRejected, TransientError
 from embed_assets.identity import display_path, folder_id, local_path, track_id
+from embed_assets.library import ctimes
 from embed_assets.library.unchanged import unchanged
 from embed_assets.library.walk import (
     AudioFile,
@@ -23,8 +19,8 @@ from embed_assets.library.walk import (
     library_in_a_run,
     list_audio,
 )
-from embed_assets.rows import Stamp, Track
-from embed_assets.tables import Tables
+from embed_assets.storage.records import Stamp, Track
+from embed_assets.storage.tables import Tables
 from embed_assets.workers import Pool
 
 BATCH = 200

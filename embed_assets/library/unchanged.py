@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from embed_assets.errors import FolderChanged, TrackRejected
 from embed_assets.identity import display_path
-from embed_assets.rows import UNKNOWN_CTIME, Stamp
+from embed_assets.storage.records import UNKNOWN_CTIME, Stamp
 
 CHUNK_BYTES = 1 << 20
 

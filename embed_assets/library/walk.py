@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from embed_assets.errors import LibraryUnavailable, TransientError
 from embed_assets.library.kinds import AUDIO_SUFFIXES
-from embed_assets.rows import Stamp
+from embed_assets.storage.records import Stamp
 
 if TYPE_CHECKING:
     from embed_assets.library.left_out import LeftOut

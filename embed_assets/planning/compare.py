@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 
 from embed_assets.errors import LibraryUnavailable
 from embed_assets.planning.values import FolderSnapshot, Known, Policy, SensorCursor
-from embed_assets.rows import EMPTY
+from embed_assets.storage.records import EMPTY
 
 BACKOFF = (60.0, 300.0, 1800.0, 10_800.0, 43_200.0)
 """Seconds until a version that failed 1, 2, 3, 4, 5 or more times is tried again."""

@@ -1,4 +1,5 @@
-"""Questions as people ask them: which tracks a name means, who answers, what an answer holds.
+"""Answering queries: which tracks a name means, filters, nearest tracks and parts, paths, the map.
 
-`index` finds the nearest of given vectors; here names become tracks, and matches become a `Result`.
+A query is answered from an immutable `Snapshot` in memory (`searcher`, `exact`), or by Milvus where
+it is a server (`milvus`). Either way it becomes a `Result` (`answers`).
 """

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, overload
 
 from embed_assets.identity import IndexSpec
-from embed_assets.index.filters import Condition
-from embed_assets.index.search import Match
+from embed_assets.index.nearest import Match
 from embed_assets.library.manifest import MusicFolder
+from embed_assets.search.filters import Condition
 from embed_assets.search.playlist import write_m3u
 
 if TYPE_CHECKING:

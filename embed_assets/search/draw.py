@@ -5,9 +5,9 @@ from __future__ import annotations
 from pathlib import Path
 
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
-from embed_assets.index.page import page, write_file
-from embed_assets.index.projection import draw
-from embed_assets.index.snapshot import Snapshot
+from embed_assets.search.map_page import page, write_file
+from embed_assets.search.projection import draw
+from embed_assets.search.snapshot import Snapshot
 
 
 def write_map(tracks: Snapshot, file: Path, by: str = "", method: str = "") -> dict[str, object]:

@@ -9,15 +9,15 @@ from functools import cached_property
 import numpy as np
 
 from embed_assets.identity import IndexSpec
-from embed_assets.index import questions
-from embed_assets.index.filters import Condition
-from embed_assets.index.parts import Part, nearest_parts
-from embed_assets.index.search import Match
-from embed_assets.index.snapshot import Snapshot
+from embed_assets.index.nearest import Match
 from embed_assets.project import Project
+from embed_assets.search import exact
 from embed_assets.search.answers import Filters
+from embed_assets.search.filters import Condition
 from embed_assets.search.names import OTHERS, Found, SnapshotNames, name_of, not_indexed
-from embed_assets.vectors.windowed import Windowed
+from embed_assets.search.segments import Part, nearest_parts
+from embed_assets.search.snapshot import Snapshot
+from embed_assets.storage.segment_vector_file import Windowed
 
 
 @dataclass(frozen=True)
@@ -41,8 +41,8 @@ class LocalAnswers:
     def similar(
         self, seeds: Sequence[Found], avoid: Sequence[Found], n: int, filters: Filters
     ) -> list[Match]:
-        """The `n` tracks nearest to the seeds; see `questions.similar`."""
-        return questions.similar(
+        """The `n` tracks nearest to the seeds; see `exact.similar`."""
+        return exact.similar(
             self.tracks,
             self.positions(seeds),
             n,
@@ -63,7 +63,7 @@ class LocalAnswers:
         """The `n` tracks with the nearest window; `exclude`: audio hashes."""
         if self.parts is None:
             return []
-        allowed = questions.mask(self.parts, where) & ~self.parts.of_audio(exclude)
+        allowed = exact.mask(self.parts, where) & ~self.parts.of_audio(exclude)
         return nearest_parts(self.parts, windowed, vector, n, allowed)
 
     def vectors_of(self, track_ids: Sequence[str]) -> dict[str, np.ndarray]:

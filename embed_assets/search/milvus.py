@@ -10,20 +10,20 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed_assets.identity import IndexSpec
-from embed_assets.index import filters as milvus_filters
-from embed_assets.index import search
+from embed_assets.index import nearest
 from embed_assets.index.collection import id_list, load
 from embed_assets.index.connection import connect
-from embed_assets.index.filters import Condition
-from embed_assets.index.parts import MOST_IDS, Part, ask_parts
-from embed_assets.index.recordings import first_takes
-from embed_assets.index.search import Match
-from embed_assets.index.wanted import vocabulary
+from embed_assets.index.expected_rows import vocabulary
+from embed_assets.index.nearest import Match
 from embed_assets.project import Project
+from embed_assets.search import filters as milvus_filters
 from embed_assets.search.answers import Filters
+from embed_assets.search.filters import Condition
 from embed_assets.search.names import Found, Names, not_indexed
+from embed_assets.search.recordings import first_takes
+from embed_assets.search.segments import MOST_IDS, Part, ask_parts
 from embed_assets.search.served import WAIT_SECONDS, spec_of
-from embed_assets.vectors.windowed import Windowed
+from embed_assets.storage.segment_vector_file import Windowed
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -70,12 +70,12 @@ class MilvusAnswers:
             far, theirs = self._mean(client, avoid) if avoid else (None, {})
             out = mine | theirs
             while True:
-                found = search.similar(client, near, many, out, self.collection, where=where)
+                found = nearest.similar(client, near, many, out, self.collection, where=where)
                 kept = [m for m in found if m.audio_hash not in own]
                 vectors = {}
                 if far is not None or filters.one_recording:
                     ids = [m.track_id for m in kept]
-                    vectors = search.vectors_of(client, ids, self.collection)
+                    vectors = nearest.vectors_of(client, ids, self.collection)
                 if far is not None:
                     # What was removed between the two questions is no answer.
                     kept = [m for m in kept if m.track_id in vectors]
@@ -83,10 +83,10 @@ class MilvusAnswers:
                 if filters.one_recording:
                     encoder = self.spec.recipe.encoder if self.spec else ""
                     kept = first_takes(kept, heard, vectors | out, encoder)
-                kept = search.at_most(kept, filters.per_artist)
-                if len(kept) >= n or len(found) < many or many >= search.PAGE:
+                kept = nearest.at_most(kept, filters.per_artist)
+                if len(kept) >= n or len(found) < many or many >= nearest.PAGE:
                     return kept[:n]
-                many = min(SPARE * many, search.PAGE)
+                many = min(SPARE * many, nearest.PAGE)
 
     def nearest_parts(
         self,
@@ -108,7 +108,7 @@ class MilvusAnswers:
     def vectors_of(self, track_ids: Sequence[str]) -> dict[str, np.ndarray]:
         """Track id -> float32 `[dim]` of length 1, of those that are indexed."""
         with self._client() as client:
-            return search.vectors_of(client, track_ids, self.collection)
+            return nearest.vectors_of(client, track_ids, self.collection)
 
     def _client(self) -> AbstractContextManager[MilvusClient]:
         return connect(self.project.uri, self.project.token, wait_seconds=WAIT_SECONDS)
@@ -119,7 +119,7 @@ class MilvusAnswers:
         vectors: dict[str, np.ndarray] = {}
         for one in found:
             ids = [t.track_id for t in one.tracks]
-            there = search.vectors_of(client, ids, self.collection)
+            there = nearest.vectors_of(client, ids, self.collection)
             if not there:
                 raise not_indexed(one)
             vectors |= there

@@ -6,14 +6,14 @@ import os
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from embed_assets import reports
 from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.identity import display_path, track_id
-from embed_assets.index.snapshot import Snapshot
-from embed_assets.index.wanted import row_of
+from embed_assets.index.expected_rows import row_of
 from embed_assets.library.walk import is_audio
 from embed_assets.project import Project
-from embed_assets.rows import Track
+from embed_assets.search.snapshot import Snapshot
+from embed_assets.storage import queries
+from embed_assets.storage.records import Track
 
 LONGEST_QUERY = 300
 """Characters of a query in words that count."""
@@ -56,23 +56,23 @@ class Names:
 
     def at(self, path: bytes) -> Track | None:
         """The track at a library-relative path."""
-        return reports.track_by_path(self.tables, path)
+        return queries.track_by_path(self.tables, path)
 
     def below(self, folder: bytes) -> list[Track]:
         """The tracks of a folder and of the folders in it, by path; of the library for b""."""
-        return reports.tracks_below(self.tables, folder)
+        return queries.tracks_below(self.tables, folder)
 
     def with_id(self, track: str) -> Track | None:
         """The track of an id."""
-        return reports.tracks_by_id(self.tables, [track]).get(track)
+        return queries.tracks_by_id(self.tables, [track]).get(track)
 
     def called(self, name: str) -> Track | None:
         """The track whose file is called so, as `errors` prints it."""
-        return reports.track_by_name(self.tables, name)
+        return queries.track_by_name(self.tables, name)
 
     def by_words(self, words: str, limit: int) -> list[Track]:
         """The tracks whose title, artist, album or path has all these words, best first."""
-        return reports.tracks_by_words(self.tables, words, limit=limit)
+        return queries.tracks_by_words(self.tables, words, limit=limit)
 
 
 class SnapshotNames(Names):
@@ -99,7 +99,7 @@ class SnapshotNames(Names):
     def by_words(self, words: str, limit: int) -> list[Track]:
         """The tracks whose title, artist, album or path has all these words, best first."""
         tracks = (t for _, t in self.snapshot.tracks())
-        return reports.best_by_words(tracks, words, limit) or super().by_words(words, limit)
+        return queries.best_by_words(tracks, words, limit) or super().by_words(words, limit)
 
     def _indexed(self, track: str) -> Track | None:
         positions = self.snapshot.find([track])
@@ -138,7 +138,7 @@ def find(names: Names, query: str) -> Found:
         return Found((track,), name_of(track))
     if tracks := names.by_words(shown[:LONGEST_QUERY], OTHERS + 1):
         return Found((tracks[0],), name_of(tracks[0]), tuple(tracks[1:]))
-    if not reports.any_track(names.tables):
+    if not queries.any_track(names.tables):
         raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
     raise NotFound(
         f"no track of the library is called or lies at {query!r}: try fewer words of its title and"

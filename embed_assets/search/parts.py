@@ -9,23 +9,23 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from embed_assets import catalogue, reports
 from embed_assets.errors import ConfigurationError, TrackRejected
 from embed_assets.identity import IndexSpec
 from embed_assets.index.collection import PAGE
-from embed_assets.index.filters import seconds
-from embed_assets.index.parts import Part, seed_of
-from embed_assets.index.recordings import first_takes
-from embed_assets.index.search import at_most
+from embed_assets.index.nearest import at_most
 from embed_assets.project import Project
-from embed_assets.rows import Track
 from embed_assets.search.answers import Filters
+from embed_assets.search.filters import seconds
 from embed_assets.search.local import LocalAnswers
 from embed_assets.search.milvus import MilvusAnswers
 from embed_assets.search.names import Found, not_indexed
+from embed_assets.search.recordings import first_takes
+from embed_assets.search.segments import Part, seed_of
 from embed_assets.search.served import wanted_spec
-from embed_assets.vectors.store import VectorsLost
-from embed_assets.vectors.windowed import Windowed
+from embed_assets.storage import collection_registry, queries
+from embed_assets.storage.records import Track
+from embed_assets.storage.segment_vector_file import Windowed
+from embed_assets.storage.vector_store import VectorsLost
 
 MORE = 4
 """Tracks that are asked for, for each that is wanted, where some will be left out."""
@@ -94,7 +94,7 @@ def parts(
 
 def has_parts(project: Project, spec: IndexSpec) -> bool:
     """Whether there is a collection of parts beside that of a spec, and the settings want one."""
-    known = catalogue.known(project.tables, project.uri) if project.parts else ()
+    known = collection_registry.known(project.tables, project.uri) if project.parts else ()
     return spec.of_parts.collection in known
 
 
@@ -127,7 +127,7 @@ def clock(seconds: float) -> str:
 
 
 def _unfinished(project: Project, spec: IndexSpec) -> list[str]:
-    missing = catalogue.unfinished(project.tables, project.uri, spec.of_parts)
+    missing = collection_registry.unfinished(project.tables, project.uri, spec.of_parts)
     if not missing:
         return []
     return [f"the parts of {missing} folders are not indexed as they are now: `embed-assets sync`"]
@@ -142,7 +142,7 @@ def _direction(
     total = np.zeros(spec.dim)
     notes = []
     for one in seeds:
-        there = reports.embeddings_of(
+        there = queries.embeddings_of(
             project.tables, spec.recipe.digest, [t.audio_hash or "" for t in one.tracks]
         )
         known = [t for t in one.tracks if t.audio_hash in there]

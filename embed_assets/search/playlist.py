@@ -9,10 +9,10 @@ from pathlib import Path
 
 from embed_assets.errors import EmbedAssetsError
 from embed_assets.identity import local_path, track_id
-from embed_assets.index.page import write_file
-from embed_assets.index.search import Match
+from embed_assets.index.nearest import Match
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.library.walk import require_library
+from embed_assets.search.map_page import write_file
 
 
 def write_m3u(file: Path, library: MusicFolder, matches: Sequence[Match]) -> list[str]:

@@ -8,12 +8,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from embed_assets.errors import NotFound
-from embed_assets.index import questions
-from embed_assets.index.duplicates import DuplicateGroup, duplicates
-from embed_assets.index.filters import Condition, conditions
-from embed_assets.index.search import Match
+from embed_assets.index.nearest import Match
+from embed_assets.search import exact
 from embed_assets.search.answers import Drift, Filters, Query, Result
 from embed_assets.search.draw import write_map
+from embed_assets.search.duplicates import DuplicateGroup, duplicates
+from embed_assets.search.filters import Condition, conditions
 from embed_assets.search.local import LocalAnswers
 from embed_assets.search.milvus import MilvusAnswers
 from embed_assets.search.names import Found, Names, find, find_each, notes_of, with_ids
@@ -120,7 +120,7 @@ class Questions(ABC):
         ends = [answers.one_of(find(answers.names, one)) for one in (start, end)]
         first, last = (answers.positions([one])[0] for one in ends)
         filters = Filters(tuple(conditions(where)), one_recording=one_recording)
-        way = questions.path(
+        way = exact.path(
             answers.tracks, first, last, steps, where=filters.where, one_recording=one_recording
         )
         return _result(answers, way, Query(_names(ends), steps, filters), notes_of(ends))
@@ -158,7 +158,7 @@ class Questions(ABC):
         answers = self._local()
         seeds = _seeds(answers.names, query, tracks)
         filters = Filters(tuple(conditions(where)), one_recording=one_recording)
-        matches = questions.radio(
+        matches = exact.radio(
             answers.tracks,
             answers.positions(seeds),
             where=filters.where,

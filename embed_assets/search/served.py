@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from contextlib import suppress
 
-from embed_assets import catalogue, encoders
+from embed_assets import encoders
 from embed_assets.errors import ConfigurationError, WeightsMissing
 from embed_assets.identity import IndexSpec
 from embed_assets.index.address import is_server
@@ -12,6 +12,7 @@ from embed_assets.index.collection import lite_serves, served
 from embed_assets.index.connection import connect
 from embed_assets.project import Project
 from embed_assets.settings import Settings
+from embed_assets.storage import collection_registry
 
 WAIT_SECONDS = 10.0
 """How long to wait for a Lite index that only Milvus can answer for, or for a server."""
@@ -38,7 +39,7 @@ def spec_of(project: Project, name: str) -> IndexSpec | None:
     wanted = wanted_spec(project)
     if wanted and name == wanted.collection:
         return wanted
-    return catalogue.spec_of(project.tables, project.uri, name, parts=project.parts)
+    return collection_registry.spec_of(project.tables, project.uri, name, parts=project.parts)
 
 
 def require_spec(project: Project, name: str) -> IndexSpec:
@@ -75,7 +76,7 @@ def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
         made = f"{spec.recipe.encoder}, which is served" if spec else "what is served"
         return f"{made}; {settings.encoder} lacks its weights, `embed-assets doctor` says more"
     if spec is not None and spec.layers[0] != (wanted := project.spec()).layers[0]:
-        if catalogue.is_by_hand(project.tables, project.uri, wanted.collection):
+        if collection_registry.is_by_hand(project.tables, project.uri, wanted.collection):
             return (
                 f"{spec.recipe.encoder}, which a person chose: `embed-assets promote` serves"
                 f" {wanted.collection}"

@@ -1,0 +1,5 @@
+"""`python -m embed_assets.cli`."""
+
+from embed_assets.cli import main
+
+main()

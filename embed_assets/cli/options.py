@@ -1,0 +1,111 @@
+"""Options shared by the commands that query the index, and how they are parsed."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Iterable
+from functools import wraps
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from embed_assets.api import Library
+from embed_assets.cli.terminal import tell
+from embed_assets.search.answers import Result
+from embed_assets.search.filters import Condition, condition, parse
+
+Query = Annotated[
+    list[str],
+    typer.Argument(help="One or more paths, a folder, or words from title and artist."),
+]
+M3u = Annotated[
+    Path | None, typer.Option("--m3u", help="Also write a playlist, with paths relative to it.")
+]
+OneRecording = Annotated[
+    bool,
+    typer.Option(
+        "--one-recording",
+        help="Show only one of the tracks that `duplicates` would call one recording.",
+    ),
+]
+Genre = Annotated[list[str] | None, typer.Option(help="Words of the genre; repeatable.")]
+NotGenre = Annotated[
+    list[str] | None, typer.Option(help="Words that the genre must not contain; repeatable.")
+]
+Artist = Annotated[list[str] | None, typer.Option(help="Words of the artist; repeatable.")]
+NotArtist = Annotated[
+    list[str] | None, typer.Option(help="Words that the artist must not contain; repeatable.")
+]
+Year = Annotated[str, typer.Option(help="A year or a range: 1959, 1955..1965, 1990.., ..1960")]
+Least = Annotated[str, typer.Option(help="Minimum duration: 90, 2m, 1m30s, 1:30 or 1h")]
+Most = Annotated[str, typer.Option(help="Maximum duration, in the same forms.")]
+Where = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="A condition on any field: FIELD=WORDS, FIELD!=WORDS or FIELD=MIN..MAX, e.g."
+        " codec=flac, added_at=2026-01.., bit_rate=256000..; repeatable."
+    ),
+]
+
+
+def conditions(
+    genre: Genre = None,
+    not_genre: NotGenre = None,
+    artist: Artist = None,
+    not_artist: NotArtist = None,
+    year: Year = "",
+    min_duration: Least = "",
+    max_duration: Most = "",
+    where: Where = None,
+) -> list[Condition]:
+    """The conditions that these options mean."""
+    found = [condition("genre", g) for g in genre or ()]
+    found += [condition("genre", g, negate=True) for g in not_genre or ()]
+    found += [condition("artist", a) for a in artist or ()]
+    found += [condition("artist", a, negate=True) for a in not_artist or ()]
+    found += [condition("year", year)] if year else []
+    found += [condition("duration", f"{min_duration}..")] if min_duration else []
+    found += [condition("duration", f"..{max_duration}")] if max_duration else []
+    return found + [parse(w) for w in where or ()]
+
+
+def with_filters(command: Callable[..., None]) -> Callable[..., None]:
+    """Give a command the options of `conditions` in place of its parameter `where`.
+
+    Typer makes options of a function's parameters, so these are put into its signature.
+    """
+    options = inspect.signature(conditions, eval_str=True).parameters
+    own = inspect.signature(command, eval_str=True)
+    parameters: list[inspect.Parameter] = []
+    for name, parameter in own.parameters.items():
+        parameters += options.values() if name == "where" else [parameter]
+
+    @wraps(command)
+    def with_options(**values: Any) -> None:
+        where = conditions(**{name: values.pop(name) for name in options})
+        command(**values, where=where)
+
+    del with_options.__wrapped__  # Whose signature would count.
+    with_options.__signature__ = own.replace(parameters=parameters)
+    with_options.__annotations__ = {p.name: p.annotation for p in parameters}
+    return with_options
+
+
+def meant(library: Library, words: list[str]) -> list[str]:
+    """What words on the command line mean: several tracks if each is a path or an id, else one."""
+    several = len(words) > 1 and all(map(library.has, words))
+    return words if several else [" ".join(words)]
+
+
+def playlist(file: Path | None, result: Result) -> None:
+    """Write the playlist that was asked for, if one was."""
+    if file is not None:
+        left_out = result.to_m3u(file)
+        tell_all([*left_out, f"{len(result) - len(left_out)} tracks written to {file}"])
+
+
+def tell_all(notes: Iterable[str]) -> None:
+    """Lines for people on stderr."""
+    for note in notes:
+        tell(note)

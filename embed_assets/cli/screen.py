@@ -1,0 +1,94 @@
+"""How `status` looks in a terminal."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TextColumn
+from rich.table import Table
+from rich.text import Text
+
+from embed_assets.cli.terminal import plain, print_json
+from embed_assets.formats import counted, duration
+from embed_assets.operations.status import Status
+
+REDRAW_SECONDS = 2.0
+
+
+def show(status: Status) -> None:
+    """Print it once."""
+    Console().print(_layout(status))
+
+
+def watch(ask: Callable[[], Status]) -> None:
+    """Redraw until Ctrl-C."""
+    console = Console()
+    with Live(_layout(ask()), console=console, auto_refresh=False) as live:
+        while True:
+            time.sleep(REDRAW_SECONDS)
+            live.update(_layout(ask()), refresh=True)
+
+
+def can_redraw() -> bool:
+    """Whether stdout is a terminal; in a pipe or a file `--watch` prints once."""
+    return Console().is_terminal
+
+
+def stream(ask: Callable[[], Status]) -> None:
+    """Print a JSON document a line until Ctrl-C."""
+    while True:
+        print_json(ask().as_json())
+        time.sleep(REDRAW_SECONDS)
+
+
+def _layout(s: Status) -> Group:
+    table = Table(show_header=False, box=None, pad_edge=False)
+    table.add_column(style="bold")
+    table.add_column()
+    rows = [
+        ("library", s.library or "EMBED_LIBRARY is not set"),
+        (
+            "folders",
+            f"{s.folders_in_step} of {s.folders} in step, {s.folders_to_do} to do,"
+            f" {s.folders_in_runs} in runs, {s.folders_failed} failed"
+            + (f", {s.folders_unreadable} cannot be read" if s.folders_unreadable else ""),
+        ),
+        (
+            "tracks",
+            f"{s.tracks_embedded} of {s.tracks} embedded, {s.tracks_rejected} rejected,"
+            f" {s.tracks_pending} remaining, {s.audio_hours:.1f} h of audio",
+        ),
+        ("rate", f"{s.rate:.1f} tracks/s, ETA {'-' if s.eta is None else duration(s.eta)}"),
+        ("runs", f"{s.live_runs} live"),
+        ("encoder", f"{s.encoder}: {s.note}"),
+        ("engine", s.engine or f"none yet (EMBED_DEVICE={s.device})"),
+        ("collection", _collection(s)),
+        ("UI", s.ui or "not up: `embed-assets up`"),
+    ]
+    if s.links_skipped:
+        links = f"{counted(s.links_skipped, 'symbolic link')} not followed"
+        rows.insert(3, ("left out", f"{links}: `embed-assets doctor` says what to do"))
+    if s.milvus:
+        rows.insert(0, ("Milvus", s.milvus))
+    if s.problem:
+        rows.insert(0, ("PROBLEM", s.problem))
+    for name, text in rows:
+        table.add_row(name, Text(plain(text)))
+    bars = Progress(
+        TextColumn("{task.description:<10}"), BarColumn(40), TextColumn("{task.percentage:>3.0f} %")
+    )
+    # Two, for a new pooling or a lost index leaves all tracks done and no folder in step.
+    bars.add_task("done", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected)
+    bars.add_task("in step", total=max(s.folders, 1), completed=s.folders_in_step)
+    return Group(table, bars)
+
+
+def _collection(s: Status) -> str:
+    if s.served in (None, s.collection):
+        return s.collection
+    if s.served_by_hand:
+        return f"{s.served} was chosen by hand: `embed-assets promote` serves {s.collection}"
+    return f"{s.served} is served until {s.collection} is complete"

@@ -1,0 +1,77 @@
+"""Lines and JSON for a terminal: what a file's name or tag holds never steers it."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Callable, Iterable
+from typing import Annotated, Any
+
+import typer
+
+from embed_assets.formats import counted
+from embed_assets.index.nearest import Match
+
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
+
+_STEERING = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
+_IN_JSON = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
+
+
+def require_text(option: str, value: str) -> None:
+    """Refuse an option without a value, as an unset variable of a script makes it.
+
+    Raises typer.BadParameter.
+    """
+    if not value.strip():
+        raise typer.BadParameter(f"{option} is empty: name what is meant, or leave it out")
+
+
+def plain(text: object) -> str:
+    r"""A text on one line, without control characters: they are shown as `\xNN` or `\uNNNN`."""
+    return _STEERING.sub(_shown, str(text))
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout; control characters are escaped in it."""
+    text = json.dumps(value, ensure_ascii=False, default=str)
+    typer.echo(_IN_JSON.sub(lambda m: f"\\u{ord(m[0]):04x}", text))
+
+
+def tell(text: str) -> None:
+    """A line for people on stderr; a line break in a name does not make it two."""
+    typer.echo(plain(text), err=True)
+
+
+def print_matches(
+    heading: str,
+    matches: Iterable[Match],
+    place: Callable[[Any], str] = lambda m: "",
+    *,
+    asked: int = 0,
+) -> None:
+    """A list for people, as it comes: cosine, where in the track if asked, title, artist, paths.
+
+    `asked`: how many should come; if fewer do, that is said.
+    """
+    typer.echo(plain(heading))
+    number = 0
+    for m in matches:
+        number += 1
+        by = f" - {m.artist}" if m.artist else ""
+        where = f"{place(m):>12}  " if place(m) else ""
+        also = f", also {m.copies[0]}" if m.copies else ""
+        also += f" and {len(m.copies) - 1} more" if len(m.copies) > 1 else ""
+        typer.echo(plain(f"  {m.score:+.3f}  {where}{m.title}{by}  ({m.path}){also}"))
+    if not number:
+        typer.echo("  none: no other track fits what was asked for")
+    elif number < asked:
+        fits = "fits" if number == 1 else "fit"
+        typer.echo(f"  and no more: only {counted(number, 'track')} {fits} what was asked for")
+
+
+def _shown(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

@@ -1,1 +1,0 @@
-"""The commands, one a file, as plain functions that return what `cli` prints."""

@@ -1,0 +1,64 @@
+"""The vector of a file that need not be in the library, as the index would have it."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embed_assets.embedding.embed_track import EncoderChoice, Job, embed_track
+from embed_assets.errors import TransientError
+from embed_assets.identity import IndexSpec
+from embed_assets.storage.pooling import pool
+from embed_assets.storage.records import Track
+from embed_assets.storage.vector_store import Store
+from embed_assets.workers import open_pool
+
+if TYPE_CHECKING:
+    import numpy as np
+
+
+@dataclass(frozen=True)
+class _File:
+    path: bytes
+    choice: EncoderChoice
+    spec: IndexSpec
+
+
+def embed_file(file: Path, choice: EncoderChoice, spec: IndexSpec) -> np.ndarray:
+    """Embed a file in a process of its own, for it may crash a decoder: float32 `[dim]`.
+
+    Raises:
+        TrackRejected: it cannot be embedded; says why.
+        ConfigurationError: the encoder cannot be loaded.
+        OSError: it cannot be read.
+    """
+    file = file.absolute()
+    file.stat()
+    with open_pool(1) as workers:
+        for _, vector in workers.run(_embed, [_File(os.fsencode(file), choice, spec)]):
+            if isinstance(vector, BaseException):
+                raise vector
+            return vector
+    raise TransientError(f"{file} was not embedded: the process that reads it ended; try again")
+
+
+def _embed(file: _File) -> np.ndarray:
+    from embed_assets.library.probe import probe
+
+    told, found, recipe = os.stat(file.path), probe(file.path), file.spec.recipe
+    track = Track(
+        track_id="",
+        folder_id="",
+        path=file.path,
+        size=told.st_size,
+        mtime_ns=told.st_mtime_ns,
+        ctime_ns=told.st_ctime_ns,
+        audio_hash=found.audio_hash,
+        duration=found.duration,
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        embed_track(Job(track, file.path, recipe, file.choice, Path(folder), "", again=True))
+        return pool(Store(Path(folder)).read(recipe.digest, found.audio_hash), file.spec.pooling)

@@ -1,0 +1,251 @@
+"""Embedding folders: the window vectors of every track that has none yet under the recipe.
+
+Decode, encode and store happen in worker processes, a track at a time (`embed_track.py`); here is
+decided what is embedded, what is reused, and how a failure becomes a rejected row or a retry.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field, replace
+from itertools import chain
+from typing import Any
+
+from embed_assets.embedding.decode_ahead import DecodeAhead
+from embed_assets.embedding.embed_track import Done, Job, embed_track
+from embed_assets.encoders.config import EncoderConfig
+from embed_assets.errors import TrackRejected, TransientError
+from embed_assets.identity import Recipe, display_path, folder_id, local_path
+from embed_assets.library.manifest import MusicFolder
+from embed_assets.library.walk import library_in_a_run
+from embed_assets.storage.records import Embedding, Track
+from embed_assets.storage.tables import Tables
+from embed_assets.storage.vector_store import Store
+from embed_assets.workers import Pool
+
+
+@dataclass(frozen=True)
+class EmbedResult:
+    """What became of a folder's tracks; the seconds of stages are summed over the workers.
+
+    `seconds` is from its first track's turn to its last one's end; the folders before and after it
+    have some of that in common with it.
+    """
+
+    embedded: int = 0
+    reused: int = 0
+    rejected: int = 0
+    seconds: float = 0.0
+    audio_seconds: float = 0.0
+    decode_seconds: float = 0.0
+    encode_seconds: float = 0.0
+    store_seconds: float = 0.0
+    load_seconds: float = 0.0
+    engine: str = ""
+    device: str = ""
+    dtype: str = ""
+    warning: str = ""
+
+
+def embed_folder(library: MusicFolder, path: bytes, *args: Any, **more: Any) -> EmbedResult:
+    """Embed the tracks of one folder: as `embed_folders`, but what went wrong is raised."""
+    (_, outcome), *_ = embed_folders(library, [path], *args, **more)
+    if isinstance(outcome, BaseException):
+        raise outcome
+    return outcome
+
+
+def embed_folders(
+    library: MusicFolder,
+    paths: Iterable[bytes],
+    recipe: Recipe,
+    choice: EncoderConfig,
+    tables: Tables,
+    store: Store,
+    pool: Pool | DecodeAhead,
+    *,
+    run_id: str = "",
+    again: bool = False,
+    on_track: Callable[[Embedding], None] = lambda row: None,
+) -> Iterator[tuple[bytes, EmbedResult | BaseException]]:
+    """Embed the tracks of folders that have no vectors under the recipe; `again` embeds all.
+
+    Yields each folder with what became of it, as it is done. The next folder's tracks begin while
+    the last ones of the folder before are under way, so that no worker idles at its end. Audio
+    that is known under its hash is never embedded again, wherever it lies now.
+
+    In place of a result comes the first of what went wrong with the folder's tracks; those that
+    went well are kept:
+        FolderChanged: a file changed since it was scanned; its vectors were not stored.
+        TransientError: a file or the store could not be read or written.
+        ConfigurationError: the encoder cannot be loaded, or the library is not there.
+    """
+    claims: dict[str, list[tuple[_Folder, Track]]] = {}
+    later: list[tuple[_Folder, Track]] = []
+    done: list[_Folder] = []
+
+    def claim(folder: _Folder, tracks: Iterable[Track]) -> Iterator[Job]:
+        for track in tracks:
+            mine = claims.setdefault(track.audio_hash or "", [])
+            mine.append((folder, track))
+            # What is under way for another file with the same audio is waited for.
+            if len(mine) == 1:
+                path = local_path(library.root or "", track.path)
+                anew = again or track.track_id in folder.asked
+                yield Job(track, path, recipe, choice, store.root, run_id, anew)
+
+    def first_tries() -> Iterator[Job]:
+        for path in paths:
+            folder = _Folder(path)
+            try:
+                pending = _pending(library, folder, recipe, tables, store, again)
+            except Exception as error:
+                folder.problem, pending = error, []
+            folder.open = len(pending)
+            yield from claim(folder, pending)
+            if not pending:
+                done.append(folder)
+
+    tries: Iterator[Job] | None = first_tries()
+    while tries is not None:
+        for job, outcome in pool.allowing(_more_seconds).run(embed_track, tries):
+            (first, _), *others = claims.pop(job.track.audio_hash or "")
+            known = _take(first, job, outcome, tables, on_track)
+            settled = [first]
+            if known is None:
+                # The same audio elsewhere is another file, which may be as good as ever.
+                later += others
+            else:
+                for folder, _ in others:
+                    folder.count(known)
+                    settled.append(folder)
+            for folder in settled:
+                folder.open -= 1
+                if not folder.open:
+                    done.append(folder)
+            while done:
+                yield done.pop(0).outcome()
+        again_for, later = later, []
+        jobs = (claim(folder, [track]) for folder, track in again_for)
+        tries = chain.from_iterable(jobs) if again_for else None
+    while done:
+        yield done.pop(0).outcome()
+
+
+@dataclass
+class _Folder:
+    """A folder on its way; `open` are its tracks whose outcome is to come.
+
+    `asked`: ids of tracks that a person wants embedded again.
+    """
+
+    path: bytes
+    result: EmbedResult = field(default_factory=EmbedResult)
+    problem: BaseException | None = None
+    started: float = field(default_factory=time.monotonic)
+    open: int = 0
+    asked: set[str] = field(default_factory=set)
+
+    def count(self, row: Embedding) -> None:
+        """Count a track whose audio another one's job has settled."""
+        name = "reused" if row.reason is None else "rejected"
+        self.result = replace(self.result, **{name: getattr(self.result, name) + 1})
+
+    def outcome(self) -> tuple[bytes, EmbedResult | BaseException]:
+        seconds = time.monotonic() - self.started
+        return self.path, self.problem or replace(self.result, seconds=seconds)
+
+
+def _pending(
+    library: MusicFolder, folder: _Folder, recipe: Recipe, tables: Tables, store: Store, again: bool
+) -> list[Track]:
+    """The tracks to embed; those of the others that have their vectors are counted as reused."""
+    name = folder_id(library.name, folder.path)
+    _forget_lost(tables, store, name, recipe)
+    total = tables.folder_totals(name, recipe.digest)
+    pending = tables.pending(name, recipe.digest, again)
+    folder.asked = tables.asked_again(name)
+    library_in_a_run(library.root, may_be_empty=not pending)
+    if not again:
+        folder.result = EmbedResult(reused=total.embedded)
+    return pending
+
+
+def _take(
+    folder: _Folder,
+    job: Job,
+    outcome: Done | BaseException,
+    tables: Tables,
+    on_track: Callable[[Embedding], None],
+) -> Embedding | None:
+    """Record what became of a track; None if nothing did, for which the folder is tried again."""
+    if isinstance(outcome, TrackRejected):
+        outcome = Done(_rejected(job, outcome), 0.0, 0.0, 0.0)
+    elif isinstance(outcome, BaseException):
+        # The others go on: what is finished needs no second try.
+        folder.problem = folder.problem or _as_problem(job, outcome)
+        return None
+    try:
+        tables.put_embeddings([outcome.row])
+    except TransientError as error:
+        folder.problem = folder.problem or error
+        return None
+    on_track(outcome.row)
+    folder.result = _add(folder.result, outcome)
+    return outcome.row
+
+
+def _more_seconds(job: Job) -> float:
+    """Hours of audio take their time: ten times what a slow core needs for them with MuQ."""
+    planned = job.recipe.windows * job.recipe.window_seconds
+    return 5.0 * min(job.track.duration, planned or job.track.duration)
+
+
+def _forget_lost(tables: Tables, store: Store, folder: str, recipe: Recipe) -> None:
+    """Have audio embedded again whose vectors are gone from the store, all of it at once."""
+    for track in list(tables.embeddable(folder, recipe.digest)):
+        if not store.has(recipe.digest, track.audio_hash or ""):
+            tables.forget_embedding(recipe.digest, track.audio_hash or "")
+
+
+def _rejected(job: Job, error: TrackRejected) -> Embedding:
+    return Embedding(
+        recipe=job.recipe.digest,
+        audio_hash=job.track.audio_hash or "",
+        reason=str(error.reason),
+        message=error.message,
+        run_id=job.run_id,
+        at=time.time(),
+    )
+
+
+def _as_problem(job: Job, error: BaseException) -> BaseException:
+    if isinstance(error, OSError):
+        name = display_path(job.track.path)
+        return TransientError(
+            f"{name}: cannot be read: {error.strerror or error}; check its permissions and the"
+            " disk; it is tried again"
+        )
+    if type(error) is TransientError:
+        return TransientError(f"{display_path(job.track.path)}: {error}")
+    return error
+
+
+def _add(result: EmbedResult, done: Done) -> EmbedResult:
+    ok = done.row.reason is None
+    return replace(
+        result,
+        embedded=result.embedded + (ok and not done.found),
+        reused=result.reused + done.found,
+        rejected=result.rejected + (not ok),
+        audio_seconds=result.audio_seconds + done.row.decoded_seconds,
+        decode_seconds=result.decode_seconds + done.decode_seconds,
+        encode_seconds=result.encode_seconds + done.encode_seconds,
+        store_seconds=result.store_seconds + done.store_seconds,
+        load_seconds=result.load_seconds + done.load_seconds,
+        engine=done.row.engine or result.engine,
+        device=done.row.device or result.device,
+        dtype=done.row.dtype or result.dtype,
+        warning=done.warning or result.warning,
+    )

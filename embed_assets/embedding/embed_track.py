@@ -1,0 +1,207 @@
+"""Embedding one track, in a worker process: decode, encode, store.
+
+A worker loads its encoder once and keeps it.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from embed_assets.encoders.config import EncoderConfig
+from embed_assets.errors import ConfigurationError, Reason, TrackRejected
+from embed_assets.identity import Recipe
+from embed_assets.library.unchanged import unchanged
+from embed_assets.storage.records import Embedding, Track
+from embed_assets.storage.vector_store import Store, VectorsLost
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from embed_assets.encoders import Encoder
+
+BATCH_SECONDS = 120.0
+"""Audio encoded in one call, at most, in seconds: bounds memory whatever a track's length."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What a worker needs to embed one track."""
+
+    track: Track
+    path: bytes
+    recipe: Recipe
+    choice: EncoderConfig
+    store: Path
+    run_id: str
+    again: bool
+
+
+@dataclass(frozen=True)
+class Done:
+    """What a worker gives back: the row for the table, and where the seconds went."""
+
+    row: Embedding
+    decode_seconds: float
+    encode_seconds: float
+    store_seconds: float
+    found: bool = False
+    load_seconds: float = 0.0
+    warning: str = ""
+
+
+def embed_track(job: Job) -> Done:
+    """Decode, encode and store one track; runs in a worker.
+
+    Raises:
+        TrackRejected, FolderChanged, TransientError, ConfigurationError, OSError: see the module.
+    """
+    import numpy as np
+
+    from embed_assets.audio.decode import iter_windows
+    from embed_assets.audio.windows import WindowPolicy
+
+    if not job.again and (kept := from_store(job)):
+        return kept
+    clock = _Clock()
+    encoder = load_encoder(job)
+    clock.lap("load")
+    policy = WindowPolicy(job.recipe.window_seconds, job.recipe.windows)
+    vectors: list[np.ndarray] = []
+    with unchanged(job.path, job.track.stamp, job.track.path, lambda: same_audio(job)):
+        stream = iter_windows(job.path, job.track.duration, policy, job.recipe.sample_rate)
+        limit = max(1, int(BATCH_SECONDS // job.recipe.window_seconds))
+        for batch in _equal_lengths(stream.windows, limit):
+            clock.lap("decode")
+            vectors.append(encoder.encode(np.stack(batch)))
+            clock.lap("encode")
+    clock.lap("decode")
+    return embedded(
+        job,
+        encoder,
+        np.concatenate(vectors),
+        stream.decoded_seconds,
+        stream.note,
+        clock.spent,
+    )
+
+
+def same_audio(job: Job) -> bool:
+    """Whether the file of a job has the audio that it had when it was scanned; reads all of it."""
+    from embed_assets.library.probe import probe
+
+    try:
+        return probe(job.path).audio_hash == job.track.audio_hash
+    except TrackRejected:
+        return False
+
+
+def load_encoder(job: Job) -> Encoder:
+    """The encoder of a job, which this process keeps.
+
+    Raises:
+        ConfigurationError: it cannot be loaded, or has other weights than the job's recipe.
+    """
+    encoder = _encoder(job.choice)
+    if encoder.info.weights != job.recipe.weights:
+        raise ConfigurationError(
+            f"EMBED_MODEL={job.choice.model}: the weights changed while this run waited; start it"
+            " again, so that no vector of the new ones is kept under the old ones' name"
+        )
+    return encoder
+
+
+def embedded(
+    job: Job,
+    encoder: Encoder,
+    windows: np.ndarray,
+    decoded_seconds: float,
+    note: str,
+    spent: dict[str, float],
+) -> Done:
+    """Store a track's window vectors, [n_windows, S, dim]; `spent` is in seconds.
+
+    Raises:
+        TrackRejected: the vectors are of no use.
+        TransientError: the store cannot be written.
+    """
+    from embed_assets.storage.pooling import pool as pool_windows
+
+    pool_windows(windows, "mean")
+    started = time.perf_counter()
+    Store(job.store).write(job.recipe.digest, job.track.audio_hash, windows)
+    row = Embedding(
+        recipe=job.recipe.digest,
+        audio_hash=job.track.audio_hash,
+        windows=len(windows),
+        decoded_seconds=decoded_seconds,
+        note=note,
+        engine=encoder.engine,
+        device=encoder.device,
+        dtype=encoder.dtype,
+        run_id=job.run_id,
+        at=time.time(),
+    )
+    return Done(
+        row,
+        spent["decode"],
+        spent["encode"],
+        time.perf_counter() - started,
+        load_seconds=spent["load"],
+        warning=encoder.warning,
+    )
+
+
+def from_store(job: Job) -> Done | None:
+    """Vectors of this audio that no table names: the tables were lost, and the store was not."""
+    store, recipe, audio = Store(job.store), job.recipe, job.track.audio_hash or ""
+    if not store.has(recipe.digest, audio):
+        return None
+    try:
+        windows = store.read(recipe.digest, audio)
+    except VectorsLost:
+        return None
+    seconds = min(len(windows) * recipe.window_seconds, job.track.duration)
+    row = Embedding(
+        recipe=recipe.digest,
+        audio_hash=audio,
+        windows=len(windows),
+        decoded_seconds=seconds,
+        note="found in the store",
+        run_id=job.run_id,
+        at=time.time(),
+    )
+    return Done(row, 0.0, 0.0, 0.0, found=True)
+
+
+class _Clock:
+    def __init__(self) -> None:
+        self.last = time.perf_counter()
+        self.spent = {"load": 0.0, "decode": 0.0, "encode": 0.0}
+
+    def lap(self, name: str) -> None:
+        now = time.perf_counter()
+        self.spent[name] += now - self.last
+        self.last = now
+
+
+@lru_cache(maxsize=1)
+def _encoder(choice: EncoderConfig) -> Encoder:
+    return choice.load()
+
+
+def _equal_lengths(windows: Iterator[np.ndarray], limit: int) -> Iterator[list[np.ndarray]]:
+    """Group neighbours of one length: a batch is never padded."""
+    batch: list[np.ndarray] = []
+    for window in windows:
+        if batch and (len(batch) >= limit or len(window) != len(batch[0])):
+            yield batch
+            batch = []
+        batch.append(window)
+    if not batch:
+        raise TrackRejected(Reason.CORRUPT, "nothing in it could be decoded")
+    yield batch

@@ -1,0 +1,201 @@
+"""Asking the index: the nearest tracks, the vectors of tracks, and the same without Milvus."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, fields, replace
+from itertools import islice
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
+
+from embed_assets.errors import ConfigurationError
+from embed_assets.index.collection import IDS_PER_CALL, PAGE, READ, id_list, load, served, width_of
+from embed_assets.words import name_key
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+SPARE = 16
+"""More hits than asked for, so that those tied at the end are ordered by path, not by chance."""
+
+
+@dataclass(frozen=True)
+class Match:
+    """A track that was found; `score` is the cosine, -1 to 1; `duration` is in seconds.
+
+    `copies`: paths of the other tracks with the same audio, in order; the answer has no row of
+    theirs.
+    """
+
+    path: str
+    title: str
+    artist: str
+    album: str
+    score: float
+    folder: str
+    track_id: str
+    duration: float
+    genre: str = ""
+    year: int = 0
+    album_artist: str = ""
+    audio_hash: str = ""
+    copies: tuple[str, ...] = ()
+
+
+ROW_FIELDS = tuple(f.name for f in fields(Match) if f.name not in ("score", "copies"))
+"""What a match has of the row of its track."""
+
+Found = TypeVar("Found", bound=Match)
+
+
+def similar(
+    client: MilvusClient,
+    vector: np.ndarray,
+    n: int = 20,
+    exclude_ids: Collection[str] = (),
+    collection: str | None = None,
+    *,
+    where: str = "",
+) -> list[Match]:
+    """The `n` tracks nearest to a float32 `[dim]` vector, best first, ties by path; one an audio.
+
+    Of copies that may be answers the one whose path sorts first is shown. In the served collection,
+    or in the one from which the caller has the vector: the alias may move between two calls.
+
+    `where`: a Milvus filter, as `filters.expression` makes one.
+
+    Raises:
+        ConfigurationError: nothing is served yet, or the vector has another width.
+    """
+    name = collection or served_collection(client)
+    width = width_of(client, name)
+    if vector.shape != (width,):
+        raise ConfigurationError(
+            f"a query of shape {vector.shape} for an index of width {width}: the served "
+            f"collection {name} was made with other EMBED_ENCODER, EMBED_MODEL or EMBED_POOLING; "
+            "ask with the vector of a track of it (vectors_of), or embed with its recipe "
+            "(`embed-assets collections` says which)"
+        )
+    limit = min(n + len(exclude_ids) + SPARE, PAGE)
+    while True:
+        rows = nearest_rows(client, name, vector, limit, ROW_FIELDS, where)
+        found: dict[str, Match] = {}
+        for row in sorted(rows, key=lambda r: (-r["score"], r["path"])):
+            if row["track_id"] not in exclude_ids:
+                found.setdefault(row["audio_hash"], Match(**row))
+        if len(found) >= n or len(rows) < limit or limit >= PAGE:
+            return first_copies(client, name, list(found.values())[:n], where, exclude_ids)
+        limit = min(4 * limit, PAGE)
+
+
+def first_copies(
+    client: MilvusClient,
+    collection: str,
+    matches: Sequence[Found],
+    where: str = "",
+    exclude_ids: Collection[str] = (),
+) -> list[Found]:
+    """Matches of different audio, each as the copy of it whose path sorts first; best first.
+
+    `collection`: of tracks. `where`, `exclude_ids`: which of the copies may be shown.
+    """
+    copies: dict[str, list[dict[str, Any]]] = {}
+    hashes = iter(m.audio_hash for m in matches)
+    while some := list(islice(hashes, IDS_PER_CALL)):
+        text = f"audio_hash in {id_list(some)}"
+        for row in _rows(client, collection, text, ROW_FIELDS):
+            copies.setdefault(row["audio_hash"], []).append(row)
+    several = [r["track_id"] for same in copies.values() if len(same) > 1 for r in same]
+    may = set(several).difference(exclude_ids)
+    if where and several:
+        text = f"({where}) and track_id in {id_list(several)}"
+        may &= {row["track_id"] for row in _rows(client, collection, text, ["track_id"])}
+    shown = []
+    for match in matches:
+        same = sorted(copies.get(match.audio_hash, ()), key=lambda r: (r["path"], r["track_id"]))
+        first = next((row for row in same if row["track_id"] in may), {})
+        match = replace(match, **first)
+        others = tuple(r["path"] for r in same if r["track_id"] != match.track_id)
+        shown.append(replace(match, copies=others))
+    return sorted(shown, key=lambda m: (-m.score, m.path, m.track_id))
+
+
+def _rows(
+    client: MilvusClient, collection: str, where: str, names: Sequence[str]
+) -> list[dict[str, Any]]:
+    rows = client.query(collection, where, list(names), limit=PAGE, consistency_level=READ)
+    return [{name: row[name] for name in names} for row in rows]
+
+
+def nearest_rows(
+    client: MilvusClient,
+    collection: str,
+    vector: np.ndarray,
+    limit: int,
+    fields: Sequence[str],
+    where: str = "",
+) -> list[dict[str, Any]]:
+    """These fields of the rows nearest to a `[dim]` vector, and `score`, their cosine."""
+    hits = client.search(
+        collection,
+        [vector.astype(np.float32)],
+        limit=limit,
+        filter=where,
+        output_fields=list(fields),
+        search_params={"metric_type": "COSINE", "params": {"ef": max(128, limit)}},
+        consistency_level=READ,
+    )[0]
+    # Equal vectors differ in the seventh digit, which would order twins by chance.
+    return [
+        {name: hit["entity"][name] for name in fields}
+        | {"score": round(float(np.clip(hit["distance"], -1.0, 1.0)), 6)}
+        for hit in hits
+    ]
+
+
+def at_most(matches: Iterable[Match], per_artist: int) -> list[Match]:
+    """The matches with at most so many of each artist that is known; 0: all of them."""
+    heard: Counter[str] = Counter()
+    kept = []
+    for match in matches:
+        name = name_key(match.artist)
+        heard[name] += 1
+        if not per_artist or not name or heard[name] <= per_artist:
+            kept.append(match)
+    return kept
+
+
+def vectors_of(
+    client: MilvusClient,
+    track_ids: Sequence[str],
+    collection: str | None = None,
+    key: str = "track_id",
+    consistency: str = READ,
+) -> dict[str, np.ndarray]:
+    """Unit vectors, float32 `[dim]`, of the tracks that the served collection (or another) has.
+
+    `key`: what its rows are known by. `consistency`: `Strong` also sees what another process has
+    only just written.
+    """
+    name = collection or served_collection(client)
+    rest, found = iter(track_ids), {}
+    while ids := list(islice(rest, IDS_PER_CALL)):
+        rows = client.get(name, ids, output_fields=[key, "vector"], consistency_level=consistency)
+        for row in rows:
+            found[row[key]] = np.asarray(row["vector"], dtype=np.float32)
+    return found
+
+
+def served_collection(client: MilvusClient) -> str:
+    """Name of the served collection, loaded.
+
+    Raises:
+        ConfigurationError: nothing is served yet.
+    """
+    name = served(client)
+    if name is None:
+        raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
+    load(client, name)
+    return name

@@ -1,0 +1,232 @@
+"""Which collection searches see: the alias moves when a complete one passes its gates, or by hand.
+
+Every move is one `alter_alias`; whoever searches meanwhile sees the one collection or the other.
+Nothing here drops a collection but `drop`, which a person asks for by name.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from embed_assets.context import IndexContext
+from embed_assets.errors import ConfigurationError, NotFound
+from embed_assets.identity import PARTS, TRACKS, IndexSpec, parts_of
+from embed_assets.index import collection
+from embed_assets.index.gates import Verdict, judge
+from embed_assets.index.reconcile import mend
+from embed_assets.storage import collection_registry
+from embed_assets.storage.tables import Tables
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+PREFIXES = (f"{TRACKS}_", f"{PARTS}_")
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a look at the alias found or did; `why` says why the wanted one is not served."""
+
+    wanted: str
+    served: str
+    moved: bool = False
+    why: str = ""
+    verdict: Verdict | None = None
+    switch_ms: float = 0.0
+
+
+@dataclass(frozen=True)
+class Listed:
+    """A collection of the index; `missing`: folders that it lacks as they are now.
+
+    One of parts is served if it stands beside the served one.
+    """
+
+    name: str
+    spec: IndexSpec | None
+    rows: int
+    missing: int | None
+    served: bool
+    wanted: bool
+    gates: dict[str, Any] | None
+    gates_at: float | None
+
+
+def promote_if_ready(client: MilvusClient, index: IndexContext) -> Standing:
+    """Serve the wanted collection once it is complete and passes its gates, unless rolled back.
+
+    The first collection of an index is served at once, so that an import is searchable from its
+    first folders on. Folders whose rows the gates find to differ are written again by later runs.
+    """
+    spec, tables, address = index.spec, index.tables, index.uri
+    wanted, now = spec.collection, collection.served(client)
+    if now is None:
+        return _move(client, tables, address, wanted, None, "first", wanted)
+    told = collection_registry.moves(tables, address)
+    last = told[-1] if told else None
+    if now == wanted:
+        if last is None or last.name != now or last.wanted != wanted:
+            collection_registry.note_move(tables, address, now, now, "settings", wanted)
+        return Standing(wanted, now)
+    if missing := collection_registry.unfinished(tables, address, spec):
+        return Standing(wanted, now, why=f"it is being filled, {missing} folders are missing")
+    if last and last.name == now and collection_registry.is_by_hand(tables, address, wanted):
+        why = "a person chose the other one; `embed-assets promote` serves this one"
+        return Standing(wanted, now, why=why)
+    verdict = judge(client, index, now)
+    collection_registry.note_gates(tables, address, wanted, verdict.as_json())
+    if not verdict.passed:
+        for one, drift in verdict.drifts:
+            mend(client, one, tables, address, drift)
+        return Standing(wanted, now, why="; ".join(verdict.failed), verdict=verdict)
+    return _move(client, tables, address, wanted, now, "gates", wanted, verdict)
+
+
+def promote_if_ready_and_judge(client: MilvusClient, index: IndexContext) -> Standing:
+    """The same, with the figures of the wanted collection also if it is served already."""
+    standing = promote_if_ready(client, index)
+    if standing.verdict is not None or standing.wanted != standing.served:
+        return standing
+    verdict = judge(client, index, standing.served)
+    collection_registry.note_gates(
+        index.tables, index.uri, index.spec.collection, verdict.as_json()
+    )
+    return replace(standing, verdict=verdict)
+
+
+def promote(
+    client: MilvusClient, index: IndexContext, name: str, *, anyway: bool = False
+) -> Standing:
+    """Serve a collection by hand if it passes its gates, or `anyway`.
+
+    If it is not the one that the settings ask for, it stays until those change. Where they ask for
+    parts, the collection of its parts, if it has one, must pass as well.
+
+    Raises:
+        NotFound: there is no such collection.
+        ConfigurationError: nothing is known of it, or a gate failed.
+    """
+    tables, address, wanted = index.tables, index.uri, index.spec.collection
+    now = _require(client, name)
+    if now == name:
+        collection_registry.note_move(
+            tables, address, name, name, collection_registry.PROMOTE, wanted
+        )
+        return Standing(name, name)
+    spec = collection_registry.spec_of(tables, address, name, parts=index.spec.parts)
+    verdict = None
+    if spec is not None:
+        verdict = judge(client, index.of(spec), now)
+        collection_registry.note_gates(tables, address, name, verdict.as_json())
+    if not anyway:
+        if verdict is None:
+            raise ConfigurationError(
+                f"nothing is known of {name} here (other tables, or another version, made it):"
+                " `--anyway` serves it unseen"
+            )
+        if not verdict.passed:
+            raise ConfigurationError(
+                f"{name} does not pass its gates: {'; '.join(verdict.failed)}."
+                " `embed-assets sync` brings the collection of the current settings in step;"
+                " `--anyway` serves it as it is"
+            )
+    return _move(client, tables, address, name, now, collection_registry.PROMOTE, wanted, verdict)
+
+
+def rollback(client: MilvusClient, tables: Tables, address: str, wanted: str) -> Standing:
+    """Serve again what was served before, as it is; holds until the settings change, or `promote`.
+
+    Raises:
+        NotFound: nothing was served before, or it was dropped.
+    """
+    now = collection.served(client)
+    told = collection_registry.moves(tables, address)
+    arrived = next(
+        (m for m in reversed(told) if m.name == now and m.reason != collection_registry.ROLLBACK),
+        None,
+    )
+    earlier = told[: told.index(arrived)] if arrived else told
+    for move in reversed(earlier):
+        if move.name != now and client.has_collection(move.name):
+            return _move(
+                client, tables, address, move.name, now, collection_registry.ROLLBACK, wanted
+            )
+    raise NotFound(
+        f"there is nothing to go back to from {now or 'an index without a served collection'}:"
+        " `embed-assets collections` lists what is there, `embed-assets promote NAME` serves one"
+    )
+
+
+def drop(client: MilvusClient, name: str, tables: Tables, address: str) -> None:
+    """Drop a collection that is not served, and what is known of it.
+
+    Raises:
+        NotFound: there is no such collection.
+        ConfigurationError: it is served.
+    """
+    _require(client, name, PREFIXES)
+    collection.drop(client, name)
+    collection_registry.forget_collection(tables, address, name)
+
+
+def listed(
+    client: MilvusClient, spec: IndexSpec | None, tables: Tables, address: str
+) -> list[Listed]:
+    """Every collection of ours at this address, the served one first; `spec`: what is wanted."""
+    now = collection.served(client)
+    known = collection_registry.known(tables, address)
+    wanted = {one.collection: one for one in spec.layers} if spec else {}
+    found = []
+    for name in client.list_collections():
+        if not name.startswith(PREFIXES):
+            continue
+        one = known.get(name)
+        held = one.spec if one and one.spec else wanted.get(name)
+        collection.load(client, name)
+        found.append(
+            Listed(
+                name,
+                held,
+                collection.count(client, name),
+                collection_registry.unfinished(tables, address, held) if held else None,
+                now is not None and name in (now, parts_of(now)),
+                name in wanted,
+                one.gates if one else None,
+                one.gates_at if one else None,
+            )
+        )
+    return sorted(
+        found, key=lambda c: (not c.served, not c.wanted, c.name.startswith(PREFIXES[1]), c.name)
+    )
+
+
+def _require(
+    client: MilvusClient, name: str, prefixes: tuple[str, ...] = (f"{TRACKS}_",)
+) -> str | None:
+    now = collection.served(client)
+    names = [n for n in client.list_collections() if n.startswith(prefixes)]
+    if name not in names:
+        there = ", ".join(sorted(names)) or "none"
+        raise NotFound(f"there is no collection {name}; there are: {there}")
+    return now
+
+
+def _move(
+    client: MilvusClient,
+    tables: Tables,
+    address: str,
+    name: str,
+    before: str | None,
+    reason: str,
+    wanted: str,
+    verdict: Verdict | None = None,
+) -> Standing:
+    # What can fail and what takes time comes before the one step that searches notice.
+    collection.load(client, name)
+    started = time.perf_counter()
+    collection.point(client, name, before)
+    took = (time.perf_counter() - started) * 1000
+    collection_registry.note_move(tables, address, name, before, reason, wanted)
+    return Standing(wanted, name, True, "", verdict, round(took, 3))

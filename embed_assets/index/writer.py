@@ -1,0 +1,319 @@
+"""Bringing folders of the index in step with what is wanted, and proving it by reading back."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from itertools import groupby, islice
+from operator import attrgetter
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from embed_assets.errors import ConfigurationError, Reason, TrackRejected, TransientError
+from embed_assets.identity import TRACKS, IndexSpec
+from embed_assets.index.collection import (
+    IDS_PER_CALL,
+    READ,
+    count,
+    ensure,
+    id_list,
+    load,
+    rows_by_folder,
+    rows_of,
+)
+from embed_assets.index.connection import give_way, lite_folder
+from embed_assets.index.nearest import vectors_of
+from embed_assets.index.row import KEYS, Row
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+FOLDERS_PER_CHUNK = 512
+"""Read back together, which makes a server wait for a tick of its time, and Lite for its file."""
+
+ROWS_PER_BATCH = 500
+BATCHES_PER_FLUSH = 8
+"""Rows that were not flushed are in Lite's memory, several times over."""
+
+ROUNDS = 4
+SAMPLE = 3
+SAMPLE_COSINE = 0.999
+
+Mark = tuple[int, int]
+"""What stands for all rows of a track: how many, and the sum of their digests."""
+
+
+@dataclass(frozen=True)
+class FolderRows:
+    """What a folder should have in the index; no rows: it is gone, or has no good track.
+
+    `rows` may be called more than once and must give the same rows each time, those of a track one
+    after the other.
+    """
+
+    folder_id: str
+    rows: Callable[[], Iterable[Row]]
+
+
+@dataclass(frozen=True)
+class FolderWritten:
+    """A folder whose rows in the index were read back and are exactly what was wanted."""
+
+    folder_id: str
+    rows: int
+    written: int
+    deleted: int
+    unchanged: int
+
+
+@dataclass(frozen=True)
+class FolderFailed:
+    """A folder whose rows or vectors could not be had; other folders are not held up by it."""
+
+    folder_id: str
+    error: Exception
+
+
+@dataclass
+class _Work:
+    """One folder while its chunk is worked on: by track, what is wanted and what the index has.
+
+    `written`, `deleted`: rows of each track. Memory is by the track, however many rows it has.
+    """
+
+    source: FolderRows
+    want: dict[str, Mark] = field(default_factory=dict)
+    have: dict[str, Mark] = field(default_factory=dict)
+    written: dict[str, int] = field(default_factory=dict)
+    deleted: dict[str, int] = field(default_factory=dict)
+    error: Exception | None = None
+
+    def in_step(self) -> bool:
+        return self.have == self.want
+
+    def surplus(self) -> list[str]:
+        """Tracks of which there are rows that no writing replaces: doubled, or no longer wanted."""
+        return [t for t, (n, _) in self.have.items() if n > self.want.get(t, (0, 0))[0]]
+
+    def report(self) -> FolderWritten | FolderFailed:
+        if self.error is not None:
+            return FolderFailed(self.source.folder_id, self.error)
+        rows, written = sum(n for n, _ in self.want.values()), sum(self.written.values())
+        deleted = sum(self.deleted.values())
+        return FolderWritten(self.source.folder_id, rows, written, deleted, rows - written)
+
+
+def index_folders(
+    client: MilvusClient,
+    spec: IndexSpec,
+    folders: Iterable[FolderRows],
+    vector_of: Callable[[Any], np.ndarray],
+    *,
+    rewrite: bool = False,
+) -> Iterator[FolderWritten | FolderFailed]:
+    """Make the rows of these folders in the collection of `spec` exactly what is wanted.
+
+    Works through up to 512 folders at a time: reads what the index has of them, writes what
+    differs (`rewrite`: everything), deletes what is not wanted, flushes, and reads back; only
+    then are the folders reported. A call that was killed or failed is simply repeated. Between
+    batches and between reports others get their turn at a Lite index. `vector_of(row.sound)`
+    gives a float32 `[spec.dim]` vector of any length but 0 and is asked only for tracks that need
+    writing, so memory holds one batch of vectors; unit vectors are stored. `sound` is the audio
+    hash, and for a part of it also which one.
+
+    Raises:
+        ConfigurationError: the collection or a vector has another width than `spec`.
+        TransientError: the index cannot be brought in step; what was reported holds.
+    """
+    ensure(client, spec)
+    todo = iter(folders)
+    ours = 0
+    while chunk := [_Work(f) for f in islice(todo, FOLDERS_PER_CHUNK)]:
+        _step_aside(client, spec)
+        # All rows are those that this call has written: there is nothing of the others to look for.
+        level = READ if ours else "Strong"
+        unknown = count(client, spec.collection, level) != ours
+        _settle(client, spec, chunk, vector_of, rewrite, unknown)
+        ours += sum(n for work in chunk for n, _ in work.have.values())
+        for work in chunk:
+            yield work.report()
+            _step_aside(client, spec)
+
+
+def _settle(
+    client: MilvusClient,
+    spec: IndexSpec,
+    chunk: list[_Work],
+    vector_of: Callable[[Any], np.ndarray],
+    force: bool,
+    unknown: bool,
+) -> None:
+    if unknown:
+        _read(client, spec, chunk)
+    pending = chunk
+    for _ in range(ROUNDS):
+        sample: dict[str, np.ndarray] = {}
+        touched = _bring(client, spec, pending, vector_of, force, sample)
+        if not touched:
+            return
+        _flush(client, spec)
+        _read(client, spec, touched, again=True)
+        force = not _sample_holds(client, spec, sample)
+        pending = [w for w in touched if w.error is None and (force or not w.in_step())]
+        if not pending:
+            return
+    raise TransientError(
+        f"collection {spec.collection}: {len(pending)} folders differ from what was written, even "
+        f"after {ROUNDS} rounds (first: folder_id {pending[0].source.folder_id}); does another "
+        "program write to it? Stop that and run `embed-assets sync` again"
+    )
+
+
+def _read(
+    client: MilvusClient, spec: IndexSpec, chunk: list[_Work], *, again: bool = False
+) -> None:
+    """Note what the index has of each folder; `again`: of all that was there or was written."""
+    works = {w.source.folder_id: w for w in chunk}
+    if len(works) < len(chunk):
+        raise ValueError("the same folder was given twice")
+    # pymilvus has a reader wait for what it wrote itself, but not for what it deleted.
+    only_written = again and not any(w.surplus() for w in chunk)
+    if only_written and spec.rows == TRACKS:
+        # By key: it shows no doubled row, but where none was there, none has come.
+        known = {t for w in chunk for t in (w.have.keys() | w.want.keys())}
+        rows = rows_of(client, spec.collection, sorted(known))
+    else:
+        level = READ if only_written else "Strong"
+        rows = rows_by_folder(client, spec.collection, list(works), level)
+    have: dict[str, dict[str, Mark]] = defaultdict(dict)
+    for folder, track, row_digest in rows:
+        there = have[folder]
+        there[track] = _plus(there.get(track, (0, 0)), row_digest)
+    for folder, work in works.items():
+        work.have = have.get(folder, {})
+
+
+def _plus(mark: Mark, row_digest: str) -> Mark:
+    return mark[0] + 1, mark[1] + int(row_digest, 16)
+
+
+def _bring(
+    client: MilvusClient,
+    spec: IndexSpec,
+    chunk: list[_Work],
+    vector_of: Callable[[Any], np.ndarray],
+    force: bool,
+    sample: dict[str, np.ndarray],
+) -> list[_Work]:
+    """Write and delete what differs; returns the folders in which anything did."""
+    touched: set[str] = set()
+    key = KEYS[spec.rows]
+    for number, batch in enumerate(_batches(spec, chunk, vector_of, force), 1):
+        client.upsert(spec.collection, [row for _, row in batch])
+        for work, row in batch:
+            work.written[row["track_id"]] = work.want[row["track_id"]][0]
+            touched.add(work.source.folder_id)
+        for _, row in batch[:: max(1, len(batch) // SAMPLE)]:
+            if len(sample) < SAMPLE:
+                sample[row[key]] = row["vector"]
+        if number % BATCHES_PER_FLUSH == 0:
+            _flush(client, spec)
+        if len(batch) == ROWS_PER_BATCH:
+            _step_aside(client, spec)
+    extra = []
+    for work in chunk:
+        if work.error is None and (gone := work.surplus()):
+            # What is doubled (by a kill inside flush) goes with all its copies, and is written
+            # anew in the next round.
+            extra += gone
+            work.deleted |= {t: work.have[t][0] for t in gone if t not in work.want}
+            touched.add(work.source.folder_id)
+    if extra:
+        _delete(client, spec, extra)
+    return [w for w in chunk if w.source.folder_id in touched]
+
+
+def _batches(
+    spec: IndexSpec, chunk: list[_Work], vector_of: Callable[[Any], np.ndarray], force: bool
+) -> Iterator[list[tuple[_Work, dict[str, Any]]]]:
+    """Rows to write, with their vectors, of one folder after the other; full batches but the last.
+
+    A failure to get a folder's rows or vectors is noted, and ends that folder.
+    """
+    batch: list[tuple[_Work, dict[str, Any]]] = []
+    for work in chunk:
+        work.want = {}
+        try:
+            for track, group in groupby(work.source.rows(), attrgetter("track_id")):
+                rows, mark = list(group), (0, 0)
+                for row in rows:
+                    mark = _plus(mark, row.row_digest)
+                twice = track in work.want or len({row.key for row in rows}) < len(rows)
+                if twice or rows[0].folder_id != work.source.folder_id:
+                    raise ValueError(
+                        f"track {rows[0].path!r} is listed twice or under another folder"
+                    )
+                work.want[track] = mark
+                have = work.have.get(track, (0, 0))
+                if have[0] > mark[0] or (have == mark and not force):
+                    continue
+                for row in rows:
+                    vector = _unit(spec, row, vector_of(row.sound))
+                    batch.append((work, row.stored() | {"vector": vector}))
+                    if len(batch) == ROWS_PER_BATCH:
+                        yield batch
+                        batch = []
+        except ConfigurationError:
+            raise
+        except Exception as e:
+            work.error = e
+            batch = [(w, row) for w, row in batch if w is not work]
+    if batch:
+        yield batch
+
+
+def _unit(spec: IndexSpec, row: Row, vector: np.ndarray) -> np.ndarray:
+    if vector.shape != (spec.dim,):
+        raise ConfigurationError(
+            f"{row.path}: a vector of shape {vector.shape} came for collection {spec.collection}, "
+            f"which holds width {spec.dim}: the stored embeddings do not fit EMBED_ENCODER, "
+            "EMBED_MODEL and EMBED_POOLING; embed this folder again"
+        )
+    norm = float(np.linalg.norm(vector.astype(np.float64)))
+    if not (np.isfinite(norm) and norm > 0):
+        raise TrackRejected(
+            Reason.BAD_VECTOR, f"{row.path}: the stored vector has norm {norm}; embed it again"
+        )
+    return (vector / norm).astype(np.float32)
+
+
+def _delete(client: MilvusClient, spec: IndexSpec, tracks: Iterable[str]) -> None:
+    """Delete every row of these tracks."""
+    rest = iter(sorted(tracks))
+    while ids := list(islice(rest, IDS_PER_CALL)):
+        if spec.rows == TRACKS:
+            client.delete(spec.collection, ids=ids)
+        else:
+            client.delete(spec.collection, filter=f"track_id in {id_list(ids)}")
+
+
+def _flush(client: MilvusClient, spec: IndexSpec) -> None:
+    """Make what was written outlive a kill; a server's log has it as soon as it acknowledges."""
+    if lite_folder(client):
+        client.flush(spec.collection)
+
+
+def _sample_holds(client: MilvusClient, spec: IndexSpec, sample: dict[str, np.ndarray]) -> bool:
+    """Whether vectors read back point where they were meant to."""
+    there = vectors_of(client, list(sample), spec.collection, KEYS[spec.rows])
+    return all(
+        key in there and float(there[key] @ vector) > SAMPLE_COSINE
+        for key, vector in sample.items()
+    )
+
+
+def _step_aside(client: MilvusClient, spec: IndexSpec) -> None:
+    if give_way(client):
+        load(client, spec.collection)

@@ -1,0 +1,61 @@
+"""`demo`: the whole job on real sample tracks, in a home of its own."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from importlib import resources
+from importlib.util import find_spec
+from pathlib import Path
+
+from embed_assets.encoders.cards import WITHOUT_DOWNLOAD
+from embed_assets.errors import ConfigurationError
+from embed_assets.operations.sync import SyncResult, sync
+from embed_assets.settings import Settings
+
+PACKAGE = "immich_memories_music"
+
+
+def demo_settings(settings: Settings) -> Settings:
+    """The settings of the demo: sample music and a home below EMBED_HOME, no download, Lite."""
+    home = settings.home / "demo"
+    return Settings(
+        library=home / "music",
+        home=home,
+        encoder=WITHOUT_DOWNLOAD.name,
+        device="auto",
+        milvus_uri=str(home / "milvus.db"),
+        milvus_token="",
+        milvus_database="",
+        settle_seconds=0,
+        _env_file=None,
+    )
+
+
+def demo(settings: Settings, tell: Callable[[str], None]) -> SyncResult:
+    """Copy the sample tracks and bring their index in step; `settings`: those of the demo.
+
+    Raises:
+        ConfigurationError: the sample tracks are not installed.
+    """
+    tell(f"copying the sample tracks to {settings.library}")
+    copy_samples(Path(settings.library or ""))
+    return sync(settings, tell=tell)
+
+
+def copy_samples(target: Path) -> None:
+    """Copy the tracks of the package `immich-memories-music` (MIT), a folder a mood.
+
+    Raises:
+        ConfigurationError: it is not installed.
+    """
+    if find_spec(PACKAGE) is None:
+        raise ConfigurationError(
+            "the sample tracks are not installed: pip install 'embed_assets[demo]', or `make demo`"
+        )
+    with resources.as_file(resources.files(PACKAGE) / "tracks") as source:
+        for track in sorted(source.glob("*/*.opus")):
+            copy = target / track.parent.name / track.name
+            if not copy.exists():
+                copy.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(track, copy)

@@ -1,0 +1,289 @@
+"""`doctor`: each thing that must be so, checked, with what to do where it is not."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from embed_assets import encoders
+from embed_assets.defs.evaluation import evaluate
+from embed_assets.errors import ConfigurationError, EmbedAssetsError, IndexBusy, TransientError
+from embed_assets.formats import counted
+from embed_assets.identity import display_path
+from embed_assets.index import collection
+from embed_assets.index.address import is_server
+from embed_assets.index.connection import connect
+from embed_assets.index.reconcile import compare
+from embed_assets.library import ctimes
+from embed_assets.library.left_out import LeftOut
+from embed_assets.library.walk import Folder, require_library, walk
+from embed_assets.operations.errors import failed_folders
+from embed_assets.operations.read_only import address_of_up, open_existing
+from embed_assets.planning.values import Policy, SensorCursor
+from embed_assets.project import Project, for_reading
+from embed_assets.settings import Settings
+from embed_assets.storage import collection_registry, queries
+from embed_assets.storage.vector_store import VectorsLost
+
+FREE_BYTES = 1 << 30
+BUSY_SECONDS = 5.0
+
+_DRIFTS = ("differing", "orphans")
+
+SAMPLE = 300
+"""Stored vectors that are read without `--deep`."""
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One check: `ok` None means that it could not be made now; `counts`: its figures, if any."""
+
+    check: str
+    ok: bool | None
+    message: str
+    counts: dict[str, object] = field(default_factory=dict)
+
+
+def doctor(settings: Settings, deep: bool = False) -> list[Finding]:
+    """Check everything that a run needs; changes nothing. `deep` reads every stored vector."""
+    project = for_reading(settings)
+    left_out = LeftOut()
+    checks: list[tuple[str, Callable[[Settings, Project], str]]] = [
+        ("settings", _settings),
+        ("library", lambda settings, project: _library(project, left_out)),
+        ("left out", lambda settings, project: _left_out(left_out)),
+        ("encoder", _encoder),
+        ("removals", _removals),
+        ("home", _home),
+        ("device", _device),
+        ("index", _index),
+        ("vectors", lambda settings, project: _vectors(project, deep)),
+        ("tracks", _tracks),
+        ("ctimes", _ctimes),
+        ("dagster", _dagster),
+    ]
+    found: list[Finding] = []
+    for name, check in checks:
+        made = _finding(name, check, settings, project)
+        if name == "left out":
+            made = replace(made, counts=left_out.as_json())
+        # What is wrong is said once, by the check whose matter it is.
+        same = next((f for f in found if not made.ok and f.message == made.message), None)
+        found.append(replace(made, ok=None, message=f"see {same.check}") if same else made)
+    return found
+
+
+def _finding(
+    name: str, check: Callable[[Settings, Project], str], settings: Settings, project: Project
+) -> Finding:
+    try:
+        return Finding(name, True, check(settings, project))
+    except _Unknown as e:
+        return Finding(name, None, str(e))
+    except EmbedAssetsError as e:
+        return Finding(name, False, str(e))
+
+
+class _Unknown(EmbedAssetsError):
+    pass
+
+
+def _settings(settings: Settings, project: Project) -> str:
+    if mistyped := settings.mistyped():
+        raise ConfigurationError("; ".join(mistyped))
+    return "no variable is named almost like a setting"
+
+
+def _library(project: Project, left_out: LeftOut) -> str:
+    root = require_library(project.library.root)
+    folders = files = 0
+    unreadable: Folder | None = None
+    for folder in walk(root, left_out=left_out):
+        if folder.digest is None:
+            unreadable = unreadable or folder
+        else:
+            folders += 1
+            files += folder.files
+    if unreadable:
+        raise TransientError(
+            f"{os.fsdecode(unreadable.path)!r}: {unreadable.error}; mend its permissions, or the"
+            " disk: what is below it is left as it is"
+        )
+    if not files:
+        links = f" Its {left_out.about_links()}" if left_out.links else ""
+        raise ConfigurationError(
+            f"EMBED_LIBRARY={root} holds no audio files: is it the right one?{links}"
+        )
+    return f"{root}: {files} audio files in {folders} folders"
+
+
+def _left_out(left_out: LeftOut) -> str:
+    if not left_out.folders:
+        raise _Unknown("the library could not be looked at")
+    if told := left_out.sentences():
+        return "; ".join(told)
+    return "no link leads out of the library, and no file looks like audio of another kind"
+
+
+def _removals(settings: Settings, project: Project) -> str:
+    require_library(project.library.root)
+    policy = Policy(settle_seconds=0)
+    with open_existing(settings) as instance:
+        found = evaluate(instance, project.index(), SensorCursor(), policy, budget_seconds=600)
+    gone = sum(len(r.keys) for r in found.plan.requests if r.remove)
+    return f"{gone or 'no'} folders are gone and will be removed from the index"
+
+
+def _home(settings: Settings, project: Project) -> str:
+    place = settings.home
+    while not place.exists() and not place.is_symlink():
+        place = place.parent
+    if not place.is_dir():
+        raise ConfigurationError(
+            f"EMBED_HOME={settings.home}: {place} is no folder: move it away, or name another"
+        )
+    if not os.access(place, os.W_OK | os.X_OK):
+        raise ConfigurationError(f"EMBED_HOME={settings.home} cannot be written: change its owner")
+    parts = [settings.dagster_home, project.store.root, Path(project.uri)]
+    for part in (place, *(p for p in parts if p.exists())):
+        free = shutil.disk_usage(part).free
+        if free < FREE_BYTES:
+            raise TransientError(f"the disk of {part} has {free >> 20} MiB free: make room")
+    free = shutil.disk_usage(place).free
+    return f"{settings.home}, {free >> 30} GiB free"
+
+
+def _encoder(settings: Settings, project: Project) -> str:
+    info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
+    return f"{info.name}, weights {info.weights[:12]}: {info.note}"
+
+
+def _device(settings: Settings, project: Project) -> str:
+    encoders.require_device(settings.encoder, settings.device)
+    where = f"cpu ({settings.encoder} runs on nothing else)"
+    if project.choice.card.runs_on_gpu:
+        from embed_assets.encoders.devices import resolve_device
+
+        where = resolve_device(settings.device)
+    workers = project.choice.workers()
+    used = ""
+    with suppress(ConfigurationError):  # that the weights are not here is said by `encoder`
+        used = queries.last_engine(project.tables, project.spec().recipe.digest)
+    return (
+        f"{where}, {workers} worker process{'es' if workers > 1 else ''}"
+        f"{f'; the last track was embedded by {used}' if used else ''}"
+    )
+
+
+def _index(settings: Settings, project: Project) -> str:
+    spec = project.spec()
+    lite = not is_server(project.uri)
+    if not project.tables.holds(spec.place(project.uri)):
+        if not lite:
+            with connect(project.uri, project.token) as client:
+                client.list_collections()
+        last = collection_registry.last_served(project.tables, project.uri)
+        told = f" ({last}, of other settings, is served until then)" if last else ""
+        return f"nothing is indexed in {project.uri} yet: `embed-assets sync` or `up` does it{told}"
+    try:
+        with connect(project.uri, project.token, wait_seconds=BUSY_SECONDS) as client:
+            # Parts that were asked for just now have no collection yet: they wait.
+            there = [one for one in spec.layers if client.has_collection(one.collection)]
+            indexed = (o for o in spec.layers if project.tables.holds(o.place(project.uri)))
+            if gone := [one.collection for one in indexed if one not in there]:
+                raise TransientError(
+                    f"{' and '.join(gone)} is gone from {project.uri}: `embed-assets sync`, or"
+                    " the hourly job `reconcile`, fills it from the stored embeddings"
+                )
+            drift, *parts = (compare(client, one, project.tables, project.uri) for one in there)
+            served = collection.served(client)
+    except IndexBusy as e:
+        raise _Unknown(str(e)) from e
+    every = [drift, *parts]
+    differing, orphans = (sum(len(getattr(d, what)) for d in every) for what in _DRIFTS)
+    if differing or orphans:
+        raise TransientError(
+            f"{differing} folders differ from the tables and {orphans} are"
+            " orphaned: `embed-assets sync` mends this, and so does the hourly reconciliation"
+        )
+    told = f"{drift.rows} rows in {drift.folders} folders"
+    told += f", {parts[0].rows} of parts" if parts else ""
+    told += ", in step with the tables"
+    waiting = max(drift.waiting, collection_registry.unfinished(project.tables, project.uri, spec))
+    if waiting:
+        told += f" but for {waiting} folders that are to be indexed"
+    if served == spec.collection:
+        return f"{told}, served"
+    known = collection_registry.known(project.tables, project.uri).get(spec.collection)
+    gates = known.gates if known else None
+    if waiting or gates is None or gates["passed"]:
+        if collection_registry.is_by_hand(project.tables, project.uri, spec.collection):
+            return f"{told}, not served ({served} was chosen by hand): `embed-assets promote`"
+        return f"{told}, not served yet ({served} is): `embed-assets collections` says why"
+    failed = ", ".join(g["name"] for g in gates["gates"] if g["passed"] is False)
+    raise TransientError(
+        f"{spec.collection} failed its gates ({failed}), so {served} stays served:"
+        " `embed-assets collections` lists them; if it is as you want it,"
+        " `embed-assets promote --anyway` serves it"
+    )
+
+
+def _vectors(project: Project, deep: bool) -> str:
+    recipe = project.spec().recipe.digest
+    tracks = {t.audio_hash: t.path for t in queries.embedded_tracks(project.tables, recipe)}
+    looked = sorted(h for h in tracks if h)
+    if not deep and len(looked) > SAMPLE:
+        looked = random.sample(looked, SAMPLE)
+    lost = []
+    for audio_hash in looked:
+        try:
+            project.store.read(recipe, audio_hash)
+        except VectorsLost:
+            lost.append(tracks[audio_hash])
+    if lost:
+        folder = display_path(lost[0].rpartition(b"/")[0])
+        raise TransientError(
+            f"{len(lost)} of {len(looked)} stored vectors are missing or damaged, first that of"
+            f" {display_path(lost[0])!r}: check the disk; `embed-assets retry {folder!r}`"
+            " has them made again"
+        )
+    more = "" if deep or len(looked) == len(tracks) else f" of {len(tracks)}; --deep reads all"
+    return f"{len(looked)} stored vectors read and found whole{more}"
+
+
+def _tracks(settings: Settings, project: Project) -> str:
+    spec = project.spec()
+    found = queries.counts(project.tables, spec.recipe.digest, spec.place(project.uri))
+    with open_existing(settings) as instance:
+        failed = len(failed_folders(instance, project))
+    if failed:
+        raise TransientError(
+            f"{counted(failed, 'folder')} failed: `embed-assets errors` lists each with its reason;"
+            " all are tried again by themselves"
+        )
+    rejected = f"{found.rejected} rejected (see `embed-assets errors`)" if found.rejected else ""
+    return f"{found.embedded} embedded, {rejected or 'none rejected'}; `status` says what is to do"
+
+
+def _ctimes(settings: Settings, project: Project) -> str:
+    folders = ctimes.resting(project.tables, time.time())
+    if not folders:
+        return "say when a file was retagged that kept its size and time"
+    return (
+        f"those of {folders} folders change though their files do not (hard links, permissions, or"
+        " a share that makes them up), so they count there only now and then: where a tagger keeps"
+        " a file's size and time, `embed-assets retry PATH` has it read at once"
+    )
+
+
+def _dagster(settings: Settings, project: Project) -> str:
+    address = address_of_up(settings)
+    if address is None:
+        raise _Unknown("not up: `embed-assets up` keeps the index in step by itself")
+    return f"up: {address}"

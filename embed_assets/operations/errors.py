@@ -1,0 +1,161 @@
+"""`errors`: every rejected track and every folder that is not done, with the reason."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Iterator, Mapping
+from typing import Any
+
+import dagster as dg
+
+from embed_assets.defs import state
+from embed_assets.defs.dagster_compat.runs import log_of
+from embed_assets.defs.partitions import key_of, path_of
+from embed_assets.errors import ConfigurationError
+from embed_assets.formats import iso
+from embed_assets.identity import display_path
+from embed_assets.index.folders import version_of, written_versions
+from embed_assets.library import ctimes
+from embed_assets.library.walk import Folder, folder_ctimes, folder_digest, list_audio, walk
+from embed_assets.operations.read_only import open_existing, require_setting
+from embed_assets.project import Project, for_reading
+from embed_assets.settings import Settings
+from embed_assets.storage import queries, retry_requests
+from embed_assets.storage.records import Problem
+
+PAGE = 200
+"""Failed runs read at once; all of them are, as far as any folder is unexplained."""
+
+
+def errors(settings: Settings) -> list[dict[str, Any]]:
+    """Every rejected track and every folder that is not done, with what its last try died of.
+
+    Raises:
+        ConfigurationError: EMBED_LIBRARY is not set, no such encoder, or no weights.
+    """
+    require_setting(settings)
+    project = for_reading(settings)
+    return [_as_json(p) for p in problems(settings, project)]
+
+
+def problems(settings: Settings, project: Project) -> list[Problem]:
+    """The rows of `errors`."""
+    rows = list(queries.rejected_tracks(project.tables, project.spec().recipe.digest))
+    with open_existing(settings) as instance:
+        failed = failed_folders(instance, project)
+    there = walk(project.library.root) if project.library.root else ()
+    return rows + failed + [_unreadable(folder) for folder in there if folder.digest is None]
+
+
+def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Problem]:
+    """Every folder that is not done: what `errors` lists, and `status` and `doctor` count.
+
+    What failed before and is as the index has it now is no problem: the change that the run was for
+    was taken back, or the run had others to do. Folders that cannot be read are not among them.
+    """
+    spec, tables, root = project.spec(), project.tables, project.library.root
+    places = [one.place(project.uri) for one in spec.layers]
+    waiting = retry_requests.open_requests(tables)
+    failed = {p.path: p for p in queries.failed_folders(tables)}
+    killed = _killed(instance, failed.keys(), waiting, queries.indexed_at(tables, *places))
+    failed |= {p.path: p for p in killed}
+    if not failed or root is None:
+        return list(failed.values())
+    there = written_versions(tables, spec, project.uri)
+    read = ctimes.known(tables, time.time())
+    open_ones = []
+    for path, problem in failed.items():
+        try:
+            files = list_audio(root, path)
+        except OSError:
+            continue
+        now = folder_ctimes(files)
+        in_step = (
+            bool(files)
+            and there.get(path) == version_of(folder_digest(files), spec)
+            and read.get(path, now) == now
+            and path not in waiting
+        )
+        if not in_step:
+            open_ones.append(problem)
+    return open_ones
+
+
+def _unreadable(folder: Folder) -> Problem:
+    """A folder of which nothing is known now; what was indexed of it and below stays."""
+    message = f"{folder.error}: what is below it is left as it is; check its permissions"
+    return Problem(folder.path, folder.path, "cannot be read", message, time.time(), "")
+
+
+def _killed(
+    instance: dg.DagsterInstance,
+    explained: Collection[bytes],
+    waiting: Mapping[bytes, float],
+    indexed_at: Mapping[bytes, float],
+) -> list[Problem]:
+    """Folders that a failed run left out of step without a word, e.g. because it was killed.
+
+    `explained`: folders of which a step said why. `waiting`: when a person asked for another try,
+    which is no failure until it has failed. `indexed_at`: when the tables say that each was indexed
+    last; of the rest Dagster is asked.
+    """
+    keys = state.known_keys(instance)
+    decided = state.held_keys(state.live_runs(instance), keys) | set(map(key_of, explained))
+    problems: list[Problem] = []
+    for record in _failed_runs(instance):
+        if len(decided) >= len(keys):
+            break
+        run = record.dagster_run
+        at = record.end_time or record.create_timestamp.timestamp()
+        cause = ""
+        # The newest failed run of a folder decides: whatever came before it is history.
+        for key in sorted(state.held_keys([run], keys) - decided):
+            decided.add(key)
+            try:
+                path = path_of(key)
+            except ConfigurationError:
+                continue
+            done_at = max(waiting.get(path, 0.0), indexed_at.get(path, 0.0))
+            if done_at > at or _indexed_after(instance, key, at):
+                continue
+            cause = cause or _cause(instance, run.run_id)
+            problems.append(Problem(path, path, "run failed", cause, at, run.run_id))
+    return problems
+
+
+def _failed_runs(instance: dg.DagsterInstance) -> Iterator[dg.RunRecord]:
+    failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])
+    cursor = None
+    while page := instance.get_run_records(failed, limit=PAGE, cursor=cursor):
+        yield from page
+        cursor = page[-1].dagster_run.run_id
+
+
+def _indexed_after(instance: dg.DagsterInstance, key: str, at: float) -> bool:
+    found = instance.fetch_materializations(
+        dg.AssetRecordsFilter(
+            asset_key=state.INDEX_KEY, asset_partitions=[key], after_timestamp=at
+        ),
+        limit=1,
+    )
+    return bool(found.records)
+
+
+def _cause(instance: dg.DagsterInstance, run_id: str) -> str:
+    kinds = dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE
+    for entry in log_of(instance, run_id, *kinds):
+        if message := entry.get_dagster_event().message:
+            return f"{message} It is tried again by itself"
+    return "the run failed; its log in the Dagster UI says why. It is tried again by itself"
+
+
+def _as_json(problem: Problem) -> dict[str, Any]:
+    return {
+        "path": display_path(problem.path),
+        "folder": display_path(problem.folder),
+        "reason": problem.reason,
+        "message": problem.message,
+        "at": problem.at,
+        "time": iso(problem.at),
+        "run_id": problem.run_id,
+    }

@@ -1,0 +1,175 @@
+"""`gc`: remove what nothing needs, and say how many bytes that is.
+
+Stored vectors cost forward passes to have again; converted models, search files and downloads that
+were stopped cost only time.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import dagster as dg
+
+from embed_assets import encoders
+from embed_assets.defs.dagster_compat import files
+from embed_assets.defs.evaluation import evaluate
+from embed_assets.defs.history import VACUUM_SECONDS, Pruned, prune
+from embed_assets.defs.instance import open_instance
+from embed_assets.errors import TransientError
+from embed_assets.identity import IndexSpec
+from embed_assets.index.connection import connect
+from embed_assets.index.promotion import PREFIXES
+from embed_assets.operations.up import running_address
+from embed_assets.planning.values import Policy, SensorCursor
+from embed_assets.project import Project
+from embed_assets.settings import Settings
+from embed_assets.storage import collection_registry
+from embed_assets.storage.garbage import Swept, sweep
+from embed_assets.storage.track_vector_file import unused_files
+
+LITE_SECONDS = 120.0
+WALK_SECONDS = 600.0
+HISTORY_SECONDS = 600.0
+ALONE_SECONDS = 120.0
+"""How long a database of Dagster may be rewritten while no `up` is running."""
+
+REMEMBERED_SECONDS = 366 * 86_400.0
+"""How long it is known when music was added that is gone."""
+
+
+@dataclass(frozen=True)
+class History:
+    """Bytes of Dagster's history: databases of all runs, logs of each, what their steps printed."""
+
+    databases: int
+    logs: int
+    output: int
+    pruned: Pruned
+
+
+@dataclass(frozen=True)
+class Collected:
+    """What `gc --json` prints; `in_step`: whether the library was, so that `gc` may remove.
+
+    `history`: bytes of Dagster's history before, and what of it was pruned.
+    `copies`: paths of converted models, search files and stopped downloads that go too, of
+    `copies_bytes`.
+    """
+
+    dry_run: bool
+    in_step: bool
+    recipes_in_use: list[str]
+    swept: Swept
+    copies: list[str]
+    copies_bytes: int
+    history: History
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        told = asdict(self)
+        return told | told.pop("swept")
+
+
+def _history(instance: dg.DagsterInstance, settings: Settings, dry_run: bool) -> History:
+    sizes = files.sizes(instance)
+    alone = running_address(settings) is None
+    pruned = prune(
+        instance,
+        settings.history_days,
+        seconds=HISTORY_SECONDS,
+        vacuum_seconds=ALONE_SECONDS if alone else VACUUM_SECONDS,
+        dry_run=dry_run,
+    )
+    return History(**sizes, pruned=pruned)
+
+
+def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
+    """Remove vectors of music that is gone, and of recipes that no collection has.
+
+    With them go the converted models and search files that were of use to such recipes only,
+    downloads of weights that were stopped and not gone on with, and old runs of Dagster.
+
+    Only while tables and library agree: music that is just being moved is in no table for a
+    moment, and an unmounted library is none at all.
+
+    Raises:
+        LibraryUnavailable: the library is not there, or looks unmounted.
+        TransientError: folders are still to be done, or the index cannot be asked what it holds.
+    """
+    project = Project.of(settings)
+    with open_instance(settings) as instance:
+        policy = Policy(settle_seconds=settings.settle_seconds)
+        found = evaluate(instance, project.index(), SensorCursor(), policy, WALK_SECONDS)
+    busy = found.plan.due + found.plan.running
+    in_step = found.complete and not busy and found.plan.debounced_in is None
+    if not in_step and not dry_run:
+        raise TransientError(
+            f"{busy or 'some'} folders are new, changed or in runs: what they need is not known"
+            " yet. Run `embed-assets sync`, or wait for `up`, and run `embed-assets gc` again;"
+            " `--dry-run` says what it would remove now"
+        )
+    with open_instance(settings) as instance:
+        history = _history(instance, settings, dry_run)
+    specs = _in_use(project)
+    if specs is None:
+        # Whose vectors a collection has cannot be known: nothing of another recipe may go.
+        recipes = {project.spec().recipe.digest, *project.store.recipes()}
+        unused = []
+    else:
+        recipes = {spec.recipe.digest for spec in specs}
+        weights = {spec.recipe.weights for spec in specs}
+        unused = [
+            *encoders.unused_files(weights, settings.model, settings.model_cache),
+            *unused_files(project.store, specs),
+        ]
+    swept = sweep(project.tables, project.store, recipes, older_than=older_than, dry_run=dry_run)
+    copies = list(_old(unused, time.time() - older_than))
+    size = sum(map(_bytes, copies))
+    if not dry_run:
+        for copy in copies:
+            _remove(copy)
+        project.tables.forget_gone_audio(time.time() - REMEMBERED_SECONDS)
+    told = [str(copy) for copy in copies]
+    return Collected(dry_run, in_step, sorted(recipes), swept, told, size, history)
+
+
+def _in_use(project: Project) -> list[IndexSpec] | None:
+    """What the settings ask for, and every collection that is there: a rollback needs them.
+
+    None where it cannot be known of one of them.
+    """
+    known = collection_registry.known(project.tables, project.uri)
+    spec = project.spec()
+    wanted = {one.collection: one for one in spec.layers}
+    specs = [spec]
+    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+        there = [n for n in client.list_collections() if n.startswith(PREFIXES)]
+    for name in there:
+        held = wanted.get(name) or (known[name].spec if name in known else None)
+        if held is None:
+            return None
+        specs.append(held)
+    return specs
+
+
+def _old(paths: Iterable[Path], before: float) -> Iterator[Path]:
+    for path in paths:
+        with suppress(FileNotFoundError):
+            if path.stat().st_mtime < before:
+                yield path
+
+
+def _bytes(path: Path) -> int:
+    files = [path] if path.is_file() else path.rglob("*")
+    return sum(f.stat().st_size for f in files if f.is_file())
+
+
+def _remove(path: Path) -> None:
+    with suppress(FileNotFoundError):
+        shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()

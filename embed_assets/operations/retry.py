@@ -1,0 +1,82 @@
+"""`retry`: have a track, or a folder and all below it, read and embedded anew."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from embed_assets.defs import state
+from embed_assets.defs.partitions import path_of
+from embed_assets.errors import ConfigurationError, NotFound
+from embed_assets.identity import display_path, folder_id
+from embed_assets.library.left_out import why_left_out
+from embed_assets.operations.read_only import open_existing, require_setting
+from embed_assets.project import for_reading
+from embed_assets.settings import Settings
+from embed_assets.storage import retry_requests
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What `retry --json` prints: the folders in which something is done again, and how much."""
+
+    folders: list[str]
+    tracks: int
+
+
+def retry(settings: Settings, name: str) -> Asked:
+    """Ask for a track, or a folder and all below it, to be read and embedded again.
+
+    Whatever is known of them: stamps, vectors, rejections; and a folder that rests after failures
+    rests no longer. `up` does it at its next look, or `sync`; what is asked for stands in the
+    tables until it is done.
+
+    Raises:
+        NotFound: nothing of that name is known; says why if it is left out.
+    """
+    require_setting(settings)
+    project = for_reading(settings)
+    if not name:
+        raise NotFound("say which track or folder; `.` is the whole library")
+    wanted = _relative(settings, name)
+    library = project.library.name
+    with open_existing(settings) as instance:
+        # A folder whose runs were killed before they began stands in no table.
+        known = [path for key in state.known_keys(instance) if (path := _path(key)) is not None]
+    covered = {folder_id(library, p): p for p in known if _covers(wanted, p)}
+    folders, tracks = retry_requests.ask(
+        project.tables, lambda p: _covers(wanted, p), covered.items()
+    )
+    if not folders:
+        root = settings.library
+        if root and (why := why_left_out(root, os.fsencode(_inside(root, name)))):
+            raise NotFound(f"{name!r} is left out of the library: {why}")
+        raise NotFound(
+            f"{name!r}: no track and no folder of that name is known; `embed-assets errors` lists"
+            " what failed, and what is new `embed-assets sync` reads by itself"
+        )
+    return Asked(sorted(map(display_path, folders)), tracks)
+
+
+def _relative(settings: Settings, name: str) -> str:
+    """The name as `errors` prints it: relative to the library, `.` for its root."""
+    return display_path(os.fsencode(_inside(settings.library, name)))
+
+
+def _inside(root: Path | None, name: str) -> str:
+    if root and os.path.isabs(name):
+        name = os.path.relpath(name, root)
+    return os.path.normpath(name)
+
+
+def _covers(wanted: str, path: bytes) -> bool:
+    shown = display_path(path)
+    return wanted in (".", shown) or shown.startswith(wanted + "/")
+
+
+def _path(key: str) -> bytes | None:
+    try:
+        return path_of(key)
+    except ConfigurationError:
+        return None

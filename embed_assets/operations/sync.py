@@ -1,0 +1,329 @@
+"""`sync`: one look at the library, all the runs that it calls for, wait until they are done.
+
+Works beside `up` and without it: what runs of others hold is waited for, what is left is run here.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from multiprocessing import connection
+
+import dagster as dg
+
+from embed_assets.context import IndexContext
+from embed_assets.defs.dagster_compat.runs import log_of
+from embed_assets.defs.evaluation import IMPORT_RUNS, Evaluation, evaluate, prepare, summary
+from embed_assets.defs.execution import wrong_setting
+from embed_assets.defs.instance import open_instance, reap, take_over
+from embed_assets.defs.partitions import key_of, path_of
+from embed_assets.defs.run_requests import drop_already_requested, request_lock
+from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
+from embed_assets.errors import ConfigurationError, IndexBusy
+from embed_assets.formats import counted, duration
+from embed_assets.identity import IndexSpec, folder_id
+from embed_assets.index import collection
+from embed_assets.index.address import stamp
+from embed_assets.library.left_out import LeftOut
+from embed_assets.library.walk import require_library
+from embed_assets.operations.errors import problems
+from embed_assets.operations.run_processes import (
+    RunProcess,
+    start_run,
+    stopped_at_the_end,
+    wait_for_record,
+)
+from embed_assets.operations.up import running_address
+from embed_assets.planning.values import Policy, SensorCursor
+from embed_assets.project import Project
+from embed_assets.settings import Settings
+from embed_assets.storage import collection_registry, queries
+from embed_assets.storage.records import NOT_DONE
+
+WAIT_SECONDS = 0.5
+EVALUATE_SECONDS = 5.0
+"""How often the library is evaluated while fewer runs go on than may."""
+
+SAY_SECONDS = 15.0
+"""How often it says how far it is."""
+
+PATIENCE_SECONDS = 10.0
+"""A folder that rests longer than this after a failed try is reported, not waited for."""
+
+LITE_SECONDS = 30.0
+"""How long to wait for a Lite index that somebody else has, before its comparison is left out."""
+
+LOCK_SECONDS = 120.0
+"""How long to wait for another `sync`, or the sensor, that is requesting runs just now."""
+
+
+@dataclass
+class SyncResult:
+    """What `sync --json` prints: the library's size, and what was done to its tracks just now.
+
+    `links_skipped`: symbolic links that are not followed, for they lead out of the library or
+    nowhere.
+    """
+
+    folders: int = 0
+    tracks: int = 0
+    embedded: int = 0
+    reused: int = 0
+    rejected: int = 0
+    removed: int = 0
+    failed_folders: int = 0
+    links_skipped: int = 0
+    runs: list[str] = field(default_factory=list)
+    seconds: float = 0.0
+    listed: bool = False
+    """Whether `errors` has something to say of this; not printed."""
+
+    def as_json(self) -> dict[str, object]:
+        """The object that the interface promises."""
+        told = asdict(self) | {"seconds": round(self.seconds, 3)}
+        del told["listed"]
+        return told
+
+
+def sync(
+    settings: Settings,
+    *,
+    confirm_removals: bool = False,
+    tell: Callable[[str], None] = lambda line: None,
+) -> SyncResult:
+    """Bring the index in step with the library; folders that fail are counted, not raised.
+
+    Raises:
+        LibraryUnavailable: the library is not there, or so much of it is gone that a person must
+            confirm the removals.
+        ConfigurationError: encoder, weights or index cannot work as configured.
+    """
+    started = time.monotonic()
+    project = Project.of(settings)
+    index = project.index()
+    tables, spec = index.tables, index.spec
+    require_library(index.library.root, may_be_empty=confirm_removals)
+    cursor = SensorCursor()
+    result = SyncResult()
+    progress = _Progress(project, spec, tell)
+    compared, said = False, ""
+    running: list[RunProcess] = []
+    ended: dict[str, tuple[str, str]] = {}
+    left_out = LeftOut()
+    with open_instance(settings) as instance, stopped_at_the_end(instance, running, tell):
+        if running_address(settings) is None:
+            # Beside an `up` it is for that one's settings to say, and on which GPUs.
+            fit_gpu_pool(instance, project.choice.device_slots())
+        embedding = embedding_at_once(instance)
+        runs_at_once = embedding + IMPORT_RUNS
+        policy = Policy(
+            settings.settle_seconds,
+            settings.folders_per_run,
+            max_new_runs=runs_at_once,
+            max_import_runs=runs_at_once,
+            encoders=embedding,
+            removals_confirmed=confirm_removals,
+            # An import of files that were just copied would be all small runs.
+            interactive=False,
+        )
+        while True:
+            # Without `up`, nobody else frees what dead runs hold.
+            reap(instance)
+            take_over(instance)
+            if cursor.resume is None:  # Else the walk goes on, and so does the count.
+                left_out = LeftOut()
+            found = evaluate(instance, index, cursor, policy, left_out=left_out)
+            with request_lock(instance, LOCK_SECONDS):
+                found = drop_already_requested(instance, found, cursor)
+                prepare(instance, index, found.plan)
+                line, _, _ = summary(found).rpartition(" (")
+                if line != said and (found.plan.requests or not running):
+                    said = line
+                    tell(line)
+                progress.files = found.plan.files
+                begun = [start_run(settings, request) for request in found.plan.requests]
+                running.extend(begun)
+                wait_for_record(begun, instance)
+            if not running and not _is_waiting(found):
+                if compared or not _in_order(found, cursor) or _index_holds(project, index, tell):
+                    break
+                compared = True
+                continue
+
+            def meanwhile() -> None:
+                progress()
+                reap(instance)
+
+            _wait(found, running, runs_at_once, meanwhile)
+            for done in [r for r in running if r.done]:
+                running.remove(done)
+                cursor.record_end(done.request, time.time())
+                run = done.run(instance)
+                ended |= dict.fromkeys(done.request.keys, _end_of(run))
+                if run is None:
+                    continue
+                result.runs.append(run.run_id)
+                _count(instance, run.run_id, result)
+                word = "done" if run.is_success else "FAILED"
+                what = counted(len(done.request.keys), "folder")
+                tell(f"run {run.run_id[:8]}, {what}: {word}")
+                if not run.is_success and (wrong := wrong_setting(instance, run.run_id)):
+                    # Each further run would do its work and then fail of the same.
+                    raise ConfigurationError(wrong)
+        result.folders, result.tracks = found.plan.folders, found.plan.files
+        result.links_skipped = left_out.links
+        result.failed_folders = len(cursor.attempts) + found.plan.unreadable
+    if result.failed_folders:
+        unsaid = cursor.attempts.keys() - {key_of(p.folder) for p in problems(settings, project)}
+        _note_ends(project, {key: ended[key] for key in unsaid if key in ended})
+    rejected = queries.rejected_tracks(tables, spec.recipe.digest) if result.rejected else ()
+    result.listed = bool(result.failed_folders or next(iter(rejected), None))
+    result.seconds = time.monotonic() - started
+    return result
+
+
+def _end_of(run: dg.DagsterRun | None) -> tuple[str, str]:
+    """The id of a run that has ended, if it ever began, and in words how it did."""
+    if run is None:
+        return "", "the process of its run ended before the run began: is memory or the disk full?"
+    if run.is_success:
+        return run.run_id, "its run is done, and it has changed again since"
+    return run.run_id, f"its run ended early ({run.status.value.lower()}); its log says why"
+
+
+def _note_ends(project: Project, ended: Mapping[str, tuple[str, str]]) -> None:
+    """Have `errors` list folders that are not done, and of which no step could say why."""
+    for key, (run_id, why) in ended.items():
+        path = path_of(key)
+        folder = folder_id(project.library.name, path)
+        message = f"{why}; it is tried again by itself"
+        project.tables.put_failures([(folder, path)], NOT_DONE, message, run_id, unless_known=True)
+
+
+def _is_waiting(found: Evaluation) -> bool:
+    plan = found.plan
+    soon = plan.next_attempt_in is not None and plan.next_attempt_in <= PATIENCE_SECONDS
+    more = bool(plan.requests or plan.retire or plan.running or not found.complete)
+    return more or plan.debounced_in is not None or soon
+
+
+def _in_order(found: Evaluation, cursor: SensorCursor) -> bool:
+    """Whether every folder is said to be in step: only then has the index a word to say."""
+    return not cursor.attempts and not found.plan.backing_off
+
+
+def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], None]) -> bool:
+    """Compare the index with the tables; False if there is something to write again.
+
+    A Lite collection to whose files nobody wrote since they were last found in step is not opened.
+    """
+    from embed_assets.index.connection import connect
+    from embed_assets.index.reconcile import reconcile
+
+    tables, spec, uri = index.tables, index.spec, index.uri
+    if not tables.holds(spec.place(uri)):
+        return True
+    before = _stamp(uri, spec)
+    last = collection_registry.last_served(tables, uri)
+    known = collection_registry.stamp_of(tables, uri, spec.collection)
+    if before is not None and before == known and last == spec.collection:
+        return True
+    try:
+        with connect(uri, project.token, wait_seconds=LITE_SECONDS) as client:
+            found = reconcile(client, index)
+            served = collection.served(client)
+    except IndexBusy as e:
+        tell(f"the index was not compared with the tables: {e}")
+        return True
+    if not all(d.none for d in found.values()):
+        differing = sum(len(d.differing) for d in found.values())
+        tell(f"{differing} folders differ in the index: they are written again")
+        return False
+    if served is None:
+        # The alias was dropped by hand: any run of a folder sets it again.
+        some = next(iter(tables.indexed(spec.place(uri))))
+        collection_registry.forget_written(tables, uri, spec, [some])
+        return False
+    collection_registry.note_stamp(tables, uri, spec.collection, _stamp(uri, spec))
+    if served != spec.collection:
+        why = "`embed-assets collections` says why"
+        if collection_registry.is_by_hand(tables, uri, spec.collection):
+            why = "a person chose it; `embed-assets promote` serves the other one"
+        tell(f"{served} is served, not {spec.collection}: {why}")
+    return True
+
+
+def _stamp(uri: str, spec: IndexSpec) -> str | None:
+    """The stamps of all collections that the spec asks for."""
+    stamps = [stamp(uri, one) for one in spec.layers]
+    return None if None in stamps else " ".join(s for s in stamps if s)
+
+
+def _wait(
+    found: Evaluation, running: list[RunProcess], runs_at_once: int, meanwhile: Callable[[], None]
+) -> None:
+    """Until a run ends, or something may be due."""
+    due = [t for t in (found.plan.debounced_in, found.plan.next_attempt_in) if t is not None]
+    if not running:
+        if due or found.plan.running:
+            time.sleep(max(WAIT_SECONDS, min(due, default=WAIT_SECONDS)))
+        return
+    room = len(running) < runs_at_once
+    seconds = max(WAIT_SECONDS, min([*due, EVALUATE_SECONDS])) if room else EVALUATE_SECONDS
+    while not connection.wait([r.process.sentinel for r in running], seconds):
+        meanwhile()
+        if room:
+            return
+
+
+class _Progress:
+    """A line now and then, while runs go on: how many tracks are embedded, the time to go."""
+
+    def __init__(self, project: Project, spec: IndexSpec, tell: Callable[[str], None]) -> None:
+        self.tables, self.spec, self.uri, self.tell = project.tables, spec, project.uri, tell
+        self.preparation = project.choice.first_load_notice()
+        self.files = 0
+        self.began, self.due = time.time(), time.monotonic() + SAY_SECONDS
+
+    def __call__(self) -> None:
+        """Say it, if nothing was said for a while."""
+        asked = time.monotonic()
+        if asked < self.due:
+            return
+        self._say()
+        # To count a large library takes a second: never more than a fiftieth of the time.
+        now = time.monotonic()
+        self.due = now + max(SAY_SECONDS, 50 * (now - asked))
+
+    def _say(self) -> None:
+        recipe = self.spec.recipe.digest
+        now, _, _ = queries.embedded_since(self.tables, recipe, self.began)
+        if not now:
+            if self.preparation:
+                self.tell(self.preparation)
+                self.preparation = ""
+            return
+        counts = queries.counts(self.tables, recipe, self.spec.place(self.uri))
+        left = max(self.files - counts.embedded - counts.rejected, 0)
+        rate = now / (time.time() - self.began)
+        self.tell(
+            f"{counts.embedded} of {self.files} tracks embedded, {rate:.1f} tracks/s"
+            + (f", {duration(left / rate)} to go" if left else "")
+        )
+
+
+def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> None:
+    told = {
+        "audio_embeddings": ("embedded", "reused", "rejected"),
+        "track_manifest": ("removed",),
+    }
+    totals: Counter[str] = Counter()
+    for entry in log_of(instance, run_id, dg.DagsterEventType.ASSET_MATERIALIZATION):
+        made = entry.asset_materialization
+        for name in told.get(made.asset_key.path[-1], ()) if made else ():
+            value = made.metadata.get(name)
+            totals[name] += int(value.value) if value is not None else 0
+    for name, n in totals.items():
+        setattr(result, name, getattr(result, name) + n)

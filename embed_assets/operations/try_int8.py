@@ -1,0 +1,189 @@
+"""`try-int8`: is MuQ in int8 worth it on this library and this machine? Indexes nothing."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from embed_assets import encoders
+from embed_assets.audio.windows import WindowPolicy
+from embed_assets.embedding.compare import EngineConfig, Pass, calibrate, distance, embed, pooled
+from embed_assets.encoders.config import EncoderConfig
+from embed_assets.encoders.muq.card import MUQ, MUQ_INT8
+from embed_assets.errors import ConfigurationError
+from embed_assets.identity import local_path
+from embed_assets.library.sample import sample
+from embed_assets.library.walk import require_library
+from embed_assets.settings import Settings
+
+NEIGHBOURS = 10
+GOAL_OVERLAP = 0.95
+"""Of the ten nearest tracks in float32, the mean share that must be among the ten in int8."""
+
+GOAL_SPEED = 1.25
+"""How much faster than `muq` here it must be: the library is embedded once more for it."""
+
+FEWEST = 40
+"""Tracks; among fewer the ten nearest are much of all there is."""
+
+CALIBRATION_TRACKS = 8
+CALIBRATION_SECONDS = 5.0
+"""Music that the model's ranges are taken from; none of it is measured."""
+
+MOST_WINDOWS = 3
+TIMED = 8
+"""Tracks that `muq` as it runs here embeds, to tell its speed."""
+
+SETTING = f"EMBED_ENCODER={MUQ_INT8.name}"
+SAY_SECONDS = 15.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """What `try-int8 --json` prints; see `Distance` for the figures of the neighbours.
+
+    `speed` is that of `muq-int8` over that of `muq` as it runs here, per core, in the encoder
+    alone; the engines' `speeds` are in audio-seconds a second of one core.
+    """
+
+    use: bool
+    verdict: str
+    setting: str
+    overlap: float
+    overlap_error: float
+    overlap_half: float
+    goal_overlap: float
+    same_nearest: float
+    smallest_cosine: float
+    median_cosine: float
+    speed: float
+    goal_speed: float
+    speeds: dict[str, float]
+    tracks: int
+    skipped: int
+    library_tracks: int
+    windows: str
+    pooling: str
+
+    def as_json(self) -> dict[str, Any]:
+        """The object that `--json` prints."""
+        return asdict(self)
+
+
+def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Trial:
+    """Embed a sample of the library in int8 and in float32, and compare neighbours and speed.
+
+    Makes the model first, of other tracks of the library, where it is not there.
+
+    Raises:
+        ConfigurationError: the library is not there or too small; no weights; int8 cannot be had.
+        TransientError: the disk is full, or workers were killed.
+    """
+    from embed_assets.encoders.muq.encoder import must_make_int8
+
+    root = require_library(settings.library)
+    model, cache = settings.model, settings.model_cache
+    encoders.require_device(MUQ_INT8.name, settings.device)
+    encoders.fetch(MUQ_INT8.name, model, cache, tell)
+    to_make = must_make_int8(model, settings.device, cache)
+    names, there = sample(root, CALIBRATION_TRACKS + tracks)
+    if len(names) < CALIBRATION_TRACKS + FEWEST:
+        raise _too_few(len(names), "there are", CALIBRATION_TRACKS + FEWEST)
+    paths = [local_path(root, name) for name in names]
+    heard, paths = paths[:CALIBRATION_TRACKS], paths[CALIBRATION_TRACKS:]
+    policy = WindowPolicy(
+        settings.window_seconds, min(settings.windows or MOST_WINDOWS, MOST_WINDOWS)
+    )
+    if to_make:
+        tell(
+            f"MuQ's model in int8 is made, with ranges from {len(heard)} tracks, once: some five"
+            " minutes and 6 GB of memory"
+        )
+        calibrate(model, cache, heard, CALIBRATION_SECONDS)
+
+    def passed(what: str, name: str, some: list[bytes], exact: bool = False) -> Pass:
+        config = EncoderConfig(name, model, "cpu", cache)
+        engine, workers = EngineConfig(config, exact), config.workers(policy.seconds)
+        return embed(engine, some, policy, workers, _Progress(what, len(some), tell))
+
+    # The one that may be refused comes first.
+    int8 = passed("in int8", MUQ_INT8.name, paths)
+    if len(int8.tracks) < FEWEST:
+        raise _too_few(len(int8.tracks), "could be embedded", FEWEST)
+    exact = passed("in float32", MUQ.name, paths, exact=True)
+    both = sorted(int8.tracks.keys() & exact.tracks.keys())
+    timed = [paths[i] for i in both[:: max(1, len(both) // TIMED)]]
+    usual = passed("as muq runs here", MUQ.name, timed)
+    a, b = (pooled(p, both, settings.pooling) for p in (exact, int8))
+    far = distance(a, b, NEIGHBOURS)
+    speed = int8.speed / usual.speed
+    use = far.overlap >= GOAL_OVERLAP and speed >= GOAL_SPEED
+    return Trial(
+        use=use,
+        verdict=_verdict(far.overlap, speed, usual.engine),
+        setting=SETTING if use else "EMBED_ENCODER=muq",
+        goal_overlap=GOAL_OVERLAP,
+        speed=round(speed, 2),
+        goal_speed=GOAL_SPEED,
+        speeds={
+            f"{name} ({p.engine})": round(p.speed, 2)
+            for name, p in (
+                (MUQ_INT8.name, int8),
+                (MUQ.name, usual),
+                (f"{MUQ.name} in float32", exact),
+            )
+        },
+        tracks=len(both),
+        skipped=len(paths) - len(both),
+        library_tracks=there,
+        windows=f"{policy.count} x {policy.seconds:g} s",
+        pooling=settings.pooling,
+        **{k: round(v, 5) for k, v in asdict(far).items() if k != "k"},
+    )
+
+
+def _verdict(overlap: float, speed: float, usual: str) -> str:
+    kept = f"of a track's {NEIGHBOURS} nearest {NEIGHBOURS * overlap:.1f} stay among them"
+    fast = f"it is {speed:.1f} times as fast as muq here ({usual})"
+    if overlap < GOAL_OVERLAP:
+        return (
+            f"Do not use it: {kept}, and {NEIGHBOURS * GOAL_OVERLAP:g} should; {fast}. Leave"
+            " EMBED_ENCODER=muq."
+        )
+    if speed < GOAL_SPEED:
+        return (
+            f"Do not use it: {fast}, too little for embedding the library once more; {kept}. Leave"
+            " EMBED_ENCODER=muq."
+        )
+    return (
+        f"Use it: {kept}, and {fast}. Set {SETTING}; the library is embedded once more, beside what"
+        " there is, and EMBED_ENCODER=muq goes back to that."
+    )
+
+
+def _too_few(tracks: int, what: str, wanted: int) -> ConfigurationError:
+    return ConfigurationError(
+        f"only {tracks} tracks of EMBED_LIBRARY {what}, and among fewer than {wanted} the nearest"
+        " ten say nothing: add music, or leave EMBED_ENCODER=muq"
+    )
+
+
+class _Progress:
+    """A line now and then: how many tracks are done, and the time to go."""
+
+    def __init__(self, what: str, total: int, tell: Callable[[str], None]) -> None:
+        self.what, self.total, self.tell = what, total, tell
+        self.done, self.began, self.said = 0, 0.0, time.monotonic()
+
+    def __call__(self) -> None:
+        self.done += 1
+        now = time.monotonic()
+        if self.done == 1:
+            self.began = now  # The first waited for the model.
+        if now - self.said < SAY_SECONDS and self.done < self.total:
+            return
+        self.said = now
+        left = (now - self.began) / max(1, self.done - 1) * (self.total - self.done)
+        self.tell(f"{self.what}: {self.done} of {self.total} tracks, {left / 60:.0f} min to go")

@@ -1,0 +1,70 @@
+"""What a library has twice: the same audio, and what may be one recording."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+
+from embed_assets.encoders.cards import same_recording_cosine
+from embed_assets.index.nearest import Match
+from embed_assets.search.exact import mask
+from embed_assets.search.filters import Condition
+from embed_assets.search.recordings import alike
+from embed_assets.search.snapshot import Snapshot
+
+
+@dataclass(frozen=True)
+class DuplicateGroup:
+    """Tracks of one audio (`certain`, score 1), or two that may be one recording: never merged."""
+
+    certain: bool
+    score: float
+    tracks: tuple[Match, ...]
+
+    def as_json(self) -> dict[str, object]:
+        """The object that `duplicates --json` prints."""
+        tracks = [asdict(t) for t in self.tracks]
+        for track in tracks:
+            del track["copies"]  # They are the other tracks.
+        return asdict(self) | {"tracks": tracks}
+
+
+def duplicates(
+    searcher: Snapshot, min_score: float | None = None, *, where: Sequence[Condition] = ()
+) -> list[DuplicateGroup]:
+    """What the library has twice: the same audio first, then suggestions, the likeliest first.
+
+    The same audio is told by its hash. A suggestion is a pair of different audio whose lengths
+    differ by at most 2 s and whose cosine is at least `min_score` (None: by the encoder): another
+    encoding, another master, or only very much alike. Compares no pair of different lengths.
+    """
+    searcher = searcher.snapshot()
+    if min_score is None:
+        min_score = same_recording_cosine(searcher.spec.recipe.encoder)
+    allowed = mask(searcher, where)
+    by_audio: dict[str, list[int]] = {}
+    for i, track in searcher.tracks():
+        if allowed[i]:
+            by_audio.setdefault(track.audio_hash or "", []).append(i)
+    found = [
+        DuplicateGroup(
+            True, 1.0, tuple(sorted((searcher.match(i, 1.0) for i in same), key=_by_path))
+        )
+        for same in by_audio.values()
+        if len(same) > 1
+    ]
+    found.sort(key=lambda d: d.tracks[0].path)
+    firsts = [same[0] for same in by_audio.values()]
+    seconds = [searcher.track(i).duration for i in firsts]
+    found_alike = alike(
+        seconds, lambda some: searcher.vectors([firsts[k] for k in some]), min_score
+    )
+    pairs = sorted(((score, firsts[a], firsts[b]) for score, a, b in found_alike), reverse=True)
+    return found + [
+        DuplicateGroup(False, score, (searcher.match(a, score), searcher.match(b, score)))
+        for score, a, b in pairs
+    ]
+
+
+def _by_path(match: Match) -> str:
+    return match.path

@@ -1,0 +1,291 @@
+"""Questions to a library that is held ready: like these and unlike those, a way, a drift.
+
+Plain functions over a `Snapshot`, or over the one that a `Searcher` has when a question begins, for
+the command line, notebooks and servers. All vectors have length 1, and each score is a cosine in
+[-1, 1].
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+
+import numpy as np
+
+from embed_assets.encoders.cards import same_recording_cosine
+from embed_assets.errors import ConfigurationError
+from embed_assets.index.nearest import Match, at_most
+from embed_assets.search.filters import Condition
+from embed_assets.search.recordings import SAME_LENGTH_SECONDS, distinct
+from embed_assets.search.snapshot import Snapshot
+from embed_assets.words import name_key
+
+CANDIDATES = 40
+"""Tracks that may stand at one step of a way, or as many as it has steps, if these are more."""
+
+RECENT = 8
+"""An artist is not heard again before so many other tracks, if there are others."""
+
+CHOICE = 12
+"""A drift goes on with one of so many nearest tracks."""
+
+
+def similar(
+    searcher: Snapshot,
+    seeds: Sequence[int],
+    n: int = 20,
+    *,
+    avoid: Sequence[int] = (),
+    where: Sequence[Condition] = (),
+    per_artist: int = 0,
+    one_recording: bool = False,
+) -> list[Match]:
+    """The `n` tracks nearest to the mean of the seeds' vectors, best first; one an audio.
+
+    Seeds are left out, and copies of them. `seeds`, `avoid`: positions. What is nearer to the mean
+    of those to avoid than to the seeds is left out, as they are. `per_artist`: at most so many of
+    each artist that is known; 0: any. `one_recording`: of what `duplicates` suggests to be one
+    recording only the nearest, and no other take of the seeds.
+    """
+    searcher = searcher.snapshot()
+    query = direction(searcher, seeds)
+    allowed = mask(searcher, where) & ~searcher.of_same_audio(seeds)
+    if avoid:
+        allowed &= ~searcher.of_same_audio(avoid)
+        allowed &= searcher.scores(query) >= searcher.scores(direction(searcher, avoid))
+    allowed = searcher.one_each(allowed)
+    many = n
+    while True:
+        near, scores = searcher.nearest(query, many, allowed)
+        found = list(range(len(near)))
+        if one_recording:
+            found = _distinct(searcher, near.tolist(), [*seeds, *avoid])
+        kept = at_most(
+            (_answer(searcher, int(near[i]), float(scores[i])) for i in found), per_artist
+        )
+        if len(kept) >= n or len(near) < many:
+            return kept[:n]
+        many *= 4
+
+
+def direction(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
+    """Mean of these tracks' vectors, float32 `[dim]` of length 1.
+
+    Raises:
+        ConfigurationError: they cancel each other out.
+    """
+    return _unit(searcher.vectors(list(positions)).mean(axis=0, dtype=np.float64))
+
+
+def mask(searcher: Snapshot, where: Sequence[Condition]) -> np.ndarray:
+    """bool `[positions]`: the tracks that fit all conditions."""
+    searcher = searcher.snapshot()
+    allowed = searcher.alive.copy()
+    for one in where:
+        codes, values = searcher.column(one.field)
+        allowed &= np.fromiter(map(one.fits, values), bool, len(values))[codes]
+    return allowed
+
+
+def path(
+    searcher: Snapshot,
+    start: int,
+    end: int,
+    steps: int,
+    *,
+    where: Sequence[Condition] = (),
+    one_recording: bool = False,
+) -> list[Match]:
+    """A smooth way of `steps` tracks from one to another, both included; score: cosine to the last.
+
+    On the great circle between the two lie `steps - 2` points; near each are its candidates, and
+    of all ways through them the one with the greatest sum of cosines from track to track, and
+    from track to point, is taken (Viterbi). No audio comes twice, and with
+    `one_recording` nothing that `duplicates` suggests to be one recording. Fewer come where the
+    library has not enough.
+
+    Raises:
+        ConfigurationError: the two are one audio, or sound so opposite that no way leads from one
+            to the other.
+    """
+    searcher = searcher.snapshot()
+    if end in np.flatnonzero(searcher.of_same_audio([start])):
+        raise ConfigurationError(
+            "both ends of the way are the same audio: name another track, or ask for a `radio`"
+        )
+    first, last = searcher.vectors([start, end])
+    allowed = searcher.one_each(mask(searcher, where) & ~searcher.of_same_audio([start, end]))
+    if one_recording:
+        allowed &= ~_takes_of(searcher, [start, end])
+    points = _between(first, last, steps - 2)
+    layers = _layers(searcher, points, allowed, one_recording)
+    chosen = _viterbi(searcher, first, last, points, layers)
+    way = [start, *chosen, end]
+    vectors = searcher.vectors(way)
+    scores = [1.0, *np.einsum("ij,ij->i", vectors[1:], vectors[:-1]).tolist()]
+    return [_answer(searcher, i, s) for i, s in zip(way, scores, strict=True)]
+
+
+def radio(
+    searcher: Snapshot,
+    seeds: Sequence[int],
+    *,
+    where: Sequence[Condition] = (),
+    drift: float = 0.5,
+    random: int | None = None,
+    one_recording: bool = False,
+) -> Iterator[Match]:
+    """Endless drift away from the seeds: each track is like the last, and no audio comes twice.
+
+    With `one_recording` nothing comes twice that `duplicates` suggests to be one recording.
+
+    `drift` 0 stays near the seeds, 1 follows the last track alone. The next is drawn from the
+    `CHOICE` nearest that were not played, the nearer the likelier, and is of another artist than
+    the last `RECENT` where there is one. Ends when all that fit were played. `random`: the same
+    number gives the same drift. Score: cosine to the track before.
+    """
+    return _drifting(searcher.snapshot(), seeds, where, drift, random, one_recording)
+
+
+def _drifting(
+    searcher: Snapshot,
+    seeds: Sequence[int],
+    where: Sequence[Condition],
+    drift: float,
+    random: int | None,
+    one_recording: bool,
+) -> Iterator[Match]:
+    rng = np.random.default_rng(random)
+    home = direction(searcher, seeds)
+    allowed = searcher.one_each(mask(searcher, where) & ~searcher.of_same_audio(seeds))
+    if one_recording:
+        allowed &= ~_takes_of(searcher, seeds)
+    last, recent = home, [_artist(searcher, i) for i in seeds][-RECENT:]
+    while True:
+        query = _unit((1 - drift) * home + drift * last.astype(np.float64))
+        near, scores = searcher.nearest(query, 4 * CHOICE, allowed)
+        if not len(near):
+            return
+        names = [_artist(searcher, int(i)) for i in near]
+        fresh = [k for k, name in enumerate(names) if not name or name not in recent]
+        fresh = (fresh or list(range(len(near))))[:CHOICE]
+        weights = np.exp((scores[fresh] - scores[fresh].max()) / 0.05)
+        pick = fresh[int(rng.choice(len(fresh), p=weights / weights.sum()))]
+        chosen = int(near[pick])
+        allowed[chosen] = False
+        if one_recording:
+            allowed &= ~_takes_of(searcher, [chosen])
+        vector = searcher.vectors([chosen])[0]
+        yield _answer(searcher, chosen, float(vector @ last))
+        last, recent = vector, [*recent, names[pick]][-RECENT:]
+
+
+def _between(first: np.ndarray, last: np.ndarray, n: int) -> np.ndarray:
+    """`n` points on the great circle between two vectors of length 1, float32 `[n, dim]`."""
+    angle = float(np.arccos(np.clip(first @ last, -1, 1)))
+    if angle > np.pi - 1e-3:
+        raise ConfigurationError(
+            "the two sound so opposite that no way leads from one to the other"
+        )
+    t = np.linspace(0, 1, n + 2)[1:-1, None]
+    if angle < 1e-6:
+        return np.repeat(first[None], n, axis=0)
+    points = np.sin((1 - t) * angle) * first + np.sin(t * angle) * last
+    return (points / np.sin(angle)).astype(np.float32)
+
+
+def _layers(
+    searcher: Snapshot, points: np.ndarray, allowed: np.ndarray, one_recording: bool
+) -> list[list[int]]:
+    """Candidates of each point: no track is one of two points, so that none comes twice."""
+    # With as many as there are points, the last one finds one that is free, too.
+    many = max(CANDIDATES, len(points))
+    while True:
+        near = [searcher.nearest(p, many, allowed)[0].tolist() for p in points]
+        everyone = sorted({i for one in near for i in one})
+        if not one_recording:
+            break
+        everyone.sort(key=lambda i: searcher.track(i).path)
+        everyone = sorted(everyone[k] for k in _distinct(searcher, everyone))
+        if len(everyone) >= len(points) or many >= len(allowed):
+            break
+        many *= 4
+    layers: list[list[int]] = [[] for _ in points]
+    if not everyone:
+        return []
+    # The best of each point is its own, in turns; the rest goes to where it is nearest.
+    free = set(everyone)
+    for layer, one in zip(layers, near, strict=True):
+        if (own := next((i for i in one if i in free), None)) is not None:
+            layer.append(own)
+            free.discard(own)
+    rest = sorted(free)
+    if rest:
+        nearest = (searcher.vectors(rest) @ points.T).argmax(axis=1).tolist()
+        for i, k in zip(rest, nearest, strict=True):
+            layers[k].append(i)
+    return [layer for layer in layers if layer]
+
+
+def _viterbi(
+    searcher: Snapshot,
+    first: np.ndarray,
+    last: np.ndarray,
+    points: np.ndarray,
+    layers: list[list[int]],
+) -> list[int]:
+    if not layers:
+        return []
+    before, total = first[None], np.zeros(1)
+    back: list[np.ndarray] = []
+    for point, layer in zip(points, layers, strict=False):
+        vectors = searcher.vectors(layer)
+        ways = total[:, None] + before @ vectors.T
+        back.append(ways.argmax(axis=0))
+        total = ways.max(axis=0) + vectors @ point
+        before = vectors
+    k = int((total + before @ last).argmax())
+    chosen = []
+    for layer, best in zip(reversed(layers), reversed(back), strict=True):
+        chosen.append(layer[k])
+        k = int(best[k])
+    return chosen[::-1]
+
+
+def _answer(searcher: Snapshot, position: int, score: float) -> Match:
+    return replace(searcher.match(position, score), copies=searcher.copies(position))
+
+
+def _distinct(searcher: Snapshot, ranked: list[int], heard: Sequence[int] = ()) -> list[int]:
+    """Which of these are no take of one before them, or of what was heard: places in `ranked`."""
+    positions = [*heard, *ranked]
+    seconds = [searcher.track(i).duration for i in positions]
+    least = same_recording_cosine(searcher.spec.recipe.encoder)
+    kept = distinct(
+        seconds, lambda some: searcher.vectors([positions[k] for k in some]), least, len(heard)
+    )
+    return [k - len(heard) for k in kept]
+
+
+def _takes_of(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
+    """bool `[positions]`: what may be one recording with one of these, as they are."""
+    codes, values = searcher.column("duration")
+    seconds = np.array(values)[codes]
+    least = same_recording_cosine(searcher.spec.recipe.encoder)
+    found = np.zeros(len(seconds), bool)
+    for i in positions:
+        near = np.flatnonzero(np.abs(seconds - seconds[i]) <= SAME_LENGTH_SECONDS)
+        found[near[searcher.vectors(near) @ searcher.vectors([i])[0] >= least]] = True
+    return found
+
+
+def _unit(vector: np.ndarray) -> np.ndarray:
+    norm = float(np.linalg.norm(vector))
+    if norm < 1e-6:
+        raise ConfigurationError("these tracks cancel each other out: ask with fewer of them")
+    return (vector / norm).astype(np.float32)
+
+
+def _artist(searcher: Snapshot, position: int) -> str:
+    track = searcher.track(position)
+    return name_key(track.artist or track.album_artist)

@@ -1,0 +1,81 @@
+"""Which tracks may be one recording: as long as each other, and hardly another sound."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+
+from embed_assets.encoders.cards import same_recording_cosine
+from embed_assets.index.nearest import Found
+from embed_assets.storage.records import Track
+
+SAME_LENGTH_SECONDS = 2.0
+BLOCK = 512
+
+
+def alike(
+    seconds: Sequence[float], vectors: Callable[[list[int]], np.ndarray], least: float
+) -> list[tuple[float, int, int]]:
+    """(cosine, i, j) of the pairs of tracks that may be one recording, the shorter track first.
+
+    `seconds`: how long each is. `vectors`: gives float32 `[n, dim]` of length 1 for n of them. No
+    pair of different lengths is compared.
+    """
+    ranked = sorted(range(len(seconds)), key=seconds.__getitem__)
+    lengths = np.array([seconds[i] for i in ranked])
+    found = []
+    for begin in range(0, len(ranked), BLOCK):
+        end = min(begin + BLOCK, len(ranked))
+        last = int(np.searchsorted(lengths, lengths[end - 1] + SAME_LENGTH_SECONDS, "right"))
+        rows = vectors(ranked[begin:end])
+        for other in range(begin, last, 8 * BLOCK):
+            stop = min(other + 8 * BLOCK, last)
+            scores = rows @ vectors(ranked[other:stop]).T
+            for a, b in zip(*np.nonzero(scores >= least), strict=True):
+                i, j = begin + int(a), other + int(b)
+                if i < j and lengths[j] - lengths[i] <= SAME_LENGTH_SECONDS:
+                    found.append((round(min(float(scores[a, b]), 1.0), 6), ranked[i], ranked[j]))
+    return found
+
+
+def distinct(
+    seconds: Sequence[float],
+    vectors: Callable[[list[int]], np.ndarray],
+    least: float,
+    heard: int = 0,
+) -> list[int]:
+    """Which tracks may not be one recording with one before them, in order.
+
+    The first `heard` are only there to be compared with.
+    """
+    before = defaultdict(list)
+    for _, i, j in alike(seconds, vectors, least):
+        before[max(i, j)].append(min(i, j))
+    kept = set(range(heard))
+    for i in range(heard, len(seconds)):
+        if kept.isdisjoint(before[i]):
+            kept.add(i)
+    return sorted(kept)[heard:]
+
+
+def first_takes(
+    matches: Sequence[Found],
+    heard: Sequence[Track],
+    vectors: Mapping[str, np.ndarray],
+    encoder: str,
+) -> list[Found]:
+    """The matches that may not be one recording with one before them, or with a track of `heard`.
+
+    `vectors`: track id -> float32 `[dim]` of length 1; who has none is compared with nothing.
+    """
+    known = [t for t in heard if t.track_id in vectors]
+    rows = [*known, *(m for m in matches if m.track_id in vectors)]
+    if not rows:
+        return list(matches)
+    stacked = np.stack([vectors[r.track_id] for r in rows])
+    seconds = [r.duration for r in rows]
+    kept = distinct(seconds, stacked.__getitem__, same_recording_cosine(encoder), len(known))
+    takes = {rows[i].track_id for i in kept}
+    return [m for m in matches if m.track_id in takes or m.track_id not in vectors]

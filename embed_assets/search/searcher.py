@@ -1,0 +1,165 @@
+"""A library held ready for questions: exact search in milliseconds, for processes that stay up.
+
+What is indexed is known from the tables, the vectors come from the file of pooled ones; both are
+looked at again when they change, so that an answer is at most a second old. Milvus is not asked:
+a Lite index may be held by a writer meanwhile, and takes 250 ms where this takes ten.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embed_assets.identity import IndexSpec
+from embed_assets.search.snapshot import LINEAGE, Prefilter, Snapshot, State
+from embed_assets.storage.records import Track
+from embed_assets.storage.tables import TRACK_COLUMNS, Tables
+from embed_assets.storage.track_vector_file import Pooled
+from embed_assets.storage.vector_store import Store
+
+FRESH_SECONDS = 1.0
+"""The tables are read at most so often; whether they changed is looked at with every question."""
+
+SPARE_POSITIONS = 10_000
+"""Positions of tracks that left stay empty, up to so many and as many as hold one: then all tracks
+get new positions."""
+
+_ROW = ", ".join([*(f"t.{c}" for c in TRACK_COLUMNS), *(f"e.{c}" for c in LINEAGE)])
+_FROM = (
+    f"SELECT {_ROW} FROM indexed i JOIN tracks t ON t.folder_id = i.folder_id"
+    " JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+    " WHERE i.place = ? AND e.reason IS NULL"
+)
+_IDS_PER_CALL = 500
+
+
+class Searcher(Snapshot):
+    """The newest snapshot of what is indexed under a spec at an address; `refresh` moves it on.
+
+    Each call sees one state, so it is safe for threads. A question of several calls, e.g. `find`
+    and then `questions.similar`, asks one `snapshot()`: another thread may refresh in between.
+    """
+
+    def __init__(self, tables: Tables, store: Store, spec: IndexSpec, place: str) -> None:
+        """`place` is `spec.place(address)`: only what was indexed there is found."""
+        self.place = place
+        self._pooled = Pooled(store, spec)
+        self._lock = threading.Lock()
+        self._seen: dict[str, float] = {}
+        self._folders: dict[str, list[int]] = {}
+        self._stamp: object = None
+        self._looked = -FRESH_SECONDS
+        super().__init__(tables, spec, self._empty())
+        self.refresh()
+
+    def refresh(self, at_once: bool = False) -> bool:
+        """See what was indexed, changed or removed since; True if anything was. Cheap if not.
+
+        `at_once`: also if the tables were read within the last second.
+        """
+        with self._lock:
+            now = time.monotonic()
+            stamp = _stamp(self.tables.path)
+            lately = now - self._looked < FRESH_SECONDS
+            if stamp == self._stamp or (lately and not at_once):
+                return False
+            self._looked = now
+            with self.tables.connect() as db:
+                query = "SELECT folder_id, at FROM indexed WHERE place = ?"
+                there = dict(db.execute(query, (self.place,)))
+                changed = [f for f, at in there.items() if self._seen.get(f) != at]
+                gone = self._seen.keys() - there.keys()
+                if not changed and not gone:
+                    self._stamp = stamp
+                    return False
+                folders = dict(self._folders)
+                state = _without(self._state, folders, gone.union(changed))
+                if np.sum(~state.alive) > max(SPARE_POSITIONS, np.sum(state.alive)):
+                    state, folders, changed = self._empty(), {}, list(there)
+                if 3 * (len(changed) + len(gone)) > len(self._seen):
+                    # The axes that are known were found in what is now the smaller part.
+                    state = replace(state, prefilter=Prefilter())
+                state = self._with(state, self._rows_of(db, changed, len(there)), folders)
+            self._seen, self._folders, self._stamp = there, folders, stamp
+            self._state = state
+            return True
+
+    def _empty(self) -> State:
+        none, nothing = np.zeros(0, np.intp), np.zeros(0, bool)
+        return State([], [], {}, none, nothing, self._pooled.vectors, Prefilter())
+
+    def _with(
+        self, state: State, rows: list[tuple[Any, ...]], folders: dict[str, list[int]]
+    ) -> State:
+        """A state with these rows too; `folders` takes in their positions."""
+        if not rows:
+            return state
+        width = len(TRACK_COLUMNS)
+        tracks = [Track(*row[:width]) for row in rows]
+        lineage = [row[width:] for row in rows]
+        self._pooled.keep({t.audio_hash or "": x[0] for t, x in zip(tracks, lineage, strict=True)})
+        at = self._pooled.rows
+        kept = [i for i, t in enumerate(tracks) if t.audio_hash in at]
+        position = dict(state.position)
+        added: dict[str, list[int]] = {}
+        for place, i in enumerate(kept, len(state.tracks)):
+            position[tracks[i].track_id] = place
+            added.setdefault(tracks[i].folder_id, []).append(place)
+        folders.update(added)
+        slots = np.array([at[tracks[i].audio_hash or ""][0] for i in kept], np.intp)
+        return replace(
+            state,
+            tracks=state.tracks + [tracks[i] for i in kept],
+            lineage=state.lineage + [lineage[i] for i in kept],
+            position=position,
+            slots=np.concatenate([state.slots, slots]),
+            alive=_read_only(np.concatenate([state.alive, np.ones(len(kept), bool)])),
+            vectors=self._pooled.vectors,
+            columns={},
+            twins=[],
+        )
+
+    def _rows_of(self, db: Any, folders: list[str], of: int) -> list[tuple[Any, ...]]:
+        """The rows of these folders, of so many that there are."""
+        mine = (self.spec.recipe.digest, self.place)
+        if len(folders) == of:
+            return db.execute(f"{_FROM} ORDER BY t.path", mine).fetchall()
+        rows = []
+        for i in range(0, len(folders), _IDS_PER_CALL):
+            ids = folders[i : i + _IDS_PER_CALL]
+            query = f"{_FROM} AND i.folder_id IN ({', '.join('?' * len(ids))}) ORDER BY t.path"
+            rows += db.execute(query, (*mine, *ids)).fetchall()
+        return rows
+
+
+def _without(state: State, folders: dict[str, list[int]], gone: Iterable[str]) -> State:
+    """A state without the tracks of these folders, which leave `folders`."""
+    alive, position = state.alive.copy(), dict(state.position)
+    for i in [i for folder in gone for i in folders.pop(folder, ())]:
+        alive[i] = False
+        position.pop(state.tracks[i].track_id, None)
+    return replace(state, alive=_read_only(alive), position=position, twins=[])
+
+
+def _read_only(array: np.ndarray) -> np.ndarray:
+    array.flags.writeable = False
+    return array
+
+
+def _stamp(path: Path) -> object:
+    """Changes with each transaction that anybody commits to the tables."""
+    found = []
+    for name in (f"{path}", f"{path}-wal"):
+        try:
+            told = os.stat(name)
+            found.append((told.st_size, told.st_mtime_ns))
+        except OSError:
+            found.append(None)
+    return found

@@ -1,0 +1,154 @@
+"""The part that sounds like this: the tracks whose best window is nearest to a vector, and where.
+
+Exact and without Milvus over the file of all windows, or from a Milvus server. One answer an
+audio; scores are cosines in [-1, 1].
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from embed_assets.identity import IndexSpec
+from embed_assets.index.collection import PAGE, id_list
+from embed_assets.index.expected_rows import windows_of
+from embed_assets.index.nearest import ROW_FIELDS, Match, first_copies, nearest_rows
+from embed_assets.search.snapshot import Snapshot
+from embed_assets.storage import queries
+from embed_assets.storage.records import Embedding, Track
+from embed_assets.storage.segment_vector_file import Windowed
+
+if TYPE_CHECKING:
+    from pymilvus import MilvusClient
+
+WINDOWS_EACH = 8
+"""Rows a server is asked for, for each track that is wanted: a track has many windows."""
+
+SPARE = 16
+"""And so many more, so that twins are ordered by path, not by chance."""
+
+MOST_IDS = 1_000
+"""So many audios are left out by the server itself; of more, what it finds is sifted here."""
+
+
+@dataclass(frozen=True)
+class Part(Match):
+    """A track that was found by a part of it, `start` to `end` in seconds, which has the score."""
+
+    start: float = 0.0
+    end: float = 0.0
+
+
+@dataclass(frozen=True)
+class Seed:
+    """Windows of a track: their vectors `[n, dim]`, of length 1, and where they lie, in seconds."""
+
+    vectors: np.ndarray
+    windows: list[tuple[float, float]]
+
+
+def seed_of(
+    windowed: Windowed, track: Track, embedding: Embedding, start: float | None, end: float | None
+) -> tuple[Seed, bool]:
+    """The windows of a track that lie in a part of it, and whether any do; else the nearest one.
+
+    `start` None: all of them. `end` None: the window in which `start` lies, or the nearest.
+
+    Raises:
+        VectorsLost, TrackRejected: the store has no vectors of it.
+    """
+    vectors = windowed.read(track.audio_hash or "")
+    windows = windows_of(track, embedding, windowed.spec.recipe)[: len(vectors)]
+    if start is None:
+        return Seed(vectors, windows), True
+    if end is None:
+        inside = [i for i, (a, length) in enumerate(windows) if a <= start < a + length][-1:]
+    else:
+        # Half of a window at least, or half of what was asked for: else its sound is another's.
+        inside = [
+            i
+            for i, (a, length) in enumerate(windows)
+            if 2 * (min(end, a + length) - max(start, a)) >= min(length, end - start)
+        ]
+    middle = start if end is None or end == math.inf else (start + end) / 2
+    nearest = min(
+        range(len(windows)), key=lambda i: abs(windows[i][0] + windows[i][1] / 2 - middle)
+    )
+    chosen = inside or [nearest]
+    return Seed(vectors[chosen], [windows[i] for i in chosen]), bool(inside)
+
+
+def nearest_parts(
+    searcher: Snapshot,
+    windowed: Windowed,
+    query: np.ndarray,
+    n: int,
+    allowed: np.ndarray,
+) -> list[Part]:
+    """The `n` tracks with the window nearest to a float32 `[dim]` vector of length 1, best first.
+
+    One an audio. `allowed`: bool `[positions]` of the searcher, which may be answers. Memory holds
+    a block of the file, and a number for each window. What the file lacks is read from the store.
+    """
+    positions = np.flatnonzero(searcher.one_each(allowed)).tolist()
+    tracks = [searcher.track(i) for i in positions]
+    hashes = [t.audio_hash or "" for t in tracks]
+    embedded = {h: searcher.lineage(i)["at"] for h, i in zip(hashes, positions, strict=True)}
+    cosines, numbers = windowed.best(query, embedded)
+    row = {h: k for k, h in enumerate(embedded)}
+    of_track = cosines[[row[h] for h in hashes]] if hashes else np.zeros(0)
+    # Twins at the end are told apart by path, not by chance.
+    least = np.partition(of_track, -n)[-n] if 0 < n < len(of_track) else -1.5
+    kept = np.flatnonzero(of_track >= max(least - 1e-6, -1.5)).tolist()
+    told = queries.embeddings_of(
+        searcher.tables, windowed.spec.recipe.digest, {hashes[i] for i in kept}
+    )
+    parts = []
+    for i in kept:
+        if embedding := told.get(hashes[i]):
+            match = searcher.match(positions[i], float(of_track[i]))
+            match = replace(match, copies=searcher.copies(positions[i]))
+            windows = windows_of(tracks[i], embedding, windowed.spec.recipe)
+            parts.append(_part(match, windows, int(numbers[row[hashes[i]]])))
+    return sorted(parts, key=lambda p: (-p.score, p.path))[:n]
+
+
+def ask_parts(
+    client: MilvusClient,
+    spec: IndexSpec,
+    query: np.ndarray,
+    n: int,
+    *,
+    exclude: Collection[str] = (),
+    where: str = "",
+) -> list[Part]:
+    """The same from a spec's collection of parts, loaded as that of its tracks is.
+
+    `exclude`: audio hashes; `where`: as `filters.expression`. Fewer come where 16,384 windows,
+    which is what a server hands out, are of fewer tracks.
+    """
+    out, wanted = set(exclude), where
+    if 0 < len(out) <= MOST_IDS:
+        rest = f"audio_hash not in {id_list(sorted(out))}"
+        wanted = f"({where}) and {rest}" if where else rest
+    names = [*ROW_FIELDS, "start", "end"]
+    limit = min(WINDOWS_EACH * n + SPARE, PAGE)
+    while True:
+        rows = nearest_rows(client, spec.of_parts.collection, query, limit, names, wanted)
+        found: dict[str, Part] = {}
+        for row in sorted(rows, key=lambda r: (-r["score"], r["path"], r["start"])):
+            row |= {name: round(float(row[name]), 2) for name in ("start", "end")}
+            if row["audio_hash"] not in out:
+                found.setdefault(row["audio_hash"], Part(**row))
+        if len(found) >= n or len(rows) < limit or limit >= PAGE:
+            return first_copies(client, spec.collection, list(found.values())[:n], where)
+        limit = min(4 * limit, PAGE)
+
+
+def _part(match: Match, windows: list[tuple[float, float]], number: int) -> Part:
+    start, length = windows[min(number, len(windows) - 1)]
+    return Part(**vars(match), start=start, end=round(start + length, 2))

@@ -1,0 +1,256 @@
+"""What was indexed at one moment, held ready for questions: exact search, safe for threads."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import repeat
+from typing import Any
+
+import numpy as np
+
+from embed_assets.identity import IndexSpec, display_path
+from embed_assets.index.expected_rows import row_of
+from embed_assets.index.nearest import ROW_FIELDS, Match
+from embed_assets.search.pca_prefilter import CANDIDATES, CANDIDATES_EACH, Axes
+from embed_assets.storage.records import Track
+from embed_assets.storage.tables import Tables
+
+EXACT_ROWS = 20_000
+"""From here on candidates are looked for first, see `axes.py`; below, all is scanned sooner."""
+
+ASKED_BEFORE = 4
+"""Finding the axes takes a second at 100,000 rows: a process that asks once has no use for it."""
+
+LINEAGE = ("at", "engine", "device", "dtype", "run_id")
+
+
+class Prefilter:
+    """The axes along which candidates are looked for, found when they pay; safe for threads."""
+
+    def __init__(self) -> None:
+        self.axes: Axes | None = None
+        self._asked = 0
+        self._lock = threading.Lock()
+
+    def coarse(self, vectors: np.ndarray, query: np.ndarray) -> np.ndarray | None:
+        """About the cosines of the rows of `vectors`, or of more; None if all must be scanned."""
+        with self._lock:
+            self._asked += 1
+            if self._asked <= ASKED_BEFORE:
+                return None
+            if self.axes is None:
+                self.axes = Axes.of(vectors)
+            self.axes.extend(vectors)
+        return self.axes.coarse(query) if self.axes.sufficient else None
+
+
+@dataclass(frozen=True)
+class State:
+    """All that a question reads. Nothing of it changes, but for `columns`, `twins` and `prefilter`,
+    which only keep what was computed once."""
+
+    tracks: list[Track]
+    lineage: list[tuple[Any, ...]]
+    position: dict[str, int]
+    slots: np.ndarray
+    alive: np.ndarray
+    vectors: np.ndarray
+    prefilter: Prefilter
+    columns: dict[str, tuple[np.ndarray, list[Any]]] = field(default_factory=dict)
+    twins: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+
+
+class Snapshot:
+    """Every track that was indexed under a spec at one moment, with its vector.
+
+    Immutable, and so safe for any number of threads. Positions (`int`) name its tracks.
+    """
+
+    def __init__(self, tables: Tables, spec: IndexSpec, state: State) -> None:
+        """Made by `Searcher.snapshot`."""
+        self.tables, self.spec = tables, spec
+        self._state = state
+
+    def __len__(self) -> int:
+        return int(self._state.alive.sum())
+
+    def snapshot(self) -> Snapshot:
+        """What is there now, for a question that takes several calls."""
+        return Snapshot(self.tables, self.spec, self._state)
+
+    # What is there
+
+    def find(self, track_ids: Iterable[str]) -> list[int]:
+        """Positions of those of these tracks that are indexed."""
+        position = self._state.position
+        return [position[t] for t in track_ids if t in position]
+
+    def tracks(self) -> Iterator[tuple[int, Track]]:
+        """Position and manifest row of every track."""
+        state = self._state
+        for i in np.flatnonzero(state.alive).tolist():
+            yield i, state.tracks[i]
+
+    def track(self, position: int) -> Track:
+        """The manifest row at a position."""
+        return self._state.tracks[position]
+
+    def vectors(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
+        """float32 `[len(positions), dim]`, rows of length 1."""
+        state = self._state
+        return state.vectors[state.slots[positions]]
+
+    def match(self, position: int, score: float) -> Match:
+        """The track at a position as an answer, with its cosine."""
+        row = row_of(self._state.tracks[position])
+        values = {name: getattr(row, name) for name in ROW_FIELDS}
+        return Match(score=round(float(np.clip(score, -1, 1)), 6), **values)
+
+    def column(self, field: str) -> tuple[np.ndarray, list[Any]]:
+        """A field of the rows as (int `[positions]`, values): row i has `values[codes[i]]`."""
+        state = self._state
+        if field not in state.columns:
+            codes: dict[Any, int] = {}
+            recipe = self.spec.recipe
+            same = {"encoder": recipe.encoder, "weights": recipe.weights[:16]}.get(field)
+            values: Iterable[Any] = repeat(same, len(state.tracks))
+            if same is None:
+                values = map(_READ.get(field, _attribute(field)), state.tracks, state.lineage)
+            found = [codes.setdefault(value, len(codes)) for value in values]
+            state.columns[field] = np.array(found, np.intp), list(codes)
+        return state.columns[field]
+
+    def lineage(self, position: int) -> dict[str, Any]:
+        """When and with what a track was embedded: at, engine, device, dtype, run_id."""
+        return dict(zip(LINEAGE, self._state.lineage[position], strict=True))
+
+    @property
+    def alive(self) -> np.ndarray:
+        """bool `[positions]`, read-only: which positions hold a track."""
+        return self._state.alive
+
+    def of_same_audio(self, positions: Sequence[int]) -> np.ndarray:
+        """bool `[positions]`: which hold the audio of one of these; they are among them."""
+        codes, _ = self.column("audio_hash")
+        return np.isin(codes, codes[list(positions)])
+
+    def of_audio(self, hashes: Collection[str]) -> np.ndarray:
+        """bool `[positions]`: which hold one of these audios."""
+        codes, values = self.column("audio_hash")
+        return np.isin(codes, [i for i, value in enumerate(values) if value in hashes])
+
+    def copies(self, position: int) -> tuple[str, ...]:
+        """Paths of the other tracks that have the audio of one, in order."""
+        positions, codes = self._held_twice()
+        code = self.column("audio_hash")[0][position]
+        begin, end = np.searchsorted(codes, [code, code + 1])
+        same = (i for i in positions[begin:end].tolist() if i != position)
+        return tuple(display_path(self._state.tracks[i].path) for i in same)
+
+    def one_each(self, allowed: np.ndarray) -> np.ndarray:
+        """bool `[positions]`: of those that are allowed the first of each audio, by path."""
+        positions, codes = self._held_twice()
+        there = allowed[positions]
+        positions, codes = positions[there], codes[there]
+        one = self._state.alive & allowed
+        one[positions[1:][codes[1:] == codes[:-1]]] = False
+        return one
+
+    def _held_twice(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions whose audio another holds too, by audio, then by path; the audio of each."""
+        state = self._state
+        if not state.twins:
+            codes, _ = self.column("audio_hash")
+            alive = np.flatnonzero(state.alive)
+            many = np.bincount(codes[alive]) if len(alive) else codes
+            twins = alive[many[codes[alive]] > 1].tolist()
+            twins.sort(key=lambda i: (codes[i], state.tracks[i].path))
+            positions = np.array(twins, np.intp)
+            state.twins.append((positions, codes[positions]))
+        return state.twins[0]
+
+    # Search
+
+    def scores(self, query: np.ndarray) -> np.ndarray:
+        """Cosines of every position with a float32 `[dim]` vector of length 1; -2 if empty."""
+        return _scores(self._state, query)
+
+    def nearest(
+        self, query: np.ndarray, n: int, allowed: np.ndarray | None = None
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and cosines of the `n` best for a float32 `[dim]` vector, best first.
+
+        `allowed`: bool `[positions]`, which may be answers. Ties are in order of the path.
+        """
+        state = self._state
+        query = (query / max(float(np.linalg.norm(query)), 1e-12)).astype(np.float32)
+        allowed = state.alive if allowed is None else state.alive & allowed
+        left = int(allowed.sum())
+        n = min(n, left)
+        if n <= 0:
+            return np.zeros(0, np.intp), np.zeros(0, np.float32)
+        found = _candidates(state, query, n, allowed) if left > EXACT_ROWS else None
+        if found is None and 20 * left < len(allowed):
+            positions = np.flatnonzero(allowed)
+            found = positions, state.vectors[state.slots[positions]] @ query
+        if found is None:
+            scores = _scores(state, query)
+            scores[~allowed] = -2.0
+            found = np.arange(len(scores)), scores
+        return _best(state, *found, n)
+
+
+def _scores(state: State, query: np.ndarray) -> np.ndarray:
+    scores = (state.vectors @ query)[state.slots]
+    scores[~state.alive] = -2.0
+    return scores
+
+
+def _best(
+    state: State, positions: np.ndarray, scores: np.ndarray, n: int
+) -> tuple[np.ndarray, np.ndarray]:
+    if n < len(scores):
+        least = np.partition(scores, -n)[-n]
+        # Twins at the end are told apart by path, not by chance: all of them take part.
+        near = np.flatnonzero(scores >= least - 1e-6)
+        positions, scores = positions[near], scores[near]
+    scores = np.clip(scores, -1.0, 1.0)
+    rounded = np.round(scores.astype(np.float64), 6).tolist()
+    paths = [state.tracks[i].path for i in positions.tolist()]
+    ranked = sorted(range(len(paths)), key=lambda i: (-rounded[i], paths[i]))[:n]
+    return positions[ranked], scores[ranked].astype(np.float32)
+
+
+def _candidates(
+    state: State, query: np.ndarray, n: int, allowed: np.ndarray
+) -> tuple[np.ndarray, np.ndarray] | None:
+    """Positions of the candidates, with their cosines; None if all must be scanned."""
+    along = state.prefilter.coarse(state.vectors, query)
+    if along is None:
+        return None
+    coarse = along[state.slots]
+    coarse[~allowed] = -2.0
+    many = min(CANDIDATES + CANDIDATES_EACH * n, len(coarse) - 1)
+    positions = np.argpartition(coarse, -many)[-many:]
+    positions = positions[allowed[positions]]
+    return positions, state.vectors[state.slots[positions]] @ query
+
+
+def _attribute(field: str) -> Callable[[Track, tuple[Any, ...]], Any]:
+    if field in LINEAGE:
+        return lambda track, lineage: lineage[LINEAGE.index(field)]
+    return lambda track, lineage: getattr(track, field)
+
+
+_READ: dict[str, Callable[[Track, tuple[Any, ...]], Any]] = {
+    "folder": lambda track, _: row_of(track).folder,
+    "path": lambda track, _: display_path(track.path),
+    "title": lambda track, _: row_of(track).title,
+    "artist": lambda track, _: track.artist or track.album_artist,
+    "added_at": lambda track, _: int(track.added_at),
+    "changed_at": lambda track, _: track.mtime_ns // 10**9,
+    "embedded_at": lambda _, lineage: int(lineage[0]),
+}
+"""Fields of a row that are not a column of the tables as it is."""

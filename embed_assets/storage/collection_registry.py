@@ -1,0 +1,262 @@
+"""What the tables know of the collections: what each holds, its gates, which was served when.
+
+Milvus Lite keeps no description of a collection, and a Lite index cannot be opened while a run has
+it: so what a collection was made of stands here. Which one is served, only the index itself says.
+Also here: how far the folders of the manifest are written to a collection.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, replace
+from sqlite3 import Connection
+from typing import Any
+
+from embed_assets.identity import IndexSpec, digest
+from embed_assets.storage.records import EMPTY, Embedding, Track
+from embed_assets.storage.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
+
+ROLLBACK, PROMOTE = "rollback", "promote"
+"""Reasons of a move by hand: it holds until the settings, or a person, want another collection."""
+
+_TRACK = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Known:
+    """A collection as it was made; `spec` None: by a version with other recipes."""
+
+    name: str
+    spec: IndexSpec | None
+    made_at: float
+    gates: dict[str, Any] | None
+    gates_at: float | None
+
+
+@dataclass(frozen=True)
+class Move:
+    """The alias was moved from collection `before` (none at first) to `name`.
+
+    `wanted` is the collection that the settings asked for then.
+    """
+
+    at: float
+    name: str
+    before: str | None
+    reason: str
+    wanted: str
+
+
+def note_collection(tables: Tables, address: str, spec: IndexSpec) -> None:
+    """Remember what a collection holds, if that is not known."""
+    if spec.collection in known(tables, address):
+        return
+    with tables.transaction() as db:
+        db.execute(
+            "INSERT OR IGNORE INTO collections (address, name, spec, made_at) VALUES (?, ?, ?, ?)",
+            (_key(address), spec.collection, spec.dump(), time.time()),
+        )
+
+
+def known(tables: Tables, address: str) -> dict[str, Known]:
+    """The collections that were made at an address, by name; some may be gone since."""
+    with tables.connect() as db:
+        rows = db.execute(
+            "SELECT name, spec, made_at, gates, gates_at FROM collections WHERE address = ?"
+            " ORDER BY made_at",
+            (_key(address),),
+        ).fetchall()
+    found = {}
+    for name, text, made_at, gates, gates_at in rows:
+        spec = IndexSpec.load(text)
+        if spec is not None and spec.collection != name:
+            spec = None
+        found[name] = Known(name, spec, made_at, json.loads(gates) if gates else None, gates_at)
+    return found
+
+
+def spec_of(tables: Tables, address: str, name: str, *, parts: bool = False) -> IndexSpec | None:
+    """What a collection holds, if it is known; `parts`: with its parts, if there is one of them."""
+    every = known(tables, address)
+    one = every.get(name)
+    if one is None or one.spec is None:
+        return None
+    return replace(one.spec, parts=parts and one.spec.of_parts.collection in every)
+
+
+def note_gates(tables: Tables, address: str, name: str, gates: dict[str, Any]) -> None:
+    """Remember how a collection fared at its gates."""
+    with tables.transaction() as db:
+        db.execute(
+            "UPDATE collections SET gates = ?, gates_at = ? WHERE address = ? AND name = ?",
+            (json.dumps(gates), time.time(), _key(address), name),
+        )
+
+
+def note_stamp(tables: Tables, address: str, name: str, stamp: str | None) -> None:
+    """Remember the files of a collection that was found in step with the tables."""
+    with tables.transaction() as db:
+        db.execute(
+            "UPDATE collections SET stamp = ? WHERE address = ? AND name = ?",
+            (stamp, _key(address), name),
+        )
+
+
+def stamp_of(tables: Tables, address: str, name: str) -> str | None:
+    """The stamp that was noted last."""
+    with tables.connect() as db:
+        row = db.execute(
+            "SELECT stamp FROM collections WHERE address = ? AND name = ?", (_key(address), name)
+        ).fetchone()
+    return row[0] if row else None
+
+
+def note_move(
+    tables: Tables, address: str, name: str, before: str | None, reason: str, wanted: str
+) -> None:
+    """Remember that the alias was moved."""
+    with tables.transaction() as db:
+        db.execute(
+            "INSERT INTO served (address, at, name, before, reason, wanted)"
+            " VALUES (?, ?, ?, ?, ?, ?)",
+            (_key(address), time.time(), name, before, reason, wanted),
+        )
+
+
+def moves(tables: Tables, address: str) -> list[Move]:
+    """All moves of the alias at an address, in their order."""
+    with tables.connect() as db:
+        rows = db.execute(
+            "SELECT at, name, before, reason, wanted FROM served WHERE address = ? ORDER BY id",
+            (_key(address),),
+        )
+        return [Move(*row) for row in rows]
+
+
+def is_by_hand(tables: Tables, address: str, wanted: str) -> bool:
+    """Whether a person chose what is served while the settings ask for `wanted`, and it holds."""
+    told = moves(tables, address)
+    last = told[-1] if told else None
+    chosen = last is not None and last.reason in (ROLLBACK, PROMOTE)
+    return chosen and last.name != wanted and last.wanted == wanted
+
+
+def last_served(tables: Tables, address: str) -> str | None:
+    """The collection that was served last, by the tables' word: for when the index is held."""
+    told = moves(tables, address)
+    return told[-1].name if told else None
+
+
+def forget_collection(tables: Tables, address: str, name: str) -> None:
+    """Remove what is known of a collection that was dropped."""
+    spec = spec_of(tables, address, name)
+    with tables.transaction() as db:
+        db.execute("DELETE FROM collections WHERE address = ? AND name = ?", (_key(address), name))
+        if spec is not None:
+            db.execute("DELETE FROM indexed WHERE place = ?", (spec.place(address),))
+
+
+def unfinished(tables: Tables, address: str, spec: IndexSpec) -> int:
+    """Folders of the manifest that are not written to the spec's collections as they are now.
+
+    Of more than one collection, those of the one that lacks the most.
+    """
+    return max(_unfinished(tables, address, one) for one in spec.layers)
+
+
+def _unfinished(tables: Tables, address: str, spec: IndexSpec) -> int:
+    with tables.connect() as db:
+        return db.execute(
+            "SELECT count(*) FROM folders f LEFT JOIN indexed i"
+            " ON i.place = ? AND i.folder_id = f.folder_id WHERE f.digest IS NULL"
+            " OR i.revision IS NOT f.revision OR i.version NOT IN (?, f.digest || ?)",
+            (spec.place(address), EMPTY, f".{spec.digest[:12]}"),
+        ).fetchone()[0]
+
+
+def written_folders(
+    tables: Tables, address: str, spec: IndexSpec
+) -> Iterator[tuple[str, bytes, bool]]:
+    """Stream (folder id, path, whether it is said to be written as it is now), by folder id.
+
+    A folder of which tracks wait for an embedding is not written, whatever is said.
+    """
+    with tables.connect() as db:
+        yield from db.execute(
+            "SELECT f.folder_id, f.path, f.digest IS NOT NULL AND i.revision IS f.revision AND"
+            " coalesce(i.version IN (?, f.digest || ?), 0) FROM folders f LEFT JOIN indexed i"
+            " ON i.place = ? AND i.folder_id = f.folder_id ORDER BY f.folder_id",
+            (EMPTY, f".{spec.digest[:12]}", spec.place(address)),
+        )
+
+
+def embeddable_tracks(tables: Tables, recipe: str) -> Iterator[tuple[Track, Embedding | None]]:
+    """Stream each track that is not rejected and its embedding, None: not yet; by folder id."""
+    embedding = ", ".join(f"e.{c}" for c in EMBEDDING_COLUMNS)
+    with tables.connect() as db:
+        rows = db.execute(
+            f"SELECT {embedding}, {_TRACK} FROM tracks t LEFT JOIN embeddings e"
+            " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+            " WHERE t.reason IS NULL AND e.reason IS NULL ORDER BY t.folder_id",
+            (recipe,),
+        )
+        n = len(EMBEDDING_COLUMNS)
+        for row in rows:
+            yield Track(*row[n:]), None if row[0] is None else Embedding(*row[:n])
+
+
+def sample_tracks(tables: Tables, recipe: str, start: str, n: int) -> list[tuple[str, str, int]]:
+    """(track id, audio hash, windows) of at most `n` embedded tracks from an id on, and around.
+
+    Ids are hashes: neighbours have nothing in common, so that this is a sample by chance.
+    """
+    sql = (
+        "SELECT t.track_id, t.audio_hash, e.windows FROM tracks t JOIN embeddings e"
+        " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+        " WHERE e.reason IS NULL AND t.track_id {} ? ORDER BY t.track_id LIMIT ?"
+    )
+    with tables.connect() as db:
+        rows = db.execute(sql.format(">="), (recipe, start, n)).fetchall()
+        return rows + db.execute(sql.format("<"), (recipe, start, n - len(rows))).fetchall()
+
+
+def forget_written(tables: Tables, address: str, spec: IndexSpec, folders: Iterable[bytes]) -> None:
+    """Take back that these folders (by path) are in step there: the next look writes them."""
+    with tables.transaction() as db:
+        db.executemany(
+            "UPDATE indexed SET revision = -1 WHERE place = ? AND folder_id IN"
+            " (SELECT folder_id FROM folders WHERE path = ?)",
+            ((spec.place(address), path) for path in folders),
+        )
+
+
+def _key(address: str) -> str:
+    return digest("address", address)
+
+
+def named_audio(tables: Tables, hashes: Iterable[str]) -> set[str]:
+    """Those of these audio hashes that a track of the manifest has; a few hundred a call."""
+    with tables.connect() as db:
+        return _named(db, list(hashes))
+
+
+def forget_embeddings(
+    tables: Tables, recipe: str, hashes: list[str], unless_named: bool
+) -> list[str]:
+    """Forget embeddings for good, but for audio that a track has by now; returns which."""
+    with tables.transaction() as db:
+        named = _named(db, hashes) if unless_named else set()
+        gone = [h for h in hashes if h not in named]
+        db.executemany(
+            "DELETE FROM embeddings WHERE recipe = ? AND audio_hash = ?",
+            ((recipe, h) for h in gone),
+        )
+    return gone
+
+
+def _named(db: Connection, hashes: list[str]) -> set[str]:
+    marks = ", ".join("?" * len(hashes))
+    sql = f"SELECT DISTINCT audio_hash FROM tracks WHERE audio_hash IN ({marks})"
+    return {row[0] for row in db.execute(sql, hashes)}

@@ -1,0 +1,178 @@
+"""The SQLite file in EMBED_HOME: its schema, connections and transactions, and what fails of them.
+
+What is asked of it and written to it stands in `storage/tables.py`.
+"""
+
+from __future__ import annotations
+
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+
+from embed_assets.errors import ConfigurationError, TransientError
+
+SCHEMA_VERSION = 7
+
+_SCHEMA = """
+CREATE TABLE IF NOT EXISTS folders (
+    folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, digest TEXT, scan TEXT, scanned_at REAL,
+    ctimes INTEGER, vain INTEGER NOT NULL DEFAULT 0, vain_at REAL NOT NULL DEFAULT 0,
+    revision INTEGER NOT NULL DEFAULT 0
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS tracks (
+    track_id TEXT PRIMARY KEY, folder_id TEXT NOT NULL, path BLOB NOT NULL,
+    size INTEGER, mtime_ns INTEGER, ctime_ns INTEGER NOT NULL DEFAULT -1,
+    audio_hash TEXT, reason TEXT, message TEXT, duration REAL, container TEXT, codec TEXT,
+    sample_rate INTEGER, channels INTEGER, bit_rate INTEGER, title TEXT, artist TEXT, album TEXT,
+    album_artist TEXT, genre TEXT, year INTEGER, track_number INTEGER, disc_number INTEGER,
+    recording_id TEXT, scan TEXT NOT NULL, seen_at REAL, release_id TEXT NOT NULL DEFAULT '',
+    artist_id TEXT NOT NULL DEFAULT '', added_at REAL NOT NULL DEFAULT 0,
+    probed INTEGER NOT NULL DEFAULT 1, run_id TEXT NOT NULL DEFAULT '',
+    again INTEGER NOT NULL DEFAULT 0, decoder TEXT NOT NULL DEFAULT ''
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS tracks_by_folder ON tracks (folder_id);
+CREATE INDEX IF NOT EXISTS tracks_by_audio ON tracks (audio_hash);
+CREATE TABLE IF NOT EXISTS embeddings (
+    recipe TEXT, audio_hash TEXT, windows INTEGER, decoded_seconds REAL, note TEXT,
+    reason TEXT, message TEXT, engine TEXT, device TEXT, dtype TEXT, run_id TEXT, at REAL,
+    PRIMARY KEY (recipe, audio_hash)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS embeddings_by_time ON embeddings (recipe, at);
+CREATE TABLE IF NOT EXISTS indexed (
+    place TEXT, folder_id TEXT, version TEXT, rows INTEGER, at REAL,
+    revision INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (place, folder_id)
+) WITHOUT ROWID;
+CREATE INDEX IF NOT EXISTS indexed_by_folder ON indexed (folder_id);
+CREATE TABLE IF NOT EXISTS failures (
+    folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, stage TEXT, message TEXT, at REAL, run_id TEXT,
+    shared INTEGER
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS asked (
+    folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS gone_audio (
+    audio_hash TEXT PRIMARY KEY, added_at REAL NOT NULL, gone_at REAL NOT NULL
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS collections (
+    address TEXT, name TEXT, spec TEXT, made_at REAL, gates TEXT, gates_at REAL, stamp TEXT,
+    PRIMARY KEY (address, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS served (
+    id INTEGER PRIMARY KEY, address TEXT, at REAL, name TEXT, before TEXT, reason TEXT,
+    wanted TEXT
+);
+"""
+
+_ADDED = {
+    "tracks": {
+        "release_id": "TEXT NOT NULL DEFAULT ''",
+        "artist_id": "TEXT NOT NULL DEFAULT ''",
+        "added_at": "REAL NOT NULL DEFAULT 0",
+        "probed": "INTEGER NOT NULL DEFAULT 1",
+        "run_id": "TEXT NOT NULL DEFAULT ''",
+        "ctime_ns": "INTEGER NOT NULL DEFAULT -1",
+        "again": "INTEGER NOT NULL DEFAULT 0",
+        "decoder": "TEXT NOT NULL DEFAULT ''",
+    },
+    "folders": {
+        "ctimes": "INTEGER",
+        "vain": "INTEGER NOT NULL DEFAULT 0",
+        "vain_at": "REAL NOT NULL DEFAULT 0",
+        "revision": "INTEGER NOT NULL DEFAULT 0",
+    },
+    "indexed": {"revision": "INTEGER NOT NULL DEFAULT 0"},
+}
+"""Columns that tables may lack in files of older versions."""
+
+NEW_REVISION = "UPDATE folders SET revision = revision + 1 WHERE folder_id"
+"""Have folders indexed again, in every collection: what is indexed of them is of an older revision.
+
+Searches find what is indexed until then.
+"""
+
+
+class Database:
+    """One SQLite file; every method opens its own connection. Without a path it is empty."""
+
+    def __init__(self, path: Path | None) -> None:
+        self.path = path
+
+    @contextmanager
+    def connect(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """A connection in autocommit mode, schema made if need be.
+
+        Not `durable`: what is written outlives this process at once, and a power loss only once
+        something else was written that does; nothing is ever half there.
+
+        Raises:
+            TransientError: the file cannot be opened or written (disk full, locked, I/O error).
+            ConfigurationError: the file was written by a newer version.
+        """
+        try:
+            if self.path is not None:
+                self.path.parent.mkdir(parents=True, exist_ok=True)
+            place = self.path or ":memory:"
+            with closing(sqlite3.connect(place, timeout=60, isolation_level=None)) as db:
+                # A committed folder must outlive a power loss, or Dagster would say "done" of it.
+                db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
+                version = db.execute("PRAGMA user_version").fetchone()[0]
+                if version < SCHEMA_VERSION:
+                    _upgrade(db)
+                elif version != SCHEMA_VERSION:
+                    raise ConfigurationError(
+                        f"{self.path} has schema {version}, this version of embed_assets writes"
+                        f" {SCHEMA_VERSION}: use the version that wrote it, or another EMBED_HOME"
+                    )
+                yield db
+        except sqlite3.DatabaseError as e:
+            if not isinstance(e, sqlite3.OperationalError):
+                raise ConfigurationError(
+                    f"{self.path} is damaged ({e}): move it away and run `embed-assets sync`; what"
+                    " is embedded already is found again in the store"
+                ) from e
+            raise TransientError(
+                f"the tables in {self.path} cannot be used: {e}; is the disk full, or read-only?"
+            ) from e
+        except OSError as e:
+            raise TransientError(
+                f"the tables in {self.path} cannot be used: {e}; is the disk full, or read-only?"
+            ) from e
+
+    @contextmanager
+    def transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+        """A connection inside a write transaction: all of it is kept or none."""
+        with self.connect(durable) as db:
+            db.execute("BEGIN IMMEDIATE")
+            try:
+                yield db
+            except BaseException:
+                db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+
+def _upgrade(db: sqlite3.Connection) -> None:
+    """Bring a new file, or one of an older version, to the schema; nothing in it is lost."""
+    db.execute("PRAGMA journal_mode = WAL")
+    db.execute("BEGIN IMMEDIATE")
+    try:
+        for statement in _SCHEMA.split(";"):
+            db.execute(statement)
+        for table, columns in _ADDED.items():
+            there = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+            for name, kind in columns.items():
+                if name not in there:
+                    db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
+        db.execute("UPDATE tracks SET added_at = coalesce(seen_at, 0) WHERE added_at = 0")
+        # Their files are read once more, for what the probe learnt since (rows.PROBE_VERSION).
+        db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE probed < 3)")
+        # Schema 6 marked so what was to be indexed again.
+        old = "FROM indexed WHERE version LIKE 'stale.%'"
+        db.execute(f"{NEW_REVISION} IN (SELECT folder_id {old})")
+        db.execute("UPDATE indexed SET version = substr(version, 7) WHERE version LIKE 'stale.%'")
+        db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
+    except BaseException:
+        db.execute("ROLLBACK")
+        raise
+    db.execute("COMMIT")

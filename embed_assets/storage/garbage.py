@@ -1,0 +1,86 @@
+"""Removing from the store what nothing needs: vectors of music that is gone, of recipes given up.
+
+Safe beside everything else: an entry goes only if its recipe is in no use or no track of the
+manifest has its audio, is older than some age (a vector is stored a moment before the table names
+it), and is looked up once more in the transaction that forgets it. What goes wrong between there
+and the file costs one forward pass and no wrong row.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from itertools import islice
+
+from embed_assets.storage import collection_registry
+from embed_assets.storage.tables import Tables
+from embed_assets.storage.vector_store import Store
+
+HASHES_PER_CALL = 500
+
+
+@dataclass
+class Swept:
+    """What was looked at and what was (or would be) removed; bytes as the files' sizes say."""
+
+    entries: int = 0
+    bytes: int = 0
+    removed: int = 0
+    removed_bytes: int = 0
+    too_young: int = 0
+    leftovers: int = 0
+
+
+def sweep(
+    tables: Tables,
+    store: Store,
+    recipes: Collection[str],
+    *,
+    older_than: float,
+    dry_run: bool,
+) -> Swept:
+    """Remove entries of recipes that are not in `recipes`, and of audio that no track has.
+
+    `older_than` in seconds; younger entries stay. Raises TransientError when the disk fails.
+    """
+    swept = Swept()
+    before = time.time() - older_than
+    for recipe in sorted(store.recipes()):
+        for batch in _batches(store.hashes(recipe)):
+            sizes = {}
+            for audio_hash in batch:
+                told = _stat(store, recipe, audio_hash)
+                if told is None:
+                    continue
+                swept.entries += 1
+                swept.bytes += told.st_size
+                sizes[audio_hash] = told
+            named = collection_registry.named_audio(tables, sizes) if recipe in recipes else set()
+            unused = [h for h in sizes if h not in named]
+            old = [h for h in unused if sizes[h].st_mtime < before]
+            swept.too_young += len(unused) - len(old)
+            if old and not dry_run:
+                old = collection_registry.forget_embeddings(
+                    tables, recipe, old, unless_named=recipe in recipes
+                )
+                for audio_hash in old:
+                    store.delete(recipe, audio_hash)
+            swept.removed += len(old)
+            swept.removed_bytes += sum(sizes[h].st_size for h in old)
+    if not dry_run:
+        swept.leftovers = store.sweep_temporary(older_than)
+    return swept
+
+
+def _stat(store: Store, recipe: str, audio_hash: str) -> os.stat_result | None:
+    try:
+        return store.path(recipe, audio_hash).stat()
+    except FileNotFoundError:
+        return None
+
+
+def _batches(hashes: Iterator[str]) -> Iterator[list[str]]:
+    while batch := list(islice(hashes, HASHES_PER_CALL)):
+        yield batch

@@ -1,0 +1,341 @@
+"""Questions about the whole library: counts, problems, tracks by words. Reads the tables only."""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from embed_assets.identity import display_path
+from embed_assets.storage.records import CHANGED, NOT_DONE, Embedding, Problem, Track
+from embed_assets.storage.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
+from embed_assets.words import holding, name_key
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_TRACK = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
+_EMBEDDING = ", ".join(EMBEDDING_COLUMNS)
+
+
+@dataclass(frozen=True)
+class Counts:
+    """Tracks and folders of the library by state, under one recipe and one index spec."""
+
+    folders: int
+    folders_scanned: int
+    folders_indexed: int
+    tracks: int
+    embedded: int
+    rejected: int
+    pending: int
+    audio_seconds: float
+
+
+def counts(tables: Tables, recipe: str, place: str) -> Counts:
+    """Count everything."""
+    with tables.connect() as db:
+        folders = db.execute(
+            "SELECT count(*), count(f.digest),"
+            " count(CASE WHEN i.revision = f.revision THEN 1 END) FROM folders f"
+            " LEFT JOIN indexed i ON i.place = ? AND i.folder_id = f.folder_id",
+            (place,),
+        ).fetchone()
+        tracks = db.execute(
+            "SELECT count(*),"
+            " count(CASE WHEN e.audio_hash IS NOT NULL AND e.reason IS NULL THEN 1 END),"
+            " count(coalesce(t.reason, e.reason)),"
+            " count(CASE WHEN t.reason IS NULL AND e.audio_hash IS NULL THEN 1 END),"
+            " total(t.duration) FROM tracks t"
+            " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash",
+            (recipe,),
+        ).fetchone()
+    return Counts(*folders, *tracks)
+
+
+def tracks_frame(tables: Tables, recipe: str) -> pd.DataFrame:
+    """The whole manifest with what became of each track, for notebooks; a row a track."""
+    import pandas as pd
+
+    columns = _TRACK.replace(", t.run_id", "")
+    sql = (
+        f"SELECT {columns}, e.windows, e.decoded_seconds, e.note, e.engine, e.device, e.dtype,"
+        " e.run_id, coalesce(t.reason, e.reason) AS rejected FROM tracks t"
+        " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash ORDER BY t.path"
+    )
+    with tables.connect() as db:
+        frame = pd.read_sql_query(sql, db, params=(recipe,))
+    return frame.assign(path=frame["path"].map(display_path))
+
+
+def rejected_tracks(tables: Tables, recipe: str) -> Iterator[Problem]:
+    """Stream every rejected track of the library, by path."""
+    with tables.connect() as db:
+        rows = db.execute(
+            "SELECT t.path, f.path, coalesce(t.reason, e.reason), coalesce(t.message, e.message),"
+            " coalesce(e.at, t.seen_at), coalesce(e.run_id, t.run_id, '') FROM tracks t"
+            " JOIN folders f ON f.folder_id = t.folder_id"
+            " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+            " WHERE coalesce(t.reason, e.reason) IS NOT NULL ORDER BY t.path",
+            (recipe,),
+        )
+        for row in rows:
+            yield Problem(*row)
+
+
+def failed_folders(tables: Tables) -> list[Problem]:
+    """Folders whose last try failed or was in vain, by path."""
+    with tables.connect() as db:
+        rows = db.execute(
+            "SELECT path, path, CASE WHEN stage IN (?, ?) THEN stage ELSE stage || ' failed' END,"
+            " message, at, run_id FROM failures ORDER BY path",
+            (CHANGED, NOT_DONE),
+        )
+        return [Problem(*row) for row in rows]
+
+
+def indexed_at(tables: Tables, *places: str) -> dict[bytes, float]:
+    """Path of each folder -> when it was written last to all these places, in seconds since 1970.
+
+    Of places that were written at different times, the earliest; folders that one of them does not
+    have are left out.
+    """
+    with tables.connect() as db:
+        query = (
+            "SELECT f.path, min(i.at) FROM indexed i JOIN folders f ON f.folder_id = i.folder_id"
+            f" WHERE i.place IN ({', '.join('?' * len(places))})"
+            " GROUP BY f.folder_id HAVING count(*) = ?"
+        )
+        return dict(db.execute(query, (*places, len(places))))
+
+
+def failures(tables: Tables) -> dict[bytes, bool]:
+    """Path of each failed folder -> whether what failed was its own, and not what all need.
+
+    One that only changed meanwhile, or whose run ended early, has not failed.
+    """
+    with tables.connect() as db:
+        rows = db.execute(
+            "SELECT path, shared FROM failures WHERE stage NOT IN (?, ?)", (CHANGED, NOT_DONE)
+        )
+        return {path: not shared for path, shared in rows}
+
+
+def embedded_tracks(tables: Tables, recipe: str) -> Iterator[Track]:
+    """Stream every track of the library that has vectors under the recipe, by path."""
+    with tables.connect() as db:
+        rows = db.execute(
+            f"SELECT {_TRACK} FROM tracks t JOIN embeddings e"
+            " ON e.recipe = ? AND e.audio_hash = t.audio_hash WHERE e.reason IS NULL"
+            " ORDER BY t.path",
+            (recipe,),
+        )
+        for row in rows:
+            yield Track(*row)
+
+
+def embedded_since(tables: Tables, recipe: str, since: float) -> tuple[int, float, list[str]]:
+    """How many tracks were embedded after a time, when the last was, and the ids of their runs.
+
+    Times are in seconds of the system's clock.
+    """
+    with tables.connect() as db:
+        rows = db.execute(
+            "SELECT run_id, count(*), max(at) FROM embeddings"
+            " WHERE recipe = ? AND at > ? AND reason IS NULL GROUP BY run_id",
+            (recipe, since),
+        ).fetchall()
+    return sum(r[1] for r in rows), max((r[2] for r in rows), default=since), [r[0] for r in rows]
+
+
+def seconds_per_track(tables: Tables, recipe: str, tracks: int = 100) -> float | None:
+    """How long one took, over the last tracks that were embedded; None where too few were.
+
+    What lies between two runs does not count.
+    """
+    with tables.connect() as db:
+        n, seconds = db.execute(
+            "SELECT sum(n), sum(seconds) FROM (SELECT count(*) - 1 AS n, max(at) - min(at) AS"
+            " seconds FROM (SELECT run_id, at FROM embeddings WHERE recipe = ?"
+            " ORDER BY at DESC LIMIT ?) GROUP BY run_id)",
+            (recipe, tracks),
+        ).fetchone()
+    return max(seconds / n, 1e-3) if n else None
+
+
+def last_engine(tables: Tables, recipe: str) -> str:
+    """What embedded the last track under a recipe: engine, dtype, device; empty for none."""
+    with tables.connect() as db:
+        engine, dtype, device, _ = db.execute(
+            "SELECT engine, dtype, device, max(at) FROM embeddings WHERE recipe = ?"
+            " AND engine != ''",
+            (recipe,),
+        ).fetchone()
+    return f"{engine} in {dtype} on {device}" if engine else ""
+
+
+def any_track(tables: Tables) -> bool:
+    """Whether anything was ever scanned."""
+    with tables.connect() as db:
+        return db.execute("SELECT 1 FROM tracks LIMIT 1").fetchone() is not None
+
+
+def track_by_path(tables: Tables, path: bytes) -> Track | None:
+    """The track at a library-relative path."""
+    with tables.connect() as db:
+        row = db.execute(f"SELECT {_TRACK} FROM tracks t WHERE t.path = ?", (path,)).fetchone()
+    return Track(*row) if row else None
+
+
+def tracks_below(tables: Tables, folder: bytes) -> list[Track]:
+    """The readable tracks of a folder and the folders in it, by path; of the library for b""."""
+    low, high = (folder + b"/", folder + b"0") if folder else (b"", b"\xff" * 16)
+    with tables.connect() as db:
+        rows = db.execute(
+            f"SELECT {_TRACK} FROM tracks t WHERE t.path >= ? AND t.path < ?"
+            " AND t.audio_hash IS NOT NULL ORDER BY t.path",
+            (low, high),
+        )
+        return [Track(*row) for row in rows]
+
+
+def tracks_by_id(tables: Tables, track_ids: Iterable[str]) -> dict[str, Track]:
+    """The tracks of these ids that the manifest has."""
+    with tables.connect() as db:
+        query = f"SELECT {_TRACK} FROM tracks t WHERE t.track_id = ?"
+        found = (db.execute(query, (t,)).fetchone() for t in track_ids)
+        return {row[0]: Track(*row) for row in found if row}
+
+
+def embeddings_of(tables: Tables, recipe: str, hashes: Iterable[str]) -> dict[str, Embedding]:
+    """What became of these audios under a recipe, those that were rejected left out."""
+    with tables.connect() as db:
+        query = (
+            f"SELECT {_EMBEDDING} FROM embeddings WHERE recipe = ? AND audio_hash = ?"
+            " AND reason IS NULL"
+        )
+        rows = (db.execute(query, (recipe, h)).fetchone() for h in hashes)
+        return {e.audio_hash: e for e in (Embedding(*row) for row in rows if row)}
+
+
+def track_by_name(tables: Tables, name: str) -> Track | None:
+    """The rejected or odd-named track whose file is called so, as `errors` prints it."""
+    with tables.connect() as db:
+        db.create_function("shown", 1, display_path, deterministic=True)
+        row = db.execute(
+            f"SELECT {_TRACK} FROM tracks t WHERE shown(t.path) = ?1"
+            " OR shown(t.path) LIKE '%/' || ?2 ESCAPE '\\' LIMIT 1",
+            (name, _escaped(name[:300])),
+        ).fetchone()
+    return Track(*row) if row else None
+
+
+def tracks_by_words(tables: Tables, words: str, limit: int = 10) -> list[Track]:
+    """Tracks whose title, artist, album or path holds every word, the best matches first.
+
+    Words are found as `words.py` says: whatever the case, the accents and the alphabet.
+    """
+    columns = ", ".join(_Named._fields)
+    with tables.connect() as db:
+        rows = db.execute(f"SELECT {columns} FROM tracks WHERE audio_hash IS NOT NULL")
+        best = best_by_words(map(_Named._make, rows), words, limit)
+    return list(tracks_by_id(tables, [t.track_id for t in best]).values())
+
+
+class _Named(NamedTuple):
+    """What of a track words are looked for in: a `Track` takes three times as long to make."""
+
+    track_id: str
+    path: bytes
+    title: str
+    artist: str
+    album: str
+    album_artist: str
+
+
+_Words = TypeVar("_Words", Track, _Named)
+
+
+def best_by_words(tracks: Iterable[_Words], words: str, limit: int) -> list[_Words]:
+    """Those of the tracks that have every word, the best matches first; see `tracks_by_words`."""
+    parts = words.split()
+    if not parts:
+        return []
+    holds, name, spelled = holding(parts), name_key(words), [p.casefold() for p in parts]
+
+    def names(track: _Words) -> str:
+        return f"{track.title} {track.artist} {track.album_artist}"
+
+    def fits(track: _Words) -> bool:
+        path = display_path(track.path).replace("/", " ")
+        return holds(f"{names(track)} {track.album} {path}") == len(parts)
+
+    def rank(track: _Words) -> tuple[Any, ...]:
+        there = names(track).casefold()
+        return (
+            track.title.casefold() != words.casefold(),
+            name_key(track.title) != name,
+            -holds(names(track)),
+            -sum(p in there for p in spelled),
+            len(track.path),
+            track.path,
+        )
+
+    return heapq.nsmallest(limit, filter(fits, tracks), key=rank)
+
+
+def _escaped(word: str) -> str:
+    return word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+
+
+def folder_rejects(
+    tables: Tables, folder: str, recipe: str, limit: int = 50
+) -> list[tuple[bytes, str, str]]:
+    """(path, reason, message) of a folder's rejected tracks, at most `limit`."""
+    with tables.connect() as db:
+        return db.execute(
+            "SELECT t.path, coalesce(t.reason, e.reason), coalesce(t.message, e.message)"
+            " FROM tracks t LEFT JOIN embeddings e"
+            " ON e.recipe = ? AND e.audio_hash = t.audio_hash WHERE t.folder_id = ?"
+            " AND coalesce(t.reason, e.reason) IS NOT NULL ORDER BY t.path LIMIT ?",
+            (recipe, folder, limit),
+        ).fetchall()
+
+
+@dataclass(frozen=True)
+class FolderState:
+    """What the manifest says of a folder: digest None while it is being scanned.
+
+    `pending` of its `tracks` are to be embedded under a recipe.
+    """
+
+    digest: str | None = None
+    revision: int = 0
+    tracks: int = 0
+    pending: int = 0
+
+    @property
+    def ready(self) -> bool:
+        """Whether its rows can be indexed."""
+        return self.digest is not None and not self.pending
+
+
+def folder_states(tables: Tables, folders: Iterable[str], recipe: str) -> dict[str, FolderState]:
+    """The state of each of these folders, by id; those that were never scanned are left out."""
+    rest = iter(folders)
+    found: dict[str, FolderState] = {}
+    with tables.connect() as db:
+        while ids := list(islice(rest, 500)):
+            rows = db.execute(
+                "SELECT f.folder_id, f.digest, f.revision, count(t.track_id), count(CASE WHEN"
+                " t.track_id IS NOT NULL AND t.reason IS NULL AND (e.audio_hash IS NULL OR t.again)"
+                " THEN 1 END)"
+                " FROM folders f LEFT JOIN tracks t ON t.folder_id = f.folder_id"
+                " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+                f" WHERE f.folder_id IN ({', '.join('?' * len(ids))}) GROUP BY f.folder_id",
+                (recipe, *ids),
+            )
+            found.update({folder: FolderState(*state) for folder, *state in rows})
+    return found

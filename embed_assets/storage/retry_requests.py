@@ -1,0 +1,51 @@
+"""Requests of `retry`: what is to be read and embedded again. They stay in the tables until done.
+
+In one transaction: the tracks are to be read (`probed`) and embedded (`again`), their folders are
+not in step, and what failed in them before is no reason to wait.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+
+from embed_assets.storage.tables import Tables
+
+
+def ask(
+    tables: Tables, covers: Callable[[bytes], bool], folders: Iterable[tuple[str, bytes]]
+) -> tuple[list[bytes], int]:
+    """Have all tracks whose path is covered read and embedded again, whatever is known of them.
+
+    `folders`: (id, path) of covered folders that the tables need not know. Returns the paths of
+    all folders in which something is to be done, and the number of tracks.
+    """
+    now = time.time()
+    with tables.transaction() as db:
+        db.create_function("covers", 1, covers, deterministic=True)
+        found = dict(folders)
+        found |= dict(db.execute("SELECT folder_id, path FROM folders WHERE covers(path)"))
+        found |= dict(db.execute("SELECT folder_id, path FROM failures WHERE covers(path)"))
+        found |= dict(
+            db.execute(
+                "SELECT folder_id, path FROM folders WHERE folder_id IN"
+                " (SELECT folder_id FROM tracks WHERE covers(path))"
+            )
+        )
+        tracks = db.execute("UPDATE tracks SET probed = 0, again = 1 WHERE covers(path)").rowcount
+        for folder, path in found.items():
+            # A scan that goes on read its files before this was asked: it is not the one.
+            db.execute(
+                "UPDATE folders SET digest = NULL, scan = NULL, revision = revision + 1"
+                " WHERE folder_id = ?",
+                (folder,),
+            )
+            db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
+            db.execute("INSERT OR REPLACE INTO asked VALUES (?, ?, ?)", (folder, path, now))
+    return sorted(found.values()), tracks
+
+
+def open_requests(tables: Tables) -> dict[bytes, float]:
+    """Path of each folder in which something asked for is not yet done -> when it was asked for."""
+    with tables.connect() as db:
+        return dict(db.execute("SELECT path, at FROM asked"))

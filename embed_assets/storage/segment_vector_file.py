@@ -1,0 +1,187 @@
+"""The vectors of all windows in one file, in front of the store: what a search for parts reads.
+
+As in `pooled.py` two files are only ever appended to: `.f32` with the float32 vectors of length 1,
+the windows of an audio one after the other, then `.names` with a record for each audio: how many
+windows it has, and when it was embedded. They are a copy and may be deleted at any time. Nothing
+is mapped: a search reads block by block into the same memory, however large the file is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import suppress
+from dataclasses import replace
+from pathlib import Path
+from typing import BinaryIO
+
+import numpy as np
+
+from embed_assets.errors import TrackRejected
+from embed_assets.identity import TRACKS, IndexSpec
+from embed_assets.storage.pooling import pool
+from embed_assets.storage.track_vector_file import LOCK_SECONDS, WINDOWS, base_of
+from embed_assets.storage.vector_store import Store, VectorsLost
+
+BLOCK_BYTES = 16 << 20
+"""Read at once."""
+
+SYNC_BYTES = 64 << 20
+"""Written before names are given to what was written: so much is read again after a kill."""
+
+_NAME = np.dtype([("audio", "S48"), ("at", "<f8"), ("count", "<u4")])
+
+
+class Windowed:
+    """The window vectors of one index spec, each pooled as a track of one window would be.
+
+    `rows`: audio hash -> (first row, how many, when it was embedded). A name is on the disk only
+    once its vectors are: no power loss leaves one without the other.
+    """
+
+    def __init__(self, store: Store, spec: IndexSpec) -> None:
+        self.store, self.spec = store, replace(spec, rows=TRACKS, parts=False)
+        base = f"{base_of(store, spec)}{WINDOWS}"
+        self.vectors_file, self.names_file = Path(f"{base}.f32"), Path(f"{base}.names")
+        self._forget(None)
+        self.refresh()
+
+    def _forget(self, inode: int | None) -> None:
+        self._inode = inode
+        self.rows: dict[str, tuple[int, int, float]] = {}
+        self.counts = self.firsts = np.zeros(0, np.int64)
+        self.total = 0
+
+    def refresh(self) -> None:
+        """See what was appended since, or that the files are others."""
+        try:
+            with open(self.names_file, "rb") as file:
+                told = os.fstat(file.fileno())
+                if told.st_ino != self._inode or told.st_size < len(self.counts) * _NAME.itemsize:
+                    self._forget(told.st_ino)
+                file.seek(len(self.counts) * _NAME.itemsize)
+                names = np.fromfile(file, _NAME)
+            there = os.path.getsize(self.vectors_file) // (4 * self.spec.dim)
+        except OSError:
+            self._forget(None)
+            return
+        counts = names["count"].astype(np.int64)
+        ends = self.total + np.cumsum(counts)
+        whole = int(np.searchsorted(ends, there, "right"))
+        if not whole:
+            return
+        names, counts, ends = names[:whole], counts[:whole], ends[:whole]
+        firsts = ends - counts
+        audio = [a.decode("ascii", "replace") for a in names["audio"].tolist()]
+        each = zip(firsts.tolist(), counts.tolist(), names["at"].tolist(), strict=True)
+        self.rows.update(zip(audio, each, strict=True))
+        self.counts = np.concatenate([self.counts, counts])
+        self.firsts = np.concatenate([self.firsts, firsts])
+        self.total = int(ends[-1])
+
+    def missing(self, embedded: Mapping[str, float]) -> dict[str, float]:
+        """Those of these audio hashes (-> when each was embedded) of which it has no vectors."""
+        rows = self.rows
+        return {h: at for h, at in embedded.items() if h not in rows or rows[h][2] != at}
+
+    def keep(self, embedded: Mapping[str, float]) -> None:
+        """Have the vectors of each audio hash -> moment of its embedding, from the store.
+
+        What the store has lost is left out; so is everything where the disk is full or read-only,
+        or where another process keeps the files for long: `read` then gives it from the store.
+        """
+        from filelock import FileLock, Timeout
+
+        if not self.missing(embedded):
+            return
+        lock = FileLock(f"{self.names_file}.lock")
+        with suppress(OSError, Timeout):
+            self.names_file.parent.mkdir(parents=True, exist_ok=True)
+            with lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.02):
+                self.refresh()
+                self._append(self.missing(embedded))
+        self.refresh()
+
+    def read(self, audio_hash: str) -> np.ndarray:
+        """Vectors of the windows of an audio, from the store: float32 `[n, dim]`, of length 1.
+
+        Raises:
+            VectorsLost: the store has them no more.
+            TrackRejected: they are of no use.
+        """
+        windows = self.store.read(self.spec.recipe.digest, audio_hash)
+        if self.spec.pooling == "mean":
+            # What `pool` does with one window, for all of them at once.
+            vectors = windows[:, 0].astype(np.float64)
+            norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
+            if norms.min() > 1e-12:
+                return (vectors / norms[:, None]).astype(np.float32)
+        return np.stack([pool(windows[i : i + 1], self.spec.pooling) for i in range(len(windows))])
+
+    def best(self, query: np.ndarray, embedded: Mapping[str, float]) -> tuple[np.ndarray, ...]:
+        """The window of each of these audios that is nearest to a float32 `[dim]` unit vector.
+
+        Returns cosines `[n]` (-2: its vectors are lost) and which window of the audio, int `[n]`.
+        Exact; memory holds one block of the file, and a number for each window.
+        """
+        self.refresh()
+        self.keep(embedded)
+        cosines = np.full(len(embedded), -2.0, np.float32)
+        numbers = np.zeros(len(embedded), np.int64)
+        lost = self.missing(embedded)
+        here = [(i, self.rows[h][0]) for i, h in enumerate(embedded) if h not in lost]
+        if here:
+            scores = self._scores(query)
+            tops = np.maximum.reduceat(scores, self.firsts)
+            at, firsts = map(np.array, zip(*here, strict=True))
+            place = np.searchsorted(self.firsts, firsts)
+            reached = np.flatnonzero(scores == np.repeat(tops, self.counts))
+            cosines[at] = tops[place]
+            numbers[at] = reached[np.searchsorted(reached, firsts)] - firsts
+        for i, audio in enumerate(embedded) if lost else ():
+            if audio in lost:
+                with suppress(VectorsLost, TrackRejected):
+                    scores = self.read(audio) @ query
+                    cosines[i], numbers[i] = scores.max(), scores.argmax()
+        return cosines, numbers
+
+    def _scores(self, query: np.ndarray) -> np.ndarray:
+        """Cosines of each row of the file; -2 where it cannot be read."""
+        total, width = self.total, self.spec.dim
+        scores = np.full(total, -2.0, np.float32)
+        block = np.empty((max(1, BLOCK_BYTES // (4 * width)), width), np.float32)
+        with suppress(OSError), open(self.vectors_file, "rb", buffering=0) as file:
+            for begin in range(0, total, len(block)):
+                part = block[: min(len(block), total - begin)]
+                if file.readinto(memoryview(part).cast("B")) != part.nbytes:
+                    break
+                scores[begin : begin + len(part)] = part @ query
+        return np.nan_to_num(scores, copy=False, nan=-2.0)
+
+    def _append(self, embedded: Mapping[str, float]) -> None:
+        with open(self.vectors_file, "ab") as vectors, open(self.names_file, "ab") as names:
+            # What a killed writer left without a name, or with half of one.
+            names.truncate(len(self.counts) * _NAME.itemsize)
+            vectors.truncate(self.total * 4 * self.spec.dim)
+            records: list[tuple[bytes, float, int]] = []
+            waiting = 0
+            for audio, at, rows in self._read_all(embedded):
+                vectors.write(rows)
+                records.append((audio.encode(), at, len(rows)))
+                waiting += rows.nbytes
+                if waiting >= SYNC_BYTES:
+                    _name(vectors, names, records)
+                    records, waiting = [], 0
+            _name(vectors, names, records)
+
+    def _read_all(self, embedded: Mapping[str, float]) -> Iterator[tuple[str, float, np.ndarray]]:
+        for audio, at in embedded.items():
+            with suppress(VectorsLost, TrackRejected):
+                yield audio, at, self.read(audio)
+
+
+def _name(vectors: BinaryIO, names: BinaryIO, records: list[tuple[bytes, float, int]]) -> None:
+    vectors.flush()
+    os.fsync(vectors.fileno())
+    names.write(np.array(records, _NAME))
+    names.flush()
