@@ -125,7 +125,7 @@ def ask(args: argparse.Namespace) -> None:
     from embed_assets.index.connection import connect
     from embed_assets.search.searcher import Searcher
     from embed_assets.search.segments import ask_parts, nearest_parts
-    from embed_assets.storage.segment_vector_file import Windowed
+    from embed_assets.storage.segment_vector_file import SegmentVectorFile
 
     tables, store, _, uri = made.parts(args.home, args.address)
     spec = made.spec_of(windows=int(args.windows)).of_parts
@@ -140,7 +140,7 @@ def ask(args: argparse.Namespace) -> None:
     else:
         started = time.perf_counter()
         searcher = Searcher(tables, store, spec, spec.place(uri))
-        windowed = Windowed(store, spec)
+        windowed = SegmentVectorFile(store, spec)
         for q in queries:
             begun = time.perf_counter() if took else started
             if len(nearest_parts(searcher, windowed, q, 20, searcher.alive)) != 20:
@@ -153,7 +153,7 @@ def ask(args: argparse.Namespace) -> None:
                 "median_ms": round(common.median(took[1:]) * 1000, 1),
                 "peak_mib": peak(),
                 "index_bytes": size(args.home / "milvus.db"),
-                "file_bytes": Windowed(store, spec).total * 4 * spec.dim,
+                "file_bytes": SegmentVectorFile(store, spec).total * 4 * spec.dim,
             }
         )
     )

@@ -203,7 +203,7 @@ def fill(root: Path, made: np.ndarray) -> tuple[Any, Any, Any]:
     """Tables and pooled vectors of a library; the windows are not stored, but made on demand."""
     from embed_assets.storage.records import Embedding, IndexedFolder, Track
     from embed_assets.storage.tables import Tables
-    from embed_assets.storage.track_vector_file import Pooled
+    from embed_assets.storage.track_vector_file import TrackVectorFile
     from embed_assets.storage.vector_store import Store
 
     class Made(Store):
@@ -223,7 +223,7 @@ def fill(root: Path, made: np.ndarray) -> tuple[Any, Any, Any]:
     tables.put_embeddings(Embedding(spec.recipe.digest, h, 3, at=1.0) for h in hashes)
     folders = range(-(-len(made) // PER_FOLDER))
     tables.put_indexed("bench", (IndexedFolder(f"{i:032x}", "v", PER_FOLDER, 0) for i in folders))
-    Pooled(store, spec).keep(dict.fromkeys(hashes, 1.0))
+    TrackVectorFile(store, spec).keep(dict.fromkeys(hashes, 1.0))
     return tables, store, spec
 
 

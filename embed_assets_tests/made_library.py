@@ -12,7 +12,7 @@ import numpy as np
 from embed_assets.context import IndexContext
 from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
 from embed_assets.index.folders import index_library, mirror_to_served
-from embed_assets.index.promotion import Standing, promote_if_ready
+from embed_assets.index.promotion import ServingStatus, promote_if_ready
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.storage.records import Embedding, Track
 from embed_assets.storage.tables import Tables
@@ -82,7 +82,7 @@ class Shelf:
         """Give the tracks of an album another title."""
         self.put(path, tracks=[replace(t, title=title) for t in self.albums[path]])
 
-    def index(self, client, spec: IndexSpec, paths: Iterable[bytes] | None = None) -> Standing:
+    def index(self, client, spec: IndexSpec, paths: Iterable[bytes] | None = None) -> ServingStatus:
         """What a run of these folders (all) does to the index."""
         paths = list(self.albums if paths is None else paths)
         context = self.context(spec)

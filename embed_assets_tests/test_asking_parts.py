@@ -21,7 +21,7 @@ from embed_assets.operations.collections import collections, drop
 from embed_assets.operations.doctor import doctor
 from embed_assets.operations.status import status
 from embed_assets.search.parts import clock, part_of
-from embed_assets.storage.segment_vector_file import Windowed
+from embed_assets.storage.segment_vector_file import SegmentVectorFile
 from embed_assets_tests.encoded import encode
 from embed_assets_tests.made_library import ENRICHED, MEAN, shelf_of, windows_of
 from embed_assets_tests.synth import music, write_audio
@@ -183,7 +183,10 @@ def test_the_file_of_windows_holds_what_the_store_has(lite, tmp_path, spec):
     tracks = [t for album in shelf.albums.values() for t in album]
     embedded = {t.audio_hash: 1.0 for t in tracks}
     some = dict(list(embedded.items())[:5])
-    first, second = Windowed(shelf.store, spec), Windowed(shelf.store, spec.of_parts)
+    first, second = (
+        SegmentVectorFile(shelf.store, spec),
+        SegmentVectorFile(shelf.store, spec.of_parts),
+    )
     first.keep(some)
     query = first.read(tracks[7].audio_hash)[1]
     cosines, numbers = second.best(query, embedded)
@@ -204,7 +207,7 @@ def test_the_file_of_windows_holds_what_the_store_has(lite, tmp_path, spec):
         file.write(b"half a name")
     shelf.store.write(spec.recipe.digest, tracks[0].audio_hash, windows_of("else"))
     again = embedded | {tracks[0].audio_hash: 2.0}
-    third = Windowed(shelf.store, spec)
+    third = SegmentVectorFile(shelf.store, spec)
     assert len(third.rows) == 11, "the last one lost its end"
     assert third.best(third.read(tracks[0].audio_hash)[2], again)[1][0] == 2
     assert second.best(query, embedded | {"0" * 32: 1.0})[0][-1] == -2.0, "nothing is known of it"
@@ -215,7 +218,7 @@ def test_the_file_of_windows_holds_what_the_store_has(lite, tmp_path, spec):
     first.vectors_file.unlink()
     first.names_file.parent.rename(tmp_path / "away")
     first.names_file.parent.write_text("no folder")
-    bare = Windowed(shelf.store, spec)
+    bare = SegmentVectorFile(shelf.store, spec)
     assert int(bare.best(query, embedded)[0].argmax()) == 7
 
 

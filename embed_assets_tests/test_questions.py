@@ -89,7 +89,7 @@ def test_many_rows_are_answered_as_exactly_as_few(shelf, monkeypatch):
     monkeypatch.setattr(pca_prefilter, "CANDIDATES", 200)
     monkeypatch.setattr(snapshot, "CANDIDATES", 200)
     rng = np.random.default_rng(1)
-    for name, spread, axes_tried, sufficient in (
+    for name, spread, axes_tried, is_exact_enough in (
         ("flat", np.ones(DIM), (2,), False),
         ("steep", 0.3 ** np.arange(DIM), (6,), True),
     ):
@@ -104,7 +104,7 @@ def test_many_rows_are_answered_as_exactly_as_few(shelf, monkeypatch):
             found, cosines = ready.nearest(query, 10)
             assert [rows[i] for i in found] == order.tolist()
             assert cosines == pytest.approx(scores, abs=1e-5)
-        assert ready._state.prefilter.axes.sufficient is sufficient
+        assert ready._state.prefilter.axes.is_exact_enough is is_exact_enough
 
 
 def test_like_several_unlike_others_and_at_most_so_many_an_artist(shelf):

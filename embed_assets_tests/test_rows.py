@@ -14,7 +14,7 @@ from embed_assets.index.connection import connect
 from embed_assets.search import searcher
 from embed_assets.storage import queries
 from embed_assets.storage.records import Embedding
-from embed_assets.storage.track_vector_file import Pooled
+from embed_assets.storage.track_vector_file import TrackVectorFile
 from embed_assets_tests.shelf import SPEC, Shelf, random_vectors
 
 FIELDS = ["title", "genre", "year", "bit_rate", "release_id", "added_at", "changed_at", "engine"]
@@ -109,7 +109,7 @@ def assert_right(pooled, embedded):
 
 def test_pooled_vectors_survive_torn_files_and_lost_pages(shelf):
     embedded = hashes_of(shelf, 30)
-    pooled = Pooled(shelf.store, SPEC)
+    pooled = TrackVectorFile(shelf.store, SPEC)
     pooled.keep(embedded)
     assert_right(pooled, embedded)
     vectors, names = pooled.vectors_file.read_bytes(), pooled.names_file.read_bytes()
@@ -124,21 +124,21 @@ def test_pooled_vectors_survive_torn_files_and_lost_pages(shelf):
     ):
         pooled.vectors_file.write_bytes(damage)
         pooled.names_file.write_bytes(torn)
-        again = Pooled(shelf.store, SPEC)
+        again = TrackVectorFile(shelf.store, SPEC)
         again.keep(embedded)
         assert_right(again, embedded)
-        assert_right(Pooled(shelf.store, SPEC), embedded)
+        assert_right(TrackVectorFile(shelf.store, SPEC), embedded)
 
 
 def test_audio_that_was_embedded_again_has_its_new_vector(shelf):
     embedded = hashes_of(shelf, 3)
-    pooled = Pooled(shelf.store, SPEC)
+    pooled = TrackVectorFile(shelf.store, SPEC)
     pooled.keep(embedded)
     audio = next(iter(embedded))
     new = random_vectors(1, seed=9)[0]
     shelf.store.write(SPEC.recipe.digest, audio, new[None, None])
     shelf.tables.put_embeddings([Embedding(SPEC.recipe.digest, audio, 1, at=5e9)])
-    for one in (pooled, Pooled(shelf.store, SPEC)):
+    for one in (pooled, TrackVectorFile(shelf.store, SPEC)):
         one.keep(embedded | {audio: 5e9})
         assert one.vectors[one.rows[audio][0]] @ new > 0.9999
 
@@ -146,7 +146,7 @@ def test_audio_that_was_embedded_again_has_its_new_vector(shelf):
 def test_a_home_that_cannot_be_written_is_searched_all_the_same(shelf):
     embedded = hashes_of(shelf, 5)
     (shelf.root / "search").write_bytes(b"a file where the folder should be")
-    pooled = Pooled(shelf.store, SPEC)
+    pooled = TrackVectorFile(shelf.store, SPEC)
     pooled.keep(embedded)
     assert_right(pooled, embedded)
 

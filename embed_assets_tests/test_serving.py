@@ -11,7 +11,7 @@ from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.index import promotion
 from embed_assets.index.collection import served
 from embed_assets.index.connection import connect
-from embed_assets.index.gates import judge
+from embed_assets.index.gates import validate
 from embed_assets.index.nearest import similar, vectors_of
 from embed_assets.index.reconcile import compare, reconcile
 from embed_assets.storage import collection_registry
@@ -255,7 +255,7 @@ def test_folders_that_wait_for_their_run_are_no_difference(uri, tmp_path):
         shelf.index(client, MEAN, [b"Artist/Album 00"])
         drift = compare(client, MEAN, shelf.tables, uri)
         assert (drift.none, drift.waiting, drift.folders) == (True, 2, 3)
-        verdict = judge(client, shelf.context(MEAN), None)
+        verdict = validate(client, shelf.context(MEAN), None)
         assert any("folders_missing is 2" in f for f in verdict.failed)
 
 

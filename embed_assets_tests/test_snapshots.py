@@ -104,7 +104,7 @@ def test_a_snapshot_stays_as_it_was(shelf):
     assert [a.tolist() for a in before.nearest(query, 10)] == nearest
     assert len(before.find(t.track_id for _, t in before.tracks())) == FOLDERS * EACH
     with pytest.raises(ValueError, match="read-only"):
-        before.alive[0] = False
+        before.live_mask[0] = False
 
 
 def test_positions_outlive_a_refresh(shelf):
@@ -123,7 +123,7 @@ def test_tracks_that_left_do_not_take_memory_for_good(shelf, monkeypatch):
         for folder in range(FOLDERS):
             fill(shelf, folder, more=turn % 2)
         assert ready.refresh()
-        assert len(ready.alive) <= len(ready) + 2 * 100
+        assert len(ready.live_mask) <= len(ready) + 2 * 100
     paths = sorted(t.path for _, t in ready.tracks())
     assert paths == sorted(t.path for _, t in shelf.searcher().tracks())
     again = [a.tolist() for a in ready.nearest(random_vectors(1)[0], 5)][1]

@@ -11,9 +11,9 @@ import pytest
 
 from embed_assets.identity import digest
 from embed_assets.storage import collection_registry
-from embed_assets.storage.garbage import sweep
-from embed_assets.storage.segment_vector_file import Windowed
-from embed_assets.storage.track_vector_file import Pooled, unused_files
+from embed_assets.storage.garbage import collect_garbage
+from embed_assets.storage.segment_vector_file import SegmentVectorFile
+from embed_assets.storage.track_vector_file import TrackVectorFile, unused_files
 from embed_assets_tests.made_library import ENRICHED, MEAN, OTHER, shelf_of, windows_of
 
 DAY = 86_400.0
@@ -30,7 +30,9 @@ def shelf(tmp_path):
 
 def run(shelf, *specs, older_than=DAY, dry_run=False):
     recipes = {s.recipe.digest for s in specs}
-    return sweep(shelf.tables, shelf.store, recipes, older_than=older_than, dry_run=dry_run)
+    return collect_garbage(
+        shelf.tables, shelf.store, recipes, older_than=older_than, dry_run=dry_run
+    )
 
 
 def entries(shelf, spec):
@@ -114,9 +116,9 @@ def test_what_a_killed_writer_left_is_swept_too(shelf):
 def test_the_files_that_searches_read_are_told_by_what_they_hold(shelf):
     embedded = {t.audio_hash: 1.0 for tracks in shelf.albums.values() for t in tracks}
     for spec in (MEAN, OTHER):
-        Pooled(shelf.store, spec).keep(embedded)
-        Windowed(shelf.store, spec).keep(embedded)
-    files = set(Pooled(shelf.store, MEAN).vectors_file.parent.iterdir())
+        TrackVectorFile(shelf.store, spec).keep(embedded)
+        SegmentVectorFile(shelf.store, spec).keep(embedded)
+    files = set(TrackVectorFile(shelf.store, MEAN).vectors_file.parent.iterdir())
     assert unused_files(shelf.store, [MEAN, OTHER]) == []
     of_other = set(unused_files(shelf.store, [MEAN]))
     assert {p.suffix for p in of_other} >= {".f32", ".names"}

@@ -10,7 +10,7 @@ from embed_assets.defs.checks import READABLE, every_track_readable
 from embed_assets.defs.execution import (
     GPU_POOL,
     RETRIES,
-    stopped_for_good,
+    no_retry_on_interrupt,
     wrong_settings_fail_at_once,
 )
 from embed_assets.defs.partitions import MUSIC_FOLDERS
@@ -74,7 +74,7 @@ class EmbedConfig(dg.Config):
         " rejected with a reason and do not hold back the others."
     ),
 )
-@stopped_for_good("audio_embeddings")
+@no_retry_on_interrupt("audio_embeddings")
 def audio_embeddings(
     context: dg.AssetExecutionContext,
     config: EmbedConfig,

@@ -15,7 +15,7 @@ from embed_assets.defs.resources import (
     index_context,
 )
 from embed_assets.index.gates import Gate
-from embed_assets.index.promotion import Standing
+from embed_assets.index.promotion import ServingStatus
 from embed_assets.storage import queries
 from embed_assets.storage.tables import Tables
 
@@ -99,11 +99,11 @@ def wanted_collection_is_served(
     milvus: MilvusResource,
 ) -> dg.AssetCheckResult:
     """Measure the wanted collection at its gates, and serve it if it is ready."""
-    from embed_assets.index.promotion import promote_if_ready_and_judge
+    from embed_assets.index.promotion import promote_if_ready_and_validate
 
     index = index_context(library, state, encoder, milvus)
     with milvus.get_client() as client:
-        standing = promote_if_ready_and_judge(client, index)
+        standing = promote_if_ready_and_validate(client, index)
     made = evaluation_of(standing)
     return dg.AssetCheckResult(
         passed=made.passed,
@@ -113,7 +113,7 @@ def wanted_collection_is_served(
     )
 
 
-def evaluation_of(standing: Standing) -> dg.AssetCheckEvaluation:
+def evaluation_of(standing: ServingStatus) -> dg.AssetCheckEvaluation:
     """The evaluation of `wanted_collection_is_served`, for the step that moves the alias as well.
 
     Being filled, or rolled back by hand, is a warning; a gate that failed is an error.
@@ -139,12 +139,12 @@ def evaluation_of(standing: Standing) -> dg.AssetCheckEvaluation:
         check_name=SERVED,
         passed=sound and standing.wanted == standing.served,
         severity=dg.AssetCheckSeverity.WARN if sound else dg.AssetCheckSeverity.ERROR,
-        description=told_of(standing),
+        description=describe_status(standing),
         metadata=dict(dg.AssetCheckResult(passed=True, metadata=metadata).metadata),
     )
 
 
-def told_of(standing: Standing) -> str:
+def describe_status(standing: ServingStatus) -> str:
     """One line for people on which collection is served, and why not the wanted one."""
     if standing.why:
         return f"{standing.served} is served, not yet {standing.wanted}: {standing.why}"

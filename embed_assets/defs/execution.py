@@ -64,7 +64,7 @@ def is_in_process(run: dg.DagsterRun) -> bool:
 
 
 @contextmanager
-def stopped_for_good(stage: str) -> Iterator[None]:
+def no_retry_on_interrupt(stage: str) -> Iterator[None]:
     """Turn an interrupt into a failure without retries: Dagster would try the step again.
 
     A run that was cancelled ends cancelled all the same. Decorates a whole step, or a part of it.

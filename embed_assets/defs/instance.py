@@ -198,7 +198,7 @@ def _free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:
                 free_slots(instance, run_id)
 
 
-def take_over(instance: dg.DagsterInstance) -> list[str]:
+def cancel_unserved_queue(instance: dg.DagsterInstance) -> list[str]:
     """Free what waits for a daemon if none lives: queue and retries; returns the ids of runs."""
     if queue_is_served(instance, DAEMON_SECONDS):
         return []

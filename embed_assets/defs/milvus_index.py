@@ -6,15 +6,15 @@ import dagster as dg
 
 from embed_assets.context import IndexContext
 from embed_assets.defs.audio_embeddings import audio_embeddings
-from embed_assets.defs.checks import evaluation_of, told_of
+from embed_assets.defs.checks import describe_status, evaluation_of
 from embed_assets.defs.dagster_compat.runs import VERSION_TAG
-from embed_assets.defs.execution import MILVUS_POOL, RETRIES, stopped_for_good
+from embed_assets.defs.execution import MILVUS_POOL, RETRIES, no_retry_on_interrupt
 from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
 from embed_assets.defs.ranged_run import (
     folder_metadata,
     note_failure,
+    note_not_ready,
     note_shared_failure,
-    note_unsettled,
     paths_of,
     raise_for,
 )
@@ -78,7 +78,7 @@ def milvus_index(
     failed: list[tuple[str, Exception]] = []
     try:
         index = index_context(library, state, encoder, milvus)
-        with stopped_for_good(stage), milvus.get_client() as client:
+        with no_retry_on_interrupt(stage), milvus.get_client() as client:
             paths = paths_of(todo)
             for report in index_library(client, index, paths):
                 if isinstance(report, tuple):
@@ -90,13 +90,13 @@ def milvus_index(
                 key = key_of(report.path)
                 if report.version == DIRTY:
                     recipe = index.spec.recipe.digest
-                    note_unsettled(music, tables, report.path, recipe, context.run_id)
+                    note_not_ready(music, tables, report.path, recipe, context.run_id)
                 yield _materialization(context, index, report)
                 todo.pop(key)
             mirror_to_served(client, index, paths)
             standing = promote_if_ready(client, index)
             if standing.moved or standing.why:
-                context.log.info(told_of(standing))
+                context.log.info(describe_status(standing))
                 context.log_event(evaluation_of(standing))
     except EmbedAssetsError as e:
         note_shared_failure(context, music, tables, todo, stage, e)

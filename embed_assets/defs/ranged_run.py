@@ -155,7 +155,7 @@ def note_changed(
     return folder_metadata(library, path) | {"changed_meanwhile": why}
 
 
-def note_unsettled(
+def note_not_ready(
     library: MusicFolder, tables: Tables, path: bytes, recipe: str, run_id: str
 ) -> None:
     """The same for one whose rows are not whole as they come to be indexed, if no reason is known.

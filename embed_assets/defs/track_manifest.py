@@ -5,7 +5,7 @@ from typing import Any
 
 import dagster as dg
 
-from embed_assets.defs.execution import RETRIES, stopped_for_good
+from embed_assets.defs.execution import RETRIES, no_retry_on_interrupt
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.ranged_run import (
     REMOVE_TAG,
@@ -58,7 +58,7 @@ class ScanConfig(dg.Config):
         " Only changed files are read again."
     ),
 )
-@stopped_for_good("track_manifest")
+@no_retry_on_interrupt("track_manifest")
 def track_manifest(
     context: dg.AssetExecutionContext,
     config: ScanConfig,

@@ -22,9 +22,9 @@ from embed_assets.index.writer import (
 from embed_assets.storage import collection_registry
 from embed_assets.storage.queries import FolderState, folder_states
 from embed_assets.storage.records import EMPTY, IndexedFolder
-from embed_assets.storage.segment_vector_file import Windowed
+from embed_assets.storage.segment_vector_file import SegmentVectorFile
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.track_vector_file import Pooled
+from embed_assets.storage.track_vector_file import TrackVectorFile
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -119,8 +119,8 @@ def _index_collection(
     for folder in by_id.keys() - ready.keys():
         yield FolderIndexed(by_id[folder], DIRTY)
     sources = [FolderRows(f, lambda f=f: index_rows(tables, f, spec)) for f in ready]
-    pooled: Pooled | None = None
-    windowed: Windowed | None = None
+    pooled: TrackVectorFile | None = None
+    windowed: SegmentVectorFile | None = None
     vector_of = Vectors(spec, tables, store)
     reports = index_folders(client, spec, sources, vector_of)
     for chunk in _chunks(reports):
@@ -135,10 +135,10 @@ def _index_collection(
             new = [r.folder_id for r in chunk if r.folder_id in written and r.written]
             embedded = tables.embedded_at(new, spec.recipe.digest)
             if spec.rows == PARTS:
-                windowed = windowed or Windowed(store, spec)
+                windowed = windowed or SegmentVectorFile(store, spec)
                 windowed.keep(embedded)
             else:
-                pooled = pooled or Pooled(store, spec, check=False)
+                pooled = pooled or TrackVectorFile(store, spec, check=False)
                 pooled.keep(embedded, vector_of.recent)
         for report in chunk:
             path = by_id[report.folder_id]

@@ -17,7 +17,7 @@ from embed_assets.identity import PARTS, ROW_SCHEMA_VERSION, TRACKS, IndexSpec
 from embed_assets.index.collection import count, ensure, load, width_of
 from embed_assets.index.connection import give_way
 from embed_assets.index.nearest import vectors_of
-from embed_assets.index.reconcile import Drift, compare
+from embed_assets.index.reconcile import IndexDiff, compare
 from embed_assets.index.row import KEYS, part_id
 from embed_assets.storage import collection_registry
 from embed_assets.storage.pooling import pool
@@ -58,7 +58,7 @@ class Gate:
 
 
 @dataclass(frozen=True)
-class Verdict:
+class ValidationReport:
     """How a collection fared, with that of its parts if the spec asks for one.
 
     `drifts`: how far the rows are from today's tables, of each collection that can be compared.
@@ -66,7 +66,7 @@ class Verdict:
 
     collection: str
     gates: tuple[Gate, ...]
-    drifts: tuple[tuple[IndexSpec, Drift], ...]
+    drifts: tuple[tuple[IndexSpec, IndexDiff], ...]
 
     @property
     def passed(self) -> bool:
@@ -85,7 +85,7 @@ class Verdict:
         return {"passed": self.passed, "gates": [asdict(g) for g in self.gates]}
 
 
-def judge(client: MilvusClient, index: IndexContext, served: str | None) -> Verdict:
+def validate(client: MilvusClient, index: IndexContext, served: str | None) -> ValidationReport:
     """Measure the wanted collections, and how their neighbours differ from the served one's.
 
     Reads every row's id and digest once, and samples of vectors; writes no row.
@@ -93,16 +93,16 @@ def judge(client: MilvusClient, index: IndexContext, served: str | None) -> Verd
     gates: list[Gate] = []
     drifts = []
     for one in index.spec.layers:
-        found, drift = _judge(client, index.of(one), served)
+        found, drift = _validate(client, index.of(one), served)
         prefix = "parts_" if one.rows == PARTS else ""
         gates += [replace(g, name=f"{prefix}{g.name}") for g in found]
         drifts += [(one, drift)] if drift is not None else []
-    return Verdict(index.spec.collection, tuple(gates), tuple(drifts))
+    return ValidationReport(index.spec.collection, tuple(gates), tuple(drifts))
 
 
-def _judge(
+def _validate(
     client: MilvusClient, index: IndexContext, served: str | None
-) -> tuple[list[Gate], Drift | None]:
+) -> tuple[list[Gate], IndexDiff | None]:
     """The gates of one collection, and how far it is from the tables."""
     spec, tables = index.spec, index.tables
     name, key = spec.collection, KEYS[spec.rows]

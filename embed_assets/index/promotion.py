@@ -14,8 +14,8 @@ from embed_assets.context import IndexContext
 from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.identity import PARTS, TRACKS, IndexSpec, parts_of
 from embed_assets.index import collection
-from embed_assets.index.gates import Verdict, judge
-from embed_assets.index.reconcile import mend
+from embed_assets.index.gates import ValidationReport, validate
+from embed_assets.index.reconcile import repair
 from embed_assets.storage import collection_registry
 from embed_assets.storage.tables import Tables
 
@@ -26,14 +26,14 @@ PREFIXES = (f"{TRACKS}_", f"{PARTS}_")
 
 
 @dataclass(frozen=True)
-class Standing:
+class ServingStatus:
     """What a look at the alias found or did; `why` says why the wanted one is not served."""
 
     wanted: str
     served: str
     moved: bool = False
     why: str = ""
-    verdict: Verdict | None = None
+    verdict: ValidationReport | None = None
     switch_ms: float = 0.0
 
 
@@ -54,7 +54,7 @@ class Listed:
     gates_at: float | None
 
 
-def promote_if_ready(client: MilvusClient, index: IndexContext) -> Standing:
+def promote_if_ready(client: MilvusClient, index: IndexContext) -> ServingStatus:
     """Serve the wanted collection once it is complete and passes its gates, unless rolled back.
 
     The first collection of an index is served at once, so that an import is searchable from its
@@ -69,27 +69,27 @@ def promote_if_ready(client: MilvusClient, index: IndexContext) -> Standing:
     if now == wanted:
         if last is None or last.name != now or last.wanted != wanted:
             collection_registry.note_move(tables, address, now, now, "settings", wanted)
-        return Standing(wanted, now)
+        return ServingStatus(wanted, now)
     if missing := collection_registry.unfinished(tables, address, spec):
-        return Standing(wanted, now, why=f"it is being filled, {missing} folders are missing")
+        return ServingStatus(wanted, now, why=f"it is being filled, {missing} folders are missing")
     if last and last.name == now and collection_registry.is_by_hand(tables, address, wanted):
         why = "a person chose the other one; `embed-assets promote` serves this one"
-        return Standing(wanted, now, why=why)
-    verdict = judge(client, index, now)
+        return ServingStatus(wanted, now, why=why)
+    verdict = validate(client, index, now)
     collection_registry.note_gates(tables, address, wanted, verdict.as_json())
     if not verdict.passed:
         for one, drift in verdict.drifts:
-            mend(client, one, tables, address, drift)
-        return Standing(wanted, now, why="; ".join(verdict.failed), verdict=verdict)
+            repair(client, one, tables, address, drift)
+        return ServingStatus(wanted, now, why="; ".join(verdict.failed), verdict=verdict)
     return _move(client, tables, address, wanted, now, "gates", wanted, verdict)
 
 
-def promote_if_ready_and_judge(client: MilvusClient, index: IndexContext) -> Standing:
+def promote_if_ready_and_validate(client: MilvusClient, index: IndexContext) -> ServingStatus:
     """The same, with the figures of the wanted collection also if it is served already."""
     standing = promote_if_ready(client, index)
     if standing.verdict is not None or standing.wanted != standing.served:
         return standing
-    verdict = judge(client, index, standing.served)
+    verdict = validate(client, index, standing.served)
     collection_registry.note_gates(
         index.tables, index.uri, index.spec.collection, verdict.as_json()
     )
@@ -98,7 +98,7 @@ def promote_if_ready_and_judge(client: MilvusClient, index: IndexContext) -> Sta
 
 def promote(
     client: MilvusClient, index: IndexContext, name: str, *, anyway: bool = False
-) -> Standing:
+) -> ServingStatus:
     """Serve a collection by hand if it passes its gates, or `anyway`.
 
     If it is not the one that the settings ask for, it stays until those change. Where they ask for
@@ -114,11 +114,11 @@ def promote(
         collection_registry.note_move(
             tables, address, name, name, collection_registry.PROMOTE, wanted
         )
-        return Standing(name, name)
+        return ServingStatus(name, name)
     spec = collection_registry.spec_of(tables, address, name, parts=index.spec.parts)
     verdict = None
     if spec is not None:
-        verdict = judge(client, index.of(spec), now)
+        verdict = validate(client, index.of(spec), now)
         collection_registry.note_gates(tables, address, name, verdict.as_json())
     if not anyway:
         if verdict is None:
@@ -135,7 +135,7 @@ def promote(
     return _move(client, tables, address, name, now, collection_registry.PROMOTE, wanted, verdict)
 
 
-def rollback(client: MilvusClient, tables: Tables, address: str, wanted: str) -> Standing:
+def rollback(client: MilvusClient, tables: Tables, address: str, wanted: str) -> ServingStatus:
     """Serve again what was served before, as it is; holds until the settings change, or `promote`.
 
     Raises:
@@ -221,12 +221,12 @@ def _move(
     before: str | None,
     reason: str,
     wanted: str,
-    verdict: Verdict | None = None,
-) -> Standing:
+    verdict: ValidationReport | None = None,
+) -> ServingStatus:
     # What can fail and what takes time comes before the one step that searches notice.
     collection.load(client, name)
     started = time.perf_counter()
     collection.point(client, name, before)
     took = (time.perf_counter() - started) * 1000
     collection_registry.note_move(tables, address, name, before, reason, wanted)
-    return Standing(wanted, name, True, "", verdict, round(took, 3))
+    return ServingStatus(wanted, name, True, "", verdict, round(took, 3))

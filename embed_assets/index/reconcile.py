@@ -25,7 +25,7 @@ _Sum = tuple[int, int]
 
 
 @dataclass(frozen=True)
-class Drift:
+class IndexDiff:
     """Where index and tables differ: folders to index again, and rows of folders that are gone.
 
     `waiting` folders are not said to be in the collection: the sensor has them to do anyway.
@@ -43,7 +43,7 @@ class Drift:
         return not self.differing and not self.orphans
 
 
-def reconcile(client: MilvusClient, index: IndexContext) -> dict[str, Drift]:
+def reconcile(client: MilvusClient, index: IndexContext) -> dict[str, IndexDiff]:
     """Compare the wanted and the served collections with the tables, and see that it is mended.
 
     Returns what was found, by the collection's name. Orphaned rows are deleted at once; folders
@@ -60,7 +60,7 @@ def reconcile(client: MilvusClient, index: IndexContext) -> dict[str, Drift]:
     found = {}
     for one in specs:
         drift = compare(client, one, tables, address)
-        mend(client, one, tables, address, drift)
+        repair(client, one, tables, address, drift)
         if one not in wanted:
             # Its folders are written along with the wanted collection's.
             collection_registry.forget_written(tables, address, wanted[0], drift.differing)
@@ -68,7 +68,7 @@ def reconcile(client: MilvusClient, index: IndexContext) -> dict[str, Drift]:
     return found
 
 
-def compare(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str) -> Drift:
+def compare(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str) -> IndexDiff:
     """Read the collection of `spec` once and compare each folder's rows with the tables.
 
     Each row by its id and its content: audio hash and all that is said of the track. A folder that
@@ -95,7 +95,7 @@ def compare(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str)
             waiting += 1
         elif want != found:
             differing.append(path)
-    return Drift(rows, folders, waiting, tuple(differing), tuple(sorted(there)))
+    return IndexDiff(rows, folders, waiting, tuple(differing), tuple(sorted(there)))
 
 
 def _wanted(tables: Tables, spec: IndexSpec) -> Iterator[tuple[str, _Sum | None]]:
@@ -118,7 +118,9 @@ def remove_orphans(client: MilvusClient, spec: IndexSpec, folder_ids: Iterable[s
     return sum(1 for _ in index_folders(client, spec, gone, lambda audio_hash: np.zeros(0)))
 
 
-def mend(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str, drift: Drift) -> None:
+def repair(
+    client: MilvusClient, spec: IndexSpec, tables: Tables, address: str, drift: IndexDiff
+) -> None:
     """Have what differs written again by the next look, and remove rows of folders that are gone.
 
     Only orphaned rows are touched here; the rest is done by ordinary runs.

@@ -9,7 +9,7 @@ from embed_assets.formats import iso
 from embed_assets.identity import PARTS, TRACKS, IndexSpec
 from embed_assets.index import promotion
 from embed_assets.index.connection import connect
-from embed_assets.index.promotion import Listed, Standing
+from embed_assets.index.promotion import Listed, ServingStatus
 from embed_assets.project import Project
 from embed_assets.search.served import wanted_spec
 
@@ -24,7 +24,7 @@ def collections(project: Project) -> list[dict[str, Any]]:
     return [_as_json(c) for c in found]
 
 
-def check(project: Project) -> Standing:
+def check(project: Project) -> ServingStatus:
     """Measure the collection of the settings at its gates, and serve it if it is its turn.
 
     Raises:
@@ -33,7 +33,7 @@ def check(project: Project) -> Standing:
     if not project.tables.holds(project.spec().place(project.uri)):
         raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
-        return promotion.promote_if_ready_and_judge(client, project.index())
+        return promotion.promote_if_ready_and_validate(client, project.index())
 
 
 def drop(project: Project, name: str) -> None:
@@ -42,21 +42,21 @@ def drop(project: Project, name: str) -> None:
         promotion.drop(client, name, project.tables, project.uri)
 
 
-def promote(project: Project, name: str | None, anyway: bool = False) -> Standing:
+def promote(project: Project, name: str | None, anyway: bool = False) -> ServingStatus:
     """Serve a collection, that of the settings unless named."""
     index = project.index()
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         return promotion.promote(client, index, name or index.spec.collection, anyway=anyway)
 
 
-def rollback(project: Project) -> Standing:
+def rollback(project: Project) -> ServingStatus:
     """Serve what was served before."""
     wanted = project.spec().collection
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         return promotion.rollback(client, project.tables, project.uri, wanted)
 
 
-def standing_json(standing: Standing) -> dict[str, Any]:
+def standing_json(standing: ServingStatus) -> dict[str, Any]:
     """What `promote`, `rollback` and `collections --check` print."""
     verdict = standing.verdict.as_json() if standing.verdict else {"passed": None, "gates": []}
     return {

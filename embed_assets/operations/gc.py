@@ -30,7 +30,7 @@ from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry
-from embed_assets.storage.garbage import Swept, sweep
+from embed_assets.storage.garbage import GcReport, collect_garbage
 from embed_assets.storage.track_vector_file import unused_files
 
 LITE_SECONDS = 120.0
@@ -65,7 +65,7 @@ class Collected:
     dry_run: bool
     in_step: bool
     recipes_in_use: list[str]
-    swept: Swept
+    swept: GcReport
     copies: list[str]
     copies_bytes: int
     history: History
@@ -128,7 +128,9 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
             *encoders.unused_files(weights, settings.model, settings.model_cache),
             *unused_files(project.store, specs),
         ]
-    swept = sweep(project.tables, project.store, recipes, older_than=older_than, dry_run=dry_run)
+    swept = collect_garbage(
+        project.tables, project.store, recipes, older_than=older_than, dry_run=dry_run
+    )
     copies = list(_old(unused, time.time() - older_than))
     size = sum(map(_bytes, copies))
     if not dry_run:

@@ -17,7 +17,7 @@ from embed_assets.context import IndexContext
 from embed_assets.defs.dagster_compat.runs import log_of
 from embed_assets.defs.evaluation import IMPORT_RUNS, Evaluation, evaluate, prepare, summary
 from embed_assets.defs.execution import wrong_setting
-from embed_assets.defs.instance import open_instance, reap, take_over
+from embed_assets.defs.instance import cancel_unserved_queue, open_instance, reap
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.run_requests import drop_already_requested, request_lock
 from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
@@ -131,7 +131,7 @@ def sync(
         while True:
             # Without `up`, nobody else frees what dead runs hold.
             reap(instance)
-            take_over(instance)
+            cancel_unserved_queue(instance)
             if cursor.resume is None:  # Else the walk goes on, and so does the count.
                 left_out = LeftOut()
             found = evaluate(instance, index, cursor, policy, left_out=left_out)

@@ -80,7 +80,7 @@ def direction(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
 def mask(searcher: Snapshot, where: Sequence[Condition]) -> np.ndarray:
     """bool `[positions]`: the tracks that fit all conditions."""
     searcher = searcher.snapshot()
-    allowed = searcher.alive.copy()
+    allowed = searcher.live_mask.copy()
     for one in where:
         codes, values = searcher.column(one.field)
         allowed &= np.fromiter(map(one.fits, values), bool, len(values))[codes]

@@ -17,7 +17,7 @@ from embed_assets.search.filters import Condition
 from embed_assets.search.names import OTHERS, Found, SnapshotNames, name_of, not_indexed
 from embed_assets.search.segments import Part, nearest_parts
 from embed_assets.search.snapshot import Snapshot
-from embed_assets.storage.segment_vector_file import Windowed
+from embed_assets.storage.segment_vector_file import SegmentVectorFile
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class LocalAnswers:
 
     def nearest_parts(
         self,
-        windowed: Windowed,
+        windowed: SegmentVectorFile,
         vector: np.ndarray,
         n: int,
         exclude: Collection[str],

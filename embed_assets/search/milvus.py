@@ -23,7 +23,7 @@ from embed_assets.search.names import Found, Names, not_indexed
 from embed_assets.search.recordings import first_takes
 from embed_assets.search.segments import MOST_IDS, Part, ask_parts
 from embed_assets.search.served import WAIT_SECONDS, spec_of
-from embed_assets.storage.segment_vector_file import Windowed
+from embed_assets.storage.segment_vector_file import SegmentVectorFile
 
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
@@ -90,7 +90,7 @@ class MilvusAnswers:
 
     def nearest_parts(
         self,
-        windowed: Windowed,
+        windowed: SegmentVectorFile,
         vector: np.ndarray,
         n: int,
         exclude: Collection[str],

@@ -24,7 +24,7 @@ from embed_assets.search.segments import Part, seed_of
 from embed_assets.search.served import wanted_spec
 from embed_assets.storage import collection_registry, queries
 from embed_assets.storage.records import Track
-from embed_assets.storage.segment_vector_file import Windowed
+from embed_assets.storage.segment_vector_file import SegmentVectorFile
 from embed_assets.storage.vector_store import VectorsLost
 
 MORE = 4
@@ -75,7 +75,7 @@ def parts(
     project = answers.project
     require_parts(project, spec)
     notes = _unfinished(project, spec)
-    windowed = Windowed(project.store, spec)
+    windowed = SegmentVectorFile(project.store, spec)
     vector, more = _direction(project, windowed, seeds, part)
     exclude = {t.audio_hash or "" for f in seeds for t in f.tracks}
     many = MORE * n if filters.per_artist or filters.one_recording else n
@@ -134,7 +134,7 @@ def _unfinished(project: Project, spec: IndexSpec) -> list[str]:
 
 
 def _direction(
-    project: Project, windowed: Windowed, seeds: Sequence[Found], part: Range | None
+    project: Project, windowed: SegmentVectorFile, seeds: Sequence[Found], part: Range | None
 ) -> tuple[np.ndarray, list[str]]:
     """Mean of the windows that are meant, float32 `[dim]` of length 1, and notes for people."""
     spec = windowed.spec

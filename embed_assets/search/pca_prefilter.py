@@ -26,14 +26,14 @@ SAMPLE = 8_192
 ROUNDS = 4
 
 
-class Axes:
+class PcaPrefilter:
     """Orthonormal axes, float32 `[dim, k]`, and each vector's part along them, `[n, k]`."""
 
-    def __init__(self, axes: np.ndarray, parts: np.ndarray, sufficient: bool) -> None:
-        self.axes, self.parts, self.sufficient = axes, parts, sufficient
+    def __init__(self, axes: np.ndarray, parts: np.ndarray, is_exact_enough: bool) -> None:
+        self.axes, self.parts, self.is_exact_enough = axes, parts, is_exact_enough
 
     @classmethod
-    def of(cls, vectors: np.ndarray) -> Axes:
+    def of(cls, vectors: np.ndarray) -> PcaPrefilter:
         """The axes of float32 `[n, dim]` vectors, from a sample, and whether they suffice."""
         rng = np.random.default_rng(0)
         some = np.sort(rng.choice(len(vectors), min(SAMPLE, len(vectors)), replace=False))
@@ -52,7 +52,7 @@ class Axes:
         if known < len(vectors):
             self.parts = np.concatenate([self.parts, vectors[known:] @ self.axes])
 
-    def coarse(self, query: np.ndarray) -> np.ndarray:
+    def approximate_scores(self, query: np.ndarray) -> np.ndarray:
         """About the cosines with a float32 `[dim]` query of length 1: float32 `[n]`."""
         return self.parts @ (self.axes.T @ query)
 
@@ -72,8 +72,8 @@ def _worst_place(
     """How far down a true neighbour (of ten) comes by the axes alone, at the worst."""
     worst = 0
     exact = queries @ vectors.T
-    coarse = (queries @ axes) @ parts.T
-    for true, guess in zip(exact, coarse, strict=True):
+    approximate_scores = (queries @ axes) @ parts.T
+    for true, guess in zip(exact, approximate_scores, strict=True):
         best = np.argpartition(true, -10)[-10:]
         worst = max(worst, int((guess > guess[best].min()).sum()))
     return worst

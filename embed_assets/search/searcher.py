@@ -18,10 +18,10 @@ from typing import Any
 import numpy as np
 
 from embed_assets.identity import IndexSpec
-from embed_assets.search.snapshot import LINEAGE, Prefilter, Snapshot, State
+from embed_assets.search.snapshot import PROVENANCE, Prefilter, Snapshot, State
 from embed_assets.storage.records import Track
 from embed_assets.storage.tables import TRACK_COLUMNS, Tables
-from embed_assets.storage.track_vector_file import Pooled
+from embed_assets.storage.track_vector_file import TrackVectorFile
 from embed_assets.storage.vector_store import Store
 
 FRESH_SECONDS = 1.0
@@ -31,7 +31,7 @@ SPARE_POSITIONS = 10_000
 """Positions of tracks that left stay empty, up to so many and as many as hold one: then all tracks
 get new positions."""
 
-_ROW = ", ".join([*(f"t.{c}" for c in TRACK_COLUMNS), *(f"e.{c}" for c in LINEAGE)])
+_ROW = ", ".join([*(f"t.{c}" for c in TRACK_COLUMNS), *(f"e.{c}" for c in PROVENANCE)])
 _FROM = (
     f"SELECT {_ROW} FROM indexed i JOIN tracks t ON t.folder_id = i.folder_id"
     " JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
@@ -50,7 +50,7 @@ class Searcher(Snapshot):
     def __init__(self, tables: Tables, store: Store, spec: IndexSpec, place: str) -> None:
         """`place` is `spec.place(address)`: only what was indexed there is found."""
         self.place = place
-        self._pooled = Pooled(store, spec)
+        self._pooled = TrackVectorFile(store, spec)
         self._lock = threading.Lock()
         self._seen: dict[str, float] = {}
         self._folders: dict[str, list[int]] = {}
@@ -81,7 +81,7 @@ class Searcher(Snapshot):
                     return False
                 folders = dict(self._folders)
                 state = _without(self._state, folders, gone.union(changed))
-                if np.sum(~state.alive) > max(SPARE_POSITIONS, np.sum(state.alive)):
+                if np.sum(~state.live_mask) > max(SPARE_POSITIONS, np.sum(state.live_mask)):
                     state, folders, changed = self._empty(), {}, list(there)
                 if 3 * (len(changed) + len(gone)) > len(self._seen):
                     # The axes that are known were found in what is now the smaller part.
@@ -103,8 +103,10 @@ class Searcher(Snapshot):
             return state
         width = len(TRACK_COLUMNS)
         tracks = [Track(*row[:width]) for row in rows]
-        lineage = [row[width:] for row in rows]
-        self._pooled.keep({t.audio_hash or "": x[0] for t, x in zip(tracks, lineage, strict=True)})
+        provenance = [row[width:] for row in rows]
+        self._pooled.keep(
+            {t.audio_hash or "": x[0] for t, x in zip(tracks, provenance, strict=True)}
+        )
         at = self._pooled.rows
         kept = [i for i, t in enumerate(tracks) if t.audio_hash in at]
         position = dict(state.position)
@@ -113,14 +115,14 @@ class Searcher(Snapshot):
             position[tracks[i].track_id] = place
             added.setdefault(tracks[i].folder_id, []).append(place)
         folders.update(added)
-        slots = np.array([at[tracks[i].audio_hash or ""][0] for i in kept], np.intp)
+        vector_rows = np.array([at[tracks[i].audio_hash or ""][0] for i in kept], np.intp)
         return replace(
             state,
             tracks=state.tracks + [tracks[i] for i in kept],
-            lineage=state.lineage + [lineage[i] for i in kept],
+            provenance=state.provenance + [provenance[i] for i in kept],
             position=position,
-            slots=np.concatenate([state.slots, slots]),
-            alive=_read_only(np.concatenate([state.alive, np.ones(len(kept), bool)])),
+            vector_rows=np.concatenate([state.vector_rows, vector_rows]),
+            live_mask=_read_only(np.concatenate([state.live_mask, np.ones(len(kept), bool)])),
             vectors=self._pooled.vectors,
             columns={},
             twins=[],
@@ -141,11 +143,11 @@ class Searcher(Snapshot):
 
 def _without(state: State, folders: dict[str, list[int]], gone: Iterable[str]) -> State:
     """A state without the tracks of these folders, which leave `folders`."""
-    alive, position = state.alive.copy(), dict(state.position)
+    live_mask, position = state.live_mask.copy(), dict(state.position)
     for i in [i for folder in gone for i in folders.pop(folder, ())]:
-        alive[i] = False
+        live_mask[i] = False
         position.pop(state.tracks[i].track_id, None)
-    return replace(state, alive=_read_only(alive), position=position, twins=[])
+    return replace(state, live_mask=_read_only(live_mask), position=position, twins=[])
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -20,7 +20,7 @@ from embed_assets.index.nearest import ROW_FIELDS, Match, first_copies, nearest_
 from embed_assets.search.snapshot import Snapshot
 from embed_assets.storage import queries
 from embed_assets.storage.records import Embedding, Track
-from embed_assets.storage.segment_vector_file import Windowed
+from embed_assets.storage.segment_vector_file import SegmentVectorFile
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -52,7 +52,11 @@ class Seed:
 
 
 def seed_of(
-    windowed: Windowed, track: Track, embedding: Embedding, start: float | None, end: float | None
+    windowed: SegmentVectorFile,
+    track: Track,
+    embedding: Embedding,
+    start: float | None,
+    end: float | None,
 ) -> tuple[Seed, bool]:
     """The windows of a track that lie in a part of it, and whether any do; else the nearest one.
 
@@ -84,7 +88,7 @@ def seed_of(
 
 def nearest_parts(
     searcher: Snapshot,
-    windowed: Windowed,
+    windowed: SegmentVectorFile,
     query: np.ndarray,
     n: int,
     allowed: np.ndarray,
@@ -97,7 +101,7 @@ def nearest_parts(
     positions = np.flatnonzero(searcher.one_each(allowed)).tolist()
     tracks = [searcher.track(i) for i in positions]
     hashes = [t.audio_hash or "" for t in tracks]
-    embedded = {h: searcher.lineage(i)["at"] for h, i in zip(hashes, positions, strict=True)}
+    embedded = {h: searcher.provenance(i)["at"] for h, i in zip(hashes, positions, strict=True)}
     cosines, numbers = windowed.best(query, embedded)
     row = {h: k for k, h in enumerate(embedded)}
     of_track = cosines[[row[h] for h in hashes]] if hashes else np.zeros(0)

@@ -13,7 +13,7 @@ import numpy as np
 from embed_assets.identity import IndexSpec, display_path
 from embed_assets.index.expected_rows import row_of
 from embed_assets.index.nearest import ROW_FIELDS, Match
-from embed_assets.search.pca_prefilter import CANDIDATES, CANDIDATES_EACH, Axes
+from embed_assets.search.pca_prefilter import CANDIDATES, CANDIDATES_EACH, PcaPrefilter
 from embed_assets.storage.records import Track
 from embed_assets.storage.tables import Tables
 
@@ -23,27 +23,27 @@ EXACT_ROWS = 20_000
 ASKED_BEFORE = 4
 """Finding the axes takes a second at 100,000 rows: a process that asks once has no use for it."""
 
-LINEAGE = ("at", "engine", "device", "dtype", "run_id")
+PROVENANCE = ("at", "engine", "device", "dtype", "run_id")
 
 
 class Prefilter:
     """The axes along which candidates are looked for, found when they pay; safe for threads."""
 
     def __init__(self) -> None:
-        self.axes: Axes | None = None
+        self.axes: PcaPrefilter | None = None
         self._asked = 0
         self._lock = threading.Lock()
 
-    def coarse(self, vectors: np.ndarray, query: np.ndarray) -> np.ndarray | None:
+    def approximate_scores(self, vectors: np.ndarray, query: np.ndarray) -> np.ndarray | None:
         """About the cosines of the rows of `vectors`, or of more; None if all must be scanned."""
         with self._lock:
             self._asked += 1
             if self._asked <= ASKED_BEFORE:
                 return None
             if self.axes is None:
-                self.axes = Axes.of(vectors)
+                self.axes = PcaPrefilter.of(vectors)
             self.axes.extend(vectors)
-        return self.axes.coarse(query) if self.axes.sufficient else None
+        return self.axes.approximate_scores(query) if self.axes.is_exact_enough else None
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class State:
     which only keep what was computed once."""
 
     tracks: list[Track]
-    lineage: list[tuple[Any, ...]]
+    provenance: list[tuple[Any, ...]]
     position: dict[str, int]
-    slots: np.ndarray
-    alive: np.ndarray
+    vector_rows: np.ndarray
+    live_mask: np.ndarray
     vectors: np.ndarray
     prefilter: Prefilter
     columns: dict[str, tuple[np.ndarray, list[Any]]] = field(default_factory=dict)
@@ -74,7 +74,7 @@ class Snapshot:
         self._state = state
 
     def __len__(self) -> int:
-        return int(self._state.alive.sum())
+        return int(self._state.live_mask.sum())
 
     def snapshot(self) -> Snapshot:
         """What is there now, for a question that takes several calls."""
@@ -90,7 +90,7 @@ class Snapshot:
     def tracks(self) -> Iterator[tuple[int, Track]]:
         """Position and manifest row of every track."""
         state = self._state
-        for i in np.flatnonzero(state.alive).tolist():
+        for i in np.flatnonzero(state.live_mask).tolist():
             yield i, state.tracks[i]
 
     def track(self, position: int) -> Track:
@@ -100,7 +100,7 @@ class Snapshot:
     def vectors(self, positions: Sequence[int] | np.ndarray) -> np.ndarray:
         """float32 `[len(positions), dim]`, rows of length 1."""
         state = self._state
-        return state.vectors[state.slots[positions]]
+        return state.vectors[state.vector_rows[positions]]
 
     def match(self, position: int, score: float) -> Match:
         """The track at a position as an answer, with its cosine."""
@@ -117,19 +117,19 @@ class Snapshot:
             same = {"encoder": recipe.encoder, "weights": recipe.weights[:16]}.get(field)
             values: Iterable[Any] = repeat(same, len(state.tracks))
             if same is None:
-                values = map(_READ.get(field, _attribute(field)), state.tracks, state.lineage)
+                values = map(_READ.get(field, _attribute(field)), state.tracks, state.provenance)
             found = [codes.setdefault(value, len(codes)) for value in values]
             state.columns[field] = np.array(found, np.intp), list(codes)
         return state.columns[field]
 
-    def lineage(self, position: int) -> dict[str, Any]:
+    def provenance(self, position: int) -> dict[str, Any]:
         """When and with what a track was embedded: at, engine, device, dtype, run_id."""
-        return dict(zip(LINEAGE, self._state.lineage[position], strict=True))
+        return dict(zip(PROVENANCE, self._state.provenance[position], strict=True))
 
     @property
-    def alive(self) -> np.ndarray:
+    def live_mask(self) -> np.ndarray:
         """bool `[positions]`, read-only: which positions hold a track."""
-        return self._state.alive
+        return self._state.live_mask
 
     def of_same_audio(self, positions: Sequence[int]) -> np.ndarray:
         """bool `[positions]`: which hold the audio of one of these; they are among them."""
@@ -154,7 +154,7 @@ class Snapshot:
         positions, codes = self._held_twice()
         there = allowed[positions]
         positions, codes = positions[there], codes[there]
-        one = self._state.alive & allowed
+        one = self._state.live_mask & allowed
         one[positions[1:][codes[1:] == codes[:-1]]] = False
         return one
 
@@ -163,9 +163,9 @@ class Snapshot:
         state = self._state
         if not state.twins:
             codes, _ = self.column("audio_hash")
-            alive = np.flatnonzero(state.alive)
-            many = np.bincount(codes[alive]) if len(alive) else codes
-            twins = alive[many[codes[alive]] > 1].tolist()
+            live_mask = np.flatnonzero(state.live_mask)
+            many = np.bincount(codes[live_mask]) if len(live_mask) else codes
+            twins = live_mask[many[codes[live_mask]] > 1].tolist()
             twins.sort(key=lambda i: (codes[i], state.tracks[i].path))
             positions = np.array(twins, np.intp)
             state.twins.append((positions, codes[positions]))
@@ -186,7 +186,7 @@ class Snapshot:
         """
         state = self._state
         query = (query / max(float(np.linalg.norm(query)), 1e-12)).astype(np.float32)
-        allowed = state.alive if allowed is None else state.alive & allowed
+        allowed = state.live_mask if allowed is None else state.live_mask & allowed
         left = int(allowed.sum())
         n = min(n, left)
         if n <= 0:
@@ -194,7 +194,7 @@ class Snapshot:
         found = _candidates(state, query, n, allowed) if left > EXACT_ROWS else None
         if found is None and 20 * left < len(allowed):
             positions = np.flatnonzero(allowed)
-            found = positions, state.vectors[state.slots[positions]] @ query
+            found = positions, state.vectors[state.vector_rows[positions]] @ query
         if found is None:
             scores = _scores(state, query)
             scores[~allowed] = -2.0
@@ -203,8 +203,8 @@ class Snapshot:
 
 
 def _scores(state: State, query: np.ndarray) -> np.ndarray:
-    scores = (state.vectors @ query)[state.slots]
-    scores[~state.alive] = -2.0
+    scores = (state.vectors @ query)[state.vector_rows]
+    scores[~state.live_mask] = -2.0
     return scores
 
 
@@ -227,21 +227,21 @@ def _candidates(
     state: State, query: np.ndarray, n: int, allowed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Positions of the candidates, with their cosines; None if all must be scanned."""
-    along = state.prefilter.coarse(state.vectors, query)
+    along = state.prefilter.approximate_scores(state.vectors, query)
     if along is None:
         return None
-    coarse = along[state.slots]
-    coarse[~allowed] = -2.0
-    many = min(CANDIDATES + CANDIDATES_EACH * n, len(coarse) - 1)
-    positions = np.argpartition(coarse, -many)[-many:]
+    approximate_scores = along[state.vector_rows]
+    approximate_scores[~allowed] = -2.0
+    many = min(CANDIDATES + CANDIDATES_EACH * n, len(approximate_scores) - 1)
+    positions = np.argpartition(approximate_scores, -many)[-many:]
     positions = positions[allowed[positions]]
-    return positions, state.vectors[state.slots[positions]] @ query
+    return positions, state.vectors[state.vector_rows[positions]] @ query
 
 
 def _attribute(field: str) -> Callable[[Track, tuple[Any, ...]], Any]:
-    if field in LINEAGE:
-        return lambda track, lineage: lineage[LINEAGE.index(field)]
-    return lambda track, lineage: getattr(track, field)
+    if field in PROVENANCE:
+        return lambda track, provenance: provenance[PROVENANCE.index(field)]
+    return lambda track, provenance: getattr(track, field)
 
 
 _READ: dict[str, Callable[[Track, tuple[Any, ...]], Any]] = {
@@ -251,6 +251,6 @@ _READ: dict[str, Callable[[Track, tuple[Any, ...]], Any]] = {
     "artist": lambda track, _: track.artist or track.album_artist,
     "added_at": lambda track, _: int(track.added_at),
     "changed_at": lambda track, _: track.mtime_ns // 10**9,
-    "embedded_at": lambda _, lineage: int(lineage[0]),
+    "embedded_at": lambda _, provenance: int(provenance[0]),
 }
 """Fields of a row that are not a column of the tables as it is."""

@@ -22,7 +22,7 @@ HASHES_PER_CALL = 500
 
 
 @dataclass
-class Swept:
+class GcReport:
     """What was looked at and what was (or would be) removed; bytes as the files' sizes say."""
 
     entries: int = 0
@@ -33,19 +33,19 @@ class Swept:
     leftovers: int = 0
 
 
-def sweep(
+def collect_garbage(
     tables: Tables,
     store: Store,
     recipes: Collection[str],
     *,
     older_than: float,
     dry_run: bool,
-) -> Swept:
+) -> GcReport:
     """Remove entries of recipes that are not in `recipes`, and of audio that no track has.
 
     `older_than` in seconds; younger entries stay. Raises TransientError when the disk fails.
     """
-    swept = Swept()
+    swept = GcReport()
     before = time.time() - older_than
     for recipe in sorted(store.recipes()):
         for batch in _batches(store.hashes(recipe)):

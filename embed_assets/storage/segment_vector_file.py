@@ -32,7 +32,7 @@ SYNC_BYTES = 64 << 20
 _NAME = np.dtype([("audio", "S48"), ("at", "<f8"), ("count", "<u4")])
 
 
-class Windowed:
+class SegmentVectorFile:
     """The window vectors of one index spec, each pooled as a track of one window would be.
 
     `rows`: audio hash -> (first row, how many, when it was embedded). A name is on the disk only

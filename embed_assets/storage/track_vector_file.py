@@ -51,7 +51,7 @@ def unused_files(store: Store, specs: Collection[IndexSpec]) -> list[Path]:
     return sorted(f for f in files if f.name.partition(".")[0].removesuffix(WINDOWS) not in kept)
 
 
-class Pooled:
+class TrackVectorFile:
     """The pooled vectors of one index spec.
 
     `vectors`: float32 `[n, dim]`, read-only. `rows`: audio hash -> (row of `vectors`, when it was
