@@ -30,12 +30,19 @@ def up(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the Dagster UI, on 127.0.0.1.")
     ] = 3000,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print all that Dagster prints as well.")
+    ] = False,
 ) -> None:
-    """Serve the Dagster UI and keep the index in step until Ctrl-C."""
+    """Serve the Dagster UI and keep the index in step until Ctrl-C.
+
+    Prints a line for each thing that happens to the library. What Dagster prints is in dagster.log
+    in EMBED_HOME, which is kept short.
+    """
     from embed_assets.commands import up as command
 
     settings = _ready(Settings.load())
-    raise typer.Exit(command.up(settings, port, terminal.tell))
+    raise typer.Exit(command.up(settings, port, terminal.tell, verbose))
 
 
 @app.command(epilog="Example: EMBED_LIBRARY=~/Music embed-assets sync --json")

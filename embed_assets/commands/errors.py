@@ -12,6 +12,7 @@ from embed_assets import asked, ctimes, reports
 from embed_assets.commands.reading import open_existing, reading, require_setting
 from embed_assets.commands.terminal import iso
 from embed_assets.defs import state
+from embed_assets.defs.activity import cause_of
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import display_path
@@ -122,7 +123,7 @@ def _killed(
             done_at = max(waiting.get(path, 0.0), indexed_at.get(path, 0.0))
             if done_at > at or _indexed_after(instance, key, at):
                 continue
-            cause = cause or _cause(instance, run.run_id)
+            cause = cause or cause_of(instance, run.run_id)
             problems.append(Problem(path, path, "run failed", cause, at, run.run_id))
     return problems
 
@@ -143,17 +144,6 @@ def _indexed_after(instance: dg.DagsterInstance, key: str, at: float) -> bool:
         limit=1,
     )
     return bool(found.records)
-
-
-def _cause(instance: dg.DagsterInstance, run_id: str) -> str:
-    records = instance.get_records_for_run(
-        run_id, of_type={dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE}
-    ).records
-    for record in records:
-        event = record.event_log_entry.get_dagster_event()
-        if event.message:
-            return f"{event.message} It is tried again by itself"
-    return "the run failed; its log in the Dagster UI says why. It is tried again by itself"
 
 
 def _as_json(problem: Problem) -> dict[str, Any]:

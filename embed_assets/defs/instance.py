@@ -153,6 +153,8 @@ def sole_starter(settings: Settings, wait_seconds: float = 0.0) -> Iterator[None
 def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]:
     """Fail the runs whose worker is dead, and free the slots of the dead; returns those failed.
 
+    One that was being canceled has not failed: it is canceled then.
+
     After a power loss they would hold their folders, run slots and pools for ever: Dagster's
     default launcher cannot tell. Only workers of this machine are judged: call this where they
     run. A run that was launched within `grace_seconds` may not have its worker yet.
@@ -169,12 +171,22 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
             judged = run.status in _STARTED and record.update_timestamp < before
         if not judged or _worker_lives(instance, record):
             continue
+        if run.status == DagsterRunStatus.CANCELING:
+            instance.report_run_canceled(run)
+            continue
         instance.report_run_failed(
             run, "its worker is gone (killed, or lost with the power); the folders are tried again"
         )
         reaped.append(run.run_id)
     _free_slots_of_ended_runs(instance)
     return reaped
+
+
+def begin_to_cancel(instance: dg.DagsterInstance) -> None:
+    """Note of the runs that Dagster launched that their workers are stopped on purpose."""
+    for run in instance.get_runs(dg.RunsFilter(statuses=list(_STARTED))):
+        if not _of_sync(run):
+            instance.report_run_canceling(run)
 
 
 def _free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:
