@@ -15,9 +15,9 @@ from embed_assets.defs.activity import (
     FolderOutcome,
     RunChange,
     RunWatch,
+    SensorWatch,
     Tick,
     cause_of,
-    last_tick,
     outcomes,
 )
 from embed_assets.errors import EmbedAssetsError
@@ -41,6 +41,7 @@ class LibraryLog:
         self.instance = instance
         self.project = project
         self.watch = RunWatch(instance)
+        self.sensor = SensorWatch(instance)
         self.tick: Tick | None = None
         self.began = time.time()
         self.summary_due = True
@@ -52,7 +53,7 @@ class LibraryLog:
         try:
             for change in self.watch.changes():
                 yield from self._of_run(change)
-            yield from self._of_tick(last_tick(self.instance))
+            yield from self._of_tick(self.sensor.last_tick())
             yield from self._progress()
             self.problem = ""
         except Exception as e:
@@ -101,9 +102,7 @@ class LibraryLog:
         before, self.tick = self.tick, tick
         if tick.error:
             if before is None or tick.error != before.error:
-                yield (
-                    tick.error if tick.library_away else f"the library_sensor failed: {tick.error}"
-                )
+                yield f"{'' if tick.library_away else 'the library_sensor failed: '}{tick.error}"
             return
         if before is not None and before.library_away:
             yield "the library is there again"

@@ -19,7 +19,7 @@ from embed_assets.commands.dagster_output import DagsterOutput
 from embed_assets.commands.library_log import LibraryLog
 from embed_assets.commands.terminal import plain
 
-POLL_SECONDS = 1.0
+POLL_SECONDS = 2.0
 
 LEAVE_SECONDS = 2.0
 

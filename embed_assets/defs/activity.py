@@ -111,7 +111,8 @@ class RunWatch:
     def _ended(self) -> list[RunChange]:
         if not self.live:
             return []
-        there = self.instance.get_runs(dg.RunsFilter(run_ids=list(self.live)))
+        records = self.instance.get_run_records(dg.RunsFilter(run_ids=list(self.live)))
+        there = [record.dagster_run for record in records]
         going_on = {run.run_id for run in there if not run.is_finished}
         self.live = {k: v for k, v in self.live.items() if k in going_on}
         return [_change(run, run.status) for run in reversed(there) if run.is_finished]
@@ -173,19 +174,26 @@ def cause_of(instance: dg.DagsterInstance, run_id: str) -> str:
     return "the run failed; its log in the Dagster UI says why. It is tried again by itself"
 
 
-def last_tick(instance: dg.DagsterInstance) -> Tick | None:
-    """The sensor's last evaluation that has ended, if there was one."""
-    ticks = [
-        tick
-        for state in instance.all_instigator_state()
-        if state.instigator_name == SENSOR
-        # One of them may be going on.
-        for tick in instance.get_ticks(state.instigator_origin_id, state.selector_id, limit=2)
-        if tick.status.value != "STARTED"
-    ]
-    if not ticks:
-        return None
-    tick = max(ticks, key=lambda t: t.timestamp)
+class SensorWatch:
+    """Reads how the sensor's evaluations ended."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.ids: tuple[str, str] | None = None
+
+    def last_tick(self) -> Tick | None:
+        """The last evaluation that has ended, if there was one."""
+        if self.ids is None:
+            # Once it was evaluated, they stay the same.
+            for state in self.instance.all_instigator_state():
+                if state.instigator_name == SENSOR:
+                    self.ids = state.instigator_origin_id, state.selector_id
+        # The newest may be going on.
+        ticks = self.instance.get_ticks(*self.ids, limit=2) if self.ids else ()
+        return next((_tick(t) for t in ticks if t.status.value != "STARTED"), None)
+
+
+def _tick(tick: Any) -> Tick:
     if tick.error is None:
         return Tick(tick.timestamp, summary=_SECONDS.sub("", tick.skip_reason or ""))
     # Dagster wraps what the sensor raised, and that may have a cause that only programmers want.
