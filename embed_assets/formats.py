@@ -1,8 +1,13 @@
-"""How times and numbers are written for people and in JSON."""
+"""How times, numbers and names are written for people; no name steers their terminal."""
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
+
+_STEERING = re.compile(
+    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
+)
 
 
 def iso(seconds: float) -> str:
@@ -20,3 +25,13 @@ def duration(seconds: float) -> str:
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
+
+
+def plain(text: object) -> str:
+    r"""A text on one line, without control characters: they are shown as `\xNN` or `\uNNNN`."""
+    return _STEERING.sub(_shown, str(text))
+
+
+def _shown(match: re.Match[str]) -> str:
+    code = ord(match[0])
+    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

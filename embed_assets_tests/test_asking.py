@@ -10,10 +10,10 @@ from dataclasses import replace
 import pytest
 
 from embed_assets.api import Library
-from embed_assets.cli.terminal import plain
 from embed_assets.defs.library_map import drawn_spec
 from embed_assets.embedding.embed_folders import embed_folder
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
+from embed_assets.formats import plain
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import FolderIndexed, index_library
 from embed_assets.index.promotion import promote_if_ready

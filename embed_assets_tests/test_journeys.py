@@ -2,9 +2,11 @@
 
 import json
 import os
+import re
 import shutil
 import time
 
+import dagster as dg
 from mutagen.oggvorbis import OggVorbis
 
 from embed_assets.identity import display_path
@@ -149,6 +151,25 @@ def test_bad_files_hold_nothing_back_and_are_not_tried_again(running):
     assert "broken.mp3" not in running.run("errors", "--json").stdout
 
 
+def test_up_prints_a_line_for_what_happens_to_an_album_and_none_of_dagsters(running):
+    running.put_bad("Printed/broken.flac", b"not music")
+    running.album("Printed", 45, 46)
+    settled(running, "the album is indexed")
+
+    def printed(line):
+        return lambda: re.search(line, running.printed(), re.M)
+
+    running.until(printed(r"^\S+ to do: Printed \(run "), "its run is announced")
+    running.until(printed(r"^\S+ Printed: .*rejected \(broken.flac: not audio\)"), "a reason")
+    running.until(printed(r"^\S+ Printed: [12] tracks? embedded"), "what was embedded")
+    running.until(printed(r"^\S+ run \w{8} done: Printed$"), "the end of its run")
+    running.until(printed(r"^\S+ \d+ folders, \d+ files"), "how much is in step")
+    lines = running.printed().splitlines()
+    assert all(re.match(r"(\d{4}-\d\d-\d\d )?\d\d:\d\d:\d\d ", line) for line in lines)
+    assert "dagster.daemon" not in running.printed()
+    assert "dagster.daemon" in (running.home / "dagster.log").read_text()
+
+
 def test_sync_beside_up_and_again_does_nothing_more(running):
     running.album("Beside", 43, 44)
     running.sync()
@@ -183,8 +204,19 @@ def test_a_library_that_is_unmounted_loses_nothing(running):
         os.rename(away, running.library)
     assert running.rows().keys() == rows.keys()
     settled(running, "everything is as it was")
+    running.until(lambda: "the library is there again" in running.printed(), "up says so")
+    for why in ("No such file or directory; is the disk", "is empty: is the disk"):
+        assert running.printed().count(why) <= 1, "once, however often the sensor looks"
+    assert "is the disk or share mounted? Nothing is removed" in running.printed()
+    assert "Traceback" not in running.printed()
 
 
-def test_up_stops_and_leaves_no_process(running):
+def test_up_that_is_stopped_at_work_leaves_no_process_and_no_error(running):
+    running.album("Stopped", *range(50, 62))
+    with running.instance() as instance:
+        started = dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED])
+        running.until(lambda: instance.get_runs_count(started), "a run is at work")
     assert running.down() == 0
     assert running.processes() == []
+    assert "stopping; what is done is kept" in running.printed().splitlines()[-1]
+    assert "Stopped" not in running.run("errors").stdout

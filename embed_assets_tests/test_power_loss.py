@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from embed_assets.defs.instance import HOST_TAG, PID_TAG, reap, worker_tags
+from embed_assets.defs.instance import HOST_TAG, PID_TAG, begin_to_cancel, reap, worker_tags
 from embed_assets.defs.state import add_keys, range_tags
 from embed_assets.errors import Reason, TransientError
 from embed_assets.workers import cpu_count, open_pool
@@ -69,6 +69,19 @@ def test_a_run_that_sync_had_not_begun_when_it_was_killed_holds_nothing(world):
         assert instance.get_run_by_id(run.run_id).is_failure
         assert not instance.get_run_by_id(mine.run_id).is_finished
         assert not instance.get_run_by_id(retry.run_id).is_finished
+
+
+def test_a_run_that_up_stops_is_canceled_and_has_not_failed(world):
+    with world.instance() as instance:
+        launched = instance.create_run_for_job(_job())
+        beside = instance.create_run_for_job(_job(), tags=worker_tags())
+        start = dg.DagsterEventType.PIPELINE_START.value
+        for run in (launched, beside):
+            instance.report_dagster_event(dg.DagsterEvent(start, "bring_in_step"), run.run_id)
+        begin_to_cancel(instance)
+        assert reap(instance, grace_seconds=0.0) == []
+        assert instance.get_run_by_id(launched.run_id).status == dg.DagsterRunStatus.CANCELED
+        assert instance.get_run_by_id(beside.run_id).status == dg.DagsterRunStatus.STARTED
 
 
 def test_sync_frees_the_encoder_that_a_run_which_ended_has_left_taken(world):

@@ -1,9 +1,10 @@
-"""`up` on a disk that is full or fails: it says so, and leaves nothing behind that goes on."""
+"""`up` where a disk is full, it is killed, or Dagster dies: it says so, and nothing goes on."""
 
 from __future__ import annotations
 
 import errno
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -12,7 +13,8 @@ import pytest
 
 from embed_assets.defs.instance import prepare_home, sole_starter
 from embed_assets.errors import AlreadyRunning
-from embed_assets.operations.up import running_address, stop_session
+from embed_assets.operations.dagster_process import stop_session
+from embed_assets.operations.up import running_address
 from embed_assets_tests.faults import preloaded
 
 HOLDS = """
@@ -32,6 +34,15 @@ try:
     print("address:", running_address(Settings.load()))
 except TransientError as e:
     print("fails:", e)
+"""
+
+
+KILLED = """
+import os, signal, sys
+from embed_assets.commands import up
+from embed_assets.settings import Settings
+up._write_note = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
+up.up(Settings.load(), int(sys.argv[1]), print)
 """
 
 
@@ -77,16 +88,35 @@ def test_an_up_that_cannot_note_what_it_started_ends_it(world):
     faults = preloaded(world.root, world.home)
     world.settings |= faults.environment
     faults.begin(("write", errno.ENOSPC, 1.0, world.home / "dagster/up.json"))
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    done = world.run("up", "--port", str(port))
+    done = world.run("up", "--port", str(free_port()))
     assert faults.told()["write ENOSPC"] >= 1
     assert done.returncode == 1
     assert "Dagster UI" in done.stderr
     assert os.strerror(errno.ENOSPC) in done.stderr
     assert "Traceback" not in done.stderr
     assert world.processes() == [], "a Dagster went on that nobody knew of"
+
+
+def test_an_up_that_is_killed_before_it_noted_what_it_started_leaves_nothing(world):
+    world.album("Album", 1)
+    killed = subprocess.run(
+        [sys.executable, "-c", KILLED, str(free_port())], env=world.environment, cwd=world.root
+    )
+    assert killed.returncode == -signal.SIGKILL
+    world.until(lambda: not world.processes(), "the Dagster that nobody noted has ended")
+
+
+def test_a_dagster_that_cannot_start_is_given_up_with_its_last_lines(world):
+    world.album("Album", 1)
+    broken = world.root / "broken"
+    broken.mkdir()
+    (broken / "dagster_webserver.py").write_text('raise RuntimeError("broken by a test")')
+    world.settings["PYTHONPATH"] = f"{broken}:{os.environ.get('PYTHONPATH', '')}"
+    done = world.run("up", "--port", str(free_port()))
+    assert done.returncode == 1
+    assert "Dagster: RuntimeError: broken by a test" in done.stderr
+    assert f"{world.home / 'dagster.log'}, say why" in done.stderr
+    assert world.processes() == []
 
 
 def test_what_was_started_is_stopped_even_before_it_has_an_environment(tmp_path):
@@ -99,3 +129,9 @@ def test_what_was_started_is_stopped_even_before_it_has_an_environment(tmp_path)
     finally:
         process.kill()
         process.wait()
+
+
+def free_port():
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return free.getsockname()[1]

@@ -183,6 +183,10 @@ class World:
         )
         self.until(self.answers, "the UI answers")
 
+    def printed(self) -> str:
+        """What `up` has printed."""
+        return (self.root / "up.log").read_text()
+
     def answers(self) -> bool:
         try:
             with urllib.request.urlopen(f"http://127.0.0.1:{self.port}/server_info", timeout=60):
@@ -251,8 +255,8 @@ class World:
             if answer:
                 return
             if time.monotonic() > deadline:
-                log = self.root / "up.log"
-                tail = log.read_text(errors="replace")[-3000:] if log.exists() else ""
+                logs = [p for p in (self.root / "up.log", self.home / "dagster.log") if p.exists()]
+                tail = "\n".join(p.read_text(errors="replace")[-3000:] for p in logs)
                 raise AssertionError(f"not after {seconds:.0f} s: {what}; last: {answer}\n{tail}")
             time.sleep(0.3)
 

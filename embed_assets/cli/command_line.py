@@ -13,7 +13,7 @@ from embed_assets.api import Library, open_library
 from embed_assets.cli import index, queries, terminal
 from embed_assets.cli.terminal import AsJson
 from embed_assets.errors import EmbedAssetsError, ExitCode
-from embed_assets.formats import counted
+from embed_assets.formats import counted, plain
 from embed_assets.settings import Settings
 
 app = typer.Typer(
@@ -35,13 +35,20 @@ def up(
     port: Annotated[
         int, typer.Option(min=1, max=65535, help="Port of the Dagster UI, on 127.0.0.1.")
     ] = 3000,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Print all that Dagster prints as well.")
+    ] = False,
 ) -> None:
-    """Serve the Dagster UI and keep the index in step until Ctrl-C."""
+    """Serve the Dagster UI and keep the index up to date until Ctrl-C.
+
+    Prints one line for each thing that happens to the library. Dagster's own output is in
+    dagster.log in EMBED_HOME, whose size is limited.
+    """
     from embed_assets.operations import up as command
     from embed_assets.operations.ready import ready
 
     settings = ready(Settings.load(), terminal.tell)
-    raise typer.Exit(command.up(settings, port, terminal.tell))
+    raise typer.Exit(command.up(settings, port, terminal.tell, verbose))
 
 
 @app.command(epilog="Example: EMBED_LIBRARY=~/Music embed-assets sync --json")
@@ -142,20 +149,16 @@ def errors(
         terminal.print_json(rows)
         return
     for row in rows:
-        typer.echo(terminal.plain(row["path"]))
-        typer.echo(terminal.plain(f"    {row['reason']}: {row['message']}"))
+        typer.echo(plain(row["path"]))
+        typer.echo(plain(f"    {row['reason']}: {row['message']}"))
         if row["run_id"]:
             typer.echo(f"    run {row['run_id']}")
     typer.echo(
-        terminal.plain(
-            counted(len(rows), "problem") if rows else "no track rejected, no folder failed"
-        )
+        plain(counted(len(rows), "problem") if rows else "no track rejected, no folder failed")
     )
     if rows:
         typer.echo(
-            terminal.plain(
-                "A file is read again when it changes, or with `embed-assets retry PATH`."
-            )
+            plain("A file is read again when it changes, or with `embed-assets retry PATH`.")
         )
 
 
@@ -192,7 +195,7 @@ def _say_asked(folders: list[str], tracks: int) -> None:
         f"{counted(tracks, 'track')} will be read and embedded again by `up` or the next `sync`:"
     )
     for folder in folders:
-        typer.echo(terminal.plain(f"    {folder}"))
+        typer.echo(plain(f"    {folder}"))
 
 
 @app.command(epilog="Example: embed-assets doctor --deep")
@@ -216,7 +219,7 @@ def doctor(
     else:
         for f in found:
             word = {True: "ok", False: "WRONG", None: "unknown"}[f.ok]
-            typer.echo(terminal.plain(f"{f.check:8} {word:8} {f.message}"))
+            typer.echo(plain(f"{f.check:8} {word:8} {f.message}"))
     wrong = any(f.ok is False for f in found)
     raise typer.Exit(ExitCode.FAILED if wrong else ExitCode.DONE)
 

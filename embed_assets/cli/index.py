@@ -10,8 +10,9 @@ from typing import Annotated, Any
 import typer
 from rich.filesize import decimal
 
-from embed_assets.cli.terminal import AsJson, plain, print_json, require_text
+from embed_assets.cli.terminal import AsJson, print_json, require_text
 from embed_assets.errors import ExitCode
+from embed_assets.formats import plain
 from embed_assets.identity import PARTS, parts_of
 from embed_assets.settings import Settings
 

@@ -20,7 +20,8 @@ from embed_assets.cli.options import (
     tell_all,
     with_filters,
 )
-from embed_assets.cli.terminal import AsJson, plain, print_json, print_matches
+from embed_assets.cli.terminal import AsJson, print_json, print_matches
+from embed_assets.formats import plain
 from embed_assets.search.parts import clock
 from embed_assets.search.served import encoder_note
 

@@ -11,8 +11,8 @@ from rich.progress import BarColumn, Progress, TextColumn
 from rich.table import Table
 from rich.text import Text
 
-from embed_assets.cli.terminal import plain, print_json
-from embed_assets.formats import counted, duration
+from embed_assets.cli.terminal import print_json
+from embed_assets.formats import counted, duration, plain
 from embed_assets.operations.status import Status
 
 REDRAW_SECONDS = 2.0

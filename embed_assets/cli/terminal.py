@@ -9,14 +9,11 @@ from typing import Annotated, Any
 
 import typer
 
-from embed_assets.formats import counted
+from embed_assets.formats import counted, plain
 from embed_assets.index.nearest import Match
 
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document and nothing else.")]
 
-_STEERING = re.compile(
-    r"[\x00-\x1f\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]"
-)
 _IN_JSON = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u2069\ud800-\udfff]")
 
 
@@ -27,11 +24,6 @@ def require_text(option: str, value: str) -> None:
     """
     if not value.strip():
         raise typer.BadParameter(f"{option} is empty: name what is meant, or leave it out")
-
-
-def plain(text: object) -> str:
-    r"""A text on one line, without control characters: they are shown as `\xNN` or `\uNNNN`."""
-    return _STEERING.sub(_shown, str(text))
 
 
 def print_json(value: Any) -> None:
@@ -70,8 +62,3 @@ def print_matches(
     elif number < asked:
         fits = "fits" if number == 1 else "fit"
         typer.echo(f"  and no more: only {counted(number, 'track')} {fits} what was asked for")
-
-
-def _shown(match: re.Match[str]) -> str:
-    code = ord(match[0])
-    return f"\\x{code:02x}" if code < 256 else f"\\u{code:04x}"

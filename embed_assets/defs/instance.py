@@ -19,6 +19,7 @@ from sqlalchemy.exc import DatabaseError, OperationalError
 
 from embed_assets.defs.dagster_compat.pools import free_slots, runs_in_pools
 from embed_assets.defs.dagster_compat.runs import (
+    begin_to_cancel_run,
     cancel_run,
     fail_run,
     never_retry,
@@ -161,6 +162,8 @@ def sole_starter(settings: Settings, wait_seconds: float = 0.0) -> Iterator[None
 def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]:
     """Fail the runs whose worker is dead, and free the slots of the dead; returns those failed.
 
+    One that was being canceled has not failed: it is canceled then.
+
     After a power loss they would hold their folders, run slots and pools for ever: Dagster's
     default launcher cannot tell. Only workers of this machine are judged: call this where they
     run. A run that was launched within `grace_seconds` may not have its worker yet.
@@ -177,11 +180,21 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
             judged = run.status in _STARTED and record.update_timestamp < before
         if not judged or _worker_lives(instance, record):
             continue
+        if run.status == DagsterRunStatus.CANCELING:
+            cancel_run(instance, run)
+            continue
         why = "its worker is gone (killed, or lost with the power); the folders are tried again"
         fail_run(instance, run, why)
         reaped.append(run.run_id)
     _free_slots_of_ended_runs(instance)
     return reaped
+
+
+def begin_to_cancel(instance: dg.DagsterInstance) -> None:
+    """Note of the runs that Dagster launched that their workers are stopped on purpose."""
+    for record in instance.get_run_records(dg.RunsFilter(statuses=list(_STARTED))):
+        if not _of_sync(record.dagster_run):
+            begin_to_cancel_run(instance, record.dagster_run)
 
 
 def _free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:

@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from embed_assets.defs import state
-from embed_assets.defs.dagster_compat.runs import log_of
+from embed_assets.defs.activity import cause_of
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError
 from embed_assets.formats import iso
@@ -118,7 +118,7 @@ def _killed(
             done_at = max(waiting.get(path, 0.0), indexed_at.get(path, 0.0))
             if done_at > at or _indexed_after(instance, key, at):
                 continue
-            cause = cause or _cause(instance, run.run_id)
+            cause = cause or cause_of(instance, run.run_id)
             problems.append(Problem(path, path, "run failed", cause, at, run.run_id))
     return problems
 
@@ -139,14 +139,6 @@ def _indexed_after(instance: dg.DagsterInstance, key: str, at: float) -> bool:
         limit=1,
     )
     return bool(found.records)
-
-
-def _cause(instance: dg.DagsterInstance, run_id: str) -> str:
-    kinds = dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE
-    for entry in log_of(instance, run_id, *kinds):
-        if message := entry.get_dagster_event().message:
-            return f"{message} It is tried again by itself"
-    return "the run failed; its log in the Dagster UI says why. It is tried again by itself"
 
 
 def _as_json(problem: Problem) -> dict[str, Any]:

@@ -5,19 +5,20 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
+import dagster as dg
 
 from embed_assets.defs.dagster_compat.processes import CodeServerWatch
 from embed_assets.defs.evaluation import LIVE_RUNS
 from embed_assets.defs.instance import (
     allow_runs,
+    begin_to_cancel,
     cannot_write,
     open_instance,
     prepare_home,
@@ -26,12 +27,13 @@ from embed_assets.defs.instance import (
 )
 from embed_assets.defs.run_requests import forget_requested
 from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
-from embed_assets.errors import AlreadyRunning, ConfigurationError, ExitCode, TransientError
+from embed_assets.errors import AlreadyRunning, ConfigurationError, ExitCode
+from embed_assets.operations.dagster_output import bound, tail
+from embed_assets.operations.dagster_process import release, start_held, stop_session
+from embed_assets.operations.library_log import LibraryLog
+from embed_assets.operations.up_log import UpLog
 from embed_assets.project import Project
 from embed_assets.settings import Settings
-
-STOP_SECONDS = 3.0
-"""How long Dagster may take to stop by itself; what is left then is killed."""
 
 WELL_SECONDS = 20.0
 """Dagster that ran for so long and ended was killed, or died of something rare."""
@@ -42,8 +44,10 @@ STARTS = 4
 LONGEST_PAUSE_SECONDS = 60.0
 
 
-def up(settings: Settings, port: int, tell: Callable[[str], None]) -> int:
+def up(settings: Settings, port: int, tell: Callable[[str], None], verbose: bool = False) -> int:
     """Serve until stopped; returns the exit code. A second one says so and returns 0.
+
+    Prints a line for each thing that concerns the library; `verbose`: what Dagster prints as well.
 
     Raises:
         ConfigurationError: EMBED_HOME cannot be written, or the port is taken.
@@ -53,7 +57,7 @@ def up(settings: Settings, port: int, tell: Callable[[str], None]) -> int:
     try:
         # `status` and `doctor` hold the lock for a moment, to see whether an `up` does.
         with sole_starter(settings, wait_seconds=2.0):
-            return _serve(settings, port, note, tell)
+            return _serve(settings, port, note, verbose)
     except AlreadyRunning:
         tell(f"already up: {_address_in(note)}")
         return ExitCode.DONE
@@ -73,67 +77,116 @@ def running_address(settings: Settings) -> str | None:
         return _address_in(settings.dagster_home / "up.json")
 
 
-def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None]) -> int:
-    home = str(settings.dagster_home)
+@dataclass(frozen=True)
+class _Session:
+    """One `up` at work; `stopping` has the signals that asked it to stop."""
+
+    settings: Settings
+    port: int
+    instance: dg.DagsterInstance
+    log: UpLog
+    stopping: list[int]
+
+    @property
+    def address(self) -> str:
+        """Address of the UI."""
+        return f"http://127.0.0.1:{self.port}"
+
+
+def _serve(settings: Settings, port: int, note: Path, verbose: bool) -> int:
     # An `up` that was killed leaves Dagster behind, which has the port and would go on beside ours.
     if (left_behind := _session_in(note)) is not None:
         # After a reboot the number is somebody else's.
-        stop_session(left_behind, of_home=home)
+        stop_session(left_behind, of_home=str(settings.dagster_home))
     _require_port(port)
-    address = f"http://127.0.0.1:{port}"
-    environment = os.environ | settings.environment()
-    environment["DAGSTER_HOME"] = home
-    # `dg dev` wants a project's folder; what it would say of that is nothing to a person here.
-    command = [sys.executable, "-W", "ignore:Function `dev_command` is superseded"]
-    command += ["-m", "dagster", "dev", "-m", "embed_assets.definitions"]
-    command += ["--host", "127.0.0.1", "--port", str(port)]
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda number, frame: stopping.append(number))
-    tell(f"Dagster UI: {address}  (library {settings.library}, stop with Ctrl-C)")
+    with open_instance(settings) as instance:
+        library = LibraryLog(instance, Project.of(settings))
+        with UpLog(library, _dagster_log(settings), verbose) as log:
+            up = _Session(settings, port, instance, log, stopping)
+            log.info(f"Dagster UI: {up.address}  (library {settings.library}, stop with Ctrl-C)")
+            code = _keep_running(up, note)
+            note.unlink(missing_ok=True)
+            _reap(up)
+            return code
+
+
+def _keep_running(up: _Session, note: Path) -> ExitCode:
+    log, dagster_log = up.log, _dagster_log(up.settings)
     starts, served = 0, False
     while True:
-        _reap(settings, tell)
-        started = time.monotonic()
-        # A session of its own: a Ctrl-C in the terminal reaches us alone, and we stop the rest.
-        process = _start(command, environment)
-        try:
-            _write_note(note, address, process.pid)
-            code_server = CodeServerWatch(process.pid)
-            while process.poll() is None and not stopping:
-                if code_server.is_lost():
-                    tell("the process that holds the code has ended; it is started again")
-                time.sleep(0.2)
-        finally:
-            stop_session(process.pid)
-            process.wait()
+        _reap(up)
+        started, printed = time.monotonic(), _size(dagster_log)
+        code, had_code = _run_dagster(up, note)
+        if up.stopping:
+            return ExitCode.DONE
         starts = 1 if time.monotonic() - started > WELL_SECONDS else starts + 1
-        served = served or bool(code_server.had_code)
+        served = served or had_code
+        last = tail(dagster_log, printed)
         # What was killed, or had come up before, is worth any number of tries.
-        if stopping or (starts >= STARTS and not served and process.returncode > 0):
-            break
+        if starts >= STARTS and not served and code > 0:
+            for line in last:
+                log.info(f"Dagster: {line}")
+            log.info(
+                f"Dagster ended {STARTS} times as soon as it had begun; the lines above, and"
+                f" {dagster_log}, say why"
+            )
+            return ExitCode.FAILED
         pause = min(2.0 ** (starts - STARTS), LONGEST_PAUSE_SECONDS) if starts >= STARTS else 0.0
         when = f" in {pause:.0f} s" if pause else ""
-        word = f"Dagster ended by itself with exit code {process.returncode}"
-        tell(f"{word}; it is started again{when}")
-        _sleep(pause, stopping)
-        if stopping:
-            break
-    note.unlink(missing_ok=True)
-    _reap(settings, tell)
-    if not stopping:
-        tell(f"Dagster ended {STARTS} times as soon as it had begun: what it says above tells why")
-    return ExitCode.DONE if stopping else ExitCode.FAILED
+        why = f"; its last line: {last[-1]}" if last else ""
+        log.info(f"Dagster ended by itself with exit code {code}; it is started again{when}{why}")
+        _sleep(pause, up.stopping)
+        if up.stopping:
+            return ExitCode.DONE
 
 
-def _start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _run_dagster(up: _Session, note: Path) -> tuple[int, bool]:
+    """Run Dagster until it ends or is stopped: its exit code, and whether it had come up."""
+    dagster_log = _dagster_log(up.settings)
+    environment = os.environ | up.settings.environment()
+    environment["DAGSTER_HOME"] = str(up.settings.dagster_home)
     try:
-        return subprocess.Popen(command, env=environment, start_new_session=True)
+        # A session of its own: a Ctrl-C in the terminal reaches us alone, and we stop the rest.
+        process = start_held(_command(up.port), environment, dagster_log)
     except OSError as e:
-        raise TransientError(
-            f"Dagster cannot be started ({e.strerror}): has this machine processes and memory"
-            " left? Start `embed-assets up` again"
-        ) from e
+        raise cannot_write(up.settings.dagster_home, e) from e
+    try:
+        _write_note(note, up.address, process.pid)
+        release(process)
+        code_server = CodeServerWatch(process.pid)
+        while process.poll() is None and not up.stopping:
+            if code_server.is_lost():
+                up.log.info("the process that holds the code has ended; it is started again")
+            bound(dagster_log)
+            time.sleep(0.2)
+        if up.stopping:
+            up.log.stop_watching()
+            up.log.info("stopping; what is done is kept, and the next `up` goes on from there")
+            # If its record cannot be written, Dagster is stopped all the same.
+            with suppress(Exception):
+                begin_to_cancel(up.instance)
+    finally:
+        stop_session(process.pid)
+        process.wait()
+    return process.returncode, bool(code_server.had_code)
+
+
+def _dagster_log(settings: Settings) -> Path:
+    return settings.home / "dagster.log"
+
+
+def _command(port: int) -> list[str]:
+    # `dg dev` wants a project's folder; what it would say of that is nothing to a person here.
+    command = [sys.executable, "-W", "ignore:Function `dev_command` is superseded"]
+    command += ["-m", "dagster", "dev", "-m", "embed_assets.definitions"]
+    return [*command, "--host", "127.0.0.1", "--port", str(port)]
+
+
+def _size(file: Path) -> int:
+    return file.stat().st_size if file.exists() else 0
 
 
 def _write_note(note: Path, address: str, session: int) -> None:
@@ -150,41 +203,12 @@ def _sleep(seconds: float, stopping: list[int]) -> None:
         time.sleep(0.2)
 
 
-def _reap(settings: Settings, tell: Callable[[str], None]) -> None:
-    with open_instance(settings) as instance:
-        fit_gpu_pool(instance, Project.of(settings).choice.device_slots())
-        allow_runs(settings, embedding_at_once(instance) + LIVE_RUNS)
-        forget_requested(instance)
-        # Nothing else starts workers now, so those that have not begun never will.
-        for run_id in reap(instance, grace_seconds=0.0):
-            tell(f"run {run_id[:8]} had lost its worker; its folders are tried again")
-
-
-def stop_session(session: int, of_home: str | None = None) -> None:
-    """End every process of a session: asked first, killed after a few seconds.
-
-    By session, for the children of a process that was killed have another parent now. With
-    `of_home` only those whose DAGSTER_HOME it is. Not for a process that was just started: in the
-    middle of its `exec` the kernel shows no environment.
-    """
-    for process in (members := _members(session, of_home)):
-        _quietly(process.terminate)
-    psutil.wait_procs(members, timeout=STOP_SECONDS)
-    while members := _members(session, of_home):
-        for process in members:
-            _quietly(process.kill)
-        psutil.wait_procs(members, timeout=2)
-
-
-def _members(session: int, of_home: str | None) -> list[psutil.Process]:
-    found = []
-    for process in psutil.process_iter():
-        with suppress(psutil.Error, OSError):
-            if os.getsid(process.pid) != session or process.status() == psutil.STATUS_ZOMBIE:
-                continue
-            if of_home is None or process.environ().get("DAGSTER_HOME") == of_home:
-                found.append(process)
-    return found
+def _reap(up: _Session) -> None:
+    fit_gpu_pool(up.instance, Project.of(up.settings).choice.device_slots())
+    allow_runs(up.settings, embedding_at_once(up.instance) + LIVE_RUNS)
+    forget_requested(up.instance)
+    # Nothing else starts workers now, so those that have not begun never will.
+    reap(up.instance, grace_seconds=0.0)
 
 
 def _session_in(note: Path) -> int | None:
@@ -192,11 +216,6 @@ def _session_in(note: Path) -> int | None:
         return json.loads(note.read_text())["session"]
     except (OSError, ValueError, KeyError):
         return None
-
-
-def _quietly(action: Callable[[], None]) -> None:
-    with suppress(psutil.NoSuchProcess):
-        action()
 
 
 def _require_port(port: int) -> None:

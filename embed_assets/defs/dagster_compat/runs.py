@@ -10,7 +10,7 @@ What Dagster 1.13 lacks:
   e.g. the metadata of a `dg.Failure`, or a worker's pid. Upstream: no issue found.
 - Ending a run whose worker is gone. DefaultRunLauncher has no health check: after a power loss runs
   stay STARTED, and hold their slots, for ever. Upstream: no issue found.
-- Whether a daemon lives. Upstream: no issue found.
+- Whether a daemon lives, and how a sensor's ticks ended. Upstream: no issue found.
 - A few bytes of state that all processes of an instance see: they are kept under keys of our own in
   the store of the daemons' cursors. Upstream: no issue found.
 """
@@ -28,6 +28,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.storage import tags
 
 if TYPE_CHECKING:
+    from dagster._core.scheduler.instigation import InstigatorTick
     from filelock import FileLock
 
 PARTITION_TAG = tags.PARTITION_NAME_TAG
@@ -128,3 +129,18 @@ def queue_is_served(instance: dg.DagsterInstance, within_seconds: float) -> bool
     """Whether a daemon that starts queued runs said within this time that it lives."""
     beat = instance.get_daemon_heartbeats().get("QUEUED_RUN_COORDINATOR")
     return beat is not None and time.time() - beat.timestamp < within_seconds
+
+
+def sensor_ids(instance: dg.DagsterInstance, name: str) -> tuple[str, str] | None:
+    """What `last_ticks` wants of a sensor; None before it was evaluated for the first time."""
+    for state in instance.all_instigator_state():
+        if state.instigator_name == name:
+            return state.instigator_origin_id, state.selector_id
+    return None
+
+
+def last_ticks(
+    instance: dg.DagsterInstance, ids: tuple[str, str], limit: int
+) -> Sequence[InstigatorTick]:
+    """The newest ticks of a sensor first."""
+    return instance.get_ticks(*ids, limit=limit)

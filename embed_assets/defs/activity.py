@@ -1,0 +1,202 @@
+"""What happens in a Dagster instance while somebody watches: runs that begin and end, sensor ticks.
+
+What belongs here: reading Dagster's record, as plain values. How they are shown is for the commands
+to decide.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import dagster as dg
+from dagster import DagsterRunStatus
+
+from embed_assets import errors
+from embed_assets.defs.dagster_compat.runs import (
+    PARTITION_TAG,
+    RANGE_END_TAG,
+    RANGE_START_TAG,
+    last_ticks,
+    log_of,
+    sensor_ids,
+)
+from embed_assets.defs.partitions import ROOT, path_of
+from embed_assets.defs.ranged_run import REMOVE_TAG
+from embed_assets.defs.state import live_runs, newest_run
+from embed_assets.errors import ConfigurationError
+from embed_assets.identity import display_path
+
+SENSOR = "library_sensor"
+
+PAGE = 50
+
+_SECONDS = re.compile(r" \([\d.]+ s\)$")
+"""How long an evaluation took, at the end of its summary."""
+
+
+@dataclass(frozen=True)
+class RunChange:
+    """A run that was created, or one that has ended (`status` is None until then).
+
+    `folders` names what it covers, e.g. `Artist/Album` or `from First to Last`; empty for jobs that
+    cover no music folders. `removes`: it was launched to remove them.
+    """
+
+    run_id: str
+    job: str
+    folders: str
+    removes: bool = False
+    status: DagsterRunStatus | None = None
+
+
+@dataclass(frozen=True)
+class FolderOutcome:
+    """What a run did to a folder, in tracks; `rejects` has (path, reason) of rejected tracks."""
+
+    folder: str
+    read: int = 0
+    embedded: int = 0
+    removed: int = 0
+    written: int = 0
+    rejected: int = 0
+    rejects: tuple[tuple[str, str], ...] = ()
+
+    @property
+    def changed(self) -> bool:
+        """Whether anything was done at all."""
+        return bool(self.read or self.embedded or self.removed or self.written)
+
+
+@dataclass(frozen=True)
+class Tick:
+    """The last evaluation of the sensor that has ended.
+
+    `summary` says what it found, empty if it launched runs; `error` what it failed of, and
+    `library_away` that this was because the library is not there.
+    """
+
+    timestamp: float
+    summary: str = ""
+    error: str = ""
+    library_away: bool = False
+
+
+class RunWatch:
+    """Follows the runs of an instance from the moment when it was made."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.newest = newest_run(instance)
+        self.live = {run.run_id: _change(run) for run in live_runs(instance)}
+
+    def changes(self) -> list[RunChange]:
+        """Runs created since the last call, oldest first, and then those that have ended."""
+        created = []
+        for record in self._new_records():
+            self.newest = max(self.newest, record.storage_id)
+            created.append(_change(record.dagster_run))
+        created.reverse()
+        self.live |= {change.run_id: change for change in created}
+        return created + self._ended()
+
+    def _new_records(self) -> Iterator[dg.RunRecord]:
+        seen, cursor, limit = self.newest, None, 1
+        while page := self.instance.get_run_records(limit=limit, cursor=cursor):
+            yield from (r for r in page if r.storage_id > seen)
+            if page[-1].storage_id <= seen:
+                break
+            cursor, limit = page[-1].dagster_run.run_id, PAGE
+
+    def _ended(self) -> list[RunChange]:
+        if not self.live:
+            return []
+        records = self.instance.get_run_records(dg.RunsFilter(run_ids=list(self.live)))
+        there = [record.dagster_run for record in records]
+        going_on = {run.run_id for run in there if not run.is_finished}
+        self.live = {k: v for k, v in self.live.items() if k in going_on}
+        return [_change(run, run.status) for run in reversed(there) if run.is_finished]
+
+
+def _change(run: dg.DagsterRun, status: DagsterRunStatus | None = None) -> RunChange:
+    removes = run.tags.get(REMOVE_TAG) == "true"
+    return RunChange(run.run_id, run.job_name, _covered(run.tags), removes, status)
+
+
+def _covered(tags: Mapping[str, str]) -> str:
+    first = tags.get(RANGE_START_TAG, tags.get(PARTITION_TAG))
+    last = tags.get(RANGE_END_TAG, first)
+    if first is None or last is None:
+        return ""
+    return _name(first) if first == last else f"from {_name(first)} to {_name(last)}"
+
+
+def _name(key: str) -> str:
+    try:
+        return display_path(path_of(key)) if key != ROOT else "the library's top folder"
+    except ConfigurationError:
+        return key
+
+
+def outcomes(instance: dg.DagsterInstance, run_id: str) -> list[FolderOutcome]:
+    """What a run did to each of its folders, as far as its assets were materialized."""
+    found: dict[str, dict[str, Any]] = {}
+    for entry in log_of(instance, run_id, dg.DagsterEventType.ASSET_MATERIALIZATION):
+        made = entry.asset_materialization
+        if made is None or made.partition is None:
+            continue
+        # `rejected` of a later asset counts what the earlier one rejected as well.
+        values = {name: entry.value for name, entry in made.metadata.items()}
+        found.setdefault(made.partition, {}).update(values)
+    return [_outcome(key, values) for key, values in sorted(found.items())]
+
+
+def _outcome(key: str, values: Mapping[str, Any]) -> FolderOutcome:
+    names = ("read", "embedded", "written", "rejected")
+    counts = {name: int(values.get(name) or 0) for name in names}
+    removed = max(int(values.get("removed") or 0), int(values.get("deleted") or 0))
+    table = values.get("rejects")
+    records: Iterable[dg.TableRecord] = table.records if counts["rejected"] and table else ()
+    rejects = tuple((str(r.data["track"]), str(r.data["reason"])) for r in records)
+    return FolderOutcome(_name(key), removed=removed, rejects=rejects, **counts)
+
+
+def cause_of(instance: dg.DagsterInstance, run_id: str) -> str:
+    """What a run that failed died of, and that it is tried again."""
+    kinds = dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE
+    for entry in log_of(instance, run_id, *kinds):
+        if message := entry.get_dagster_event().message:
+            return f"{message} It is tried again by itself"
+    return "the run failed; its log in the Dagster UI says why. It is tried again by itself"
+
+
+class SensorWatch:
+    """Reads how the sensor's evaluations ended."""
+
+    def __init__(self, instance: dg.DagsterInstance) -> None:
+        self.instance = instance
+        self.ids: tuple[str, str] | None = None
+
+    def last_tick(self) -> Tick | None:
+        """The last evaluation that has ended, if there was one."""
+        # Once it was evaluated, they stay the same.
+        self.ids = self.ids or sensor_ids(self.instance, SENSOR)
+        # The newest may be going on.
+        ticks = last_ticks(self.instance, self.ids, 2) if self.ids else ()
+        return next((_tick(t) for t in ticks if t.status.value != "STARTED"), None)
+
+
+def _tick(tick: Any) -> Tick:
+    if tick.error is None:
+        return Tick(tick.timestamp, summary=_SECONDS.sub("", tick.skip_reason or ""))
+    # Dagster wraps what the sensor raised, and that may have a cause that only programmers want.
+    chain = [tick.error]
+    while chain[-1].cause is not None:
+        chain.append(chain[-1].cause)
+    ours = (e for e in chain if e.message.startswith(f"{errors.__name__}."))
+    error = next(ours, chain[-1])
+    name, _, message = error.message.strip().partition("\n")[0].partition(": ")
+    away = error.cls_name == errors.LibraryUnavailable.__name__
+    return Tick(tick.timestamp, error=message or name, library_away=away)

@@ -1,0 +1,156 @@
+"""Lines about the library for people, from Dagster's record and the tables."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterable, Iterator
+
+import dagster as dg
+from dagster import DagsterRunStatus
+
+from embed_assets.defs.activity import (
+    FolderOutcome,
+    RunChange,
+    RunWatch,
+    SensorWatch,
+    Tick,
+    cause_of,
+    outcomes,
+)
+from embed_assets.errors import EmbedAssetsError
+from embed_assets.formats import counted
+from embed_assets.identity import display_path
+from embed_assets.project import Project
+from embed_assets.storage import queries
+from embed_assets.storage.records import CHANGED
+
+PROGRESS_SECONDS = 30.0
+
+FOLDER_LINES = 8
+"""A run of more folders gets one line."""
+
+NAMED = 3
+"""Rejected tracks, and failed folders, that a line names."""
+
+
+class LibraryLog:
+    """Lines about the library, from Dagster's record and the tables."""
+
+    def __init__(self, instance: dg.DagsterInstance, project: Project) -> None:
+        self.instance = instance
+        self.project = project
+        self.watch = RunWatch(instance)
+        self.sensor = SensorWatch(instance)
+        self.tick: Tick | None = None
+        self.began = time.time()
+        self.summary_due = True
+        self.progress_due = time.monotonic() + PROGRESS_SECONDS
+        self.problem = ""
+
+    def news(self) -> Iterator[str]:
+        """What happened since the last call, a line each."""
+        try:
+            for change in self.watch.changes():
+                yield from self._of_run(change)
+            yield from self._of_tick(self.sensor.last_tick())
+            yield from self._progress()
+            self.problem = ""
+        except Exception as e:
+            # Dagster goes on without us: a disk that is full, a database that is locked.
+            text = str(e) if isinstance(e, EmbedAssetsError) else f"{type(e).__name__}: {e}"
+            if text != self.problem:
+                self.problem = text
+                yield f"what happens cannot be read just now: {text}"
+
+    def _of_run(self, change: RunChange) -> Iterator[str]:
+        run = f"run {change.run_id[:8]}"
+        if change.status is None:
+            if change.folders:
+                yield f"{'gone' if change.removes else 'to do'}: {change.folders} ({run})"
+            return
+        self.summary_due = True
+        if change.folders:
+            yield from folder_lines(outcomes(self.instance, change.run_id))
+        if change.status == DagsterRunStatus.CANCELED:
+            yield f"{run} was canceled; what it had done is kept"
+        elif change.status == DagsterRunStatus.FAILURE:
+            yield from self._of_failure(change)
+        elif change.folders:
+            yield from self._of_unfinished(change)
+            yield f"{run} done: {change.folders}"
+
+    def _of_failure(self, change: RunChange) -> Iterator[str]:
+        yield from (lines := list(self._of_unfinished(change)))
+        what = change.folders or change.job
+        why = "" if lines else f": {cause_of(self.instance, change.run_id)}"
+        yield f"run {change.run_id[:8]} FAILED ({what}){why}"
+
+    def _of_unfinished(self, change: RunChange) -> Iterator[str]:
+        folders: dict[tuple[str, str], list[str]] = {}
+        for problem in queries.failed_folders(self.project.tables):
+            if problem.run_id == change.run_id:
+                name = display_path(problem.path)
+                folders.setdefault((problem.reason, problem.message), []).append(name)
+        for (reason, message), names in folders.items():
+            again = "" if reason == CHANGED else "; tried again by itself"
+            yield f"{_named(names)}: {reason}: {message}{again}"
+
+    def _of_tick(self, tick: Tick | None) -> Iterator[str]:
+        if tick is None or tick.timestamp < self.began or tick == self.tick:
+            return
+        before, self.tick = self.tick, tick
+        if tick.error:
+            if before is None or tick.error != before.error:
+                yield f"{'' if tick.library_away else 'the library_sensor failed: '}{tick.error}"
+            return
+        if before is not None and before.library_away:
+            yield "the library is there again"
+            self.summary_due = True
+        if self.summary_due and tick.summary and not self.watch.live:
+            self.summary_due = False
+            yield tick.summary
+
+    def _progress(self) -> Iterator[str]:
+        if not self.watch.live:
+            self.progress_due = time.monotonic() + PROGRESS_SECONDS
+            return
+        if time.monotonic() < self.progress_due:
+            return
+        self.progress_due = time.monotonic() + PROGRESS_SECONDS
+        recipe = self.project.spec().recipe.digest
+        since = time.time() - PROGRESS_SECONDS
+        tracks, _, _ = queries.embedded_since(self.project.tables, recipe, since)
+        if tracks:
+            rate = f"{tracks / PROGRESS_SECONDS:.1f} tracks/s"
+            summary = f"; {self.tick.summary}" if self.tick and self.tick.summary else ""
+            yield f"embedding, {rate}{summary}"
+
+
+def folder_lines(done: Iterable[FolderOutcome]) -> Iterator[str]:
+    """A line for each folder to which something was done, or one for many."""
+    done = [one for one in done if one.changed]
+    if len(done) <= FOLDER_LINES:
+        yield from (f"{one.folder}: {_counts(one)}" for one in done)
+        return
+    total: Counter[str] = Counter()
+    for one in done:
+        total.update({"embedded": one.embedded, "removed": one.removed, "written": one.written})
+        total.update({"rejected": one.rejected})
+    rejected = "; `embed-assets errors` says why" if total["rejected"] else ""
+    yield f"{counted(len(done), 'folder')}: {_counts(FolderOutcome('', **total))}{rejected}"
+
+
+def _counts(one: FolderOutcome) -> str:
+    parts = [f"{counted(one.embedded, 'track')} embedded"] if one.embedded else []
+    parts += [f"{one.removed} removed"] if one.removed else []
+    if one.rejected:
+        whys = [f"{path.rpartition('/')[2]}: {reason}" for path, reason in one.rejects]
+        why = f" ({_named(whys, '; ')})" if whys else ""
+        parts.append(f"{one.rejected} rejected{why}")
+    return ", ".join(parts) or f"{counted(one.written, 'track')} written to the index"
+
+
+def _named(names: list[str], separator: str = ", ") -> str:
+    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
+    return separator.join(names[:NAMED]) + more
