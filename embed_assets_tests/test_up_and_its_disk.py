@@ -39,7 +39,7 @@ except TransientError as e:
 
 KILLED = """
 import os, signal, sys
-from embed_assets.commands import up
+from embed_assets.operations import up
 from embed_assets.settings import Settings
 up._write_note = lambda *_: os.kill(os.getpid(), signal.SIGKILL)
 up.up(Settings.load(), int(sys.argv[1]), print)

@@ -8,9 +8,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
-from embed_assets.commands import dagster_output
 
 from embed_assets.defs.activity import FolderOutcome
+from embed_assets.operations import dagster_output
 from embed_assets.operations.dagster_output import DagsterOutput, bound, tail
 from embed_assets.operations.library_log import LibraryLog, folder_lines
 from embed_assets.operations.up_log import UpLog
