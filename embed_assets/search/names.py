@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -64,6 +65,8 @@ class Names:
 
     def with_id(self, track: str) -> Track | None:
         """The track of an id."""
+        if not re.fullmatch("[0-9a-f]{32}", track):
+            return None  # Such a text may be none that SQLite takes.
         return queries.tracks_by_id(self.tables, [track]).get(track)
 
     def called(self, name: str) -> Track | None:
