@@ -197,7 +197,7 @@ class Snapshot(Questions):
         columns = {}
         for name in FIELDS:
             codes, values = held.column(name)
-            columns[name] = [values[code] for code in codes[held.alive]]
+            columns[name] = [values[code] for code in codes[held.live_mask]]
         return pd.DataFrame(columns).sort_values("path", ignore_index=True)
 
     def _answers(self, parts: bool = False) -> LocalAnswers:

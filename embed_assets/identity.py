@@ -17,7 +17,7 @@ ROW_SCHEMA_VERSION = 2
 
 def digest(*parts: bytes | str, size: int = 16) -> str:
     """Hash length-delimited parts with BLAKE2b; `2 * size` hex digits."""
-    told = []
+    told: list[bytes] = []
     for part in parts:
         raw = part.encode() if isinstance(part, str) else part
         told += (len(raw).to_bytes(8, "little"), raw)

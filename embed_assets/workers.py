@@ -66,7 +66,7 @@ class Pool:
         one that crashes its worker again or uses the processor for too long, TransientError for
         one whose worker was killed again, or that waited for its disk for too long.
         """
-        waiting: dict[ProcessFuture[T], tuple[Any, bool]] = {}
+        waiting: dict[ProcessFuture[T | BaseException], tuple[Any, bool]] = {}
         try:
             for item in items:
                 waiting[self._start(function, item)] = item, False

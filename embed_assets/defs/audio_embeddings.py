@@ -81,7 +81,7 @@ def audio_embeddings(
     library: LibraryResource,
     state: StateResource,
     encoder: EncoderResource,
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster wants the bare class
     """Embed what has no vectors yet in each folder of the run."""
     music, tables, store = library.library(), state.tables(), state.store()
     choice = encoder.choice()

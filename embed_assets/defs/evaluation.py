@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import dagster as dg
@@ -142,7 +142,7 @@ def run_tags(request: RunRequest) -> dict[str, str]:
     return tags | ({REMOVE_TAG: "true"} if request.remove else {})
 
 
-def run_config(request: RunRequest) -> dict[str, object]:
+def run_config(request: RunRequest) -> Mapping[str, object]:
     """How the steps of the run that does a request are executed."""
     return {} if request.is_import else IN_PROCESS
 

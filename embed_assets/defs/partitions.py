@@ -14,7 +14,8 @@ import dagster as dg
 
 from embed_assets.errors import ConfigurationError
 
-MUSIC_FOLDERS = dg.DynamicPartitionsDefinition(name="music_folders")
+FOLDERS_NAME = "music_folders"
+MUSIC_FOLDERS = dg.DynamicPartitionsDefinition(name=FOLDERS_NAME)
 
 ROOT = "."
 _ESCAPE = re.compile(r"%([0-9A-F]{2})")

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import dagster as dg
 
@@ -20,7 +21,7 @@ from embed_assets.defs import state
 from embed_assets.defs.dagster_compat.runs import lock, read_note, write_note
 from embed_assets.defs.evaluation import Evaluation
 from embed_assets.errors import TransientError
-from embed_assets.planning.values import SensorCursor
+from embed_assets.planning.values import RunRequest, SensorCursor
 
 REQUESTED = "embed_assets/asked"
 """In Dagster's store of cursors: what the last tick of the sensor requested."""
@@ -72,7 +73,8 @@ def drop_already_requested(
     taken = state.held_keys([r.dagster_run for r in records], state.known_keys(instance))
     if recorded:
         taken |= _to_be_launched(instance)
-    left, dropped = [], set()
+    left: list[RunRequest] = []
+    dropped: set[str] = set()
     for request in found.plan.requests:
         if taken.isdisjoint(request.keys):
             left.append(request)
@@ -111,7 +113,7 @@ def forget_requested(instance: dg.DagsterInstance) -> None:
 
 def _to_be_launched(instance: dg.DagsterInstance) -> set[str]:
     text = read_note(instance, REQUESTED)
-    note = json.loads(text) if text else {"at": 0.0, "keys": []}
+    note: dict[str, Any] = json.loads(text) if text else {"at": 0.0, "keys": []}
     within = LAUNCH_SECONDS + LAUNCH_SECONDS_A_FOLDER * len(note["keys"])
     if not 0.0 <= time.time() - note["at"] < within:
         return set()

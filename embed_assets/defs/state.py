@@ -19,7 +19,7 @@ from embed_assets.defs.dagster_compat.runs import (
     write_note,
 )
 from embed_assets.defs.execution import GPU_POOL
-from embed_assets.defs.partitions import MUSIC_FOLDERS
+from embed_assets.defs.partitions import FOLDERS_NAME
 from embed_assets.defs.ranged_run import PRIORITY_TAG
 
 INDEX_KEY = dg.AssetKey("milvus_index")
@@ -44,7 +44,7 @@ KEYS_PER_CALL = 5000
 
 def known_keys(instance: dg.DagsterInstance) -> list[str]:
     """All partitions, in the order in which they were added: ranges follow it."""
-    return list(instance.get_dynamic_partitions(MUSIC_FOLDERS.name))
+    return list(instance.get_dynamic_partitions(FOLDERS_NAME))
 
 
 def embedding_at_once(instance: dg.DagsterInstance) -> int:
@@ -109,7 +109,7 @@ def count_runs(runs: Iterable[DagsterRun]) -> tuple[int, int]:
 def add_keys(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
     """Add partitions in this order; those that are there stay where they are."""
     for i in range(0, len(keys), KEYS_PER_CALL):
-        instance.add_dynamic_partitions(MUSIC_FOLDERS.name, list(keys[i : i + KEYS_PER_CALL]))
+        instance.add_dynamic_partitions(FOLDERS_NAME, list(keys[i : i + KEYS_PER_CALL]))
 
 
 def range_tags(keys: Sequence[str]) -> dict[str, str]:

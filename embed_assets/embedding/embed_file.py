@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from embed_assets.embedding.embed_track import EncoderChoice, Job, embed_track
+from embed_assets.embedding.embed_track import Job, embed_track
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import TransientError
 from embed_assets.identity import IndexSpec
 from embed_assets.storage.pooling import pool
@@ -23,11 +24,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class _File:
     path: bytes
-    choice: EncoderChoice
+    choice: EncoderConfig
     spec: IndexSpec
 
 
-def embed_file(file: Path, choice: EncoderChoice, spec: IndexSpec) -> np.ndarray:
+def embed_file(file: Path, choice: EncoderConfig, spec: IndexSpec) -> np.ndarray:
     """Embed a file in a process of its own, for it may crash a decoder: float32 `[dim]`.
 
     Raises:

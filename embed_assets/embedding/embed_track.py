@@ -133,10 +133,11 @@ def embedded(
 
     pool_windows(windows, "mean")
     started = time.perf_counter()
-    Store(job.store).write(job.recipe.digest, job.track.audio_hash, windows)
+    audio_hash = job.track.audio_hash or ""
+    Store(job.store).write(job.recipe.digest, audio_hash, windows)
     row = Embedding(
         recipe=job.recipe.digest,
-        audio_hash=job.track.audio_hash,
+        audio_hash=audio_hash,
         windows=len(windows),
         decoded_seconds=decoded_seconds,
         note=note,

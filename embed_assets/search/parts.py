@@ -150,7 +150,7 @@ def _direction(
             raise not_indexed(one)
         for track in known:
             try:
-                seed, inside = seed_of(windowed, track, there[track.audio_hash], start, end)
+                seed, inside = seed_of(windowed, track, there[track.audio_hash or ""], start, end)
             except (VectorsLost, TrackRejected) as e:
                 raise ConfigurationError(
                     f"the stored vectors of {one.name} are gone or of no use ({e}):"

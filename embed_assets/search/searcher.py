@@ -155,9 +155,9 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _stamp(path: Path) -> object:
+def _stamp(path: Path | None) -> object:
     """Changes with each transaction that anybody commits to the tables."""
-    found = []
+    found: list[tuple[int, int] | None] = []
     for name in (f"{path}", f"{path}-wal"):
         try:
             told = os.stat(name)

@@ -199,7 +199,8 @@ class Snapshot:
             scores = _scores(state, query)
             scores[~allowed] = -2.0
             found = np.arange(len(scores)), scores
-        return _best(state, *found, n)
+        positions, cosines = found
+        return _best(state, positions, cosines, n)
 
 
 def _scores(state: State, query: np.ndarray) -> np.ndarray:

@@ -139,8 +139,9 @@ def is_by_hand(tables: Tables, address: str, wanted: str) -> bool:
     """Whether a person chose what is served while the settings ask for `wanted`, and it holds."""
     told = moves(tables, address)
     last = told[-1] if told else None
-    chosen = last is not None and last.reason in (ROLLBACK, PROMOTE)
-    return chosen and last.name != wanted and last.wanted == wanted
+    if last is None or last.reason not in (ROLLBACK, PROMOTE):
+        return False
+    return last.name != wanted and last.wanted == wanted
 
 
 def last_served(tables: Tables, address: str) -> str | None:

@@ -25,7 +25,7 @@ What belongs here: columns, transactions and queries. What the values mean is de
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, fields, replace
 from sqlite3 import Connection
 
@@ -407,7 +407,7 @@ def _require_scan(db: Connection, folder: str, scan: str) -> bool:
     return held is not None
 
 
-def _remember(db: Connection, going: str, names: dict[str, object]) -> None:
+def _remember(db: Connection, going: str, names: Mapping[str, object]) -> None:
     """Note when the audio was added that no track will have without these rows."""
     told = {alias: going.replace("{}", alias) for alias in ("t", "o")}
     db.execute(_REMEMBER_AUDIO.format(**told), names)
@@ -418,5 +418,5 @@ def _same(one: Track, other: Track) -> bool:
 
     By which decoder it was read is not known in rows of older versions, and is in no index.
     """
-    alike = {"ctime_ns": 0, "run_id": "", "added_at": 0.0, "decoder": ""}
-    return replace(one, **alike) == replace(other, **alike)
+    one, other = (replace(t, ctime_ns=0, run_id="", added_at=0.0, decoder="") for t in (one, other))
+    return one == other

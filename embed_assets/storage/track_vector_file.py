@@ -119,7 +119,7 @@ class TrackVectorFile:
 
     def _pool(
         self, embedded: Mapping[str, float], at_hand: Mapping[str, np.ndarray]
-    ) -> Iterator[tuple[tuple, np.ndarray]]:
+    ) -> Iterator[tuple[tuple[bytes, float], np.ndarray]]:
         for audio, at in embedded.items():
             if audio in at_hand:
                 yield (audio.encode(), at), at_hand[audio]

@@ -58,7 +58,7 @@ def load(module: torch.nn.Module, device: str) -> Engine:
     if device == "cpu":
         return Engine(one_by_one(module), "float32")
     theirs = parity_check.vectors(one_by_one(module), _CHECKED)
-    worst = []
+    worst: list[str] = []
     try:
         if device.startswith("cuda"):
             # What is asked without a device, as by autocast, is asked of this one.
