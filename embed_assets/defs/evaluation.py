@@ -108,7 +108,9 @@ def evaluate(
     if typed := [key for key in missing if _path(key) is None]:
         # Typed in by hand: no run can do anything for them, so their partitions go.
         known = replace(known, indexed={**known.indexed, **dict.fromkeys(typed, EMPTY)})
-    removals = plan_removals(missing, steps.complete, found, known, cursor, policy, time.time())
+    removals = plan_removals(
+        missing, found, known, cursor, policy, time.time(), complete=steps.complete
+    )
     requests = plan_runs(found, removals, known, policy)
     keys = [key for request in requests if request.is_import for key in request.keys]
     requests = split_imports(requests, found, _embedded(context, keys, recipe), policy)

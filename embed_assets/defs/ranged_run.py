@@ -94,7 +94,7 @@ def each_folder(
                 raise outcome
             note_failure(context, library, tables, key, stage, outcome)
             failed.append((key, outcome))
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001
         # What stops all of them is no folder's own fault.
         left = [key for key in context.partition_keys if key not in finished]
         note_shared_failure(context, library, tables, left, stage, e)
@@ -118,7 +118,7 @@ def one_by_one(
     def outcome(path: bytes) -> tuple[bytes, Mapping[str, Any] | BaseException]:
         try:
             return path, work(path)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # it is the folder's outcome
             return path, error
 
     return lambda paths: map(outcome, paths)

@@ -59,7 +59,7 @@ def request_lock(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[
 
 
 def drop_already_requested(
-    instance: dg.DagsterInstance, found: Evaluation, cursor: SensorCursor, recorded: bool = True
+    instance: dg.DagsterInstance, found: Evaluation, cursor: SensorCursor, *, recorded: bool = True
 ) -> Evaluation:
     """The evaluation without what was requested since it began, which counts as running.
 

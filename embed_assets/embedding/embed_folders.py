@@ -143,7 +143,7 @@ class _UnderWay:
             folder = _Folder(path)
             try:
                 pending = _pending(self.context, folder)
-            except Exception as error:
+            except Exception as error:  # noqa: BLE001  # it is the folder's, and raised for it
                 folder.problem, pending = error, []
             folder.open = len(pending)
             yield from self._jobs(folder, pending)
@@ -202,7 +202,7 @@ def _pending(context: EmbedContext, folder: _Folder) -> list[Track]:
     name = folder_id(library.name, folder.path)
     _forget_lost(tables, context.store, name, recipe)
     total = tables.folder_totals(name, recipe.digest)
-    pending = tables.pending(name, recipe.digest, context.again)
+    pending = tables.pending(name, recipe.digest, again=context.again)
     folder.asked = tables.asked_again(name)
     library_in_a_run(library.root, may_be_empty=not pending)
     if not context.again:

@@ -110,7 +110,7 @@ def index_library(
 
 
 def _index_collection(
-    client: MilvusClient, index: IndexContext, paths: Iterable[bytes], last: bool
+    client: MilvusClient, index: IndexContext, paths: Iterable[bytes], *, last: bool
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
     spec, tables, store = index.spec, index.tables, index.store
     collection_registry.note_collection(tables, index.uri, spec)

@@ -115,7 +115,7 @@ def _wanted(tables: Tables, spec: IndexSpec) -> Iterator[tuple[str, _Sum | None]
 def remove_orphans(client: MilvusClient, spec: IndexSpec, folder_ids: Iterable[str]) -> int:
     """Delete the rows of folders that no table knows; returns how many folders."""
     gone = [FolderRows(f, tuple) for f in folder_ids]
-    return sum(1 for _ in index_folders(client, spec, gone, lambda audio_hash: np.zeros(0)))
+    return sum(1 for _ in index_folders(client, spec, gone, lambda _: np.zeros(0)))
 
 
 def repair(

@@ -135,7 +135,7 @@ def index_folders(
         # All rows are those that this call has written: there is nothing of the others to look for.
         level = READ if ours else "Strong"
         unknown = count(client, spec.collection, level) != ours
-        _settle(client, spec, chunk, vector_of, rewrite, unknown)
+        _settle(client, spec, chunk, vector_of, force=rewrite, unknown=unknown)
         ours += sum(n for work in chunk for n, _ in work.have.values())
         for work in chunk:
             yield work.report()
@@ -147,6 +147,7 @@ def _settle(
     spec: IndexSpec,
     chunk: list[_Work],
     vector_of: Callable[[Any], np.ndarray],
+    *,
     force: bool,
     unknown: bool,
 ) -> None:
@@ -155,7 +156,7 @@ def _settle(
     pending = chunk
     for _ in range(ROUNDS):
         sample: dict[str, np.ndarray] = {}
-        touched = _bring(client, spec, pending, vector_of, force, sample)
+        touched = _bring(client, spec, pending, vector_of, sample, force=force)
         if not touched:
             return
         _flush(client, spec)
@@ -204,13 +205,14 @@ def _bring(
     spec: IndexSpec,
     chunk: list[_Work],
     vector_of: Callable[[Any], np.ndarray],
-    force: bool,
     sample: dict[str, np.ndarray],
+    *,
+    force: bool,
 ) -> list[_Work]:
     """Write and delete what differs; returns the folders in which anything did."""
     touched: set[str] = set()
     key = KEYS[spec.rows]
-    for number, batch in enumerate(_batches(spec, chunk, vector_of, force), 1):
+    for number, batch in enumerate(_batches(spec, chunk, vector_of, force=force), 1):
         client.upsert(spec.collection, [row for _, row in batch])
         for work, row in batch:
             work.written[row["track_id"]] = work.want[row["track_id"]][0]
@@ -236,7 +238,7 @@ def _bring(
 
 
 def _batches(
-    spec: IndexSpec, chunk: list[_Work], vector_of: Callable[[Any], np.ndarray], force: bool
+    spec: IndexSpec, chunk: list[_Work], vector_of: Callable[[Any], np.ndarray], *, force: bool
 ) -> Iterator[list[tuple[_Work, dict[str, Any]]]]:
     """Rows to write, with their vectors, of one folder after the other; full batches but the last.
 
@@ -267,7 +269,7 @@ def _batches(
                         batch = []
         except ConfigurationError:
             raise
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001  # it is the folder's, and reported with it
             work.error = e
             batch = [(w, row) for w, row in batch if w is not work]
     if batch:

@@ -56,7 +56,7 @@ def scan_folder(
     *,
     may_remove: bool = False,
     run_id: str = "",
-    on_track: Callable[[Track], None] = lambda row: None,
+    on_track: Callable[[Track], None] = lambda _: None,
 ) -> ScanResult:
     """Bring the manifest of one folder up to date; only files that changed are read.
 

@@ -91,7 +91,7 @@ def sync(
     settings: Settings,
     *,
     confirm_removals: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> SyncResult:
     """Bring the index in step with the library; folders that fail are counted, not raised.
 

@@ -89,7 +89,7 @@ def _serve(settings: Settings, port: int, note: Path, tell: Callable[[str], None
     command += ["--host", "127.0.0.1", "--port", str(port)]
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: stopping.append(number))
+        signal.signal(number, lambda number, _: stopping.append(number))
     tell(f"Dagster UI: {address}  (library {settings.library}, stop with Ctrl-C)")
     starts, served = 0, False
     while True:

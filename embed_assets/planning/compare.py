@@ -134,12 +134,13 @@ class Removals:
 
 def plan_removals(
     missing: Sequence[str],
-    complete: bool,
     result: Comparison,
     known: Known,
     cursor: SensorCursor,
     policy: Policy,
     now: float,
+    *,
+    complete: bool,
 ) -> Removals:
     """What to do about the known folders that the walk should have found; `cursor` is updated.
 
@@ -205,10 +206,12 @@ def _next_attempt_in(
 def _due(key: str, version: str, known: Known, cursor: SensorCursor, files: int = 0) -> DueFolder:
     before, count, _ = cursor.attempts.get(key, ("", 0, 0.0))
     attempts = count if before == version else 0
-    return DueFolder(key, version, attempts, _retry_level(attempts, known.failed.get(key)), files)
+    return DueFolder(
+        key, version, attempts, _retry_level(attempts, own_fault=known.failed.get(key)), files
+    )
 
 
-def _retry_level(attempts: int, own_fault: bool | None) -> int:
+def _retry_level(attempts: int, *, own_fault: bool | None) -> int:
     if not attempts or own_fault is False:
         return 0
     return 2 if own_fault else min(attempts, 2)

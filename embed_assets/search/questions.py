@@ -39,7 +39,7 @@ class Questions(ABC):
     """
 
     @abstractmethod
-    def _answers(self, parts: bool = False) -> LocalAnswers | MilvusAnswers:
+    def _answers(self, *, parts: bool = False) -> LocalAnswers | MilvusAnswers:
         """Who answers for similar tracks and, if asked for, for parts."""
 
     @abstractmethod

@@ -59,7 +59,7 @@ class Searcher(Snapshot):
         super().__init__(tables, spec, self._empty())
         self.refresh()
 
-    def refresh(self, at_once: bool = False) -> bool:
+    def refresh(self, *, at_once: bool = False) -> bool:
         """See what was indexed, changed or removed since; True if anything was. Cheap if not.
 
         `at_once`: also if the tables were read within the last second.

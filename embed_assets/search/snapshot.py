@@ -241,8 +241,8 @@ def _candidates(
 
 def _attribute(field: str) -> Callable[[Track, tuple[Any, ...]], Any]:
     if field in PROVENANCE:
-        return lambda track, provenance: provenance[PROVENANCE.index(field)]
-    return lambda track, provenance: getattr(track, field)
+        return lambda _, provenance: provenance[PROVENANCE.index(field)]
+    return lambda track, _: getattr(track, field)
 
 
 _READ: dict[str, Callable[[Track, tuple[Any, ...]], Any]] = {

@@ -244,7 +244,7 @@ def named_audio(tables: Tables, hashes: Iterable[str]) -> set[str]:
 
 
 def forget_embeddings(
-    tables: Tables, recipe: str, hashes: list[str], unless_named: bool
+    tables: Tables, recipe: str, hashes: list[str], *, unless_named: bool
 ) -> list[str]:
     """Forget embeddings for good, but for audio that a track has by now; returns which."""
     with tables.transaction() as db:

@@ -237,7 +237,7 @@ class Tables(Database):
                     (row.audio_hash,),
                 )
 
-    def pending(self, folder: str, recipe: str, again: bool = False) -> list[Track]:
+    def pending(self, folder: str, recipe: str, *, again: bool = False) -> list[Track]:
         """Readable tracks of a folder that are to be embedded under the recipe; all, if `again`."""
         sql = (
             f"SELECT {_TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
@@ -331,7 +331,7 @@ class Tables(Database):
             yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
 
     def put_indexed(
-        self, place: str, written: Iterable[IndexedFolder], finished: bool = True
+        self, place: str, written: Iterable[IndexedFolder], *, finished: bool = True
     ) -> None:
         """Note what a place holds.
 
@@ -383,6 +383,7 @@ class Tables(Database):
         stage: str,
         message: str,
         run: str,
+        *,
         shared: bool = False,
         unless_known: bool = False,
     ) -> None:

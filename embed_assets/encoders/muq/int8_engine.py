@@ -17,9 +17,7 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
-
-import numpy as np
+from typing import TYPE_CHECKING, Any
 
 from embed_assets.encoders.muq import openvino_engine, quantise
 from embed_assets.encoders.muq.card import MUQ_INT8
@@ -29,6 +27,9 @@ from embed_assets.encoders.openvino_runtime import Refused, import_openvino
 from embed_assets.encoders.weights import CONFIG, Weights, is_full
 from embed_assets.errors import ConfigurationError, TransientError, WeightsMissing
 from embed_assets.identity import digest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NAME = MUQ_INT8.name
 

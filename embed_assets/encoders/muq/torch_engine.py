@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from embed_assets.encoders.muq import parity_check
 from embed_assets.encoders.muq.frames import SAMPLE_RATE
 from embed_assets.errors import ConfigurationError, TransientError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 GPU_BATCH_SECONDS = 480.0
