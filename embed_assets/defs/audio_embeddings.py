@@ -27,7 +27,7 @@ from embed_assets.defs.track_manifest import track_manifest
 from embed_assets.embedding.decode_ahead import DecodeAhead, open_embedders
 from embed_assets.embedding.embed_folders import EmbedContext, EmbedResult, embed_folders
 from embed_assets.errors import FolderChanged
-from embed_assets.identity import folder_id
+from embed_assets.identity import FolderId, folder_id
 from embed_assets.storage import queries
 from embed_assets.storage.records import Embedding
 from embed_assets.workers import Pool
@@ -155,7 +155,7 @@ class _Step:
         )
         return f"seconds, summed over the workers: {told or 'none'}".replace("_", " ")
 
-    def _folder(self, path: bytes) -> str:
+    def _folder(self, path: bytes) -> FolderId:
         return folder_id(self.work.library.name, path)
 
     def _unchanged(self, paths: list[bytes], changed: list[bytes]) -> Iterator[bytes]:

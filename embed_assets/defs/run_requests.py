@@ -21,6 +21,7 @@ from embed_assets.defs import state
 from embed_assets.defs.dagster_compat.runs import lock, read_note, write_note
 from embed_assets.defs.evaluation import Evaluation
 from embed_assets.errors import TransientError
+from embed_assets.identity import PartitionKey
 from embed_assets.planning.values import RunRequest, SensorCursor
 
 REQUESTED = "embed_assets/asked"
@@ -74,7 +75,7 @@ def drop_already_requested(
     if recorded:
         taken |= _to_be_launched(instance)
     left: list[RunRequest] = []
-    dropped: set[str] = set()
+    dropped: set[PartitionKey] = set()
     for request in found.plan.requests:
         if taken.isdisjoint(request.keys):
             left.append(request)
@@ -111,7 +112,7 @@ def forget_requested(instance: dg.DagsterInstance) -> None:
     write_note(instance, REQUESTED, "")
 
 
-def _to_be_launched(instance: dg.DagsterInstance) -> set[str]:
+def _to_be_launched(instance: dg.DagsterInstance) -> set[PartitionKey]:
     text = read_note(instance, REQUESTED)
     note: dict[str, Any] = json.loads(text) if text else {"at": 0.0, "keys": []}
     within = LAUNCH_SECONDS + LAUNCH_SECONDS_A_FOLDER * len(note["keys"])

@@ -14,7 +14,7 @@ from embed_assets.embedding.decode_ahead import DecodeAhead
 from embed_assets.embedding.embed_track import Done, Job, embed_track
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import TrackRejected, TransientError
-from embed_assets.identity import Recipe, display_path, folder_id, local_path
+from embed_assets.identity import FolderId, Recipe, TrackId, display_path, folder_id, local_path
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.library.walk import library_in_a_run
 from embed_assets.storage.records import Embedding, Track
@@ -115,7 +115,7 @@ class _Folder:
     problem: BaseException | None = None
     started: float = field(default_factory=time.monotonic)
     open: int = 0
-    asked: set[str] = field(default_factory=set)
+    asked: set[TrackId] = field(default_factory=set)
 
     def count(self, row: Embedding) -> None:
         """Count a track whose audio another one's job has settled."""
@@ -158,7 +158,7 @@ class _UnderWay:
 
     def take(self, job: Job, outcome: Done | BaseException) -> Embedding | None:
         """Record what became of a track; returns its row, or None if nothing did."""
-        (first, _), *others = self._claims.pop(job.track.audio_hash or "")
+        (first, _), *others = self._claims.pop(job.track.audio)
         row = _take(first, job, outcome, self.context.tables)
         settled = [first]
         if row is None:
@@ -181,7 +181,7 @@ class _UnderWay:
     def _jobs(self, folder: _Folder, tracks: Iterable[Track]) -> Iterator[Job]:
         context = self.context
         for track in tracks:
-            mine = self._claims.setdefault(track.audio_hash or "", [])
+            mine = self._claims.setdefault(track.audio, [])
             mine.append((folder, track))
             # What is under way for another file with the same audio is waited for.
             if len(mine) == 1:
@@ -235,17 +235,17 @@ def _more_seconds(job: Job) -> float:
     return 5.0 * min(job.track.duration, planned or job.track.duration)
 
 
-def _forget_lost(tables: Tables, store: Store, folder: str, recipe: Recipe) -> None:
+def _forget_lost(tables: Tables, store: Store, folder: FolderId, recipe: Recipe) -> None:
     """Have audio embedded again whose vectors are gone from the store, all of it at once."""
     for track in list(tables.embeddable(folder, recipe.digest)):
-        if not store.has(recipe.digest, track.audio_hash or ""):
-            tables.forget_embedding(recipe.digest, track.audio_hash or "")
+        if not store.has(recipe.digest, track.audio):
+            tables.forget_embedding(recipe.digest, track.audio)
 
 
 def _rejected(job: Job, error: TrackRejected) -> Embedding:
     return Embedding(
         recipe=job.recipe.digest,
-        audio_hash=job.track.audio_hash or "",
+        audio_hash=job.track.audio,
         reason=str(error.reason),
         message=error.message,
         run_id=job.run_id,

@@ -9,7 +9,7 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from embed_assets.context import IndexContext
-from embed_assets.identity import PARTS, IndexSpec, folder_id
+from embed_assets.identity import PARTS, FolderId, IndexSpec, folder_id
 from embed_assets.index import collection
 from embed_assets.index.address import is_there
 from embed_assets.index.expected_rows import Vectors, index_rows
@@ -192,7 +192,7 @@ def mirror_to_served(client: MilvusClient, index: IndexContext, paths: Iterable[
     return sum(_mirror(client, index.of(one), by_id) for one in other.layers)
 
 
-def _mirror(client: MilvusClient, index: IndexContext, by_id: dict[str, bytes]) -> int:
+def _mirror(client: MilvusClient, index: IndexContext, by_id: dict[FolderId, bytes]) -> int:
     spec, tables, store = index.spec, index.tables, index.store
     there = tables.indexed(index.place)
     states = {

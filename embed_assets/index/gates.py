@@ -13,7 +13,7 @@ import numpy as np
 
 from embed_assets.context import IndexContext
 from embed_assets.errors import TrackRejected
-from embed_assets.identity import PARTS, ROW_SCHEMA_VERSION, TRACKS, IndexSpec
+from embed_assets.identity import PARTS, ROW_SCHEMA_VERSION, TRACKS, AudioHash, IndexSpec
 from embed_assets.index.collection import count, ensure, load, width_of
 from embed_assets.index.connection import give_way
 from embed_assets.index.nearest import vectors_of
@@ -138,7 +138,7 @@ def _validate(
     return gates, drift
 
 
-def _sample(spec: IndexSpec, tables: Tables) -> dict[str, tuple[str, int | None]]:
+def _sample(spec: IndexSpec, tables: Tables) -> dict[str, tuple[AudioHash, int | None]]:
     """Key of a row -> (audio hash, which window: None for all) of some tracks, or parts of them."""
     rows = collection_registry.sample_tracks(
         tables, spec.recipe.digest, secrets.token_hex(16), SAMPLE
@@ -164,7 +164,7 @@ def _vectors(vectors: dict[str, np.ndarray]) -> list[Gate]:
 def _as_stored(
     spec: IndexSpec,
     store: Store,
-    sample: dict[str, tuple[str, int | None]],
+    sample: dict[str, tuple[AudioHash, int | None]],
     vectors: dict[str, np.ndarray],
 ) -> Gate:
     """How near the vectors are to what the store's windows give, at the worst."""

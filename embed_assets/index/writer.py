@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected, TransientError
-from embed_assets.identity import TRACKS, IndexSpec
+from embed_assets.identity import TRACKS, FolderId, IndexSpec, TrackId
 from embed_assets.index.collection import (
     IDS_PER_CALL,
     READ,
@@ -53,7 +53,7 @@ class FolderRows:
     after the other.
     """
 
-    folder_id: str
+    folder_id: FolderId
     rows: Callable[[], Iterable[Row]]
 
 
@@ -61,7 +61,7 @@ class FolderRows:
 class FolderWritten:
     """A folder whose rows in the index were read back and are exactly what was wanted."""
 
-    folder_id: str
+    folder_id: FolderId
     rows: int
     written: int
     deleted: int
@@ -72,7 +72,7 @@ class FolderWritten:
 class FolderFailed:
     """A folder whose rows or vectors could not be had; other folders are not held up by it."""
 
-    folder_id: str
+    folder_id: FolderId
     error: Exception
 
 
@@ -84,16 +84,16 @@ class _Work:
     """
 
     source: FolderRows
-    want: dict[str, Mark] = field(default_factory=dict)
-    have: dict[str, Mark] = field(default_factory=dict)
-    written: dict[str, int] = field(default_factory=dict)
-    deleted: dict[str, int] = field(default_factory=dict)
+    want: dict[TrackId, Mark] = field(default_factory=dict)
+    have: dict[TrackId, Mark] = field(default_factory=dict)
+    written: dict[TrackId, int] = field(default_factory=dict)
+    deleted: dict[TrackId, int] = field(default_factory=dict)
     error: Exception | None = None
 
     def in_step(self) -> bool:
         return self.have == self.want
 
-    def surplus(self) -> list[str]:
+    def surplus(self) -> list[TrackId]:
         """Tracks of which there are rows that no writing replaces: doubled, or no longer wanted."""
         return [t for t, (n, _) in self.have.items() if n > self.want.get(t, (0, 0))[0]]
 
@@ -188,7 +188,7 @@ def _read(
     else:
         level = READ if only_written else "Strong"
         rows = rows_by_folder(client, spec.collection, list(works), level)
-    have: dict[str, dict[str, Mark]] = defaultdict(dict)
+    have: dict[FolderId, dict[TrackId, Mark]] = defaultdict(dict)
     for folder, track, row_digest in rows:
         there = have[folder]
         there[track] = _plus(there.get(track, (0, 0)), row_digest)
@@ -210,7 +210,7 @@ def _bring(
     force: bool,
 ) -> list[_Work]:
     """Write and delete what differs; returns the folders in which anything did."""
-    touched: set[str] = set()
+    touched: set[FolderId] = set()
     key = KEYS[spec.rows]
     for number, batch in enumerate(_batches(spec, chunk, vector_of, force=force), 1):
         client.upsert(spec.collection, [row for _, row in batch])
@@ -291,7 +291,7 @@ def _unit(spec: IndexSpec, row: Row, vector: np.ndarray) -> np.ndarray:
     return (vector / norm).astype(np.float32)
 
 
-def _delete(client: MilvusClient, spec: IndexSpec, tracks: Iterable[str]) -> None:
+def _delete(client: MilvusClient, spec: IndexSpec, tracks: Iterable[TrackId]) -> None:
     """Delete every row of these tracks."""
     rest = iter(sorted(tracks))
     while ids := list(islice(rest, IDS_PER_CALL)):

@@ -25,6 +25,7 @@ from embed_assets.audio.decoders import BLOCK
 from embed_assets.audio.framing import FRAME_CODECS, flac_frame_bytes, frame_bytes, frames_of
 from embed_assets.audio.quiet import quiet_stderr
 from embed_assets.errors import Reason, TrackRejected
+from embed_assets.identity import AudioHash
 from embed_assets.library.tags import Tags, read_tags
 
 if TYPE_CHECKING:
@@ -46,7 +47,7 @@ class Probe(Tags):
     alone can read the hash is over the decoded samples.
     """
 
-    audio_hash: str
+    audio_hash: AudioHash
     duration: float
     container: str
     codec: str
@@ -85,7 +86,7 @@ def _probe(path: bytes, decoder: str) -> Probe:
         if seconds <= 0 or sample_rate <= 0 or channels <= 0:
             raise TrackRejected(Reason.CORRUPT, "its audio has no length, rate or channels")
         return Probe(
-            audio_hash=found.digest,
+            audio_hash=AudioHash(found.digest),
             duration=seconds,
             container=container,
             codec=codec,

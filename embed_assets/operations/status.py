@@ -10,6 +10,7 @@ import dagster as dg
 
 from embed_assets.defs.evaluation import evaluate
 from embed_assets.errors import ConfigurationError
+from embed_assets.identity import RecipeDigest
 from embed_assets.index.address import unreachable
 from embed_assets.library.left_out import LeftOut
 from embed_assets.operations.errors import failed_folders
@@ -119,7 +120,9 @@ def status(settings: Settings) -> Status:
     )
 
 
-def _rate(instance: dg.DagsterInstance, tables: Tables, recipe: str, *, goes_on: bool) -> float:
+def _rate(
+    instance: dg.DagsterInstance, tables: Tables, recipe: RecipeDigest, *, goes_on: bool
+) -> float:
     """Tracks/s of the last minute, or of what of it the runs that embedded them took."""
     now = time.time()
     since = now - RATE_SECONDS

@@ -45,7 +45,7 @@ def duplicates(
     by_audio: dict[str, list[int]] = {}
     for i, track in searcher.tracks():
         if allowed[i]:
-            by_audio.setdefault(track.audio_hash or "", []).append(i)
+            by_audio.setdefault(track.audio, []).append(i)
     found = [
         DuplicateGroup(
             certain=True,

@@ -56,7 +56,7 @@ class MilvusAnswers:
     ) -> list[Match]:
         """The `n` tracks nearest to the seeds; see `questions.similar`."""
         heard = [t for f in (*seeds, *avoid) for t in f.tracks]
-        own = {t.audio_hash or "" for t in heard}
+        own = {t.audio for t in heard}
         spec = self.spec or self.project.spec()
         where = milvus_filters.expression(filters.where, vocabulary(self.project.tables, spec))
         if len(own) <= MOST_IDS:
