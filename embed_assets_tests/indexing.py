@@ -36,6 +36,16 @@ def spec_of(dim: int = DIM, weights: str = "w") -> IndexSpec:
 SPEC = spec_of()
 
 
+def by_brute_force(query: np.ndarray, vectors: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
+    """Indices and cosines of the `n` rows of float32 `[N, dim]` nearest to `[dim]`, best first."""
+    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * np.linalg.norm(query)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        scores = np.where(lengths > 0, (vectors @ query) / lengths, -1.0)
+    scores = np.clip(scores, -1.0, 1.0).astype(np.float32)
+    best = np.argsort(-scores, kind="stable")[:n]
+    return best, scores[best]
+
+
 def note_indexed(tables: Tables, place: str, *rows: tuple[str, str, int], **how: bool) -> None:
     """Record that a place holds these (folder id, version, rows) as the folders are now."""
     states = folder_states(tables, [folder for folder, _, _ in rows], "")

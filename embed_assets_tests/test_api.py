@@ -14,7 +14,7 @@ import embed_assets as ea
 from embed_assets.embedding.embed_folders import EmbedContext, embed_folder
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import index_library
-from embed_assets.index.promotion import settle
+from embed_assets.index.promotion import promote_if_ready
 from embed_assets.library.manifest import scan_folder
 from embed_assets.project import Project
 from embed_assets.search import searcher
@@ -291,9 +291,7 @@ def write(project, folders, pool):
         scan_folder(project.library, path, tables, pool)
         embed_folder(embedding, path, pool)
     with connect(project.uri) as client:
-        for told in index_library(
-            client, project.library, folders, spec, tables, store, project.uri
-        ):
-            assert not isinstance(told, tuple), told
-        standing = settle(client, spec, tables, store, project.uri)
+        for report in index_library(client, project.index(), folders):
+            assert not isinstance(report, tuple), report
+        standing = promote_if_ready(client, project.index())
         assert standing.served == spec.collection, standing.why

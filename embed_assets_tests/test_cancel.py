@@ -11,10 +11,10 @@ import dagster as dg
 import numpy as np
 import psutil
 import pytest
-from embed_assets.library.changes import BACKOFF
 
 from embed_assets.defs import state
 from embed_assets.defs.execution import IN_PROCESS
+from embed_assets.planning.compare import BACKOFF
 from embed_assets_tests.corpus import whole
 from embed_assets_tests.encoded import with_comments
 from embed_assets_tests.evidence import by_role, slots_held

@@ -16,7 +16,7 @@ import pytest
 from embed_assets.errors import ConfigurationError, TrackRejected
 from embed_assets.index.collection import count, drop, ensure, serve, served
 from embed_assets.index.connection import connect
-from embed_assets.index.nearest import exact, similar, vectors_of
+from embed_assets.index.nearest import similar, vectors_of
 from embed_assets.index.row import fit
 from embed_assets.index.writer import FolderFailed, FolderRows, FolderWritten, index_folders
 from embed_assets_tests.indexing import (
@@ -24,6 +24,7 @@ from embed_assets_tests.indexing import (
     SPEC,
     album,
     assert_holds,
+    by_brute_force,
     spec_of,
     track,
     vector_of,
@@ -197,7 +198,7 @@ def test_search_gives_cosines_best_first_and_leaves_out_what_it_is_told_to(uri):
     assert [m.score for m in found] == sorted((m.score for m in found), reverse=True)
     assert [m.path for m in others[:9]] == [m.path for m in found[1:]]
     stack = np.stack([vector_of(r.audio_hash) for r in rows])
-    order, scores = exact(query, stack, 10)
+    order, scores = by_brute_force(query, stack, 10)
     assert [rows[i].path for i in order] == [m.path for m in found]
     assert scores == pytest.approx([m.score for m in found], abs=1e-4)
 

@@ -14,22 +14,13 @@ from embed_assets.index.nearest import similar as asked_of_milvus
 from embed_assets.search import exact, pca_prefilter, searcher, snapshot
 from embed_assets.search.duplicates import duplicates
 from embed_assets.search.filters import condition, parse
+from embed_assets_tests.indexing import by_brute_force
 from embed_assets_tests.shelf import DIM, Shelf, random_vectors
 
 
 @pytest.fixture
 def shelf(tmp_path):
     return Shelf(tmp_path)
-
-
-def by_brute_force(query: np.ndarray, vectors: np.ndarray, n: int) -> tuple[np.ndarray, np.ndarray]:
-    """Indices and cosines of the `n` rows of float32 `[N, dim]` nearest to `[dim]`, best first."""
-    lengths = np.sqrt(np.einsum("ij,ij->i", vectors, vectors)) * np.linalg.norm(query)
-    with np.errstate(divide="ignore", invalid="ignore"):
-        scores = np.where(lengths > 0, (vectors @ query) / lengths, -1.0)
-    scores = np.clip(scores, -1.0, 1.0).astype(np.float32)
-    best = np.argsort(-scores, kind="stable")[:n]
-    return best, scores[best]
 
 
 def fill(shelf, n=60, artists=6, index=False):

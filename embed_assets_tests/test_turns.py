@@ -15,7 +15,7 @@ from filelock import FileLock
 from embed_assets.definitions import build_defs
 from embed_assets.defs.resources import resources
 from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
-from embed_assets.library import changes
+from embed_assets.planning import compare
 from embed_assets.project import FOLDERS_PER_GPU_RUN, fitted
 from embed_assets.settings import Settings
 from embed_assets_tests.patience import PATIENCE
@@ -142,7 +142,7 @@ def test_a_free_encoder_is_used_though_nobody_told_those_who_wait(world, monkeyp
 
 
 def test_an_import_has_a_run_for_each_gpu_and_one_that_reads_ahead(world, monkeypatch):
-    monkeypatch.setattr(changes, "FRESH_SECONDS", 0.0)
+    monkeypatch.setattr(compare, "INTERACTIVE_SECONDS", 0.0)
     world.settings |= {"EMBED_FOLDERS_PER_RUN": "1", "EMBED_SETTLE_SECONDS": "0"}
     for i in range(8):
         world.album(f"Album {i}", i)
