@@ -38,6 +38,7 @@ check: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports setup.cfg
+	$(BIN)/mypy
 	$(BIN)/dg check defs
 
 # MUSIC=DIR, a folder of real music: without it tracks are synthesised where that means something.

@@ -106,7 +106,7 @@ def run(root: Path, home: str, command: list[str]) -> dict[str, Any]:
 
 def bare_loop() -> dict[str, Any]:
     """What the three assets do, one after the other, with nothing around it."""
-    from embed_assets.embedding.embed_folders import embed_folders
+    from embed_assets.embedding.embed_folders import EmbedContext, embed_folders
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
     from embed_assets.library.manifest import scan_folder
@@ -130,8 +130,9 @@ def bare_loop() -> dict[str, Any]:
             scan_folder(library, path, tables, pool)
     marks.append(time.perf_counter())
     embedded, seconds = 0, defaultdict(float)
+    embedding = EmbedContext(library, spec.recipe, choice, tables, store)
     with open_pool(choice.workers()) as pool:
-        for _, done in embed_folders(library, paths, spec.recipe, choice, tables, store, pool):
+        for _, done in embed_folders(embedding, paths, pool):
             if isinstance(done, BaseException):
                 raise done
             embedded += done.embedded

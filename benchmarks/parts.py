@@ -143,7 +143,7 @@ def ask(args: argparse.Namespace) -> None:
         windowed = SegmentVectorFile(store, spec)
         for q in queries:
             begun = time.perf_counter() if took else started
-            if len(nearest_parts(searcher, windowed, q, 20, searcher.alive)) != 20:
+            if len(nearest_parts(searcher, windowed, q, 20, searcher.live_mask)) != 20:
                 raise SystemExit("too few")
             took.append(time.perf_counter() - begun)
     print(

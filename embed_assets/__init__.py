@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from embed_assets.api import Library, Snapshot
-    from embed_assets.api import open_library as open
+    from embed_assets.api import open_library as open  # noqa: A004  # `embed_assets.open`, as `gzip.open`
     from embed_assets.errors import (
         ConfigurationError,
         EmbedAssetsError,

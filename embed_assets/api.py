@@ -91,7 +91,7 @@ class Library(Questions):
         self,
         *,
         confirm_removals: bool = False,
-        progress: Callable[[str], None] = lambda line: None,
+        progress: Callable[[str], None] = lambda _: None,
     ) -> SyncResult:
         """Bring the index in step with the library, and wait. `progress` gets lines for people.
 
@@ -137,24 +137,24 @@ class Library(Questions):
         # Anew each time: EMBED_HOME may have been empty, and a `sync` has filled it since.
         return for_reading(self.settings)
 
-    def _answers(self, parts: bool = False) -> LocalAnswers | MilvusAnswers:
+    def _answers(self, *, parts: bool = False) -> LocalAnswers | MilvusAnswers:
         project = self._project
         name = served_name(project)
         if is_server(project.uri) or (spec := self._spec(project, name)) is None:
             return MilvusAnswers(project, name)
-        return self._snapshots(project, spec, parts)
+        return self._snapshots(project, spec, parts=parts)
 
-    def _local(self, parts: bool = False) -> LocalAnswers:
+    def _local(self, *, parts: bool = False) -> LocalAnswers:
         project = self._project
         name = served_name(project)
         spec = self._spec(project, name) or require_spec(project, name)
-        return self._snapshots(project, spec, parts)
+        return self._snapshots(project, spec, parts=parts)
 
     def _spec(self, project: Project, name: str) -> IndexSpec | None:
         held = self._searchers.get(TRACKS)
         return held.spec if held and held.spec.collection == name else spec_of(project, name)
 
-    def _snapshots(self, project: Project, spec: IndexSpec, parts: bool) -> LocalAnswers:
+    def _snapshots(self, project: Project, spec: IndexSpec, *, parts: bool) -> LocalAnswers:
         tracks = self._newest(project, spec)
         if parts and has_parts(project, spec):
             return LocalAnswers(project, tracks, self._newest(project, spec.of_parts))
@@ -200,7 +200,7 @@ class Snapshot(Questions):
             columns[name] = [values[code] for code in codes[held.live_mask]]
         return pd.DataFrame(columns).sort_values("path", ignore_index=True)
 
-    def _answers(self, parts: bool = False) -> LocalAnswers:
+    def _answers(self, *, parts: bool = False) -> LocalAnswers:  # noqa: ARG002  # has both
         return self._held
 
     def _local(self) -> LocalAnswers:

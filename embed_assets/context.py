@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from embed_assets.identity import IndexSpec
+from embed_assets.identity import IndexPlace, IndexSpec
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
@@ -21,7 +21,7 @@ class IndexContext:
     uri: str
 
     @property
-    def place(self) -> str:
+    def place(self) -> IndexPlace:
         """Names the collection of tracks at this address in the tables."""
         return self.spec.place(self.uri)
 

@@ -10,6 +10,31 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
+from typing import NewType
+
+TrackId = NewType("TrackId", str)
+"""Names a track by its path; see `track_id`."""
+
+FolderId = NewType("FolderId", str)
+"""Names a folder by its path; see `folder_id`."""
+
+AudioHash = NewType("AudioHash", str)
+"""Names what is heard: a hash of a file's encoded audio, which tags and path do not change."""
+
+RecipeDigest = NewType("RecipeDigest", str)
+"""Names a `Recipe`; with an audio hash, it names vectors."""
+
+IndexDigest = NewType("IndexDigest", str)
+"""Names what the rows of a collection are made of, an `IndexSpec`."""
+
+IndexPlace = NewType("IndexPlace", str)
+"""Names a collection at a Milvus address, in the tables; see `IndexSpec.place`."""
+
+CollectionName = NewType("CollectionName", str)
+"""The name of a collection in Milvus."""
+
+PartitionKey = NewType("PartitionKey", str)
+"""Names a folder for Dagster: its path, as a person would read it."""
 
 ROW_SCHEMA_VERSION = 2
 """Raised when the fields of an index row change, so that a new collection is filled."""
@@ -17,26 +42,26 @@ ROW_SCHEMA_VERSION = 2
 
 def digest(*parts: bytes | str, size: int = 16) -> str:
     """Hash length-delimited parts with BLAKE2b; `2 * size` hex digits."""
-    told = []
+    told: list[bytes] = []
     for part in parts:
         raw = part.encode() if isinstance(part, str) else part
         told += (len(raw).to_bytes(8, "little"), raw)
     return hashlib.blake2b(b"".join(told), digest_size=size).hexdigest()
 
 
-def track_id(library: str, path: bytes) -> str:
+def track_id(library: str, path: bytes) -> TrackId:
     """Stable id of a track: 32 hex digits over the library's name and its relative path.
 
     The path's raw bytes count, not a Unicode normalisation of them: a library may hold both
     spellings of a name, and each is a track. What a copy between systems renames keeps its
     vector all the same, through the audio hash.
     """
-    return digest("track", library, path)
+    return TrackId(digest("track", library, path))
 
 
-def folder_id(library: str, path: bytes) -> str:
+def folder_id(library: str, path: bytes) -> FolderId:
     """Stable id of a folder: 32 hex digits over the library's name and its relative path."""
-    return digest("folder", library, path)
+    return FolderId(digest("folder", library, path))
 
 
 def display_path(path: bytes) -> str:
@@ -67,18 +92,18 @@ class Recipe:
     version: int = 1
 
     @cached_property
-    def digest(self) -> str:
+    def digest(self) -> RecipeDigest:
         """32 hex digits; names the recipe's room in the store and in the tables."""
-        return digest("recipe", json.dumps(asdict(self), sort_keys=True))
+        return RecipeDigest(digest("recipe", json.dumps(asdict(self), sort_keys=True)))
 
 
 TRACKS, PARTS = "tracks", "parts"
 """What a collection has a row for: each track, or each of the windows that were embedded of it."""
 
 
-def parts_of(collection: str) -> str:
+def parts_of(collection: CollectionName) -> CollectionName:
     """Name of the collection of parts that stands beside a collection of tracks."""
-    return f"{PARTS}_{collection.removeprefix(f'{TRACKS}_')}"
+    return CollectionName(f"{PARTS}_{collection.removeprefix(f'{TRACKS}_')}")
 
 
 @dataclass(frozen=True)
@@ -101,13 +126,16 @@ class IndexSpec:
         return self.recipe.dim * (3 if self.pooling == "enriched" else 1)
 
     @property
-    def digest(self) -> str:
+    def digest(self) -> IndexDigest:
         """32 hex digits; part of every folder's wanted version."""
-        return self._digest if self.rows == TRACKS else digest(self.rows, self._digest)
+        if self.rows == TRACKS:
+            return self._digest
+        return IndexDigest(digest(self.rows, self._digest))
 
     @cached_property
-    def _digest(self) -> str:
-        return digest("index", self.recipe.digest, self.pooling, str(self.row_schema))
+    def _digest(self) -> IndexDigest:
+        parts = "index", self.recipe.digest, self.pooling, str(self.row_schema)
+        return IndexDigest(digest(*parts))
 
     @property
     def of_parts(self) -> IndexSpec:
@@ -120,9 +148,9 @@ class IndexSpec:
         alone = replace(self, parts=False)
         return (alone, self.of_parts) if self.parts else (alone,)
 
-    def place(self, uri: str) -> str:
+    def place(self, uri: str) -> IndexPlace:
         """Where the rows of this spec are, at a Milvus address: 32 hex digits."""
-        return digest("place", uri, self.digest)
+        return IndexPlace(digest("place", uri, self.digest))
 
     def dump(self) -> str:
         """Text from which `load` makes an equal spec."""
@@ -139,7 +167,8 @@ class IndexSpec:
             return None
 
     @property
-    def collection(self) -> str:
+    def collection(self) -> CollectionName:
         """Name of the collection; the alias `tracks` points to the one that is served."""
-        name = f"{TRACKS}_{self.recipe.encoder.replace('-', '_')}_{self._digest[:12]}"
+        encoder = self.recipe.encoder.replace("-", "_")
+        name = CollectionName(f"{TRACKS}_{encoder}_{self._digest[:12]}")
         return name if self.rows == TRACKS else parts_of(name)

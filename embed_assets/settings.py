@@ -65,7 +65,7 @@ class Settings(BaseSettings):
         " times as wide).",
     )
     parts: bool = Field(
-        False,
+        default=False,
         description="Also index each window, for `embed-assets parts`. See docs/index.md for the"
         " cost.",
     )

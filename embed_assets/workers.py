@@ -50,7 +50,7 @@ class Pool:
     workers: int
     seconds_a_task: float
     patience: float = PATIENCE
-    more_seconds: Callable[[Any], float] = lambda item: 0.0
+    more_seconds: Callable[[Any], float] = lambda _: 0.0
 
     def allowing(self, more_seconds: Callable[[Any], float]) -> Pool:
         """This pool, with more time for items that have more in them."""
@@ -66,7 +66,7 @@ class Pool:
         one that crashes its worker again or uses the processor for too long, TransientError for
         one whose worker was killed again, or that waited for its disk for too long.
         """
-        waiting: dict[ProcessFuture[T], tuple[Any, bool]] = {}
+        waiting: dict[ProcessFuture[T | BaseException], tuple[Any, bool]] = {}
         try:
             for item in items:
                 waiting[self._start(function, item)] = item, False
@@ -135,7 +135,7 @@ class Pool:
             )
         except (BrokenProcessPool, MemoryError):
             return item, TransientError(LOST)
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001  # what the task raised is its outcome
             return item, e
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import embed_assets as ea
-from embed_assets.embedding.embed_folders import embed_folder
+from embed_assets.embedding.embed_folders import EmbedContext, embed_folder
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import index_library
 from embed_assets.index.promotion import promote_if_ready
@@ -286,9 +286,10 @@ def test_eight_threads_ask_while_runs_write_and_another_collection_is_served(tmp
 def write(project, folders, pool):
     """What a run of these folders does, and the look behind it, which moves the alias."""
     spec, tables, store = project.spec(), project.tables, project.store
+    embedding = EmbedContext(project.library, spec.recipe, project.choice, tables, store)
     for path in folders:
         scan_folder(project.library, path, tables, pool)
-        embed_folder(project.library, path, spec.recipe, project.choice, tables, store, pool)
+        embed_folder(embedding, path, pool)
     with connect(project.uri) as client:
         for report in index_library(client, project.index(), folders):
             assert not isinstance(report, tuple), report

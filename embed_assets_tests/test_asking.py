@@ -11,7 +11,7 @@ import pytest
 
 from embed_assets.api import Library
 from embed_assets.defs.library_map import drawn_spec
-from embed_assets.embedding.embed_folders import embed_folder
+from embed_assets.embedding.embed_folders import EmbedContext, embed_folder
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.formats import plain
 from embed_assets.index.connection import connect
@@ -51,11 +51,12 @@ def asked(tmp_path_factory):
 def index(project, paths=None):
     """What a run of these folders (all) does, without Dagster."""
     spec, tables, store = project.spec(), project.tables, project.store
+    embedding = EmbedContext(project.library, spec.recipe, project.choice, tables, store)
     paths = paths or [folder.path for folder in walk(project.library.root)]
     with open_pool(1) as pool:
         for path in paths:
             scan_folder(project.library, path, tables, pool)
-            embed_folder(project.library, path, spec.recipe, project.choice, tables, store, pool)
+            embed_folder(embedding, path, pool)
     with connect(project.uri) as client:
         for report in index_library(client, project.index(), paths):
             assert isinstance(report, FolderIndexed), report

@@ -35,7 +35,7 @@ def look(
     found = compare(walked, known, cursor, policy, now)
     if missing is None:
         missing = [k for k in (*partitions, *unlisted) if k not in found.found]
-    removals = plan_removals(missing, complete, found, known, cursor, policy, now)
+    removals = plan_removals(missing, found, known, cursor, policy, now, complete=complete)
     requests = split_imports(
         plan_runs(found, removals, known, policy), found, embedded or {}, policy
     )

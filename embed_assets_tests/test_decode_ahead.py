@@ -16,7 +16,7 @@ import pytest
 
 from embed_assets.embedding import decode_ahead, device_pipeline
 from embed_assets.embedding.decode_ahead import DecodeAhead
-from embed_assets.embedding.embed_folders import embed_folder
+from embed_assets.embedding.embed_folders import EmbedContext, embed_folder, embed_folders
 from embed_assets.embedding.embed_track import Job, embed_track, load_encoder
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import DeviceFailed, FolderChanged, Reason, TrackRejected, TransientError
@@ -57,27 +57,24 @@ def test_it_gives_the_vectors_and_rows_that_a_process_a_core_gives(
         ):
             tables, store = Tables(tmp_path / f"{name}.sqlite"), Store(tmp_path / name)
             scan_folder(library, b"Album", tables, decoders)
-            rows = {}
-            result = embed_folder(
-                library,
-                b"Album",
-                RECIPE,
-                CHOICE,
-                tables,
-                store,
-                pool,
-                on_track=lambda row, rows=rows: rows.update({row.audio_hash: row}),
-            )
+            embedding = EmbedContext(library, RECIPE, CHOICE, tables, store)
+            rows = []
+            ((_, result),) = embed_folders(embedding, [b"Album"], pool, rows.append)
             assert (result.embedded, result.rejected) == (6, 0)
             assert result.engine == "numpy"
             assert min(result.decode_seconds, result.encode_seconds, result.store_seconds) > 0
             done[name] = {
-                h: (store.read(RECIPE.digest, h), r.windows, r.decoded_seconds, r.note)
-                for h, r in rows.items()
+                r.audio_hash: (
+                    store.read(RECIPE.digest, r.audio_hash),
+                    r.windows,
+                    r.decoded_seconds,
+                    r.note,
+                )
+                for r in rows
             }
             with tables.connect() as db:
                 db.execute("DELETE FROM embeddings")
-            found = embed_folder(library, b"Album", RECIPE, CHOICE, tables, store, pool)
+            found = embed_folder(embedding, b"Album", pool)
             assert (found.embedded, found.reused) == (0, 6), "they are in the store"
     assert done["a core"].keys() == done["ahead"].keys()
     for key, (vectors, *others) in done["a core"].items():
@@ -250,7 +247,7 @@ def jobs_of(library: MusicFolder, tables: Tables, store: Path) -> list[Job]:
         (folder,) = db.execute("SELECT folder_id FROM folders").fetchone()
     return [
         Job(t, local_path(library.root, t.path), RECIPE, CHOICE, store, "", False)
-        for t in tables.pending(folder, RECIPE.digest, False)
+        for t in tables.pending(folder, RECIPE.digest, again=False)
     ]
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from embed_assets.embedding.embed_folders import EmbedResult, embed_folders
+from embed_assets.embedding.embed_folders import EmbedContext, EmbedResult, embed_folders
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import FolderChanged
 from embed_assets.library.manifest import MusicFolder, scan_folder
@@ -48,9 +48,8 @@ def embed(library: MusicFolder, pool: Pool, root: Path, between=lambda: None):
         scan_folder(library, path, tables, pool)
     between()
     rows = []
-    outcomes = dict(
-        embed_folders(library, PATHS, RECIPE, CHOICE, tables, store, pool, on_track=rows.append)
-    )
+    embedding = EmbedContext(library, RECIPE, CHOICE, tables, store)
+    outcomes = dict(embed_folders(embedding, PATHS, pool, rows.append))
     return outcomes, rows
 
 

@@ -16,7 +16,7 @@ import pytest
 from filelock import FileLock
 
 from embed_assets import encoders
-from embed_assets.encoders import Encoder, devices
+from embed_assets.encoders import Encoder
 from embed_assets.encoders.muq import int8_engine, openvino_engine
 from embed_assets.encoders.muq.encoder import make_int8, must_make_int8, reference
 from embed_assets.errors import ConfigurationError
@@ -194,7 +194,7 @@ def test_another_device_than_the_cpu_is_a_wrong_setting(
 def test_auto_on_a_machine_with_a_gpu_does_not_pass_it_over(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(devices, "nvidia_gpu", lambda: "/dev/nvidia0")
+    monkeypatch.setattr(int8_engine, "nvidia_gpu", lambda: "/dev/nvidia0")
     with pytest.raises(ConfigurationError, match=r"/dev/nvidia0.*EMBED_DEVICE=cpu"):
         encoders.require("muq-int8", str(small), "auto", tmp_path)
 

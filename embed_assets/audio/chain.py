@@ -5,12 +5,16 @@ from __future__ import annotations
 from bisect import bisect_right
 from contextlib import ExitStack
 from fractions import Fraction
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from embed_assets.audio.container import Audio
 from embed_assets.audio.decoders import Chunk, Decoder, link_decoder
 from embed_assets.errors import TrackRejected
+
+if TYPE_CHECKING:
+    from soxr import ResampleStream
 
 
 def decoder_of(audio: Audio) -> Decoder:
@@ -45,6 +49,8 @@ class ChainDecoder:
             self._starts.append(seconds)
             seconds += more
         self._open = ExitStack()
+        self._resampler: ResampleStream | None = None
+        self._at: Fraction | None = None
         self._enter(0)
 
     def seek(self, seconds: float) -> bool:
@@ -67,7 +73,7 @@ class ChainDecoder:
 
     def close(self) -> None:
         """See `Decoder`."""
-        self._leave()
+        self._open.close()
 
     def _resampled(self, chunk: Chunk | None) -> Chunk | None:
         """A chunk of the current link at the rate of the chain; None for the rest of the link."""
@@ -94,15 +100,12 @@ class ChainDecoder:
         return Chunk(samples, self._rate, at)
 
     def _enter(self, current: int) -> None:
-        self._leave()
+        self._open.close()
         self._current, self._resampler, self._at = current, None, None
         link = self._open.enter_context(self._audio.open_link(self._numbers[current]))
         self._link = link_decoder(link)
+        self._open.callback(self._count_damage, self._link)
 
-    def _leave(self) -> None:
-        link = getattr(self, "_link", None)
-        if link is not None:
-            self.damaged += link.damaged
-            self.first_error = self.first_error or link.first_error
-            self._link = None
-        self._open.close()
+    def _count_damage(self, link: Decoder) -> None:
+        self.damaged += link.damaged
+        self.first_error = self.first_error or link.first_error

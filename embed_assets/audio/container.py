@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from fractions import Fraction
 from itertools import islice
 from typing import TYPE_CHECKING
 
@@ -75,6 +76,11 @@ class Opened:
     container: InputContainer
     stream: AudioStream
     source: Source
+
+    @property
+    def time_base(self) -> Fraction:
+        """Seconds of a tick of the stream's timestamps; FFmpeg's own unit if it has none."""
+        return self.stream.time_base or Fraction(1, 1_000_000)
 
 
 @dataclass(frozen=True)
@@ -168,27 +174,30 @@ def _errors_in_words(name: str, source: Source) -> Iterator[None]:
 def _open_by_either(source: Source, head: bytes, seconds: float, stack: ExitStack) -> Audio:
     end = audio_end(source) if head.startswith(HEADS_OF_BARE_AUDIO) else source.size
     whole = ((0, source.size),)
+    audio: Audio | None = None
+    rejected: TrackRejected | None = None
     try:
-        audio = Audio(_open_ffmpeg(source.part(0, end), head, stack), source, whole, head)
+        opened = _open_ffmpeg(source.part(0, end), head, stack)
+        audio = Audio(opened, source, whole, head)
     except TrackRejected as e:
         if e.reason not in UNREADABLE:
             raise
-        audio, rejected = None, e
+        rejected = e
     if audio is not None:
-        is_ogg = audio.first.container.format.name == "ogg"
+        is_ogg = opened.container.format.name == "ogg"
         if not is_ogg or (seconds > 0 and abs(audio.header_seconds - seconds) <= SAME_SECONDS):
             return audio
     elif not head.startswith(b"OggS"):
         with suppress(TrackRejected):
             return Audio(_open_sndfile(source, stack), source, whole, head)
-        raise rejected
+        raise rejected or unreadable(head)
     parts = tuple(islice(ogg_links(source), MOST_LINKS))
     if audio is not None and len(parts) == 1:
         return audio
     for part in parts:
         with suppress(TrackRejected):
             return Audio(_open_either(source.part(*part), head, stack), source, parts, head)
-    raise unreadable(head) if audio is not None else rejected
+    raise rejected or unreadable(head)
 
 
 def _open_either(part: Source, head: bytes, stack: ExitStack) -> Opened | Sndfile:
@@ -204,6 +213,7 @@ def _open_ffmpeg(source: Source, head: bytes, stack: ExitStack) -> Opened:
     try:
         container = av.open(
             source,
+            "r",
             metadata_errors="surrogateescape",
             buffer_size=1 << 16,
             container_options={"format_whitelist": DEMUXERS, "protocol_whitelist": "none"},

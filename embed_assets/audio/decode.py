@@ -11,14 +11,16 @@ import re
 from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from embed_assets.audio.chain import decoder_of
 from embed_assets.audio.container import FFMPEG, LIBSNDFILE, UNREADABLE, claimed_seconds, open_audio
 from embed_assets.audio.reader import Reader
 from embed_assets.audio.windows import SHORTEST_TAIL, WindowPolicy, plan
 from embed_assets.errors import Reason, TrackRejected
+
+if TYPE_CHECKING:
+    import numpy as np
 
 SHORTEST = 1.0
 """Seconds that must decode for a track to be embedded."""

@@ -74,7 +74,7 @@ class FFmpegDecoder:
 
     def __init__(self, opened: Opened) -> None:
         self._container, self._stream = opened.container, opened.stream
-        self._source = opened.source
+        self._source, self._time_base = opened.source, opened.time_base
         self.damaged = 0
         self.first_error = ""
         self._frames = self._decode()
@@ -95,7 +95,7 @@ class FFmpegDecoder:
 
         start = self._stream.start_time or 0
         try:
-            offset = round(seconds / self._stream.time_base) + start
+            offset = round(seconds / self._time_base) + start
             self._container.seek(offset, stream=self._stream)
             found = True
         except av.FFmpegError:
@@ -113,8 +113,8 @@ class FFmpegDecoder:
             return None
         at = None
         if frame.pts is not None:
-            start = (self._stream.start_time or 0) * self._stream.time_base
-            at = frame.pts * frame.time_base - start
+            start = (self._stream.start_time or 0) * self._time_base
+            at = frame.pts * (frame.time_base or self._time_base) - start
         return Chunk(_mono(frame), frame.sample_rate, at)
 
     def close(self) -> None:

@@ -10,6 +10,7 @@ import errno
 import io
 import os
 import stat
+from typing import Any
 
 
 class Source:
@@ -107,7 +108,7 @@ class _File(io.RawIOBase):
     def seekable(self) -> bool:
         return True
 
-    def readinto(self, buffer: memoryview) -> int:
+    def readinto(self, buffer: Any) -> int:
         try:
             data = self._source.peek(len(buffer), self._position)
         except OSError as e:

@@ -213,7 +213,7 @@ def doctor(
 
     from embed_assets.operations.doctor import doctor as command
 
-    found = command(Settings.load(), deep)
+    found = command(Settings.load(), deep=deep)
     if as_json:
         terminal.print_json([asdict(f) for f in found])
     else:
@@ -306,4 +306,4 @@ def main() -> None:
 
 
 def _quiet(quiet: bool) -> Callable[[str], None]:
-    return (lambda line: None) if quiet else terminal.tell
+    return (lambda _: None) if quiet else terminal.tell

@@ -83,7 +83,7 @@ def promote(
     from embed_assets.operations import collections as command
     from embed_assets.project import Project
 
-    _print_standing(command.promote(Project.of(Settings.load()), name, anyway), as_json)
+    _print_standing(command.promote(Project.of(Settings.load()), name, anyway=anyway), as_json)
 
 
 def rollback(as_json: AsJson = False) -> None:

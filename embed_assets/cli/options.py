@@ -87,7 +87,8 @@ def with_filters(command: Callable[..., None]) -> Callable[..., None]:
         command(**values, where=where)
 
     del with_options.__wrapped__  # Whose signature would count.
-    with_options.__signature__ = own.replace(parameters=parameters)
+    # Any function may have one; the type of functions does not say so.
+    with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_options
 

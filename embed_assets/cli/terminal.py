@@ -40,7 +40,7 @@ def tell(text: str) -> None:
 def print_matches(
     heading: str,
     matches: Iterable[Match],
-    place: Callable[[Any], str] = lambda m: "",
+    place: Callable[[Any], str] = lambda _: "",
     *,
     asked: int = 0,
 ) -> None:

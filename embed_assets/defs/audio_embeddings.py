@@ -24,11 +24,13 @@ from embed_assets.defs.ranged_run import (
 )
 from embed_assets.defs.resources import EncoderResource, LibraryResource, StateResource
 from embed_assets.defs.track_manifest import track_manifest
-from embed_assets.embedding.decode_ahead import open_embedders
-from embed_assets.embedding.embed_folders import EmbedResult, embed_folders
+from embed_assets.embedding.decode_ahead import DecodeAhead, open_embedders
+from embed_assets.embedding.embed_folders import EmbedContext, EmbedResult, embed_folders
 from embed_assets.errors import FolderChanged
-from embed_assets.identity import folder_id
+from embed_assets.identity import FolderId, folder_id
 from embed_assets.storage import queries
+from embed_assets.storage.records import Embedding
+from embed_assets.workers import Pool
 
 REUSED = "none: all vectors were reused"
 
@@ -81,63 +83,103 @@ def audio_embeddings(
     library: LibraryResource,
     state: StateResource,
     encoder: EncoderResource,
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster wants the bare class
     """Embed what has no vectors yet in each folder of the run."""
     music, tables, store = library.library(), state.tables(), state.store()
     choice = encoder.choice()
     with wrong_settings_fail_at_once("audio_embeddings"):
-        spec = encoder.spec()
+        recipe = encoder.spec().recipe
         choice.require()
-    recipe = spec.recipe
-    folders = [folder_id(music.name, p) for p in paths_of(context.partition_keys)]
-    totals = [tables.folder_totals(f, recipe.digest) for f in folders]
-    progress = Progress(context.log.info, sum(t.tracks for t in totals))
-    progress.known(
-        reused=sum(t.embedded for t in totals),
-        rejected=sum(t.rejected + t.unreadable for t in totals),
+    step = _Step(
+        context,
+        EmbedContext(music, recipe, choice, tables, store, context.run_id, config.embed_again),
+        retry_rejected=config.retry_rejected,
     )
+    if step.any_pending and (wait := choice.first_load_notice()):
+        context.log.info(wait)
+    # Fewer after each failed try: what killed the workers may have been want of memory.
+    with open_embedders(choice, recipe.window_seconds, context.retry_number) as pool:
+        each_folder(context, music, tables, lambda paths: step.embed(paths, pool))
+    context.log.info(step.progress.line())
+    context.log.info(step.seconds_line())
+    return dg.MaterializeResult(check_results=[every_track_readable(tables, recipe.digest)])
 
-    warned: set[str] = set()
-    spent: Counter[str] = Counter()
 
-    def embed(paths: list[bytes]) -> Iterator[tuple[bytes, dict[str, Any] | BaseException]]:
+class _Step:
+    """One execution of the asset: its folders, and what they have in common."""
+
+    def __init__(
+        self, run: dg.AssetExecutionContext, work: EmbedContext, *, retry_rejected: bool
+    ) -> None:
+        self.run = run
+        self.work = work
+        self.retry_rejected = retry_rejected
+        totals = [
+            work.tables.folder_totals(self._folder(path), work.recipe.digest)
+            for path in paths_of(run.partition_keys)
+        ]
+        self.any_pending = any(t.pending for t in totals)
+        self.progress = Progress(run.log.info, sum(t.tracks for t in totals))
+        self.progress.known(
+            reused=sum(t.embedded for t in totals),
+            rejected=sum(t.rejected + t.unreadable for t in totals),
+        )
+        self._spent: Counter[str] = Counter()
+        self._warned: set[str] = set()
+
+    def embed(
+        self, paths: list[bytes], pool: Pool | DecodeAhead
+    ) -> Iterator[tuple[bytes, dict[str, Any] | BaseException]]:
+        """Each folder with its metadata, or what went wrong."""
+        music, tables = self.work.library, self.work.tables
         changed: list[bytes] = []
-
-        def unchanged() -> Iterator[bytes]:
-            for path in paths:
-                folder = folder_id(music.name, path)
-                if config.retry_rejected:
-                    tables.forget_rejected(folder, recipe.digest)
-                if tables.digest(folder) is None:
-                    changed.append(path)
-                else:
-                    yield path
-
         for path, outcome in embed_folders(
-            music,
-            unchanged(),
-            recipe,
-            choice,
-            tables,
-            store,
-            pool,
-            run_id=context.run_id,
-            again=config.embed_again,
-            on_track=lambda row: progress.add("rejected" if row.reason else "embedded"),
+            self.work, self._unchanged(paths, changed), pool, self._count
         ):
             if isinstance(outcome, FolderChanged):
-                tables.mark_dirty(folder_id(music.name, path))
-                yield path, note_changed(context, music, tables, path, str(outcome))
+                tables.mark_dirty(self._folder(path))
+                yield path, note_changed(self.run, music, tables, path, str(outcome))
             elif isinstance(outcome, BaseException):
                 yield path, outcome
             else:
-                yield path, folder_metadata(music, path) | told_of(path, outcome)
+                self._warn(outcome.warning)
+                yield path, folder_metadata(music, path) | self._metadata(path, outcome)
         for path in changed:
             looked_at = {"changed_meanwhile": "the folder is looked at again"}
             yield path, folder_metadata(music, path) | looked_at
 
-    def told_of(path: bytes, result: EmbedResult) -> dict[str, Any]:
-        folder = folder_id(music.name, path)
+    def seconds_line(self) -> str:
+        """Seconds of all folders by what they were spent on, for the log."""
+        told = ", ".join(
+            f"{s:.1f} {name.removeprefix('seconds_')}" for name, s in self._spent.items()
+        )
+        return f"seconds, summed over the workers: {told or 'none'}".replace("_", " ")
+
+    def _folder(self, path: bytes) -> FolderId:
+        return folder_id(self.work.library.name, path)
+
+    def _unchanged(self, paths: list[bytes], changed: list[bytes]) -> Iterator[bytes]:
+        """The folders whose manifest is whole; the others are added to `changed`."""
+        tables = self.work.tables
+        for path in paths:
+            folder = self._folder(path)
+            if self.retry_rejected:
+                tables.forget_rejected(folder, self.work.recipe.digest)
+            if tables.digest(folder) is None:
+                changed.append(path)
+            else:
+                yield path
+
+    def _count(self, row: Embedding) -> None:
+        self.progress.add("rejected" if row.reason else "embedded")
+
+    def _warn(self, warning: str) -> None:
+        if warning and warning not in self._warned:
+            self._warned.add(warning)
+            self.run.log.warning(warning)
+
+    def _metadata(self, path: bytes, result: EmbedResult) -> dict[str, Any]:
+        folder, recipe, tables = self._folder(path), self.work.recipe, self.work.tables
         total = tables.folder_totals(folder, recipe.digest)
         seconds = {
             "seconds_loading_model": round(result.load_seconds, 3),
@@ -145,7 +187,7 @@ def audio_embeddings(
             "seconds_in_encoder": round(result.encode_seconds, 3),
             "seconds_storing": round(result.store_seconds, 3),
         }
-        spent.update(seconds)
+        self._spent.update(seconds)
         metadata = {
             "dagster/row_count": total.embedded,
             "tracks": total.tracks,
@@ -163,19 +205,4 @@ def audio_embeddings(
             "device": result.device or REUSED,
             "dtype": result.dtype or REUSED,
         }
-        if result.warning:
-            metadata["engine_warning"] = result.warning
-            if result.warning not in warned:
-                warned.add(result.warning)
-                context.log.warning(result.warning)
-        return metadata
-
-    if any(t.pending for t in totals) and (wait := choice.first_load_notice()):
-        context.log.info(wait)
-    # Fewer after each failed try: what killed the workers may have been want of memory.
-    with open_embedders(choice, recipe.window_seconds, context.retry_number) as pool:
-        each_folder(context, music, tables, embed)
-    context.log.info(progress.line())
-    told = ", ".join(f"{s:.1f} {name.removeprefix('seconds_')}" for name, s in spent.items())
-    context.log.info(f"seconds, summed over the workers: {told or 'none'}".replace("_", " "))
-    return dg.MaterializeResult(check_results=[every_track_readable(tables, recipe.digest)])
+        return metadata | ({"engine_warning": result.warning} if result.warning else {})

@@ -14,6 +14,7 @@ from embed_assets.defs.resources import (
     StateResource,
     index_context,
 )
+from embed_assets.identity import IndexPlace, RecipeDigest
 from embed_assets.index.gates import Gate
 from embed_assets.index.promotion import ServingStatus
 from embed_assets.storage import queries
@@ -28,9 +29,9 @@ READABLE = dg.AssetCheckSpec(
 )
 
 
-def every_track_readable(tables: Tables, recipe: str) -> dg.AssetCheckResult:
+def every_track_readable(tables: Tables, recipe: RecipeDigest) -> dg.AssetCheckResult:
     """The result of `READABLE`, over the whole library and not only the run's folders."""
-    found = queries.counts(tables, recipe, "")
+    found = queries.counts(tables, recipe, IndexPlace(""))
     rows = islice(queries.rejected_tracks(tables, recipe), 50)
     return dg.AssetCheckResult(
         check_name=READABLE.name,

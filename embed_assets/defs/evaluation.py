@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import dagster as dg
@@ -15,7 +15,7 @@ from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.ranged_run import PRIORITY_TAG, REMOVE_TAG
 from embed_assets.encoders.cards import card_of
 from embed_assets.errors import ConfigurationError
-from embed_assets.identity import folder_id
+from embed_assets.identity import PartitionKey, RecipeDigest, folder_id
 from embed_assets.index.folders import version_of, written_versions
 from embed_assets.library import ctimes
 from embed_assets.library.left_out import LeftOut
@@ -60,7 +60,7 @@ class Evaluation:
     live_runs: int
     seconds: float
     newest_run: int
-    attempts_before: dict[str, tuple[str, int, float]]
+    attempts_before: dict[PartitionKey, tuple[str, int, float]]
 
 
 def evaluate(
@@ -108,7 +108,9 @@ def evaluate(
     if typed := [key for key in missing if _path(key) is None]:
         # Typed in by hand: no run can do anything for them, so their partitions go.
         known = replace(known, indexed={**known.indexed, **dict.fromkeys(typed, EMPTY)})
-    removals = plan_removals(missing, steps.complete, found, known, cursor, policy, time.time())
+    removals = plan_removals(
+        missing, found, known, cursor, policy, time.time(), complete=steps.complete
+    )
     requests = plan_runs(found, removals, known, policy)
     keys = [key for request in requests if request.is_import for key in request.keys]
     requests = split_imports(requests, found, _embedded(context, keys, recipe), policy)
@@ -142,7 +144,7 @@ def run_tags(request: RunRequest) -> dict[str, str]:
     return tags | ({REMOVE_TAG: "true"} if request.remove else {})
 
 
-def run_config(request: RunRequest) -> dict[str, object]:
+def run_config(request: RunRequest) -> Mapping[str, object]:
     """How the steps of the run that does a request are executed."""
     return {} if request.is_import else IN_PROCESS
 
@@ -219,7 +221,9 @@ def _snapshots(
         yield FolderSnapshot(key, version, folder.files, folder.newest_ns / 1e9, other)
 
 
-def _missing(known: Known, found: Collection[str], steps: _Walk, after: bytes | None) -> list[str]:
+def _missing(
+    known: Known, found: Collection[PartitionKey], steps: _Walk, after: bytes | None
+) -> list[PartitionKey]:
     """Known folders in the part of the library that was walked, which the walk did not find.
 
     Nothing below a folder that could not be read is missing.
@@ -241,7 +245,9 @@ def _missing(known: Known, found: Collection[str], steps: _Walk, after: bytes | 
     return missing
 
 
-def _embedded(context: IndexContext, keys: Sequence[str], recipe: str) -> dict[str, int]:
+def _embedded(
+    context: IndexContext, keys: Sequence[PartitionKey], recipe: RecipeDigest
+) -> dict[PartitionKey, int]:
     """How many tracks of these folders have vectors or were rejected."""
     folders = {folder_id(context.library.name, path_of(key)): key for key in keys}
     states = queries.folder_states(context.tables, folders, recipe)

@@ -60,7 +60,8 @@ patch_claims()
 
 def is_in_process(run: dg.DagsterRun) -> bool:
     """Whether a run's steps run in the run's own process."""
-    return bool(run.run_config.get("execution", {}).get("config", {}).get("in_process"))
+    execution: Any = run.run_config.get("execution", {})
+    return bool(execution.get("config", {}).get("in_process"))
 
 
 @contextmanager

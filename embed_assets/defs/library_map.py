@@ -23,7 +23,7 @@ from embed_assets.storage.tables import Tables
 )
 def library_map(
     state: StateResource, encoder: EncoderResource, milvus: MilvusResource
-) -> dg.MaterializeResult:
+) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster wants the bare class
     """Draw what is indexed; reads the tables and the pooled vectors, not Milvus."""
     from embed_assets.search.map_page import page, write_file
     from embed_assets.search.projection import draw, picture

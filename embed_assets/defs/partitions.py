@@ -13,8 +13,10 @@ import re
 import dagster as dg
 
 from embed_assets.errors import ConfigurationError
+from embed_assets.identity import PartitionKey
 
-MUSIC_FOLDERS = dg.DynamicPartitionsDefinition(name="music_folders")
+FOLDERS_NAME = "music_folders"
+MUSIC_FOLDERS = dg.DynamicPartitionsDefinition(name=FOLDERS_NAME)
 
 ROOT = "."
 _ESCAPE = re.compile(r"%([0-9A-F]{2})")
@@ -23,13 +25,13 @@ _PLAIN = re.compile(r"[!-$&-~][ !-$&-~]*(?<! )")
 _THIRD_DOT = re.compile(r"(?<=\.\.)\.")
 
 
-def key_of(path: bytes) -> str:
+def key_of(path: bytes) -> PartitionKey:
     """Partition key of a library-relative path (raw bytes, `/` between parts, root `b""`)."""
     if not path:
-        return ROOT
+        return PartitionKey(ROOT)
     text = path.decode("utf-8", "surrogateescape")
     if _PLAIN.fullmatch(text) and "..." not in text:
-        return text
+        return PartitionKey(text)
     text = _AMBIGUOUS.sub("%25", text)
     text = "".join(c if c == " " or c.isprintable() else _escaped(c) for c in text)
     text = _THIRD_DOT.sub("%2E", text)
@@ -37,7 +39,7 @@ def key_of(path: bytes) -> str:
         text = "%20" + text[1:]
     if text[-1:] == " ":
         text = text[:-1] + "%20"
-    return text
+    return PartitionKey(text)
 
 
 def path_of(key: str) -> bytes:

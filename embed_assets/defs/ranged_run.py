@@ -16,7 +16,7 @@ import dagster as dg
 from embed_assets.defs.execution import failure_of, is_in_process
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError, LibraryUnavailable
-from embed_assets.identity import display_path, folder_id
+from embed_assets.identity import PartitionKey, RecipeDigest, display_path, folder_id
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.storage.queries import FolderState, folder_states
 from embed_assets.storage.records import CHANGED
@@ -82,7 +82,7 @@ def each_folder(
         end_with_parent()
     stage = context.asset_key.path[-1]
     failed: list[tuple[str, BaseException]] = []
-    finished: dict[str, Mapping[str, Any]] = {}
+    finished: dict[PartitionKey, Mapping[str, Any]] = {}
     try:
         for path, outcome in work([path_of(key) for key in context.partition_keys]):
             key = key_of(path)
@@ -94,18 +94,18 @@ def each_folder(
                 raise outcome
             note_failure(context, library, tables, key, stage, outcome)
             failed.append((key, outcome))
-    except Exception as e:
+    except Exception as e:  # noqa: BLE001
         # What stops all of them is no folder's own fault.
         left = [key for key in context.partition_keys if key not in finished]
         note_shared_failure(context, library, tables, left, stage, e)
         failed = [(key, e) for key in left]
     if not failed:
-        for key, metadata in finished.items():
-            context.add_asset_metadata(metadata=metadata, partition_key=key)
+        for done, metadata in finished.items():
+            context.add_asset_metadata(metadata=metadata, partition_key=done)
         return
-    for key, metadata in finished.items():
+    for done, metadata in finished.items():
         context.log_event(
-            dg.AssetMaterialization(context.asset_key, partition=key, metadata=dict(metadata))
+            dg.AssetMaterialization(context.asset_key, partition=done, metadata=dict(metadata))
         )
     raise_for(failed, stage, len(context.partition_keys))
 
@@ -118,7 +118,7 @@ def one_by_one(
     def outcome(path: bytes) -> tuple[bytes, Mapping[str, Any] | BaseException]:
         try:
             return path, work(path)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001  # it is the folder's outcome
             return path, error
 
     return lambda paths: map(outcome, paths)
@@ -156,7 +156,7 @@ def note_changed(
 
 
 def note_not_ready(
-    library: MusicFolder, tables: Tables, path: bytes, recipe: str, run_id: str
+    library: MusicFolder, tables: Tables, path: bytes, recipe: RecipeDigest, run_id: str
 ) -> None:
     """The same for one whose rows are not whole as they come to be indexed, if no reason is known.
 

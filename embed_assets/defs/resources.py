@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import dagster as dg
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 
-class LibraryResource(dg.ConfigurableResource):
+class LibraryResource(dg.ConfigurableResource[Any]):
     """The music folder, and how it is watched."""
 
     root: str
@@ -37,7 +37,7 @@ class LibraryResource(dg.ConfigurableResource):
         return MusicFolder(Path(self.root) if self.root else None)
 
 
-class StateResource(dg.ConfigurableResource):
+class StateResource(dg.ConfigurableResource[Any]):
     """What EMBED_HOME holds beside the Dagster instance."""
 
     home: str
@@ -51,7 +51,7 @@ class StateResource(dg.ConfigurableResource):
         return store_in(Path(self.home))
 
 
-class EncoderResource(dg.ConfigurableResource):
+class EncoderResource(dg.ConfigurableResource[Any]):
     """Which encoder, over which windows, pooled how."""
 
     name: str
@@ -77,7 +77,7 @@ class EncoderResource(dg.ConfigurableResource):
         return IndexSpec(recipe, self.pooling, parts=self.parts)
 
 
-class MilvusResource(dg.ConfigurableResource):
+class MilvusResource(dg.ConfigurableResource[Any]):
     """The vector index."""
 
     uri: str
@@ -104,7 +104,7 @@ def index_context(
     )
 
 
-def resources(settings: Settings) -> dict[str, dg.ConfigurableResource]:
+def resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
     """The resources that these settings ask for, by the names that assets and sensor use."""
     return {
         "library": LibraryResource(

@@ -13,6 +13,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import Any
 
 import dagster as dg
 
@@ -20,7 +21,8 @@ from embed_assets.defs import state
 from embed_assets.defs.dagster_compat.runs import lock, read_note, write_note
 from embed_assets.defs.evaluation import Evaluation
 from embed_assets.errors import TransientError
-from embed_assets.planning.values import SensorCursor
+from embed_assets.identity import PartitionKey
+from embed_assets.planning.values import RunRequest, SensorCursor
 
 REQUESTED = "embed_assets/asked"
 """In Dagster's store of cursors: what the last tick of the sensor requested."""
@@ -58,7 +60,7 @@ def request_lock(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[
 
 
 def drop_already_requested(
-    instance: dg.DagsterInstance, found: Evaluation, cursor: SensorCursor, recorded: bool = True
+    instance: dg.DagsterInstance, found: Evaluation, cursor: SensorCursor, *, recorded: bool = True
 ) -> Evaluation:
     """The evaluation without what was requested since it began, which counts as running.
 
@@ -72,7 +74,8 @@ def drop_already_requested(
     taken = state.held_keys([r.dagster_run for r in records], state.known_keys(instance))
     if recorded:
         taken |= _to_be_launched(instance)
-    left, dropped = [], set()
+    left: list[RunRequest] = []
+    dropped: set[PartitionKey] = set()
     for request in found.plan.requests:
         if taken.isdisjoint(request.keys):
             left.append(request)
@@ -109,9 +112,9 @@ def forget_requested(instance: dg.DagsterInstance) -> None:
     write_note(instance, REQUESTED, "")
 
 
-def _to_be_launched(instance: dg.DagsterInstance) -> set[str]:
+def _to_be_launched(instance: dg.DagsterInstance) -> set[PartitionKey]:
     text = read_note(instance, REQUESTED)
-    note = json.loads(text) if text else {"at": 0.0, "keys": []}
+    note: dict[str, Any] = json.loads(text) if text else {"at": 0.0, "keys": []}
     within = LAUNCH_SECONDS + LAUNCH_SECONDS_A_FOLDER * len(note["keys"])
     if not 0.0 <= time.time() - note["at"] < within:
         return set()

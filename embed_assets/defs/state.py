@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
+from typing import cast
 
 import dagster as dg
 from dagster import DagsterRun, DagsterRunStatus
@@ -19,8 +20,9 @@ from embed_assets.defs.dagster_compat.runs import (
     write_note,
 )
 from embed_assets.defs.execution import GPU_POOL
-from embed_assets.defs.partitions import MUSIC_FOLDERS
+from embed_assets.defs.partitions import FOLDERS_NAME
 from embed_assets.defs.ranged_run import PRIORITY_TAG
+from embed_assets.identity import PartitionKey
 
 INDEX_KEY = dg.AssetKey("milvus_index")
 
@@ -42,9 +44,9 @@ KEYS_PER_CALL = 5000
 """SQLite refuses an insert of more variables than a few ten thousand."""
 
 
-def known_keys(instance: dg.DagsterInstance) -> list[str]:
+def known_keys(instance: dg.DagsterInstance) -> list[PartitionKey]:
     """All partitions, in the order in which they were added: ranges follow it."""
-    return list(instance.get_dynamic_partitions(MUSIC_FOLDERS.name))
+    return cast(list[PartitionKey], list(instance.get_dynamic_partitions(FOLDERS_NAME)))
 
 
 def embedding_at_once(instance: dg.DagsterInstance) -> int:
@@ -86,12 +88,13 @@ def newest_run(instance: dg.DagsterInstance) -> int:
     return max((r.storage_id for r in instance.get_run_records(limit=1)), default=0)
 
 
-def held_keys(runs: Iterable[DagsterRun], known: Sequence[str]) -> set[str]:
+def held_keys(runs: Iterable[DagsterRun], known: Sequence[PartitionKey]) -> set[PartitionKey]:
     """Folders that these runs cover."""
-    held: set[str] = set()
+    held: set[PartitionKey] = set()
     position: Mapping[str, int] | None = None
     for run in runs:
-        held.update(filter(None, [run.tags.get(PARTITION_TAG)]))
+        if key := run.tags.get(PARTITION_TAG):
+            held.add(PartitionKey(key))
         start, end = run.tags.get(RANGE_START_TAG), run.tags.get(RANGE_END_TAG)
         if start is not None and end is not None:
             position = position or {k: i for i, k in enumerate(known)}
@@ -106,12 +109,12 @@ def count_runs(runs: Iterable[DagsterRun]) -> tuple[int, int]:
     return len(ours), ours.count("import")
 
 
-def add_keys(instance: dg.DagsterInstance, keys: Sequence[str]) -> None:
+def add_keys(instance: dg.DagsterInstance, keys: Sequence[PartitionKey]) -> None:
     """Add partitions in this order; those that are there stay where they are."""
     for i in range(0, len(keys), KEYS_PER_CALL):
-        instance.add_dynamic_partitions(MUSIC_FOLDERS.name, list(keys[i : i + KEYS_PER_CALL]))
+        instance.add_dynamic_partitions(FOLDERS_NAME, list(keys[i : i + KEYS_PER_CALL]))
 
 
-def range_tags(keys: Sequence[str]) -> dict[str, str]:
+def range_tags(keys: Sequence[PartitionKey]) -> dict[str, str]:
     """Tags that make a run cover these neighbouring partitions."""
     return {RANGE_START_TAG: keys[0], RANGE_END_TAG: keys[-1]}

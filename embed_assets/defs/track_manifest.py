@@ -95,7 +95,7 @@ def track_manifest(
             "unchanged": found.unchanged,
             "removed": found.removed,
             "rejected": found.rejected,
-            **rejects_of(queries.folder_rejects(tables, folder, "")),
+            **rejects_of(queries.folder_rejects(tables, folder)),
             "audio_seconds": round(found.audio_seconds, 1),
             "seconds": round(time.monotonic() - started, 3),
         }

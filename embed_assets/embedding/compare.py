@@ -121,7 +121,7 @@ def embed(
     heard = {}
     jobs = [(i, path, engine, policy) for i, path in enumerate(paths)]
     with open_pool(workers) as pool:
-        more = pool.allowing(lambda job: 5.0 * policy.count * policy.seconds)
+        more = pool.allowing(lambda _: 5.0 * policy.count * policy.seconds)
         for (i, *_), outcome in more.run(_embed, jobs):
             if isinstance(outcome, EncodedTrack):
                 heard[i] = outcome

@@ -125,7 +125,7 @@ class DevicePipeline:
                 return [error]
             each = zip(tracks, np.split(windows, ends), strict=True)
             return [self._encode_equal([track], mine)[0] for track, mine in each]
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001
             # Kept until it is asked for; its traceback would keep what is on the device, too.
             told = error.with_traceback(None)
             return [told for _ in tracks]
@@ -157,7 +157,7 @@ def _gathered(tracks: list[DecodedTrack], device: str) -> list[tuple[list[int], 
 def _attempt(function: Callable[..., Done], *arguments: Any) -> Outcome:
     try:
         return function(*arguments)
-    except Exception as error:
+    except Exception as error:  # noqa: BLE001  # it is the track's outcome
         return error
 
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from embed_assets.embedding.embed_track import Job, embed_track
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import TransientError
-from embed_assets.identity import IndexSpec
+from embed_assets.identity import FolderId, IndexSpec, TrackId
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.records import Track
 from embed_assets.storage.vector_store import Store
@@ -51,8 +51,8 @@ def _embed(file: _File) -> np.ndarray:
 
     told, found, recipe = os.stat(file.path), probe(file.path), file.spec.recipe
     track = Track(
-        track_id="",
-        folder_id="",
+        track_id=TrackId(""),
+        folder_id=FolderId(""),
         path=file.path,
         size=told.st_size,
         mtime_ns=told.st_mtime_ns,

@@ -9,14 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field, replace
-from itertools import chain
-from typing import Any
 
 from embed_assets.embedding.decode_ahead import DecodeAhead
 from embed_assets.embedding.embed_track import Done, Job, embed_track
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import TrackRejected, TransientError
-from embed_assets.identity import Recipe, display_path, folder_id, local_path
+from embed_assets.identity import FolderId, Recipe, TrackId, display_path, folder_id, local_path
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.library.walk import library_in_a_run
 from embed_assets.storage.records import Embedding, Track
@@ -48,32 +46,42 @@ class EmbedResult:
     warning: str = ""
 
 
-def embed_folder(library: MusicFolder, path: bytes, *args: Any, **more: Any) -> EmbedResult:
+@dataclass(frozen=True)
+class EmbedContext:
+    """What embedding works with: which music, how, and where its vectors are kept.
+
+    `run_id` is noted beside each vector; `again` embeds tracks that have vectors too.
+    """
+
+    library: MusicFolder
+    recipe: Recipe
+    choice: EncoderConfig
+    tables: Tables
+    store: Store
+    run_id: str = ""
+    again: bool = False
+
+
+def embed_folder(context: EmbedContext, path: bytes, pool: Pool | DecodeAhead) -> EmbedResult:
     """Embed the tracks of one folder: as `embed_folders`, but what went wrong is raised."""
-    (_, outcome), *_ = embed_folders(library, [path], *args, **more)
+    ((_, outcome),) = embed_folders(context, [path], pool)
     if isinstance(outcome, BaseException):
         raise outcome
     return outcome
 
 
 def embed_folders(
-    library: MusicFolder,
+    context: EmbedContext,
     paths: Iterable[bytes],
-    recipe: Recipe,
-    choice: EncoderConfig,
-    tables: Tables,
-    store: Store,
     pool: Pool | DecodeAhead,
-    *,
-    run_id: str = "",
-    again: bool = False,
-    on_track: Callable[[Embedding], None] = lambda row: None,
+    on_track: Callable[[Embedding], None] | None = None,
 ) -> Iterator[tuple[bytes, EmbedResult | BaseException]]:
-    """Embed the tracks of folders that have no vectors under the recipe; `again` embeds all.
+    """Embed the tracks of folders that have no vectors under the recipe.
 
     Yields each folder with what became of it, as it is done. The next folder's tracks begin while
     the last ones of the folder before are under way, so that no worker idles at its end. Audio
-    that is known under its hash is never embedded again, wherever it lies now.
+    that is known under its hash is never embedded again, wherever it lies now. `on_track` gets the
+    row of each track as it is done.
 
     In place of a result comes the first of what went wrong with the folder's tracks; those that
     went well are kept:
@@ -81,56 +89,18 @@ def embed_folders(
         TransientError: a file or the store could not be read or written.
         ConfigurationError: the encoder cannot be loaded, or the library is not there.
     """
-    claims: dict[str, list[tuple[_Folder, Track]]] = {}
-    later: list[tuple[_Folder, Track]] = []
-    done: list[_Folder] = []
-
-    def claim(folder: _Folder, tracks: Iterable[Track]) -> Iterator[Job]:
-        for track in tracks:
-            mine = claims.setdefault(track.audio_hash or "", [])
-            mine.append((folder, track))
-            # What is under way for another file with the same audio is waited for.
-            if len(mine) == 1:
-                path = local_path(library.root or "", track.path)
-                anew = again or track.track_id in folder.asked
-                yield Job(track, path, recipe, choice, store.root, run_id, anew)
-
-    def first_tries() -> Iterator[Job]:
-        for path in paths:
-            folder = _Folder(path)
-            try:
-                pending = _pending(library, folder, recipe, tables, store, again)
-            except Exception as error:
-                folder.problem, pending = error, []
-            folder.open = len(pending)
-            yield from claim(folder, pending)
-            if not pending:
-                done.append(folder)
-
-    tries: Iterator[Job] | None = first_tries()
-    while tries is not None:
-        for job, outcome in pool.allowing(_more_seconds).run(embed_track, tries):
-            (first, _), *others = claims.pop(job.track.audio_hash or "")
-            known = _take(first, job, outcome, tables, on_track)
-            settled = [first]
-            if known is None:
-                # The same audio elsewhere is another file, which may be as good as ever.
-                later += others
-            else:
-                for folder, _ in others:
-                    folder.count(known)
-                    settled.append(folder)
-            for folder in settled:
-                folder.open -= 1
-                if not folder.open:
-                    done.append(folder)
-            while done:
-                yield done.pop(0).outcome()
-        again_for, later = later, []
-        jobs = (claim(folder, [track]) for folder, track in again_for)
-        tries = chain.from_iterable(jobs) if again_for else None
-    while done:
-        yield done.pop(0).outcome()
+    under_way = _UnderWay(context)
+    jobs = under_way.first_tries(paths)
+    while True:
+        for job, outcome in pool.allowing(_more_seconds).run(embed_track, jobs):
+            row = under_way.take(job, outcome)
+            if row is not None and on_track is not None:
+                on_track(row)
+            yield from under_way.finished()
+        if not under_way.unsettled:
+            break
+        jobs = under_way.next_tries()
+    yield from under_way.finished()
 
 
 @dataclass
@@ -145,7 +115,7 @@ class _Folder:
     problem: BaseException | None = None
     started: float = field(default_factory=time.monotonic)
     open: int = 0
-    asked: set[str] = field(default_factory=set)
+    asked: set[TrackId] = field(default_factory=set)
 
     def count(self, row: Embedding) -> None:
         """Count a track whose audio another one's job has settled."""
@@ -157,27 +127,91 @@ class _Folder:
         return self.path, self.problem or replace(self.result, seconds=seconds)
 
 
-def _pending(
-    library: MusicFolder, folder: _Folder, recipe: Recipe, tables: Tables, store: Store, again: bool
-) -> list[Track]:
+class _UnderWay:
+    """The folders that were begun, and their tracks whose outcome is to come, by their audio."""
+
+    def __init__(self, context: EmbedContext) -> None:
+        self.context = context
+        self.unsettled: list[tuple[_Folder, Track]] = []
+        """Tracks that waited for another file with the same audio, which failed."""
+        self._claims: dict[str, list[tuple[_Folder, Track]]] = {}
+        self._done: list[_Folder] = []
+
+    def first_tries(self, paths: Iterable[bytes]) -> Iterator[Job]:
+        """A job for each track to embed, folder by folder."""
+        for path in paths:
+            folder = _Folder(path)
+            try:
+                pending = _pending(self.context, folder)
+            except Exception as error:  # noqa: BLE001  # it is the folder's, and raised for it
+                folder.problem, pending = error, []
+            folder.open = len(pending)
+            yield from self._jobs(folder, pending)
+            if not pending:
+                self._done.append(folder)
+
+    def next_tries(self) -> Iterator[Job]:
+        """A job for each audio that is unsettled: another file may be as good as ever."""
+        unsettled, self.unsettled = self.unsettled, []
+        for folder, track in unsettled:
+            yield from self._jobs(folder, [track])
+
+    def take(self, job: Job, outcome: Done | BaseException) -> Embedding | None:
+        """Record what became of a track; returns its row, or None if nothing did."""
+        (first, _), *others = self._claims.pop(job.track.audio)
+        row = _take(first, job, outcome, self.context.tables)
+        settled = [first]
+        if row is None:
+            self.unsettled += others
+        else:
+            for folder, _ in others:
+                folder.count(row)
+                settled.append(folder)
+        for folder in settled:
+            folder.open -= 1
+            if not folder.open:
+                self._done.append(folder)
+        return row
+
+    def finished(self) -> Iterator[tuple[bytes, EmbedResult | BaseException]]:
+        """Each folder that is done and was not yet given out."""
+        while self._done:
+            yield self._done.pop(0).outcome()
+
+    def _jobs(self, folder: _Folder, tracks: Iterable[Track]) -> Iterator[Job]:
+        context = self.context
+        for track in tracks:
+            mine = self._claims.setdefault(track.audio, [])
+            mine.append((folder, track))
+            # What is under way for another file with the same audio is waited for.
+            if len(mine) == 1:
+                yield Job(
+                    track,
+                    local_path(context.library.root or "", track.path),
+                    context.recipe,
+                    context.choice,
+                    context.store.root,
+                    context.run_id,
+                    context.again or track.track_id in folder.asked,
+                )
+
+
+def _pending(context: EmbedContext, folder: _Folder) -> list[Track]:
     """The tracks to embed; those of the others that have their vectors are counted as reused."""
+    library, tables, recipe = context.library, context.tables, context.recipe
     name = folder_id(library.name, folder.path)
-    _forget_lost(tables, store, name, recipe)
+    _forget_lost(tables, context.store, name, recipe)
     total = tables.folder_totals(name, recipe.digest)
-    pending = tables.pending(name, recipe.digest, again)
+    pending = tables.pending(name, recipe.digest, again=context.again)
     folder.asked = tables.asked_again(name)
     library_in_a_run(library.root, may_be_empty=not pending)
-    if not again:
+    if not context.again:
         folder.result = EmbedResult(reused=total.embedded)
     return pending
 
 
 def _take(
-    folder: _Folder,
-    job: Job,
-    outcome: Done | BaseException,
-    tables: Tables,
-    on_track: Callable[[Embedding], None],
+    folder: _Folder, job: Job, outcome: Done | BaseException, tables: Tables
 ) -> Embedding | None:
     """Record what became of a track; None if nothing did, for which the folder is tried again."""
     if isinstance(outcome, TrackRejected):
@@ -191,7 +225,6 @@ def _take(
     except TransientError as error:
         folder.problem = folder.problem or error
         return None
-    on_track(outcome.row)
     folder.result = _add(folder.result, outcome)
     return outcome.row
 
@@ -202,17 +235,17 @@ def _more_seconds(job: Job) -> float:
     return 5.0 * min(job.track.duration, planned or job.track.duration)
 
 
-def _forget_lost(tables: Tables, store: Store, folder: str, recipe: Recipe) -> None:
+def _forget_lost(tables: Tables, store: Store, folder: FolderId, recipe: Recipe) -> None:
     """Have audio embedded again whose vectors are gone from the store, all of it at once."""
     for track in list(tables.embeddable(folder, recipe.digest)):
-        if not store.has(recipe.digest, track.audio_hash or ""):
-            tables.forget_embedding(recipe.digest, track.audio_hash or "")
+        if not store.has(recipe.digest, track.audio):
+            tables.forget_embedding(recipe.digest, track.audio)
 
 
 def _rejected(job: Job, error: TrackRejected) -> Embedding:
     return Embedding(
         recipe=job.recipe.digest,
-        audio_hash=job.track.audio_hash or "",
+        audio_hash=job.track.audio,
         reason=str(error.reason),
         message=error.message,
         run_id=job.run_id,

@@ -133,10 +133,11 @@ def embedded(
 
     pool_windows(windows, "mean")
     started = time.perf_counter()
-    Store(job.store).write(job.recipe.digest, job.track.audio_hash, windows)
+    audio_hash = job.track.audio
+    Store(job.store).write(job.recipe.digest, audio_hash, windows)
     row = Embedding(
         recipe=job.recipe.digest,
-        audio_hash=job.track.audio_hash,
+        audio_hash=audio_hash,
         windows=len(windows),
         decoded_seconds=decoded_seconds,
         note=note,
@@ -158,7 +159,7 @@ def embedded(
 
 def from_store(job: Job) -> Done | None:
     """Vectors of this audio that no table names: the tables were lost, and the store was not."""
-    store, recipe, audio = Store(job.store), job.recipe, job.track.audio_hash or ""
+    store, recipe, audio = Store(job.store), job.recipe, job.track.audio
     if not store.has(recipe.digest, audio):
         return None
     try:

@@ -106,12 +106,10 @@ def _available_bytes(unknown: int) -> int:
     for folder, limit, used in _CGROUP_MEMORY:
         try:
             left = int(Path(folder, limit).read_text()) - int(Path(folder, used).read_text())
-            lines = Path(folder, "memory.stat").read_text().splitlines()
+            stat = Path(folder, "memory.stat").read_text().splitlines()
         except (OSError, ValueError):  # no such file, or "max"
             continue
         # The page cache counts as used, and music that was read fills it; the kernel gives it back.
-        cached = [
-            int(x.split()[1]) for x in lines if x.startswith(("inactive_file", "active_file"))
-        ]
+        cached = [int(x.split()[1]) for x in stat if x.startswith(("inactive_file", "active_file"))]
         figures.append(left + sum(cached))
     return min(figures, default=unknown)

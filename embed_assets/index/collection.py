@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.errors import ConfigurationError
-from embed_assets.identity import IndexSpec
+from embed_assets.identity import CollectionName, FolderId, IndexSpec, TrackId
 from embed_assets.index.connection import lite_folder
 from embed_assets.index.milvus_compat import delete_half_created, delete_lite_indexes, lite_alias
 from embed_assets.index.row import KEYS, SECONDS, TEXT_BYTES, columns
@@ -90,7 +90,7 @@ def load(client: MilvusClient, collection: str) -> None:
         client.load_collection(collection)
 
 
-def served(client: MilvusClient) -> str | None:
+def served(client: MilvusClient) -> CollectionName | None:
     """Name of the collection behind the alias; None if nothing is served yet."""
     if not client.has_collection(ALIAS):
         return None
@@ -148,9 +148,9 @@ def drop(client: MilvusClient, collection: str) -> None:
 def rows_by_folder(
     client: MilvusClient,
     collection: str,
-    folder_ids: list[str] | None = None,
+    folder_ids: Sequence[FolderId] | None = None,
     consistency: str = "Strong",
-) -> Iterator[tuple[str, str, str]]:
+) -> Iterator[tuple[FolderId, TrackId, str]]:
     """Stream (folder_id, track_id, row_digest) of a loaded collection, of all folders or of some.
 
     A row that a crash has duplicated may come twice.
@@ -159,26 +159,26 @@ def rows_by_folder(
     if lite_folder(client):
         # It has no limit, and every page of an iterator would cost it a scan of all the rows.
         rows = client.query(collection, chosen or 'track_id > ""', _NAMES)
-        yield from (tuple(row[name] for name in _NAMES) for row in rows)
+        yield from map(_row, rows)
         return
     if folder_ids is not None:
         rows = client.query(collection, chosen, _NAMES, limit=PAGE, consistency_level=consistency)
         if len(rows) < PAGE:
-            yield from (tuple(row[name] for name in _NAMES) for row in rows)
+            yield from map(_row, rows)
             return
     pages = client.query_iterator(
         collection, PAGE, filter=chosen, output_fields=_NAMES, consistency_level=consistency
     )
     try:
         while page := pages.next():
-            yield from (tuple(row[name] for name in _NAMES) for row in page)
+            yield from map(_row, page)
     finally:
         pages.close()
 
 
 def rows_of(
-    client: MilvusClient, collection: str, track_ids: Iterable[str]
-) -> Iterator[tuple[str, str, str]]:
+    client: MilvusClient, collection: str, track_ids: Iterable[TrackId]
+) -> Iterator[tuple[FolderId, TrackId, str]]:
     """Stream (folder_id, track_id, row_digest) of those tracks that a loaded collection has.
 
     By key, which costs Lite a quarter of looking by folder; shows no row twice, and on a server
@@ -192,11 +192,11 @@ def rows_of(
 _NAMES = ["folder_id", "track_id", "row_digest"]
 
 
-def _row(row: dict[str, Any]) -> tuple[str, str, str]:
+def _row(row: dict[str, Any]) -> tuple[FolderId, TrackId, str]:
     return row["folder_id"], row["track_id"], row["row_digest"]
 
 
-def id_list(ids: list[str]) -> str:
+def id_list(ids: Sequence[str]) -> str:
     """A filter's list of ids; they are hex, so nothing in them needs quoting."""
     if bad := [i for i in ids if not i.isalnum()]:
         raise ValueError(f"not an id: {bad[0]!r}")

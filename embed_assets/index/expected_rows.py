@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 from embed_assets.audio.decode import heard_seconds
 from embed_assets.audio.windows import WindowPolicy, placed
 from embed_assets.errors import TransientError
-from embed_assets.identity import PARTS, IndexSpec, Recipe, display_path
+from embed_assets.identity import PARTS, AudioHash, FolderId, IndexSpec, Recipe, display_path
 from embed_assets.index.row import PartRow, Row, TrackRow
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.records import Embedding, Track
@@ -22,7 +22,7 @@ RECENT = 6_144
 """Vectors of tracks that stay in memory: as many as 512 albums of twelve have, 25 MB."""
 
 
-def index_rows(tables: Tables, folder: str, spec: IndexSpec) -> Iterator[Row]:
+def index_rows(tables: Tables, folder: FolderId, spec: IndexSpec) -> Iterator[Row]:
     """The rows that the collection of `spec` should have of a folder, without their vectors."""
     for track, embedding in tables.indexable(folder, spec.recipe.digest):
         yield from rows_of_track(track, embedding, spec)
@@ -64,7 +64,7 @@ def row_of(
     folder, _, name = track.path.rpartition(b"/")
     return TrackRow(
         track_id=track.track_id,
-        audio_hash=track.audio_hash or "",
+        audio_hash=track.audio,
         folder_id=track.folder_id,
         folder=display_path(folder),
         path=display_path(track.path),
@@ -120,12 +120,12 @@ class Vectors:
             del self.recent[next(iter(self.recent))]
         return vector
 
-    def _of_part(self, audio_hash: str, number: int) -> np.ndarray:
+    def _of_part(self, audio_hash: AudioHash, number: int) -> np.ndarray:
         if self._windows is None or self._windows[0] != audio_hash:
             self._windows = audio_hash, self._read(audio_hash)
         return pool(self._windows[1][number : number + 1], self.spec.pooling)
 
-    def _read(self, audio_hash: str) -> np.ndarray:
+    def _read(self, audio_hash: AudioHash) -> np.ndarray:
         recipe = self.spec.recipe.digest
         try:
             return self.store.read(recipe, audio_hash)

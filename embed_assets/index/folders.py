@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from itertools import islice
 from typing import TYPE_CHECKING
 
 from embed_assets.context import IndexContext
-from embed_assets.identity import PARTS, IndexSpec, folder_id
+from embed_assets.identity import PARTS, FolderId, IndexSpec, folder_id
 from embed_assets.index import collection
 from embed_assets.index.address import is_there
 from embed_assets.index.expected_rows import Vectors, index_rows
@@ -109,7 +110,7 @@ def index_library(
 
 
 def _index_collection(
-    client: MilvusClient, index: IndexContext, paths: Iterable[bytes], last: bool
+    client: MilvusClient, index: IndexContext, paths: Iterable[bytes], *, last: bool
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
     spec, tables, store = index.spec, index.tables, index.store
     collection_registry.note_collection(tables, index.uri, spec)
@@ -118,7 +119,7 @@ def _index_collection(
     ready = {folder: state for folder, state in states.items() if state.ready}
     for folder in by_id.keys() - ready.keys():
         yield FolderIndexed(by_id[folder], DIRTY)
-    sources = [FolderRows(f, lambda f=f: index_rows(tables, f, spec)) for f in ready]
+    sources = [FolderRows(f, partial(index_rows, tables, f, spec)) for f in ready]
     pooled: TrackVectorFile | None = None
     windowed: SegmentVectorFile | None = None
     vector_of = Vectors(spec, tables, store)
@@ -130,9 +131,10 @@ def _index_collection(
             state = ready[report.folder_id]
             if isinstance(report, FolderWritten) and now.get(report.folder_id) == state:
                 written[report.folder_id] = _indexed(report, state, spec)
-        if any(isinstance(r, FolderWritten) and r.written for r in chunk):
+        stored = [r.folder_id for r in chunk if isinstance(r, FolderWritten) and r.written]
+        if stored:
             # Here it is paid for once, and no search waits for it.
-            new = [r.folder_id for r in chunk if r.folder_id in written and r.written]
+            new = [folder for folder in stored if folder in written]
             embedded = tables.embedded_at(new, spec.recipe.digest)
             if spec.rows == PARTS:
                 windowed = windowed or SegmentVectorFile(store, spec)
@@ -190,7 +192,7 @@ def mirror_to_served(client: MilvusClient, index: IndexContext, paths: Iterable[
     return sum(_mirror(client, index.of(one), by_id) for one in other.layers)
 
 
-def _mirror(client: MilvusClient, index: IndexContext, by_id: dict[str, bytes]) -> int:
+def _mirror(client: MilvusClient, index: IndexContext, by_id: dict[FolderId, bytes]) -> int:
     spec, tables, store = index.spec, index.tables, index.store
     there = tables.indexed(index.place)
     states = {
@@ -199,7 +201,7 @@ def _mirror(client: MilvusClient, index: IndexContext, by_id: dict[str, bytes]) 
         if state.digest and there.get(by_id[folder]) != version_of(state.digest, spec)
     }
     touched = 0
-    sources = [FolderRows(f, lambda f=f: index_rows(tables, f, spec)) for f in states]
+    sources = [FolderRows(f, partial(index_rows, tables, f, spec)) for f in states]
     # Lost vectors are not this one's to mend: they are embedded under the recipe that is wanted.
     vector_of = Vectors(spec, tables, store, mend=False)
     for chunk in _chunks(index_folders(client, spec, sources, vector_of)) if sources else ():

@@ -13,7 +13,7 @@ import numpy as np
 
 from embed_assets.context import IndexContext
 from embed_assets.errors import TrackRejected
-from embed_assets.identity import PARTS, ROW_SCHEMA_VERSION, TRACKS, IndexSpec
+from embed_assets.identity import PARTS, ROW_SCHEMA_VERSION, TRACKS, AudioHash, IndexSpec
 from embed_assets.index.collection import count, ensure, load, width_of
 from embed_assets.index.connection import give_way
 from embed_assets.index.nearest import vectors_of
@@ -131,14 +131,14 @@ def _validate(
         gates += _vectors(vectors)
         gates.append(_as_stored(spec, index.store, sample, vectors))
         ids = sorted(vectors)[: QUERIES if spec.rows == TRACKS else QUERIES_PARTS]
-        hits = _search(client, name, [vectors[i] for i in ids], both, key)
+        hits = _search(client, name, [vectors[i] for i in ids], key)
         gates.append(_self_recall(ids, hits))
         if beside is not None and beside != name:
-            gates += _overlap(client, beside, ids, hits, both)
+            gates += _overlap(client, beside, ids, hits)
     return gates, drift
 
 
-def _sample(spec: IndexSpec, tables: Tables) -> dict[str, tuple[str, int | None]]:
+def _sample(spec: IndexSpec, tables: Tables) -> dict[str, tuple[AudioHash, int | None]]:
     """Key of a row -> (audio hash, which window: None for all) of some tracks, or parts of them."""
     rows = collection_registry.sample_tracks(
         tables, spec.recipe.digest, secrets.token_hex(16), SAMPLE
@@ -164,7 +164,7 @@ def _vectors(vectors: dict[str, np.ndarray]) -> list[Gate]:
 def _as_stored(
     spec: IndexSpec,
     store: Store,
-    sample: dict[str, tuple[str, int | None]],
+    sample: dict[str, tuple[AudioHash, int | None]],
     vectors: dict[str, np.ndarray],
 ) -> Gate:
     """How near the vectors are to what the store's windows give, at the worst."""
@@ -194,7 +194,6 @@ def _search(
     client: MilvusClient,
     name: str,
     vectors: list[np.ndarray],
-    names: list[str],
     key: str = "track_id",
 ) -> list[list[tuple[str, float]]]:
     """(key, cosine) of each query's nearest rows, best first."""
@@ -231,7 +230,6 @@ def _overlap(
     served: str,
     ids: list[str],
     hits: list[list[tuple[str, float]]],
-    names: list[str],
 ) -> list[Gate]:
     """What share of a track's neighbours the served collection names as well."""
     load(client, served)
@@ -239,7 +237,7 @@ def _overlap(
     both = [i for i in ids if i in there]
     if not both:
         return []
-    before = dict(zip(both, _search(client, served, [there[i] for i in both], names), strict=True))
+    before = dict(zip(both, _search(client, served, [there[i] for i in both]), strict=True))
     shares = []
     for own, now in zip(ids, hits, strict=True):
         if own in before:

@@ -26,7 +26,7 @@ import shutil
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pymilvus import MilvusClient
@@ -111,8 +111,9 @@ def release(folder: Path) -> None:
 
 def unopened_client() -> MilvusClient:
     """A client that `open_again` opens: the object that callers hold stays the same."""
-    cls = quiet_client_class()
-    return cls.__new__(cls)
+    cls: Any = quiet_client_class()
+    client: MilvusClient = cls.__new__(cls)
+    return client
 
 
 def open_again(client: MilvusClient, folder: Path) -> None:

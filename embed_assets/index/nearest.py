@@ -155,7 +155,7 @@ def nearest_rows(
     ]
 
 
-def at_most(matches: Iterable[Match], per_artist: int) -> list[Match]:
+def at_most(matches: Iterable[Found], per_artist: int) -> list[Found]:
     """The matches with at most so many of each artist that is known; 0: all of them."""
     heard: Counter[str] = Counter()
     kept = []

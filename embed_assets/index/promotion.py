@@ -81,7 +81,8 @@ def promote_if_ready(client: MilvusClient, index: IndexContext) -> ServingStatus
         for one, drift in verdict.drifts:
             repair(client, one, tables, address, drift)
         return ServingStatus(wanted, now, why="; ".join(verdict.failed), verdict=verdict)
-    return _move(client, tables, address, wanted, now, "gates", wanted, verdict)
+    moved = _move(client, tables, address, wanted, now, "gates", wanted)
+    return replace(moved, verdict=verdict)
 
 
 def promote_if_ready_and_validate(client: MilvusClient, index: IndexContext) -> ServingStatus:
@@ -132,7 +133,8 @@ def promote(
                 " `embed-assets sync` brings the collection of the current settings in step;"
                 " `--anyway` serves it as it is"
             )
-    return _move(client, tables, address, name, now, collection_registry.PROMOTE, wanted, verdict)
+    moved = _move(client, tables, address, name, now, collection_registry.PROMOTE, wanted)
+    return replace(moved, verdict=verdict)
 
 
 def rollback(client: MilvusClient, tables: Tables, address: str, wanted: str) -> ServingStatus:
@@ -221,7 +223,6 @@ def _move(
     before: str | None,
     reason: str,
     wanted: str,
-    verdict: ValidationReport | None = None,
 ) -> ServingStatus:
     # What can fail and what takes time comes before the one step that searches notice.
     collection.load(client, name)
@@ -229,4 +230,4 @@ def _move(
     collection.point(client, name, before)
     took = (time.perf_counter() - started) * 1000
     collection_registry.note_move(tables, address, name, before, reason, wanted)
-    return ServingStatus(wanted, name, True, "", verdict, round(took, 3))
+    return ServingStatus(wanted, name, moved=True, switch_ms=round(took, 3))

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed_assets.context import IndexContext
-from embed_assets.identity import IndexSpec, digest
+from embed_assets.identity import CollectionName, FolderId, IndexSpec, digest
 from embed_assets.index.collection import ensure, rows_by_folder, served
 from embed_assets.index.expected_rows import rows_of_track
 from embed_assets.index.writer import FolderRows, index_folders
@@ -35,7 +35,7 @@ class IndexDiff:
     folders: int
     waiting: int
     differing: tuple[bytes, ...]
-    orphans: tuple[str, ...]
+    orphans: tuple[FolderId, ...]
 
     @property
     def none(self) -> bool:
@@ -43,7 +43,7 @@ class IndexDiff:
         return not self.differing and not self.orphans
 
 
-def reconcile(client: MilvusClient, index: IndexContext) -> dict[str, IndexDiff]:
+def reconcile(client: MilvusClient, index: IndexContext) -> dict[CollectionName, IndexDiff]:
     """Compare the wanted and the served collections with the tables, and see that it is mended.
 
     Returns what was found, by the collection's name. Orphaned rows are deleted at once; folders
@@ -76,7 +76,7 @@ def compare(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str)
     embedding. Memory holds a count and a sum a folder; all is read as a stream.
     """
     ensure(client, spec)
-    there: dict[str, _Sum] = defaultdict(lambda: (0, 0))
+    there: dict[FolderId, _Sum] = defaultdict(lambda: (0, 0))
     rows = 0
     for folder, track, row_digest in rows_by_folder(client, spec.collection):
         rows += 1
@@ -84,11 +84,12 @@ def compare(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str)
     differing: list[bytes] = []
     folders = waiting = 0
     wanted = _wanted(tables, spec)
-    next_folder, next_sum = next(wanted, ("", None))
+    none: tuple[FolderId, _Sum | None] = (FolderId(""), None)
+    next_folder, next_sum = next(wanted, none)
     for folder, path, written in collection_registry.written_folders(tables, address, spec):
         folders += 1
         while next_folder and next_folder < folder:
-            next_folder, next_sum = next(wanted, ("", None))
+            next_folder, next_sum = next(wanted, none)
         want = next_sum if next_folder == folder else (0, 0)
         found = there.pop(folder, (0, 0))
         if not written:
@@ -112,10 +113,10 @@ def _wanted(tables: Tables, spec: IndexSpec) -> Iterator[tuple[str, _Sum | None]
         yield folder, total
 
 
-def remove_orphans(client: MilvusClient, spec: IndexSpec, folder_ids: Iterable[str]) -> int:
+def remove_orphans(client: MilvusClient, spec: IndexSpec, folder_ids: Iterable[FolderId]) -> int:
     """Delete the rows of folders that no table knows; returns how many folders."""
     gone = [FolderRows(f, tuple) for f in folder_ids]
-    return sum(1 for _ in index_folders(client, spec, gone, lambda audio_hash: np.zeros(0)))
+    return sum(1 for _ in index_folders(client, spec, gone, lambda _: np.zeros(0)))
 
 
 def repair(

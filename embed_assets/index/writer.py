@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected, TransientError
-from embed_assets.identity import TRACKS, IndexSpec
+from embed_assets.identity import TRACKS, FolderId, IndexSpec, TrackId
 from embed_assets.index.collection import (
     IDS_PER_CALL,
     READ,
@@ -53,7 +53,7 @@ class FolderRows:
     after the other.
     """
 
-    folder_id: str
+    folder_id: FolderId
     rows: Callable[[], Iterable[Row]]
 
 
@@ -61,7 +61,7 @@ class FolderRows:
 class FolderWritten:
     """A folder whose rows in the index were read back and are exactly what was wanted."""
 
-    folder_id: str
+    folder_id: FolderId
     rows: int
     written: int
     deleted: int
@@ -72,7 +72,7 @@ class FolderWritten:
 class FolderFailed:
     """A folder whose rows or vectors could not be had; other folders are not held up by it."""
 
-    folder_id: str
+    folder_id: FolderId
     error: Exception
 
 
@@ -84,16 +84,16 @@ class _Work:
     """
 
     source: FolderRows
-    want: dict[str, Mark] = field(default_factory=dict)
-    have: dict[str, Mark] = field(default_factory=dict)
-    written: dict[str, int] = field(default_factory=dict)
-    deleted: dict[str, int] = field(default_factory=dict)
+    want: dict[TrackId, Mark] = field(default_factory=dict)
+    have: dict[TrackId, Mark] = field(default_factory=dict)
+    written: dict[TrackId, int] = field(default_factory=dict)
+    deleted: dict[TrackId, int] = field(default_factory=dict)
     error: Exception | None = None
 
     def in_step(self) -> bool:
         return self.have == self.want
 
-    def surplus(self) -> list[str]:
+    def surplus(self) -> list[TrackId]:
         """Tracks of which there are rows that no writing replaces: doubled, or no longer wanted."""
         return [t for t, (n, _) in self.have.items() if n > self.want.get(t, (0, 0))[0]]
 
@@ -135,7 +135,7 @@ def index_folders(
         # All rows are those that this call has written: there is nothing of the others to look for.
         level = READ if ours else "Strong"
         unknown = count(client, spec.collection, level) != ours
-        _settle(client, spec, chunk, vector_of, rewrite, unknown)
+        _settle(client, spec, chunk, vector_of, force=rewrite, unknown=unknown)
         ours += sum(n for work in chunk for n, _ in work.have.values())
         for work in chunk:
             yield work.report()
@@ -147,6 +147,7 @@ def _settle(
     spec: IndexSpec,
     chunk: list[_Work],
     vector_of: Callable[[Any], np.ndarray],
+    *,
     force: bool,
     unknown: bool,
 ) -> None:
@@ -155,7 +156,7 @@ def _settle(
     pending = chunk
     for _ in range(ROUNDS):
         sample: dict[str, np.ndarray] = {}
-        touched = _bring(client, spec, pending, vector_of, force, sample)
+        touched = _bring(client, spec, pending, vector_of, sample, force=force)
         if not touched:
             return
         _flush(client, spec)
@@ -187,7 +188,7 @@ def _read(
     else:
         level = READ if only_written else "Strong"
         rows = rows_by_folder(client, spec.collection, list(works), level)
-    have: dict[str, dict[str, Mark]] = defaultdict(dict)
+    have: dict[FolderId, dict[TrackId, Mark]] = defaultdict(dict)
     for folder, track, row_digest in rows:
         there = have[folder]
         there[track] = _plus(there.get(track, (0, 0)), row_digest)
@@ -204,13 +205,14 @@ def _bring(
     spec: IndexSpec,
     chunk: list[_Work],
     vector_of: Callable[[Any], np.ndarray],
-    force: bool,
     sample: dict[str, np.ndarray],
+    *,
+    force: bool,
 ) -> list[_Work]:
     """Write and delete what differs; returns the folders in which anything did."""
-    touched: set[str] = set()
+    touched: set[FolderId] = set()
     key = KEYS[spec.rows]
-    for number, batch in enumerate(_batches(spec, chunk, vector_of, force), 1):
+    for number, batch in enumerate(_batches(spec, chunk, vector_of, force=force), 1):
         client.upsert(spec.collection, [row for _, row in batch])
         for work, row in batch:
             work.written[row["track_id"]] = work.want[row["track_id"]][0]
@@ -236,7 +238,7 @@ def _bring(
 
 
 def _batches(
-    spec: IndexSpec, chunk: list[_Work], vector_of: Callable[[Any], np.ndarray], force: bool
+    spec: IndexSpec, chunk: list[_Work], vector_of: Callable[[Any], np.ndarray], *, force: bool
 ) -> Iterator[list[tuple[_Work, dict[str, Any]]]]:
     """Rows to write, with their vectors, of one folder after the other; full batches but the last.
 
@@ -267,7 +269,7 @@ def _batches(
                         batch = []
         except ConfigurationError:
             raise
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001  # it is the folder's, and reported with it
             work.error = e
             batch = [(w, row) for w, row in batch if w is not work]
     if batch:
@@ -289,7 +291,7 @@ def _unit(spec: IndexSpec, row: Row, vector: np.ndarray) -> np.ndarray:
     return (vector / norm).astype(np.float32)
 
 
-def _delete(client: MilvusClient, spec: IndexSpec, tracks: Iterable[str]) -> None:
+def _delete(client: MilvusClient, spec: IndexSpec, tracks: Iterable[TrackId]) -> None:
     """Delete every row of these tracks."""
     rest = iter(sorted(tracks))
     while ids := list(islice(rest, IDS_PER_CALL)):

@@ -8,6 +8,7 @@ its folder count again only after a day, then after two, four and so on.
 
 from __future__ import annotations
 
+from embed_assets.identity import FolderId
 from embed_assets.storage.tables import Tables
 
 TRIES = 3
@@ -23,7 +24,7 @@ def count(vain: int, vain_at: float, now: float) -> bool:
     return not 0 <= now - vain_at < REST_SECONDS * 2.0 ** (vain - TRIES)
 
 
-def of_folder(tables: Tables, folder: str) -> tuple[int, float]:
+def of_folder(tables: Tables, folder: FolderId) -> tuple[int, float]:
     """How often in a row a ctime of a folder's files said nothing, and when it last did."""
     with tables.connect() as db:
         row = db.execute(

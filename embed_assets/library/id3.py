@@ -84,7 +84,7 @@ def id3_frames() -> Mapping[str, Any]:
         """Kept beside others of its name."""
 
         @property
-        def HashKey(self) -> str:
+        def HashKey(self) -> str:  # noqa: N802  # mutagen's name
             return f"{self.FrameID}:{id(self)}"
 
     wanted = Wanted()
@@ -150,7 +150,7 @@ def id3v1_tag(data: bytes) -> Values:
     return values
 
 
-def text_values(data: bytes, keep_empty: bool = False) -> list[str]:
+def text_values(data: bytes, *, keep_empty: bool = False) -> list[str]:
     """The values of an ID3v2 text frame: a byte that names the encoding, texts with zeros between.
 
     Known are the sins of taggers: UTF-16 without a byte order mark, UTF-8 or Windows-1252 said to
@@ -175,7 +175,7 @@ def latin(data: bytes) -> str:
     return data.decode("latin-1")
 
 
-def _utf16(data: bytes, big: bool) -> list[str]:
+def _utf16(data: bytes, *, big: bool) -> list[str]:
     texts = []
     units = [data[i : i + 2] for i in range(0, len(data) - 1, 2)]
     order = "utf-16-be" if big else ""

@@ -150,6 +150,11 @@ def why_left_out(root: Path, path: bytes) -> str:
     full = os.path.join(base, path)
     if path in (b"", b".") or path.startswith(b"../") or not os.path.lexists(full):
         return ""
+    return _why_folder_left_out(base, path) or _why_file_left_out(base, full)
+
+
+def _why_folder_left_out(base: bytes, path: bytes) -> str:
+    """The same for what a name says, that of the file or of a folder above it."""
     names = path.split(b"/")
     for i in range(len(names)):
         above = os.path.join(base, *names[:i])
@@ -163,6 +168,11 @@ def why_left_out(root: Path, path: bytes) -> str:
             return f"{name} is what a NAS or a desktop leaves behind"
         if i + 1 < len(names) and os.path.islink(os.path.join(above, names[i])):
             return f"{name} is a symbolic link to a folder, which is not followed: {LINKS_TODO}"
+    return ""
+
+
+def _why_file_left_out(base: bytes, full: bytes) -> str:
+    """The same for what the file itself is."""
     if os.path.islink(full) and (os.path.isdir(full) or not os.path.exists(full)):
         return f"it is a symbolic link, which is not followed: {LINKS_TODO}"
     if os.path.isdir(full):
@@ -172,12 +182,13 @@ def why_left_out(root: Path, path: bytes) -> str:
             return f"it is a symbolic link that leads out of the library: {LINKS_TODO}"
     except OSError as e:
         return f"it cannot be read ({e.strerror})"
-    stem, _, suffix = names[-1].rpartition(b".")
+    name = os.path.basename(full)
+    stem, _, suffix = name.rpartition(b".")
     ending = suffix.lower().decode(errors="replace")
     for kind in NOT_TAKEN if stem else ():
         if ending in kind.endings:
             return f".{ending} is not taken ({kind.name}: {kind.why}): {kind.instead}"
-    return "" if is_audio(names[-1]) else "its name does not end as audio does"
+    return "" if is_audio(name) else "its name does not end as audio does"
 
 
 def _add(seen: list[bytes], path: bytes, name: bytes) -> None:

@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from embed_assets.errors import LibraryUnavailable, TrackRejected, TransientError
-from embed_assets.identity import display_path, folder_id, local_path, track_id
+from embed_assets.identity import TrackId, display_path, folder_id, local_path, track_id
 from embed_assets.library import ctimes
 from embed_assets.library.unchanged import unchanged
 from embed_assets.library.walk import (
@@ -56,7 +56,7 @@ def scan_folder(
     *,
     may_remove: bool = False,
     run_id: str = "",
-    on_track: Callable[[Track], None] = lambda row: None,
+    on_track: Callable[[Track], None] = lambda _: None,
 ) -> ScanResult:
     """Bring the manifest of one folder up to date; only files that changed are read.
 
@@ -101,8 +101,8 @@ def scan_folder(
         for f in files
         if f.name not in seen
     )
-    changed: set[str] = set()
-    jumping: set[str] = set()
+    changed: set[TrackId] = set()
+    jumping: set[TrackId] = set()
     for rows in _in_batches(_probe_all(root, fresh, pool, jumping)):
         changed |= tables.put_tracks(rows, scan)
         for row in rows:
@@ -128,7 +128,9 @@ def scan_folder(
     )
 
 
-def _vain(before: int, touched: set[str], changed: set[str], jumping: set[str]) -> int | None:
+def _vain(
+    before: int, touched: set[TrackId], changed: set[TrackId], jumping: set[TrackId]
+) -> int | None:
     """How often in a row ctimes were read for nothing; None: nothing was learnt of that.
 
     `touched` files were read for their ctime only; `jumping` ones got another while they were read.
@@ -141,7 +143,7 @@ def _vain(before: int, touched: set[str], changed: set[str], jumping: set[str]) 
 
 
 def _probe_all(
-    root: Path, files: Iterable[tuple[AudioFile, Track]], pool: Pool, jumping: set[str]
+    root: Path, files: Iterable[tuple[AudioFile, Track]], pool: Pool, jumping: set[TrackId]
 ) -> Iterator[Track]:
     jobs = ((row, local_path(root, row.path), f.stamp) for f, row in files)
     for (row, _, _), result in pool.run(_probe_one, jobs):

@@ -103,7 +103,7 @@ def _children(data: bytes) -> Iterator[tuple[int, bytes]]:
         at = begin + size
 
 
-def _number(data: bytes, at: int, keep_mark: bool = False) -> tuple[int | None, int]:
+def _number(data: bytes, at: int, *, keep_mark: bool = False) -> tuple[int | None, int]:
     """EBML's number of variable length, and where it ends; None where it is unknown, 0: no end."""
     if at >= len(data) or not data[at]:
         return None, 0

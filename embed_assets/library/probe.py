@@ -25,10 +25,12 @@ from embed_assets.audio.decoders import BLOCK
 from embed_assets.audio.framing import FRAME_CODECS, flac_frame_bytes, frame_bytes, frames_of
 from embed_assets.audio.quiet import quiet_stderr
 from embed_assets.errors import Reason, TrackRejected
+from embed_assets.identity import AudioHash
 from embed_assets.library.tags import Tags, read_tags
 
 if TYPE_CHECKING:
-    from av import Packet
+    from av import AudioStream, Packet
+    from typing_extensions import Buffer
 
 LAST_PACKETS = 1024
 """Packets at the end of a file that are looked at for what is no audio, each of some 500 bytes."""
@@ -45,7 +47,7 @@ class Probe(Tags):
     alone can read the hash is over the decoded samples.
     """
 
-    audio_hash: str
+    audio_hash: AudioHash
     duration: float
     container: str
     codec: str
@@ -84,7 +86,7 @@ def _probe(path: bytes, decoder: str) -> Probe:
         if seconds <= 0 or sample_rate <= 0 or channels <= 0:
             raise TrackRejected(Reason.CORRUPT, "its audio has no length, rate or channels")
         return Probe(
-            audio_hash=found.digest,
+            audio_hash=AudioHash(found.digest),
             duration=seconds,
             container=container,
             codec=codec,
@@ -111,8 +113,9 @@ def _measure(audio: Audio) -> _Measured:
         _, codec, sample_rate, channels = _format(link)
         kind = f"{codec} {sample_rate} {channels}"
         h.update((f"\0link {kind}" if links else kind).encode())
-        measured = _packets if isinstance(link, Opened) else _samples
-        more_seconds, more = measured(link, h.update)
+        more_seconds, more = (
+            _packets(link, h.update) if isinstance(link, Opened) else _samples(link, h.update)
+        )
         seconds, size, links = seconds + more_seconds, size + more, links + 1
     return _Measured(h.hexdigest(), seconds, size)
 
@@ -137,15 +140,15 @@ def _format(link: Opened | Sndfile) -> tuple[str, str, int, int]:
     return file.format.lower(), file.subtype.lower(), file.samplerate, file.channels
 
 
-def _packets(opened: Opened, update: Callable[[bytes | memoryview], None]) -> tuple[float, int]:
+def _packets(opened: Opened, update: Callable[[Buffer], None]) -> tuple[float, int]:
     """Seconds and bytes of the stream's packets, which `update` gets one by one."""
     stream = opened.stream
     start = stream.start_time or 0
     ticks = end = size = 0
     keep = LAST_PACKETS if _frame_codec(opened) else 1
-    held: deque[Packet] = deque()
+    held: deque[Packet[AudioStream]] = deque()
 
-    def count(packet: Packet, data: Packet | memoryview, length: int) -> None:
+    def count(packet: Packet[AudioStream], data: Buffer, length: int) -> None:
         nonlocal ticks, end, size
         update(data)
         size += length
@@ -164,7 +167,7 @@ def _packets(opened: Opened, update: Callable[[bytes | memoryview], None]) -> tu
     opened.source.check()
     # Vorbis packets understate their durations (up to 25 %); a damaged timestamp may say years.
     length = end if ticks <= end <= 1.5 * ticks else ticks
-    return float(length * stream.time_base), size
+    return float(length * opened.time_base), size
 
 
 def _frame_codec(opened: Opened) -> str:
@@ -176,8 +179,8 @@ def _frame_codec(opened: Opened) -> str:
 
 
 def _without_what_is_behind(
-    opened: Opened, last: list[Packet]
-) -> Iterator[tuple[Packet, memoryview]]:
+    opened: Opened, last: list[Packet[AudioStream]]
+) -> Iterator[tuple[Packet[AudioStream], memoryview]]:
     """The last packets of a stream, as far as they are audio.
 
     FFmpeg has the last packet of some formats end where the file ends.
@@ -194,7 +197,7 @@ def _without_what_is_behind(
     yield from ((packet, data) for packet, data in zip(last, packets, strict=False) if data)
 
 
-def _demuxed(opened: Opened) -> Iterator[Packet]:
+def _demuxed(opened: Opened) -> Iterator[Packet[AudioStream]]:
     """The packets that are there; damage in the middle is passed over."""
     import av
 
@@ -210,7 +213,7 @@ def _demuxed(opened: Opened) -> Iterator[Packet]:
             failures += 1
 
 
-def _samples(opened: Sndfile, update: Callable[[bytes | memoryview], None]) -> tuple[float, int]:
+def _samples(opened: Sndfile, update: Callable[[Buffer], None]) -> tuple[float, int]:
     """Seconds of the decoded samples, which `update` gets as 16-bit ones; bytes of the file."""
     import soundfile
 

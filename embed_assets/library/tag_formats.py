@@ -87,7 +87,7 @@ def tags_of(audio: Audio) -> Iterator[Values]:
     for read in _readers(container, codec):
         try:
             yield from read(audio.source)
-        except Exception:
+        except Exception:  # noqa: BLE001, S112
             # Whatever mutagen trips over in a tag that nobody would write.
             continue
     if isinstance(first, Opened):

@@ -14,7 +14,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from embed_assets.library.tag_formats import Values, tags_of
+from embed_assets.library.id3 import Values
+from embed_assets.library.tag_formats import tags_of
 
 if TYPE_CHECKING:
     from embed_assets.audio.container import Audio
@@ -101,7 +102,8 @@ def genre_names(texts: Iterable[str]) -> list[str]:
         if text.isdecimal() and text.isascii():
             found.append(_referred(text) or text)
             continue
-        references, rest = _REFERENCES.fullmatch(text).groups()
+        match = _REFERENCES.fullmatch(text)
+        references, rest = match.groups() if match else ("", text)
         found += [_referred(one) for one in references.strip("()").split(")(") if one]
         found.append(rest[1:] if rest.startswith("((") else rest)
     return found

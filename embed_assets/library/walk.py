@@ -74,7 +74,7 @@ class AudioFile:
         return Stamp(self.size, self.mtime_ns, self.ctime_ns)
 
 
-def require_library(root: Path | None, may_be_empty: bool = False) -> Path:
+def require_library(root: Path | None, *, may_be_empty: bool = False) -> Path:
     """Return the root of the library, or say why it cannot be one.
 
     `may_be_empty`: a person confirmed that all of it was deleted.
@@ -104,7 +104,7 @@ def require_library(root: Path | None, may_be_empty: bool = False) -> Path:
     )
 
 
-def library_in_a_run(root: Path | None, may_be_empty: bool = False) -> Path:
+def library_in_a_run(root: Path | None, *, may_be_empty: bool = False) -> Path:
     """As `require_library`, once a look has found the library: a disk that fails is tried again.
 
     Raises:
@@ -112,7 +112,7 @@ def library_in_a_run(root: Path | None, may_be_empty: bool = False) -> Path:
         LibraryUnavailable: as `require_library`.
     """
     try:
-        return require_library(root, may_be_empty)
+        return require_library(root, may_be_empty=may_be_empty)
     except LibraryUnavailable as e:
         if not isinstance(e.__cause__, OSError) or e.__cause__.errno in (*_GONE, *_FORBIDDEN):
             raise

@@ -42,7 +42,7 @@ def drop(project: Project, name: str) -> None:
         promotion.drop(client, name, project.tables, project.uri)
 
 
-def promote(project: Project, name: str | None, anyway: bool = False) -> ServingStatus:
+def promote(project: Project, name: str | None, *, anyway: bool = False) -> ServingStatus:
     """Serve a collection, that of the settings unless named."""
     index = project.index()
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:

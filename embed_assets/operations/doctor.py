@@ -50,20 +50,20 @@ class Finding:
     counts: dict[str, object] = field(default_factory=dict)
 
 
-def doctor(settings: Settings, deep: bool = False) -> list[Finding]:
+def doctor(settings: Settings, *, deep: bool = False) -> list[Finding]:
     """Check everything that a run needs; changes nothing. `deep` reads every stored vector."""
     project = for_reading(settings)
     left_out = LeftOut()
     checks: list[tuple[str, Callable[[Settings, Project], str]]] = [
         ("settings", _settings),
-        ("library", lambda settings, project: _library(project, left_out)),
-        ("left out", lambda settings, project: _left_out(left_out)),
+        ("library", lambda _, project: _library(project, left_out)),
+        ("left out", lambda *_: _left_out(left_out)),
         ("encoder", _encoder),
         ("removals", _removals),
         ("home", _home),
         ("device", _device),
         ("index", _index),
-        ("vectors", lambda settings, project: _vectors(project, deep)),
+        ("vectors", lambda _, project: _vectors(project, deep=deep)),
         ("tracks", _tracks),
         ("ctimes", _ctimes),
         ("dagster", _dagster),
@@ -83,11 +83,11 @@ def _finding(
     name: str, check: Callable[[Settings, Project], str], settings: Settings, project: Project
 ) -> Finding:
     try:
-        return Finding(name, True, check(settings, project))
+        return Finding(name, ok=True, message=check(settings, project))
     except _Unknown as e:
-        return Finding(name, None, str(e))
+        return Finding(name, ok=None, message=str(e))
     except EmbedAssetsError as e:
-        return Finding(name, False, str(e))
+        return Finding(name, ok=False, message=str(e))
 
 
 class _Unknown(EmbedAssetsError):
@@ -234,7 +234,7 @@ def _index(settings: Settings, project: Project) -> str:
     )
 
 
-def _vectors(project: Project, deep: bool) -> str:
+def _vectors(project: Project, *, deep: bool) -> str:
     recipe = project.spec().recipe.digest
     tracks = {t.audio_hash: t.path for t in queries.embedded_tracks(project.tables, recipe)}
     looked = sorted(h for h in tracks if h)

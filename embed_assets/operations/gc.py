@@ -12,9 +12,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
-
-import dagster as dg
+from typing import TYPE_CHECKING, Any
 
 from embed_assets import encoders
 from embed_assets.defs.dagster_compat import files
@@ -32,6 +30,9 @@ from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry
 from embed_assets.storage.garbage import GcReport, collect_garbage
 from embed_assets.storage.track_vector_file import unused_files
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 LITE_SECONDS = 120.0
 WALK_SECONDS = 600.0
@@ -76,7 +77,7 @@ class Collected:
         return told | told.pop("swept")
 
 
-def _history(instance: dg.DagsterInstance, settings: Settings, dry_run: bool) -> History:
+def _history(instance: dg.DagsterInstance, settings: Settings, *, dry_run: bool) -> History:
     sizes = files.sizes(instance)
     alone = running_address(settings) is None
     pruned = prune(
@@ -115,7 +116,7 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
             " `--dry-run` says what it would remove now"
         )
     with open_instance(settings) as instance:
-        history = _history(instance, settings, dry_run)
+        history = _history(instance, settings, dry_run=dry_run)
     specs = _in_use(project)
     if specs is None:
         # Whose vectors a collection has cannot be known: nothing of another recipe may go.

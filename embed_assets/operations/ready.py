@@ -10,7 +10,9 @@ from embed_assets.project import fitted
 from embed_assets.settings import Settings
 
 
-def ready(settings: Settings, tell: Callable[[str], None], may_be_empty: bool = False) -> Settings:
+def ready(
+    settings: Settings, tell: Callable[[str], None], *, may_be_empty: bool = False
+) -> Settings:
     """Look for library, device and weights; gives the settings as they fit this machine.
 
     `may_be_empty`: a person confirmed that all music was deleted.
@@ -19,7 +21,7 @@ def ready(settings: Settings, tell: Callable[[str], None], may_be_empty: bool = 
         LibraryUnavailable: the library is not there.
         ConfigurationError: device or weights cannot work as configured.
     """
-    require_library(settings.library, may_be_empty)
+    require_library(settings.library, may_be_empty=may_be_empty)
     encoders.require_device(settings.encoder, settings.device)
     settings = fitted(settings)
     encoders.fetch(settings.encoder, settings.model, settings.model_cache, tell)

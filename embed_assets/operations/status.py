@@ -10,6 +10,7 @@ import dagster as dg
 
 from embed_assets.defs.evaluation import evaluate
 from embed_assets.errors import ConfigurationError
+from embed_assets.identity import RecipeDigest
 from embed_assets.index.address import unreachable
 from embed_assets.library.left_out import LeftOut
 from embed_assets.operations.errors import failed_folders
@@ -87,7 +88,7 @@ def status(settings: Settings) -> Status:
         except ConfigurationError as e:
             problem = str(e)
         failed = len(failed_folders(instance, project))
-        rate = _rate(instance, project.tables, spec.recipe.digest, live > 0)
+        rate = _rate(instance, project.tables, spec.recipe.digest, goes_on=live > 0)
     left = max(plan.files - found.embedded - found.rejected, 0) if plan else found.pending
     return Status(
         library=str(settings.library or ""),
@@ -119,7 +120,9 @@ def status(settings: Settings) -> Status:
     )
 
 
-def _rate(instance: dg.DagsterInstance, tables: Tables, recipe: str, goes_on: bool) -> float:
+def _rate(
+    instance: dg.DagsterInstance, tables: Tables, recipe: RecipeDigest, *, goes_on: bool
+) -> float:
     """Tracks/s of the last minute, or of what of it the runs that embedded them took."""
     now = time.time()
     since = now - RATE_SECONDS

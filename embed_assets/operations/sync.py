@@ -91,7 +91,7 @@ def sync(
     settings: Settings,
     *,
     confirm_removals: bool = False,
-    tell: Callable[[str], None] = lambda line: None,
+    tell: Callable[[str], None] = lambda _: None,
 ) -> SyncResult:
     """Bring the index in step with the library; folders that fail are counted, not raised.
 
@@ -322,8 +322,11 @@ def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> Non
     totals: Counter[str] = Counter()
     for entry in log_of(instance, run_id, dg.DagsterEventType.ASSET_MATERIALIZATION):
         made = entry.asset_materialization
-        for name in told.get(made.asset_key.path[-1], ()) if made else ():
+        if made is None:
+            continue
+        for name in told.get(made.asset_key.path[-1], ()):
             value = made.metadata.get(name)
-            totals[name] += int(value.value) if value is not None else 0
+            if isinstance(value, dg.IntMetadataValue):
+                totals[name] += value.value or 0
     for name, n in totals.items():
         setattr(result, name, getattr(result, name) + n)

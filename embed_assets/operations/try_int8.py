@@ -103,7 +103,7 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
         )
         calibrate(model, cache, heard, CALIBRATION_SECONDS)
 
-    def passed(what: str, name: str, some: list[bytes], exact: bool = False) -> Pass:
+    def passed(what: str, name: str, some: list[bytes], *, exact: bool = False) -> Pass:
         config = EncoderConfig(name, model, "cpu", cache)
         engine, workers = EngineConfig(config, exact), config.workers(policy.seconds)
         return embed(engine, some, policy, workers, _Progress(what, len(some), tell))

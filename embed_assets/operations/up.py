@@ -101,7 +101,7 @@ def _serve(settings: Settings, port: int, note: Path, verbose: bool) -> int:
     _require_port(port)
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, frame: stopping.append(number))
+        signal.signal(number, lambda number, _: stopping.append(number))
     with open_instance(settings) as instance:
         library = LibraryLog(instance, Project.of(settings))
         with UpLog(library, _dagster_log(settings), verbose) as log:

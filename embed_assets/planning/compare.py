@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from embed_assets.errors import LibraryUnavailable
+from embed_assets.identity import PartitionKey
 from embed_assets.planning.values import FolderSnapshot, Known, Policy, SensorCursor
 from embed_assets.storage.records import EMPTY
 
@@ -34,7 +35,7 @@ MAX_MISSING = 5000
 class DueFolder:
     """A folder that needs a run; `retry_level` 0: in a full run, 1: in a small one, 2: alone."""
 
-    key: str
+    key: PartitionKey
     version: str
     attempts: int
     retry_level: int
@@ -50,11 +51,11 @@ class Comparison:
     again by the next evaluation, so memory does not grow with an import.
     """
 
-    folders: dict[str, DueFolder] = field(default_factory=dict)
-    interactive: set[str] = field(default_factory=set)
-    found: set[str] = field(default_factory=set)
-    in_step: set[str] = field(default_factory=set)
-    unlisted: list[str] = field(default_factory=list)
+    folders: dict[PartitionKey, DueFolder] = field(default_factory=dict)
+    interactive: set[PartitionKey] = field(default_factory=set)
+    found: set[PartitionKey] = field(default_factory=set)
+    in_step: set[PartitionKey] = field(default_factory=set)
+    unlisted: list[PartitionKey] = field(default_factory=list)
     new_versions: set[str] = field(default_factory=set)
     total: int = 0
     files: int = 0
@@ -76,7 +77,7 @@ def compare(
     result = Comparison()
     partitions = set(known.partitions)
     indexed_versions = set(known.indexed.values())
-    recent: list[tuple[float, str]] = []
+    recent: list[tuple[float, PartitionKey]] = []
     max_new = policy.folders_per_run * policy.max_import_runs
     new = 0
     for folder in walked:
@@ -127,19 +128,20 @@ class Removals:
     """Folders that are gone: those to be removed from the index, and those that are out of it."""
 
     due: tuple[DueFolder, ...] = ()
-    retire: tuple[str, ...] = ()
+    retire: tuple[PartitionKey, ...] = ()
     running: int = 0
     next_attempt_in: tuple[float, ...] = ()
 
 
 def plan_removals(
-    missing: Sequence[str],
-    complete: bool,
+    missing: Sequence[PartitionKey],
     result: Comparison,
     known: Known,
     cursor: SensorCursor,
     policy: Policy,
     now: float,
+    *,
+    complete: bool,
 ) -> Removals:
     """What to do about the known folders that the walk should have found; `cursor` is updated.
 
@@ -192,7 +194,7 @@ def _debounced_in(
 
 
 def _next_attempt_in(
-    key: str, version: str, known: Known, cursor: SensorCursor, now: float
+    key: PartitionKey, version: str, known: Known, cursor: SensorCursor, now: float
 ) -> float:
     """Seconds until this version is tried again; 0 if now."""
     before, count, at = cursor.attempts.get(key, ("", 0, 0.0))
@@ -202,19 +204,23 @@ def _next_attempt_in(
     return max(0.0, at + steps[min(count, len(steps)) - 1] - now)
 
 
-def _due(key: str, version: str, known: Known, cursor: SensorCursor, files: int = 0) -> DueFolder:
+def _due(
+    key: PartitionKey, version: str, known: Known, cursor: SensorCursor, files: int = 0
+) -> DueFolder:
     before, count, _ = cursor.attempts.get(key, ("", 0, 0.0))
     attempts = count if before == version else 0
-    return DueFolder(key, version, attempts, _retry_level(attempts, known.failed.get(key)), files)
+    return DueFolder(
+        key, version, attempts, _retry_level(attempts, own_fault=known.failed.get(key)), files
+    )
 
 
-def _retry_level(attempts: int, own_fault: bool | None) -> int:
+def _retry_level(attempts: int, *, own_fault: bool | None) -> int:
     if not attempts or own_fault is False:
         return 0
     return 2 if own_fault else min(attempts, 2)
 
 
-def _refuse_mass_removal(gone: Sequence[str], folders: int, indexed: int) -> None:
+def _refuse_mass_removal(gone: Sequence[PartitionKey], folders: int, indexed: int) -> None:
     if gone and (folders == 0 or (len(gone) > MASS_REMOVAL_MIN and 2 * len(gone) >= indexed)):
         raise LibraryUnavailable(
             f"{len(gone)} of {indexed} indexed folders are gone from the library at once"

@@ -6,6 +6,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 
+from embed_assets.identity import PartitionKey
 from embed_assets.planning.compare import Comparison, DueFolder, Removals
 from embed_assets.planning.values import Known, Plan, Policy, RunRequest, SensorCursor
 
@@ -37,7 +38,7 @@ def plan_runs(
 def split_imports(
     requests: Iterable[RunRequest],
     result: Comparison,
-    embedded: Mapping[str, int],
+    embedded: Mapping[PartitionKey, int],
     policy: Policy,
 ) -> list[RunRequest]:
     """The requests with imports split by the tracks to embed, as many as may be started.
@@ -87,9 +88,9 @@ def plan_of(requests: Sequence[RunRequest], result: Comparison, removals: Remova
 
 def _ranges(
     due: Collection[DueFolder],
-    position: Mapping[str, int],
-    order: Sequence[str],
-    may_bridge: Collection[str],
+    position: Mapping[PartitionKey, int],
+    order: Sequence[PartitionKey],
+    may_bridge: Collection[PartitionKey],
     policy: Policy,
     *,
     remove: bool = False,
@@ -116,9 +117,11 @@ def _ranges(
             yield RunRequest(tuple(new[i : i + size]), remove, is_import)
 
 
-def _split(request: RunRequest, work: Mapping[str, int], most: int) -> Iterator[RunRequest]:
+def _split(
+    request: RunRequest, work: Mapping[PartitionKey, int], most: int
+) -> Iterator[RunRequest]:
     """Pieces of at most `most` tracks to embed, or of one folder that has more."""
-    piece: list[str] = []
+    piece: list[PartitionKey] = []
     total = 0
     for key in request.keys:
         more = work.get(key, 0)

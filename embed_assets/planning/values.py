@@ -6,6 +6,8 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 
+from embed_assets.identity import PartitionKey
+
 
 @dataclass(frozen=True, slots=True)
 class FolderSnapshot:
@@ -15,7 +17,7 @@ class FolderSnapshot:
     unless files have other ctimes than when they were read.
     """
 
-    key: str
+    key: PartitionKey
     version: str | None
     files: int = 0
     newest: float = 0.0
@@ -33,11 +35,11 @@ class Known:
     Dagster home was deleted.
     """
 
-    partitions: Sequence[str] = ()
-    indexed: Mapping[str, str] = field(default_factory=dict)
-    running: Collection[str] = ()
-    failed: Mapping[str, bool] = field(default_factory=dict)
-    unlisted: Sequence[str] = ()
+    partitions: Sequence[PartitionKey] = ()
+    indexed: Mapping[PartitionKey, str] = field(default_factory=dict)
+    running: Collection[PartitionKey] = ()
+    failed: Mapping[PartitionKey, bool] = field(default_factory=dict)
+    unlisted: Sequence[PartitionKey] = ()
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,7 @@ class Policy:
 class RunRequest:
     """One run: `keys` in the order in which they are, or will be, added as partitions."""
 
-    keys: tuple[str, ...]
+    keys: tuple[PartitionKey, ...]
     remove: bool = False
     is_import: bool = False
 
@@ -80,10 +82,10 @@ class SensorCursor:
     continues. `missing`: folders that the walk so far did not find.
     """
 
-    debouncing: dict[str, tuple[str, float]] = field(default_factory=dict)
-    attempts: dict[str, tuple[str, int, float]] = field(default_factory=dict)
+    debouncing: dict[PartitionKey, tuple[str, float]] = field(default_factory=dict)
+    attempts: dict[PartitionKey, tuple[str, int, float]] = field(default_factory=dict)
     resume: str | None = None
-    missing: list[str] = field(default_factory=list)
+    missing: list[PartitionKey] = field(default_factory=list)
 
     def record_end(self, request: RunRequest, now: float) -> None:
         """Count the backoff of a run's folders from its end, should it have failed."""
@@ -120,8 +122,8 @@ class Plan:
     """
 
     requests: tuple[RunRequest, ...] = ()
-    retire: tuple[str, ...] = ()
-    adopt: tuple[str, ...] = ()
+    retire: tuple[PartitionKey, ...] = ()
+    adopt: tuple[PartitionKey, ...] = ()
     folders: int = 0
     files: int = 0
     in_step: int = 0

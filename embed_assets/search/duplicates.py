@@ -45,10 +45,12 @@ def duplicates(
     by_audio: dict[str, list[int]] = {}
     for i, track in searcher.tracks():
         if allowed[i]:
-            by_audio.setdefault(track.audio_hash or "", []).append(i)
+            by_audio.setdefault(track.audio, []).append(i)
     found = [
         DuplicateGroup(
-            True, 1.0, tuple(sorted((searcher.match(i, 1.0) for i in same), key=_by_path))
+            certain=True,
+            score=1.0,
+            tracks=tuple(sorted((searcher.match(i, 1.0) for i in same), key=_by_path)),
         )
         for same in by_audio.values()
         if len(same) > 1
@@ -61,7 +63,9 @@ def duplicates(
     )
     pairs = sorted(((score, firsts[a], firsts[b]) for score, a, b in found_alike), reverse=True)
     return found + [
-        DuplicateGroup(False, score, (searcher.match(a, score), searcher.match(b, score)))
+        DuplicateGroup(
+            certain=False, score=score, tracks=(searcher.match(a, score), searcher.match(b, score))
+        )
         for score, a, b in pairs
     ]
 

@@ -118,7 +118,7 @@ def path(
     if one_recording:
         allowed &= ~_takes_of(searcher, [start, end])
     points = _between(first, last, steps - 2)
-    layers = _layers(searcher, points, allowed, one_recording)
+    layers = _layers(searcher, points, allowed, one_recording=one_recording)
     chosen = _viterbi(searcher, first, last, points, layers)
     way = [start, *chosen, end]
     vectors = searcher.vectors(way)
@@ -144,7 +144,7 @@ def radio(
     the last `RECENT` where there is one. Ends when all that fit were played. `random`: the same
     number gives the same drift. Score: cosine to the track before.
     """
-    return _drifting(searcher.snapshot(), seeds, where, drift, random, one_recording)
+    return _drifting(searcher.snapshot(), seeds, where, drift, random, one_recording=one_recording)
 
 
 def _drifting(
@@ -153,6 +153,7 @@ def _drifting(
     where: Sequence[Condition],
     drift: float,
     random: int | None,
+    *,
     one_recording: bool,
 ) -> Iterator[Match]:
     rng = np.random.default_rng(random)
@@ -195,7 +196,7 @@ def _between(first: np.ndarray, last: np.ndarray, n: int) -> np.ndarray:
 
 
 def _layers(
-    searcher: Snapshot, points: np.ndarray, allowed: np.ndarray, one_recording: bool
+    searcher: Snapshot, points: np.ndarray, allowed: np.ndarray, *, one_recording: bool
 ) -> list[list[int]]:
     """Candidates of each point: no track is one of two points, so that none comes twice."""
     # With as many as there are points, the last one finds one that is free, too.

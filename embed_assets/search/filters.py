@@ -50,7 +50,7 @@ class Condition:
         return (bool(value) and self.low <= float(value) <= self.high) != self.negate
 
 
-def condition(field: str, text: str, negate: bool = False) -> Condition:
+def condition(field: str, text: str, *, negate: bool = False) -> Condition:
     """The condition that a person wrote about a field, e.g. ("year", "1955..1965").
 
     Raises:
@@ -71,8 +71,8 @@ def condition(field: str, text: str, negate: bool = False) -> Condition:
     else:
         read, write = _number, "a whole number or a range: 1959, 1955..1965, 1990.., ..1960"
     try:
-        least = read(low, False) if low.strip() else float("-inf")
-        most = read(high, True) if high.strip() else float("inf")
+        least = read(low, top=False) if low.strip() else float("-inf")
+        most = read(high, top=True) if high.strip() else float("inf")
     except ValueError as e:
         raise ConfigurationError(f"{field}: {e}; write {write}") from None
     if not text.strip(". "):
@@ -141,18 +141,18 @@ def _expression(c: Condition, vocabulary: Vocabulary) -> str:
     whole = c.field != "duration"
     parts = [f"{c.field} != 0"]
     if c.low != float("-inf"):
-        parts.append(f"{c.field} >= {_literal(c.low, whole)}")
+        parts.append(f"{c.field} >= {_literal(c.low, whole=whole)}")
     if c.high != float("inf"):
-        parts.append(f"{c.field} <= {_literal(c.high, whole)}")
+        parts.append(f"{c.field} <= {_literal(c.high, whole=whole)}")
     inside = " and ".join(parts)
     return f"not ({inside})" if c.negate else inside
 
 
-def _literal(value: float, whole: bool) -> str:
+def _literal(value: float, *, whole: bool) -> str:
     return str(int(value)) if whole else repr(float(value))
 
 
-def _number(text: str, top: bool) -> float:
+def _number(text: str, *, top: bool) -> float:
     if not re.fullmatch(r"\s*\d{1,15}\s*", text):
         raise ValueError(f"{text.strip()!r} is no number")
     return float(int(text))
@@ -161,7 +161,7 @@ def _number(text: str, top: bool) -> float:
 _PARTS = re.compile(r"\s*(?:(\d+)h)?\s*(?:(\d+)m(?:in)?)?\s*(?:(\d+(?:\.\d+)?)s?)?\s*")
 
 
-def seconds(text: str, top: bool = False) -> float:
+def seconds(text: str, *, top: bool = False) -> float:
     """`90`, `90s`, `2m`, `1m30s`, `1:30` or `1h` in seconds."""
     if clock := re.fullmatch(r"\s*(?:(\d+):)?(\d+):(\d\d)\s*", text):
         parts = clock.groups()
@@ -173,7 +173,7 @@ def seconds(text: str, top: bool = False) -> float:
     return h * 3600 + m * 60 + s
 
 
-def _time(text: str, top: bool) -> float:
+def _time(text: str, *, top: bool) -> float:
     """`2026`, `2026-03`, `2026-03-31` (UTC) or seconds since 1970; `top`: the last second of it."""
     found = re.fullmatch(r"\s*(\d{4})(?:-(\d\d?)(?:-(\d\d?))?)?\s*", text)
     if not found:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-
-import numpy as np
+from typing import TYPE_CHECKING
 
 from embed_assets.identity import IndexSpec
 from embed_assets.index.nearest import Match
@@ -18,6 +17,9 @@ from embed_assets.search.names import OTHERS, Found, SnapshotNames, name_of, not
 from embed_assets.search.segments import Part, nearest_parts
 from embed_assets.search.snapshot import Snapshot
 from embed_assets.storage.segment_vector_file import SegmentVectorFile
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @dataclass(frozen=True)

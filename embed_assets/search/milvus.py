@@ -11,7 +11,7 @@ import numpy as np
 
 from embed_assets.identity import IndexSpec
 from embed_assets.index import nearest
-from embed_assets.index.collection import id_list, load
+from embed_assets.index.collection import PAGE, id_list, load
 from embed_assets.index.connection import connect
 from embed_assets.index.expected_rows import vocabulary
 from embed_assets.index.nearest import Match
@@ -56,7 +56,7 @@ class MilvusAnswers:
     ) -> list[Match]:
         """The `n` tracks nearest to the seeds; see `questions.similar`."""
         heard = [t for f in (*seeds, *avoid) for t in f.tracks]
-        own = {t.audio_hash or "" for t in heard}
+        own = {t.audio for t in heard}
         spec = self.spec or self.project.spec()
         where = milvus_filters.expression(filters.where, vocabulary(self.project.tables, spec))
         if len(own) <= MOST_IDS:
@@ -84,9 +84,9 @@ class MilvusAnswers:
                     encoder = self.spec.recipe.encoder if self.spec else ""
                     kept = first_takes(kept, heard, vectors | out, encoder)
                 kept = nearest.at_most(kept, filters.per_artist)
-                if len(kept) >= n or len(found) < many or many >= nearest.PAGE:
+                if len(kept) >= n or len(found) < many or many >= PAGE:
                     return kept[:n]
-                many = min(SPARE * many, nearest.PAGE)
+                many = min(SPARE * many, PAGE)
 
     def nearest_parts(
         self,
@@ -123,5 +123,5 @@ class MilvusAnswers:
             if not there:
                 raise not_indexed(one)
             vectors |= there
-        mean = np.mean(list(vectors.values()), axis=0, dtype=np.float64)
+        mean = np.asarray(np.mean(list(vectors.values()), axis=0, dtype=np.float64))
         return (mean / np.linalg.norm(mean)).astype(np.float32), vectors

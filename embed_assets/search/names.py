@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from embed_assets.errors import ConfigurationError, NotFound
-from embed_assets.identity import display_path, track_id
+from embed_assets.identity import TrackId, display_path, track_id
 from embed_assets.index.expected_rows import row_of
 from embed_assets.library.walk import is_audio
 from embed_assets.project import Project
@@ -67,7 +67,8 @@ class Names:
         """The track of an id."""
         if not re.fullmatch("[0-9a-f]{32}", track):
             return None  # Such a text may be none that SQLite takes.
-        return queries.tracks_by_id(self.tables, [track]).get(track)
+        known = TrackId(track)
+        return queries.tracks_by_id(self.tables, [known]).get(known)
 
     def called(self, name: str) -> Track | None:
         """The track whose file is called so, as `errors` prints it."""

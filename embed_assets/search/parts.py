@@ -77,7 +77,7 @@ def parts(
     notes = _unfinished(project, spec)
     windowed = SegmentVectorFile(project.store, spec)
     vector, more = _direction(project, windowed, seeds, part)
-    exclude = {t.audio_hash or "" for f in seeds for t in f.tracks}
+    exclude = {t.audio for f in seeds for t in f.tracks}
     many = MORE * n if filters.per_artist or filters.one_recording else n
     while True:
         found = answers.nearest_parts(windowed, vector, many, exclude, filters.where)
@@ -143,14 +143,14 @@ def _direction(
     notes = []
     for one in seeds:
         there = queries.embeddings_of(
-            project.tables, spec.recipe.digest, [t.audio_hash or "" for t in one.tracks]
+            project.tables, spec.recipe.digest, [t.audio for t in one.tracks]
         )
         known = [t for t in one.tracks if t.audio_hash in there]
         if not known:
             raise not_indexed(one)
         for track in known:
             try:
-                seed, inside = seed_of(windowed, track, there[track.audio_hash], start, end)
+                seed, inside = seed_of(windowed, track, there[track.audio], start, end)
             except (VectorsLost, TrackRejected) as e:
                 raise ConfigurationError(
                     f"the stored vectors of {one.name} are gone or of no use ({e}):"

@@ -29,7 +29,7 @@ ROUNDS = 4
 class PcaPrefilter:
     """Orthonormal axes, float32 `[dim, k]`, and each vector's part along them, `[n, k]`."""
 
-    def __init__(self, axes: np.ndarray, parts: np.ndarray, is_exact_enough: bool) -> None:
+    def __init__(self, axes: np.ndarray, parts: np.ndarray, *, is_exact_enough: bool) -> None:
         self.axes, self.parts, self.is_exact_enough = axes, parts, is_exact_enough
 
     @classmethod
@@ -43,8 +43,8 @@ class PcaPrefilter:
             axes = np.ascontiguousarray(first[:, :k])
             parts = vectors @ axes
             if _worst_place(queries, vectors, axes, parts) < CANDIDATES / MARGIN:
-                return cls(axes, parts, True)
-        return cls(axes[:, :0], parts[:, :0], False)
+                return cls(axes, parts, is_exact_enough=True)
+        return cls(axes[:, :0], parts[:, :0], is_exact_enough=False)
 
     def extend(self, vectors: np.ndarray) -> None:
         """Take in the vectors that were appended to those known."""

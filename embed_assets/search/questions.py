@@ -39,7 +39,7 @@ class Questions(ABC):
     """
 
     @abstractmethod
-    def _answers(self, parts: bool = False) -> LocalAnswers | MilvusAnswers:
+    def _answers(self, *, parts: bool = False) -> LocalAnswers | MilvusAnswers:
         """Who answers for similar tracks and, if asked for, for parts."""
 
     @abstractmethod
@@ -92,9 +92,10 @@ class Questions(ABC):
         have `start` and `end` of their best window, in seconds. Needs EMBED_PARTS.
         """
         answers = self._answers(parts=True)
-        spec = answers.spec
-        if spec is None:
-            spec = require_spec(answers.project, answers.collection)
+        if isinstance(answers, MilvusAnswers):
+            spec = answers.spec or require_spec(answers.project, answers.collection)
+        else:
+            spec = answers.spec
         seeds = _seeds(answers.names, query, tracks)
         filters = Filters(tuple(conditions(where)), per_artist, one_recording)
         asked = part_of(part) if isinstance(part, str) else part
@@ -137,8 +138,15 @@ class Questions(ABC):
         one_recording: bool = False,
     ) -> Result:
         """The first `n` tracks of `drift`."""
-        more = {"where": where, "one_recording": one_recording}
-        return self.drift(query, tracks=tracks, drift=drift, seed=seed, **more).take(n)
+        endless = self.drift(
+            query,
+            tracks=tracks,
+            drift=drift,
+            seed=seed,
+            where=where,
+            one_recording=one_recording,
+        )
+        return endless.take(n)
 
     def drift(
         self,
@@ -166,8 +174,8 @@ class Questions(ABC):
             random=seed,
             one_recording=one_recording,
         )
-        query = Query(_names(seeds), None, filters)
-        return Drift(matches, _result(answers, [], query, notes_of(seeds)))
+        asked = Query(_names(seeds), None, filters)
+        return Drift(matches, _result(answers, [], asked, notes_of(seeds)))
 
     def duplicates(
         self, min_score: float | None = None, *, where: Where = ()

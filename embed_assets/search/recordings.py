@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 import numpy as np
 
 from embed_assets.encoders.cards import same_recording_cosine
-from embed_assets.index.nearest import Found
+from embed_assets.index.nearest import Found, Match
 from embed_assets.storage.records import Track
 
 SAME_LENGTH_SECONDS = 2.0
@@ -71,7 +71,7 @@ def first_takes(
     `vectors`: track id -> float32 `[dim]` of length 1; who has none is compared with nothing.
     """
     known = [t for t in heard if t.track_id in vectors]
-    rows = [*known, *(m for m in matches if m.track_id in vectors)]
+    rows: list[Track | Match] = [*known, *(m for m in matches if m.track_id in vectors)]
     if not rows:
         return list(matches)
     stacked = np.stack([vectors[r.track_id] for r in rows])

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from embed_assets.identity import IndexSpec
+from embed_assets.identity import IndexPlace, IndexSpec
 from embed_assets.search.snapshot import PROVENANCE, Prefilter, Snapshot, State
 from embed_assets.storage.records import Track
 from embed_assets.storage.tables import TRACK_COLUMNS, Tables
@@ -47,7 +47,7 @@ class Searcher(Snapshot):
     and then `questions.similar`, asks one `snapshot()`: another thread may refresh in between.
     """
 
-    def __init__(self, tables: Tables, store: Store, spec: IndexSpec, place: str) -> None:
+    def __init__(self, tables: Tables, store: Store, spec: IndexSpec, place: IndexPlace) -> None:
         """`place` is `spec.place(address)`: only what was indexed there is found."""
         self.place = place
         self._pooled = TrackVectorFile(store, spec)
@@ -59,7 +59,7 @@ class Searcher(Snapshot):
         super().__init__(tables, spec, self._empty())
         self.refresh()
 
-    def refresh(self, at_once: bool = False) -> bool:
+    def refresh(self, *, at_once: bool = False) -> bool:
         """See what was indexed, changed or removed since; True if anything was. Cheap if not.
 
         `at_once`: also if the tables were read within the last second.
@@ -104,9 +104,7 @@ class Searcher(Snapshot):
         width = len(TRACK_COLUMNS)
         tracks = [Track(*row[:width]) for row in rows]
         provenance = [row[width:] for row in rows]
-        self._pooled.keep(
-            {t.audio_hash or "": x[0] for t, x in zip(tracks, provenance, strict=True)}
-        )
+        self._pooled.keep({t.audio: x[0] for t, x in zip(tracks, provenance, strict=True)})
         at = self._pooled.rows
         kept = [i for i, t in enumerate(tracks) if t.audio_hash in at]
         position = dict(state.position)
@@ -115,7 +113,7 @@ class Searcher(Snapshot):
             position[tracks[i].track_id] = place
             added.setdefault(tracks[i].folder_id, []).append(place)
         folders.update(added)
-        vector_rows = np.array([at[tracks[i].audio_hash or ""][0] for i in kept], np.intp)
+        vector_rows = np.array([at[tracks[i].audio][0] for i in kept], np.intp)
         return replace(
             state,
             tracks=state.tracks + [tracks[i] for i in kept],
@@ -155,9 +153,9 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _stamp(path: Path) -> object:
+def _stamp(path: Path | None) -> object:
     """Changes with each transaction that anybody commits to the tables."""
-    found = []
+    found: list[tuple[int, int] | None] = []
     for name in (f"{path}", f"{path}-wal"):
         try:
             told = os.stat(name)

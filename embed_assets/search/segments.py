@@ -65,7 +65,7 @@ def seed_of(
     Raises:
         VectorsLost, TrackRejected: the store has no vectors of it.
     """
-    vectors = windowed.read(track.audio_hash or "")
+    vectors = windowed.read(track.audio)
     windows = windows_of(track, embedding, windowed.spec.recipe)[: len(vectors)]
     if start is None:
         return Seed(vectors, windows), True
@@ -100,7 +100,7 @@ def nearest_parts(
     """
     positions = np.flatnonzero(searcher.one_each(allowed)).tolist()
     tracks = [searcher.track(i) for i in positions]
-    hashes = [t.audio_hash or "" for t in tracks]
+    hashes = [t.audio for t in tracks]
     embedded = {h: searcher.provenance(i)["at"] for h, i in zip(hashes, positions, strict=True)}
     cosines, numbers = windowed.best(query, embedded)
     row = {h: k for k, h in enumerate(embedded)}

@@ -199,7 +199,8 @@ class Snapshot:
             scores = _scores(state, query)
             scores[~allowed] = -2.0
             found = np.arange(len(scores)), scores
-        return _best(state, *found, n)
+        positions, cosines = found
+        return _best(state, positions, cosines, n)
 
 
 def _scores(state: State, query: np.ndarray) -> np.ndarray:
@@ -240,8 +241,8 @@ def _candidates(
 
 def _attribute(field: str) -> Callable[[Track, tuple[Any, ...]], Any]:
     if field in PROVENANCE:
-        return lambda track, provenance: provenance[PROVENANCE.index(field)]
-    return lambda track, provenance: getattr(track, field)
+        return lambda _, provenance: provenance[PROVENANCE.index(field)]
+    return lambda track, _: getattr(track, field)
 
 
 _READ: dict[str, Callable[[Track, tuple[Any, ...]], Any]] = {

@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 from sqlite3 import Connection
 from typing import Any
 
-from embed_assets.identity import IndexSpec, digest
+from embed_assets.identity import AudioHash, FolderId, IndexSpec, RecipeDigest, TrackId, digest
 from embed_assets.storage.records import EMPTY, Embedding, Track
 from embed_assets.storage.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
 
@@ -139,8 +139,9 @@ def is_by_hand(tables: Tables, address: str, wanted: str) -> bool:
     """Whether a person chose what is served while the settings ask for `wanted`, and it holds."""
     told = moves(tables, address)
     last = told[-1] if told else None
-    chosen = last is not None and last.reason in (ROLLBACK, PROMOTE)
-    return chosen and last.name != wanted and last.wanted == wanted
+    if last is None or last.reason not in (ROLLBACK, PROMOTE):
+        return False
+    return last.name != wanted and last.wanted == wanted
 
 
 def last_served(tables: Tables, address: str) -> str | None:
@@ -178,7 +179,7 @@ def _unfinished(tables: Tables, address: str, spec: IndexSpec) -> int:
 
 def written_folders(
     tables: Tables, address: str, spec: IndexSpec
-) -> Iterator[tuple[str, bytes, bool]]:
+) -> Iterator[tuple[FolderId, bytes, bool]]:
     """Stream (folder id, path, whether it is said to be written as it is now), by folder id.
 
     A folder of which tracks wait for an embedding is not written, whatever is said.
@@ -192,7 +193,9 @@ def written_folders(
         )
 
 
-def embeddable_tracks(tables: Tables, recipe: str) -> Iterator[tuple[Track, Embedding | None]]:
+def embeddable_tracks(
+    tables: Tables, recipe: RecipeDigest
+) -> Iterator[tuple[Track, Embedding | None]]:
     """Stream each track that is not rejected and its embedding, None: not yet; by folder id."""
     embedding = ", ".join(f"e.{c}" for c in EMBEDDING_COLUMNS)
     with tables.connect() as db:
@@ -207,7 +210,9 @@ def embeddable_tracks(tables: Tables, recipe: str) -> Iterator[tuple[Track, Embe
             yield Track(*row[n:]), None if row[0] is None else Embedding(*row[:n])
 
 
-def sample_tracks(tables: Tables, recipe: str, start: str, n: int) -> list[tuple[str, str, int]]:
+def sample_tracks(
+    tables: Tables, recipe: RecipeDigest, start: str, n: int
+) -> list[tuple[TrackId, AudioHash, int]]:
     """(track id, audio hash, windows) of at most `n` embedded tracks from an id on, and around.
 
     Ids are hashes: neighbours have nothing in common, so that this is a sample by chance.
@@ -236,15 +241,15 @@ def _key(address: str) -> str:
     return digest("address", address)
 
 
-def named_audio(tables: Tables, hashes: Iterable[str]) -> set[str]:
+def named_audio(tables: Tables, hashes: Iterable[AudioHash]) -> set[AudioHash]:
     """Those of these audio hashes that a track of the manifest has; a few hundred a call."""
     with tables.connect() as db:
         return _named(db, list(hashes))
 
 
 def forget_embeddings(
-    tables: Tables, recipe: str, hashes: list[str], unless_named: bool
-) -> list[str]:
+    tables: Tables, recipe: RecipeDigest, hashes: list[AudioHash], *, unless_named: bool
+) -> list[AudioHash]:
     """Forget embeddings for good, but for audio that a track has by now; returns which."""
     with tables.transaction() as db:
         named = _named(db, hashes) if unless_named else set()
@@ -256,7 +261,7 @@ def forget_embeddings(
     return gone
 
 
-def _named(db: Connection, hashes: list[str]) -> set[str]:
+def _named(db: Connection, hashes: list[AudioHash]) -> set[AudioHash]:
     marks = ", ".join("?" * len(hashes))
     sql = f"SELECT DISTINCT audio_hash FROM tracks WHERE audio_hash IN ({marks})"
     return {row[0] for row in db.execute(sql, hashes)}

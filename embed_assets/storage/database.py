@@ -99,7 +99,7 @@ class Database:
         self.path = path
 
     @contextmanager
-    def connect(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+    def connect(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """A connection in autocommit mode, schema made if need be.
 
         Not `durable`: what is written outlives this process at once, and a power loss only once
@@ -140,9 +140,9 @@ class Database:
             ) from e
 
     @contextmanager
-    def transaction(self, durable: bool = True) -> Iterator[sqlite3.Connection]:
+    def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
         """A connection inside a write transaction: all of it is kept or none."""
-        with self.connect(durable) as db:
+        with self.connect(durable=durable) as db:
             db.execute("BEGIN IMMEDIATE")
             try:
                 yield db

@@ -14,6 +14,7 @@ from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
+from embed_assets.identity import AudioHash, RecipeDigest
 from embed_assets.storage import collection_registry
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
@@ -36,7 +37,7 @@ class GcReport:
 def collect_garbage(
     tables: Tables,
     store: Store,
-    recipes: Collection[str],
+    recipes: Collection[RecipeDigest],
     *,
     older_than: float,
     dry_run: bool,
@@ -49,7 +50,7 @@ def collect_garbage(
     before = time.time() - older_than
     for recipe in sorted(store.recipes()):
         for batch in _batches(store.hashes(recipe)):
-            sizes = {}
+            sizes: dict[AudioHash, os.stat_result] = {}
             for audio_hash in batch:
                 told = _stat(store, recipe, audio_hash)
                 if told is None:
@@ -74,13 +75,13 @@ def collect_garbage(
     return swept
 
 
-def _stat(store: Store, recipe: str, audio_hash: str) -> os.stat_result | None:
+def _stat(store: Store, recipe: RecipeDigest, audio_hash: AudioHash) -> os.stat_result | None:
     try:
         return store.path(recipe, audio_hash).stat()
     except FileNotFoundError:
         return None
 
 
-def _batches(hashes: Iterator[str]) -> Iterator[list[str]]:
+def _batches(hashes: Iterator[AudioHash]) -> Iterator[list[AudioHash]]:
     while batch := list(islice(hashes, HASHES_PER_CALL)):
         yield batch

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
-from embed_assets.identity import display_path
+from embed_assets.identity import (
+    AudioHash,
+    FolderId,
+    IndexPlace,
+    RecipeDigest,
+    TrackId,
+    display_path,
+)
 from embed_assets.storage.records import CHANGED, NOT_DONE, Embedding, Problem, Track
 from embed_assets.storage.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
 from embed_assets.words import holding, name_key
@@ -34,7 +41,7 @@ class Counts:
     audio_seconds: float
 
 
-def counts(tables: Tables, recipe: str, place: str) -> Counts:
+def counts(tables: Tables, recipe: RecipeDigest, place: IndexPlace) -> Counts:
     """Count everything."""
     with tables.connect() as db:
         folders = db.execute(
@@ -55,7 +62,7 @@ def counts(tables: Tables, recipe: str, place: str) -> Counts:
     return Counts(*folders, *tracks)
 
 
-def tracks_frame(tables: Tables, recipe: str) -> pd.DataFrame:
+def tracks_frame(tables: Tables, recipe: RecipeDigest) -> pd.DataFrame:
     """The whole manifest with what became of each track, for notebooks; a row a track."""
     import pandas as pd
 
@@ -70,7 +77,7 @@ def tracks_frame(tables: Tables, recipe: str) -> pd.DataFrame:
     return frame.assign(path=frame["path"].map(display_path))
 
 
-def rejected_tracks(tables: Tables, recipe: str) -> Iterator[Problem]:
+def rejected_tracks(tables: Tables, recipe: RecipeDigest) -> Iterator[Problem]:
     """Stream every rejected track of the library, by path."""
     with tables.connect() as db:
         rows = db.execute(
@@ -123,7 +130,7 @@ def failures(tables: Tables) -> dict[bytes, bool]:
         return {path: not shared for path, shared in rows}
 
 
-def embedded_tracks(tables: Tables, recipe: str) -> Iterator[Track]:
+def embedded_tracks(tables: Tables, recipe: RecipeDigest) -> Iterator[Track]:
     """Stream every track of the library that has vectors under the recipe, by path."""
     with tables.connect() as db:
         rows = db.execute(
@@ -136,7 +143,9 @@ def embedded_tracks(tables: Tables, recipe: str) -> Iterator[Track]:
             yield Track(*row)
 
 
-def embedded_since(tables: Tables, recipe: str, since: float) -> tuple[int, float, list[str]]:
+def embedded_since(
+    tables: Tables, recipe: RecipeDigest, since: float
+) -> tuple[int, float, list[str]]:
     """How many tracks were embedded after a time, when the last was, and the ids of their runs.
 
     Times are in seconds of the system's clock.
@@ -150,7 +159,7 @@ def embedded_since(tables: Tables, recipe: str, since: float) -> tuple[int, floa
     return sum(r[1] for r in rows), max((r[2] for r in rows), default=since), [r[0] for r in rows]
 
 
-def seconds_per_track(tables: Tables, recipe: str, tracks: int = 100) -> float | None:
+def seconds_per_track(tables: Tables, recipe: RecipeDigest, tracks: int = 100) -> float | None:
     """How long one took, over the last tracks that were embedded; None where too few were.
 
     What lies between two runs does not count.
@@ -165,7 +174,7 @@ def seconds_per_track(tables: Tables, recipe: str, tracks: int = 100) -> float |
     return max(seconds / n, 1e-3) if n else None
 
 
-def last_engine(tables: Tables, recipe: str) -> str:
+def last_engine(tables: Tables, recipe: RecipeDigest) -> str:
     """What embedded the last track under a recipe: engine, dtype, device; empty for none."""
     with tables.connect() as db:
         engine, dtype, device, _ = db.execute(
@@ -201,7 +210,7 @@ def tracks_below(tables: Tables, folder: bytes) -> list[Track]:
         return [Track(*row) for row in rows]
 
 
-def tracks_by_id(tables: Tables, track_ids: Iterable[str]) -> dict[str, Track]:
+def tracks_by_id(tables: Tables, track_ids: Iterable[TrackId]) -> dict[TrackId, Track]:
     """The tracks of these ids that the manifest has."""
     with tables.connect() as db:
         query = f"SELECT {_TRACK} FROM tracks t WHERE t.track_id = ?"
@@ -209,7 +218,9 @@ def tracks_by_id(tables: Tables, track_ids: Iterable[str]) -> dict[str, Track]:
         return {row[0]: Track(*row) for row in found if row}
 
 
-def embeddings_of(tables: Tables, recipe: str, hashes: Iterable[str]) -> dict[str, Embedding]:
+def embeddings_of(
+    tables: Tables, recipe: RecipeDigest, hashes: Iterable[AudioHash]
+) -> dict[AudioHash, Embedding]:
     """What became of these audios under a recipe, those that were rejected left out."""
     with tables.connect() as db:
         query = (
@@ -247,7 +258,7 @@ def tracks_by_words(tables: Tables, words: str, limit: int = 10) -> list[Track]:
 class _Named(NamedTuple):
     """What of a track words are looked for in: a `Track` takes three times as long to make."""
 
-    track_id: str
+    track_id: TrackId
     path: bytes
     title: str
     artist: str
@@ -291,7 +302,7 @@ def _escaped(word: str) -> str:
 
 
 def folder_rejects(
-    tables: Tables, folder: str, recipe: str, limit: int = 50
+    tables: Tables, folder: FolderId, recipe: RecipeDigest | None = None, limit: int = 50
 ) -> list[tuple[bytes, str, str]]:
     """(path, reason, message) of a folder's rejected tracks, at most `limit`."""
     with tables.connect() as db:
@@ -322,10 +333,12 @@ class FolderState:
         return self.digest is not None and not self.pending
 
 
-def folder_states(tables: Tables, folders: Iterable[str], recipe: str) -> dict[str, FolderState]:
+def folder_states(
+    tables: Tables, folders: Iterable[FolderId], recipe: RecipeDigest
+) -> dict[FolderId, FolderState]:
     """The state of each of these folders, by id; those that were never scanned are left out."""
     rest = iter(folders)
-    found: dict[str, FolderState] = {}
+    found: dict[FolderId, FolderState] = {}
     with tables.connect() as db:
         while ids := list(islice(rest, 500)):
             rows = db.execute(

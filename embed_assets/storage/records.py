@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import NamedTuple
 
+from embed_assets.identity import AudioHash, FolderId, RecipeDigest, TrackId
+
 PROBE_VERSION = 3
 """Raised when the probe learns to read more: files are read again when their folder is scanned,
 and `database._upgrade` has the folders of a version before scanned."""
@@ -39,13 +41,13 @@ class Track:
     `ffmpeg` or `libsndfile`.
     """
 
-    track_id: str
-    folder_id: str
+    track_id: TrackId
+    folder_id: FolderId
     path: bytes
     size: int
     mtime_ns: int
     ctime_ns: int
-    audio_hash: str | None = None
+    audio_hash: AudioHash | None = None
     reason: str | None = None
     message: str | None = None
     duration: float = 0.0
@@ -70,6 +72,11 @@ class Track:
     decoder: str = ""
 
     @property
+    def audio(self) -> AudioHash:
+        """The audio hash of a track that could be read; empty for any other."""
+        return self.audio_hash or AudioHash("")
+
+    @property
     def stamp(self) -> Stamp:
         """What the file must still be when it is read again."""
         return Stamp(self.size, self.mtime_ns, self.ctime_ns)
@@ -79,8 +86,8 @@ class Track:
 class Embedding:
     """What became of an audio under a recipe: `windows` vectors in the store, or a `reason`."""
 
-    recipe: str
-    audio_hash: str
+    recipe: RecipeDigest
+    audio_hash: AudioHash
     windows: int = 0
     decoded_seconds: float = 0.0
     note: str = ""
@@ -96,7 +103,7 @@ class Embedding:
 class IndexedFolder(NamedTuple):
     """What a collection holds of a folder, as read back: of which files, of which revision."""
 
-    folder_id: str
+    folder_id: FolderId
     version: str
     rows: int
     revision: int

@@ -9,11 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
+from embed_assets.identity import FolderId
 from embed_assets.storage.tables import Tables
 
 
 def ask(
-    tables: Tables, covers: Callable[[bytes], bool], folders: Iterable[tuple[str, bytes]]
+    tables: Tables, covers: Callable[[bytes], bool], folders: Iterable[tuple[FolderId, bytes]]
 ) -> tuple[list[bytes], int]:
     """Have all tracks whose path is covered read and embedded again, whatever is known of them.
 

@@ -18,7 +18,7 @@ from typing import BinaryIO
 import numpy as np
 
 from embed_assets.errors import TrackRejected
-from embed_assets.identity import TRACKS, IndexSpec
+from embed_assets.identity import TRACKS, AudioHash, IndexSpec
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.track_vector_file import LOCK_SECONDS, WINDOWS, base_of
 from embed_assets.storage.vector_store import Store, VectorsLost
@@ -48,7 +48,7 @@ class SegmentVectorFile:
 
     def _forget(self, inode: int | None) -> None:
         self._inode = inode
-        self.rows: dict[str, tuple[int, int, float]] = {}
+        self.rows: dict[AudioHash, tuple[int, int, float]] = {}
         self.counts = self.firsts = np.zeros(0, np.int64)
         self.total = 0
 
@@ -79,12 +79,12 @@ class SegmentVectorFile:
         self.firsts = np.concatenate([self.firsts, firsts])
         self.total = int(ends[-1])
 
-    def missing(self, embedded: Mapping[str, float]) -> dict[str, float]:
+    def missing(self, embedded: Mapping[AudioHash, float]) -> dict[AudioHash, float]:
         """Those of these audio hashes (-> when each was embedded) of which it has no vectors."""
         rows = self.rows
         return {h: at for h, at in embedded.items() if h not in rows or rows[h][2] != at}
 
-    def keep(self, embedded: Mapping[str, float]) -> None:
+    def keep(self, embedded: Mapping[AudioHash, float]) -> None:
         """Have the vectors of each audio hash -> moment of its embedding, from the store.
 
         What the store has lost is left out; so is everything where the disk is full or read-only,
@@ -102,7 +102,7 @@ class SegmentVectorFile:
                 self._append(self.missing(embedded))
         self.refresh()
 
-    def read(self, audio_hash: str) -> np.ndarray:
+    def read(self, audio_hash: AudioHash) -> np.ndarray:
         """Vectors of the windows of an audio, from the store: float32 `[n, dim]`, of length 1.
 
         Raises:
@@ -118,7 +118,9 @@ class SegmentVectorFile:
                 return (vectors / norms[:, None]).astype(np.float32)
         return np.stack([pool(windows[i : i + 1], self.spec.pooling) for i in range(len(windows))])
 
-    def best(self, query: np.ndarray, embedded: Mapping[str, float]) -> tuple[np.ndarray, ...]:
+    def best(
+        self, query: np.ndarray, embedded: Mapping[AudioHash, float]
+    ) -> tuple[np.ndarray, ...]:
         """The window of each of these audios that is nearest to a float32 `[dim]` unit vector.
 
         Returns cosines `[n]` (-2: its vectors are lost) and which window of the audio, int `[n]`.
@@ -158,7 +160,7 @@ class SegmentVectorFile:
                 scores[begin : begin + len(part)] = part @ query
         return np.nan_to_num(scores, copy=False, nan=-2.0)
 
-    def _append(self, embedded: Mapping[str, float]) -> None:
+    def _append(self, embedded: Mapping[AudioHash, float]) -> None:
         with open(self.vectors_file, "ab") as vectors, open(self.names_file, "ab") as names:
             # What a killed writer left without a name, or with half of one.
             names.truncate(len(self.counts) * _NAME.itemsize)
@@ -174,7 +176,9 @@ class SegmentVectorFile:
                     records, waiting = [], 0
             _name(vectors, names, records)
 
-    def _read_all(self, embedded: Mapping[str, float]) -> Iterator[tuple[str, float, np.ndarray]]:
+    def _read_all(
+        self, embedded: Mapping[AudioHash, float]
+    ) -> Iterator[tuple[str, float, np.ndarray]]:
         for audio, at in embedded.items():
             with suppress(VectorsLost, TrackRejected):
                 yield audio, at, self.read(audio)

@@ -25,11 +25,12 @@ What belongs here: columns, transactions and queries. What the values mean is de
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, fields, replace
 from sqlite3 import Connection
 
 from embed_assets.errors import FolderChanged
+from embed_assets.identity import AudioHash, FolderId, IndexPlace, RecipeDigest, TrackId
 from embed_assets.storage.database import NEW_REVISION, Database
 from embed_assets.storage.records import (
     PROBE_VERSION,
@@ -64,7 +65,7 @@ class Tables(Database):
 
     # The manifest
 
-    def begin_scan(self, folder: str, path: bytes, scan: str) -> None:
+    def begin_scan(self, folder: FolderId, path: bytes, scan: str) -> None:
         """Mark a folder's rows as not whole until `finish_scan`."""
         with self.transaction() as db:
             db.execute(
@@ -73,7 +74,7 @@ class Tables(Database):
                 (folder, path, scan),
             )
 
-    def put_tracks(self, rows: Iterable[Track], scan: str) -> set[str]:
+    def put_tracks(self, rows: Iterable[Track], scan: str) -> set[TrackId]:
         """Write rows of a scan that is going on; when they were added is known from before.
 
         Returns the ids of tracks of which something else was known before. Their folders are
@@ -111,7 +112,7 @@ class Tables(Database):
                 )
         return changed
 
-    def keep_tracks(self, track_ids: Iterable[str], scan: str) -> None:
+    def keep_tracks(self, track_ids: Iterable[TrackId], scan: str) -> None:
         """Take unchanged rows over into a scan that is going on."""
         with self.transaction() as db:
             db.executemany(
@@ -120,7 +121,7 @@ class Tables(Database):
 
     def finish_scan(
         self,
-        folder: str,
+        folder: FolderId,
         scan: str,
         digest: str,
         expected: int,
@@ -161,7 +162,7 @@ class Tables(Database):
                 )
         return gone
 
-    def forget_folder(self, folder: str) -> None:
+    def forget_folder(self, folder: FolderId) -> None:
         """Remove a retired folder from every table but the embeddings, which outlive it."""
         with self.transaction() as db:
             names = {"folder": folder, "now": time.time()}
@@ -174,7 +175,7 @@ class Tables(Database):
         with self.transaction() as db:
             db.execute("DELETE FROM gone_audio WHERE gone_at < ?", (before,))
 
-    def stamps(self, folder: str) -> dict[str, Stamp]:
+    def stamps(self, folder: FolderId) -> dict[TrackId, Stamp]:
         """The stamp of each track of a folder that need not be read anew, by track id."""
         with self.connect() as db:
             rows = db.execute(
@@ -184,13 +185,13 @@ class Tables(Database):
             )
             return {t: Stamp(*rest) for t, *rest in rows}
 
-    def digest(self, folder: str) -> str | None:
+    def digest(self, folder: FolderId) -> str | None:
         """Digest of a folder's manifest; None while it is being scanned or was never."""
         with self.connect() as db:
             row = db.execute("SELECT digest FROM folders WHERE folder_id = ?", (folder,)).fetchone()
         return row[0] if row else None
 
-    def folder_totals(self, folder: str, recipe: str = "") -> FolderTotals:
+    def folder_totals(self, folder: FolderId, recipe: RecipeDigest | None = None) -> FolderTotals:
         """Count a folder's tracks by what became of them."""
         with self.connect() as db:
             row = db.execute(
@@ -237,7 +238,9 @@ class Tables(Database):
                     (row.audio_hash,),
                 )
 
-    def pending(self, folder: str, recipe: str, again: bool = False) -> list[Track]:
+    def pending(
+        self, folder: FolderId, recipe: RecipeDigest, *, again: bool = False
+    ) -> list[Track]:
         """Readable tracks of a folder that are to be embedded under the recipe; all, if `again`."""
         sql = (
             f"SELECT {_TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
@@ -249,13 +252,13 @@ class Tables(Database):
         with self.connect() as db:
             return [Track(*row) for row in db.execute(sql + " ORDER BY t.path", (recipe, folder))]
 
-    def asked_again(self, folder: str) -> set[str]:
+    def asked_again(self, folder: FolderId) -> set[TrackId]:
         """Ids of a folder's tracks that are embedded again though they have vectors."""
         with self.connect() as db:
             sql = "SELECT track_id FROM tracks WHERE folder_id = ? AND again"
             return {row[0] for row in db.execute(sql, (folder,))}
 
-    def embeddable(self, folder: str, recipe: str) -> Iterator[Track]:
+    def embeddable(self, folder: FolderId, recipe: RecipeDigest) -> Iterator[Track]:
         """Stream the tracks of a folder that have vectors under the recipe."""
         with self.connect() as db:
             rows = db.execute(
@@ -267,7 +270,9 @@ class Tables(Database):
             for row in rows:
                 yield Track(*row)
 
-    def indexable(self, folder: str, recipe: str) -> Iterator[tuple[Track, Embedding]]:
+    def indexable(
+        self, folder: FolderId, recipe: RecipeDigest
+    ) -> Iterator[tuple[Track, Embedding]]:
         """Stream the tracks of a folder that have vectors, with what is known of the vectors."""
         width = len(TRACK_COLUMNS)
         with self.connect() as db:
@@ -280,9 +285,11 @@ class Tables(Database):
             for row in rows:
                 yield Track(*row[:width]), Embedding(*row[width:])
 
-    def embedded_at(self, folders: Iterable[str], recipe: str) -> dict[str, float]:
+    def embedded_at(
+        self, folders: Iterable[FolderId], recipe: RecipeDigest
+    ) -> dict[AudioHash, float]:
         """Audio hash -> when it was embedded, of the tracks of these folders that have vectors."""
-        found: dict[str, float] = {}
+        found: dict[AudioHash, float] = {}
         with self.connect() as db:
             for folder in folders:
                 found.update(
@@ -295,14 +302,14 @@ class Tables(Database):
                 )
         return found
 
-    def forget_unreadable(self, folder: str) -> None:
+    def forget_unreadable(self, folder: FolderId) -> None:
         """Have the files of a folder that were rejected by the scan read again by the next one."""
         with self.transaction() as db:
             db.execute(
                 "UPDATE tracks SET probed = 0 WHERE folder_id = ? AND reason IS NOT NULL", (folder,)
             )
 
-    def forget_rejected(self, folder: str, recipe: str) -> None:
+    def forget_rejected(self, folder: FolderId, recipe: RecipeDigest) -> None:
         """Have the audio of a folder that was rejected under the recipe embedded again."""
         with self.transaction() as db:
             db.execute(
@@ -313,25 +320,25 @@ class Tables(Database):
 
     # Index and failures
 
-    def mark_dirty(self, folder: str) -> None:
+    def mark_dirty(self, folder: FolderId) -> None:
         """Say that a folder's manifest is no longer what its files are."""
         with self.transaction() as db:
             db.execute("UPDATE folders SET digest = NULL WHERE folder_id = ?", (folder,))
 
-    def forget_embedding(self, recipe: str, audio_hash: str) -> None:
+    def forget_embedding(self, recipe: RecipeDigest, audio_hash: AudioHash) -> None:
         """Have an audio embedded again: its vectors are lost."""
         with self.transaction() as db:
             db.execute(
                 "DELETE FROM embeddings WHERE recipe = ? AND audio_hash = ?", (recipe, audio_hash)
             )
 
-    def folders(self) -> Iterator[tuple[str, bytes, bool]]:
+    def folders(self) -> Iterator[tuple[FolderId, bytes, bool]]:
         """Stream (folder id, path, whether its rows are whole) of every folder of the manifest."""
         with self.connect() as db:
             yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
 
     def put_indexed(
-        self, place: str, written: Iterable[IndexedFolder], finished: bool = True
+        self, place: IndexPlace, written: Iterable[IndexedFolder], *, finished: bool = True
     ) -> None:
         """Note what a place holds.
 
@@ -355,7 +362,7 @@ class Tables(Database):
                     (folder,),
                 )
 
-    def indexed(self, place: str) -> dict[bytes, str]:
+    def indexed(self, place: IndexPlace) -> dict[bytes, str]:
         """Path of each folder -> the version that this place holds of it.
 
         Left out are folders that have to be written again, and those whose scan was begun and never
@@ -371,7 +378,7 @@ class Tables(Database):
                 )
             )
 
-    def holds(self, place: str) -> bool:
+    def holds(self, place: IndexPlace) -> bool:
         """Whether anything was ever written to this place, in step or not."""
         with self.connect() as db:
             row = db.execute("SELECT 1 FROM indexed WHERE place = ? LIMIT 1", (place,)).fetchone()
@@ -379,10 +386,11 @@ class Tables(Database):
 
     def put_failures(
         self,
-        folders: Iterable[tuple[str, bytes]],
+        folders: Iterable[tuple[FolderId, bytes]],
         stage: str,
         message: str,
         run: str,
+        *,
         shared: bool = False,
         unless_known: bool = False,
     ) -> None:
@@ -399,7 +407,7 @@ class Tables(Database):
             )
 
 
-def _require_scan(db: Connection, folder: str, scan: str) -> bool:
+def _require_scan(db: Connection, folder: FolderId, scan: str) -> bool:
     """Whether the folder is known to be scanned; raises FolderChanged if by another scan."""
     held = db.execute("SELECT scan FROM folders WHERE folder_id = ?", (folder,)).fetchone()
     if held is not None and held[0] != scan:
@@ -407,7 +415,7 @@ def _require_scan(db: Connection, folder: str, scan: str) -> bool:
     return held is not None
 
 
-def _remember(db: Connection, going: str, names: dict[str, object]) -> None:
+def _remember(db: Connection, going: str, names: Mapping[str, object]) -> None:
     """Note when the audio was added that no track will have without these rows."""
     told = {alias: going.replace("{}", alias) for alias in ("t", "o")}
     db.execute(_REMEMBER_AUDIO.format(**told), names)
@@ -418,5 +426,5 @@ def _same(one: Track, other: Track) -> bool:
 
     By which decoder it was read is not known in rows of older versions, and is in no index.
     """
-    alike = {"ctime_ns": 0, "run_id": "", "added_at": 0.0, "decoder": ""}
-    return replace(one, **alike) == replace(other, **alike)
+    one, other = (replace(t, ctime_ns=0, run_id="", added_at=0.0, decoder="") for t in (one, other))
+    return one == other

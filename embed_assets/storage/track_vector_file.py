@@ -18,7 +18,7 @@ from types import MappingProxyType
 import numpy as np
 
 from embed_assets.errors import TrackRejected
-from embed_assets.identity import IndexSpec
+from embed_assets.identity import AudioHash, IndexSpec
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.vector_store import Store, VectorsLost
 
@@ -63,13 +63,13 @@ class TrackVectorFile:
         self.vectors_file, self.names_file = Path(f"{base}.f32"), Path(f"{base}.names")
         self.store, self.spec, self.check = store, spec, check
         self.vectors = np.zeros((0, spec.dim), np.float32)
-        self.rows: dict[str, tuple[int, float]] = {}
+        self.rows: dict[AudioHash, tuple[int, float]] = {}
         self._inode: int | None = None
         self._map()
 
     def keep(
         self,
-        embedded: Mapping[str, float],
+        embedded: Mapping[AudioHash, float],
         at_hand: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> None:
         """Have a vector of each audio hash -> moment of its embedding, from the store if need be.
@@ -102,13 +102,13 @@ class TrackVectorFile:
             pass
         self._hold(self._missing(embedded))
 
-    def _missing(self, embedded: Mapping[str, float]) -> dict[str, float]:
+    def _missing(self, embedded: Mapping[AudioHash, float]) -> dict[AudioHash, float]:
         rows = self.rows
         return {h: at for h, at in embedded.items() if h not in rows or rows[h][1] != at}
 
     def _read(
         self,
-        embedded: Mapping[str, float],
+        embedded: Mapping[AudioHash, float],
         at_hand: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """Names `[n]` and vectors `[n, dim]` of what the store has, some at a time."""
@@ -118,8 +118,8 @@ class TrackVectorFile:
             yield np.array(list(names), _NAME), np.stack(vectors)
 
     def _pool(
-        self, embedded: Mapping[str, float], at_hand: Mapping[str, np.ndarray]
-    ) -> Iterator[tuple[tuple, np.ndarray]]:
+        self, embedded: Mapping[AudioHash, float], at_hand: Mapping[str, np.ndarray]
+    ) -> Iterator[tuple[tuple[bytes, float], np.ndarray]]:
         for audio, at in embedded.items():
             if audio in at_hand:
                 yield (audio.encode(), at), at_hand[audio]
@@ -148,7 +148,7 @@ class TrackVectorFile:
         self.vectors = mapped.view(np.ndarray)
         self._name(names[known:whole], known)
 
-    def _hold(self, embedded: Mapping[str, float]) -> None:
+    def _hold(self, embedded: Mapping[AudioHash, float]) -> None:
         """Keep vectors in this process only."""
         for names, vectors in self._read(embedded):
             begin = len(self.vectors)

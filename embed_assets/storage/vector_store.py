@@ -24,6 +24,7 @@ from pathlib import Path
 import numpy as np
 
 from embed_assets.errors import Reason, TrackRejected, TransientError
+from embed_assets.identity import AudioHash, RecipeDigest
 
 _MAGIC = b"EAcrc32:"
 _FOOTER = len(_MAGIC) + 4
@@ -45,18 +46,20 @@ class Store:
 
     root: Path
 
-    def path(self, recipe_digest: str, audio_hash: str) -> Path:
+    def path(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> Path:
         """Where an entry lies, whether it is there or not."""
         return Path(self._place(recipe_digest, audio_hash))
 
-    def _place(self, recipe_digest: str, audio_hash: str) -> str:
+    def _place(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> str:
         # Text, for `read`: building a Path costs as much as the rest of a read.
         for name in (recipe_digest, audio_hash):
             if not _NAME.fullmatch(name):
                 raise ValueError(f"{name!r} is no digest")
         return f"{self.root}/{recipe_digest}/{audio_hash[:2]}/{audio_hash}.npy"
 
-    def write(self, recipe_digest: str, audio_hash: str, windows: np.ndarray) -> None:
+    def write(
+        self, recipe_digest: RecipeDigest, audio_hash: AudioHash, windows: np.ndarray
+    ) -> None:
         """Keep a track's windows, float32 [n_windows, S, dim], in place of any there were.
 
         On return the entry is on the disk, and survives a killed process; after a power loss it is
@@ -85,7 +88,7 @@ class Store:
         except OSError as error:
             raise _failed("write", path, error) from error
 
-    def read(self, recipe_digest: str, audio_hash: str) -> np.ndarray:
+    def read(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> np.ndarray:
         """The windows of an entry: float32 [n_windows, S, dim], finite, checked, read-only.
 
         Raises VectorsLost when there is no such entry, or it is damaged.
@@ -113,7 +116,7 @@ class Store:
                 "audio again; if it happens more than once, check the disk."
             ) from error
 
-    def has(self, recipe_digest: str, audio_hash: str) -> bool:
+    def has(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> bool:
         """Whether there is an entry; a look at the folder only, `read` says if it is whole."""
         path = self.path(recipe_digest, audio_hash)
         try:
@@ -124,7 +127,7 @@ class Store:
         except OSError as error:
             raise _failed("look for", path, error) from error
 
-    def delete(self, recipe_digest: str, audio_hash: str) -> None:
+    def delete(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> None:
         """Remove an entry; nothing happens when there is none."""
         path = self.path(recipe_digest, audio_hash)
         try:
@@ -132,20 +135,20 @@ class Store:
         except OSError as error:
             raise _failed("delete", path, error) from error
 
-    def recipes(self) -> Iterator[str]:
+    def recipes(self) -> Iterator[RecipeDigest]:
         """Digests of the recipes that have a folder, in no order."""
         for entry in _scan(self.root):
             if entry.is_dir(follow_symlinks=False) and _NAME.fullmatch(entry.name):
-                yield entry.name
+                yield RecipeDigest(entry.name)
 
-    def hashes(self, recipe_digest: str) -> Iterator[str]:
+    def hashes(self, recipe_digest: RecipeDigest) -> Iterator[AudioHash]:
         """Audio hashes of a recipe's entries, in no order, a folder at a time."""
         for shard in _scan(Path(self.root, recipe_digest)):
             if shard.is_dir(follow_symlinks=False):
                 for entry in _scan(Path(shard.path)):
                     name, dot, ending = entry.name.rpartition(".")
                     if dot and ending == "npy" and _NAME.fullmatch(name):
-                        yield name
+                        yield AudioHash(name)
 
     def sweep_temporary(self, older_than: float = _DAY) -> int:
         """Remove what killed writers left, if older than so many seconds; returns how many."""

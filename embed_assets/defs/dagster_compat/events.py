@@ -20,6 +20,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from typing import Any
 
 import dagster as dg
 import sqlalchemy as db
@@ -134,7 +135,7 @@ def _needed() -> db.ColumnElement[bool]:
     )
 
 
-def _last_checks() -> db.CompoundSelect:
+def _last_checks() -> db.CompoundSelect[Any]:
     """Ids of the last evaluation of each asset check, and of the last that was completed."""
     by = (Checks.c.asset_key, Checks.c.check_name, Checks.c.partition)
     last = db.select(db.func.max(Checks.c.id)).group_by(*by)

@@ -98,7 +98,7 @@ def info_int8(model: str, cache: Path) -> EncoderInfo:
     return _info_int8(_find(model, cache), model, cache)
 
 
-def load_int8(model: str, device: str, cache: Path) -> MuqEncoder:
+def load_int8(model: str, device: str, cache: Path) -> MuqEncoder:  # noqa: ARG001  # a CPU only
     """Load MuQ in int8, on the CPU; see `embed_assets.encoders.load`."""
     found = _find(model, cache)
     described = _info_int8(found, model, cache)

@@ -70,7 +70,7 @@ def mel_filters() -> np.ndarray:
     bins = np.linspace(0, SAMPLE_RATE / 2, N_FFT // 2 + 1)[:, None]
     up = (bins - corners[:-2]) / np.diff(corners)[:-1]
     down = (corners[2:] - bins) / np.diff(corners)[1:]
-    return np.float32(np.maximum(0, np.minimum(up, down)))
+    return np.asarray(np.maximum(0, np.minimum(up, down)), np.float32)
 
 
 def frame_statistics(frames: Frames) -> Frames:
@@ -109,4 +109,4 @@ def _stacked(*each: Frames) -> Frames:
         return np.stack(each, axis=1)
     import torch
 
-    return torch.stack(each, dim=1)
+    return torch.stack(each, dim=1)  # type: ignore[arg-type]  # all are what the first is

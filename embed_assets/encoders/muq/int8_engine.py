@@ -17,18 +17,19 @@ from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
-from embed_assets.encoders import devices
 from embed_assets.encoders.muq import openvino_engine, quantise
 from embed_assets.encoders.muq.card import MUQ_INT8
 from embed_assets.encoders.muq.converted import MODEL, REFERENCE, ConvertedModelCache
+from embed_assets.encoders.nvidia import nvidia_gpu
 from embed_assets.encoders.openvino_runtime import Refused, import_openvino
 from embed_assets.encoders.weights import CONFIG, Weights, is_full
 from embed_assets.errors import ConfigurationError, TransientError, WeightsMissing
 from embed_assets.identity import digest
+
+if TYPE_CHECKING:
+    import numpy as np
 
 NAME = MUQ_INT8.name
 
@@ -94,7 +95,7 @@ def require(device: str) -> None:
             value of EMBED_DEVICE, is "auto" where a GPU is faster.
     """
     asked = f"EMBED_ENCODER={NAME}"
-    if device == "auto" and (gpu := devices.nvidia_gpu()):
+    if device == "auto" and (gpu := nvidia_gpu()):
         raise ConfigurationError(
             f"{asked} runs on CPUs only, but EMBED_DEVICE is 'auto', and this machine has an"
             f" NVIDIA GPU ({gpu}), which is faster. Set EMBED_ENCODER=muq; or EMBED_DEVICE=cpu, to"

@@ -36,12 +36,12 @@ def load_module(weights: Weights, model: str) -> torch.nn.Module:
     from safetensors import SafetensorError, safe_open
 
     folder = weights.folder
-    MuQ = _muq()
+    muq = _muq()
     try:
         with safe_open(folder / WEIGHTS, "pt") as file:
             there = set(file.keys())
         with quiet():
-            module = MuQ.from_pretrained(str(folder)).eval()
+            module = muq.from_pretrained(str(folder)).eval()
     except (SafetensorError, OSError) as error:
         raise ConfigurationError(
             f"EMBED_MODEL is {model!r}, but {folder / WEIGHTS} is damaged or cut off: "

@@ -78,7 +78,7 @@ def load(
     """
     ov = import_openvino()
     kept = conversion(weights.digest, cache)
-    worst = []
+    worst: list[str] = []
     try:
         converted(ov, weights, model, cache)
         for dtype in dtypes or _dtypes(device):

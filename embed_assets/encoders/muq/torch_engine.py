@@ -12,13 +12,12 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from embed_assets.encoders.muq import parity_check
 from embed_assets.encoders.muq.frames import SAMPLE_RATE
 from embed_assets.errors import ConfigurationError, TransientError
 
 if TYPE_CHECKING:
+    import numpy as np
     import torch
 
 GPU_BATCH_SECONDS = 480.0
@@ -58,7 +57,7 @@ def load(module: torch.nn.Module, device: str) -> Engine:
     if device == "cpu":
         return Engine(one_by_one(module), "float32")
     theirs = parity_check.vectors(one_by_one(module), _CHECKED)
-    worst = []
+    worst: list[str] = []
     try:
         if device.startswith("cuda"):
             # What is asked without a device, as by autocast, is asked of this one.

@@ -63,6 +63,8 @@ def minimal_conv(conv: torch.nn.Conv2d, norm: torch.nn.BatchNorm2d) -> torch.nn.
         def __init__(self) -> None:
             super().__init__()
             mean, var = norm.running_mean, norm.running_var
+            if mean is None or var is None:
+                raise ValueError(f"no running statistics: {norm}")
             weight, bias = fuse_conv_bn_weights(
                 conv.weight, conv.bias, mean, var, norm.eps, norm.weight, norm.bias
             )
