@@ -49,12 +49,16 @@ TIE = 1e-4
 
 @dataclass(frozen=True)
 class Gate:
-    """One measured figure; `passed` None: reported for people, decides nothing."""
+    """One measured figure of a collection."""
 
     name: str
+    """Name; those of a collection of parts begin with `parts_`."""
     passed: bool | None
+    """Whether the figure is as it must be; null if it is only informational."""
     value: float
+    """The figure."""
     wanted: str
+    """What it must be, or a remark, in words."""
 
 
 @dataclass(frozen=True)

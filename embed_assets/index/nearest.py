@@ -23,25 +23,34 @@ SPARE = 16
 
 @dataclass(frozen=True)
 class Match:
-    """A track that was found; `score` is the cosine, -1 to 1; `duration` is in seconds.
-
-    `copies`: paths of the other tracks with the same audio, in order; the answer has no row of
-    theirs.
-    """
+    """A track that was found. Tags that a file does not have are empty, or 0."""
 
     path: str
+    """The file, relative to the library."""
     title: str
+    """Title."""
     artist: str
+    """Artists, joined by `; `."""
     album: str
+    """Album."""
     score: float
+    """A cosine, from -1 to 1."""
     folder: str
+    """The folder of the file, relative to the library."""
     track_id: str
+    """The key of the row in Milvus; derived from the path."""
     duration: float
+    """Duration in seconds."""
     genre: str = ""
+    """Genres, joined by `; `."""
     year: int = 0
+    """Year."""
     album_artist: str = ""
+    """Album artist."""
     audio_hash: str = ""
+    """A hash of the audio without tags: equal for copies."""
     copies: tuple[str, ...] = ()
+    """Paths of the other tracks with the same audio; they are not listed themselves."""
 
 
 ROW_FIELDS = tuple(f.name for f in fields(Match) if f.name not in ("score", "copies"))

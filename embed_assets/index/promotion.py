@@ -114,7 +114,7 @@ def promote(
         collection_registry.note_move(
             tables, address, name, name, collection_registry.PROMOTE, wanted
         )
-        return ServingStatus(name, name)
+        return ServingStatus(wanted, name)
     spec = collection_registry.spec_of(tables, address, name, parts=index.spec.parts)
     verdict = None
     if spec is not None:

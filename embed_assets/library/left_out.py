@@ -7,6 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from embed_assets.identity import display_path
 from embed_assets.library.kinds import AUDIO_SUFFIXES, NOT_TAKEN, OTHER_SUFFIXES
@@ -18,6 +19,21 @@ LINKS_TODO = (
     "mount the folder there instead (`mount --bind`, or a share), copy it, or set EMBED_LIBRARY to"
     " the folder that holds the music itself"
 )
+
+
+class LeftOutCounts(TypedDict):
+    """The `counts` of the check `left out` in `doctor --json`."""
+
+    links_to_folders: int
+    """Symbolic links to folders outside the library."""
+    links_to_files: int
+    """Symbolic links to audio files outside the library."""
+    broken_links: int
+    """Symbolic links to nothing."""
+    endings: dict[str, int]
+    """Files that are not indexed, by extension, e.g. `{".mid": 3}`."""
+    cue_sheets: int
+    """CUE sheets of albums in one file."""
 
 
 class LeftOut:
@@ -97,8 +113,8 @@ class LeftOut:
                 return
         _add(self.links_seen, path, entry.name)
 
-    def as_json(self) -> dict[str, object]:
-        """What `doctor --json` prints."""
+    def as_json(self) -> LeftOutCounts:
+        """The object that `doctor --json` prints."""
         return {
             "links_to_folders": self.linked_folders,
             "links_to_files": self.linked_files,

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, TypedDict
 
 from embed_assets.errors import ConfigurationError
 from embed_assets.formats import iso
 from embed_assets.identity import PARTS, TRACKS, IndexSpec
 from embed_assets.index import promotion
 from embed_assets.index.connection import connect
+from embed_assets.index.gates import Gate
 from embed_assets.index.promotion import Listed, ServingStatus
 from embed_assets.project import Project
 from embed_assets.search.served import wanted_spec
@@ -17,7 +18,65 @@ LITE_SECONDS = 120.0
 """How long to wait for a Lite index that a run has: it lets others in between its batches."""
 
 
-def collections(project: Project) -> list[dict[str, Any]]:
+class CollectionRow(TypedDict):
+    """One row of `collections --json`. Null stands for what these tables do not know."""
+
+    name: str
+    """Name in Milvus."""
+    of: str
+    """`tracks` or `parts`: what its rows are."""
+    served: bool
+    """Whether searches use it."""
+    wanted: bool
+    """Whether it is the one of the current settings."""
+    rows: int
+    """Number of rows."""
+    complete: bool | None
+    """Whether no folder is missing or out of date in it."""
+    folders_missing: int | None
+    """Number of folders that are missing or out of date in it."""
+    encoder: str | None
+    """The encoder that made its vectors."""
+    weights: str | None
+    """The first 16 digits of the digest of the weights."""
+    window_seconds: float | None
+    """Length of a window in seconds."""
+    windows: int | None
+    """Windows per track; 0: the whole track."""
+    pooling: str | None
+    """How the windows of a track become one vector."""
+    width: int | None
+    """Dimensions of a vector."""
+    row_schema: int | None
+    """Version of the fields of a row."""
+    gates_passed: bool | None
+    """Whether it passed its gates when they were last measured; null if they never were."""
+    gates: list[Gate]
+    """The last measured gates."""
+    gates_at: str | None
+    """When they were measured, in ISO 8601, UTC."""
+
+
+class ServingJson(TypedDict):
+    """What `promote`, `rollback` and `collections --check` print."""
+
+    served: str
+    """The collection that searches use now."""
+    wanted: str
+    """The collection of the current settings."""
+    moved: bool
+    """Whether this command changed which one is served."""
+    switch_ms: float
+    """How long the switch took, in milliseconds."""
+    why: str
+    """Why the wanted collection is not served; empty if it is, or if another one was asked for."""
+    passed: bool | None
+    """Whether the measured gates passed; null if none were measured."""
+    gates: list[Gate]
+    """The measured gates."""
+
+
+def collections(project: Project) -> list[CollectionRow]:
     """Every collection of the index, the served one first, as `--json` prints them."""
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         found = promotion.listed(client, wanted_spec(project), project.tables, project.uri)
@@ -56,8 +115,9 @@ def rollback(project: Project) -> ServingStatus:
         return promotion.rollback(client, project.tables, project.uri, wanted)
 
 
-def standing_json(standing: ServingStatus) -> dict[str, Any]:
-    """What `promote`, `rollback` and `collections --check` print."""
+def standing_json(standing: ServingStatus) -> ServingJson:
+    """The object that `promote`, `rollback` and `collections --check` print."""
+    verdict: dict[str, Any]
     verdict = standing.verdict.as_json() if standing.verdict else {"passed": None, "gates": []}
     return {
         "served": standing.served,

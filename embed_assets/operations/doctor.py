@@ -42,12 +42,16 @@ SAMPLE = 300
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: `ok` None means that it could not be made now; `counts`: its figures, if any."""
+    """One check; `doctor --json` prints a list of them."""
 
     check: str
+    """Name of the check."""
     ok: bool | None
+    """Whether it passed; null if it could not be made now."""
     message: str
+    """What was found, and what to do if it is wrong."""
     counts: dict[str, object] = field(default_factory=dict)
+    """For the check `left out`, the left-out counts (below); empty for the others."""
 
 
 def doctor(settings: Settings, deep: bool = False) -> list[Finding]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TypedDict
 
 import dagster as dg
 
@@ -27,8 +27,27 @@ PAGE = 200
 """Failed runs read at once; all of them are, as far as any folder is unexplained."""
 
 
-def errors(settings: Settings) -> list[dict[str, Any]]:
-    """Every rejected track and every folder that is not done, with what its last try died of.
+class ErrorRow(TypedDict):
+    """One row of `errors --json`: a rejected track, or a folder that is not done."""
+
+    path: str
+    """The track or the folder, relative to the library."""
+    folder: str
+    """The folder; the same as `path` if the row is about the folder."""
+    reason: str
+    """Why, in a few words, e.g. `corrupt`, `too short`, `run failed`, `cannot be read`."""
+    message: str
+    """What happened and what to do."""
+    at: float
+    """When it happened, in seconds since 1970; the same moment as `time`."""
+    time: str
+    """When it happened, in ISO 8601, UTC."""
+    run_id: str
+    """The Dagster run in which it happened; empty if it was none."""
+
+
+def errors(settings: Settings) -> list[ErrorRow]:
+    """Every rejected track and every folder that is not done, with the reason.
 
     Raises:
         ConfigurationError: EMBED_LIBRARY is not set, no such encoder, or no weights.
@@ -149,7 +168,7 @@ def _cause(instance: dg.DagsterInstance, run_id: str) -> str:
     return "the run failed; its log in the Dagster UI says why. It is tried again by itself"
 
 
-def _as_json(problem: Problem) -> dict[str, Any]:
+def _as_json(problem: Problem) -> ErrorRow:
     return {
         "path": display_path(problem.path),
         "folder": display_path(problem.folder),

@@ -45,35 +45,41 @@ REMEMBERED_SECONDS = 366 * 86_400.0
 
 @dataclass(frozen=True)
 class History:
-    """Bytes of Dagster's history: databases of all runs, logs of each, what their steps printed."""
+    """The `history` of `gc --json`: the size of Dagster's history, and what was pruned."""
 
     databases: int
+    """Bytes of the databases with all runs, before."""
     logs: int
+    """Bytes of the event logs of the runs, before."""
     output: int
+    """Bytes of what the steps printed, before."""
     pruned: Pruned
+    """What was pruned, or would be."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What `gc --json` prints; `in_step`: whether the library was, so that `gc` may remove.
-
-    `history`: bytes of Dagster's history before, and what of it was pruned.
-    `copies`: paths of converted models, search files and stopped downloads that go too, of
-    `copies_bytes`.
-    """
+    """What `gc` did; `--json` prints the fields of `swept` among the others."""
 
     dry_run: bool
+    """Whether nothing was removed."""
     in_step: bool
+    """Whether the index was up to date with the library; otherwise only `--dry-run` works."""
     recipes_in_use: list[str]
+    """Digests of the recipes whose vectors stay."""
     swept: GcReport
+    """The stored vectors."""
     copies: list[str]
+    """Paths of unused converted models and search files, and of unfinished downloads."""
     copies_bytes: int
+    """Their bytes."""
     history: History
+    """Dagster's history."""
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
-        told = asdict(self)
-        return told | told.pop("swept")
+        printed = asdict(self)
+        return printed | printed.pop("swept")
 
 
 def _history(instance: dg.DagsterInstance, settings: Settings, dry_run: bool) -> History:

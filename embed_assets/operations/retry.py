@@ -19,10 +19,12 @@ from embed_assets.storage import retry_requests
 
 @dataclass(frozen=True)
 class Asked:
-    """What `retry --json` prints: the folders in which something is done again, and how much."""
+    """What `retry --json` prints."""
 
     folders: list[str]
+    """The folders with tracks that will be read again, relative to the library."""
     tracks: int
+    """How many tracks will be read and embedded again."""
 
 
 def retry(settings: Settings, name: str) -> Asked:

@@ -61,30 +61,36 @@ LOCK_SECONDS = 120.0
 
 @dataclass
 class SyncResult:
-    """What `sync --json` prints: the library's size, and what was done to its tracks just now.
-
-    `links_skipped`: symbolic links that are not followed, for they lead out of the library or
-    nowhere.
-    """
+    """What `sync --json` prints: the size of the library, and what this `sync` did."""
 
     folders: int = 0
+    """Music folders in the library."""
     tracks: int = 0
+    """Audio files in the library."""
     embedded: int = 0
+    """Tracks that were embedded."""
     reused: int = 0
+    """Tracks of the folders that were indexed whose vectors were stored before."""
     rejected: int = 0
+    """Tracks of the folders that were indexed that cannot be embedded; no failure."""
     removed: int = 0
+    """Tracks that left a folder, including moved and rejected ones."""
     failed_folders: int = 0
+    """Folders that failed or cannot be read; if there are any, the exit code is 1."""
     links_skipped: int = 0
+    """Symbolic links that are not followed: they lead out of the library, or are broken."""
     runs: list[str] = field(default_factory=list)
+    """Ids of the Dagster runs that `sync` executed."""
     seconds: float = 0.0
+    """How long it took, in seconds."""
     listed: bool = False
-    """Whether `errors` has something to say of this; not printed."""
+    """Whether `errors` lists something that concerns this `sync`; not printed."""
 
     def as_json(self) -> dict[str, object]:
         """The object that the interface promises."""
-        told = asdict(self) | {"seconds": round(self.seconds, 3)}
-        del told["listed"]
-        return told
+        printed = asdict(self) | {"seconds": round(self.seconds, 3)}
+        del printed["listed"]
+        return printed
 
 
 def sync(

@@ -42,30 +42,44 @@ SAY_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Trial:
-    """What `try-int8 --json` prints; see `Distance` for the figures of the neighbours.
-
-    `speed` is that of `muq-int8` over that of `muq` as it runs here, per core, in the encoder
-    alone; the engines' `speeds` are in audio-seconds a second of one core.
-    """
+    """What `try-int8 --json` prints."""
 
     use: bool
+    """Whether both goals are met."""
     verdict: str
+    """The same in words, with the figures."""
     setting: str
+    """The setting that is recommended, e.g. `EMBED_ENCODER=muq`."""
     overlap: float
+    """Mean share of a track's 10 nearest in float32 that are among its 10 nearest in int8."""
     overlap_error: float
+    """Standard error of `overlap`."""
     overlap_half: float
+    """The same share among half of the tracks."""
     goal_overlap: float
+    """What `overlap` must be at least."""
     same_nearest: float
+    """Share of tracks whose nearest neighbour stays the same."""
     smallest_cosine: float
+    """The smallest cosine between the int8 and the float32 vector of a track."""
     median_cosine: float
+    """The median of these cosines."""
     speed: float
+    """Speed of `muq-int8` divided by that of `muq` as it runs here, per core, encoder only."""
     goal_speed: float
+    """What `speed` must be at least."""
     speeds: dict[str, float]
+    """Seconds of audio per second of one core, by encoder and engine."""
     tracks: int
+    """Tracks that were compared."""
     skipped: int
+    """Tracks that could not be embedded."""
     library_tracks: int
+    """Audio files in the library."""
     windows: str
+    """Number and length of the windows, e.g. `3 x 10 s`."""
     pooling: str
+    """`EMBED_POOLING`."""
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""

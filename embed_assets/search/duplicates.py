@@ -15,11 +15,14 @@ from embed_assets.search.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Tracks of one audio (`certain`, score 1), or two that may be one recording: never merged."""
+    """Tracks with identical audio, or two that may be the same recording."""
 
     certain: bool
+    """True for identical audio, false for a suggested pair."""
     score: float
+    """The cosine of the pair; 1 for identical audio."""
     tracks: tuple[Match, ...]
+    """The tracks: matches without `copies`."""
 
     def as_json(self) -> dict[str, object]:
         """The object that `duplicates --json` prints."""

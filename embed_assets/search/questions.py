@@ -11,7 +11,7 @@ from embed_assets.errors import NotFound
 from embed_assets.index.nearest import Match
 from embed_assets.search import exact
 from embed_assets.search.answers import Drift, Filters, Query, Result
-from embed_assets.search.draw import write_map
+from embed_assets.search.draw import WrittenMap, write_map
 from embed_assets.search.duplicates import DuplicateGroup, duplicates
 from embed_assets.search.filters import Condition, conditions
 from embed_assets.search.local import LocalAnswers
@@ -178,9 +178,7 @@ class Questions(ABC):
         """
         return duplicates(self._local().tracks, min_score, where=conditions(where))
 
-    def draw_map(
-        self, file: str | Path = "map.html", by: str = "", method: str = ""
-    ) -> dict[str, object]:
+    def draw_map(self, file: str | Path = "map.html", by: str = "", method: str = "") -> WrittenMap:
         """Draw the library as one HTML file; returns what was drawn, and how.
 
         `by`: colour by `genre` or `folder`; `method`: `tsne` or `pca`; empty: what suits it.

@@ -37,10 +37,12 @@ MOST_IDS = 1_000
 
 @dataclass(frozen=True)
 class Part(Match):
-    """A track that was found by a part of it, `start` to `end` in seconds, which has the score."""
+    """A track that was found by one of its parts."""
 
     start: float = 0.0
+    """Where the part with this score begins, in seconds."""
     end: float = 0.0
+    """Where it ends, in seconds."""
 
 
 @dataclass(frozen=True)

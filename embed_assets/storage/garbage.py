@@ -23,14 +23,20 @@ HASHES_PER_CALL = 500
 
 @dataclass
 class GcReport:
-    """What was looked at and what was (or would be) removed; bytes as the files' sizes say."""
+    """Which stored vectors there are, and which were (or would be) removed."""
 
     entries: int = 0
+    """Stored entries; an entry holds the vectors of one audio and recipe."""
     bytes: int = 0
+    """Their bytes."""
     removed: int = 0
+    """Entries that were removed, or would be."""
     removed_bytes: int = 0
+    """Their bytes."""
     too_young: int = 0
+    """Unused entries that stay because they are younger than `--older-than`."""
     leftovers: int = 0
+    """Old temporary files that were removed; 0 with `--dry-run`."""
 
 
 def collect_garbage(
