@@ -120,7 +120,7 @@ def test_a_query_is_words_a_path_an_id_or_several(lib, filled):
     assert not {"Other/9.flac", "Some/3.flac"} & set(paths(near))
     with pytest.raises(ea.NotFound, match="no track has the id 'ffff'"):
         lib.similar(tracks=["ffff"])
-    with pytest.raises(ea.NotFound, match="ask with a path"):
+    with pytest.raises(ea.NotFound, match="name a track by its path"):
         lib.similar()
     with pytest.raises(ea.NotFound, match="'no such song'"):
         lib.similar("no such song")
@@ -134,7 +134,7 @@ def test_conditions_are_one_text_or_several(lib):
     (condition,) = lib.similar("red", where="genre=jazz").query.filters.where
     assert sorted(paths(lib.similar("red", where=[condition]))) == jazz
     for wrong in ("genre=acid jazz", "artist=don't", "nonsense"):
-        with pytest.raises(ea.ConfigurationError, match="is written in quotes"):
+        with pytest.raises(ea.ConfigurationError, match="put a value with spaces"):
             lib.similar("red", where=wrong)
 
 

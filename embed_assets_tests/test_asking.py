@@ -148,7 +148,7 @@ def test_all_is_answered_from_what_is_served_while_another_collection_is_filled(
     assert drawn_spec(now.tables, later.spec(), now.uri) == now.spec()
     # Of what other tables have made nothing is known here: Milvus itself is asked.
     home = {"home": tmp_path, "milvus_uri": now.uri}
-    with pytest.raises(ConfigurationError, match="nothing is known here"):
+    with pytest.raises(ConfigurationError, match="the tables do not know it"):
         Library(settings.model_copy(update=home)).snapshot()
     collections.drop(later, later.spec().collection)
 

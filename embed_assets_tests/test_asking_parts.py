@@ -156,7 +156,7 @@ def test_sync_fills_parts_when_asked_and_embeds_nothing_for_it(world):
     assert to_do(world) == 0
     kinds = [(c["of"], c["rows"], c["complete"], c["served"]) for c in collections(world.project())]
     assert kinds == [("tracks", 3, True, True), ("parts", 3, True, True)]
-    assert ", 3 of parts, in step with the tables, served" in said_of_the_index(world)
+    assert ", 3 of parts, matching the tables, served" in said_of_the_index(world)
     assert world.run("collections").stdout.count("gates:     not measured yet") == 2
     assert world.run("collections", "--check").returncode == 0
     *_, gates_of_parts = re.findall(r"gates: .*", world.run("collections").stdout)

@@ -155,7 +155,7 @@ def test_status_sync_and_doctor_say_how_many_links_are_skipped(library, monkeypa
     (library / "real/x.mp3").unlink()
     told = next(f for f in doctor(settings) if f.check == "library")
     assert not told.ok
-    assert "holds no audio files" in told.message
+    assert "contains no audio files" in told.message
     assert "symbolic links are not followed" in told.message
 
 

@@ -95,7 +95,7 @@ def test_weights_that_a_disk_broke_since_are_found_before_they_are_converted(
     raw = bytearray(blob.read_bytes())
     raw[-2000:-1000] = bytes(1000)
     blob.write_bytes(raw)
-    with pytest.raises(ConfigurationError, match=rf"{blob.name} is damaged, by its checksum"):
+    with pytest.raises(ConfigurationError, match=rf"{blob.name} is damaged: its checksum is wrong"):
         encoders.load("muq", "owner/small", "cpu", tmp_path)
 
 

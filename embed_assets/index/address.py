@@ -37,7 +37,7 @@ def normal_address(text: str, database: str = "") -> str:
     if scheme or not text.endswith(".db"):
         raise ValueError("must be a path that ends in .db (Milvus Lite), or http(s)://host:port")
     if database:
-        raise ValueError("Milvus Lite has one database only: leave EMBED_MILVUS_DATABASE empty")
+        raise ValueError("Milvus Lite has only one database: leave EMBED_MILVUS_DATABASE empty")
     return str(Path(text).expanduser().absolute())
 
 
@@ -55,7 +55,7 @@ def unreachable(address: str) -> str:
     except OSError as e:
         return (
             f"the Milvus server at {address} cannot be reached ({e.strerror or e}): is it running,"
-            " and is EMBED_MILVUS_URI right? Runs try again by themselves"
+            " and is EMBED_MILVUS_URI right? Runs are retried automatically"
         )
     return ""
 
@@ -80,11 +80,11 @@ def _server(text: str, scheme: str, database: str) -> str:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError as e:
-        raise ValueError(f"is no web address ({e}): write {scheme}://host:port") from None
+        raise ValueError(f"is not a web address ({e}): write {scheme}://host:port") from None
     if not host:
         raise ValueError(f"names no host: write {scheme}://host:port")
     if parts.username or parts.password:
-        raise ValueError("a login in the address is shown to people: use EMBED_MILVUS_TOKEN")
+        raise ValueError("contains a login, which would be visible in logs: use EMBED_MILVUS_TOKEN")
     if parts.query or parts.fragment:
         raise ValueError(f"has more than host, port and database: write {scheme}://host:port")
     named = parts.path.strip("/")
@@ -93,8 +93,8 @@ def _server(text: str, scheme: str, database: str) -> str:
     database = database or named
     if database and not _DATABASE.fullmatch(database):
         raise ValueError(
-            f"{database!r} is no name of a database (letters, digits and _): write"
-            f" {scheme}://host:port, and the name in EMBED_MILVUS_DATABASE"
+            f"{database!r} is not a name of a database (letters, digits and _): write"
+            f" {scheme}://host:port, and put the name in EMBED_MILVUS_DATABASE"
         )
     where = f"[{host}]" if ":" in host else host
     where += f":{port}" if port is not None else ""

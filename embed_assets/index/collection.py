@@ -52,9 +52,9 @@ def ensure(client: MilvusClient, spec: IndexSpec) -> None:
     if differing:
         told = ", ".join(f"{k} is {there.get(k)}, not {want.get(k)}" for k in differing)
         raise ConfigurationError(
-            f"collection {name} does not hold what EMBED_ENCODER, EMBED_MODEL and EMBED_POOLING "
-            f"ask for ({told}): something else made it. Drop it, or set EMBED_MILVUS_URI to "
-            "another index, and run `embed-assets sync`"
+            f"collection {name} does not fit EMBED_ENCODER, EMBED_MODEL and EMBED_POOLING"
+            f" ({told}): another program created it. Drop it, or set EMBED_MILVUS_URI to another"
+            " index, and run `embed-assets sync`"
         )
     if not client.list_indexes(name, field_name="vector"):
         index = client.prepare_index_params()
@@ -97,8 +97,8 @@ def served(client: MilvusClient) -> str | None:
     name = client.describe_collection(ALIAS)["collection_name"]
     if name == ALIAS:
         raise ConfigurationError(
-            f"a collection is itself called {ALIAS}, the name that searches use as an alias: "
-            "rename or drop it, or set EMBED_MILVUS_URI to another index"
+            f"a collection has the name {ALIAS}, which must be the alias that searches use: rename"
+            " or drop it, or set EMBED_MILVUS_URI to another index"
         )
     return name
 

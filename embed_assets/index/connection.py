@@ -121,8 +121,8 @@ def _lite_path(uri: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as e:
         raise ConfigurationError(
-            f"EMBED_MILVUS_URI={uri!r}: {e.filename} is a file, where Milvus Lite keeps a folder "
-            "(older versions kept a file): move it away and run `embed-assets sync`"
+            f"EMBED_MILVUS_URI={uri!r}: {e.filename} is a file, but Milvus Lite needs a folder"
+            " (older versions used a file): move it away and run `embed-assets sync`"
         ) from e
     except OSError as e:
         raise _no_folder(path, e) from e
@@ -135,8 +135,8 @@ def _no_folder(path: Path, why: object) -> EmbedAssetsError:
     if isinstance(why, OSError) and is_passing(why):
         return TransientError(f"cannot open the Milvus Lite folder {path} just now: {why}")
     return ConfigurationError(
-        f"EMBED_MILVUS_URI: cannot write the Milvus Lite folder {path} ({why}): make it writable, "
-        "or name another place"
+        f"EMBED_MILVUS_URI: cannot write the Milvus Lite folder {path} ({why}): make it writable,"
+        " or choose another path"
     )
 
 
@@ -151,9 +151,9 @@ def _lock(lite: _Lite) -> None:
             holder.acquire(timeout=max(0.0, deadline - time.monotonic()))
     except Timeout as e:
         raise IndexBusy(
-            f"{lite.path} is in use by {_who(lite.path)} for more than "
-            f"{lite.wait_seconds:g} s; Milvus Lite lets in one process at a time: wait until "
-            "it is done, end it, or set EMBED_MILVUS_URI to a Milvus server"
+            f"{lite.path} has been in use by {_who(lite.path)} for more than {lite.wait_seconds:g}"
+            " s. Only one process at a time can use Milvus Lite: wait for the other one, stop it,"
+            " or set EMBED_MILVUS_URI to a Milvus server"
         ) from e
     except OSError as e:
         raise _no_folder(lite.path, e) from e
@@ -169,8 +169,9 @@ def _start(client: MilvusClient, lite: _Lite) -> None:
             while milvus_compat.is_held(lite.path):
                 if time.monotonic() > deadline:
                     raise IndexBusy(
-                        f"{lite.path} is in use by a program outside embed_assets (a notebook?) "
-                        f"for more than {lite.wait_seconds:g} s: close it there and try again"
+                        f"{lite.path} has been in use by a program other than embed_assets (a"
+                        f" notebook?) for more than {lite.wait_seconds:g} s: close it there and"
+                        " try again"
                     )
                 time.sleep(0.1)
         except OSError as e:
@@ -229,8 +230,8 @@ def _translated(uri: str, error: Exception) -> EmbedAssetsError:
     message, fault = milvus_compat.message_of(error), milvus_compat.fault_of(error)
     if fault is Fault.DENIED:
         return ConfigurationError(
-            f"Milvus at {uri} refuses the login ({message}): set EMBED_MILVUS_TOKEN to "
-            "user:password, or to an API key that may write"
+            f"Milvus at {uri} refuses the login ({message}): set EMBED_MILVUS_TOKEN to"
+            " user:password, or to an API key with write access"
         )
     if fault is Fault.NO_DATABASE:
         return ConfigurationError(
@@ -242,16 +243,16 @@ def _translated(uri: str, error: Exception) -> EmbedAssetsError:
         return ConfigurationError(f"EMBED_MILVUS_URI={uri!r} cannot work: {message}")
     if fault is Fault.BAD_REQUEST:
         return ConfigurationError(
-            f"Milvus at {uri} refuses a request ({message}): its version and embed_assets do not "
-            "fit together; please report this"
+            f"Milvus at {uri} refuses a request ({message}): its version does not work with this"
+            " version of embed_assets; please report this"
         )
     if fault is Fault.DISK_FULL:
-        advice = "the disk is full: make room, and it goes on where it was"
+        advice = "the disk is full: free some space, and work continues where it stopped"
     elif is_server(uri):
-        advice = "check that the server runs and that EMBED_MILVUS_URI names it"
+        advice = "check that the server is running and that EMBED_MILVUS_URI is right"
     else:
         advice = (
-            "if it stays, delete that folder and run `embed-assets sync`: the index is filled "
-            "again from the stored embeddings, without embedding anything"
+            "if this happens again, delete that folder and run `embed-assets sync`: the index is"
+            " rebuilt from the stored embeddings, and nothing is embedded again"
         )
     return TransientError(f"Milvus at {uri} failed: {message}; {advice}")

@@ -134,4 +134,4 @@ class Vectors:
                 raise
             self.store.delete(recipe, audio_hash)
             self.tables.forget_embedding(recipe, audio_hash)
-            raise TransientError(f"{e}; it is embedded again at the next try") from e
+            raise TransientError(f"{e}; it is embedded again at the next attempt") from e

@@ -121,11 +121,18 @@ def _validate(
             Gate("folders_missing", drift.waiting == 0, drift.waiting, "0"),
             Gate("folders_that_differ", not drift.differing, len(drift.differing), "0"),
             Gate("folders_orphaned", not drift.orphans, len(drift.orphans), "0"),
-            Gate("rows", None, drift.rows, "rows == tables is what the three above say"),
+            Gate("rows", None, drift.rows, "informational; compared by the three gates above"),
         ]
     else:
         load(client, name)
-        gates.append(Gate("rows", None, count(client, name), "of an earlier version: not compared"))
+        gates.append(
+            Gate(
+                "rows",
+                None,
+                count(client, name),
+                "informational; rows of an earlier version are not compared",
+            )
+        )
     beside = served if spec.rows == TRACKS else None
     both = [n for n in (name, beside) if n is not None]
     _step_aside(client, both)
@@ -250,4 +257,11 @@ def _overlap(
             a, b = ({t for t, _ in one if t != own} for one in (now, before[own]))
             shares.append(len(a & b) / max(len(a), 1))
     share = round(float(np.mean(shares)), 4)
-    return [Gate("neighbours_kept", None, share, "reported: share of the served one's top 10")]
+    return [
+        Gate(
+            "neighbours_kept",
+            None,
+            share,
+            "informational; share of the served collection's top 10",
+        )
+    ]

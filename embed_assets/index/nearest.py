@@ -82,10 +82,10 @@ def similar(
     width = width_of(client, name)
     if vector.shape != (width,):
         raise ConfigurationError(
-            f"a query of shape {vector.shape} for an index of width {width}: the served "
-            f"collection {name} was made with other EMBED_ENCODER, EMBED_MODEL or EMBED_POOLING; "
-            "ask with the vector of a track of it (vectors_of), or embed with its recipe "
-            "(`embed-assets collections` says which)"
+            f"the query has shape {vector.shape}, but the index has width {width}: the served"
+            f" collection {name} was made with another EMBED_ENCODER, EMBED_MODEL or"
+            " EMBED_POOLING. Query with the vector of one of its tracks (vectors_of), or embed"
+            " with its recipe (see `embed-assets collections`)"
         )
     limit = min(n + len(exclude_ids) + SPARE, PAGE)
     while True:

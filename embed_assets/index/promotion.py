@@ -73,7 +73,7 @@ def promote_if_ready(client: MilvusClient, index: IndexContext) -> ServingStatus
     if missing := collection_registry.unfinished(tables, address, spec):
         return ServingStatus(wanted, now, why=f"it is being filled, {missing} folders are missing")
     if last and last.name == now and collection_registry.is_by_hand(tables, address, wanted):
-        why = "a person chose the other one; `embed-assets promote` serves this one"
+        why = "the other one was chosen by hand; `embed-assets promote` serves this one"
         return ServingStatus(wanted, now, why=why)
     verdict = validate(client, index, now)
     collection_registry.note_gates(tables, address, wanted, verdict.as_json())
@@ -123,14 +123,14 @@ def promote(
     if not anyway:
         if verdict is None:
             raise ConfigurationError(
-                f"nothing is known of {name} here (other tables, or another version, made it):"
-                " `--anyway` serves it unseen"
+                f"the tables do not know {name} (it was made with other tables, or by another"
+                " version): `--anyway` serves it without measuring"
             )
         if not verdict.passed:
             raise ConfigurationError(
-                f"{name} does not pass its gates: {'; '.join(verdict.failed)}."
-                " `embed-assets sync` brings the collection of the current settings in step;"
-                " `--anyway` serves it as it is"
+                f"{name} does not pass its gates: {'; '.join(verdict.failed)}. `embed-assets sync`"
+                " brings the collection of the current settings up to date; `--anyway` serves it"
+                " as it is"
             )
     return _move(client, tables, address, name, now, collection_registry.PROMOTE, wanted, verdict)
 
@@ -154,8 +154,8 @@ def rollback(client: MilvusClient, tables: Tables, address: str, wanted: str) ->
                 client, tables, address, move.name, now, collection_registry.ROLLBACK, wanted
             )
     raise NotFound(
-        f"there is nothing to go back to from {now or 'an index without a served collection'}:"
-        " `embed-assets collections` lists what is there, `embed-assets promote NAME` serves one"
+        f"no other collection was served before {now or 'now'}: `embed-assets collections` lists"
+        " the collections, `embed-assets promote NAME` serves one"
     )
 
 

@@ -165,9 +165,9 @@ def _settle(
         if not pending:
             return
     raise TransientError(
-        f"collection {spec.collection}: {len(pending)} folders differ from what was written, even "
-        f"after {ROUNDS} rounds (first: folder_id {pending[0].source.folder_id}); does another "
-        "program write to it? Stop that and run `embed-assets sync` again"
+        f"collection {spec.collection}: {len(pending)} folders differ from what was written, even"
+        f" after {ROUNDS} rounds (first: folder_id {pending[0].source.folder_id}); is another"
+        " program writing to it? Stop it and run `embed-assets sync` again"
     )
 
 
@@ -277,9 +277,9 @@ def _batches(
 def _unit(spec: IndexSpec, row: Row, vector: np.ndarray) -> np.ndarray:
     if vector.shape != (spec.dim,):
         raise ConfigurationError(
-            f"{row.path}: a vector of shape {vector.shape} came for collection {spec.collection}, "
-            f"which holds width {spec.dim}: the stored embeddings do not fit EMBED_ENCODER, "
-            "EMBED_MODEL and EMBED_POOLING; embed this folder again"
+            f"{row.path}: its vector has shape {vector.shape}, but collection {spec.collection}"
+            f" has width {spec.dim}: the stored embeddings do not fit EMBED_ENCODER, EMBED_MODEL"
+            " and EMBED_POOLING; embed this folder again"
         )
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not (np.isfinite(norm) and norm > 0):

@@ -102,7 +102,7 @@ def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Probl
 
 def _unreadable(folder: Folder) -> Problem:
     """A folder of which nothing is known now; what was indexed of it and below stays."""
-    message = f"{folder.error}: what is below it is left as it is; check its permissions"
+    message = f"{folder.error}: check its permissions. What is indexed below it stays until then"
     return Problem(folder.path, folder.path, "cannot be read", message, time.time(), "")
 
 
@@ -164,8 +164,8 @@ def _cause(instance: dg.DagsterInstance, run_id: str) -> str:
     kinds = dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE
     for entry in log_of(instance, run_id, *kinds):
         if message := entry.get_dagster_event().message:
-            return f"{message} It is tried again by itself"
-    return "the run failed; its log in the Dagster UI says why. It is tried again by itself"
+            return f"{message} It is retried automatically"
+    return "the run failed; its log in the Dagster UI says why. It is retried automatically"
 
 
 def _as_json(problem: Problem) -> ErrorRow:

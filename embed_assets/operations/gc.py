@@ -116,9 +116,9 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
     in_step = found.complete and not busy and found.plan.debounced_in is None
     if not in_step and not dry_run:
         raise TransientError(
-            f"{busy or 'some'} folders are new, changed or in runs: what they need is not known"
-            " yet. Run `embed-assets sync`, or wait for `up`, and run `embed-assets gc` again;"
-            " `--dry-run` says what it would remove now"
+            f"{busy or 'some'} folders are new, changed or in runs, so it is not known yet which"
+            " vectors they need. Run `embed-assets sync`, or wait for `up`, and run `embed-assets"
+            " gc` again. `--dry-run` shows what would be removed now"
         )
     with open_instance(settings) as instance:
         history = _history(instance, settings, dry_run)

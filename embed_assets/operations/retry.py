@@ -40,7 +40,7 @@ def retry(settings: Settings, name: str) -> Asked:
     require_setting(settings)
     project = for_reading(settings)
     if not name:
-        raise NotFound("say which track or folder; `.` is the whole library")
+        raise NotFound("name a track or a folder; `.` is the whole library")
     wanted = _relative(settings, name)
     library = project.library.name
     with open_existing(settings) as instance:
@@ -55,8 +55,8 @@ def retry(settings: Settings, name: str) -> Asked:
         if root and (why := why_left_out(root, os.fsencode(_inside(root, name)))):
             raise NotFound(f"{name!r} is left out of the library: {why}")
         raise NotFound(
-            f"{name!r}: no track and no folder of that name is known; `embed-assets errors` lists"
-            " what failed, and what is new `embed-assets sync` reads by itself"
+            f"{name!r}: there is no track or folder with that name. `embed-assets errors` lists"
+            " what failed; `embed-assets sync` reads new music"
         )
     return Asked(sorted(map(display_path, folders)), tracks)
 

@@ -91,7 +91,7 @@ def stopped_at_the_end(
         yield
     finally:
         if running:
-            tell("stopping; what is done is kept, and the next `sync` goes on from there")
+            tell("stopping; finished work is kept, and the next `sync` continues from there")
         for started in running:
             run = started.run(instance)
             if run and not run.is_finished:

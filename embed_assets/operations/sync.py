@@ -193,9 +193,11 @@ def sync(
 def _end_of(run: dg.DagsterRun | None) -> tuple[str, str]:
     """The id of a run that has ended, if it ever began, and in words how it did."""
     if run is None:
-        return "", "the process of its run ended before the run began: is memory or the disk full?"
+        return "", (
+            "the process of its run died before the run began: is the memory or the disk full?"
+        )
     if run.is_success:
-        return run.run_id, "its run is done, and it has changed again since"
+        return run.run_id, "it changed again after its run"
     return run.run_id, f"its run ended early ({run.status.value.lower()}); its log says why"
 
 
@@ -204,7 +206,7 @@ def _note_ends(project: Project, ended: Mapping[str, tuple[str, str]]) -> None:
     for key, (run_id, why) in ended.items():
         path = path_of(key)
         folder = folder_id(project.library.name, path)
-        message = f"{why}; it is tried again by itself"
+        message = f"{why}; it is retried automatically"
         project.tables.put_failures([(folder, path)], NOT_DONE, message, run_id, unless_known=True)
 
 
@@ -245,7 +247,7 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
         return True
     if not all(d.none for d in found.values()):
         differing = sum(len(d.differing) for d in found.values())
-        tell(f"{differing} folders differ in the index: they are written again")
+        tell(f"{differing} folders differ in the index and are written again")
         return False
     if served is None:
         # The alias was dropped by hand: any run of a folder sets it again.

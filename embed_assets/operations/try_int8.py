@@ -104,7 +104,7 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
     to_make = must_make_int8(model, settings.device, cache)
     names, there = sample(root, CALIBRATION_TRACKS + tracks)
     if len(names) < CALIBRATION_TRACKS + FEWEST:
-        raise _too_few(len(names), "there are", CALIBRATION_TRACKS + FEWEST)
+        raise _too_few(len(names), CALIBRATION_TRACKS + FEWEST)
     paths = [local_path(root, name) for name in names]
     heard, paths = paths[:CALIBRATION_TRACKS], paths[CALIBRATION_TRACKS:]
     policy = WindowPolicy(
@@ -112,8 +112,8 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
     )
     if to_make:
         tell(
-            f"MuQ's model in int8 is made, with ranges from {len(heard)} tracks, once: some five"
-            " minutes and 6 GB of memory"
+            f"creating the int8 model of MuQ, calibrated on {len(heard)} tracks: once, about five"
+            " minutes, 6 GB of memory"
         )
         calibrate(model, cache, heard, CALIBRATION_SECONDS)
 
@@ -125,7 +125,7 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
     # The one that may be refused comes first.
     int8 = passed("in int8", MUQ_INT8.name, paths)
     if len(int8.tracks) < FEWEST:
-        raise _too_few(len(int8.tracks), "could be embedded", FEWEST)
+        raise _too_few(len(int8.tracks), FEWEST)
     exact = passed("in float32", MUQ.name, paths, exact=True)
     both = sorted(int8.tracks.keys() & exact.tracks.keys())
     timed = [paths[i] for i in both[:: max(1, len(both) // TIMED)]]
@@ -159,28 +159,28 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
 
 
 def _verdict(overlap: float, speed: float, usual: str) -> str:
-    kept = f"of a track's {NEIGHBOURS} nearest {NEIGHBOURS * overlap:.1f} stay among them"
+    kept = f"of a track's {NEIGHBOURS} nearest tracks, {NEIGHBOURS * overlap:.1f} stay the same"
     fast = f"it is {speed:.1f} times as fast as muq here ({usual})"
     if overlap < GOAL_OVERLAP:
         return (
-            f"Do not use it: {kept}, and {NEIGHBOURS * GOAL_OVERLAP:g} should; {fast}. Leave"
-            " EMBED_ENCODER=muq."
+            f"Do not use it: {kept}, and at least {NEIGHBOURS * GOAL_OVERLAP:g} should; {fast}."
+            " Leave EMBED_ENCODER=muq."
         )
     if speed < GOAL_SPEED:
         return (
-            f"Do not use it: {fast}, too little for embedding the library once more; {kept}. Leave"
+            f"Do not use it: {fast}, too little to embed the library again for it; {kept}. Leave"
             " EMBED_ENCODER=muq."
         )
     return (
-        f"Use it: {kept}, and {fast}. Set {SETTING}; the library is embedded once more, beside what"
-        " there is, and EMBED_ENCODER=muq goes back to that."
+        f"Use it: {kept}, and {fast}. Set {SETTING}; the library is embedded again, the present"
+        " vectors are kept, and EMBED_ENCODER=muq returns to them."
     )
 
 
-def _too_few(tracks: int, what: str, wanted: int) -> ConfigurationError:
+def _too_few(tracks: int, wanted: int) -> ConfigurationError:
     return ConfigurationError(
-        f"only {tracks} tracks of EMBED_LIBRARY {what}, and among fewer than {wanted} the nearest"
-        " ten say nothing: add music, or leave EMBED_ENCODER=muq"
+        f"only {tracks} tracks of EMBED_LIBRARY can be used, too few to compare ten neighbours (at"
+        f" least {wanted} are needed): add music, or leave EMBED_ENCODER=muq"
     )
 
 

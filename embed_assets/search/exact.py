@@ -111,7 +111,7 @@ def path(
     searcher = searcher.snapshot()
     if end in np.flatnonzero(searcher.of_same_audio([start])):
         raise ConfigurationError(
-            "both ends of the way are the same audio: name another track, or ask for a `radio`"
+            "both ends of the path are the same audio: name another track, or use `radio`"
         )
     first, last = searcher.vectors([start, end])
     allowed = searcher.one_each(mask(searcher, where) & ~searcher.of_same_audio([start, end]))
@@ -185,7 +185,7 @@ def _between(first: np.ndarray, last: np.ndarray, n: int) -> np.ndarray:
     angle = float(np.arccos(np.clip(first @ last, -1, 1)))
     if angle > np.pi - 1e-3:
         raise ConfigurationError(
-            "the two sound so opposite that no way leads from one to the other"
+            "the two tracks have opposite vectors, so there is no path between them"
         )
     t = np.linspace(0, 1, n + 2)[1:-1, None]
     if angle < 1e-6:
@@ -282,7 +282,9 @@ def _takes_of(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
 def _unit(vector: np.ndarray) -> np.ndarray:
     norm = float(np.linalg.norm(vector))
     if norm < 1e-6:
-        raise ConfigurationError("these tracks cancel each other out: ask with fewer of them")
+        raise ConfigurationError(
+            "the vectors of these tracks cancel each other out: name fewer of them"
+        )
     return (vector / norm).astype(np.float32)
 
 

@@ -57,17 +57,19 @@ def condition(field: str, text: str, negate: bool = False) -> Condition:
         ConfigurationError: there is no such field, or the text is no range of its kind.
     """
     if field not in FIELDS:
-        raise ConfigurationError(f"rows have no field {field!r}; there are: {', '.join(FIELDS)}")
+        raise ConfigurationError(
+            f"there is no field {field!r}; the fields are: {', '.join(FIELDS)}"
+        )
     if field in TEXT_BYTES:
         if not text.strip():
-            raise ConfigurationError(f"{field}: say which words it should have")
+            raise ConfigurationError(f"{field}: no words given")
         return Condition(field, words=text, negate=negate)
     low, dots, high = text.partition("..")
     high = high if dots else low
     if field in TIMES:
         read, write = _time, "a date or a range of dates: 2026, 2026-03, 2026-03-31, 2026-01.."
     elif field == "duration":
-        read, write = seconds, "a length of time or a range: 90, 2m, 1m30s, 1:30 or 1h, 2m..5m"
+        read, write = seconds, "a duration or a range: 90, 2m, 1m30s, 1:30 or 1h, 2m..5m"
     else:
         read, write = _number, "a whole number or a range: 1959, 1955..1965, 1990.., ..1960"
     try:
@@ -76,9 +78,11 @@ def condition(field: str, text: str, negate: bool = False) -> Condition:
     except ValueError as e:
         raise ConfigurationError(f"{field}: {e}; write {write}") from None
     if not text.strip(". "):
-        raise ConfigurationError(f"{field}: {text!r} says nothing; write {write}")
+        raise ConfigurationError(
+            f"{field}: {text!r} has neither a lower nor an upper bound; write {write}"
+        )
     if least > most:
-        raise ConfigurationError(f"{field}={text!r}: {low} is more than {high}; turn them round")
+        raise ConfigurationError(f"{field}={text!r}: {low} is more than {high}; swap them")
     return Condition(field, low=least, high=most, negate=negate)
 
 
@@ -91,7 +95,7 @@ def parse(text: str) -> Condition:
     found = re.fullmatch(r"\s*([a-z_]+)\s*(!?=)(.*)", text, re.S)
     if not found:
         raise ConfigurationError(
-            f"{text!r} is no condition: write FIELD=WORDS, FIELD!=WORDS or FIELD=LEAST..MOST"
+            f"{text!r} is not a condition: write FIELD=WORDS, FIELD!=WORDS or FIELD=LEAST..MOST"
         )
     return condition(found[1], found[3], negate=found[2] == "!=")
 
@@ -111,8 +115,8 @@ def conditions(where: str | Sequence[str | Condition]) -> list[Condition]:
         return [parse(one) for one in shlex.split(where)]
     except (ValueError, ConfigurationError) as e:
         raise ConfigurationError(
-            f"{e} (a value with spaces or a quotation mark is written in quotes:"
-            ' `genre="acid jazz" year=1955..1965`)'
+            f'{e} (put a value with spaces or a quotation mark in quotes: `genre="acid jazz"'
+            " year=1955..1965`)"
         ) from None
 
 
@@ -154,7 +158,7 @@ def _literal(value: float, whole: bool) -> str:
 
 def _number(text: str, top: bool) -> float:
     if not re.fullmatch(r"\s*\d{1,15}\s*", text):
-        raise ValueError(f"{text.strip()!r} is no number")
+        raise ValueError(f"{text.strip()!r} is not a number")
     return float(int(text))
 
 
@@ -168,7 +172,7 @@ def seconds(text: str, top: bool = False) -> float:
     elif (words := _PARTS.fullmatch(text)) and text.strip():
         parts = words.groups()
     else:
-        raise ValueError(f"{text.strip()!r} is no length of time")
+        raise ValueError(f"{text.strip()!r} is not a duration")
     h, m, s = (float(x or 0) for x in parts)
     return h * 3600 + m * 60 + s
 

@@ -54,7 +54,7 @@ def write_file(file: Path, text: str) -> None:
         ConfigurationError: it has the name of a track, and may be somebody's music.
     """
     if is_audio(os.fsencode(file.name)):
-        raise ConfigurationError(f"{file} has the name of an audio file: name another")
+        raise ConfigurationError(f"{file} has the extension of an audio file: choose another name")
     with suppress(FileNotFoundError):
         if not stat.S_ISREG((told := file.stat()).st_mode):
             if stat.S_ISDIR(told.st_mode):

@@ -39,7 +39,7 @@ class Found:
         more = len(self.others) - 5
         if more > 0:
             told += f"; and {more}{' or more' if len(self.others) >= OTHERS else ''} others"
-        return f"took {self.name}. It also fits: {told}. A path says which one is meant."
+        return f"took {self.name}. It also fits: {told}. Use a path to choose one."
 
 
 def notes_of(found: Iterable[Found]) -> tuple[str, ...]:
@@ -128,7 +128,7 @@ def find(names: Names, query: str) -> Found:
         ConfigurationError: the library was never scanned.
     """
     if not query.strip(" /"):
-        raise NotFound("ask with a path, or with words of title and artist")
+        raise NotFound("name a track by its path, or by words of its title and artist")
     if found := at_path(names, query):
         return found
     if track := names.with_id(query):
@@ -141,8 +141,8 @@ def find(names: Names, query: str) -> Found:
     if not queries.any_track(names.tables):
         raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
     raise NotFound(
-        f"no track of the library is called or lies at {query!r}: try fewer words of its title and"
-        " artist, or its path relative to the library"
+        f"no track matches {query!r}: try fewer words of its title and artist, or its path"
+        " relative to the library"
     )
 
 
@@ -175,7 +175,9 @@ def with_ids(names: Names, track_ids: Sequence[str]) -> tuple[Found, ...]:
     for one in [track_ids] if isinstance(track_ids, str) else track_ids:
         track = names.with_id(one)
         if track is None:
-            raise NotFound(f"no track has the id {one!r}: `tracks()` lists all with their ids")
+            raise NotFound(
+                f"no track has the id {one!r}: `tracks()` lists all tracks with their ids"
+            )
         found.append(Found((track,), name_of(track)))
     return tuple(found)
 

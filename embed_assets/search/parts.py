@@ -48,7 +48,7 @@ def part_of(text: str) -> Range | None:
         stop = (seconds(end) if end.strip() else float("inf")) if dots else None
     except ValueError as e:
         raise ConfigurationError(
-            f"part {text!r}: {e}; write FROM..TO, or a place: 1:30..2:00, 90s..2m, 12:05"
+            f"part {text!r}: {e}; write FROM..TO, or a position: 1:30..2:00, 90s..2m, 12:05"
         ) from None
     if stop is not None and stop <= start:
         raise ConfigurationError(f"part {text!r}: it ends before it begins")
@@ -114,8 +114,8 @@ def require_parts(project: Project, spec: IndexSpec) -> None:
     if (wanted := wanted_spec(project)) and spec.collection == wanted.collection:
         raise ConfigurationError("parts of tracks are not indexed yet: run `embed-assets sync`")
     raise ConfigurationError(
-        f"{spec.collection} is served, which has no parts; those of these settings are found once"
-        " their collection is served: `embed-assets collections` says what it waits for"
+        f"{spec.collection} is served, and it has no parts. They can be found once the collection"
+        " of the current settings is served; see `embed-assets collections`"
     )
 
 
@@ -130,7 +130,10 @@ def _unfinished(project: Project, spec: IndexSpec) -> list[str]:
     missing = collection_registry.unfinished(project.tables, project.uri, spec.of_parts)
     if not missing:
         return []
-    return [f"the parts of {missing} folders are not indexed as they are now: `embed-assets sync`"]
+    return [
+        f"the parts of {missing} folders are not indexed yet, or out of date: run `embed-assets"
+        " sync`"
+    ]
 
 
 def _direction(
@@ -153,15 +156,15 @@ def _direction(
                 seed, inside = seed_of(windowed, track, there[track.audio_hash], start, end)
             except (VectorsLost, TrackRejected) as e:
                 raise ConfigurationError(
-                    f"the stored vectors of {one.name} are gone or of no use ({e}):"
-                    " `embed-assets retry PATH` has it embedded again"
+                    f"the stored vectors of {one.name} cannot be used ({e}): `embed-assets retry"
+                    " PATH` embeds it again"
                 ) from e
             total += seed.vectors.mean(axis=0, dtype=np.float64)
             if not inside:
                 notes.append(_nearest_note(one, track, seed.windows[0], start or 0.0, spec))
     norm = float(np.linalg.norm(total))
     if norm < 1e-6:
-        raise ConfigurationError("these cancel each other out: ask with fewer of them")
+        raise ConfigurationError("their vectors cancel each other out: name fewer of them")
     return (total / norm).astype(np.float32), notes[:5]
 
 
@@ -171,8 +174,10 @@ def _nearest_note(
     begin, length = window
     place = f"{clock(begin)}..{clock(begin + length)}"
     if start >= track.duration:
-        return f"{found.name} ends at {clock(track.duration)}, before that part: took {place}"
+        return (
+            f"{found.name} ends at {clock(track.duration)}, before that part; used {place} instead"
+        )
     return (
-        f"that part of {found.name} was not embedded: took the nearest that was,"
-        f" {place} (EMBED_WINDOWS={spec.recipe.windows})"
+        f"that part of {found.name} is not embedded; used the nearest embedded part, {place}"
+        f" (EMBED_WINDOWS={spec.recipe.windows})"
     )

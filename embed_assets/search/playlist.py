@@ -33,11 +33,11 @@ def write_m3u(file: Path, library: MusicFolder, matches: Sequence[Match]) -> lis
         raw = match.path.encode()
         if track_id(library.name, raw) != match.track_id:
             # What is shown of such a name is not what it is.
-            notes.append(f"left out of {file}: {match.path} (its name is no UTF-8)")
+            notes.append(f"left out of {file}: {match.path} (its name is not UTF-8)")
             continue
         path = os.fsdecode(os.path.relpath(local_path(root, raw), base))
         if re.search(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]", path) or path != path.strip():
-            notes.append(f"left out of {file}: {match.path} (a line break in its name)")
+            notes.append(f"left out of {file}: {match.path} (its name contains a line break)")
             continue
         name = f"{match.artist} - {match.title}" if match.artist else match.title
         lines.append(f"#EXTINF:{round(match.duration)},{' '.join(name.split())}")

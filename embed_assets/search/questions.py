@@ -189,7 +189,9 @@ class Questions(ABC):
 def _seeds(names: Names, query: Tracks, track_ids: Sequence[str]) -> tuple[Found, ...]:
     seeds = (*find_each(names, query), *with_ids(names, track_ids))
     if not seeds:
-        raise NotFound("ask with a path, with words of title and artist, or with track ids")
+        raise NotFound(
+            "name a track by its path, by words of its title and artist, or by track ids"
+        )
     return seeds
 
 

@@ -51,9 +51,9 @@ def require_spec(project: Project, name: str) -> IndexSpec:
     if spec := spec_of(project, name):
         return spec
     raise ConfigurationError(
-        f"{name} is served, of which nothing is known here (other tables, or another version, made"
-        " it): `embed-assets sync` fills and serves the collection of these settings; until then"
-        " `embed-assets similar` alone can ask the one that is served"
+        f"{name} is served, but the tables do not know it (it was made with other tables, or by"
+        " another version). `embed-assets sync` fills and serves the collection of the current"
+        " settings; until then only `embed-assets similar` works"
     )
 
 
@@ -74,11 +74,11 @@ def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
         info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
     except WeightsMissing:
         made = f"{spec.recipe.encoder}, which is served" if spec else "what is served"
-        return f"{made}; {settings.encoder} lacks its weights, `embed-assets doctor` says more"
+        return f"{made}; the weights of {settings.encoder} are missing: see `embed-assets doctor`"
     if spec is not None and spec.layers[0] != (wanted := project.spec()).layers[0]:
         if collection_registry.is_by_hand(project.tables, project.uri, wanted.collection):
             return (
-                f"{spec.recipe.encoder}, which a person chose: `embed-assets promote` serves"
+                f"{spec.recipe.encoder}, chosen by hand: `embed-assets promote` serves"
                 f" {wanted.collection}"
             )
         other = f"{spec.recipe.encoder}, served until {wanted.collection} is complete"

@@ -121,15 +121,15 @@ class Database:
                     _upgrade(db)
                 elif version != SCHEMA_VERSION:
                     raise ConfigurationError(
-                        f"{self.path} has schema {version}, this version of embed_assets writes"
+                        f"{self.path} has schema {version}, but this version of embed_assets needs"
                         f" {SCHEMA_VERSION}: use the version that wrote it, or another EMBED_HOME"
                     )
                 yield db
         except sqlite3.DatabaseError as e:
             if not isinstance(e, sqlite3.OperationalError):
                 raise ConfigurationError(
-                    f"{self.path} is damaged ({e}): move it away and run `embed-assets sync`; what"
-                    " is embedded already is found again in the store"
+                    f"{self.path} is damaged ({e}): move it away and run `embed-assets sync`;"
+                    " stored vectors are found again, and nothing is embedded twice"
                 ) from e
             raise TransientError(
                 f"the tables in {self.path} cannot be used: {e}; is the disk full, or read-only?"

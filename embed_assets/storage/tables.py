@@ -45,7 +45,7 @@ EMBEDDING_COLUMNS = tuple(f.name for f in fields(Embedding))
 _TRACK_SELECT = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
 _EMBEDDING_SELECT = ", ".join(f"e.{c}" for c in EMBEDDING_COLUMNS)
 
-ANOTHER_SCAN = "another run is scanning this folder; it is tried again"
+ANOTHER_SCAN = "another run is scanning this folder; it will be retried"
 
 _ADDED_AT = """SELECT min(added_at) FROM (
     SELECT added_at FROM tracks WHERE track_id = :track

@@ -68,7 +68,7 @@ class Store:
                 f"windows must be float32 [n_windows, S, dim]; got {windows.dtype} {windows.shape}"
             )
         if not np.isfinite(windows).all():
-            raise TrackRejected(Reason.BAD_VECTOR, "its window vectors hold NaN or infinity")
+            raise TrackRejected(Reason.BAD_VECTOR, "its window vectors contain NaN or infinity")
         path = self.path(recipe_digest, audio_hash)
         temporary = path.with_name(f".{audio_hash}.{uuid.uuid4().hex}.tmp")
         try:
@@ -188,7 +188,7 @@ def _unpack(raw: bytes) -> np.ndarray:
         raise ValueError("its length differs")
     array = np.frombuffer(raw, dtype="<f4", count=math.prod(shape), offset=start).reshape(shape)
     if not np.isfinite(array).all():
-        raise ValueError("it holds NaN or infinity")
+        raise ValueError("it contains NaN or infinity")
     return array
 
 
@@ -199,7 +199,7 @@ def _shape(header: bytes) -> tuple[int, ...]:
     np.lib.format.read_magic(stream)
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype != np.dtype("<f4") or fortran or len(shape) != 3 or 0 in shape:
-        raise ValueError(f"it holds {dtype} {shape} instead of float32 [n_windows, S, dim]")
+        raise ValueError(f"it contains {dtype} {shape} instead of float32 [n_windows, S, dim]")
     return shape
 
 
@@ -219,6 +219,6 @@ def _failed(what: str, path: Path | str, error: OSError) -> TransientError:
         "the disk is full: free some space (`embed-assets gc` removes vectors that nothing uses), "
         "or set EMBED_HOME to another disk"
         if full
-        else "see that EMBED_HOME is mounted, writable and healthy"
+        else "check that EMBED_HOME is mounted and writable, and that its disk works"
     )
     return TransientError(f"could not {what} {path}: {error.strerror or error}; {advice}.")
