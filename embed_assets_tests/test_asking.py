@@ -109,7 +109,7 @@ def test_filters_several_tracks_and_a_folder(asked):
     wrong = asked.run("similar", "Odd", "--year", "soon")
     assert (
         wrong.returncode,
-        "'soon' is no number; write a whole number or a range" in wrong.stderr,
+        "'soon' is not a number; write a whole number or a range" in wrong.stderr,
     ) == (2, True)
 
 

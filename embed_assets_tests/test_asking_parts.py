@@ -130,9 +130,9 @@ def test_what_is_not_there_to_be_found_is_said(tmp_path):
     index(world.project())
     ask = Library(world.made_settings()).parts
     (note,) = ask("Album/3.flac", part=(9, 11)).notes
-    assert "took the nearest that was, 0:02..0:07 (EMBED_WINDOWS=2)" in note
+    assert "used the nearest embedded part, 0:02..0:07 (EMBED_WINDOWS=2)" in note
     (note,) = ask("Album/3.flac", part="1:30..2:00").notes
-    assert "ends at 0:20, before that part: took 0:12..0:17" in note
+    assert "ends at 0:20, before that part; used 0:12..0:17 instead" in note
     put(world, "Later/9.flac", 9)
     (world.library / "Album/0.flac").unlink()
     world.settings["EMBED_PARTS"] = "false"

@@ -53,6 +53,7 @@ def test_each_kind_of_error_has_its_exit_code():
 
 
 def test_a_command_ends_with_the_code_of_what_went_wrong(here, monkeypatch, capsys):
+    assert exit_code(monkeypatch, "status") == 0
     assert exit_code(monkeypatch, "similar", "blue train") == 2
     assert "nothing is indexed yet" in capsys.readouterr().err
     assert exit_code(monkeypatch, "similar", "blue train", "--year", "soon") == 2
@@ -82,6 +83,10 @@ def test_what_is_not_there_and_what_cannot_be_written_end_with_1(here, monkeypat
         assert exit_code(monkeypatch, *words) == ExitCode.FAILED, words
         assert told in capsys.readouterr().err
     assert exit_code(monkeypatch, "similar", "Album", "--m3u", "a.mp3") == ExitCode.WRONG
+    here.album("New", 3)
+    assert exit_code(monkeypatch, "gc") == ExitCode.FAILED
+    assert "folders are new, changed or in runs" in capsys.readouterr().err
+    assert exit_code(monkeypatch, "gc", "--dry-run") == ExitCode.DONE
 
 
 def test_status_says_that_the_milvus_server_cannot_be_reached(here, monkeypatch, capsys):

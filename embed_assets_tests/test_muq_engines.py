@@ -123,9 +123,7 @@ def test_a_dtype_that_gives_other_vectors_is_passed_over_with_a_warning(
     found = weights.find(str(small), cache, MUQ)
     engine = openvino_engine.load(found, str(small), "CPU", cache, ("bfloat16", "float32"))
     assert engine.dtype == "float32"
-    assert re.search(
-        r"cosine .* in bfloat16\): using float32 instead, which is slower", engine.warning
-    )
+    assert re.search(r"cosine .* in bfloat16\): using float32 instead", engine.warning)
 
 
 @pytest.mark.parametrize(

@@ -30,7 +30,7 @@ def test_a_home_that_cannot_be_one_is_said_to_be_so(world):
     code, found = doctor(world)
     assert code == 1
     assert "EMBED_HOME" in found["home"]["message"]
-    assert "no folder" in found["home"]["message"]
+    assert "is not a folder" in found["home"]["message"]
     done = world.run("sync")
     assert done.returncode == 2
     assert "EMBED_HOME" in done.stderr

@@ -122,8 +122,8 @@ def gc(
         return
     if not found.in_step:
         typer.echo(
-            "without --dry-run this would remove nothing, for the library is not in step: run"
-            " `embed-assets sync` first; as things are now:"
+            "without --dry-run this would remove nothing, as the index is not up to date: run"
+            " `embed-assets sync` first. As things are now:"
         )
     s = found.swept
     word = "would be removed" if dry_run else "removed"

@@ -1,7 +1,8 @@
 """Addresses of an index: a folder of Milvus Lite, or a server and one of its databases.
 
-One string says it all, in the form that pymilvus reads as well: an absolute path that ends in
-`.db`, or `http(s)://host[:port][/database]`. Also here: what a Lite folder's files say unopened.
+An address is one string, in the form that pymilvus accepts: an absolute path that ends in `.db`, or
+`http(s)://host[:port][/database]`. Also here: what can be read from a Lite folder's files without
+opening the index.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ _DATABASE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 
 def is_server(address: str) -> bool:
-    """Whether an address in its normal form is a server's, and not a Lite folder."""
+    """Whether a normal address is that of a server and not a Lite folder."""
     return address.startswith(("http://", "https://"))
 
 
 def normal_address(text: str, database: str = "") -> str:
-    """The one form of an address that a person wrote; `database` is one of a server's.
+    """The normal form of an address that a person wrote; `database`: EMBED_MILVUS_DATABASE.
 
     Raises:
         ValueError: it cannot be one; says why, and what to write.
@@ -42,9 +43,9 @@ def normal_address(text: str, database: str = "") -> str:
 
 
 def unreachable(address: str) -> str:
-    """Why nothing answers at a server's address, for people; empty if something does, or for Lite.
+    """Why a server cannot be reached, for people; empty if it can, and for Lite.
 
-    Only whether its port is open: that costs no import of pymilvus.
+    Only checks whether its port is open, which needs no import of pymilvus.
     """
     if not is_server(address):
         return ""
@@ -68,7 +69,7 @@ def is_there(address: str, spec: IndexSpec) -> bool:
 def stamp(address: str, spec: IndexSpec) -> str | None:
     """A digest of names, sizes and times of a Lite collection's files; None for a server.
 
-    Equal stamps: nobody wrote to the collection or moved the alias between.
+    If two stamps are equal, nobody wrote to the collection or moved the alias in between.
     """
     if is_server(address):
         return None

@@ -1,9 +1,9 @@
-"""Opening the index, Milvus Lite or a server: its lock, its fairness, and its errors in our words.
+"""Opening the index, Milvus Lite or a server: locks, turns, and translated errors.
 
-Milvus Lite lets in one process at a time, at the first try or not at all, and keeps its lock after
-`close()`. Around it stand two locks that the kernel releases with their process: `queue`, held
-while waiting for the index, and `holder`, held while having it. Whoever has the index and finds
-the queue held knows that somebody waits, and `give_way` lets them in.
+Only one process at a time can open Milvus Lite; a second one fails at once, and `close()` does not
+release its lock. Two locks of our own, which the kernel releases when a process dies, make
+processes wait: `queue` is held while waiting for the index, `holder` while using it. A process that
+has the index and finds `queue` held knows that another one waits; `give_way` lets it in.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CONNECT_SECONDS = 10.0
 
 @dataclass
 class _Lite:
-    """One client's hold on a Lite folder."""
+    """A client's hold on a Lite folder."""
 
     path: Path
     wait_seconds: float
@@ -56,9 +56,9 @@ def connect(
 
     A server's address may name a database; https means TLS.
 
-    A Lite index is this process's alone until the block ends: keep the block short, call
-    `give_way` in it where it cannot be, and never fork in it. Errors of pymilvus that leave the
-    block become ours.
+    A Lite index belongs to this process alone until the block ends. Keep the block short, or call
+    `give_way` in it, and never fork in it. Errors of pymilvus that leave the block are raised as
+    ours.
 
     Raises:
         TransientError: the server does not answer, or another process still has the Lite index
@@ -95,10 +95,10 @@ def connect(
 
 
 def give_way(client: MilvusClient) -> bool:
-    """Let another process have the Lite index if one waits for it; True if one was let in.
+    """Let another process use the Lite index if one waits for it; True if one was let in.
 
-    Afterwards the client is open again, but its collections must be loaded again. On a server
-    there is nothing to do. No other thread may be using the client.
+    Afterwards the client is open again, but its collections must be loaded again. Does nothing on a
+    server. No other thread may be using the client.
     """
     lite = _lite.get(client)
     if lite is None or not _somebody_waits(lite.path):
@@ -161,7 +161,7 @@ def _lock(lite: _Lite) -> None:
 
 
 def _start(client: MilvusClient, lite: _Lite) -> None:
-    """Open the index whose locks are held; they are given back if it cannot be opened."""
+    """Open the index whose locks are held; the locks are released if that fails."""
     deadline = time.monotonic() + lite.wait_seconds
     with lite.held.pop_all() as held:
         try:
@@ -214,7 +214,7 @@ def _who(path: Path) -> str:
 
 @contextmanager
 def _our_errors(uri: str) -> Iterator[None]:
-    """Turn what pymilvus and gRPC raise into errors that say what to do."""
+    """Translate errors of pymilvus and gRPC into ours, which say what to do."""
     import grpc
     from pymilvus.exceptions import MilvusException
 

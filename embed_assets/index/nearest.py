@@ -1,4 +1,4 @@
-"""Asking the index: the nearest tracks, the vectors of tracks, and the same without Milvus."""
+"""Searches in Milvus: nearest tracks, and the vectors of tracks."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 SPARE = 16
-"""More hits than asked for, so that those tied at the end are ordered by path, not by chance."""
+"""Extra hits, so that ties at the end are ordered by path and not by chance."""
 
 
 @dataclass(frozen=True)
@@ -54,7 +54,7 @@ class Match:
 
 
 ROW_FIELDS = tuple(f.name for f in fields(Match) if f.name not in ("score", "copies"))
-"""What a match has of the row of its track."""
+"""The fields of a match that come from the row."""
 
 Found = TypeVar("Found", bound=Match)
 
@@ -68,12 +68,11 @@ def similar(
     *,
     where: str = "",
 ) -> list[Match]:
-    """The `n` tracks nearest to a float32 `[dim]` vector, best first, ties by path; one an audio.
+    """The `n` tracks nearest to a float32 `[dim]` vector, best first, ties ordered by path.
 
-    Of copies that may be answers the one whose path sorts first is shown. In the served collection,
-    or in the one from which the caller has the vector: the alias may move between two calls.
-
-    `where`: a Milvus filter, as `filters.expression` makes one.
+    Identical audio is listed once, as the copy whose path sorts first among those allowed. Searches
+    the served collection, or `collection`; pass the one the vector comes from, as the alias may
+    move between two calls. `where`: a Milvus filter, see `filters.expression`.
 
     Raises:
         ConfigurationError: nothing is served yet, or the vector has another width.
@@ -106,9 +105,9 @@ def first_copies(
     where: str = "",
     exclude_ids: Collection[str] = (),
 ) -> list[Found]:
-    """Matches of different audio, each as the copy of it whose path sorts first; best first.
+    """Replace each match by the copy of its audio whose path sorts first; best first.
 
-    `collection`: of tracks. `where`, `exclude_ids`: which of the copies may be shown.
+    `collection`: one of tracks. `where`, `exclude_ids`: which copies may be shown.
     """
     copies: dict[str, list[dict[str, Any]]] = {}
     hashes = iter(m.audio_hash for m in matches)
@@ -146,7 +145,7 @@ def nearest_rows(
     fields: Sequence[str],
     where: str = "",
 ) -> list[dict[str, Any]]:
-    """These fields of the rows nearest to a `[dim]` vector, and `score`, their cosine."""
+    """The given fields of the rows nearest to a `[dim]` vector, and `score`, their cosine."""
     hits = client.search(
         collection,
         [vector.astype(np.float32)],
@@ -165,7 +164,7 @@ def nearest_rows(
 
 
 def at_most(matches: Iterable[Match], per_artist: int) -> list[Match]:
-    """The matches with at most so many of each artist that is known; 0: all of them."""
+    """The matches with at most `per_artist` of each known artist; 0: no limit."""
     heard: Counter[str] = Counter()
     kept = []
     for match in matches:
@@ -183,10 +182,10 @@ def vectors_of(
     key: str = "track_id",
     consistency: str = READ,
 ) -> dict[str, np.ndarray]:
-    """Unit vectors, float32 `[dim]`, of the tracks that the served collection (or another) has.
+    """Unit vectors, float32 `[dim]`, of tracks, from the served collection or another one.
 
-    `key`: what its rows are known by. `consistency`: `Strong` also sees what another process has
-    only just written.
+    `key`: the primary key of its rows. `consistency`: `Strong` also sees what other processes have
+    just written.
     """
     name = collection or served_collection(client)
     rest, found = iter(track_ids), {}
@@ -198,7 +197,7 @@ def vectors_of(
 
 
 def served_collection(client: MilvusClient) -> str:
-    """Name of the served collection, loaded.
+    """Name of the served collection, which is then loaded.
 
     Raises:
         ConfigurationError: nothing is served yet.

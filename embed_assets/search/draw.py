@@ -1,4 +1,4 @@
-"""`map`: the library as a picture in one HTML file."""
+"""`map`: the library drawn in one HTML file."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class WrittenMap(TypedDict):
 
 
 def write_map(tracks: Snapshot, file: Path, by: str = "", method: str = "") -> WrittenMap:
-    """Write the map of what is indexed; returns what was drawn, and how.
+    """Write the map of the indexed tracks; returns what was drawn, and how.
 
     Raises:
         ConfigurationError: nothing is indexed, or the file has the name of an audio file.

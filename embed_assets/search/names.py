@@ -1,4 +1,4 @@
-"""Which tracks a person means: by a path, a folder, a track id, or words of title and artist."""
+"""Finding the tracks a person names: by path, folder, track id, or words of title and artist."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from embed_assets.storage import queries
 from embed_assets.storage.records import Track
 
 LONGEST_QUERY = 300
-"""Characters of a query in words that count."""
+"""Characters of a query that are used."""
 
 OTHERS = 20
-"""Other tracks that fit the words as well, of which people are told."""
+"""Most other matching tracks that are counted in a note."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The tracks that are meant, what to call them, and those that the words fit as well."""
+    """The tracks that were named, what to call them, and others that the words match too."""
 
     tracks: tuple[Track, ...]
     name: str
@@ -32,7 +32,7 @@ class Found:
 
     @property
     def note(self) -> str:
-        """Which track was taken of several that fit, for people; empty if it was clear."""
+        """Which track was taken if words fit several, for people; empty if it was clear."""
         if not self.others:
             return ""
         told = "; ".join(map(name_of, self.others[:5]))
@@ -43,7 +43,7 @@ class Found:
 
 
 def notes_of(found: Iterable[Found]) -> tuple[str, ...]:
-    """The notes of those that have one."""
+    """All notes that are not empty."""
     return tuple(one.note for one in found if one.note)
 
 
@@ -59,24 +59,24 @@ class Names:
         return queries.track_by_path(self.tables, path)
 
     def below(self, folder: bytes) -> list[Track]:
-        """The tracks of a folder and of the folders in it, by path; of the library for b""."""
+        """The tracks of a folder and its subfolders, ordered by path; b"" is the library."""
         return queries.tracks_below(self.tables, folder)
 
     def with_id(self, track: str) -> Track | None:
-        """The track of an id."""
+        """The track with an id."""
         return queries.tracks_by_id(self.tables, [track]).get(track)
 
     def called(self, name: str) -> Track | None:
-        """The track whose file is called so, as `errors` prints it."""
+        """The track whose file has this name, as `errors` prints it."""
         return queries.track_by_name(self.tables, name)
 
     def by_words(self, words: str, limit: int) -> list[Track]:
-        """The tracks whose title, artist, album or path has all these words, best first."""
+        """The tracks whose title, artist, album or path contains all these words, best first."""
         return queries.tracks_by_words(self.tables, words, limit=limit)
 
 
 class SnapshotNames(Names):
-    """Finds the tracks of a snapshot; what it lacks the tables know, to say why it is missing."""
+    """Finds tracks of a snapshot; asks the tables for others, to say why they are missing."""
 
     def __init__(self, project: Project, snapshot: Snapshot) -> None:
         super().__init__(project)
@@ -87,17 +87,17 @@ class SnapshotNames(Names):
         return self._indexed(track_id(self.library.name, path)) or super().at(path)
 
     def below(self, folder: bytes) -> list[Track]:
-        """The tracks of a folder and of the folders in it, by path; of the library for b""."""
+        """The tracks of a folder and its subfolders, ordered by path; b"" is the library."""
         start = folder + b"/" if folder else b""
         found = [t for _, t in self.snapshot.tracks() if t.path.startswith(start)]
         return sorted(found, key=lambda t: t.path) or super().below(folder)
 
     def with_id(self, track: str) -> Track | None:
-        """The track of an id."""
+        """The track with an id."""
         return self._indexed(track) or super().with_id(track)
 
     def by_words(self, words: str, limit: int) -> list[Track]:
-        """The tracks whose title, artist, album or path has all these words, best first."""
+        """The tracks whose title, artist, album or path contains all these words, best first."""
         tracks = (t for _, t in self.snapshot.tracks())
         return queries.best_by_words(tracks, words, limit) or super().by_words(words, limit)
 
@@ -115,13 +115,13 @@ def name_of(track: Track) -> str:
 def find_each(
     names: Names, query: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 ) -> tuple[Found, ...]:
-    """What a query means, or each of several; see `find`."""
+    """What one query or several queries name; see `find`."""
     queries = [query] if isinstance(query, (str, os.PathLike)) else query
     return tuple(find(names, os.fspath(one)) for one in queries)
 
 
 def find(names: Names, query: str) -> Found:
-    """The track or folder at a path (of this directory, or of the library), or the best by words.
+    """The track or folder at a path (relative to this directory or to the library), or by words.
 
     Raises:
         NotFound: none fits.
@@ -147,7 +147,7 @@ def find(names: Names, query: str) -> Found:
 
 
 def at_path(names: Names, query: str) -> Found | None:
-    """The track at a path, or the tracks of the folder there; None if there is neither."""
+    """The track at a path, or the tracks of a folder; None if there is neither."""
     if not query.strip():
         return None
     root = names.library.root
@@ -166,7 +166,7 @@ def at_path(names: Names, query: str) -> Found | None:
 
 
 def with_ids(names: Names, track_ids: Sequence[str]) -> tuple[Found, ...]:
-    """The tracks of these ids.
+    """The tracks with these ids.
 
     Raises:
         NotFound: there is none of an id.

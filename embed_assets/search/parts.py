@@ -1,6 +1,6 @@
-"""`parts`: the tracks a part of which sounds like this, and where in them that is.
+"""`parts`: the tracks with a part that sounds like the query, and where that part is.
 
-The vectors of what is asked about come from the store, whoever answers.
+The query's vectors always come from the store.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from embed_assets.storage.segment_vector_file import SegmentVectorFile
 from embed_assets.storage.vector_store import VectorsLost
 
 MORE = 4
-"""Tracks that are asked for, for each that is wanted, where some will be left out."""
+"""Tracks per result that are requested if some will be left out."""
 
 Range = tuple[float, float | None]
-"""From and to in seconds; without an end the window in which it begins."""
+"""From and to, in seconds; if the end is None: the window that contains the start."""
 
 
 def part_of(text: str) -> Range | None:
-    """From and to in seconds of what a person wrote of a part: `1:30..2:00`, `12:05`, `..2m`.
+    """Parse a part of a track into seconds: `1:30..2:00`, `12:05`, `..2m`.
 
     Raises:
         ConfigurationError: it is no part.
@@ -65,8 +65,8 @@ def parts(
 ) -> tuple[list[Part], list[str]]:
     """The `n` tracks with the part nearest to a part of the seeds, and notes for people.
 
-    `part`: None is the whole track, or tracks. One answer an audio, with the place of the best
-    window in it; copies of what was asked for are left out.
+    `part`: None is the whole track. One result per audio, with the position of its best window;
+    copies of the seeds are left out.
 
     Raises:
         NotFound: a seed is not indexed.
@@ -93,13 +93,13 @@ def parts(
 
 
 def has_parts(project: Project, spec: IndexSpec) -> bool:
-    """Whether there is a collection of parts beside that of a spec, and the settings want one."""
+    """Whether the settings ask for parts and the spec has a collection of them."""
     known = collection_registry.known(project.tables, project.uri) if project.parts else ()
     return spec.of_parts.collection in known
 
 
 def require_parts(project: Project, spec: IndexSpec) -> None:
-    """Say what to do where there is none.
+    """Raise an error that says what to do if there are no parts.
 
     Raises:
         ConfigurationError: see above.
@@ -120,7 +120,7 @@ def require_parts(project: Project, spec: IndexSpec) -> None:
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people write a place in a track: `1:05`, `1:02:03`."""
+    """Seconds as a position in a track: `1:05`, `1:02:03`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -139,7 +139,7 @@ def _unfinished(project: Project, spec: IndexSpec) -> list[str]:
 def _direction(
     project: Project, windowed: SegmentVectorFile, seeds: Sequence[Found], part: Range | None
 ) -> tuple[np.ndarray, list[str]]:
-    """Mean of the windows that are meant, float32 `[dim]` of length 1, and notes for people."""
+    """Mean of the windows of the query, float32 `[dim]` of length 1, and notes for people."""
     spec = windowed.spec
     start, end = part or (None, None)
     total = np.zeros(spec.dim)

@@ -16,10 +16,10 @@ from embed_assets.search.map_page import write_file
 
 
 def write_m3u(file: Path, library: MusicFolder, matches: Sequence[Match]) -> list[str]:
-    """Write tracks of the library to `file`; returns a note for each that was left out.
+    """Write tracks of the library to `file`; returns a note for each one that was left out.
 
-    Paths are relative to the folder of the file. A name that is no UTF-8 or holds a line break
-    cannot stand in a playlist.
+    Paths are relative to the folder of the file. Names that are not UTF-8 or contain a line break
+    are left out.
 
     Raises:
         LibraryUnavailable: the library is not there.

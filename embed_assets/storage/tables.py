@@ -60,12 +60,12 @@ _REMEMBER_AUDIO = """INSERT INTO gone_audio
 
 
 class Tables(Database):
-    """The tables of one EMBED_HOME; every method opens its own connection or takes part in one."""
+    """The tables of one EMBED_HOME; every method opens its own connection."""
 
     # The manifest
 
     def begin_scan(self, folder: str, path: bytes, scan: str) -> None:
-        """Mark a folder's rows as not whole until `finish_scan`."""
+        """Mark the rows of a folder as incomplete until `finish_scan`."""
         with self.transaction() as db:
             db.execute(
                 "INSERT INTO folders (folder_id, path, digest, scan) VALUES (?, ?, NULL, ?)"
@@ -74,10 +74,11 @@ class Tables(Database):
             )
 
     def put_tracks(self, rows: Iterable[Track], scan: str) -> set[str]:
-        """Write rows of a scan that is going on; when they were added is known from before.
+        """Write rows of a scan that has begun; `added_at` is taken from earlier rows.
 
-        Returns the ids of tracks of which something else was known before. Their folders are
-        indexed again everywhere, though the folder's digest may stay, and are found until then.
+        Returns the ids of tracks whose rows changed. Their folders get a new revision and are
+        indexed again in every collection, even if their digest is the same; searches return the old
+        rows until then.
 
         Raises:
             FolderChanged: another scan of the same folder began, or a person wants it read anew.
@@ -112,7 +113,7 @@ class Tables(Database):
         return changed
 
     def keep_tracks(self, track_ids: Iterable[str], scan: str) -> None:
-        """Take unchanged rows over into a scan that is going on."""
+        """Keep the rows of unchanged tracks in a scan that has begun."""
         with self.transaction() as db:
             db.executemany(
                 "UPDATE tracks SET scan = ? WHERE track_id = ?", ((scan, t) for t in track_ids)
@@ -127,11 +128,11 @@ class Tables(Database):
         ctimes: int | None = None,
         vain: int | None = None,
     ) -> int:
-        """Drop the rows that the scan did not see, and give the folder its digest.
+        """Delete the rows that the scan did not see, and store the digest of the folder.
 
-        `ctimes`: what the files' ctimes were as they were listed; None if not all files of another
-        ctime were read. `vain`: how often in a row a ctime that changed said nothing, by this scan;
-        None if it tells nothing of that. Returns the number of rows dropped.
+        `ctimes`: the sum of the ctimes of its files when they were listed; None if some files with
+        a new ctime were not read. `vain`: how many times in a row a new ctime turned out to mean
+        nothing; None if this scan says nothing about it. Returns the number of deleted rows.
 
         Raises:
             FolderChanged: another scan of the same folder wrote between; neither is whole.
@@ -162,7 +163,7 @@ class Tables(Database):
         return gone
 
     def forget_folder(self, folder: str) -> None:
-        """Remove a retired folder from every table but the embeddings, which outlive it."""
+        """Delete a removed folder from all tables except the embeddings, which stay."""
         with self.transaction() as db:
             names = {"folder": folder, "now": time.time()}
             _remember(db, "{}.folder_id = :folder", names)
@@ -170,12 +171,12 @@ class Tables(Database):
                 db.execute(f"DELETE FROM {table} WHERE folder_id = ?", (folder,))
 
     def forget_gone_audio(self, before: float) -> None:
-        """Forget when audio was added of which no track is left since before a time."""
+        """Delete the remembered times of audio whose last track was deleted before a time."""
         with self.transaction() as db:
             db.execute("DELETE FROM gone_audio WHERE gone_at < ?", (before,))
 
     def stamps(self, folder: str) -> dict[str, Stamp]:
-        """The stamp of each track of a folder that need not be read anew, by track id."""
+        """Track id -> stamp, for the tracks of a folder that need not be read again."""
         with self.connect() as db:
             rows = db.execute(
                 "SELECT track_id, size, mtime_ns, ctime_ns FROM tracks"
@@ -185,13 +186,13 @@ class Tables(Database):
             return {t: Stamp(*rest) for t, *rest in rows}
 
     def digest(self, folder: str) -> str | None:
-        """Digest of a folder's manifest; None while it is being scanned or was never."""
+        """The digest of a folder's manifest; None if it is being scanned or was never scanned."""
         with self.connect() as db:
             row = db.execute("SELECT digest FROM folders WHERE folder_id = ?", (folder,)).fetchone()
         return row[0] if row else None
 
     def folder_totals(self, folder: str, recipe: str = "") -> FolderTotals:
-        """Count a folder's tracks by what became of them."""
+        """Count the tracks of a folder by state."""
         with self.connect() as db:
             row = db.execute(
                 "SELECT count(*), count(t.reason), count(CASE WHEN NOT t.again THEN e.reason END),"
@@ -208,10 +209,10 @@ class Tables(Database):
     # Embeddings
 
     def put_embeddings(self, rows: Iterable[Embedding]) -> None:
-        """Write what became of some audio, and that it need not be embedded again.
+        """Write the results of embedding, and clear the marks of `retry`.
 
-        Not for good until a folder is indexed: a row a track would wait for the disk each time, and
-        what a power loss takes is found again in the store.
+        Not durable until a folder is indexed: a durable write per track would wait for the disk
+        each time, and after a power loss the vectors are found in the store again.
         """
         marks = ", ".join("?" * len(EMBEDDING_COLUMNS))
         with self.transaction(durable=False) as db:
@@ -238,7 +239,7 @@ class Tables(Database):
                 )
 
     def pending(self, folder: str, recipe: str, again: bool = False) -> list[Track]:
-        """Readable tracks of a folder that are to be embedded under the recipe; all, if `again`."""
+        """Readable tracks of a folder that have to be embedded under the recipe; all if `again`."""
         sql = (
             f"SELECT {_TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
@@ -250,7 +251,7 @@ class Tables(Database):
             return [Track(*row) for row in db.execute(sql + " ORDER BY t.path", (recipe, folder))]
 
     def asked_again(self, folder: str) -> set[str]:
-        """Ids of a folder's tracks that are embedded again though they have vectors."""
+        """Ids of a folder's tracks that `retry` has embedded again although they have vectors."""
         with self.connect() as db:
             sql = "SELECT track_id FROM tracks WHERE folder_id = ? AND again"
             return {row[0] for row in db.execute(sql, (folder,))}
@@ -268,7 +269,7 @@ class Tables(Database):
                 yield Track(*row)
 
     def indexable(self, folder: str, recipe: str) -> Iterator[tuple[Track, Embedding]]:
-        """Stream the tracks of a folder that have vectors, with what is known of the vectors."""
+        """Stream the tracks of a folder that have vectors, with their embeddings."""
         width = len(TRACK_COLUMNS)
         with self.connect() as db:
             rows = db.execute(
@@ -281,7 +282,7 @@ class Tables(Database):
                 yield Track(*row[:width]), Embedding(*row[width:])
 
     def embedded_at(self, folders: Iterable[str], recipe: str) -> dict[str, float]:
-        """Audio hash -> when it was embedded, of the tracks of these folders that have vectors."""
+        """Audio hash -> when it was embedded, for the tracks of these folders that have vectors."""
         found: dict[str, float] = {}
         with self.connect() as db:
             for folder in folders:
@@ -296,14 +297,14 @@ class Tables(Database):
         return found
 
     def forget_unreadable(self, folder: str) -> None:
-        """Have the files of a folder that were rejected by the scan read again by the next one."""
+        """Have the rejected files of a folder read again by the next scan."""
         with self.transaction() as db:
             db.execute(
                 "UPDATE tracks SET probed = 0 WHERE folder_id = ? AND reason IS NOT NULL", (folder,)
             )
 
     def forget_rejected(self, folder: str, recipe: str) -> None:
-        """Have the audio of a folder that was rejected under the recipe embedded again."""
+        """Have the rejected audio of a folder embedded again under the recipe."""
         with self.transaction() as db:
             db.execute(
                 "DELETE FROM embeddings WHERE recipe = ? AND reason IS NOT NULL AND audio_hash IN"
@@ -314,28 +315,28 @@ class Tables(Database):
     # Index and failures
 
     def mark_dirty(self, folder: str) -> None:
-        """Say that a folder's manifest is no longer what its files are."""
+        """Mark the manifest of a folder as out of date."""
         with self.transaction() as db:
             db.execute("UPDATE folders SET digest = NULL WHERE folder_id = ?", (folder,))
 
     def forget_embedding(self, recipe: str, audio_hash: str) -> None:
-        """Have an audio embedded again: its vectors are lost."""
+        """Have an audio embedded again because its vectors are lost."""
         with self.transaction() as db:
             db.execute(
                 "DELETE FROM embeddings WHERE recipe = ? AND audio_hash = ?", (recipe, audio_hash)
             )
 
     def folders(self) -> Iterator[tuple[str, bytes, bool]]:
-        """Stream (folder id, path, whether its rows are whole) of every folder of the manifest."""
+        """Stream (folder id, path, whether its rows are complete) of every folder."""
         with self.connect() as db:
             yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
 
     def put_indexed(
         self, place: str, written: Iterable[IndexedFolder], finished: bool = True
     ) -> None:
-        """Note what a place holds.
+        """Record what was written to a place.
 
-        `finished`: these folders are in step, so what failed before or was asked for is done.
+        `finished`: the folders are up to date, so their failures and requests are deleted.
         """
         with self.transaction() as db:
             for folder, version, rows, revision in written:
@@ -356,10 +357,9 @@ class Tables(Database):
                 )
 
     def indexed(self, place: str) -> dict[bytes, str]:
-        """Path of each folder -> the version that this place holds of it.
+        """Path of each folder -> the version that was written to this place.
 
-        Left out are folders that have to be written again, and those whose scan was begun and never
-        ended, as by a kill: their rows may be others.
+        Left out are folders that have to be written again, and those with an unfinished scan.
         """
         with self.connect() as db:
             return dict(
@@ -372,7 +372,7 @@ class Tables(Database):
             )
 
     def holds(self, place: str) -> bool:
-        """Whether anything was ever written to this place, in step or not."""
+        """Whether anything was ever written to this place, even if it is out of date."""
         with self.connect() as db:
             row = db.execute("SELECT 1 FROM indexed WHERE place = ? LIMIT 1", (place,)).fetchone()
         return row is not None
@@ -386,10 +386,10 @@ class Tables(Database):
         shared: bool = False,
         unless_known: bool = False,
     ) -> None:
-        """Note that the last try of these (folder id, path) failed, or why it is not done.
+        """Record that the last attempt for these (folder id, path) failed, or why it is not done.
 
-        `shared`: not for anything in the folder, but for what all folders need, e.g. Milvus.
-        `unless_known`: a reason that is there stays.
+        `shared`: the cause is not in the folder, but something all folders need, e.g. Milvus.
+        `unless_known`: do not replace a recorded reason.
         """
         how = "IGNORE" if unless_known else "REPLACE"
         with self.transaction() as db:
@@ -400,7 +400,7 @@ class Tables(Database):
 
 
 def _require_scan(db: Connection, folder: str, scan: str) -> bool:
-    """Whether the folder is known to be scanned; raises FolderChanged if by another scan."""
+    """Whether the folder is known; raises FolderChanged if another scan of it has begun."""
     held = db.execute("SELECT scan FROM folders WHERE folder_id = ?", (folder,)).fetchone()
     if held is not None and held[0] != scan:
         raise FolderChanged(ANOTHER_SCAN)
@@ -414,9 +414,9 @@ def _remember(db: Connection, going: str, names: dict[str, object]) -> None:
 
 
 def _same(one: Track, other: Track) -> bool:
-    """Whether two rows of a file say the same of it, and of when its content changed last.
+    """Whether two rows of a file are equal, apart from when and how the file was read.
 
-    By which decoder it was read is not known in rows of older versions, and is in no index.
+    The decoder is not compared: rows of older versions lack it, and no index contains it.
     """
     alike = {"ctime_ns": 0, "run_id": "", "added_at": 0.0, "decoder": ""}
     return replace(one, **alike) == replace(other, **alike)
