@@ -183,12 +183,12 @@ def _time(text: str, top: bool) -> float:
     if not found:
         if re.fullmatch(r"\s*\d{1,15}\s*", text):
             return float(int(text))
-        raise ValueError(f"{text.strip()!r} is no date")
+        raise ValueError(f"{text.strip()!r} is not a date")
     year, month, day = (int(x) if x else 0 for x in found.groups())
     try:
         start = datetime(year, month or 1, day or 1, tzinfo=UTC)
     except ValueError:
-        raise ValueError(f"{text.strip()!r} is no date") from None
+        raise ValueError(f"{text.strip()!r} is not a date") from None
     if not top:
         return start.timestamp()
     if day:
