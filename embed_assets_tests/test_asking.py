@@ -89,7 +89,7 @@ def test_a_question_of_several_tracks_is_headed_by_all_of_them(asked):
 def test_a_way_says_where_it_is_short_and_which_track_of_a_folder_it_took(asked):
     done = ask(asked, "path", "Some", "Odd", "--steps", "50")
     assert "took Blue 0 - A0 (Some/0.flac)" in done.stderr
-    assert "and no more: only 7 tracks fit" in done.stdout
+    assert "only 7 tracks match" in done.stdout
     same = asked.run("path", "Some/0.flac", "Some/0.flac")
     assert (same.returncode, "the same audio" in same.stderr) == (2, True)
 

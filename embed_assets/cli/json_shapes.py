@@ -89,9 +89,7 @@ SHAPES: dict[str, Shape] = {
     "errors --clear": Shape(fields_of(Cleared)),
     "retry": Shape(fields_of(Asked)),
     "doctor": Shape(fields_of(Finding), is_list=True),
-    "similar": Shape(
-        _MATCHES.fields, is_list=True, note="`score` is the cosine to what was asked about."
-    ),
+    "similar": Shape(_MATCHES.fields, is_list=True, note="`score` is the cosine to the query."),
     "parts": Shape(
         fields_of(Part), is_list=True, note="`score` is the cosine of the best window of a track."
     ),

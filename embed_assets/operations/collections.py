@@ -1,4 +1,4 @@
-"""`collections`, `promote`, `rollback`: what the index holds, and which collection searches see."""
+"""`collections`, `promote`, `rollback`: the collections of the index, and which one is served."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from embed_assets.project import Project
 from embed_assets.search.served import wanted_spec
 
 LITE_SECONDS = 120.0
-"""How long to wait for a Lite index that a run has: it lets others in between its batches."""
+"""How long to wait for a Lite index that a run uses; runs let others in between batches."""
 
 
 class CollectionRow(TypedDict):
-    """One row of `collections --json`. Null stands for what these tables do not know."""
+    """One row of `collections --json`; what the tables do not know is null."""
 
     name: str
     """Name in Milvus."""
@@ -69,7 +69,7 @@ class ServingJson(TypedDict):
     switch_ms: float
     """How long the switch took, in milliseconds."""
     why: str
-    """Why the wanted collection is not served; empty if it is, or if another one was asked for."""
+    """Why the wanted collection is not served; empty if it is, and after a switch by hand."""
     passed: bool | None
     """Whether the measured gates passed; null if none were measured."""
     gates: list[Gate]
@@ -84,7 +84,7 @@ def collections(project: Project) -> list[CollectionRow]:
 
 
 def check(project: Project) -> ServingStatus:
-    """Measure the collection of the settings at its gates, and serve it if it is its turn.
+    """Measure the gates of the collection of the settings, and serve it if it is ready.
 
     Raises:
         ConfigurationError: nothing is indexed yet.
@@ -96,20 +96,20 @@ def check(project: Project) -> ServingStatus:
 
 
 def drop(project: Project, name: str) -> None:
-    """Drop a collection by its name; the served one is refused."""
+    """Drop a collection by name, unless it is served."""
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         promotion.drop(client, name, project.tables, project.uri)
 
 
 def promote(project: Project, name: str | None, anyway: bool = False) -> ServingStatus:
-    """Serve a collection, that of the settings unless named."""
+    """Serve a collection by hand; default: that of the settings."""
     index = project.index()
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         return promotion.promote(client, index, name or index.spec.collection, anyway=anyway)
 
 
 def rollback(project: Project) -> ServingStatus:
-    """Serve what was served before."""
+    """Serve the previous collection."""
     wanted = project.spec().collection
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         return promotion.rollback(client, project.tables, project.uri, wanted)

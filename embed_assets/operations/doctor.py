@@ -1,4 +1,4 @@
-"""`doctor`: each thing that must be so, checked, with what to do where it is not."""
+"""`doctor`: checks everything a run needs, and says how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -55,7 +55,7 @@ class Finding:
 
 
 def doctor(settings: Settings, deep: bool = False) -> list[Finding]:
-    """Check everything that a run needs; changes nothing. `deep` reads every stored vector."""
+    """Check everything a run needs; changes nothing. `deep` reads every stored vector."""
     project = for_reading(settings)
     left_out = LeftOut()
     checks: list[tuple[str, Callable[[Settings, Project], str]]] = [

@@ -1,4 +1,4 @@
-"""`retry`: have a track, or a folder and all below it, read and embedded anew."""
+"""`retry`: has a track, or a folder and everything below it, read and embedded again."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ class Asked:
 
 
 def retry(settings: Settings, name: str) -> Asked:
-    """Ask for a track, or a folder and all below it, to be read and embedded again.
+    """Have a track, or a folder and everything below it, read and embedded again.
 
-    Whatever is known of them: stamps, vectors, rejections; and a folder that rests after failures
-    rests no longer. `up` does it at its next look, or `sync`; what is asked for stands in the
-    tables until it is done.
+    Known stamps, vectors and rejections are ignored, and a retry interval after failures ends. `up`
+    does the work at its next evaluation, or `sync`. The request stays in the tables until it is
+    done.
 
     Raises:
-        NotFound: nothing of that name is known; says why if it is left out.
+        NotFound: there is no such track or folder; says why if it is left out.
     """
     require_setting(settings)
     project = for_reading(settings)
@@ -44,7 +44,7 @@ def retry(settings: Settings, name: str) -> Asked:
     wanted = _relative(settings, name)
     library = project.library.name
     with open_existing(settings) as instance:
-        # A folder whose runs were killed before they began stands in no table.
+        # A folder whose runs were killed before they began is in no table.
         known = [path for key in state.known_keys(instance) if (path := _path(key)) is not None]
     covered = {folder_id(library, p): p for p in known if _covers(wanted, p)}
     folders, tracks = retry_requests.ask(
@@ -62,7 +62,7 @@ def retry(settings: Settings, name: str) -> Asked:
 
 
 def _relative(settings: Settings, name: str) -> str:
-    """The name as `errors` prints it: relative to the library, `.` for its root."""
+    """The name as `errors` prints it: relative to the library; `.` is the library."""
     return display_path(os.fsencode(_inside(settings.library, name)))
 
 

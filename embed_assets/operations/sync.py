@@ -1,6 +1,6 @@
-"""`sync`: one look at the library, all the runs that it calls for, wait until they are done.
+"""`sync`: evaluates the library once, executes the runs it needs, and waits until they are done.
 
-Works beside `up` and without it: what runs of others hold is waited for, what is left is run here.
+Works with or without `up`: it waits for runs of others, and executes the rest itself.
 """
 
 from __future__ import annotations
@@ -44,19 +44,19 @@ from embed_assets.storage.records import NOT_DONE
 
 WAIT_SECONDS = 0.5
 EVALUATE_SECONDS = 5.0
-"""How often the library is evaluated while fewer runs go on than may."""
+"""How often the library is evaluated while more runs could be started."""
 
 SAY_SECONDS = 15.0
-"""How often it says how far it is."""
+"""Seconds between lines about the progress."""
 
 PATIENCE_SECONDS = 10.0
-"""A folder that rests longer than this after a failed try is reported, not waited for."""
+"""A failed folder with a longer retry interval than this is reported, not waited for."""
 
 LITE_SECONDS = 30.0
-"""How long to wait for a Lite index that somebody else has, before its comparison is left out."""
+"""How long to wait for a Lite index in use before the comparison is skipped."""
 
 LOCK_SECONDS = 120.0
-"""How long to wait for another `sync`, or the sensor, that is requesting runs just now."""
+"""How long to wait for another `sync`, or the sensor, while it requests runs."""
 
 
 @dataclass
@@ -87,7 +87,7 @@ class SyncResult:
     """Whether `errors` lists something that concerns this `sync`; not printed."""
 
     def as_json(self) -> dict[str, object]:
-        """The object that the interface promises."""
+        """The object that `--json` prints."""
         printed = asdict(self) | {"seconds": round(self.seconds, 3)}
         del printed["listed"]
         return printed
@@ -99,7 +99,7 @@ def sync(
     confirm_removals: bool = False,
     tell: Callable[[str], None] = lambda line: None,
 ) -> SyncResult:
-    """Bring the index in step with the library; folders that fail are counted, not raised.
+    """Bring the index up to date; folders that fail are counted, not raised.
 
     Raises:
         LibraryUnavailable: the library is not there, or so much of it is gone that a person must
@@ -191,7 +191,7 @@ def sync(
 
 
 def _end_of(run: dg.DagsterRun | None) -> tuple[str, str]:
-    """The id of a run that has ended, if it ever began, and in words how it did."""
+    """The id of a run that has ended (empty if it never began), and how it ended, in words."""
     if run is None:
         return "", (
             "the process of its run died before the run began: is the memory or the disk full?"
@@ -202,7 +202,7 @@ def _end_of(run: dg.DagsterRun | None) -> tuple[str, str]:
 
 
 def _note_ends(project: Project, ended: Mapping[str, tuple[str, str]]) -> None:
-    """Have `errors` list folders that are not done, and of which no step could say why."""
+    """Record folders that are not done and have no reason yet, for `errors`."""
     for key, (run_id, why) in ended.items():
         path = path_of(key)
         folder = folder_id(project.library.name, path)
@@ -218,14 +218,14 @@ def _is_waiting(found: Evaluation) -> bool:
 
 
 def _in_order(found: Evaluation, cursor: SensorCursor) -> bool:
-    """Whether every folder is said to be in step: only then has the index a word to say."""
+    """Whether every folder is up to date by the tables; only then is the index compared."""
     return not cursor.attempts and not found.plan.backing_off
 
 
 def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], None]) -> bool:
-    """Compare the index with the tables; False if there is something to write again.
+    """Compare the index with the tables; False if something has to be written again.
 
-    A Lite collection to whose files nobody wrote since they were last found in step is not opened.
+    A Lite collection whose files have not changed since the last good comparison is not opened.
     """
     from embed_assets.index.connection import connect
     from embed_assets.index.reconcile import reconcile
@@ -264,7 +264,7 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
 
 
 def _stamp(uri: str, spec: IndexSpec) -> str | None:
-    """The stamps of all collections that the spec asks for."""
+    """The file stamps of all collections of a spec."""
     stamps = [stamp(uri, one) for one in spec.layers]
     return None if None in stamps else " ".join(s for s in stamps if s)
 
@@ -272,7 +272,7 @@ def _stamp(uri: str, spec: IndexSpec) -> str | None:
 def _wait(
     found: Evaluation, running: list[RunProcess], runs_at_once: int, meanwhile: Callable[[], None]
 ) -> None:
-    """Until a run ends, or something may be due."""
+    """Wait until a run ends, or until something may be due."""
     due = [t for t in (found.plan.debounced_in, found.plan.next_attempt_in) if t is not None]
     if not running:
         if due or found.plan.running:
@@ -287,7 +287,7 @@ def _wait(
 
 
 class _Progress:
-    """A line now and then, while runs go on: how many tracks are embedded, the time to go."""
+    """Prints a line now and then: how many tracks are embedded, and the time left."""
 
     def __init__(self, project: Project, spec: IndexSpec, tell: Callable[[str], None]) -> None:
         self.tables, self.spec, self.uri, self.tell = project.tables, spec, project.uri, tell
@@ -296,7 +296,7 @@ class _Progress:
         self.began, self.due = time.time(), time.monotonic() + SAY_SECONDS
 
     def __call__(self) -> None:
-        """Say it, if nothing was said for a while."""
+        """Print a line if nothing was printed for a while."""
         asked = time.monotonic()
         if asked < self.due:
             return

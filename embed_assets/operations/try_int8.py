@@ -1,4 +1,4 @@
-"""`try-int8`: is MuQ in int8 worth it on this library and this machine? Indexes nothing."""
+"""`try-int8`: is int8 MuQ worth it for this library on this machine? Indexes nothing."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from embed_assets.settings import Settings
 
 NEIGHBOURS = 10
 GOAL_OVERLAP = 0.95
-"""Of the ten nearest tracks in float32, the mean share that must be among the ten in int8."""
+"""Mean share of a track's ten nearest in float32 that must be among its ten nearest in int8."""
 
 GOAL_SPEED = 1.25
-"""How much faster than `muq` here it must be: the library is embedded once more for it."""
+"""Lowest speed-up over `muq` that justifies embedding the library again."""
 
 FEWEST = 40
-"""Tracks; among fewer the ten nearest are much of all there is."""
+"""Fewest tracks; with fewer, ten neighbours are too large a part of them."""
 
 CALIBRATION_TRACKS = 8
 CALIBRATION_SECONDS = 5.0
-"""Music that the model's ranges are taken from; none of it is measured."""
+"""Seconds of each track for calibration; these tracks are not measured."""
 
 MOST_WINDOWS = 3
 TIMED = 8
-"""Tracks that `muq` as it runs here embeds, to tell its speed."""
+"""Tracks that are embedded with `muq` as it runs here, to measure its speed."""
 
 SETTING = f"EMBED_ENCODER={MUQ_INT8.name}"
 SAY_SECONDS = 15.0
@@ -89,7 +89,7 @@ class Trial:
 def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Trial:
     """Embed a sample of the library in int8 and in float32, and compare neighbours and speed.
 
-    Makes the model first, of other tracks of the library, where it is not there.
+    If there is no int8 model yet, it is made first, calibrated on other tracks of the library.
 
     Raises:
         ConfigurationError: the library is not there or too small; no weights; int8 cannot be had.
@@ -185,7 +185,7 @@ def _too_few(tracks: int, wanted: int) -> ConfigurationError:
 
 
 class _Progress:
-    """A line now and then: how many tracks are done, and the time to go."""
+    """Prints a line now and then: how many tracks are done, and the time left."""
 
     def __init__(self, what: str, total: int, tell: Callable[[str], None]) -> None:
         self.what, self.total, self.tell = what, total, tell
