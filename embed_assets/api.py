@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     import numpy as np
     import pandas as pd
 
+    from embed_assets.operations.errors import ErrorRow
     from embed_assets.operations.status import Status
     from embed_assets.operations.sync import SyncResult
 
@@ -75,7 +76,7 @@ class Library(Questions):
         spec = wanted_spec(project) or self._local().spec
         return queries.tracks_frame(project.tables, spec.recipe.digest)
 
-    def errors(self) -> list[dict[str, Any]]:
+    def errors(self) -> list[ErrorRow]:
         """Each rejected track and each folder that is not done, with the reason; see `errors`."""
         from embed_assets.operations.errors import errors
 

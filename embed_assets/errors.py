@@ -45,7 +45,7 @@ EXIT_CODES = {
     " failures. `up`: stopped by Ctrl-C or SIGTERM, or another `up` is already running.",
     ExitCode.FAILED: "Failure: no such track, Milvus is not reachable, the disk is full, and the"
     " like. `sync`: a folder failed. `doctor`: a check failed. `collections --check`: a gate"
-    " failed.",
+    " failed. `gc`: the index is not up to date with the library.",
     ExitCode.WRONG: "A setting or an option is wrong, the library is missing, or nothing is indexed"
     " yet. `status`: the library cannot be scanned.",
     ExitCode.INTERRUPTED: "Interrupted by Ctrl-C.",

@@ -123,7 +123,7 @@ class Settings(BaseSettings):
         try:
             text = str(value).encode().decode()
         except UnicodeEncodeError:
-            raise ValueError("the path is no UTF-8: choose another folder") from None
+            raise ValueError("the path is not UTF-8: choose another folder") from None
         if "?" in text or re.search(r"%[0-9a-fA-F]{2}", text):
             raise ValueError(
                 "Dagster cannot keep its database below a folder with `?`, or `%` and two digits,"
@@ -162,7 +162,7 @@ class Settings(BaseSettings):
         for name in given.keys() - cls.model_fields.keys():
             near = get_close_matches(name, cls.model_fields, n=1)
             meant = f": is it {near[0]}?" if near else f"; there are: {', '.join(cls.model_fields)}"
-            raise ConfigurationError(f"{name} is no setting{meant}")
+            raise ConfigurationError(f"{name} is not a setting{meant}")
         try:
             return cls(**given)
         except ValidationError as e:
@@ -173,8 +173,8 @@ class Settings(BaseSettings):
             raise ConfigurationError(f"wrong setting: {problems}") from None
         except UnicodeDecodeError as e:
             raise ConfigurationError(
-                f"{Path('.env').absolute()} is no UTF-8 text ({e.reason} at byte {e.start}): write"
-                " it anew, or move it away"
+                f"{Path('.env').absolute()} is not UTF-8 text ({e.reason} at byte {e.start}): save"
+                " it as UTF-8, or move it away"
             ) from None
 
     @classmethod
@@ -197,7 +197,7 @@ class Settings(BaseSettings):
             if upper not in known and upper.startswith("EMBED")
         }
         return [
-            f"{name} is no setting and has no effect: is it {' or '.join(sorted(found))}?"
+            f"{name} is not a setting and has no effect: is it {' or '.join(sorted(found))}?"
             for name, found in near.items()
             if found
         ]

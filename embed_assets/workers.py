@@ -39,7 +39,7 @@ PATIENCE = 4.0
 """A task may take so many times its seconds by the clock: the disk may be slow, the machine busy
 or asleep. Beyond, it is tried again later."""
 
-LOST = "the processes that read audio were killed; is memory short? It is tried again"
+LOST = "the processes that read audio were killed; is the memory full? It will be retried"
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,8 @@ class Pool:
         except FutureTimeout:
             waited = self.patience * self._seconds(item)
             return item, TransientError(
-                f"reading it was not done after {waited:.0f} s, most of which it waited for the"
-                " disk, or for the processor: does the disk answer? It is tried again"
+                f"reading it was not finished after {waited:.0f} s, mostly spent waiting for the"
+                " disk or the processor: does the disk respond? It will be retried"
             )
         except ProcessExpired as e:
             if e.exitcode == OUT_OF_TIME:

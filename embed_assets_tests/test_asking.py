@@ -90,7 +90,7 @@ def test_a_question_of_several_tracks_is_headed_by_all_of_them(asked):
 def test_a_way_says_where_it_is_short_and_which_track_of_a_folder_it_took(asked):
     done = ask(asked, "path", "Some", "Odd", "--steps", "50")
     assert "took Blue 0 - A0 (Some/0.flac)" in done.stderr
-    assert "and no more: only 7 tracks fit" in done.stdout
+    assert "only 7 tracks match" in done.stdout
     same = asked.run("path", "Some/0.flac", "Some/0.flac")
     assert (same.returncode, "the same audio" in same.stderr) == (2, True)
 
@@ -110,7 +110,7 @@ def test_filters_several_tracks_and_a_folder(asked):
     wrong = asked.run("similar", "Odd", "--year", "soon")
     assert (
         wrong.returncode,
-        "'soon' is no number; write a whole number or a range" in wrong.stderr,
+        "'soon' is not a number; write a whole number or a range" in wrong.stderr,
     ) == (2, True)
 
 
@@ -149,7 +149,7 @@ def test_all_is_answered_from_what_is_served_while_another_collection_is_filled(
     assert drawn_spec(now.tables, later.spec(), now.uri) == now.spec()
     # Of what other tables have made nothing is known here: Milvus itself is asked.
     home = {"home": tmp_path, "milvus_uri": now.uri}
-    with pytest.raises(ConfigurationError, match="nothing is known here"):
+    with pytest.raises(ConfigurationError, match="the tables do not know it"):
         Library(settings.model_copy(update=home)).snapshot()
     collections.drop(later, later.spec().collection)
 

@@ -130,16 +130,16 @@ def test_what_is_not_there_to_be_found_is_said(tmp_path):
     index(world.project())
     ask = Library(world.made_settings()).parts
     (note,) = ask("Album/3.flac", part=(9, 11)).notes
-    assert "took the nearest that was, 0:02..0:07 (EMBED_WINDOWS=2)" in note
+    assert "used the nearest embedded part, 0:02..0:07 (EMBED_WINDOWS=2)" in note
     (note,) = ask("Album/3.flac", part="1:30..2:00").notes
-    assert "ends at 0:20, before that part: took 0:12..0:17" in note
+    assert "ends at 0:20, before that part; used 0:12..0:17 instead" in note
     put(world, "Later/9.flac", 9)
     (world.library / "Album/0.flac").unlink()
     world.settings["EMBED_PARTS"] = "false"
     index(world.project())
     world.settings["EMBED_PARTS"] = "true"
     answer = Library(world.made_settings()).parts("Album/3.flac")
-    assert "the parts of 2 folders are not indexed as they are now" in answer.notes[0]
+    assert "the parts of 2 folders are not indexed yet, or out of date" in answer.notes[0]
     assert not {"Album/0.flac", "Later/9.flac"} & {m.path for m in answer}
 
 
@@ -150,13 +150,13 @@ def test_sync_fills_parts_when_asked_and_embeds_nothing_for_it(world):
     assert to_do(world) == 0
     world.settings["EMBED_PARTS"] = "true"
     assert to_do(world) == 2
-    assert "but for 2 folders that are to be indexed" in said_of_the_index(world)
+    assert "except for 2 folders that are not indexed yet" in said_of_the_index(world)
     filled = world.sync()
     assert (filled["embedded"], filled["reused"], len(filled["runs"])) == (0, 3, 1)
     assert to_do(world) == 0
     kinds = [(c["of"], c["rows"], c["complete"], c["served"]) for c in collections(world.project())]
     assert kinds == [("tracks", 3, True, True), ("parts", 3, True, True)]
-    assert ", 3 of parts, in step with the tables, served" in said_of_the_index(world)
+    assert ", 3 of parts, matching the tables, served" in said_of_the_index(world)
     assert world.run("collections").stdout.count("gates:     not measured yet") == 2
     assert world.run("collections", "--check").returncode == 0
     *_, gates_of_parts = re.findall(r"gates: .*", world.run("collections").stdout)

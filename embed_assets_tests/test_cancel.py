@@ -219,7 +219,7 @@ def test_a_folder_that_always_fails_holds_no_other_back_and_rests(world):
     world.album("Later", 20)
     world.until(lambda: "Later/01.ogg" in world.indexed(), "what comes later is indexed")
 
-    world.until(lambda: len(tries(world, "Poison")) > 1, "it is tried again by itself")
+    world.until(lambda: len(tries(world, "Poison")) > 1, "it is retried automatically")
     world.until(lambda: slots_held(world) == {}, "all runs have ended")
     (_, first), *later = tries(world, "Poison")
     assert [folders for folders, _ in later] == [{"Poison"}], "it is alone from now on"

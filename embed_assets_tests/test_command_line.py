@@ -53,12 +53,13 @@ def test_each_kind_of_error_has_its_exit_code():
 
 
 def test_a_command_ends_with_the_code_of_what_went_wrong(here, monkeypatch, capsys):
+    assert exit_code(monkeypatch, "status") == 0
     assert exit_code(monkeypatch, "similar", "blue train") == 2
     assert "nothing is indexed yet" in capsys.readouterr().err
     assert exit_code(monkeypatch, "similar", "blue train", "--year", "soon") == 2
     assert exit_code(monkeypatch, "similar", "--no-such-option") == 2
     assert exit_code(monkeypatch, "errors", "--clear", "Album") == 1
-    assert "no track and no folder" in capsys.readouterr().err
+    assert "there is no track or folder" in capsys.readouterr().err
     here.library.rmdir()
     assert exit_code(monkeypatch, "status") == 2
     assert exit_code(monkeypatch, "status", "--watch") == 2, "no terminal to redraw"
@@ -75,13 +76,17 @@ def test_what_is_not_there_and_what_cannot_be_written_end_with_1(here, monkeypat
     for words, told in (
         (("promote", "nosuch"), "there is no collection nosuch"),
         (("collections", "--drop", "nosuch"), "there is no collection nosuch"),
-        (("rollback",), "nothing to go back to"),
+        (("rollback",), "no other collection was served before"),
         (("similar", "Album", "--m3u", f"{nowhere}.m3u"), "cannot write the playlist"),
         (("map", f"{nowhere}.html"), "cannot write"),
     ):
         assert exit_code(monkeypatch, *words) == ExitCode.FAILED, words
         assert told in capsys.readouterr().err
     assert exit_code(monkeypatch, "similar", "Album", "--m3u", "a.mp3") == ExitCode.WRONG
+    here.album("New", 3)
+    assert exit_code(monkeypatch, "gc") == ExitCode.FAILED
+    assert "folders are new, changed or in runs" in capsys.readouterr().err
+    assert exit_code(monkeypatch, "gc", "--dry-run") == ExitCode.DONE
 
 
 def test_status_says_that_the_milvus_server_cannot_be_reached(here, monkeypatch, capsys):
@@ -107,9 +112,9 @@ def said(capsys) -> str:
     [
         ("Album/clip.mp4", "video"),
         ("Album/.hidden.mp3", "is a hidden name"),
-        ("Album/cover.jpg", "does not end as audio does"),
+        ("Album/cover.jpg", "its extension is not one of audio files"),
         ("Album/away.mp3", "leads out of the library"),
-        ("Album/gone.mp3", "is not followed"),
+        ("Album/gone.mp3", "are not followed"),
         ("Linked", "symbolic link"),
         ("Linked/1.mp3", "symbolic link to a folder"),
         ("Quiet/1.mp3", "Quiet holds .ndignore"),
@@ -136,7 +141,7 @@ def test_retry_says_why_a_file_is_left_out(here, monkeypatch, capsys, name, why)
         assert "is left out of the library" in told
         assert why in told
     assert exit_code(monkeypatch, "retry", "Album/new.mp3") == ExitCode.FAILED
-    assert "no track and no folder of that name" in capsys.readouterr().err
+    assert "there is no track or folder with that name" in capsys.readouterr().err
 
 
 def index_albums(world) -> None:

@@ -16,7 +16,7 @@ GENERATE = runpy.run_path(str(ROOT / "docs/generate.py"))
 
 
 def test_the_generated_pages_are_current():
-    for name in ("commands", "settings", "encoders", "files", "tags"):
+    for name in ("commands", "json", "settings", "encoders", "files", "tags"):
         written = (ROOT / f"docs/{name}.md").read_text()
         assert written == GENERATE[name](), f"run: python docs/generate.py ({name}.md is stale)"
 

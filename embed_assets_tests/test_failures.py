@@ -132,7 +132,7 @@ def test_rows_that_somebody_deleted_or_changed_are_noticed_and_come_back_for_fre
     assert checks["index_in_step"].metadata["differing"].value == 2
     assert checks["wanted_collection_is_served"].passed is False, "its gates saw it as well"
     assert "is served, but folders_" in checks["wanted_collection_is_served"].description
-    assert not world.in_step(), "they are written again"
+    assert not world.in_step(), "and are written again"
     assert world.sync()["runs"]
     world.assert_index_is_library()
 
@@ -160,7 +160,7 @@ def test_doctor_says_what_is_wrong_and_what_to_do(world):
     done = world.run("doctor", "--json")
     found = {f["check"]: f for f in json.loads(done.stdout)}
     assert done.returncode == 0, found
-    assert "in step with the tables" in found["index"]["message"]
+    assert "matching the tables" in found["index"]["message"]
     assert found["dagster"]["ok"] is None
 
 
@@ -258,7 +258,7 @@ def test_a_sync_that_is_stopped_cancels_its_run_and_tries_no_step_again(world):
     assert events(world, dg.DagsterEventType.STEP_UP_FOR_RETRY) == []
     assert not slots_held(world)
     told = (world.root / "sync.log").read_text()
-    assert "stopping; what is done is kept" in told
+    assert "stopping; finished work is kept" in told
     assert "Traceback" not in told
     assert json.loads(world.run("errors", "--json").stdout) == []
 

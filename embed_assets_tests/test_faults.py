@@ -186,7 +186,7 @@ def test_a_folder_on_a_failing_disk_is_tried_again_and_holds_no_other_back(world
     (told,) = json.loads(world.run("errors", "--json").stdout)
     assert told["path"] == told["folder"] == "Failing"
     assert "Input/output error" in told["message"]
-    assert "tried again" in told["message"]
+    assert "retried" in told["message"]
     retried = {step for step, _ in events(world, dg.DagsterEventType.STEP_UP_FOR_RETRY)}
     assert retried == {"track_manifest"}
     faults.end()

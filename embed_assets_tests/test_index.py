@@ -131,7 +131,7 @@ def test_tags_are_cut_to_what_a_server_takes():
 
 def test_a_vector_of_the_wrong_width_stops_before_anything_is_written(uri):
     with connect(uri) as client:
-        with pytest.raises(ConfigurationError, match=r"holds width 64.*EMBED_ENCODER"):
+        with pytest.raises(ConfigurationError, match=r"has width 64.*EMBED_ENCODER"):
             list(index_folders(client, SPEC, [album("a", 1)], lambda h: vector_of(h, 32)))
         assert count(client, SPEC.collection) == 0
 

@@ -135,7 +135,7 @@ def test_a_notebook_that_holds_lite_is_waited_for(lite):
 
     Path(lite).parent.mkdir()
     foreign = MilvusLite(lite)
-    told = "outside embed_assets"
+    told = "other than embed_assets"
     with pytest.raises(TransientError, match=told), connect(lite, wait_seconds=0.3):
         pass
     threading.Timer(0.5, foreign.close).start()

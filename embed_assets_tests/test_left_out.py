@@ -155,7 +155,7 @@ def test_status_sync_and_doctor_say_how_many_links_are_skipped(library, monkeypa
     (library / "real/x.mp3").unlink()
     told = next(f for f in doctor(settings) if f.check == "library")
     assert not told.ok
-    assert "holds no audio files" in told.message
+    assert "contains no audio files" in told.message
     assert "symbolic links are not followed" in told.message
 
 
@@ -176,7 +176,7 @@ def test_files_that_look_like_audio_and_are_not_taken_are_counted_by_ending(libr
     found = left_out_of(library)
     assert found.endings == {".mp4": 2, ".xm": 1, ".mid": 1, ".ogx": 1}
     told = "; ".join(found.sentences())
-    for words in ("2 .mp4, 1 .ogx not taken", "ffmpeg -i", "1 .xm", "openmpt123", "1 .mid"):
+    for words in ("2 .mp4, 1 .ogx not indexed", "ffmpeg -i", "1 .xm", "openmpt123", "1 .mid"):
         assert words in told
 
 

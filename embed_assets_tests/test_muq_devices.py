@@ -99,7 +99,7 @@ def test_a_gpu_that_is_hidden_from_this_process_is_none(monkeypatch: pytest.Monk
 
 def test_each_process_leases_a_gpu_of_its_own(tmp_path: Path) -> None:
     assert [lease_cuda({0: "a", 1: "b"}, tmp_path) for _ in range(2)] == ["cuda:0", "cuda:1"]
-    with pytest.raises(TransientError, match="all 2 CUDA devices are leased"):
+    with pytest.raises(TransientError, match="all 2 CUDA devices are in use"):
         lease_cuda({0: "a", 1: "b"}, tmp_path, wait_seconds=0)
     context = multiprocessing.get_context("spawn")
     with context.Pool(1) as process:

@@ -81,7 +81,7 @@ def test_what_came_damaged_is_thrown_away(muq: Encoder, small: Path, tmp_path: P
     (blobs / f"{hashlib.sha256(raw).hexdigest()}.part").write_bytes(bytes(1000))
     with small_muq.hub(small, "owner/small") as endpoint:
         done = run(FETCH, "owner/small", tmp_path, PATIENCE, HF_ENDPOINT=endpoint)
-        assert "model.safetensors came damaged" in done.stderr
+        assert "the checksum of model.safetensors is wrong" in done.stderr
         again = run(FETCH, "owner/small", tmp_path, PATIENCE, HF_ENDPOINT=endpoint)
     assert again.stdout.strip() == muq.info.weights, again.stderr
 
@@ -95,7 +95,7 @@ def test_weights_that_a_disk_broke_since_are_found_before_they_are_converted(
     raw = bytearray(blob.read_bytes())
     raw[-2000:-1000] = bytes(1000)
     blob.write_bytes(raw)
-    with pytest.raises(ConfigurationError, match=rf"{blob.name} is damaged, by its checksum"):
+    with pytest.raises(ConfigurationError, match=rf"{blob.name} is damaged: its checksum is wrong"):
         encoders.load("muq", "owner/small", "cpu", tmp_path)
 
 
@@ -104,7 +104,7 @@ def test_a_model_of_the_hub_without_weights_of_the_right_form(copy: Path, tmp_pa
     with small_muq.hub(copy, "owner/old") as endpoint:
         done = run(FETCH, "owner/old", tmp_path, PATIENCE, HF_ENDPOINT=endpoint)
     assert "EMBED_MODEL is 'owner/old'" in done.stderr
-    assert "not with both config.json and model.safetensors" in done.stderr
+    assert "lacks config.json or model.safetensors" in done.stderr
 
 
 def test_a_download_goes_where_the_user_keeps_such_things(small: Path, tmp_path: Path) -> None:

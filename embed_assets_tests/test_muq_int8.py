@@ -21,6 +21,7 @@ from embed_assets.encoders.muq import int8_engine, openvino_engine
 from embed_assets.encoders.muq.encoder import make_int8, must_make_int8, reference
 from embed_assets.errors import ConfigurationError
 from embed_assets_tests import muq_tools
+from embed_assets_tests.test_json import compare_with_page
 from embed_assets_tests.test_muq_engines import cosine, rewrite
 
 pytestmark = pytest.mark.skipif(
@@ -211,7 +212,7 @@ def test_a_cpu_without_the_instructions_and_missing_packages_are_wrong_settings(
             must_make_int8(str(small), "cpu", tmp_path)
     monkeypatch.setattr(openvino_engine, "cpu_has", lambda *flags: False)
     for ask in (encoders.require, encoders.load):
-        with pytest.raises(ConfigurationError, match="needs a CPU with instructions"):
+        with pytest.raises(ConfigurationError, match="needs a CPU with AVX512-VNNI"):
             ask("muq-int8", str(small), "cpu", tmp_path)
     assert not (tmp_path / "openvino").exists(), "nothing was done before"
 
@@ -241,6 +242,7 @@ def test_it_is_measured_on_the_library_and_leaves_nothing_behind(
     done = world.run("try-int8", "--tracks", "60", "--json")
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)
+    compare_with_page("try-int8", found)
     assert found["library_tracks"] == 54
     assert found["tracks"] + found["skipped"] == 54 - 8, (
         "what ranges are taken from is not measured"

@@ -103,9 +103,9 @@ def one_missing(tensors: dict) -> dict:
 
 
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
-    "empty weights": (lambda f: cut_off(f, 0), "damaged or cut off"),
-    "cut off in the header": (lambda f: cut_off(f, 100), "damaged or cut off"),
-    "cut off in the data": (lambda f: cut_off(f, -1000), "damaged or cut off"),
+    "empty weights": (lambda f: cut_off(f, 0), "damaged or incomplete"),
+    "cut off in the header": (lambda f: cut_off(f, 100), "damaged or incomplete"),
+    "cut off in the data": (lambda f: cut_off(f, -1000), "damaged or incomplete"),
     "weights of something else": (lambda f: edit_tensors(f, renamed), "missing"),
     "one tensor missing": (lambda f: edit_tensors(f, one_missing), "1 missing"),
     "fewer layers in the config": (
@@ -128,7 +128,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "a config that is no object": (lambda f: (f / "config.json").write_text("[]"), "is damaged"),
     "the config of another model": (
         lambda f: (f / "config.json").write_text('{"model_type": "bert"}'),
-        "no MuQ model",
+        "not a MuQ model",
     ),
     "a config without inner config": (
         lambda f: edit_config(f, lambda c: c.update(w2v2_config={})),

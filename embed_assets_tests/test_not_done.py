@@ -33,7 +33,7 @@ def test_a_folder_that_changes_whenever_it_is_read(world):
     assert "`embed-assets errors` says why." in done.stdout
     (row,) = listed(world).values()
     assert (row["path"], row["reason"]) == ("Restless", CHANGED)
-    assert "01.ogg: changed while it was read; the folder is looked at again" in row["message"]
+    assert "01.ogg: changed while it was read; the folder will be processed again" in row["message"]
     assert row["run_id"]
     assert world.indexed().keys() == {"Well/01.ogg"}, "nothing of it was stored"
     for name in shim:

@@ -209,7 +209,7 @@ def test_a_file_is_rejected_only_if_it_is_the_one_that_was_listed(tmp_path):
     rejected = TrackRejected(Reason.CORRUPT, "half of it")
     with pytest.raises(TrackRejected, match="half of it"):
         failing(rejected)
-    with pytest.raises(FolderChanged, match="is gone"):
+    with pytest.raises(FolderChanged, match="was deleted or moved"):
         failing(FileNotFoundError(2, "No such file"), path.unlink)
     path.write_bytes(b"x")
     os.utime(path, ns=(info.st_atime_ns, info.st_mtime_ns))

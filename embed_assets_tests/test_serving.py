@@ -128,7 +128,7 @@ def test_a_rollback_holds_until_promoted_or_the_settings_change(uri, tmp_path):
     tables = shelf.tables
     with connect(uri) as client:
         shelf.index(client, MEAN)
-        with pytest.raises(NotFound, match="nothing to go back to"):
+        with pytest.raises(NotFound, match="no other collection was served before"):
             promotion.rollback(client, tables, uri, ENRICHED.collection)
         shelf.index(client, ENRICHED)
         assert (
@@ -137,7 +137,7 @@ def test_a_rollback_holds_until_promoted_or_the_settings_change(uri, tmp_path):
         held = shelf.index(client, ENRICHED)
         assert held.served == MEAN.collection
         assert "embed-assets promote" in held.why
-        with pytest.raises(NotFound, match="nothing to go back to"):
+        with pytest.raises(NotFound, match="no other collection was served before"):
             promotion.rollback(client, tables, uri, ENRICHED.collection)
         by_hand = promote(shelf, client, ENRICHED, ENRICHED)
         assert (by_hand.served, by_hand.moved) == (ENRICHED.collection, True)
@@ -218,7 +218,7 @@ def test_collections_are_listed_with_what_they_are_and_go_only_by_name(uri, tmp_
             promotion.promote(client, shelf.context(ENRICHED), foreign.name)
         promotion.drop(client, MEAN.collection, tables, uri)
         assert MEAN.collection not in client.list_collections()
-        with pytest.raises(NotFound, match="nothing to go back to"):
+        with pytest.raises(NotFound, match="no other collection was served before"):
             promotion.rollback(client, tables, uri, ENRICHED.collection)
         again = shelf.index(client, MEAN, [b"Artist/Album 00"])
         assert again.served == ENRICHED.collection, "it is filled anew, not taken for complete"

@@ -46,7 +46,7 @@ def up_log(home, verbose):
     settings = Settings(_env_file=None, home=home, library=home, encoder="acoustic")
     with dg.DagsterInstance.ephemeral() as instance:
         library = LibraryLog(instance, Project.of(settings))
-        with UpLog(library, home / "dagster.log", verbose) as log:
+        with UpLog(library, home / "dagster.log", verbose=verbose) as log:
             yield log
 
 

@@ -173,6 +173,6 @@ def test_a_library_that_is_not_there_or_empty_is_named_with_what_to_do(tmp_path)
     with pytest.raises(LibraryUnavailable, match="is empty"):
         require_library(tmp_path)
     put(tmp_path, "file")
-    with pytest.raises(LibraryUnavailable, match="is no folder: set it to the folder"):
+    with pytest.raises(LibraryUnavailable, match="is not a folder: set it to your music folder"):
         require_library(tmp_path / "file")
     assert require_library(tmp_path) == tmp_path

@@ -30,7 +30,7 @@ def test_a_home_that_cannot_be_one_is_said_to_be_so(world):
     code, found = doctor(world)
     assert code == 1
     assert "EMBED_HOME" in found["home"]["message"]
-    assert "no folder" in found["home"]["message"]
+    assert "is not a folder" in found["home"]["message"]
     done = world.run("sync")
     assert done.returncode == 2
     assert "EMBED_HOME" in done.stderr
@@ -86,7 +86,7 @@ def test_a_mistyped_setting_is_named_with_what_was_meant(world):
             ("EMBED_LIBARY", "EMBED_LIBRARY"),
             ("EMBED_WINDOW", "EMBED_WINDOWS or EMBED_WINDOW_SECONDS"),
         ):
-            sentence = f"{wrong} is no setting and has no effect: is it {meant}?"
+            sentence = f"{wrong} is not a setting and has no effect: is it {meant}?"
             assert sentence in done.stderr
             assert sentence in found["settings"]["message"]
         assert "ANOTHER" not in done.stderr

@@ -165,7 +165,7 @@ def _errors_in_words(name: str, source: Source) -> Iterator[None]:
     except (*of_decoders, ValueError, ArithmeticError, LookupError) as e:
         # What PyAV raises on a header that nobody would write, e.g. over a name of no letters.
         source.check()
-        why = f"{name} cannot make sense of it ({e}); copy it again"
+        why = f"{name} cannot read it ({e}); copy it again"
         raise TrackRejected(Reason.CORRUPT, why) from e
     # Some demuxers step over what they could not read, and go on behind it.
     source.check()
@@ -275,7 +275,7 @@ def _choose(container: InputContainer, head: bytes) -> AudioStream:
     streams = container.streams.audio
     if not streams:
         held = "video only" if container.streams.video else "no sound"
-        raise TrackRejected(Reason.NOT_AUDIO, f"no audio stream: it holds {held}")
+        raise TrackRejected(Reason.NOT_AUDIO, f"no audio stream: it contains {held}")
     stream = streams[0]
     context = stream.codec_context
     if context is None:

@@ -138,11 +138,9 @@ def _windows(
 def _silent(reader: Reader, seconds: float) -> TrackRejected:
     if reader.not_finite:
         return TrackRejected(
-            Reason.CORRUPT, "its samples are no finite numbers; copy it again from its source"
+            Reason.CORRUPT, "its samples are not finite numbers; copy it again from its source"
         )
-    return TrackRejected(
-        Reason.SILENT, f"the {seconds:.0f} s of it that are listened to hold nothing but silence"
-    )
+    return TrackRejected(Reason.SILENT, f"its windows ({seconds:.0f} s in all) are silent")
 
 
 def _require_length(reader: Reader, seconds: float, claimed: float) -> None:
@@ -172,7 +170,7 @@ def _cut_all(
         if last is None:
             _require_length(reader, reader.end_seconds, claimed)
             if reader.end_seconds >= duration or rounds == MOST_ROUNDS:
-                raise TrackRejected(Reason.CORRUPT, "its parts cannot be found by seeking")
+                raise TrackRejected(Reason.CORRUPT, "seeking in it does not work")
             duration = reader.end_seconds
             continue
         for start, length in windows[:-1]:
@@ -213,11 +211,13 @@ def _note(reader: Reader, decoder: str, unread_links: int, duration: float, clai
     if heard < whole - 0.5:
         notes.append(f"{heard:.0f} of {whole:.0f} s could be decoded")
     if reader.not_finite:
-        notes.append(f"{reader.not_finite} samples are no finite numbers and were left silent")
+        notes.append(
+            f"{reader.not_finite} samples were not finite numbers and were replaced by silence"
+        )
     if reader.damaged:
-        notes.append(f"{reader.damaged} damaged packets were left out")
+        notes.append(f"{reader.damaged} damaged packets were skipped")
     if unread_links:
-        notes.append(f"{unread_links} of the files that it is joined of could not be read")
+        notes.append(f"{unread_links} of the files that it is made of could not be read")
     if decoder == LIBSNDFILE:
         notes.append("decoded by libsndfile, because FFmpeg cannot")
     return "; ".join(notes)

@@ -14,7 +14,7 @@ OTHER_KINDS = (
     (b"Rar!", "a RAR archive"),
     (b"7z\xbc\xaf", "a 7-Zip archive"),
     (b"\x1f\x8b", "a gzip archive"),
-    (b"MThd", "a MIDI file, which holds notes and no sound"),
+    (b"MThd", "a MIDI file, which contains notes, not sound"),
     (b"#EXTM3U", "a playlist"),
     (b"ffconcat", "a playlist"),
     (b"[playlist]", "a playlist"),
@@ -48,18 +48,18 @@ def unreadable(head: bytes) -> TrackRejected:
             return TrackRejected(Reason.NOT_AUDIO, f"no audio stream: this looks like {kind}")
     if not head.strip(b"\0"):
         return TrackRejected(
-            Reason.CORRUPT, "it begins with nothing but zero bytes; copy it again from its source"
+            Reason.CORRUPT, "it begins with zero bytes only; copy it again from its source"
         )
     if head.startswith(AUDIO_MARKS) or head[4:8] == b"ftyp":
         return TrackRejected(
             Reason.CORRUPT,
-            "it begins like audio, but FFmpeg finds what follows damaged; copy it again",
+            "it begins like audio, but the rest is damaged; copy it again",
         )
     if _is_text(head):
         return TrackRejected(Reason.NOT_AUDIO, "no audio stream: this looks like a text file")
     return TrackRejected(
         Reason.NOT_AUDIO,
-        "in no audio format that FFmpeg knows; is it damaged, or something else under this name?",
+        "FFmpeg does not recognise its format: it is damaged, or not audio",
     )
 
 

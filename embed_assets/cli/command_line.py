@@ -48,7 +48,7 @@ def up(
     from embed_assets.operations.ready import ready
 
     settings = ready(Settings.load(), terminal.tell)
-    raise typer.Exit(command.up(settings, port, terminal.tell, verbose))
+    raise typer.Exit(command.up(settings, port, terminal.tell, verbose=verbose))
 
 
 @app.command(epilog="Example: EMBED_LIBRARY=~/Music embed-assets sync --json")

@@ -5,7 +5,7 @@ They parse arguments and print, as in `cli`, which adds them to the command line
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from rich.filesize import decimal
@@ -15,6 +15,11 @@ from embed_assets.errors import ExitCode
 from embed_assets.formats import plain
 from embed_assets.identity import PARTS, parts_of
 from embed_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from embed_assets.operations.collections import CollectionRow
 
 
 def collections(
@@ -123,8 +128,8 @@ def gc(
         return
     if not found.in_step:
         typer.echo(
-            "without --dry-run this would remove nothing, for the library is not in step: run"
-            " `embed-assets sync` first; as things are now:"
+            "without --dry-run this would remove nothing, as the index is not up to date: run"
+            " `embed-assets sync` first. As things are now:"
         )
     s = found.swept
     word = "would be removed" if dry_run else "removed"
@@ -150,12 +155,14 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: embed-assets gc --dry-run")(gc)
 
 
-def _gates(row: dict[str, Any], rows: list[dict[str, Any]]) -> str:
+def _gates(row: CollectionRow, rows: Sequence[CollectionRow]) -> str:
     """The gates of a collection; those of parts are measured with their tracks, as `parts_...`."""
-    gates, at = row["gates"], row["gates_at"]
+    gates: Any = row["gates"]
+    at = row["gates_at"]
     if row["of"] == PARTS:
         beside = [r for r in rows if r["of"] != PARTS and parts_of(r["name"]) == row["name"]]
-        gates = [g for r in beside for g in r["gates"] if g["name"].startswith(f"{PARTS}_")]
+        every: Any = [g for r in beside for g in r["gates"]]
+        gates = [g for g in every if g["name"].startswith(f"{PARTS}_")]
         at = beside[0]["gates_at"] if beside else None
     if not gates:
         return "not measured yet; `collections --check` measures those of the current settings"

@@ -52,7 +52,7 @@ def _layout(s: Status) -> Group:
         ("library", s.library or "EMBED_LIBRARY is not set"),
         (
             "folders",
-            f"{s.folders_in_step} of {s.folders} in step, {s.folders_to_do} to do,"
+            f"{s.folders_in_step} of {s.folders} up to date, {s.folders_to_do} to do,"
             f" {s.folders_in_runs} in runs, {s.folders_failed} failed"
             + (f", {s.folders_unreadable} cannot be read" if s.folders_unreadable else ""),
         ),
@@ -80,9 +80,9 @@ def _layout(s: Status) -> Group:
     bars = Progress(
         TextColumn("{task.description:<10}"), BarColumn(40), TextColumn("{task.percentage:>3.0f} %")
     )
-    # Two, for a new pooling or a lost index leaves all tracks done and no folder in step.
+    # Two bars: after a new pooling all tracks are done, and no folder is up to date.
     bars.add_task("done", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected)
-    bars.add_task("in step", total=max(s.folders, 1), completed=s.folders_in_step)
+    bars.add_task("up to date", total=max(s.folders, 1), completed=s.folders_in_step)
     return Group(table, bars)
 
 

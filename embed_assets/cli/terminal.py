@@ -23,7 +23,7 @@ def require_text(option: str, value: str) -> None:
     Raises typer.BadParameter.
     """
     if not value.strip():
-        raise typer.BadParameter(f"{option} is empty: name what is meant, or leave it out")
+        raise typer.BadParameter(f"{option} is empty: give it a value, or leave it out")
 
 
 def print_json(value: Any) -> None:
@@ -44,9 +44,9 @@ def print_matches(
     *,
     asked: int = 0,
 ) -> None:
-    """A list for people, as it comes: cosine, where in the track if asked, title, artist, paths.
+    """Print matches as they come: cosine, position in the track if given, title, artist, paths.
 
-    `asked`: how many should come; if fewer do, that is said.
+    `asked`: the requested number; if there are fewer, a last line says so.
     """
     typer.echo(plain(heading))
     number = 0
@@ -58,7 +58,7 @@ def print_matches(
         also += f" and {len(m.copies) - 1} more" if len(m.copies) > 1 else ""
         typer.echo(plain(f"  {m.score:+.3f}  {where}{m.title}{by}  ({m.path}){also}"))
     if not number:
-        typer.echo("  none: no other track fits what was asked for")
+        typer.echo("  none: no other track matches")
     elif number < asked:
-        fits = "fits" if number == 1 else "fit"
-        typer.echo(f"  and no more: only {counted(number, 'track')} {fits} what was asked for")
+        match = "matches" if number == 1 else "match"
+        typer.echo(f"  only {counted(number, 'track')} {match}")

@@ -168,8 +168,8 @@ def cause_of(instance: dg.DagsterInstance, run_id: str) -> str:
     kinds = dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE
     for entry in log_of(instance, run_id, *kinds):
         if message := entry.get_dagster_event().message:
-            return f"{message} It is tried again by itself"
-    return "the run failed; its log in the Dagster UI says why. It is tried again by itself"
+            return f"{message} It is retried automatically"
+    return "the run failed; its log in the Dagster UI says why. It is retried automatically"
 
 
 class SensorWatch:

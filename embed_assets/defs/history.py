@@ -44,15 +44,16 @@ VACUUM_SECONDS = 4.0
 
 @dataclass
 class Pruned:
-    """What was pruned, or would be: runs deleted, runs without their log now, bytes of both.
-
-    `complete`: whether that is all of it, and not only what there was time for.
-    """
+    """What was pruned from Dagster's history, or would be."""
 
     removed: int = 0
+    """Runs that were deleted."""
     emptied: int = 0
+    """Other runs whose logs were deleted."""
     bytes: int = 0
+    """Bytes of both."""
     complete: bool = True
+    """Whether that is all; false if the time was up before."""
 
 
 def prune(

@@ -177,8 +177,8 @@ def _calibrate(job: tuple[str, Path, tuple[bytes, ...], float]) -> int:
             music += read_windows(path, 0.0, WindowPolicy(seconds, 1), SAMPLE_RATE).windows
     if not music:
         raise ConfigurationError(
-            f"none of {len(paths)} tracks, the first {os.fsdecode(paths[0])!r}, can be read: is the"
-            " library what you meant it to be?"
+            f"none of {len(paths)} tracks, the first {os.fsdecode(paths[0])!r}, can be read: is"
+            " EMBED_LIBRARY the right folder?"
         )
     make_int8(model, cache, music)
     return len(music)

@@ -34,7 +34,7 @@ MOST_DECODERS = 16
 MOST_READY = 64
 """Tracks that needed no device, before the device is asked for what it has, and all are told."""
 
-LOST = "the process of the device died while this track was under way; it is tried again"
+LOST = "the process of the device died while it processed this track; it will be retried"
 
 
 @dataclass(frozen=True)

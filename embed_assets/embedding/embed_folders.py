@@ -258,7 +258,7 @@ def _as_problem(job: Job, error: BaseException) -> BaseException:
         name = display_path(job.track.path)
         return TransientError(
             f"{name}: cannot be read: {error.strerror or error}; check its permissions and the"
-            " disk; it is tried again"
+            " disk; it will be retried"
         )
     if type(error) is TransientError:
         return TransientError(f"{display_path(job.track.path)}: {error}")

@@ -109,8 +109,8 @@ def load_encoder(job: Job) -> Encoder:
     encoder = _encoder(job.choice)
     if encoder.info.weights != job.recipe.weights:
         raise ConfigurationError(
-            f"EMBED_MODEL={job.choice.model}: the weights changed while this run waited; start it"
-            " again, so that no vector of the new ones is kept under the old ones' name"
+            f"EMBED_MODEL={job.choice.model}: the weights changed while this run waited. Start it"
+            " again: vectors of new weights must not be stored under the old ones' name"
         )
     return encoder
 
@@ -204,5 +204,5 @@ def _equal_lengths(windows: Iterator[np.ndarray], limit: int) -> Iterator[list[n
             batch = []
         batch.append(window)
     if not batch:
-        raise TrackRejected(Reason.CORRUPT, "nothing in it could be decoded")
+        raise TrackRejected(Reason.CORRUPT, "none of it could be decoded")
     yield batch

@@ -65,7 +65,7 @@ def require_device(name: str, device: str) -> None:
         others = " or ".join(c.name for c in CARDS.values() if c.runs_on_gpu)
         raise ConfigurationError(
             f"EMBED_ENCODER={name} runs on CPUs only, but EMBED_DEVICE is {device!r}. Set"
-            f" EMBED_DEVICE=cpu; or EMBED_ENCODER={others}, for which a GPU is of use."
+            f" EMBED_DEVICE=cpu; or EMBED_ENCODER={others}, which can use a GPU."
         )
     if card.require:
         call(card.require, device)

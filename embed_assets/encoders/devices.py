@@ -49,8 +49,8 @@ def resolve_device(wanted: str) -> str:
             if not gpus and (broken := nvidia_gpu()):
                 raise ConfigurationError(
                     f"EMBED_DEVICE is 'auto', and this machine has an NVIDIA GPU ({broken}) that"
-                    f" torch cannot use ({_why_no_cuda()}). Mend the driver or give the container"
-                    " the GPU; or set EMBED_DEVICE=cpu to do without it."
+                    f" torch cannot use ({_why_no_cuda()}). Repair the driver, or give the"
+                    " container access to the GPU; or set EMBED_DEVICE=cpu to do without it."
                 )
             return "cuda" if gpus else "cpu"
         case "cuda" if not index or (index.isascii() and index.isdigit()):
@@ -79,7 +79,7 @@ def require(wanted: str) -> None:
         _openvino_device(wanted, index)
         return
     if kind == "cuda" and not nvidia_gpu() and not _others():
-        found = "this machine shows no NVIDIA GPU to this process"
+        found = "this process can see no NVIDIA GPU"
         found += " (CUDA_VISIBLE_DEVICES hides them)" if hidden() else ""
     elif kind == "cuda" and index.isdigit() and (there := gpus()) and int(index) >= len(there):
         found = f"its driver counts {len(there)}, of which the first is cuda:0"
@@ -120,8 +120,9 @@ def lease_cuda(names: Mapping[int, str], folder: Path, wait_seconds: float = 60.
             return f"cuda:{index}"
         if time.monotonic() >= give_up:
             raise TransientError(
-                f"all {len(names)} CUDA devices are leased by other processes of this EMBED_HOME;"
-                " it is tried again. The pool `gpu` should have as many slots as there are devices."
+                f"all {len(names)} CUDA devices are in use by other processes of this EMBED_HOME;"
+                " it will be retried. The pool `gpu` should have as many slots as there are"
+                " devices."
             )
         time.sleep(1.0)
 

@@ -50,7 +50,7 @@ def into_cache(model: str, name: str, cache: Path, patience: float) -> None:
         _fetch(hf_hub_url(model, name), found.location, partial, found.size, name)
         if file_sha256(partial) != found.etag:
             partial.unlink()
-            raise Damaged(f"{name} came damaged, by its checksum")
+            raise Damaged(f"the checksum of {name} is wrong")
         partial.replace(blob)
 
 

@@ -65,7 +65,7 @@ def _gpu(driver: ctypes.CDLL, index: int) -> Gpu:
     major, minor = (_number(driver.cuDeviceGetAttribute, x, device) for x in (_MAJOR, _MINOR))
     memory = ctypes.c_size_t()
     if driver.cuDeviceTotalMem_v2(ctypes.byref(memory), device):
-        raise OSError(f"the NVIDIA driver says nothing of its GPU {index}")
+        raise OSError(f"the NVIDIA driver gives no information about GPU {index}")
     return Gpu(index, (major, minor), memory.value)
 
 

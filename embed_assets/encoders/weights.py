@@ -61,10 +61,11 @@ def find(model: str, cache: Path, card: EncoderCard) -> Weights:
     try:
         config = json.loads(raw)
         if not isinstance(config, dict):
-            raise ValueError("it is no JSON object")
+            raise ValueError("it is not a JSON object")
     except ValueError as error:
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}, but {folder / CONFIG} is damaged: {error}. Fetch it again."
+            f"EMBED_MODEL is {model!r}, but {folder / CONFIG} is damaged: {error}. Download it"
+            " again."
         ) from error
     return Weights(folder, config, _digest(name, raw))
 
@@ -82,15 +83,15 @@ def check(weights: Weights, model: str) -> None:
     if there != weights.digest:
         file = (weights.folder / WEIGHTS).resolve()
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}, but {file} is damaged, by its checksum. Delete it and fetch"
-            " it again; if it happens more than once, check the disk."
+            f"EMBED_MODEL is {model!r}, but {file} is damaged: its checksum is wrong. Delete it"
+            " and download it again; if it happens more than once, check the disk."
         )
 
 
 def _unreadable(model: str, folder: Path, error: OSError) -> ConfigurationError:
     return ConfigurationError(
-        f"EMBED_MODEL is {model!r}, but {error.filename or folder} cannot be read: "
-        f"{error.strerror or error}. Make it readable, or fetch it again."
+        f"EMBED_MODEL is {model!r}, but {error.filename or folder} cannot be read:"
+        f" {error.strerror or error}. Make it readable, or download it again."
     )
 
 
@@ -151,8 +152,8 @@ def fetch(
         return _downloaded(model, cache, card)
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}, which {constants.ENDPOINT} has, but not with both {CONFIG} "
-            f"and {WEIGHTS}. Leave EMBED_MODEL unset for the default."
+            f"EMBED_MODEL is {model!r}, which exists at {constants.ENDPOINT} but lacks {CONFIG} or"
+            f" {WEIGHTS}. Leave EMBED_MODEL unset for the default."
         ) from error
 
 
@@ -173,8 +174,8 @@ def _local_folder(model: str) -> Path | None:
     folder = Path(os.path.expanduser(model))
     if not model.strip() or (not _HUB_ID.fullmatch(model) and not folder.is_dir()):
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}: there is no such folder, and it is no hub id "
-            "(owner/name). Correct it, or leave EMBED_MODEL unset for the default."
+            f"EMBED_MODEL is {model!r}: there is no such folder, and it is not a hub id"
+            " (owner/name). Correct it, or leave EMBED_MODEL unset for the default."
         )
     if not folder.is_dir():
         return None
@@ -242,17 +243,17 @@ def _get_them(card: EncoderCard) -> str:
     terms = "" if card.commercial_use else ": not for commercial use"
     return (
         "`embed-assets sync` or `embed-assets up` downloads weights from the Hugging Face hub"
-        f" ({card.default_model}: {card.download_size}, {card.licence}{terms}); or set"
-        f" EMBED_MODEL to a folder that holds {CONFIG} and {WEIGHTS}; or set"
-        f" EMBED_ENCODER={card.instead}, which needs no download"
+        f" ({card.default_model}: {card.download_size}, {card.licence}{terms}); or set EMBED_MODEL"
+        f" to a folder that contains {CONFIG} and {WEIGHTS}; or set EMBED_ENCODER={card.instead},"
+        " which needs no download"
     )
 
 
 def _otherwise(card: EncoderCard) -> str:
     return (
-        "Try again when the hub can be reached (what is already here is kept), or set EMBED_MODEL"
-        f" to a folder that holds {CONFIG} and {WEIGHTS}, or EMBED_ENCODER={card.instead}, which"
-        " needs no download."
+        "Try again when the hub can be reached (finished downloads are kept), or set EMBED_MODEL"
+        f" to a folder that contains {CONFIG} and {WEIGHTS}, or EMBED_ENCODER={card.instead},"
+        " which needs no download."
     )
 
 

@@ -1,7 +1,8 @@
 """Addresses of an index: a folder of Milvus Lite, or a server and one of its databases.
 
-One string says it all, in the form that pymilvus reads as well: an absolute path that ends in
-`.db`, or `http(s)://host[:port][/database]`. Also here: what a Lite folder's files say unopened.
+An address is one string, in the form that pymilvus accepts: an absolute path that ends in `.db`, or
+`http(s)://host[:port][/database]`. Also here: what can be read from a Lite folder's files without
+opening the index.
 """
 
 from __future__ import annotations
@@ -21,12 +22,12 @@ _DATABASE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
 
 def is_server(address: str) -> bool:
-    """Whether an address in its normal form is a server's, and not a Lite folder."""
+    """Whether a normal address is that of a server and not a Lite folder."""
     return address.startswith(("http://", "https://"))
 
 
 def normal_address(text: str, database: str = "") -> str:
-    """The one form of an address that a person wrote; `database` is one of a server's.
+    """The normal form of an address that a person wrote; `database`: EMBED_MILVUS_DATABASE.
 
     Raises:
         ValueError: it cannot be one; says why, and what to write.
@@ -37,14 +38,14 @@ def normal_address(text: str, database: str = "") -> str:
     if scheme or not text.endswith(".db"):
         raise ValueError("must be a path that ends in .db (Milvus Lite), or http(s)://host:port")
     if database:
-        raise ValueError("Milvus Lite has one database only: leave EMBED_MILVUS_DATABASE empty")
+        raise ValueError("Milvus Lite has only one database: leave EMBED_MILVUS_DATABASE empty")
     return str(Path(text).expanduser().absolute())
 
 
 def unreachable(address: str) -> str:
-    """Why nothing answers at a server's address, for people; empty if something does, or for Lite.
+    """Why a server cannot be reached, for people; empty if it can, and for Lite.
 
-    Only whether its port is open: that costs no import of pymilvus.
+    Only checks whether its port is open, which needs no import of pymilvus.
     """
     if not is_server(address):
         return ""
@@ -55,7 +56,7 @@ def unreachable(address: str) -> str:
     except OSError as e:
         return (
             f"the Milvus server at {address} cannot be reached ({e.strerror or e}): is it running,"
-            " and is EMBED_MILVUS_URI right? Runs try again by themselves"
+            " and is EMBED_MILVUS_URI right? Runs are retried automatically"
         )
     return ""
 
@@ -68,7 +69,7 @@ def is_there(address: str, spec: IndexSpec) -> bool:
 def stamp(address: str, spec: IndexSpec) -> str | None:
     """A digest of names, sizes and times of a Lite collection's files; None for a server.
 
-    Equal stamps: nobody wrote to the collection or moved the alias between.
+    If two stamps are equal, nobody wrote to the collection or moved the alias in between.
     """
     if is_server(address):
         return None
@@ -80,11 +81,11 @@ def _server(text: str, scheme: str, database: str) -> str:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
     except ValueError as e:
-        raise ValueError(f"is no web address ({e}): write {scheme}://host:port") from None
+        raise ValueError(f"is not a web address ({e}): write {scheme}://host:port") from None
     if not host:
         raise ValueError(f"names no host: write {scheme}://host:port")
     if parts.username or parts.password:
-        raise ValueError("a login in the address is shown to people: use EMBED_MILVUS_TOKEN")
+        raise ValueError("contains a login, which would be visible in logs: use EMBED_MILVUS_TOKEN")
     if parts.query or parts.fragment:
         raise ValueError(f"has more than host, port and database: write {scheme}://host:port")
     named = parts.path.strip("/")
@@ -93,8 +94,8 @@ def _server(text: str, scheme: str, database: str) -> str:
     database = database or named
     if database and not _DATABASE.fullmatch(database):
         raise ValueError(
-            f"{database!r} is no name of a database (letters, digits and _): write"
-            f" {scheme}://host:port, and the name in EMBED_MILVUS_DATABASE"
+            f"{database!r} is not a name of a database (letters, digits and _): write"
+            f" {scheme}://host:port, and put the name in EMBED_MILVUS_DATABASE"
         )
     where = f"[{host}]" if ":" in host else host
     where += f":{port}" if port is not None else ""

@@ -1,4 +1,4 @@
-"""The collections: which one a spec has, what rows it holds, and which one is served."""
+"""Collections: creating, loading and reading them, and the alias of the served one."""
 
 from __future__ import annotations
 
@@ -20,16 +20,16 @@ ALIAS = "tracks"
 """The name that searches use; it points to the collection that is served."""
 
 PAGE = 16_384
-"""Rows that a server hands out in one answer at most."""
+"""Most rows that a server returns in one answer."""
 
 IDS_PER_CALL = 1_000
-"""Keys named in one get or delete."""
+"""Keys per get or delete."""
 
 READ = "Session"
-"""Consistency level that sees what this process wrote, and what others wrote a moment ago.
+"""Consistency level that sees what this process wrote, and recent writes of others.
 
-Not what it deleted just now: pymilvus takes no note of when that was. `Strong` sees everything,
-and waits for a server's next tick of time, a fifth of a second each.
+It may not see recent deletions, as pymilvus does not track them. `Strong` sees everything, but
+waits for the server's next timestamp, 0.2 s each time.
 """
 
 
@@ -52,9 +52,9 @@ def ensure(client: MilvusClient, spec: IndexSpec) -> None:
     if differing:
         told = ", ".join(f"{k} is {there.get(k)}, not {want.get(k)}" for k in differing)
         raise ConfigurationError(
-            f"collection {name} does not hold what EMBED_ENCODER, EMBED_MODEL and EMBED_POOLING "
-            f"ask for ({told}): something else made it. Drop it, or set EMBED_MILVUS_URI to "
-            "another index, and run `embed-assets sync`"
+            f"collection {name} does not fit EMBED_ENCODER, EMBED_MODEL and EMBED_POOLING"
+            f" ({told}): another program created it. Drop it, or set EMBED_MILVUS_URI to another"
+            " index, and run `embed-assets sync`"
         )
     if not client.list_indexes(name, field_name="vector"):
         index = client.prepare_index_params()
@@ -70,14 +70,14 @@ def ensure(client: MilvusClient, spec: IndexSpec) -> None:
 
 
 def lite_serves(uri: str) -> str | None:
-    """The collection behind the alias of a Lite index, without opening it; None: ask the client."""
+    """The served collection of a Lite index, read from its files; None: ask the client."""
     return lite_alias(Path(uri), ALIAS)
 
 
 def load(client: MilvusClient, collection: str) -> None:
-    """Make a collection searchable; nothing if it is already.
+    """Load a collection, so that it can be searched; does nothing if it is loaded.
 
-    Where Lite cannot load it, its index files are deleted, and built again from the rows.
+    If Lite cannot load it, its index files are deleted and built again from the rows.
     """
     from pymilvus.exceptions import MilvusException
 
@@ -91,20 +91,20 @@ def load(client: MilvusClient, collection: str) -> None:
 
 
 def served(client: MilvusClient) -> CollectionName | None:
-    """Name of the collection behind the alias; None if nothing is served yet."""
+    """Name of the served collection, behind the alias; None if there is none."""
     if not client.has_collection(ALIAS):
         return None
     name = client.describe_collection(ALIAS)["collection_name"]
     if name == ALIAS:
         raise ConfigurationError(
-            f"a collection is itself called {ALIAS}, the name that searches use as an alias: "
-            "rename or drop it, or set EMBED_MILVUS_URI to another index"
+            f"a collection has the name {ALIAS}, which must be the alias that searches use: rename"
+            " or drop it, or set EMBED_MILVUS_URI to another index"
         )
     return name
 
 
 def serve(client: MilvusClient, spec: IndexSpec) -> None:
-    """Let searches see the collection of `spec`, in one step; it must exist."""
+    """Move the alias to the collection of `spec`, atomically; the collection must exist."""
     before = served(client)
     if before == spec.collection:
         return
@@ -113,7 +113,7 @@ def serve(client: MilvusClient, spec: IndexSpec) -> None:
 
 
 def point(client: MilvusClient, name: str, before: str | None) -> None:
-    """Move the alias to a loaded collection, from `before` or from nowhere; one step."""
+    """Move the alias to a loaded collection, from `before` or from nowhere, atomically."""
     if before is None:
         client.create_alias(name, ALIAS)
     else:
@@ -121,7 +121,7 @@ def point(client: MilvusClient, name: str, before: str | None) -> None:
 
 
 def width_of(client: MilvusClient, name: str) -> int:
-    """Width of the vectors of a collection."""
+    """Dimensions of the vectors of a collection."""
     fields = client.describe_collection(name)["fields"]
     return next(int(f["params"]["dim"]) for f in fields if f["name"] == "vector")
 
@@ -133,7 +133,7 @@ def count(client: MilvusClient, collection: str, consistency: str = "Strong") ->
 
 
 def drop(client: MilvusClient, collection: str) -> None:
-    """Drop a collection, if it is there.
+    """Drop a collection, if it exists.
 
     Raises:
         ConfigurationError: it is the one that is served.
@@ -151,7 +151,7 @@ def rows_by_folder(
     folder_ids: Sequence[FolderId] | None = None,
     consistency: str = "Strong",
 ) -> Iterator[tuple[FolderId, TrackId, str]]:
-    """Stream (folder_id, track_id, row_digest) of a loaded collection, of all folders or of some.
+    """Stream (folder_id, track_id, row_digest) of a loaded collection, of all or some folders.
 
     A row that a crash has duplicated may come twice.
     """
@@ -181,8 +181,8 @@ def rows_of(
 ) -> Iterator[tuple[FolderId, TrackId, str]]:
     """Stream (folder_id, track_id, row_digest) of those tracks that a loaded collection has.
 
-    By key, which costs Lite a quarter of looking by folder; shows no row twice, and on a server
-    not what another process has only just written.
+    Reads by key, which takes Lite a quarter of the time of reading by folder. Duplicated rows come
+    once. On a server, recent writes of other processes may be missing.
     """
     rest = iter(track_ids)
     while ids := list(islice(rest, IDS_PER_CALL)):
@@ -197,7 +197,7 @@ def _row(row: dict[str, Any]) -> tuple[FolderId, TrackId, str]:
 
 
 def id_list(ids: Sequence[str]) -> str:
-    """A filter's list of ids; they are hex, so nothing in them needs quoting."""
+    """A list of ids in a filter; ids are hex and need no escaping."""
     if bad := [i for i in ids if not i.isalnum()]:
         raise ValueError(f"not an id: {bad[0]!r}")
     return "[" + ", ".join(f'"{i}"' for i in ids) + "]"
@@ -218,7 +218,7 @@ def _schema(client: MilvusClient, spec: IndexSpec) -> Any:
 
 
 def _shape(described: list[dict[str, Any]]) -> dict[str, str]:
-    """Name and type of each field, in a form to compare and to show."""
+    """Name and type of each field, for comparing and printing."""
     shape = {}
     for one in described:
         kind, params = getattr(one["type"], "name", str(one["type"])), one.get("params", {})

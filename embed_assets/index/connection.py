@@ -1,9 +1,9 @@
-"""Opening the index, Milvus Lite or a server: its lock, its fairness, and its errors in our words.
+"""Opening the index, Milvus Lite or a server: locks, turns, and translated errors.
 
-Milvus Lite lets in one process at a time, at the first try or not at all, and keeps its lock after
-`close()`. Around it stand two locks that the kernel releases with their process: `queue`, held
-while waiting for the index, and `holder`, held while having it. Whoever has the index and finds
-the queue held knows that somebody waits, and `give_way` lets them in.
+Only one process at a time can open Milvus Lite; a second one fails at once, and `close()` does not
+release its lock. Two locks of our own, which the kernel releases when a process dies, make
+processes wait: `queue` is held while waiting for the index, `holder` while using it. A process that
+has the index and finds `queue` held knows that another one waits; `give_way` lets it in.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ CONNECT_SECONDS = 10.0
 
 @dataclass
 class _Lite:
-    """One client's hold on a Lite folder."""
+    """A client's hold on a Lite folder."""
 
     path: Path
     wait_seconds: float
@@ -56,9 +56,9 @@ def connect(
 
     A server's address may name a database; https means TLS.
 
-    A Lite index is this process's alone until the block ends: keep the block short, call
-    `give_way` in it where it cannot be, and never fork in it. Errors of pymilvus that leave the
-    block become ours.
+    A Lite index belongs to this process alone until the block ends. Keep the block short, or call
+    `give_way` in it, and never fork in it. Errors of pymilvus that leave the block are raised as
+    ours.
 
     Raises:
         TransientError: the server does not answer, or another process still has the Lite index
@@ -95,10 +95,10 @@ def connect(
 
 
 def give_way(client: MilvusClient) -> bool:
-    """Let another process have the Lite index if one waits for it; True if one was let in.
+    """Let another process use the Lite index if one waits for it; True if one was let in.
 
-    Afterwards the client is open again, but its collections must be loaded again. On a server
-    there is nothing to do. No other thread may be using the client.
+    Afterwards the client is open again, but its collections must be loaded again. Does nothing on a
+    server. No other thread may be using the client.
     """
     lite = _lite.get(client)
     if lite is None or not _somebody_waits(lite.path):
@@ -121,8 +121,8 @@ def _lite_path(uri: str) -> Path:
         path.mkdir(parents=True, exist_ok=True)
     except FileExistsError as e:
         raise ConfigurationError(
-            f"EMBED_MILVUS_URI={uri!r}: {e.filename} is a file, where Milvus Lite keeps a folder "
-            "(older versions kept a file): move it away and run `embed-assets sync`"
+            f"EMBED_MILVUS_URI={uri!r}: {e.filename} is a file, but Milvus Lite needs a folder"
+            " (older versions used a file): move it away and run `embed-assets sync`"
         ) from e
     except OSError as e:
         raise _no_folder(path, e) from e
@@ -135,8 +135,8 @@ def _no_folder(path: Path, why: object) -> EmbedAssetsError:
     if isinstance(why, OSError) and is_passing(why):
         return TransientError(f"cannot open the Milvus Lite folder {path} just now: {why}")
     return ConfigurationError(
-        f"EMBED_MILVUS_URI: cannot write the Milvus Lite folder {path} ({why}): make it writable, "
-        "or name another place"
+        f"EMBED_MILVUS_URI: cannot write the Milvus Lite folder {path} ({why}): make it writable,"
+        " or choose another path"
     )
 
 
@@ -151,9 +151,9 @@ def _lock(lite: _Lite) -> None:
             holder.acquire(timeout=max(0.0, deadline - time.monotonic()))
     except Timeout as e:
         raise IndexBusy(
-            f"{lite.path} is in use by {_who(lite.path)} for more than "
-            f"{lite.wait_seconds:g} s; Milvus Lite lets in one process at a time: wait until "
-            "it is done, end it, or set EMBED_MILVUS_URI to a Milvus server"
+            f"{lite.path} has been in use by {_who(lite.path)} for more than {lite.wait_seconds:g}"
+            " s. Only one process at a time can use Milvus Lite: wait for the other one, stop it,"
+            " or set EMBED_MILVUS_URI to a Milvus server"
         ) from e
     except OSError as e:
         raise _no_folder(lite.path, e) from e
@@ -161,7 +161,7 @@ def _lock(lite: _Lite) -> None:
 
 
 def _start(client: MilvusClient, lite: _Lite) -> None:
-    """Open the index whose locks are held; they are given back if it cannot be opened."""
+    """Open the index whose locks are held; the locks are released if that fails."""
     deadline = time.monotonic() + lite.wait_seconds
     with lite.held.pop_all() as held:
         try:
@@ -169,8 +169,9 @@ def _start(client: MilvusClient, lite: _Lite) -> None:
             while milvus_compat.is_held(lite.path):
                 if time.monotonic() > deadline:
                     raise IndexBusy(
-                        f"{lite.path} is in use by a program outside embed_assets (a notebook?) "
-                        f"for more than {lite.wait_seconds:g} s: close it there and try again"
+                        f"{lite.path} has been in use by a program other than embed_assets (a"
+                        f" notebook?) for more than {lite.wait_seconds:g} s: close it there and"
+                        " try again"
                     )
                 time.sleep(0.1)
         except OSError as e:
@@ -213,7 +214,7 @@ def _who(path: Path) -> str:
 
 @contextmanager
 def _our_errors(uri: str) -> Iterator[None]:
-    """Turn what pymilvus and gRPC raise into errors that say what to do."""
+    """Translate errors of pymilvus and gRPC into ours, which say what to do."""
     import grpc
     from pymilvus.exceptions import MilvusException
 
@@ -229,8 +230,8 @@ def _translated(uri: str, error: Exception) -> EmbedAssetsError:
     message, fault = milvus_compat.message_of(error), milvus_compat.fault_of(error)
     if fault is Fault.DENIED:
         return ConfigurationError(
-            f"Milvus at {uri} refuses the login ({message}): set EMBED_MILVUS_TOKEN to "
-            "user:password, or to an API key that may write"
+            f"Milvus at {uri} refuses the login ({message}): set EMBED_MILVUS_TOKEN to"
+            " user:password, or to an API key with write access"
         )
     if fault is Fault.NO_DATABASE:
         return ConfigurationError(
@@ -242,16 +243,16 @@ def _translated(uri: str, error: Exception) -> EmbedAssetsError:
         return ConfigurationError(f"EMBED_MILVUS_URI={uri!r} cannot work: {message}")
     if fault is Fault.BAD_REQUEST:
         return ConfigurationError(
-            f"Milvus at {uri} refuses a request ({message}): its version and embed_assets do not "
-            "fit together; please report this"
+            f"Milvus at {uri} refuses a request ({message}): its version does not work with this"
+            " version of embed_assets; please report this"
         )
     if fault is Fault.DISK_FULL:
-        advice = "the disk is full: make room, and it goes on where it was"
+        advice = "the disk is full: free some space, and work continues where it stopped"
     elif is_server(uri):
-        advice = "check that the server runs and that EMBED_MILVUS_URI names it"
+        advice = "check that the server is running and that EMBED_MILVUS_URI is right"
     else:
         advice = (
-            "if it stays, delete that folder and run `embed-assets sync`: the index is filled "
-            "again from the stored embeddings, without embedding anything"
+            "if this happens again, delete that folder and run `embed-assets sync`: the index is"
+            " rebuilt from the stored embeddings, and nothing is embedded again"
         )
     return TransientError(f"Milvus at {uri} failed: {message}; {advice}")

@@ -1,4 +1,4 @@
-"""What rows the tables call for, of tracks and of their parts, and the vectors of these rows."""
+"""The rows that the index should have according to the tables, and their vectors."""
 
 from __future__ import annotations
 
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
     import numpy as np
 
 RECENT = 6_144
-"""Vectors of tracks that stay in memory: as many as 512 albums of twelve have, 25 MB."""
+"""Track vectors that stay in memory: those of 512 albums with twelve tracks, 25 MB."""
 
 
 def index_rows(tables: Tables, folder: FolderId, spec: IndexSpec) -> Iterator[Row]:
-    """The rows that the collection of `spec` should have of a folder, without their vectors."""
+    """The rows that the collection of `spec` should have for a folder, without vectors."""
     for track, embedding in tables.indexable(folder, spec.recipe.digest):
         yield from rows_of_track(track, embedding, spec)
 
 
 def rows_of_track(track: Track, embedding: Embedding, spec: IndexSpec) -> Iterator[Row]:
-    """The rows that the collection of `spec` should have of an embedded track."""
+    """The rows that the collection of `spec` should have for an embedded track."""
     row = row_of(track, embedding, spec.recipe)
     if spec.rows != PARTS:
         yield row
@@ -39,7 +39,7 @@ def rows_of_track(track: Track, embedding: Embedding, spec: IndexSpec) -> Iterat
 
 
 def windows_of(track: Track, embedding: Embedding, recipe: Recipe) -> list[tuple[float, float]]:
-    """(start, length) in seconds of the windows that were embedded of a track, in their order."""
+    """(start, length) in seconds of the embedded windows of a track, in order."""
     policy = WindowPolicy(recipe.window_seconds, recipe.windows)
     # Windows that tile a track say by themselves how much of it was heard.
     tiled = policy.covers(track.duration)
@@ -48,7 +48,7 @@ def windows_of(track: Track, embedding: Embedding, recipe: Recipe) -> list[tuple
 
 
 def vocabulary(tables: Tables, spec: IndexSpec) -> Callable[[str], set[str]]:
-    """Field -> its different values in the rows of a spec, for `filters.expression`."""
+    """Field -> its distinct values in the rows of a spec, for `filters.expression`."""
 
     def values(field: str) -> set[str]:
         folders = [folder for folder, _, _ in tables.folders()]
@@ -60,7 +60,7 @@ def vocabulary(tables: Tables, spec: IndexSpec) -> Callable[[str], set[str]]:
 def row_of(
     track: Track, embedding: Embedding | None = None, recipe: Recipe | None = None
 ) -> TrackRow:
-    """What the index says of a track of the manifest, and of how its vector was made if given."""
+    """The row of a track of the manifest; with an embedding, also how its vector was made."""
     folder, _, name = track.path.rpartition(b"/")
     return TrackRow(
         track_id=track.track_id,
@@ -99,10 +99,10 @@ def row_of(
 
 
 class Vectors:
-    """Gives the vector of a row's `sound`, from the store: float32 `[spec.dim]`.
+    """Reads the vector of a row's `sound` from the store: float32 `[spec.dim]`.
 
-    `mend`: what the store has lost is forgotten, so that the next try embeds it again. `recent`:
-    audio hash -> vector of the last tracks that were asked for, for who wants them as well.
+    `mend`: the embedding of lost vectors is deleted, so that the next attempt embeds them again.
+    `recent`: audio hash -> vector, for the last tracks that were read.
     """
 
     def __init__(self, spec: IndexSpec, tables: Tables, store: Store, *, mend: bool = True) -> None:
@@ -111,7 +111,7 @@ class Vectors:
         self._windows: tuple[str, np.ndarray] | None = None
 
     def __call__(self, sound: Any) -> np.ndarray:
-        """The vector; raises TransientError, or VectorsLost, where the store has lost it."""
+        """The vector; raises TransientError or VectorsLost if the store has lost it."""
         if self.spec.rows == PARTS:
             return self._of_part(*sound)
         vector = pool(self._read(sound), self.spec.pooling)
@@ -134,4 +134,4 @@ class Vectors:
                 raise
             self.store.delete(recipe, audio_hash)
             self.tables.forget_embedding(recipe, audio_hash)
-            raise TransientError(f"{e}; it is embedded again at the next try") from e
+            raise TransientError(f"{e}; it is embedded again at the next attempt") from e

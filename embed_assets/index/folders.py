@@ -1,4 +1,4 @@
-"""Indexing folders: what the tables and the store say of them becomes rows of the collections."""
+"""Indexing folders: turns tables and stored vectors into rows of the collections."""
 
 from __future__ import annotations
 
@@ -31,14 +31,15 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 DIRTY = "dirty"
-"""Version of a folder that changed while it was worked on: the sensor looks at it again."""
+"""Version of a folder that changed while it was processed; it is evaluated again."""
 
 
 @dataclass(frozen=True)
 class FolderIndexed:
-    """A folder's rows are in the collection and were read back; `version` says of which files.
+    """A folder whose rows are in the collection and were read back.
 
-    The figures are of rows of tracks; `parts`: rows of windows, where these are wanted too.
+    `version` says from which files. The figures count rows of tracks; `parts`: rows of windows, if
+    they are wanted too.
     """
 
     path: bytes
@@ -51,15 +52,15 @@ class FolderIndexed:
 
 
 def version_of(digest: str, spec: IndexSpec) -> str:
-    """What a folder's index version is, once files of this digest are indexed under the spec."""
+    """The version of a folder that is indexed under a spec from files with this digest."""
     return f"{digest}.{spec.digest[:12]}"
 
 
 def written_versions(tables: Tables, spec: IndexSpec, address: str) -> dict[bytes, str]:
-    """Path of each folder -> the version of its tracks' rows, as far as all layers are of it.
+    """Path of each folder -> the version of its rows, if all layers of the spec have it.
 
-    Left out are folders whose parts are of other files or not written, where the spec has parts,
-    and all folders of a Lite index whose files are gone.
+    Left out are folders whose parts are missing or out of date, if the spec has parts, and all
+    folders of a Lite index whose files are gone.
     """
     first, *others = (
         tables.indexed(one.place(address)) if is_there(address, one) else {} for one in spec.layers
@@ -76,15 +77,15 @@ def written_versions(tables: Tables, spec: IndexSpec, address: str) -> dict[byte
 def index_library(
     client: MilvusClient, index: IndexContext, paths: Iterable[bytes]
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
-    """Bring folders of the collection in step with tables and store; streams what became of each.
+    """Make the rows of these folders match tables and store; yields the outcome of each folder.
 
-    A folder is recorded as indexed once its report was consumed. Which collection is served is
-    decided elsewhere.
+    A folder is recorded as indexed once its report was consumed. This function does not change
+    which collection is served.
 
-    A folder with no track left gets version `empty`; one that is being scanned, or of which
-    tracks have no embedding yet, `dirty`, and its rows stay as they are. A folder that fails
-    comes as (path, error) and holds no other back. Where the spec asks for parts, a folder is
-    reported when its parts are in step as well.
+    A folder without tracks gets version `empty`. A folder that is being scanned, or that has tracks
+    without an embedding, gets version `dirty` and keeps its rows. A folder that fails is yielded as
+    (path, error) and does not hold back others. If the spec has parts, a folder is yielded once its
+    parts are written too.
 
     Raises:
         ConfigurationError: the collection does not fit the spec.
@@ -170,17 +171,17 @@ def _indexed(report: FolderWritten, state: FolderState, spec: IndexSpec) -> Inde
 def _chunks(
     reports: Iterator[FolderWritten | FolderFailed],
 ) -> Iterator[list[FolderWritten | FolderFailed]]:
-    """The reports as they come: they come by the chunk, and so cost one transaction, not many."""
+    """The reports in chunks, each of which is recorded in one transaction."""
     while chunk := list(islice(reports, FOLDERS_PER_CHUNK)):
         yield chunk
 
 
 def mirror_to_served(client: MilvusClient, index: IndexContext, paths: Iterable[bytes]) -> int:
-    """Apply changes to the served collection too, while another one is filled.
+    """Apply changes to the served collection too while another one is being filled.
 
-    What was moved, retagged or removed changes there as well, as far as its own recipe has
-    embeddings; a new track waits for the new collection. Costs nothing for folders that did not
-    change since they were written there. Returns the number of rows written and deleted.
+    Moved, retagged and removed tracks change there as well, as far as its own recipe has
+    embeddings; new tracks wait for the new collection. Folders that did not change since they were
+    written there cost nothing. Returns the number of rows written and deleted.
     """
     now = collection.served(client)
     if now is None or now == index.spec.collection:

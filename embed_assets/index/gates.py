@@ -1,6 +1,6 @@
-"""What a collection must be before searches see it: measured, not assumed.
+"""What a collection must satisfy before it is served, measured.
 
-Counts and contents of all rows come from `reconcile.compare`; vectors are looked at in samples.
+`reconcile.compare` compares all rows; vectors are checked in samples.
 """
 
 from __future__ import annotations
@@ -28,40 +28,44 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 SAMPLE = 500
-"""Vectors read back: all finite, all of length 1, each that of its own audio."""
+"""Vectors that are read back: each must be finite, of length 1, and that of its own audio."""
 
 QUERIES = 200
-"""Vectors searched for, each of which should find itself first."""
+"""Searches with a stored vector; each should find its own row first."""
 
 QUERIES_PARTS = 50
-"""The same for parts, whose rows are many times as many, and which Lite scans for each."""
+"""The same for parts, which have many more rows; Lite scans all of them for each search."""
 
 NEIGHBOURS = 10
-"""So many neighbours of a track are compared with those that the served collection gives."""
+"""Neighbours of a track that are compared with those in the served collection."""
 
 QUERIES_A_CALL = 50
 NORM_TOLERANCE = 1e-3
 STORE_COSINE = 0.999
 SELF_RECALL = 0.99
 TIE = 1e-4
-"""Twins (one recording in two albums) find each other at the same score; either is right."""
+"""Identical recordings find each other with equal scores; either one counts as found."""
 
 
 @dataclass(frozen=True)
 class Gate:
-    """One measured figure; `passed` None: reported for people, decides nothing."""
+    """One measured figure of a collection."""
 
     name: str
+    """Name; those of a collection of parts begin with `parts_`."""
     passed: bool | None
+    """Whether the figure is as it must be; null if it is only informational."""
     value: float
+    """The figure."""
     wanted: str
+    """What it must be, or a remark, in words."""
 
 
 @dataclass(frozen=True)
 class ValidationReport:
-    """How a collection fared, with that of its parts if the spec asks for one.
+    """The measured gates of a collection, and of its parts if the spec has them.
 
-    `drifts`: how far the rows are from today's tables, of each collection that can be compared.
+    `drifts`: how each comparable collection differs from the tables.
     """
 
     collection: str
@@ -75,20 +79,20 @@ class ValidationReport:
 
     @property
     def failed(self) -> list[str]:
-        """Each failed gate, for people."""
+        """Each failed gate in words."""
         return [
             f"{g.name} is {g.value:g}, wanted {g.wanted}" for g in self.gates if g.passed is False
         ]
 
     def as_json(self) -> dict[str, Any]:
-        """The verdict for the tables, `--json` and Dagster's metadata."""
+        """The report for the tables, `--json` and Dagster's metadata."""
         return {"passed": self.passed, "gates": [asdict(g) for g in self.gates]}
 
 
 def validate(client: MilvusClient, index: IndexContext, served: str | None) -> ValidationReport:
-    """Measure the wanted collections, and how their neighbours differ from the served one's.
+    """Measure the collections of a spec, and how their neighbours differ from the served one's.
 
-    Reads every row's id and digest once, and samples of vectors; writes no row.
+    Reads the id and digest of every row once, and samples of vectors; writes no rows.
     """
     gates: list[Gate] = []
     drifts = []
@@ -103,7 +107,7 @@ def validate(client: MilvusClient, index: IndexContext, served: str | None) -> V
 def _validate(
     client: MilvusClient, index: IndexContext, served: str | None
 ) -> tuple[list[Gate], IndexDiff | None]:
-    """The gates of one collection, and how far it is from the tables."""
+    """The gates of one collection, and how it differs from the tables."""
     spec, tables = index.spec, index.tables
     name, key = spec.collection, KEYS[spec.rows]
     if spec.rows == PARTS:
@@ -117,11 +121,18 @@ def _validate(
             Gate("folders_missing", drift.waiting == 0, drift.waiting, "0"),
             Gate("folders_that_differ", not drift.differing, len(drift.differing), "0"),
             Gate("folders_orphaned", not drift.orphans, len(drift.orphans), "0"),
-            Gate("rows", None, drift.rows, "rows == tables is what the three above say"),
+            Gate("rows", None, drift.rows, "informational; compared by the three gates above"),
         ]
     else:
         load(client, name)
-        gates.append(Gate("rows", None, count(client, name), "of an earlier version: not compared"))
+        gates.append(
+            Gate(
+                "rows",
+                None,
+                count(client, name),
+                "informational; rows of an earlier version are not compared",
+            )
+        )
     beside = served if spec.rows == TRACKS else None
     both = [n for n in (name, beside) if n is not None]
     _step_aside(client, both)
@@ -139,7 +150,7 @@ def _validate(
 
 
 def _sample(spec: IndexSpec, tables: Tables) -> dict[str, tuple[AudioHash, int | None]]:
-    """Key of a row -> (audio hash, which window: None for all) of some tracks, or parts of them."""
+    """Row key -> (audio hash, number of the window or None) for a sample of tracks or parts."""
     rows = collection_registry.sample_tracks(
         tables, spec.recipe.digest, secrets.token_hex(16), SAMPLE
     )
@@ -167,7 +178,7 @@ def _as_stored(
     sample: dict[str, tuple[AudioHash, int | None]],
     vectors: dict[str, np.ndarray],
 ) -> Gate:
-    """How near the vectors are to what the store's windows give, at the worst."""
+    """The smallest cosine between an indexed vector and the one from the store."""
     worst = 1.0
     for key, vector in vectors.items():
         audio, number = sample[key]
@@ -184,7 +195,7 @@ def _as_stored(
 
 
 def _step_aside(client: MilvusClient, names: list[str]) -> None:
-    """Let those in who wait for a Lite index; what they find loaded is loaded again behind them."""
+    """Let waiting processes use a Lite index, and load the collections again afterwards."""
     if give_way(client):
         for name in names:
             load(client, name)
@@ -196,7 +207,7 @@ def _search(
     vectors: list[np.ndarray],
     key: str = "track_id",
 ) -> list[list[tuple[str, float]]]:
-    """(key, cosine) of each query's nearest rows, best first."""
+    """(key, cosine) of the rows nearest to each query, best first."""
     found = []
     for i in range(0, len(vectors), QUERIES_A_CALL):
         answer = client.search(
@@ -221,7 +232,7 @@ def _self_recall(ids: list[str], hits: list[list[tuple[str, float]]]) -> Gate:
 
 
 def _all_twins(hits: list[tuple[str, float]]) -> bool:
-    """Whether more twins than were asked for share the first place: the track itself is one."""
+    """Whether all results tie for the first place, so that the track itself may be cut off."""
     return len(hits) > NEIGHBOURS and hits[-1][1] >= 1 - TIE
 
 
@@ -231,7 +242,7 @@ def _overlap(
     ids: list[str],
     hits: list[list[tuple[str, float]]],
 ) -> list[Gate]:
-    """What share of a track's neighbours the served collection names as well."""
+    """Share of a track's neighbours that the served collection returns as well."""
     load(client, served)
     there = vectors_of(client, ids, served, consistency="Strong")
     both = [i for i in ids if i in there]
@@ -244,4 +255,11 @@ def _overlap(
             a, b = ({t for t, _ in one if t != own} for one in (now, before[own]))
             shares.append(len(a & b) / max(len(a), 1))
     share = round(float(np.mean(shares)), 4)
-    return [Gate("neighbours_kept", None, share, "reported: share of the served one's top 10")]
+    return [
+        Gate(
+            "neighbours_kept",
+            None,
+            share,
+            "informational; share of the served collection's top 10",
+        )
+    ]

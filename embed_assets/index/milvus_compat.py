@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 WRITTEN_FOR = {"pymilvus": "3.0.2", "milvus-lite": "3.2.2"}
-"""The versions that all of it was written against; others need its tests run."""
+"""The versions this was written for; run its tests before using others."""
 
 
 def lite_has(folder: Path, collection: str) -> bool:
@@ -41,7 +41,7 @@ def lite_has(folder: Path, collection: str) -> bool:
 
 
 def lite_alias(folder: Path, alias: str) -> str | None:
-    """The collection that an alias of a Lite index names; None if it cannot be told."""
+    """The collection behind an alias of a Lite index; None if that is not known."""
     try:
         name = json.loads(_aliases(folder).read_text()).get(alias)
     except (OSError, ValueError, AttributeError):
@@ -50,9 +50,9 @@ def lite_alias(folder: Path, alias: str) -> str | None:
 
 
 def lite_files(folder: Path, collection: str) -> list[str]:
-    """A line for each file of a Lite collection, with size and time, and one for the aliases.
+    """A line with size and time for each file of a Lite collection, and one for the aliases.
 
-    Equal lines: nobody wrote to the collection or moved an alias between.
+    If the lines are equal, nobody wrote to the collection or moved an alias in between.
     """
     aliases = _aliases(folder)
     files = [f"aliases {aliases.stat().st_mtime_ns}"] if aliases.exists() else []
@@ -65,9 +65,10 @@ def lite_files(folder: Path, collection: str) -> list[str]:
 
 
 def delete_lite_indexes(folder: Path, collection: str) -> bool:
-    """Delete the index files of a Lite collection, which it builds again from its rows.
+    """Delete the index files of a Lite collection; Lite builds them again from the rows.
 
-    False if there are none. A kill while Lite writes one leaves half of it, and every load fails.
+    Returns False if there are none. A kill while Lite writes such a file leaves half of it, and
+    then every load fails.
     """
     files = list((_collection(folder, collection) / "partitions").glob("*/indexes/*.idx"))
     for file in files:
@@ -76,7 +77,7 @@ def delete_lite_indexes(folder: Path, collection: str) -> bool:
 
 
 def delete_half_created(folder: Path, collection: str) -> None:
-    """Delete the folder that a kill left before its schema was written: Lite trips over it."""
+    """Delete a collection folder that a kill left without a schema; Lite fails on it."""
     half = _collection(folder, collection)
     if half.is_dir() and not (half / "schema.json").exists():
         shutil.rmtree(half)
@@ -103,14 +104,14 @@ def is_held(folder: Path) -> bool:
 
 
 def release(folder: Path) -> None:
-    """Stop this process's server of a Lite index, which gives its lock back."""
+    """Stop this process's server of a Lite index, which releases its lock."""
     from milvus_lite.server_manager import server_manager_instance
 
     server_manager_instance.release_server(str(folder))
 
 
 def unopened_client() -> MilvusClient:
-    """A client that `open_again` opens: the object that callers hold stays the same."""
+    """A client for `open_again`; the object that callers hold stays the same."""
     cls: Any = quiet_client_class()
     client: MilvusClient = cls.__new__(cls)
     return client
@@ -122,7 +123,7 @@ def open_again(client: MilvusClient, folder: Path) -> None:
 
 
 def quiet_client_class() -> type[MilvusClient]:
-    """`MilvusClient`, without what it logs: every error, with pages of traceback, is raised too."""
+    """`MilvusClient` with logging off: it logs errors with tracebacks that it also raises."""
     from pymilvus import MilvusClient
 
     for name in ("pymilvus", "milvus_lite"):
@@ -145,7 +146,7 @@ _DENIED = ("unauthenticated", "auth check failure", "permission", "illegal token
 
 
 def fault_of(error: Exception) -> Fault:
-    """The kind of an error of pymilvus or gRPC, by its class and by words of its message."""
+    """The kind of an error of pymilvus or gRPC, by its class and the words of its message."""
     from pymilvus import exceptions as theirs
 
     message = message_of(error).lower()
@@ -164,5 +165,5 @@ def fault_of(error: Exception) -> Fault:
 
 
 def message_of(error: Exception) -> str:
-    """What an error of pymilvus or gRPC says."""
+    """The message of an error of pymilvus or gRPC."""
     return getattr(error, "message", "") or str(error)

@@ -1,4 +1,4 @@
-"""Asking the index: the nearest tracks, the vectors of tracks, and the same without Milvus."""
+"""Searches in Milvus: nearest tracks, and the vectors of tracks."""
 
 from __future__ import annotations
 
@@ -18,34 +18,43 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 SPARE = 16
-"""More hits than asked for, so that those tied at the end are ordered by path, not by chance."""
+"""Extra hits, so that ties at the end are ordered by path and not by chance."""
 
 
 @dataclass(frozen=True)
 class Match:
-    """A track that was found; `score` is the cosine, -1 to 1; `duration` is in seconds.
-
-    `copies`: paths of the other tracks with the same audio, in order; the answer has no row of
-    theirs.
-    """
+    """A track that was found. Tags that a file does not have are empty, or 0."""
 
     path: str
+    """The file, relative to the library."""
     title: str
+    """Title."""
     artist: str
+    """Artists, joined by `; `."""
     album: str
+    """Album."""
     score: float
+    """A cosine, from -1 to 1."""
     folder: str
+    """The folder of the file, relative to the library."""
     track_id: str
+    """The key of the row in Milvus; derived from the path."""
     duration: float
+    """Duration in seconds."""
     genre: str = ""
+    """Genres, joined by `; `."""
     year: int = 0
+    """Year."""
     album_artist: str = ""
+    """Album artist."""
     audio_hash: str = ""
+    """A hash of the audio without tags: equal for copies."""
     copies: tuple[str, ...] = ()
+    """Paths of the other tracks with the same audio; they are not listed themselves."""
 
 
 ROW_FIELDS = tuple(f.name for f in fields(Match) if f.name not in ("score", "copies"))
-"""What a match has of the row of its track."""
+"""The fields of a match that come from the row."""
 
 Found = TypeVar("Found", bound=Match)
 
@@ -59,12 +68,11 @@ def similar(
     *,
     where: str = "",
 ) -> list[Match]:
-    """The `n` tracks nearest to a float32 `[dim]` vector, best first, ties by path; one an audio.
+    """The `n` tracks nearest to a float32 `[dim]` vector, best first, ties ordered by path.
 
-    Of copies that may be answers the one whose path sorts first is shown. In the served collection,
-    or in the one from which the caller has the vector: the alias may move between two calls.
-
-    `where`: a Milvus filter, as `filters.expression` makes one.
+    Identical audio is listed once, as the copy whose path sorts first among those allowed. Searches
+    the served collection, or `collection`; pass the one the vector comes from, as the alias may
+    move between two calls. `where`: a Milvus filter, see `filters.expression`.
 
     Raises:
         ConfigurationError: nothing is served yet, or the vector has another width.
@@ -73,10 +81,10 @@ def similar(
     width = width_of(client, name)
     if vector.shape != (width,):
         raise ConfigurationError(
-            f"a query of shape {vector.shape} for an index of width {width}: the served "
-            f"collection {name} was made with other EMBED_ENCODER, EMBED_MODEL or EMBED_POOLING; "
-            "ask with the vector of a track of it (vectors_of), or embed with its recipe "
-            "(`embed-assets collections` says which)"
+            f"the query has shape {vector.shape}, but the index has width {width}: the served"
+            f" collection {name} was made with another EMBED_ENCODER, EMBED_MODEL or"
+            " EMBED_POOLING. Query with the vector of one of its tracks (vectors_of), or embed"
+            " with its recipe (see `embed-assets collections`)"
         )
     limit = min(n + len(exclude_ids) + SPARE, PAGE)
     while True:
@@ -97,9 +105,9 @@ def first_copies(
     where: str = "",
     exclude_ids: Collection[str] = (),
 ) -> list[Found]:
-    """Matches of different audio, each as the copy of it whose path sorts first; best first.
+    """Replace each match by the copy of its audio whose path sorts first; best first.
 
-    `collection`: of tracks. `where`, `exclude_ids`: which of the copies may be shown.
+    `collection`: one of tracks. `where`, `exclude_ids`: which copies may be shown.
     """
     copies: dict[str, list[dict[str, Any]]] = {}
     hashes = iter(m.audio_hash for m in matches)
@@ -137,7 +145,7 @@ def nearest_rows(
     fields: Sequence[str],
     where: str = "",
 ) -> list[dict[str, Any]]:
-    """These fields of the rows nearest to a `[dim]` vector, and `score`, their cosine."""
+    """The given fields of the rows nearest to a `[dim]` vector, and `score`, their cosine."""
     hits = client.search(
         collection,
         [vector.astype(np.float32)],
@@ -156,7 +164,7 @@ def nearest_rows(
 
 
 def at_most(matches: Iterable[Found], per_artist: int) -> list[Found]:
-    """The matches with at most so many of each artist that is known; 0: all of them."""
+    """The matches with at most `per_artist` of each known artist; 0: no limit."""
     heard: Counter[str] = Counter()
     kept = []
     for match in matches:
@@ -174,10 +182,10 @@ def vectors_of(
     key: str = "track_id",
     consistency: str = READ,
 ) -> dict[str, np.ndarray]:
-    """Unit vectors, float32 `[dim]`, of the tracks that the served collection (or another) has.
+    """Unit vectors, float32 `[dim]`, of tracks, from the served collection or another one.
 
-    `key`: what its rows are known by. `consistency`: `Strong` also sees what another process has
-    only just written.
+    `key`: the primary key of its rows. `consistency`: `Strong` also sees what other processes have
+    just written.
     """
     name = collection or served_collection(client)
     rest, found = iter(track_ids), {}
@@ -189,7 +197,7 @@ def vectors_of(
 
 
 def served_collection(client: MilvusClient) -> str:
-    """Name of the served collection, loaded.
+    """Name of the served collection, which is then loaded.
 
     Raises:
         ConfigurationError: nothing is served yet.

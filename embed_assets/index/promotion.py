@@ -1,7 +1,7 @@
-"""Which collection searches see: the alias moves when a complete one passes its gates, or by hand.
+"""Which collection is served: the alias moves if a complete one passes its gates, or by hand.
 
-Every move is one `alter_alias`; whoever searches meanwhile sees the one collection or the other.
-Nothing here drops a collection but `drop`, which a person asks for by name.
+Each move is one `alter_alias`; a concurrent search uses either the old or the new collection. Only
+`drop`, which a person calls by name, drops a collection.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PREFIXES = (f"{TRACKS}_", f"{PARTS}_")
 
 @dataclass(frozen=True)
 class ServingStatus:
-    """What a look at the alias found or did; `why` says why the wanted one is not served."""
+    """What is served, and what was done; `why`: why the wanted collection is not served."""
 
     wanted: str
     served: str
@@ -39,9 +39,9 @@ class ServingStatus:
 
 @dataclass(frozen=True)
 class Listed:
-    """A collection of the index; `missing`: folders that it lacks as they are now.
+    """A collection of the index; `missing`: folders that are missing or out of date in it.
 
-    One of parts is served if it stands beside the served one.
+    A collection of parts counts as served if it belongs to the served one.
     """
 
     name: str
@@ -55,10 +55,10 @@ class Listed:
 
 
 def promote_if_ready(client: MilvusClient, index: IndexContext) -> ServingStatus:
-    """Serve the wanted collection once it is complete and passes its gates, unless rolled back.
+    """Serve the wanted collection if it is complete and passes its gates, unless rolled back.
 
-    The first collection of an index is served at once, so that an import is searchable from its
-    first folders on. Folders whose rows the gates find to differ are written again by later runs.
+    The first collection of an index is served at once, so that an import can be searched from its
+    first folders on. Folders that fail the comparison are written again by later runs.
     """
     spec, tables, address = index.spec, index.tables, index.uri
     wanted, now = spec.collection, collection.served(client)
@@ -73,7 +73,7 @@ def promote_if_ready(client: MilvusClient, index: IndexContext) -> ServingStatus
     if missing := collection_registry.unfinished(tables, address, spec):
         return ServingStatus(wanted, now, why=f"it is being filled, {missing} folders are missing")
     if last and last.name == now and collection_registry.is_by_hand(tables, address, wanted):
-        why = "a person chose the other one; `embed-assets promote` serves this one"
+        why = "the other one was chosen by hand; `embed-assets promote` serves this one"
         return ServingStatus(wanted, now, why=why)
     verdict = validate(client, index, now)
     collection_registry.note_gates(tables, address, wanted, verdict.as_json())
@@ -86,7 +86,7 @@ def promote_if_ready(client: MilvusClient, index: IndexContext) -> ServingStatus
 
 
 def promote_if_ready_and_validate(client: MilvusClient, index: IndexContext) -> ServingStatus:
-    """The same, with the figures of the wanted collection also if it is served already."""
+    """The same, and measure the wanted collection even if it is served already."""
     standing = promote_if_ready(client, index)
     if standing.verdict is not None or standing.wanted != standing.served:
         return standing
@@ -102,8 +102,8 @@ def promote(
 ) -> ServingStatus:
     """Serve a collection by hand if it passes its gates, or `anyway`.
 
-    If it is not the one that the settings ask for, it stays until those change. Where they ask for
-    parts, the collection of its parts, if it has one, must pass as well.
+    If it is not the one of the settings, it stays served until the settings change. If the settings
+    ask for parts, the collection's parts, if it has any, must pass as well.
 
     Raises:
         NotFound: there is no such collection.
@@ -115,7 +115,7 @@ def promote(
         collection_registry.note_move(
             tables, address, name, name, collection_registry.PROMOTE, wanted
         )
-        return ServingStatus(name, name)
+        return ServingStatus(wanted, name)
     spec = collection_registry.spec_of(tables, address, name, parts=index.spec.parts)
     verdict = None
     if spec is not None:
@@ -124,21 +124,23 @@ def promote(
     if not anyway:
         if verdict is None:
             raise ConfigurationError(
-                f"nothing is known of {name} here (other tables, or another version, made it):"
-                " `--anyway` serves it unseen"
+                f"the tables do not know {name} (it was made with other tables, or by another"
+                " version): `--anyway` serves it without measuring"
             )
         if not verdict.passed:
             raise ConfigurationError(
-                f"{name} does not pass its gates: {'; '.join(verdict.failed)}."
-                " `embed-assets sync` brings the collection of the current settings in step;"
-                " `--anyway` serves it as it is"
+                f"{name} does not pass its gates: {'; '.join(verdict.failed)}. `embed-assets sync`"
+                " brings the collection of the current settings up to date; `--anyway` serves it"
+                " as it is"
             )
     moved = _move(client, tables, address, name, now, collection_registry.PROMOTE, wanted)
     return replace(moved, verdict=verdict)
 
 
 def rollback(client: MilvusClient, tables: Tables, address: str, wanted: str) -> ServingStatus:
-    """Serve again what was served before, as it is; holds until the settings change, or `promote`.
+    """Serve the previous collection again, without measuring it.
+
+    It stays served until the settings change, or until `promote`.
 
     Raises:
         NotFound: nothing was served before, or it was dropped.
@@ -156,13 +158,13 @@ def rollback(client: MilvusClient, tables: Tables, address: str, wanted: str) ->
                 client, tables, address, move.name, now, collection_registry.ROLLBACK, wanted
             )
     raise NotFound(
-        f"there is nothing to go back to from {now or 'an index without a served collection'}:"
-        " `embed-assets collections` lists what is there, `embed-assets promote NAME` serves one"
+        f"no other collection was served before {now or 'now'}: `embed-assets collections` lists"
+        " the collections, `embed-assets promote NAME` serves one"
     )
 
 
 def drop(client: MilvusClient, name: str, tables: Tables, address: str) -> None:
-    """Drop a collection that is not served, and what is known of it.
+    """Drop a collection that is not served, and its records.
 
     Raises:
         NotFound: there is no such collection.
@@ -176,7 +178,7 @@ def drop(client: MilvusClient, name: str, tables: Tables, address: str) -> None:
 def listed(
     client: MilvusClient, spec: IndexSpec | None, tables: Tables, address: str
 ) -> list[Listed]:
-    """Every collection of ours at this address, the served one first; `spec`: what is wanted."""
+    """Every collection of ours at this address, the served one first; `spec`: the wanted one."""
     now = collection.served(client)
     known = collection_registry.known(tables, address)
     wanted = {one.collection: one for one in spec.layers} if spec else {}

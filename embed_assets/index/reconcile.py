@@ -1,4 +1,4 @@
-"""Comparing a whole collection with manifest and embeddings, per folder, by id and content."""
+"""Comparing a whole collection with the tables, folder by folder."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ _Sum = tuple[int, int]
 
 @dataclass(frozen=True)
 class IndexDiff:
-    """Where index and tables differ: folders to index again, and rows of folders that are gone.
+    """Where index and tables differ: folders to index again, and rows of unknown folders.
 
-    `waiting` folders are not said to be in the collection: the sensor has them to do anyway.
+    `waiting`: folders that are not recorded as written; the sensor requests runs for them anyway.
     """
 
     rows: int
@@ -39,15 +39,15 @@ class IndexDiff:
 
     @property
     def none(self) -> bool:
-        """Whether what is said to be in the collection is there, and nothing else."""
+        """Whether the collection contains exactly what the tables say."""
         return not self.differing and not self.orphans
 
 
 def reconcile(client: MilvusClient, index: IndexContext) -> dict[CollectionName, IndexDiff]:
-    """Compare the wanted and the served collections with the tables, and see that it is mended.
+    """Compare the wanted and the served collections with the tables, and start the repair.
 
-    Returns what was found, by the collection's name. Orphaned rows are deleted at once; folders
-    that differ are taken for not written, so that the next look has ordinary runs write them.
+    Returns the differences by collection name. Orphaned rows are deleted at once. Folders that
+    differ are marked as not written, so that the next evaluation requests ordinary runs for them.
     """
     spec, tables, address = index.spec, index.tables, index.uri
     wanted = spec.layers
@@ -69,11 +69,11 @@ def reconcile(client: MilvusClient, index: IndexContext) -> dict[CollectionName,
 
 
 def compare(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str) -> IndexDiff:
-    """Read the collection of `spec` once and compare each folder's rows with the tables.
+    """Read the collection of `spec` once, and compare each folder's rows with the tables.
 
-    Each row by its id and its content: audio hash and all that is said of the track. A folder that
-    the tables say is written differs if its rows are others, or if one of its tracks has no
-    embedding. Memory holds a count and a sum a folder; all is read as a stream.
+    Compares ids and contents: the audio hash and all fields. A folder that is recorded as written
+    differs if its rows do, or if one of its tracks has no embedding. Everything is streamed; memory
+    holds a count and a sum per folder.
     """
     ensure(client, spec)
     there: dict[FolderId, _Sum] = defaultdict(lambda: (0, 0))
@@ -100,7 +100,7 @@ def compare(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str)
 
 
 def _wanted(tables: Tables, spec: IndexSpec) -> Iterator[tuple[str, _Sum | None]]:
-    """(folder id, sum of the rows that it should have), by folder id; None: not yet embedded."""
+    """(folder id, sum of the rows it should have), ordered by id; None: not all embedded yet."""
     tracks = collection_registry.embeddable_tracks(tables, spec.recipe.digest)
     for folder, group in groupby(tracks, key=lambda t: t[0].folder_id):
         total: _Sum | None = (0, 0)
@@ -114,7 +114,7 @@ def _wanted(tables: Tables, spec: IndexSpec) -> Iterator[tuple[str, _Sum | None]
 
 
 def remove_orphans(client: MilvusClient, spec: IndexSpec, folder_ids: Iterable[FolderId]) -> int:
-    """Delete the rows of folders that no table knows; returns how many folders."""
+    """Delete the rows of folders that no table knows; returns the number of folders."""
     gone = [FolderRows(f, tuple) for f in folder_ids]
     return sum(1 for _ in index_folders(client, spec, gone, lambda _: np.zeros(0)))
 
@@ -122,9 +122,9 @@ def remove_orphans(client: MilvusClient, spec: IndexSpec, folder_ids: Iterable[F
 def repair(
     client: MilvusClient, spec: IndexSpec, tables: Tables, address: str, drift: IndexDiff
 ) -> None:
-    """Have what differs written again by the next look, and remove rows of folders that are gone.
+    """Mark folders that differ as not written, and delete orphaned rows.
 
-    Only orphaned rows are touched here; the rest is done by ordinary runs.
+    Later runs write the folders again.
     """
     if drift.orphans:
         remove_orphans(client, spec, drift.orphans)
@@ -132,5 +132,5 @@ def repair(
 
 
 def _plus(total: _Sum, track: str, row_digest: str) -> _Sum:
-    """Add a row to an order-free digest of a folder: (rows, sum of their hashes)."""
+    """Add a row to the order-independent digest of a folder: (rows, sum of their hashes)."""
     return total[0] + 1, (total[1] + int(digest(track, row_digest), 16)) % (1 << 128)

@@ -1,4 +1,4 @@
-"""What the index says of a track, or of a part of one, apart from its vector.
+"""The fields of a row of the index, for a track or a part of one, except its vector.
 
 A change needs a new schema version.
 """
@@ -37,7 +37,7 @@ TEXT_BYTES = {
     "run_id": 64,
     "row_digest": 32,
 }
-"""Longest value of each text field in UTF-8 bytes, as a server counts (Lite counts characters)."""
+"""Longest value of each text field in UTF-8 bytes, as servers count (Lite: characters)."""
 
 
 NUMBERS = (
@@ -66,13 +66,13 @@ def fit(text: str, max_bytes: int) -> str:
 
 @dataclass(frozen=True)
 class TrackRow:
-    """What the index says about a track, apart from its vector; tags are cut to what fits.
+    """The row of a track, except its vector; long tags are cut to fit.
 
-    `track_id`, `audio_hash` and `folder_id` are hex; `folder` and `path` are library-relative, for
-    people; numbers are 0 when unknown. `duration` is in seconds, `sample_rate` in Hz, `bit_rate` in
-    bit/s; `added_at`, `changed_at` (the file) and `embedded_at` are seconds since 1970. The ids are
-    MusicBrainz's. From `encoder` on: which encoder made the vector, of which weights (16 hex
-    digits), how, and in which run.
+    `track_id`, `audio_hash` and `folder_id` are hex; `folder` and `path` are relative to the
+    library, as shown to people; unknown numbers are 0. `duration` is in seconds, `sample_rate` in
+    Hz, `bit_rate` in bit/s; `added_at`, `changed_at` (the file) and `embedded_at` are seconds since
+    1970. The ids are MusicBrainz ids. The fields from `encoder` on say how the vector was made:
+    encoder, weights (16 hex digits), settings and run.
     """
 
     track_id: str
@@ -124,12 +124,12 @@ class TrackRow:
 
     @property
     def sound(self) -> Hashable:
-        """What its vector is of."""
+        """Identifies its vector."""
         return self.audio_hash
 
     @cached_property
     def row_digest(self) -> str:
-        """32 hex digits over all the fields: a row with this digest needs no writing."""
+        """32 hex digits over all fields: a row with an equal digest need not be written."""
         return digest("row", *(str(getattr(self, f.name)) for f in fields(self)))
 
     def stored(self) -> dict[str, Any]:
@@ -140,7 +140,7 @@ class TrackRow:
 
 @dataclass(frozen=True)
 class PartRow:
-    """What the index says about a window of a track: all of the track, and where in it; seconds."""
+    """The row of a window of a track: the track's fields, and the window's position in seconds."""
 
     track: TrackRow
     number: int
@@ -149,7 +149,7 @@ class PartRow:
 
     @property
     def key(self) -> str:
-        """Primary key of the row: the track's, and which window of it, in 6 hex digits."""
+        """Primary key of the row: the track's id, then the number of the window in 6 hex digits."""
         return part_id(self.track.track_id, self.number)
 
     @property
@@ -169,12 +169,12 @@ class PartRow:
 
     @property
     def sound(self) -> Hashable:
-        """What its vector is of."""
+        """Identifies its vector."""
         return self.track.audio_hash, self.number
 
     @property
     def row_digest(self) -> str:
-        """32 hex digits over all the fields: a row with this digest needs no writing."""
+        """32 hex digits over all fields: a row with an equal digest need not be written."""
         where = f"{self.number} {self.start} {self.end}"
         return digest("part", self.track.row_digest, where)
 
@@ -187,16 +187,16 @@ class PartRow:
 Row = TrackRow | PartRow
 
 KEYS = {TRACKS: "track_id", PARTS: "part_id"}
-"""The primary key of a collection, by what it has rows for."""
+"""The primary key of a collection of tracks or parts."""
 
 
 def part_id(track_id: str, number: int) -> str:
-    """Key of the row of a track's window; windows are counted from 0, in order of time."""
+    """Key of the row of a window; windows are counted from 0, in order of time."""
     return f"{track_id}{number:06x}"
 
 
 def columns(rows: str) -> tuple[str, ...]:
-    """The fields of a collection's rows but for the vector, in their order."""
+    """The fields of a collection's rows except the vector, in order."""
     of_track = tuple(f.name for f in fields(TrackRow))
     more = ("part_id", "start", "end") if rows == PARTS else ()
     return (*of_track, *more, "row_digest")

@@ -1,4 +1,4 @@
-"""Bringing folders of the index in step with what is wanted, and proving it by reading back."""
+"""Writing folders to the index until it has exactly the expected rows, checked by reading back."""
 
 from __future__ import annotations
 
@@ -31,26 +31,26 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 FOLDERS_PER_CHUNK = 512
-"""Read back together, which makes a server wait for a tick of its time, and Lite for its file."""
+"""Folders that are read back together; each read-back waits for a server's clock or Lite's file."""
 
 ROWS_PER_BATCH = 500
 BATCHES_PER_FLUSH = 8
-"""Rows that were not flushed are in Lite's memory, several times over."""
+"""Lite keeps unflushed rows in memory, several times over."""
 
 ROUNDS = 4
 SAMPLE = 3
 SAMPLE_COSINE = 0.999
 
 Mark = tuple[int, int]
-"""What stands for all rows of a track: how many, and the sum of their digests."""
+"""Checksum of all rows of a track: how many, and the sum of their digests."""
 
 
 @dataclass(frozen=True)
 class FolderRows:
-    """What a folder should have in the index; no rows: it is gone, or has no good track.
+    """The rows that a folder should have; none if it is gone or has no good track.
 
-    `rows` may be called more than once and must give the same rows each time, those of a track one
-    after the other.
+    `rows` may be called more than once. It must return the same rows each time, with those of a
+    track one after the other.
     """
 
     folder_id: FolderId
@@ -59,7 +59,7 @@ class FolderRows:
 
 @dataclass(frozen=True)
 class FolderWritten:
-    """A folder whose rows in the index were read back and are exactly what was wanted."""
+    """A folder whose rows were read back from the index and are exactly the expected ones."""
 
     folder_id: FolderId
     rows: int
@@ -70,7 +70,7 @@ class FolderWritten:
 
 @dataclass(frozen=True)
 class FolderFailed:
-    """A folder whose rows or vectors could not be had; other folders are not held up by it."""
+    """A folder whose rows or vectors could not be read; it does not hold back others."""
 
     folder_id: FolderId
     error: Exception
@@ -78,9 +78,9 @@ class FolderFailed:
 
 @dataclass
 class _Work:
-    """One folder while its chunk is worked on: by track, what is wanted and what the index has.
+    """One folder while its chunk is processed: per track, the expected and the present rows.
 
-    `written`, `deleted`: rows of each track. Memory is by the track, however many rows it has.
+    `written`, `deleted`: rows of each track. Memory is per track, however many rows it has.
     """
 
     source: FolderRows
@@ -94,7 +94,7 @@ class _Work:
         return self.have == self.want
 
     def surplus(self) -> list[TrackId]:
-        """Tracks of which there are rows that no writing replaces: doubled, or no longer wanted."""
+        """Tracks with rows that writing does not replace: duplicated, or no longer wanted."""
         return [t for t, (n, _) in self.have.items() if n > self.want.get(t, (0, 0))[0]]
 
     def report(self) -> FolderWritten | FolderFailed:
@@ -113,15 +113,16 @@ def index_folders(
     *,
     rewrite: bool = False,
 ) -> Iterator[FolderWritten | FolderFailed]:
-    """Make the rows of these folders in the collection of `spec` exactly what is wanted.
+    """Make the rows of these folders in the collection of `spec` exactly the expected ones.
 
-    Works through up to 512 folders at a time: reads what the index has of them, writes what
-    differs (`rewrite`: everything), deletes what is not wanted, flushes, and reads back; only
-    then are the folders reported. A call that was killed or failed is simply repeated. Between
-    batches and between reports others get their turn at a Lite index. `vector_of(row.sound)`
-    gives a float32 `[spec.dim]` vector of any length but 0 and is asked only for tracks that need
-    writing, so memory holds one batch of vectors; unit vectors are stored. `sound` is the audio
-    hash, and for a part of it also which one.
+    Processes up to 512 folders at a time: reads their rows from the index, writes what differs
+    (`rewrite`: everything), deletes what is not expected, flushes, and reads back; only then are
+    the folders reported. A call that was killed or failed can simply be repeated. Between batches
+    and reports other processes can use a Lite index.
+
+    `vector_of(row.sound)` returns a float32 `[spec.dim]` vector of any length but 0; it is
+    normalised. It is called only for rows that have to be written, so memory holds one batch of
+    vectors. `sound` is the audio hash, for a part together with the number of the window.
 
     Raises:
         ConfigurationError: the collection or a vector has another width than `spec`.
@@ -166,16 +167,16 @@ def _settle(
         if not pending:
             return
     raise TransientError(
-        f"collection {spec.collection}: {len(pending)} folders differ from what was written, even "
-        f"after {ROUNDS} rounds (first: folder_id {pending[0].source.folder_id}); does another "
-        "program write to it? Stop that and run `embed-assets sync` again"
+        f"collection {spec.collection}: {len(pending)} folders differ from what was written, even"
+        f" after {ROUNDS} rounds (first: folder_id {pending[0].source.folder_id}); is another"
+        " program writing to it? Stop it and run `embed-assets sync` again"
     )
 
 
 def _read(
     client: MilvusClient, spec: IndexSpec, chunk: list[_Work], *, again: bool = False
 ) -> None:
-    """Note what the index has of each folder; `again`: of all that was there or was written."""
+    """Record what the index has of each folder; `again`: of all rows that were there or written."""
     works = {w.source.folder_id: w for w in chunk}
     if len(works) < len(chunk):
         raise ValueError("the same folder was given twice")
@@ -209,7 +210,7 @@ def _bring(
     *,
     force: bool,
 ) -> list[_Work]:
-    """Write and delete what differs; returns the folders in which anything did."""
+    """Write and delete what differs; returns the folders in which anything changed."""
     touched: set[FolderId] = set()
     key = KEYS[spec.rows]
     for number, batch in enumerate(_batches(spec, chunk, vector_of, force=force), 1):
@@ -240,9 +241,9 @@ def _bring(
 def _batches(
     spec: IndexSpec, chunk: list[_Work], vector_of: Callable[[Any], np.ndarray], *, force: bool
 ) -> Iterator[list[tuple[_Work, dict[str, Any]]]]:
-    """Rows to write, with their vectors, of one folder after the other; full batches but the last.
+    """The rows to write, with their vectors, folder by folder, in full batches.
 
-    A failure to get a folder's rows or vectors is noted, and ends that folder.
+    If a folder's rows or vectors cannot be read, the error is recorded and the folder ends there.
     """
     batch: list[tuple[_Work, dict[str, Any]]] = []
     for work in chunk:
@@ -279,9 +280,9 @@ def _batches(
 def _unit(spec: IndexSpec, row: Row, vector: np.ndarray) -> np.ndarray:
     if vector.shape != (spec.dim,):
         raise ConfigurationError(
-            f"{row.path}: a vector of shape {vector.shape} came for collection {spec.collection}, "
-            f"which holds width {spec.dim}: the stored embeddings do not fit EMBED_ENCODER, "
-            "EMBED_MODEL and EMBED_POOLING; embed this folder again"
+            f"{row.path}: its vector has shape {vector.shape}, but collection {spec.collection}"
+            f" has width {spec.dim}: the stored embeddings do not fit EMBED_ENCODER, EMBED_MODEL"
+            " and EMBED_POOLING; embed this folder again"
         )
     norm = float(np.linalg.norm(vector.astype(np.float64)))
     if not (np.isfinite(norm) and norm > 0):
@@ -302,13 +303,13 @@ def _delete(client: MilvusClient, spec: IndexSpec, tracks: Iterable[TrackId]) ->
 
 
 def _flush(client: MilvusClient, spec: IndexSpec) -> None:
-    """Make what was written outlive a kill; a server's log has it as soon as it acknowledges."""
+    """Make written rows survive a kill; a server has logged them when it acknowledges."""
     if lite_folder(client):
         client.flush(spec.collection)
 
 
 def _sample_holds(client: MilvusClient, spec: IndexSpec, sample: dict[str, np.ndarray]) -> bool:
-    """Whether vectors read back point where they were meant to."""
+    """Whether vectors that were read back point in the right direction."""
     there = vectors_of(client, list(sample), spec.collection, KEYS[spec.rows])
     return all(
         key in there and float(there[key] @ vector) > SAMPLE_COSINE

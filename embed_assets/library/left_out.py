@@ -7,6 +7,7 @@ import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypedDict
 
 from embed_assets.identity import display_path
 from embed_assets.library.kinds import AUDIO_SUFFIXES, NOT_TAKEN, OTHER_SUFFIXES
@@ -15,9 +16,24 @@ from embed_assets.library.walk import IGNORE_MARKERS, LITTER, is_audio, is_hidde
 EXAMPLES = 3
 
 LINKS_TODO = (
-    "mount the folder there instead (`mount --bind`, or a share), copy it, or set EMBED_LIBRARY to"
-    " the folder that holds the music itself"
+    "instead, mount the folder inside the library (`mount --bind`, or a share), copy it, or set"
+    " EMBED_LIBRARY to the folder that contains the music"
 )
+
+
+class LeftOutCounts(TypedDict):
+    """The `counts` of the check `left out` in `doctor --json`."""
+
+    links_to_folders: int
+    """Symbolic links to folders outside the library."""
+    links_to_files: int
+    """Symbolic links to audio files outside the library."""
+    broken_links: int
+    """Symbolic links to nothing."""
+    endings: dict[str, int]
+    """Files that are not indexed, by extension, e.g. `{".mid": 3}`."""
+    cue_sheets: int
+    """CUE sheets of albums in one file."""
 
 
 class LeftOut:
@@ -97,8 +113,8 @@ class LeftOut:
                 return
         _add(self.links_seen, path, entry.name)
 
-    def as_json(self) -> dict[str, object]:
-        """What `doctor --json` prints."""
+    def as_json(self) -> LeftOutCounts:
+        """The object that `doctor --json` prints."""
         return {
             "links_to_folders": self.linked_folders,
             "links_to_files": self.linked_files,
@@ -112,9 +128,9 @@ class LeftOut:
         counted = [
             f"{n} to {what}"
             for n, what in (
-                (self.linked_folders, "folders outside of the library"),
-                (self.linked_files, "files outside of it"),
-                (self.broken_links, "nothing that is there"),
+                (self.linked_folders, "folders outside the library"),
+                (self.linked_files, "files outside it"),
+                (self.broken_links, "nothing (broken)"),
             )
             if n
         ]
@@ -131,12 +147,12 @@ class LeftOut:
         for kind in NOT_TAKEN:
             counts = [(self.endings[f".{ending}"], ending) for ending in kind.endings]
             if found := ", ".join(f"{n} .{ending}" for n, ending in counts if n):
-                told.append(f"{found} not taken ({kind.name}: {kind.why}): {kind.instead}")
+                told.append(f"{found} not indexed ({kind.name}: {kind.why}): {kind.instead}")
         if self.cue_sheets:
             told.append(
                 f"{self.cue_sheets} CUE sheets of albums in one file (e.g."
-                f" {_shown(self.sheets_seen)}): such a file is one track; split it, e.g. with"
-                " `shnsplit` or `flacon`, to have its tracks"
+                f" {_shown(self.sheets_seen)}): such a file is indexed as one track; to index the"
+                " single tracks, split it, e.g. with `shnsplit` or `flacon`"
             )
         return told
 
@@ -165,16 +181,21 @@ def _why_folder_left_out(base: bytes, path: bytes) -> str:
         if is_hidden(names[i]):
             return f"{name} is a hidden name"
         if names[i] in LITTER:
-            return f"{name} is what a NAS or a desktop leaves behind"
+            return f"{name} is a system folder or file of a NAS or desktop"
         if i + 1 < len(names) and os.path.islink(os.path.join(above, names[i])):
-            return f"{name} is a symbolic link to a folder, which is not followed: {LINKS_TODO}"
+            return (
+                f"{name} is a symbolic link to a folder, and these are not followed: {LINKS_TODO}"
+            )
     return ""
 
 
 def _why_file_left_out(base: bytes, full: bytes) -> str:
     """The same for what the file itself is."""
     if os.path.islink(full) and (os.path.isdir(full) or not os.path.exists(full)):
-        return f"it is a symbolic link, which is not followed: {LINKS_TODO}"
+        return (
+            "it is a symbolic link to a folder or to nothing, and these are not followed:"
+            f" {LINKS_TODO}"
+        )
     if os.path.isdir(full):
         return ""
     try:
@@ -187,8 +208,8 @@ def _why_file_left_out(base: bytes, full: bytes) -> str:
     ending = suffix.lower().decode(errors="replace")
     for kind in NOT_TAKEN if stem else ():
         if ending in kind.endings:
-            return f".{ending} is not taken ({kind.name}: {kind.why}): {kind.instead}"
-    return "" if is_audio(name) else "its name does not end as audio does"
+            return f".{ending} files are not indexed ({kind.name}: {kind.why}): {kind.instead}"
+    return "" if is_audio(name) else "its extension is not one of audio files"
 
 
 def _add(seen: list[bytes], path: bytes, name: bytes) -> None:

@@ -76,7 +76,7 @@ def scan_folder(
     except OSError as e:
         raise TransientError(
             f"{display_path(path)}: the folder cannot be read: {e.strerror}; check its permissions"
-            " and the disk; it is tried again"
+            " and the disk; it will be retried"
         ) from e
     if not files and not may_remove:
         raise LibraryUnavailable(
@@ -152,7 +152,7 @@ def _probe_all(
         elif isinstance(result, OSError):
             raise TransientError(
                 f"{display_path(row.path)}: cannot be read: {result.strerror or result}; check its"
-                " permissions and the disk; it is tried again"
+                " permissions and the disk; it will be retried"
             ) from result
         elif type(result) is TransientError:
             raise TransientError(f"{display_path(row.path)}: {result}") from result

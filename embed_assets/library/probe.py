@@ -80,7 +80,7 @@ def _probe(path: bytes, decoder: str) -> Probe:
     with open_audio(path, decoder=decoder) as audio:
         found = _measure(audio)
         if not found.size:
-            raise TrackRejected(Reason.CORRUPT, "it has an audio header and no audio after it")
+            raise TrackRejected(Reason.CORRUPT, "it has an audio header, but no audio after it")
         seconds = found.seconds if found.seconds > 0 else audio.header_seconds
         container, codec, sample_rate, channels = _format(audio.first)
         if seconds <= 0 or sample_rate <= 0 or channels <= 0:

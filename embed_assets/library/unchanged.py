@@ -71,7 +71,10 @@ def _by_name(full: bytes, stamp: Stamp, path: bytes) -> os.stat_result:
     try:
         info = os.stat(full)
     except (FileNotFoundError, NotADirectoryError) as e:
-        raise FolderChanged(f"{display_path(path)}: is gone; the folder is looked at again") from e
+        raise FolderChanged(
+            f"{display_path(path)}: was deleted or moved while the folder was processed; the"
+            " folder will be processed again"
+        ) from e
     if (info.st_size, info.st_mtime_ns) != (stamp.size, stamp.mtime_ns):
         raise _changed(path)
     return info
@@ -99,5 +102,5 @@ def _read(fd: int, size: int) -> bytes:
 
 def _changed(path: bytes) -> FolderChanged:
     return FolderChanged(
-        f"{display_path(path)}: changed while it was read; the folder is looked at again"
+        f"{display_path(path)}: changed while it was read; the folder will be processed again"
     )

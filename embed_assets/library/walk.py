@@ -92,7 +92,7 @@ def require_library(root: Path | None, *, may_be_empty: bool = False) -> Path:
                 return root
     except NotADirectoryError as e:
         raise LibraryUnavailable(
-            f"EMBED_LIBRARY={root} is no folder: set it to the folder that your music lies in"
+            f"EMBED_LIBRARY={root} is not a folder: set it to your music folder"
         ) from e
     except OSError as e:
         raise LibraryUnavailable(
@@ -100,7 +100,7 @@ def require_library(root: Path | None, *, may_be_empty: bool = False) -> Path:
         ) from e
     raise LibraryUnavailable(
         f"EMBED_LIBRARY={root} is empty: is the disk or share mounted? Nothing is removed; if you"
-        " did delete everything, run `embed-assets sync --confirm-removals`"
+        " deleted all music, run `embed-assets sync --confirm-removals`"
     )
 
 
@@ -116,7 +116,7 @@ def library_in_a_run(root: Path | None, *, may_be_empty: bool = False) -> Path:
     except LibraryUnavailable as e:
         if not isinstance(e.__cause__, OSError) or e.__cause__.errno in (*_GONE, *_FORBIDDEN):
             raise
-        raise TransientError(f"{e}; it is tried again") from e.__cause__
+        raise TransientError(f"{e}; it will be retried") from e.__cause__
 
 
 def is_audio(name: bytes) -> bool:

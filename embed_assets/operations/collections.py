@@ -1,23 +1,82 @@
-"""`collections`, `promote`, `rollback`: what the index holds, and which collection searches see."""
+"""`collections`, `promote`, `rollback`: the collections of the index, and which one is served."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TypedDict
 
 from embed_assets.errors import ConfigurationError
 from embed_assets.formats import iso
-from embed_assets.identity import PARTS, TRACKS, IndexSpec
+from embed_assets.identity import PARTS, TRACKS
 from embed_assets.index import promotion
 from embed_assets.index.connection import connect
+from embed_assets.index.gates import Gate
 from embed_assets.index.promotion import Listed, ServingStatus
 from embed_assets.project import Project
 from embed_assets.search.served import wanted_spec
 
 LITE_SECONDS = 120.0
-"""How long to wait for a Lite index that a run has: it lets others in between its batches."""
+"""How long to wait for a Lite index that a run uses; runs let others in between batches."""
 
 
-def collections(project: Project) -> list[dict[str, Any]]:
+class CollectionRow(TypedDict):
+    """One row of `collections --json`; what the tables do not know is null."""
+
+    name: str
+    """Name in Milvus."""
+    of: str
+    """`tracks` or `parts`: what its rows are."""
+    served: bool
+    """Whether searches use it."""
+    wanted: bool
+    """Whether it is the one of the current settings."""
+    rows: int
+    """Number of rows."""
+    complete: bool | None
+    """Whether no folder is missing or out of date in it."""
+    folders_missing: int | None
+    """Number of folders that are missing or out of date in it."""
+    encoder: str | None
+    """The encoder that made its vectors."""
+    weights: str | None
+    """The first 16 digits of the digest of the weights."""
+    window_seconds: float | None
+    """Length of a window in seconds."""
+    windows: int | None
+    """Windows per track; 0: the whole track."""
+    pooling: str | None
+    """How the windows of a track become one vector."""
+    width: int | None
+    """Dimensions of a vector."""
+    row_schema: int | None
+    """Version of the fields of a row."""
+    gates_passed: bool | None
+    """Whether it passed its gates when they were last measured; null if they never were."""
+    gates: list[Gate]
+    """The last measured gates."""
+    gates_at: str | None
+    """When they were measured, in ISO 8601, UTC."""
+
+
+class ServingJson(TypedDict):
+    """What `promote`, `rollback` and `collections --check` print."""
+
+    served: str
+    """The collection that searches use now."""
+    wanted: str
+    """The collection of the current settings."""
+    moved: bool
+    """Whether this command changed which one is served."""
+    switch_ms: float
+    """How long the switch took, in milliseconds."""
+    why: str
+    """Why the wanted collection is not served; empty if it is, and after a switch by hand."""
+    passed: bool | None
+    """Whether the measured gates passed; null if none were measured."""
+    gates: list[Gate]
+    """The measured gates."""
+
+
+def collections(project: Project) -> list[CollectionRow]:
     """Every collection of the index, the served one first, as `--json` prints them."""
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         found = promotion.listed(client, wanted_spec(project), project.tables, project.uri)
@@ -25,7 +84,7 @@ def collections(project: Project) -> list[dict[str, Any]]:
 
 
 def check(project: Project) -> ServingStatus:
-    """Measure the collection of the settings at its gates, and serve it if it is its turn.
+    """Measure the gates of the collection of the settings, and serve it if it is ready.
 
     Raises:
         ConfigurationError: nothing is indexed yet.
@@ -37,40 +96,42 @@ def check(project: Project) -> ServingStatus:
 
 
 def drop(project: Project, name: str) -> None:
-    """Drop a collection by its name; the served one is refused."""
+    """Drop a collection by name, unless it is served."""
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         promotion.drop(client, name, project.tables, project.uri)
 
 
 def promote(project: Project, name: str | None, *, anyway: bool = False) -> ServingStatus:
-    """Serve a collection, that of the settings unless named."""
+    """Serve a collection by hand; default: that of the settings."""
     index = project.index()
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         return promotion.promote(client, index, name or index.spec.collection, anyway=anyway)
 
 
 def rollback(project: Project) -> ServingStatus:
-    """Serve what was served before."""
+    """Serve the previous collection."""
     wanted = project.spec().collection
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         return promotion.rollback(client, project.tables, project.uri, wanted)
 
 
-def standing_json(standing: ServingStatus) -> dict[str, Any]:
-    """What `promote`, `rollback` and `collections --check` print."""
-    verdict = standing.verdict.as_json() if standing.verdict else {"passed": None, "gates": []}
+def standing_json(standing: ServingStatus) -> ServingJson:
+    """The object that `promote`, `rollback` and `collections --check` print."""
+    measured = standing.verdict.as_json() if standing.verdict else {"passed": None, "gates": []}
     return {
         "served": standing.served,
         "wanted": standing.wanted,
         "moved": standing.moved,
         "switch_ms": standing.switch_ms,
         "why": standing.why,
-        **verdict,
+        "passed": measured["passed"],
+        "gates": measured["gates"],
     }
 
 
-def _as_json(one: Listed) -> dict[str, Any]:
+def _as_json(one: Listed) -> CollectionRow:
     gates = one.gates or {"passed": None, "gates": []}
+    spec, recipe = one.spec, one.spec.recipe if one.spec else None
     return {
         "name": one.name,
         "of": PARTS if one.name.startswith(f"{PARTS}_") else TRACKS,
@@ -79,16 +140,6 @@ def _as_json(one: Listed) -> dict[str, Any]:
         "rows": one.rows,
         "complete": None if one.missing is None else one.missing == 0,
         "folders_missing": one.missing,
-        **_spec_json(one.spec),
-        "gates_passed": gates["passed"],
-        "gates": gates["gates"],
-        "gates_at": None if one.gates_at is None else iso(one.gates_at),
-    }
-
-
-def _spec_json(spec: IndexSpec | None) -> dict[str, Any]:
-    recipe = spec.recipe if spec else None
-    return {
         "encoder": recipe.encoder if recipe else None,
         "weights": recipe.weights[:16] if recipe else None,
         "window_seconds": recipe.window_seconds if recipe else None,
@@ -96,4 +147,7 @@ def _spec_json(spec: IndexSpec | None) -> dict[str, Any]:
         "pooling": spec.pooling if spec else None,
         "width": spec.dim if spec else None,
         "row_schema": spec.row_schema if spec else None,
+        "gates_passed": gates["passed"],
+        "gates": gates["gates"],
+        "gates_at": None if one.gates_at is None else iso(one.gates_at),
     }

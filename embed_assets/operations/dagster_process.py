@@ -52,7 +52,8 @@ def start_held(
 
 def release(process: subprocess.Popen[bytes]) -> None:
     """Let a process that was started held begin; if it was killed meanwhile, nothing happens."""
-    assert process.stdin is not None
+    if process.stdin is None:
+        raise ValueError("this process was not started held")
     with suppress(OSError):
         process.stdin.write(b"\n")
     with suppress(OSError):

@@ -1,4 +1,4 @@
-"""`demo`: the whole job on real sample tracks, in a home of its own."""
+"""`demo`: indexes real sample tracks, in a home of its own."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def demo_settings(settings: Settings) -> Settings:
 
 
 def demo(settings: Settings, tell: Callable[[str], None]) -> SyncResult:
-    """Copy the sample tracks and bring their index in step; `settings`: those of the demo.
+    """Copy the sample tracks and index them; `settings`: those of the demo.
 
     Raises:
         ConfigurationError: the sample tracks are not installed.
@@ -44,7 +44,7 @@ def demo(settings: Settings, tell: Callable[[str], None]) -> SyncResult:
 
 
 def copy_samples(target: Path) -> None:
-    """Copy the tracks of the package `immich-memories-music` (MIT), a folder a mood.
+    """Copy the tracks of the package `immich-memories-music` (MIT), one folder per mood.
 
     Raises:
         ConfigurationError: it is not installed.

@@ -1,4 +1,4 @@
-"""`doctor`: each thing that must be so, checked, with what to do where it is not."""
+"""`doctor`: checks everything a run needs, and says how to fix what is wrong."""
 
 from __future__ import annotations
 
@@ -42,16 +42,20 @@ SAMPLE = 300
 
 @dataclass(frozen=True)
 class Finding:
-    """One check: `ok` None means that it could not be made now; `counts`: its figures, if any."""
+    """One check; `doctor --json` prints a list of them."""
 
     check: str
+    """Name of the check."""
     ok: bool | None
+    """Whether it passed; null if it could not be made now."""
     message: str
+    """What was found, and what to do if it is wrong."""
     counts: dict[str, object] = field(default_factory=dict)
+    """For the check `left out`, the left-out counts (below); empty for the others."""
 
 
 def doctor(settings: Settings, *, deep: bool = False) -> list[Finding]:
-    """Check everything that a run needs; changes nothing. `deep` reads every stored vector."""
+    """Check everything a run needs; changes nothing. `deep` reads every stored vector."""
     project = for_reading(settings)
     left_out = LeftOut()
     checks: list[tuple[str, Callable[[Settings, Project], str]]] = [
@@ -72,7 +76,7 @@ def doctor(settings: Settings, *, deep: bool = False) -> list[Finding]:
     for name, check in checks:
         made = _finding(name, check, settings, project)
         if name == "left out":
-            made = replace(made, counts=left_out.as_json())
+            made = replace(made, counts=dict(left_out.as_json()))
         # What is wrong is said once, by the check whose matter it is.
         same = next((f for f in found if not made.ok and f.message == made.message), None)
         found.append(replace(made, ok=None, message=f"see {same.check}") if same else made)
@@ -97,7 +101,7 @@ class _Unknown(EmbedAssetsError):
 def _settings(settings: Settings, project: Project) -> str:
     if mistyped := settings.mistyped():
         raise ConfigurationError("; ".join(mistyped))
-    return "no variable is named almost like a setting"
+    return "no variable looks like a mistyped setting"
 
 
 def _library(project: Project, left_out: LeftOut) -> str:
@@ -112,23 +116,23 @@ def _library(project: Project, left_out: LeftOut) -> str:
             files += folder.files
     if unreadable:
         raise TransientError(
-            f"{os.fsdecode(unreadable.path)!r}: {unreadable.error}; mend its permissions, or the"
-            " disk: what is below it is left as it is"
+            f"{os.fsdecode(unreadable.path)!r}: {unreadable.error}; fix its permissions or the"
+            " disk. What is indexed below it stays until then"
         )
     if not files:
         links = f" Its {left_out.about_links()}" if left_out.links else ""
         raise ConfigurationError(
-            f"EMBED_LIBRARY={root} holds no audio files: is it the right one?{links}"
+            f"EMBED_LIBRARY={root} contains no audio files: is it the right folder?{links}"
         )
     return f"{root}: {files} audio files in {folders} folders"
 
 
 def _left_out(left_out: LeftOut) -> str:
     if not left_out.folders:
-        raise _Unknown("the library could not be looked at")
+        raise _Unknown("the library could not be scanned")
     if told := left_out.sentences():
         return "; ".join(told)
-    return "no link leads out of the library, and no file looks like audio of another kind"
+    return "nothing: no links out of the library, and no audio files of other kinds"
 
 
 def _removals(settings: Settings, project: Project) -> str:
@@ -146,15 +150,18 @@ def _home(settings: Settings, project: Project) -> str:
         place = place.parent
     if not place.is_dir():
         raise ConfigurationError(
-            f"EMBED_HOME={settings.home}: {place} is no folder: move it away, or name another"
+            f"EMBED_HOME={settings.home}: {place} is not a folder: move it away, or choose another"
+            " EMBED_HOME"
         )
     if not os.access(place, os.W_OK | os.X_OK):
-        raise ConfigurationError(f"EMBED_HOME={settings.home} cannot be written: change its owner")
+        raise ConfigurationError(
+            f"EMBED_HOME={settings.home} is not writable: change its owner or permissions"
+        )
     parts = [settings.dagster_home, project.store.root, Path(project.uri)]
     for part in (place, *(p for p in parts if p.exists())):
         free = shutil.disk_usage(part).free
         if free < FREE_BYTES:
-            raise TransientError(f"the disk of {part} has {free >> 20} MiB free: make room")
+            raise TransientError(f"the disk of {part} has {free >> 20} MiB free: free some space")
     free = shutil.disk_usage(place).free
     return f"{settings.home}, {free >> 30} GiB free"
 
@@ -166,7 +173,7 @@ def _encoder(settings: Settings, project: Project) -> str:
 
 def _device(settings: Settings, project: Project) -> str:
     encoders.require_device(settings.encoder, settings.device)
-    where = f"cpu ({settings.encoder} runs on nothing else)"
+    where = f"cpu ({settings.encoder} runs on CPUs only)"
     if project.choice.card.runs_on_gpu:
         from embed_assets.encoders.devices import resolve_device
 
@@ -189,8 +196,8 @@ def _index(settings: Settings, project: Project) -> str:
             with connect(project.uri, project.token) as client:
                 client.list_collections()
         last = collection_registry.last_served(project.tables, project.uri)
-        told = f" ({last}, of other settings, is served until then)" if last else ""
-        return f"nothing is indexed in {project.uri} yet: `embed-assets sync` or `up` does it{told}"
+        told = f" ({last}, of earlier settings, is served until then)" if last else ""
+        return f"nothing is indexed in {project.uri} yet: run `embed-assets sync` or `up`{told}"
     try:
         with connect(project.uri, project.token, wait_seconds=BUSY_SECONDS) as client:
             # Parts that were asked for just now have no collection yet: they wait.
@@ -198,7 +205,7 @@ def _index(settings: Settings, project: Project) -> str:
             indexed = (o for o in spec.layers if project.tables.holds(o.place(project.uri)))
             if gone := [one.collection for one in indexed if one not in there]:
                 raise TransientError(
-                    f"{' and '.join(gone)} is gone from {project.uri}: `embed-assets sync`, or"
+                    f"{' and '.join(gone)} is missing from {project.uri}: `embed-assets sync`, or"
                     " the hourly job `reconcile`, fills it from the stored embeddings"
                 )
             drift, *parts = (compare(client, one, project.tables, project.uri) for one in there)
@@ -209,28 +216,31 @@ def _index(settings: Settings, project: Project) -> str:
     differing, orphans = (sum(len(getattr(d, what)) for d in every) for what in _DRIFTS)
     if differing or orphans:
         raise TransientError(
-            f"{differing} folders differ from the tables and {orphans} are"
-            " orphaned: `embed-assets sync` mends this, and so does the hourly reconciliation"
+            f"{differing} folders differ from the tables and {orphans} are orphaned: `embed-assets"
+            " sync` repairs this, and so does the hourly job `reconcile`"
         )
     told = f"{drift.rows} rows in {drift.folders} folders"
     told += f", {parts[0].rows} of parts" if parts else ""
-    told += ", in step with the tables"
+    told += ", matching the tables"
     waiting = max(drift.waiting, collection_registry.unfinished(project.tables, project.uri, spec))
     if waiting:
-        told += f" but for {waiting} folders that are to be indexed"
+        told += f" except for {waiting} folders that are not indexed yet"
     if served == spec.collection:
         return f"{told}, served"
     known = collection_registry.known(project.tables, project.uri).get(spec.collection)
     gates = known.gates if known else None
     if waiting or gates is None or gates["passed"]:
         if collection_registry.is_by_hand(project.tables, project.uri, spec.collection):
-            return f"{told}, not served ({served} was chosen by hand): `embed-assets promote`"
+            return (
+                f"{told}, not served ({served} was chosen by hand): `embed-assets promote` serves"
+                " it"
+            )
         return f"{told}, not served yet ({served} is): `embed-assets collections` says why"
     failed = ", ".join(g["name"] for g in gates["gates"] if g["passed"] is False)
     raise TransientError(
-        f"{spec.collection} failed its gates ({failed}), so {served} stays served:"
-        " `embed-assets collections` lists them; if it is as you want it,"
-        " `embed-assets promote --anyway` serves it"
+        f"{spec.collection} failed its gates ({failed}), so {served} stays served: see"
+        " `embed-assets collections`. If the result is what you want, `embed-assets promote"
+        " --anyway` serves it"
     )
 
 
@@ -249,12 +259,12 @@ def _vectors(project: Project, *, deep: bool) -> str:
     if lost:
         folder = display_path(lost[0].rpartition(b"/")[0])
         raise TransientError(
-            f"{len(lost)} of {len(looked)} stored vectors are missing or damaged, first that of"
-            f" {display_path(lost[0])!r}: check the disk; `embed-assets retry {folder!r}`"
-            " has them made again"
+            f"{len(lost)} of {len(looked)} stored vectors are missing or damaged (first:"
+            f" {display_path(lost[0])!r}): check the disk, then run `embed-assets retry"
+            f" {folder!r}` to embed them again"
         )
     more = "" if deep or len(looked) == len(tracks) else f" of {len(tracks)}; --deep reads all"
-    return f"{len(looked)} stored vectors read and found whole{more}"
+    return f"{len(looked)} stored vectors read, none damaged{more}"
 
 
 def _tracks(settings: Settings, project: Project) -> str:
@@ -264,26 +274,29 @@ def _tracks(settings: Settings, project: Project) -> str:
         failed = len(failed_folders(instance, project))
     if failed:
         raise TransientError(
-            f"{counted(failed, 'folder')} failed: `embed-assets errors` lists each with its reason;"
-            " all are tried again by themselves"
+            f"{counted(failed, 'folder')} failed: `embed-assets errors` gives the reasons; all are"
+            " retried automatically"
         )
     rejected = f"{found.rejected} rejected (see `embed-assets errors`)" if found.rejected else ""
-    return f"{found.embedded} embedded, {rejected or 'none rejected'}; `status` says what is to do"
+    return (
+        f"{found.embedded} embedded, {rejected or 'none rejected'}; see `embed-assets status` for"
+        " what is pending"
+    )
 
 
 def _ctimes(settings: Settings, project: Project) -> str:
     folders = ctimes.resting(project.tables, time.time())
     if not folders:
-        return "say when a file was retagged that kept its size and time"
+        return "show retags that keep the size and time of a file"
     return (
-        f"those of {folders} folders change though their files do not (hard links, permissions, or"
-        " a share that makes them up), so they count there only now and then: where a tagger keeps"
-        " a file's size and time, `embed-assets retry PATH` has it read at once"
+        f"those of {folders} folders change although their files do not (hard links, permissions,"
+        " or a share that invents them), so they are checked there only now and then. If a tagger"
+        " keeps the size and time of a file, `embed-assets retry PATH` reads it at once"
     )
 
 
 def _dagster(settings: Settings, project: Project) -> str:
     address = address_of_up(settings)
     if address is None:
-        raise _Unknown("not up: `embed-assets up` keeps the index in step by itself")
+        raise _Unknown("not running: `embed-assets up` keeps the index up to date")
     return f"up: {address}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Iterator, Mapping
-from typing import Any
+from typing import TypedDict
 
 import dagster as dg
 
@@ -24,11 +24,30 @@ from embed_assets.storage import queries, retry_requests
 from embed_assets.storage.records import Problem
 
 PAGE = 200
-"""Failed runs read at once; all of them are, as far as any folder is unexplained."""
+"""Failed runs per page; pages are read until every folder is explained."""
 
 
-def errors(settings: Settings) -> list[dict[str, Any]]:
-    """Every rejected track and every folder that is not done, with what its last try died of.
+class ErrorRow(TypedDict):
+    """One row of `errors --json`: a rejected track, or a folder that is not done."""
+
+    path: str
+    """The track or the folder, relative to the library."""
+    folder: str
+    """The folder; the same as `path` if the row is about the folder."""
+    reason: str
+    """Why, in a few words, e.g. `corrupt`, `too short`, `run failed`, `cannot be read`."""
+    message: str
+    """What happened and what to do."""
+    at: float
+    """When it happened, in seconds since 1970; the same moment as `time`."""
+    time: str
+    """When it happened, in ISO 8601, UTC."""
+    run_id: str
+    """The Dagster run in which it happened; empty if it was none."""
+
+
+def errors(settings: Settings) -> list[ErrorRow]:
+    """Every rejected track and every folder that is not done, with the reason.
 
     Raises:
         ConfigurationError: EMBED_LIBRARY is not set, no such encoder, or no weights.
@@ -48,10 +67,10 @@ def problems(settings: Settings, project: Project) -> list[Problem]:
 
 
 def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Problem]:
-    """Every folder that is not done: what `errors` lists, and `status` and `doctor` count.
+    """Every folder that is not done: `errors` lists them, `status` and `doctor` count them.
 
-    What failed before and is as the index has it now is no problem: the change that the run was for
-    was taken back, or the run had others to do. Folders that cannot be read are not among them.
+    A folder that failed earlier but is indexed as it is now is left out: its change was undone, or
+    only other folders of its run failed. Unreadable folders are left out too.
     """
     spec, tables, root = project.spec(), project.tables, project.library.root
     places = [one.place(project.uri) for one in spec.layers]
@@ -82,8 +101,8 @@ def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Probl
 
 
 def _unreadable(folder: Folder) -> Problem:
-    """A folder of which nothing is known now; what was indexed of it and below stays."""
-    message = f"{folder.error}: what is below it is left as it is; check its permissions"
+    """A folder that cannot be read; what is indexed of it stays."""
+    message = f"{folder.error}: check its permissions. What is indexed below it stays until then"
     return Problem(folder.path, folder.path, "cannot be read", message, time.time(), "")
 
 
@@ -93,11 +112,11 @@ def _killed(
     waiting: Mapping[bytes, float],
     indexed_at: Mapping[bytes, float],
 ) -> list[Problem]:
-    """Folders that a failed run left out of step without a word, e.g. because it was killed.
+    """Folders that a failed run left out of date without a reason, e.g. because it was killed.
 
-    `explained`: folders of which a step said why. `waiting`: when a person asked for another try,
-    which is no failure until it has failed. `indexed_at`: when the tables say that each was indexed
-    last; of the rest Dagster is asked.
+    `explained`: folders with a recorded reason. `waiting`: when `retry` was requested for a folder;
+    earlier failures of it do not count. `indexed_at`: when each folder was indexed last, from the
+    tables; Dagster is asked about the others.
     """
     keys = state.known_keys(instance)
     decided = state.held_keys(state.live_runs(instance), keys) | set(map(key_of, explained))
@@ -141,7 +160,7 @@ def _indexed_after(instance: dg.DagsterInstance, key: str, at: float) -> bool:
     return bool(found.records)
 
 
-def _as_json(problem: Problem) -> dict[str, Any]:
+def _as_json(problem: Problem) -> ErrorRow:
     return {
         "path": display_path(problem.path),
         "folder": display_path(problem.folder),

@@ -1,7 +1,7 @@
-"""`gc`: remove what nothing needs, and say how many bytes that is.
+"""`gc`: deletes what nothing needs, and reports the bytes.
 
-Stored vectors cost forward passes to have again; converted models, search files and downloads that
-were stopped cost only time.
+Deleted vectors would cost forward passes to make again; converted models, search files and
+unfinished downloads would cost only time.
 """
 
 from __future__ import annotations
@@ -38,43 +38,49 @@ LITE_SECONDS = 120.0
 WALK_SECONDS = 600.0
 HISTORY_SECONDS = 600.0
 ALONE_SECONDS = 120.0
-"""How long a database of Dagster may be rewritten while no `up` is running."""
+"""How long rewriting a database of Dagster may take if no `up` is running."""
 
 REMEMBERED_SECONDS = 366 * 86_400.0
-"""How long it is known when music was added that is gone."""
+"""How long `added_at` is remembered for music that is gone."""
 
 
 @dataclass(frozen=True)
 class History:
-    """Bytes of Dagster's history: databases of all runs, logs of each, what their steps printed."""
+    """The `history` of `gc --json`: the size of Dagster's history, and what was pruned."""
 
     databases: int
+    """Bytes of the databases with all runs, before."""
     logs: int
+    """Bytes of the event logs of the runs, before."""
     output: int
+    """Bytes of what the steps printed, before."""
     pruned: Pruned
+    """What was pruned, or would be."""
 
 
 @dataclass(frozen=True)
 class Collected:
-    """What `gc --json` prints; `in_step`: whether the library was, so that `gc` may remove.
-
-    `history`: bytes of Dagster's history before, and what of it was pruned.
-    `copies`: paths of converted models, search files and stopped downloads that go too, of
-    `copies_bytes`.
-    """
+    """What `gc` did; `--json` prints the fields of `swept` among the others."""
 
     dry_run: bool
+    """Whether nothing was removed."""
     in_step: bool
+    """Whether the index was up to date with the library; otherwise only `--dry-run` works."""
     recipes_in_use: list[str]
+    """Digests of the recipes whose vectors stay."""
     swept: GcReport
+    """The stored vectors."""
     copies: list[str]
+    """Paths of unused converted models and search files, and of unfinished downloads."""
     copies_bytes: int
+    """Their bytes."""
     history: History
+    """Dagster's history."""
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
-        told = asdict(self)
-        return told | told.pop("swept")
+        printed = asdict(self)
+        return printed | printed.pop("swept")
 
 
 def _history(instance: dg.DagsterInstance, settings: Settings, *, dry_run: bool) -> History:
@@ -91,17 +97,17 @@ def _history(instance: dg.DagsterInstance, settings: Settings, *, dry_run: bool)
 
 
 def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
-    """Remove vectors of music that is gone, and of recipes that no collection has.
+    """Delete vectors of deleted music, and of recipes that no collection uses.
 
-    With them go the converted models and search files that were of use to such recipes only,
-    downloads of weights that were stopped and not gone on with, and old runs of Dagster.
+    Also deletes converted models and search files of such recipes, unfinished downloads of weights,
+    and old runs of Dagster.
 
-    Only while tables and library agree: music that is just being moved is in no table for a
-    moment, and an unmounted library is none at all.
+    Works only if the index is up to date: music that is being moved is in no table for a moment,
+    and an unmounted library looks empty.
 
     Raises:
         LibraryUnavailable: the library is not there, or looks unmounted.
-        TransientError: folders are still to be done, or the index cannot be asked what it holds.
+        TransientError: the index is not up to date, or cannot be opened.
     """
     project = Project.of(settings)
     with open_instance(settings) as instance:
@@ -111,9 +117,9 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
     in_step = found.complete and not busy and found.plan.debounced_in is None
     if not in_step and not dry_run:
         raise TransientError(
-            f"{busy or 'some'} folders are new, changed or in runs: what they need is not known"
-            " yet. Run `embed-assets sync`, or wait for `up`, and run `embed-assets gc` again;"
-            " `--dry-run` says what it would remove now"
+            f"{busy or 'some'} folders are new, changed or in runs, so it is not known yet which"
+            " vectors they need. Run `embed-assets sync`, or wait for `up`, and run `embed-assets"
+            " gc` again. `--dry-run` shows what would be removed now"
         )
     with open_instance(settings) as instance:
         history = _history(instance, settings, dry_run=dry_run)
@@ -143,9 +149,9 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
 
 
 def _in_use(project: Project) -> list[IndexSpec] | None:
-    """What the settings ask for, and every collection that is there: a rollback needs them.
+    """The specs of the settings and of all existing collections, which a rollback needs.
 
-    None where it cannot be known of one of them.
+    None if the spec of one of them is unknown.
     """
     known = collection_registry.known(project.tables, project.uri)
     spec = project.spec()

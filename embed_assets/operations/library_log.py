@@ -56,7 +56,7 @@ class LibraryLog:
             yield from self._of_tick(self.sensor.last_tick())
             yield from self._progress()
             self.problem = ""
-        except Exception as e:
+        except Exception as e:  # noqa: BLE001
             # Dagster goes on without us: a disk that is full, a database that is locked.
             text = str(e) if isinstance(e, EmbedAssetsError) else f"{type(e).__name__}: {e}"
             if text != self.problem:
@@ -138,7 +138,14 @@ def folder_lines(done: Iterable[FolderOutcome]) -> Iterator[str]:
         total.update({"embedded": one.embedded, "removed": one.removed, "written": one.written})
         total.update({"rejected": one.rejected})
     rejected = "; `embed-assets errors` says why" if total["rejected"] else ""
-    yield f"{counted(len(done), 'folder')}: {_counts(FolderOutcome('', **total))}{rejected}"
+    whole = FolderOutcome(
+        "",
+        embedded=total["embedded"],
+        removed=total["removed"],
+        written=total["written"],
+        rejected=total["rejected"],
+    )
+    yield f"{counted(len(done), 'folder')}: {_counts(whole)}{rejected}"
 
 
 def _counts(one: FolderOutcome) -> str:

@@ -1,4 +1,4 @@
-"""For commands that only look: an EMBED_HOME that is not there is empty, and is not made."""
+"""For commands that only read: a missing EMBED_HOME counts as empty, and is not created."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embed_assets.settings import Settings
 
 
 def require_setting(settings: Settings) -> None:
-    """Begin with the library: whoever has set nothing need not hear of weights first.
+    """Check EMBED_LIBRARY first: without it, messages about weights would only confuse.
 
     Raises:
         LibraryUnavailable: EMBED_LIBRARY is not set.
@@ -25,7 +25,7 @@ def require_setting(settings: Settings) -> None:
 
 @contextmanager
 def open_existing(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The instance of EMBED_HOME, or an empty one in memory where there is none."""
+    """The Dagster instance of EMBED_HOME, or an empty one in memory if there is none."""
     if (settings.dagster_home / "dagster.yaml").exists():
         with open_instance(settings) as instance:
             yield instance
@@ -35,5 +35,5 @@ def open_existing(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 def address_of_up(settings: Settings) -> str | None:
-    """Address of the UI of an `up` that is running now."""
+    """Address of the UI of a running `up`; None if none runs."""
     return running_address(settings) if settings.dagster_home.exists() else None

@@ -1,4 +1,4 @@
-"""What comes before the first run: fail where it cannot succeed, and fetch the weights."""
+"""Checks before the first run: fails early, and downloads the weights."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from embed_assets.settings import Settings
 def ready(
     settings: Settings, tell: Callable[[str], None], *, may_be_empty: bool = False
 ) -> Settings:
-    """Look for library, device and weights; gives the settings as they fit this machine.
+    """Check library, device and weights; returns the settings adapted to this machine.
 
-    `may_be_empty`: a person confirmed that all music was deleted.
+    `may_be_empty`: the deletion of all music is confirmed.
 
     Raises:
         LibraryUnavailable: the library is not there.

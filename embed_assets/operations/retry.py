@@ -1,4 +1,4 @@
-"""`retry`: have a track, or a folder and all below it, read and embedded anew."""
+"""`retry`: has a track, or a folder and everything below it, read and embedded again."""
 
 from __future__ import annotations
 
@@ -19,30 +19,32 @@ from embed_assets.storage import retry_requests
 
 @dataclass(frozen=True)
 class Asked:
-    """What `retry --json` prints: the folders in which something is done again, and how much."""
+    """What `retry --json` prints."""
 
     folders: list[str]
+    """The folders with tracks that will be read again, relative to the library."""
     tracks: int
+    """How many tracks will be read and embedded again."""
 
 
 def retry(settings: Settings, name: str) -> Asked:
-    """Ask for a track, or a folder and all below it, to be read and embedded again.
+    """Have a track, or a folder and everything below it, read and embedded again.
 
-    Whatever is known of them: stamps, vectors, rejections; and a folder that rests after failures
-    rests no longer. `up` does it at its next look, or `sync`; what is asked for stands in the
-    tables until it is done.
+    Known stamps, vectors and rejections are ignored, and a retry interval after failures ends. `up`
+    does the work at its next evaluation, or `sync`. The request stays in the tables until it is
+    done.
 
     Raises:
-        NotFound: nothing of that name is known; says why if it is left out.
+        NotFound: there is no such track or folder; says why if it is left out.
     """
     require_setting(settings)
     project = for_reading(settings)
     if not name:
-        raise NotFound("say which track or folder; `.` is the whole library")
+        raise NotFound("name a track or a folder; `.` is the whole library")
     wanted = _relative(settings, name)
     library = project.library.name
     with open_existing(settings) as instance:
-        # A folder whose runs were killed before they began stands in no table.
+        # A folder whose runs were killed before they began is in no table.
         known = [path for key in state.known_keys(instance) if (path := _path(key)) is not None]
     covered = {folder_id(library, p): p for p in known if _covers(wanted, p)}
     folders, tracks = retry_requests.ask(
@@ -53,14 +55,14 @@ def retry(settings: Settings, name: str) -> Asked:
         if root and (why := why_left_out(root, os.fsencode(_inside(root, name)))):
             raise NotFound(f"{name!r} is left out of the library: {why}")
         raise NotFound(
-            f"{name!r}: no track and no folder of that name is known; `embed-assets errors` lists"
-            " what failed, and what is new `embed-assets sync` reads by itself"
+            f"{name!r}: there is no track or folder with that name. `embed-assets errors` lists"
+            " what failed; `embed-assets sync` reads new music"
         )
     return Asked(sorted(map(display_path, folders)), tracks)
 
 
 def _relative(settings: Settings, name: str) -> str:
-    """The name as `errors` prints it: relative to the library, `.` for its root."""
+    """The name as `errors` prints it: relative to the library; `.` is the library."""
     return display_path(os.fsencode(_inside(settings.library, name)))
 
 

@@ -1,6 +1,6 @@
-"""A process a run, for `sync`; under `up` Dagster starts them.
+"""One process per run, for `sync`; under `up` Dagster starts them.
 
-Two runs in one process can deadlock: each start of one reconfigures Python's logging, under locks
+Two runs in one process can deadlock: each start of a run reconfigures Python's logging, under locks
 that the other holds while it stores an event (dagster 1.13).
 """
 
@@ -30,16 +30,18 @@ from embed_assets.settings import Settings
 from embed_assets.workers import end_with_parent
 
 REQUEST_TAG = "embed_assets/request"
-"""On runs of `sync`: by it the process that asked finds the run that another executes."""
+"""Tag on runs of `sync`: with it the parent process finds the run that a child executes."""
 
 STOP_SECONDS = (3.0, 3.0, 2.0)
-"""How long a run is waited for each time it is asked to stop, before it is killed: Dagster takes an
-interrupt that comes before a step's own code for a failure, and tries the step again."""
+"""Seconds to wait after each interrupt of a run, before it is killed.
+
+Dagster takes an interrupt that comes before a step's own code for a failure, and retries the step.
+"""
 
 
 @dataclass(frozen=True)
 class RunProcess:
-    """A run that was asked for, and the process that executes it."""
+    """A requested run, and the process that executes it."""
 
     request: RunRequest
     name: str
@@ -47,17 +49,17 @@ class RunProcess:
 
     @property
     def done(self) -> bool:
-        """Whether the process has ended, however it did."""
+        """Whether the process has ended, successfully or not."""
         return not self.process.is_alive()
 
     def run(self, instance: dg.DagsterInstance) -> dg.DagsterRun | None:
-        """The run, if the process lived long enough to begin one."""
+        """The run; None if the process died before it began one."""
         mine = dg.RunsFilter(tags={REQUEST_TAG: self.name})
         return next((r.dagster_run for r in instance.get_run_records(mine, limit=1)), None)
 
 
 def start_run(settings: Settings, request: RunRequest) -> RunProcess:
-    """Begin the run that does a request, in a process that ends with this one."""
+    """Execute a run request in a new process, which ends with this one."""
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     name = uuid.uuid4().hex
@@ -76,7 +78,7 @@ def start_run(settings: Settings, request: RunRequest) -> RunProcess:
 
 
 def wait_for_record(begun: Iterable[RunProcess], instance: dg.DagsterInstance) -> None:
-    """Wait until Dagster's record has these runs, or they ended: the next look must see them."""
+    """Wait until Dagster has recorded these runs, or they ended; the next evaluation needs them."""
     for run in begun:
         while not run.done and run.run(instance) is None:
             time.sleep(0.05)
@@ -86,12 +88,12 @@ def wait_for_record(begun: Iterable[RunProcess], instance: dg.DagsterInstance) -
 def stopped_at_the_end(
     instance: dg.DagsterInstance, running: list[RunProcess], tell: Callable[[str], None]
 ) -> Iterator[None]:
-    """Cancel what still runs when the block is left by an error or Ctrl-C."""
+    """Cancel the runs that are still going if the block is left by an error or Ctrl-C."""
     try:
         yield
     finally:
         if running:
-            tell("stopping; what is done is kept, and the next `sync` goes on from there")
+            tell("stopping; finished work is kept, and the next `sync` continues from there")
         for started in running:
             run = started.run(instance)
             if run and not run.is_finished:

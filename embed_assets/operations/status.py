@@ -1,4 +1,4 @@
-"""`status`: what is in step, what goes on, how fast; the same as in the UI."""
+"""`status`: what is up to date, what runs, and how fast; the same figures as in the UI."""
 
 from __future__ import annotations
 
@@ -22,44 +22,65 @@ from embed_assets.storage import collection_registry, queries
 from embed_assets.storage.tables import Tables
 
 RATE_SECONDS = 60.0
-"""The rate is that of the last minute, or of the part of it in which there was work."""
+"""The rate covers the last minute, or the part of it in which runs embedded tracks."""
 
 
 @dataclass(frozen=True)
 class Status:
-    """What `status --json` prints; rate in tracks/s over the last minute, eta in seconds.
-
-    `engine` is what embedded the last track, empty before the first; `links_skipped`: symbolic
-    links that are not followed, for they lead out of the library or nowhere. `milvus`: why the
-    Milvus server cannot be reached, empty if it can, or for Milvus Lite.
-    """
+    """What `status --json` prints."""
 
     library: str
+    """`EMBED_LIBRARY`."""
     ui: str | None
+    """Address of the Dagster UI of a running `up`; null if none runs."""
     folders: int
+    """Music folders in the library."""
     folders_in_step: int
+    """Folders that are indexed as they are now."""
     folders_to_do: int
+    """New, changed and deleted folders that no run covers yet."""
     folders_in_runs: int
+    """Folders that queued or running runs cover."""
     folders_failed: int
+    """Folders whose last attempt failed; `errors` lists them."""
     folders_unreadable: int
+    """Folders that cannot be read; what is indexed of them stays."""
     links_skipped: int
+    """Symbolic links that are not followed: they lead out of the library, or are broken."""
     tracks: int
+    """Audio files in the library."""
     tracks_embedded: int
+    """Tracks with stored vectors of the current settings."""
     tracks_rejected: int
+    """Tracks that cannot be embedded; `errors` lists them."""
     tracks_pending: int
+    """Tracks that are neither embedded nor rejected yet."""
     audio_hours: float
+    """Duration of the embedded tracks, in hours."""
     live_runs: int
+    """Dagster runs that are queued or running."""
     rate: float
+    """Tracks embedded per second, over the last minute."""
     eta: float | None
+    """Seconds until all pending tracks are embedded; null if none is pending or the rate is 0."""
     encoder: str
+    """`EMBED_ENCODER`."""
     note: str
+    """What the encoder is and what its license allows, in words."""
     device: str
+    """`EMBED_DEVICE`."""
     engine: str
+    """The engine, precision and device that embedded the last track; empty before the first."""
     collection: str
+    """The collection of the current settings."""
     served: str | None
+    """The collection that searches use; null before the first."""
     served_by_hand: bool
+    """Whether `served` was chosen with `promote` or `rollback`, and not by the settings."""
     milvus: str
+    """Why the Milvus server cannot be reached; empty if it can, and for Milvus Lite."""
     problem: str
+    """Why the library could not be scanned; empty if it could."""
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -67,7 +88,7 @@ class Status:
 
 
 def status(settings: Settings) -> Status:
-    """Look at library, tables and Dagster; changes nothing.
+    """Compare the library with the tables and Dagster; changes nothing.
 
     Raises:
         ConfigurationError: EMBED_LIBRARY is not set, no such encoder, or no weights.
@@ -123,7 +144,7 @@ def status(settings: Settings) -> Status:
 def _rate(
     instance: dg.DagsterInstance, tables: Tables, recipe: RecipeDigest, *, goes_on: bool
 ) -> float:
-    """Tracks/s of the last minute, or of what of it the runs that embedded them took."""
+    """Tracks/s over the last minute, or since the runs that embedded them began."""
     now = time.time()
     since = now - RATE_SECONDS
     tracks, last, runs = queries.embedded_since(tables, recipe, since)

@@ -1,6 +1,6 @@
-"""`sync`: one look at the library, all the runs that it calls for, wait until they are done.
+"""`sync`: evaluates the library once, executes the runs it needs, and waits until they are done.
 
-Works beside `up` and without it: what runs of others hold is waited for, what is left is run here.
+Works with or without `up`: it waits for runs of others, and executes the rest itself.
 """
 
 from __future__ import annotations
@@ -44,47 +44,53 @@ from embed_assets.storage.records import NOT_DONE
 
 WAIT_SECONDS = 0.5
 EVALUATE_SECONDS = 5.0
-"""How often the library is evaluated while fewer runs go on than may."""
+"""How often the library is evaluated while more runs could be started."""
 
 SAY_SECONDS = 15.0
-"""How often it says how far it is."""
+"""Seconds between lines about the progress."""
 
 PATIENCE_SECONDS = 10.0
-"""A folder that rests longer than this after a failed try is reported, not waited for."""
+"""A failed folder with a longer retry interval than this is reported, not waited for."""
 
 LITE_SECONDS = 30.0
-"""How long to wait for a Lite index that somebody else has, before its comparison is left out."""
+"""How long to wait for a Lite index in use before the comparison is skipped."""
 
 LOCK_SECONDS = 120.0
-"""How long to wait for another `sync`, or the sensor, that is requesting runs just now."""
+"""How long to wait for another `sync`, or the sensor, while it requests runs."""
 
 
 @dataclass
 class SyncResult:
-    """What `sync --json` prints: the library's size, and what was done to its tracks just now.
-
-    `links_skipped`: symbolic links that are not followed, for they lead out of the library or
-    nowhere.
-    """
+    """What `sync --json` prints: the size of the library, and what this `sync` did."""
 
     folders: int = 0
+    """Music folders in the library."""
     tracks: int = 0
+    """Audio files in the library."""
     embedded: int = 0
+    """Tracks that were embedded."""
     reused: int = 0
+    """Tracks of the folders that were indexed whose vectors were stored before."""
     rejected: int = 0
+    """Tracks of the folders that were indexed that cannot be embedded; no failure."""
     removed: int = 0
+    """Tracks that left a folder, including moved and rejected ones."""
     failed_folders: int = 0
+    """Folders that failed or cannot be read; if there are any, the exit code is 1."""
     links_skipped: int = 0
+    """Symbolic links that are not followed: they lead out of the library, or are broken."""
     runs: list[str] = field(default_factory=list)
+    """Ids of the Dagster runs that `sync` executed."""
     seconds: float = 0.0
+    """How long it took, in seconds."""
     listed: bool = False
-    """Whether `errors` has something to say of this; not printed."""
+    """Whether `errors` lists something that concerns this `sync`; not printed."""
 
     def as_json(self) -> dict[str, object]:
-        """The object that the interface promises."""
-        told = asdict(self) | {"seconds": round(self.seconds, 3)}
-        del told["listed"]
-        return told
+        """The object that `--json` prints."""
+        printed = asdict(self) | {"seconds": round(self.seconds, 3)}
+        del printed["listed"]
+        return printed
 
 
 def sync(
@@ -93,7 +99,7 @@ def sync(
     confirm_removals: bool = False,
     tell: Callable[[str], None] = lambda _: None,
 ) -> SyncResult:
-    """Bring the index in step with the library; folders that fail are counted, not raised.
+    """Bring the index up to date; folders that fail are counted, not raised.
 
     Raises:
         LibraryUnavailable: the library is not there, or so much of it is gone that a person must
@@ -185,20 +191,22 @@ def sync(
 
 
 def _end_of(run: dg.DagsterRun | None) -> tuple[str, str]:
-    """The id of a run that has ended, if it ever began, and in words how it did."""
+    """The id of a run that has ended (empty if it never began), and how it ended, in words."""
     if run is None:
-        return "", "the process of its run ended before the run began: is memory or the disk full?"
+        return "", (
+            "the process of its run died before the run began: is the memory or the disk full?"
+        )
     if run.is_success:
-        return run.run_id, "its run is done, and it has changed again since"
+        return run.run_id, "it changed again after its run"
     return run.run_id, f"its run ended early ({run.status.value.lower()}); its log says why"
 
 
 def _note_ends(project: Project, ended: Mapping[str, tuple[str, str]]) -> None:
-    """Have `errors` list folders that are not done, and of which no step could say why."""
+    """Record folders that are not done and have no reason yet, for `errors`."""
     for key, (run_id, why) in ended.items():
         path = path_of(key)
         folder = folder_id(project.library.name, path)
-        message = f"{why}; it is tried again by itself"
+        message = f"{why}; it is retried automatically"
         project.tables.put_failures([(folder, path)], NOT_DONE, message, run_id, unless_known=True)
 
 
@@ -210,14 +218,14 @@ def _is_waiting(found: Evaluation) -> bool:
 
 
 def _in_order(found: Evaluation, cursor: SensorCursor) -> bool:
-    """Whether every folder is said to be in step: only then has the index a word to say."""
+    """Whether every folder is up to date by the tables; only then is the index compared."""
     return not cursor.attempts and not found.plan.backing_off
 
 
 def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], None]) -> bool:
-    """Compare the index with the tables; False if there is something to write again.
+    """Compare the index with the tables; False if something has to be written again.
 
-    A Lite collection to whose files nobody wrote since they were last found in step is not opened.
+    A Lite collection whose files have not changed since the last good comparison is not opened.
     """
     from embed_assets.index.connection import connect
     from embed_assets.index.reconcile import reconcile
@@ -239,7 +247,7 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
         return True
     if not all(d.none for d in found.values()):
         differing = sum(len(d.differing) for d in found.values())
-        tell(f"{differing} folders differ in the index: they are written again")
+        tell(f"{differing} folders differ in the index and are written again")
         return False
     if served is None:
         # The alias was dropped by hand: any run of a folder sets it again.
@@ -256,7 +264,7 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
 
 
 def _stamp(uri: str, spec: IndexSpec) -> str | None:
-    """The stamps of all collections that the spec asks for."""
+    """The file stamps of all collections of a spec."""
     stamps = [stamp(uri, one) for one in spec.layers]
     return None if None in stamps else " ".join(s for s in stamps if s)
 
@@ -264,7 +272,7 @@ def _stamp(uri: str, spec: IndexSpec) -> str | None:
 def _wait(
     found: Evaluation, running: list[RunProcess], runs_at_once: int, meanwhile: Callable[[], None]
 ) -> None:
-    """Until a run ends, or something may be due."""
+    """Wait until a run ends, or until something may be due."""
     due = [t for t in (found.plan.debounced_in, found.plan.next_attempt_in) if t is not None]
     if not running:
         if due or found.plan.running:
@@ -279,7 +287,7 @@ def _wait(
 
 
 class _Progress:
-    """A line now and then, while runs go on: how many tracks are embedded, the time to go."""
+    """Prints a line now and then: how many tracks are embedded, and the time left."""
 
     def __init__(self, project: Project, spec: IndexSpec, tell: Callable[[str], None]) -> None:
         self.tables, self.spec, self.uri, self.tell = project.tables, spec, project.uri, tell
@@ -288,7 +296,7 @@ class _Progress:
         self.began, self.due = time.time(), time.monotonic() + SAY_SECONDS
 
     def __call__(self) -> None:
-        """Say it, if nothing was said for a while."""
+        """Print a line if nothing was printed for a while."""
         asked = time.monotonic()
         if asked < self.due:
             return

@@ -1,4 +1,4 @@
-"""`try-int8`: is MuQ in int8 worth it on this library and this machine? Indexes nothing."""
+"""`try-int8`: is int8 MuQ worth it for this library on this machine? Indexes nothing."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ from embed_assets.settings import Settings
 
 NEIGHBOURS = 10
 GOAL_OVERLAP = 0.95
-"""Of the ten nearest tracks in float32, the mean share that must be among the ten in int8."""
+"""Mean share of a track's ten nearest in float32 that must be among its ten nearest in int8."""
 
 GOAL_SPEED = 1.25
-"""How much faster than `muq` here it must be: the library is embedded once more for it."""
+"""Lowest speed-up over `muq` that justifies embedding the library again."""
 
 FEWEST = 40
-"""Tracks; among fewer the ten nearest are much of all there is."""
+"""Fewest tracks; with fewer, ten neighbours are too large a part of them."""
 
 CALIBRATION_TRACKS = 8
 CALIBRATION_SECONDS = 5.0
-"""Music that the model's ranges are taken from; none of it is measured."""
+"""Seconds of each track for calibration; these tracks are not measured."""
 
 MOST_WINDOWS = 3
 TIMED = 8
-"""Tracks that `muq` as it runs here embeds, to tell its speed."""
+"""Tracks that are embedded with `muq` as it runs here, to measure its speed."""
 
 SETTING = f"EMBED_ENCODER={MUQ_INT8.name}"
 SAY_SECONDS = 15.0
@@ -42,30 +42,44 @@ SAY_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Trial:
-    """What `try-int8 --json` prints; see `Distance` for the figures of the neighbours.
-
-    `speed` is that of `muq-int8` over that of `muq` as it runs here, per core, in the encoder
-    alone; the engines' `speeds` are in audio-seconds a second of one core.
-    """
+    """What `try-int8 --json` prints."""
 
     use: bool
+    """Whether both goals are met."""
     verdict: str
+    """The same in words, with the figures."""
     setting: str
+    """The setting that is recommended, e.g. `EMBED_ENCODER=muq`."""
     overlap: float
+    """Mean share of a track's 10 nearest in float32 that are among its 10 nearest in int8."""
     overlap_error: float
+    """Standard error of `overlap`."""
     overlap_half: float
+    """The same share among half of the tracks."""
     goal_overlap: float
+    """What `overlap` must be at least."""
     same_nearest: float
+    """Share of tracks whose nearest neighbour stays the same."""
     smallest_cosine: float
+    """The smallest cosine between the int8 and the float32 vector of a track."""
     median_cosine: float
+    """The median of these cosines."""
     speed: float
+    """Speed of `muq-int8` divided by that of `muq` as it runs here, per core, encoder only."""
     goal_speed: float
+    """What `speed` must be at least."""
     speeds: dict[str, float]
+    """Seconds of audio per second of one core, by encoder and engine."""
     tracks: int
+    """Tracks that were compared."""
     skipped: int
+    """Tracks that could not be embedded."""
     library_tracks: int
+    """Audio files in the library."""
     windows: str
+    """Number and length of the windows, e.g. `3 x 10 s`."""
     pooling: str
+    """`EMBED_POOLING`."""
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -75,7 +89,7 @@ class Trial:
 def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Trial:
     """Embed a sample of the library in int8 and in float32, and compare neighbours and speed.
 
-    Makes the model first, of other tracks of the library, where it is not there.
+    If there is no int8 model yet, it is made first, calibrated on other tracks of the library.
 
     Raises:
         ConfigurationError: the library is not there or too small; no weights; int8 cannot be had.
@@ -90,7 +104,7 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
     to_make = must_make_int8(model, settings.device, cache)
     names, there = sample(root, CALIBRATION_TRACKS + tracks)
     if len(names) < CALIBRATION_TRACKS + FEWEST:
-        raise _too_few(len(names), "there are", CALIBRATION_TRACKS + FEWEST)
+        raise _too_few(len(names), CALIBRATION_TRACKS + FEWEST)
     paths = [local_path(root, name) for name in names]
     heard, paths = paths[:CALIBRATION_TRACKS], paths[CALIBRATION_TRACKS:]
     policy = WindowPolicy(
@@ -98,8 +112,8 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
     )
     if to_make:
         tell(
-            f"MuQ's model in int8 is made, with ranges from {len(heard)} tracks, once: some five"
-            " minutes and 6 GB of memory"
+            f"creating the int8 model of MuQ, calibrated on {len(heard)} tracks: once, about five"
+            " minutes, 6 GB of memory"
         )
         calibrate(model, cache, heard, CALIBRATION_SECONDS)
 
@@ -111,7 +125,7 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
     # The one that may be refused comes first.
     int8 = passed("in int8", MUQ_INT8.name, paths)
     if len(int8.tracks) < FEWEST:
-        raise _too_few(len(int8.tracks), "could be embedded", FEWEST)
+        raise _too_few(len(int8.tracks), FEWEST)
     exact = passed("in float32", MUQ.name, paths, exact=True)
     both = sorted(int8.tracks.keys() & exact.tracks.keys())
     timed = [paths[i] for i in both[:: max(1, len(both) // TIMED)]]
@@ -145,33 +159,33 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
 
 
 def _verdict(overlap: float, speed: float, usual: str) -> str:
-    kept = f"of a track's {NEIGHBOURS} nearest {NEIGHBOURS * overlap:.1f} stay among them"
+    kept = f"of a track's {NEIGHBOURS} nearest tracks, {NEIGHBOURS * overlap:.1f} stay the same"
     fast = f"it is {speed:.1f} times as fast as muq here ({usual})"
     if overlap < GOAL_OVERLAP:
         return (
-            f"Do not use it: {kept}, and {NEIGHBOURS * GOAL_OVERLAP:g} should; {fast}. Leave"
-            " EMBED_ENCODER=muq."
+            f"Do not use it: {kept}, and at least {NEIGHBOURS * GOAL_OVERLAP:g} should; {fast}."
+            " Leave EMBED_ENCODER=muq."
         )
     if speed < GOAL_SPEED:
         return (
-            f"Do not use it: {fast}, too little for embedding the library once more; {kept}. Leave"
+            f"Do not use it: {fast}, too little to embed the library again for it; {kept}. Leave"
             " EMBED_ENCODER=muq."
         )
     return (
-        f"Use it: {kept}, and {fast}. Set {SETTING}; the library is embedded once more, beside what"
-        " there is, and EMBED_ENCODER=muq goes back to that."
+        f"Use it: {kept}, and {fast}. Set {SETTING}; the library is embedded again, the present"
+        " vectors are kept, and EMBED_ENCODER=muq returns to them."
     )
 
 
-def _too_few(tracks: int, what: str, wanted: int) -> ConfigurationError:
+def _too_few(tracks: int, wanted: int) -> ConfigurationError:
     return ConfigurationError(
-        f"only {tracks} tracks of EMBED_LIBRARY {what}, and among fewer than {wanted} the nearest"
-        " ten say nothing: add music, or leave EMBED_ENCODER=muq"
+        f"only {tracks} tracks of EMBED_LIBRARY can be used, too few to compare ten neighbours (at"
+        f" least {wanted} are needed): add music, or leave EMBED_ENCODER=muq"
     )
 
 
 class _Progress:
-    """A line now and then: how many tracks are done, and the time to go."""
+    """Prints a line now and then: how many tracks are done, and the time left."""
 
     def __init__(self, what: str, total: int, tell: Callable[[str], None]) -> None:
         self.what, self.total, self.tell = what, total, tell

@@ -7,12 +7,9 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
-from pathlib import Path
-
-import dagster as dg
+from typing import TYPE_CHECKING
 
 from embed_assets.defs.dagster_compat.processes import CodeServerWatch
 from embed_assets.defs.evaluation import LIVE_RUNS
@@ -33,7 +30,14 @@ from embed_assets.operations.dagster_process import release, start_held, stop_se
 from embed_assets.operations.library_log import LibraryLog
 from embed_assets.operations.up_log import UpLog
 from embed_assets.project import Project
-from embed_assets.settings import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    import dagster as dg
+
+    from embed_assets.settings import Settings
 
 WELL_SECONDS = 20.0
 """Dagster that ran for so long and ended was killed, or died of something rare."""
@@ -44,7 +48,7 @@ STARTS = 4
 LONGEST_PAUSE_SECONDS = 60.0
 
 
-def up(settings: Settings, port: int, tell: Callable[[str], None], verbose: bool = False) -> int:
+def up(settings: Settings, port: int, tell: Callable[[str], None], *, verbose: bool = False) -> int:
     """Serve until stopped; returns the exit code. A second one says so and returns 0.
 
     Prints a line for each thing that concerns the library; `verbose`: what Dagster prints as well.
@@ -57,7 +61,7 @@ def up(settings: Settings, port: int, tell: Callable[[str], None], verbose: bool
     try:
         # `status` and `doctor` hold the lock for a moment, to see whether an `up` does.
         with sole_starter(settings, wait_seconds=2.0):
-            return _serve(settings, port, note, verbose)
+            return _serve(settings, port, note, verbose=verbose)
     except AlreadyRunning:
         tell(f"already up: {_address_in(note)}")
         return ExitCode.DONE
@@ -93,7 +97,7 @@ class _Session:
         return f"http://127.0.0.1:{self.port}"
 
 
-def _serve(settings: Settings, port: int, note: Path, verbose: bool) -> int:
+def _serve(settings: Settings, port: int, note: Path, *, verbose: bool) -> int:
     # An `up` that was killed leaves Dagster behind, which has the port and would go on beside ours.
     if (left_behind := _session_in(note)) is not None:
         # After a reboot the number is somebody else's.
@@ -104,7 +108,7 @@ def _serve(settings: Settings, port: int, note: Path, verbose: bool) -> int:
         signal.signal(number, lambda number, _: stopping.append(number))
     with open_instance(settings) as instance:
         library = LibraryLog(instance, Project.of(settings))
-        with UpLog(library, _dagster_log(settings), verbose) as log:
+        with UpLog(library, _dagster_log(settings), verbose=verbose) as log:
             up = _Session(settings, port, instance, log, stopping)
             log.info(f"Dagster UI: {up.address}  (library {settings.library}, stop with Ctrl-C)")
             code = _keep_running(up, note)

@@ -27,7 +27,7 @@ LEAVE_SECONDS = 2.0
 class UpLog:
     """Prints what happens, and what it is given, until its block is left."""
 
-    def __init__(self, library: LibraryLog, dagster_log: Path, verbose: bool) -> None:
+    def __init__(self, library: LibraryLog, dagster_log: Path, *, verbose: bool) -> None:
         self.library = library
         self.output = DagsterOutput(dagster_log)
         self.verbose = verbose

@@ -1,4 +1,4 @@
-"""What was asked, and what came of it: values that the command line prints and notebooks keep."""
+"""Queries and their results, as values."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Filters:
-    """Which tracks may be answers.
+    """Which tracks may be in a result.
 
-    `where`: conditions that must all hold. `per_artist`: at most this many of an artist that is
-    known; 0: any number. `one_recording`: of tracks that `duplicates` would call one recording
-    only the best, and none that may be the same recording as what was asked about.
+    `where`: conditions that must all hold. `per_artist`: most tracks of a known artist; 0: no
+    limit. `one_recording`: of tracks that `duplicates` suggests as one recording only the best, and
+    none that may be the same recording as the query.
     """
 
     where: tuple[Condition, ...] = ()
@@ -34,7 +34,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class Query:
-    """What was asked: the names of its tracks, and of those to avoid; `n`: how many answers."""
+    """A query: names of its tracks, and of those to avoid; `n`: how many results were asked for."""
 
     seeds: tuple[str, ...]
     n: int | None
@@ -43,17 +43,17 @@ class Query:
 
     @property
     def name(self) -> str:
-        """The names of the tracks that it was asked about, for people."""
+        """The names of its tracks, for people."""
         name = " and ".join(self.seeds)
         return f"{name}, not {' or '.join(self.avoid)}" if self.avoid else name
 
 
 @dataclass(frozen=True)
 class Result(Sequence[Match]):
-    """The tracks that were found, in order; also a sequence of them.
+    """The tracks that were found, in order; a sequence of matches.
 
-    `notes`: sentences for people, e.g. which track was taken where words fit several. `spec`: what
-    the vectors were made with, if that is known.
+    `notes`: sentences for people, e.g. which track was taken when words fit several. `spec`: what
+    the vectors were made with, if it is known.
     """
 
     matches: tuple[Match, ...]
@@ -68,7 +68,7 @@ class Result(Sequence[Match]):
         return self.spec.recipe.encoder if self.spec else ""
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row a match, with its fields as columns."""
+        """One row per match, with its fields as columns."""
         import pandas as pd
 
         columns = [f.name for f in fields(self.matches[0] if self.matches else Match)]
@@ -99,11 +99,11 @@ class Result(Sequence[Match]):
 
 @dataclass(frozen=True)
 class Drift:
-    """A radio that goes on until all tracks that fit were played; each is found when it is due."""
+    """A radio that ends only when all tracks that fit were played; each is found when it is due."""
 
     matches: Iterator[Match]
     result: Result
-    """What was asked, and notes; without matches."""
+    """The query and the notes, without matches."""
 
     def __iter__(self) -> Iterator[Match]:
         return self.matches

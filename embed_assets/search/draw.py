@@ -1,8 +1,9 @@
-"""`map`: the library as a picture in one HTML file."""
+"""`map`: the library drawn in one HTML file."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TypedDict
 
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.search.map_page import page, write_file
@@ -10,8 +11,23 @@ from embed_assets.search.projection import draw
 from embed_assets.search.snapshot import Snapshot
 
 
-def write_map(tracks: Snapshot, file: Path, by: str = "", method: str = "") -> dict[str, object]:
-    """Write the map of what is indexed; returns what was drawn, and how.
+class WrittenMap(TypedDict):
+    """What `map --json` prints."""
+
+    file: str
+    """The HTML file."""
+    tracks: int
+    """Tracks on the map."""
+    by: str
+    """What the colours show: `genre` or `folder`."""
+    method: str
+    """`tsne` or `pca`."""
+    bytes: int
+    """Size of the file."""
+
+
+def write_map(tracks: Snapshot, file: Path, by: str = "", method: str = "") -> WrittenMap:
+    """Write the map of the indexed tracks; returns what was drawn, and how.
 
     Raises:
         ConfigurationError: nothing is indexed, or the file has the name of an audio file.

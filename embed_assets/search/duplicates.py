@@ -1,4 +1,4 @@
-"""What a library has twice: the same audio, and what may be one recording."""
+"""Duplicates: identical audio, and pairs that may be the same recording."""
 
 from __future__ import annotations
 
@@ -15,11 +15,14 @@ from embed_assets.search.snapshot import Snapshot
 
 @dataclass(frozen=True)
 class DuplicateGroup:
-    """Tracks of one audio (`certain`, score 1), or two that may be one recording: never merged."""
+    """Tracks with identical audio, or two that may be the same recording."""
 
     certain: bool
+    """True for identical audio, false for a suggested pair."""
     score: float
+    """The cosine of the pair; 1 for identical audio."""
     tracks: tuple[Match, ...]
+    """The tracks: matches without `copies`."""
 
     def as_json(self) -> dict[str, object]:
         """The object that `duplicates --json` prints."""
@@ -32,11 +35,11 @@ class DuplicateGroup:
 def duplicates(
     searcher: Snapshot, min_score: float | None = None, *, where: Sequence[Condition] = ()
 ) -> list[DuplicateGroup]:
-    """What the library has twice: the same audio first, then suggestions, the likeliest first.
+    """Duplicates in the library: identical audio first, then suggested pairs, likeliest first.
 
-    The same audio is told by its hash. A suggestion is a pair of different audio whose lengths
-    differ by at most 2 s and whose cosine is at least `min_score` (None: by the encoder): another
-    encoding, another master, or only very much alike. Compares no pair of different lengths.
+    Identical audio has equal hashes. A suggested pair has different audio, durations that differ by
+    at most 2 s, and a cosine of at least `min_score` (None: the encoder's default). It may be
+    another encoding or another master of one recording, or just sound very similar.
     """
     searcher = searcher.snapshot()
     if min_score is None:

@@ -1,8 +1,7 @@
-"""Questions to a library that is held ready: like these and unlike those, a way, a drift.
+"""Exact searches over a snapshot: similar tracks, paths, radio.
 
-Plain functions over a `Snapshot`, or over the one that a `Searcher` has when a question begins, for
-the command line, notebooks and servers. All vectors have length 1, and each score is a cosine in
-[-1, 1].
+Plain functions over a `Snapshot`, or over the current one of a `Searcher`. All vectors have length
+1, and each score is a cosine in [-1, 1].
 """
 
 from __future__ import annotations
@@ -21,13 +20,13 @@ from embed_assets.search.snapshot import Snapshot
 from embed_assets.words import name_key
 
 CANDIDATES = 40
-"""Tracks that may stand at one step of a way, or as many as it has steps, if these are more."""
+"""Candidates for each step of a path; as many as the path has steps, if that is more."""
 
 RECENT = 8
-"""An artist is not heard again before so many other tracks, if there are others."""
+"""An artist is not repeated within this many tracks, if there are others."""
 
 CHOICE = 12
-"""A drift goes on with one of so many nearest tracks."""
+"""The next track of a radio is drawn from this many nearest tracks."""
 
 
 def similar(
@@ -40,12 +39,12 @@ def similar(
     per_artist: int = 0,
     one_recording: bool = False,
 ) -> list[Match]:
-    """The `n` tracks nearest to the mean of the seeds' vectors, best first; one an audio.
+    """The `n` tracks nearest to the mean of the seeds' vectors, best first; one per audio.
 
-    Seeds are left out, and copies of them. `seeds`, `avoid`: positions. What is nearer to the mean
-    of those to avoid than to the seeds is left out, as they are. `per_artist`: at most so many of
-    each artist that is known; 0: any. `one_recording`: of what `duplicates` suggests to be one
-    recording only the nearest, and no other take of the seeds.
+    `seeds`, `avoid`: positions. Seeds and their copies are left out, and also tracks that are
+    closer to the mean of `avoid` than to that of the seeds. `per_artist`: most tracks of a known
+    artist; 0: no limit. `one_recording`: of tracks that `duplicates` suggests as one recording only
+    the nearest, and no other recording of the seeds.
     """
     searcher = searcher.snapshot()
     query = direction(searcher, seeds)
@@ -69,7 +68,7 @@ def similar(
 
 
 def direction(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
-    """Mean of these tracks' vectors, float32 `[dim]` of length 1.
+    """Mean of these tracks' vectors, float32 `[dim]`, normalised to length 1.
 
     Raises:
         ConfigurationError: they cancel each other out.
@@ -78,7 +77,7 @@ def direction(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
 
 
 def mask(searcher: Snapshot, where: Sequence[Condition]) -> np.ndarray:
-    """bool `[positions]`: the tracks that fit all conditions."""
+    """bool `[positions]`: the tracks that meet all conditions."""
     searcher = searcher.snapshot()
     allowed = searcher.live_mask.copy()
     for one in where:
@@ -96,13 +95,13 @@ def path(
     where: Sequence[Condition] = (),
     one_recording: bool = False,
 ) -> list[Match]:
-    """A smooth way of `steps` tracks from one to another, both included; score: cosine to the last.
+    """A smooth path of `steps` tracks from one to another, both included.
 
-    On the great circle between the two lie `steps - 2` points; near each are its candidates, and
-    of all ways through them the one with the greatest sum of cosines from track to track, and
-    from track to point, is taken (Viterbi). No audio comes twice, and with
-    `one_recording` nothing that `duplicates` suggests to be one recording. Fewer come where the
-    library has not enough.
+    `steps - 2` points are spread over the great circle between the two; the tracks near each point
+    are its candidates. Of all paths through candidates, the one with the greatest sum of cosines,
+    from track to track and from track to point, is chosen (Viterbi). No audio comes twice; with
+    `one_recording` nothing that `duplicates` suggests as one recording does. The path is shorter if
+    the library has too few tracks. Score: cosine to the track before.
 
     Raises:
         ConfigurationError: the two are one audio, or sound so opposite that no way leads from one
@@ -111,7 +110,7 @@ def path(
     searcher = searcher.snapshot()
     if end in np.flatnonzero(searcher.of_same_audio([start])):
         raise ConfigurationError(
-            "both ends of the way are the same audio: name another track, or ask for a `radio`"
+            "both ends of the path are the same audio: name another track, or use `radio`"
         )
     first, last = searcher.vectors([start, end])
     allowed = searcher.one_each(mask(searcher, where) & ~searcher.of_same_audio([start, end]))
@@ -135,14 +134,14 @@ def radio(
     random: int | None = None,
     one_recording: bool = False,
 ) -> Iterator[Match]:
-    """Endless drift away from the seeds: each track is like the last, and no audio comes twice.
+    """Drift from the seeds without an end: each track is similar to the last, no audio comes twice.
 
-    With `one_recording` nothing comes twice that `duplicates` suggests to be one recording.
+    With `one_recording` nothing that `duplicates` suggests as one recording comes twice.
 
-    `drift` 0 stays near the seeds, 1 follows the last track alone. The next is drawn from the
-    `CHOICE` nearest that were not played, the nearer the likelier, and is of another artist than
-    the last `RECENT` where there is one. Ends when all that fit were played. `random`: the same
-    number gives the same drift. Score: cosine to the track before.
+    `drift`: 0 stays near the seeds, 1 follows the last track only. The next track is drawn from the
+    `CHOICE` nearest that were not played, nearer ones more often, and not by an artist of the last
+    `RECENT` tracks if possible. Ends when all that fit were played. `random`: the same seed gives
+    the same tracks. Score: cosine to the track before.
     """
     return _drifting(searcher.snapshot(), seeds, where, drift, random, one_recording=one_recording)
 
@@ -186,7 +185,7 @@ def _between(first: np.ndarray, last: np.ndarray, n: int) -> np.ndarray:
     angle = float(np.arccos(np.clip(first @ last, -1, 1)))
     if angle > np.pi - 1e-3:
         raise ConfigurationError(
-            "the two sound so opposite that no way leads from one to the other"
+            "the two tracks have opposite vectors, so there is no path between them"
         )
     t = np.linspace(0, 1, n + 2)[1:-1, None]
     if angle < 1e-6:
@@ -198,7 +197,7 @@ def _between(first: np.ndarray, last: np.ndarray, n: int) -> np.ndarray:
 def _layers(
     searcher: Snapshot, points: np.ndarray, allowed: np.ndarray, *, one_recording: bool
 ) -> list[list[int]]:
-    """Candidates of each point: no track is one of two points, so that none comes twice."""
+    """Candidates for each point; no track is a candidate for two, so that none comes twice."""
     # With as many as there are points, the last one finds one that is free, too.
     many = max(CANDIDATES, len(points))
     while True:
@@ -258,7 +257,7 @@ def _answer(searcher: Snapshot, position: int, score: float) -> Match:
 
 
 def _distinct(searcher: Snapshot, ranked: list[int], heard: Sequence[int] = ()) -> list[int]:
-    """Which of these are no take of one before them, or of what was heard: places in `ranked`."""
+    """Indices into `ranked` of tracks that are no other recording of an earlier or played one."""
     positions = [*heard, *ranked]
     seconds = [searcher.track(i).duration for i in positions]
     least = same_recording_cosine(searcher.spec.recipe.encoder)
@@ -269,7 +268,7 @@ def _distinct(searcher: Snapshot, ranked: list[int], heard: Sequence[int] = ()) 
 
 
 def _takes_of(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
-    """bool `[positions]`: what may be one recording with one of these, as they are."""
+    """bool `[positions]`: tracks that may be the same recording as one of these."""
     codes, values = searcher.column("duration")
     seconds = np.array(values)[codes]
     least = same_recording_cosine(searcher.spec.recipe.encoder)
@@ -283,7 +282,9 @@ def _takes_of(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
 def _unit(vector: np.ndarray) -> np.ndarray:
     norm = float(np.linalg.norm(vector))
     if norm < 1e-6:
-        raise ConfigurationError("these tracks cancel each other out: ask with fewer of them")
+        raise ConfigurationError(
+            "the vectors of these tracks cancel each other out: name fewer of them"
+        )
     return (vector / norm).astype(np.float32)
 
 

@@ -1,8 +1,8 @@
-"""Filters in plain words over the fields of a row: what they mean, for the searcher and for Milvus.
+"""Filters on the fields of a row, as people write them; evaluated here or by Milvus.
 
-Text fits where its words stand in the field one after the other, as `words.py` finds them:
-`genre=jazz` fits "Acid Jazz; Fusion" and not "Jazzy". Numbers and times are ranges, ends included:
-`1955..1965`, `1990..`, `..2m30s`, `2026-01..2026-03`, or one value. 0 means unknown, and fits no
+Text matches whole words in sequence, ignoring case and accents (see `words.py`): `genre=jazz`
+matches "Acid Jazz; Fusion" but not "Jazzy". Numbers and times are ranges with both ends included:
+`1955..1965`, `1990..`, `..2m30s`, `2026-01..2026-03`, or one value. 0 means unknown, and matches no
 range.
 """
 
@@ -22,14 +22,14 @@ FIELDS = tuple(f.name for f in fields(TrackRow))
 TIMES = tuple(n for n in NUMBERS if n.endswith("_at"))
 
 Vocabulary = Callable[[str], Iterable[str]]
-"""Field -> its different values in the library."""
+"""Field -> its distinct values in the library."""
 
 
 @dataclass(frozen=True)
 class Condition:
     """One condition on a field: `words` in a text, or a range of a number, ends included.
 
-    `negate`: rows fit that do not; for a number, also those that do not know it.
+    `negate`: matches the rows that do not match otherwise, including those with an unknown number.
     """
 
     field: str
@@ -40,34 +40,36 @@ class Condition:
 
     @property
     def is_text(self) -> bool:
-        """Whether the field is a text."""
+        """Whether the field is text."""
         return self.field in TEXT_BYTES
 
     def fits(self, value: str | float) -> bool:
-        """Whether a row with this value fits."""
+        """Whether a row with this value matches."""
         if self.is_text:
             return has_words(str(value), self.words) != self.negate
         return (bool(value) and self.low <= float(value) <= self.high) != self.negate
 
 
 def condition(field: str, text: str, *, negate: bool = False) -> Condition:
-    """The condition that a person wrote about a field, e.g. ("year", "1955..1965").
+    """Parse a condition on a field, e.g. ("year", "1955..1965").
 
     Raises:
         ConfigurationError: there is no such field, or the text is no range of its kind.
     """
     if field not in FIELDS:
-        raise ConfigurationError(f"rows have no field {field!r}; there are: {', '.join(FIELDS)}")
+        raise ConfigurationError(
+            f"there is no field {field!r}; the fields are: {', '.join(FIELDS)}"
+        )
     if field in TEXT_BYTES:
         if not text.strip():
-            raise ConfigurationError(f"{field}: say which words it should have")
+            raise ConfigurationError(f"{field}: no words given")
         return Condition(field, words=text, negate=negate)
     low, dots, high = text.partition("..")
     high = high if dots else low
     if field in TIMES:
         read, write = _time, "a date or a range of dates: 2026, 2026-03, 2026-03-31, 2026-01.."
     elif field == "duration":
-        read, write = seconds, "a length of time or a range: 90, 2m, 1m30s, 1:30 or 1h, 2m..5m"
+        read, write = seconds, "a duration or a range: 90, 2m, 1m30s, 1:30 or 1h, 2m..5m"
     else:
         read, write = _number, "a whole number or a range: 1959, 1955..1965, 1990.., ..1960"
     try:
@@ -76,14 +78,16 @@ def condition(field: str, text: str, *, negate: bool = False) -> Condition:
     except ValueError as e:
         raise ConfigurationError(f"{field}: {e}; write {write}") from None
     if not text.strip(". "):
-        raise ConfigurationError(f"{field}: {text!r} says nothing; write {write}")
+        raise ConfigurationError(
+            f"{field}: {text!r} has neither a lower nor an upper bound; write {write}"
+        )
     if least > most:
-        raise ConfigurationError(f"{field}={text!r}: {low} is more than {high}; turn them round")
+        raise ConfigurationError(f"{field}={text!r}: {low} is more than {high}; swap them")
     return Condition(field, low=least, high=most, negate=negate)
 
 
 def parse(text: str) -> Condition:
-    """A condition as `FIELD=WORDS`, `FIELD!=WORDS` or `FIELD=LEAST..MOST`.
+    """Parse `FIELD=WORDS`, `FIELD!=WORDS` or `FIELD=LEAST..MOST`.
 
     Raises:
         ConfigurationError: it is none.
@@ -91,16 +95,16 @@ def parse(text: str) -> Condition:
     found = re.fullmatch(r"\s*([a-z_]+)\s*(!?=)(.*)", text, re.S)
     if not found:
         raise ConfigurationError(
-            f"{text!r} is no condition: write FIELD=WORDS, FIELD!=WORDS or FIELD=LEAST..MOST"
+            f"{text!r} is not a condition: write FIELD=WORDS, FIELD!=WORDS or FIELD=LEAST..MOST"
         )
     return condition(found[1], found[3], negate=found[2] == "!=")
 
 
 def conditions(where: str | Sequence[str | Condition]) -> list[Condition]:
-    """Conditions as people write them: several in one text, or one in each of several.
+    """Parse conditions: several in one text, or a sequence with one in each.
 
-    In one text they stand side by side, and a value with spaces is in quotes:
-    `genre="acid jazz" year=1955..1965`.
+    In one text they are separated by spaces, and a value with spaces is quoted: `genre="acid jazz"
+    year=1955..1965`.
 
     Raises:
         ConfigurationError: one is none.
@@ -111,22 +115,22 @@ def conditions(where: str | Sequence[str | Condition]) -> list[Condition]:
         return [parse(one) for one in shlex.split(where)]
     except (ValueError, ConfigurationError) as e:
         raise ConfigurationError(
-            f"{e} (a value with spaces or a quotation mark is written in quotes:"
-            ' `genre="acid jazz" year=1955..1965`)'
+            f'{e} (put a value with spaces or a quotation mark in quotes: `genre="acid jazz"'
+            " year=1955..1965`)"
         ) from None
 
 
 def expression(conditions: Sequence[Condition], vocabulary: Vocabulary) -> str:
-    """The conditions as a filter for Milvus, Lite or a server; empty if there are none.
+    """The conditions as a filter of Milvus (Lite or server); empty if there are none.
 
-    Words are looked for in the library's own values (`vocabulary`), so that the filter holds
-    nothing but comparisons that every version knows, with each value quoted.
+    Words are looked up in the library's own values (`vocabulary`), so that the filter contains only
+    comparisons, which every version of Milvus supports, with each value quoted.
     """
     return " and ".join(f"({_expression(c, vocabulary)})" for c in conditions)
 
 
 def quoted(text: str) -> str:
-    """A text as a Milvus filter writes it, whatever is in it."""
+    """A text as a quoted literal of a Milvus filter."""
     return '"' + "".join(_ESCAPES.get(c, c) for c in text) + '"'
 
 
@@ -154,7 +158,7 @@ def _literal(value: float, *, whole: bool) -> str:
 
 def _number(text: str, *, top: bool) -> float:
     if not re.fullmatch(r"\s*\d{1,15}\s*", text):
-        raise ValueError(f"{text.strip()!r} is no number")
+        raise ValueError(f"{text.strip()!r} is not a number")
     return float(int(text))
 
 
@@ -162,29 +166,29 @@ _PARTS = re.compile(r"\s*(?:(\d+)h)?\s*(?:(\d+)m(?:in)?)?\s*(?:(\d+(?:\.\d+)?)s?
 
 
 def seconds(text: str, *, top: bool = False) -> float:
-    """`90`, `90s`, `2m`, `1m30s`, `1:30` or `1h` in seconds."""
+    """Parse `90`, `90s`, `2m`, `1m30s`, `1:30` or `1h` into seconds."""
     if clock := re.fullmatch(r"\s*(?:(\d+):)?(\d+):(\d\d)\s*", text):
         parts = clock.groups()
     elif (words := _PARTS.fullmatch(text)) and text.strip():
         parts = words.groups()
     else:
-        raise ValueError(f"{text.strip()!r} is no length of time")
+        raise ValueError(f"{text.strip()!r} is not a duration")
     h, m, s = (float(x or 0) for x in parts)
     return h * 3600 + m * 60 + s
 
 
 def _time(text: str, *, top: bool) -> float:
-    """`2026`, `2026-03`, `2026-03-31` (UTC) or seconds since 1970; `top`: the last second of it."""
+    """Parse `2026`, `2026-03`, `2026-03-31` (UTC) or seconds since 1970; `top`: its last second."""
     found = re.fullmatch(r"\s*(\d{4})(?:-(\d\d?)(?:-(\d\d?))?)?\s*", text)
     if not found:
         if re.fullmatch(r"\s*\d{1,15}\s*", text):
             return float(int(text))
-        raise ValueError(f"{text.strip()!r} is no date")
+        raise ValueError(f"{text.strip()!r} is not a date")
     year, month, day = (int(x) if x else 0 for x in found.groups())
     try:
         start = datetime(year, month or 1, day or 1, tzinfo=UTC)
     except ValueError:
-        raise ValueError(f"{text.strip()!r} is no date") from None
+        raise ValueError(f"{text.strip()!r} is not a date") from None
     if not top:
         return start.timestamp()
     if day:

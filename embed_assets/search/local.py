@@ -1,4 +1,4 @@
-"""Answers from a snapshot of the library in memory, by exact search; Milvus is not asked."""
+"""Answers by exact search in a snapshot in memory, without Milvus."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalAnswers:
-    """Answers from what was indexed at one moment: `tracks`, and `parts` of them if there are."""
+    """Answers from one moment of the index: `tracks`, and their `parts` if there are any."""
 
     project: Project
     tracks: Snapshot
@@ -69,12 +69,12 @@ class LocalAnswers:
         return nearest_parts(self.parts, windowed, vector, n, allowed)
 
     def vectors_of(self, track_ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """Track id -> float32 `[dim]` of length 1, of those that are indexed."""
+        """Track id -> float32 `[dim]` of length 1, for indexed tracks."""
         found = {t: self.tracks.find([t]) for t in track_ids}
         return {t: self.tracks.vectors(p)[0] for t, p in found.items() if p}
 
     def positions(self, found: Sequence[Found]) -> list[int]:
-        """Positions of what was found, each once; something of each must be indexed."""
+        """Positions of the tracks that were found; raises if none of one name is indexed."""
         positions: dict[int, None] = {}
         for one in found:
             there = self.tracks.find(t.track_id for t in one.tracks)
@@ -84,7 +84,7 @@ class LocalAnswers:
         return list(positions)
 
     def one_of(self, found: Found) -> Found:
-        """The first track that is indexed, where a folder was named."""
+        """The first indexed track of what was found, e.g. of a folder."""
         if len(found.tracks) == 1:
             return found
         tracks = [t for t in found.tracks if self.tracks.find([t.track_id])]

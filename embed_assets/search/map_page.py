@@ -1,4 +1,4 @@
-"""The map as one HTML file that needs no network: the data of a drawing in a page."""
+"""The map as one HTML file that needs no network: a page with the data of a drawing."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from embed_assets.search.snapshot import Snapshot
 
 
 def page(searcher: Snapshot, drawing: Drawing) -> str:
-    """The whole file. Nothing that stands in a tag or a name can be taken for markup or code."""
+    """The HTML file. Text from tags and names cannot become markup or code."""
     rows = [row_of(searcher.track(i)) for i in drawing.positions]
     points = np.round(drawing.points * 9999).astype(int)
     data = {
@@ -47,14 +47,14 @@ def page(searcher: Snapshot, drawing: Drawing) -> str:
 
 
 def write_file(file: Path, text: str) -> None:
-    """All of a text or nothing, for somebody may be reading; what a link leads to stays linked.
+    """Write a text atomically, so that readers see all of it or the old file; keeps symlinks.
 
     Raises:
         OSError: it cannot be written.
         ConfigurationError: it has the name of a track, and may be somebody's music.
     """
     if is_audio(os.fsencode(file.name)):
-        raise ConfigurationError(f"{file} has the name of an audio file: name another")
+        raise ConfigurationError(f"{file} has the extension of an audio file: choose another name")
     with suppress(FileNotFoundError):
         if not stat.S_ISREG((told := file.stat()).st_mode):
             if stat.S_ISDIR(told.st_mode):

@@ -1,4 +1,4 @@
-"""Answers from Milvus itself: of a server, or of a Lite collection that only Milvus knows."""
+"""Answers from Milvus itself: from a server, or from a Lite collection unknown to the tables."""
 
 from __future__ import annotations
 
@@ -31,19 +31,19 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 SPARE = 4
-"""Hits a server is asked for, for each that is wanted, where some will be left out."""
+"""Hits per result that are requested from a server if some will be left out."""
 
 
 @dataclass(frozen=True)
 class MilvusAnswers:
-    """Answers from one collection of Milvus: the alias may move meanwhile, the collection stays."""
+    """Answers from one collection; stays with it even if the alias moves meanwhile."""
 
     project: Project
     collection: str
 
     @cached_property
     def spec(self) -> IndexSpec | None:
-        """What the collection was made with, if that is known here."""
+        """What the collection was made with, if the tables know it."""
         return spec_of(self.project, self.collection)
 
     @cached_property
@@ -106,7 +106,7 @@ class MilvusAnswers:
             return ask_parts(client, spec, vector, n, exclude=exclude, where=wanted)
 
     def vectors_of(self, track_ids: Sequence[str]) -> dict[str, np.ndarray]:
-        """Track id -> float32 `[dim]` of length 1, of those that are indexed."""
+        """Track id -> float32 `[dim]` of length 1, for indexed tracks."""
         with self._client() as client:
             return nearest.vectors_of(client, track_ids, self.collection)
 

@@ -1,4 +1,4 @@
-"""Which tracks a person means: by a path, a folder, a track id, or words of title and artist."""
+"""Finding the tracks a person names: by path, folder, track id, or words of title and artist."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from embed_assets.storage import queries
 from embed_assets.storage.records import Track
 
 LONGEST_QUERY = 300
-"""Characters of a query in words that count."""
+"""Characters of a query that are used."""
 
 OTHERS = 20
-"""Other tracks that fit the words as well, of which people are told."""
+"""Most other matching tracks that are counted in a note."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """The tracks that are meant, what to call them, and those that the words fit as well."""
+    """The tracks that were named, what to call them, and others that the words match too."""
 
     tracks: tuple[Track, ...]
     name: str
@@ -33,18 +33,18 @@ class Found:
 
     @property
     def note(self) -> str:
-        """Which track was taken of several that fit, for people; empty if it was clear."""
+        """Which track was taken if words fit several, for people; empty if it was clear."""
         if not self.others:
             return ""
         told = "; ".join(map(name_of, self.others[:5]))
         more = len(self.others) - 5
         if more > 0:
             told += f"; and {more}{' or more' if len(self.others) >= OTHERS else ''} others"
-        return f"took {self.name}. It also fits: {told}. A path says which one is meant."
+        return f"took {self.name}. It also fits: {told}. Use a path to choose one."
 
 
 def notes_of(found: Iterable[Found]) -> tuple[str, ...]:
-    """The notes of those that have one."""
+    """All notes that are not empty."""
     return tuple(one.note for one in found if one.note)
 
 
@@ -60,27 +60,27 @@ class Names:
         return queries.track_by_path(self.tables, path)
 
     def below(self, folder: bytes) -> list[Track]:
-        """The tracks of a folder and of the folders in it, by path; of the library for b""."""
+        """The tracks of a folder and its subfolders, ordered by path; b"" is the library."""
         return queries.tracks_below(self.tables, folder)
 
     def with_id(self, track: str) -> Track | None:
-        """The track of an id."""
+        """The track with an id."""
         if not re.fullmatch("[0-9a-f]{32}", track):
             return None  # Such a text may be none that SQLite takes.
         known = TrackId(track)
         return queries.tracks_by_id(self.tables, [known]).get(known)
 
     def called(self, name: str) -> Track | None:
-        """The track whose file is called so, as `errors` prints it."""
+        """The track whose file has this name, as `errors` prints it."""
         return queries.track_by_name(self.tables, name)
 
     def by_words(self, words: str, limit: int) -> list[Track]:
-        """The tracks whose title, artist, album or path has all these words, best first."""
+        """The tracks whose title, artist, album or path contains all these words, best first."""
         return queries.tracks_by_words(self.tables, words, limit=limit)
 
 
 class SnapshotNames(Names):
-    """Finds the tracks of a snapshot; what it lacks the tables know, to say why it is missing."""
+    """Finds tracks of a snapshot; asks the tables for others, to say why they are missing."""
 
     def __init__(self, project: Project, snapshot: Snapshot) -> None:
         super().__init__(project)
@@ -91,17 +91,17 @@ class SnapshotNames(Names):
         return self._indexed(track_id(self.library.name, path)) or super().at(path)
 
     def below(self, folder: bytes) -> list[Track]:
-        """The tracks of a folder and of the folders in it, by path; of the library for b""."""
+        """The tracks of a folder and its subfolders, ordered by path; b"" is the library."""
         start = folder + b"/" if folder else b""
         found = [t for _, t in self.snapshot.tracks() if t.path.startswith(start)]
         return sorted(found, key=lambda t: t.path) or super().below(folder)
 
     def with_id(self, track: str) -> Track | None:
-        """The track of an id."""
+        """The track with an id."""
         return self._indexed(track) or super().with_id(track)
 
     def by_words(self, words: str, limit: int) -> list[Track]:
-        """The tracks whose title, artist, album or path has all these words, best first."""
+        """The tracks whose title, artist, album or path contains all these words, best first."""
         tracks = (t for _, t in self.snapshot.tracks())
         return queries.best_by_words(tracks, words, limit) or super().by_words(words, limit)
 
@@ -119,20 +119,20 @@ def name_of(track: Track) -> str:
 def find_each(
     names: Names, query: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 ) -> tuple[Found, ...]:
-    """What a query means, or each of several; see `find`."""
+    """What one query or several queries name; see `find`."""
     queries = [query] if isinstance(query, (str, os.PathLike)) else query
     return tuple(find(names, os.fspath(one)) for one in queries)
 
 
 def find(names: Names, query: str) -> Found:
-    """The track or folder at a path (of this directory, or of the library), or the best by words.
+    """The track or folder at a path (relative to this directory or to the library), or by words.
 
     Raises:
         NotFound: none fits.
         ConfigurationError: the library was never scanned.
     """
     if not query.strip(" /"):
-        raise NotFound("ask with a path, or with words of title and artist")
+        raise NotFound("name a track by its path, or by words of its title and artist")
     if found := at_path(names, query):
         return found
     if track := names.with_id(query):
@@ -145,13 +145,13 @@ def find(names: Names, query: str) -> Found:
     if not queries.any_track(names.tables):
         raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
     raise NotFound(
-        f"no track of the library is called or lies at {query!r}: try fewer words of its title and"
-        " artist, or its path relative to the library"
+        f"no track matches {query!r}: try fewer words of its title and artist, or its path"
+        " relative to the library"
     )
 
 
 def at_path(names: Names, query: str) -> Found | None:
-    """The track at a path, or the tracks of the folder there; None if there is neither."""
+    """The track at a path, or the tracks of a folder; None if there is neither."""
     if not query.strip():
         return None
     root = names.library.root
@@ -170,7 +170,7 @@ def at_path(names: Names, query: str) -> Found | None:
 
 
 def with_ids(names: Names, track_ids: Sequence[str]) -> tuple[Found, ...]:
-    """The tracks of these ids.
+    """The tracks with these ids.
 
     Raises:
         NotFound: there is none of an id.
@@ -179,7 +179,9 @@ def with_ids(names: Names, track_ids: Sequence[str]) -> tuple[Found, ...]:
     for one in [track_ids] if isinstance(track_ids, str) else track_ids:
         track = names.with_id(one)
         if track is None:
-            raise NotFound(f"no track has the id {one!r}: `tracks()` lists all with their ids")
+            raise NotFound(
+                f"no track has the id {one!r}: `tracks()` lists all tracks with their ids"
+            )
         found.append(Found((track,), name_of(track)))
     return tuple(found)
 

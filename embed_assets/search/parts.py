@@ -1,6 +1,6 @@
-"""`parts`: the tracks a part of which sounds like this, and where in them that is.
+"""`parts`: the tracks with a part that sounds like the query, and where that part is.
 
-The vectors of what is asked about come from the store, whoever answers.
+The query's vectors always come from the store.
 """
 
 from __future__ import annotations
@@ -28,14 +28,14 @@ from embed_assets.storage.segment_vector_file import SegmentVectorFile
 from embed_assets.storage.vector_store import VectorsLost
 
 MORE = 4
-"""Tracks that are asked for, for each that is wanted, where some will be left out."""
+"""Tracks per result that are requested if some will be left out."""
 
 Range = tuple[float, float | None]
-"""From and to in seconds; without an end the window in which it begins."""
+"""From and to, in seconds; if the end is None: the window that contains the start."""
 
 
 def part_of(text: str) -> Range | None:
-    """From and to in seconds of what a person wrote of a part: `1:30..2:00`, `12:05`, `..2m`.
+    """Parse a part of a track into seconds: `1:30..2:00`, `12:05`, `..2m`.
 
     Raises:
         ConfigurationError: it is no part.
@@ -48,7 +48,7 @@ def part_of(text: str) -> Range | None:
         stop = (seconds(end) if end.strip() else float("inf")) if dots else None
     except ValueError as e:
         raise ConfigurationError(
-            f"part {text!r}: {e}; write FROM..TO, or a place: 1:30..2:00, 90s..2m, 12:05"
+            f"part {text!r}: {e}; write FROM..TO, or a position: 1:30..2:00, 90s..2m, 12:05"
         ) from None
     if stop is not None and stop <= start:
         raise ConfigurationError(f"part {text!r}: it ends before it begins")
@@ -65,8 +65,8 @@ def parts(
 ) -> tuple[list[Part], list[str]]:
     """The `n` tracks with the part nearest to a part of the seeds, and notes for people.
 
-    `part`: None is the whole track, or tracks. One answer an audio, with the place of the best
-    window in it; copies of what was asked for are left out.
+    `part`: None is the whole track. One result per audio, with the position of its best window;
+    copies of the seeds are left out.
 
     Raises:
         NotFound: a seed is not indexed.
@@ -93,13 +93,13 @@ def parts(
 
 
 def has_parts(project: Project, spec: IndexSpec) -> bool:
-    """Whether there is a collection of parts beside that of a spec, and the settings want one."""
+    """Whether the settings ask for parts and the spec has a collection of them."""
     known = collection_registry.known(project.tables, project.uri) if project.parts else ()
     return spec.of_parts.collection in known
 
 
 def require_parts(project: Project, spec: IndexSpec) -> None:
-    """Say what to do where there is none.
+    """Raise an error that says what to do if there are no parts.
 
     Raises:
         ConfigurationError: see above.
@@ -114,13 +114,13 @@ def require_parts(project: Project, spec: IndexSpec) -> None:
     if (wanted := wanted_spec(project)) and spec.collection == wanted.collection:
         raise ConfigurationError("parts of tracks are not indexed yet: run `embed-assets sync`")
     raise ConfigurationError(
-        f"{spec.collection} is served, which has no parts; those of these settings are found once"
-        " their collection is served: `embed-assets collections` says what it waits for"
+        f"{spec.collection} is served, and it has no parts. They can be found once the collection"
+        " of the current settings is served; see `embed-assets collections`"
     )
 
 
 def clock(seconds: float) -> str:
-    """Seconds as people write a place in a track: `1:05`, `1:02:03`."""
+    """Seconds as a position in a track: `1:05`, `1:02:03`."""
     minutes, rest = divmod(int(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
@@ -130,13 +130,16 @@ def _unfinished(project: Project, spec: IndexSpec) -> list[str]:
     missing = collection_registry.unfinished(project.tables, project.uri, spec.of_parts)
     if not missing:
         return []
-    return [f"the parts of {missing} folders are not indexed as they are now: `embed-assets sync`"]
+    return [
+        f"the parts of {missing} folders are not indexed yet, or out of date: run `embed-assets"
+        " sync`"
+    ]
 
 
 def _direction(
     project: Project, windowed: SegmentVectorFile, seeds: Sequence[Found], part: Range | None
 ) -> tuple[np.ndarray, list[str]]:
-    """Mean of the windows that are meant, float32 `[dim]` of length 1, and notes for people."""
+    """Mean of the windows of the query, float32 `[dim]` of length 1, and notes for people."""
     spec = windowed.spec
     start, end = part or (None, None)
     total = np.zeros(spec.dim)
@@ -153,15 +156,15 @@ def _direction(
                 seed, inside = seed_of(windowed, track, there[track.audio], start, end)
             except (VectorsLost, TrackRejected) as e:
                 raise ConfigurationError(
-                    f"the stored vectors of {one.name} are gone or of no use ({e}):"
-                    " `embed-assets retry PATH` has it embedded again"
+                    f"the stored vectors of {one.name} cannot be used ({e}): `embed-assets retry"
+                    " PATH` embeds it again"
                 ) from e
             total += seed.vectors.mean(axis=0, dtype=np.float64)
             if not inside:
                 notes.append(_nearest_note(one, track, seed.windows[0], start or 0.0, spec))
     norm = float(np.linalg.norm(total))
     if norm < 1e-6:
-        raise ConfigurationError("these cancel each other out: ask with fewer of them")
+        raise ConfigurationError("their vectors cancel each other out: name fewer of them")
     return (total / norm).astype(np.float32), notes[:5]
 
 
@@ -171,8 +174,10 @@ def _nearest_note(
     begin, length = window
     place = f"{clock(begin)}..{clock(begin + length)}"
     if start >= track.duration:
-        return f"{found.name} ends at {clock(track.duration)}, before that part: took {place}"
+        return (
+            f"{found.name} ends at {clock(track.duration)}, before that part; used {place} instead"
+        )
     return (
-        f"that part of {found.name} was not embedded: took the nearest that was,"
-        f" {place} (EMBED_WINDOWS={spec.recipe.windows})"
+        f"that part of {found.name} is not embedded; used the nearest embedded part, {place}"
+        f" (EMBED_WINDOWS={spec.recipe.windows})"
     )

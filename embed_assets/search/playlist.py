@@ -16,10 +16,10 @@ from embed_assets.search.map_page import write_file
 
 
 def write_m3u(file: Path, library: MusicFolder, matches: Sequence[Match]) -> list[str]:
-    """Write tracks of the library to `file`; returns a note for each that was left out.
+    """Write tracks of the library to `file`; returns a note for each one that was left out.
 
-    Paths are relative to the folder of the file. A name that is no UTF-8 or holds a line break
-    cannot stand in a playlist.
+    Paths are relative to the folder of the file. Names that are not UTF-8 or contain a line break
+    are left out.
 
     Raises:
         LibraryUnavailable: the library is not there.
@@ -33,11 +33,11 @@ def write_m3u(file: Path, library: MusicFolder, matches: Sequence[Match]) -> lis
         raw = match.path.encode()
         if track_id(library.name, raw) != match.track_id:
             # What is shown of such a name is not what it is.
-            notes.append(f"left out of {file}: {match.path} (its name is no UTF-8)")
+            notes.append(f"left out of {file}: {match.path} (its name is not UTF-8)")
             continue
         path = os.fsdecode(os.path.relpath(local_path(root, raw), base))
         if re.search(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]", path) or path != path.strip():
-            notes.append(f"left out of {file}: {match.path} (a line break in its name)")
+            notes.append(f"left out of {file}: {match.path} (its name contains a line break)")
             continue
         name = f"{match.artist} - {match.title}" if match.artist else match.title
         lines.append(f"#EXTINF:{round(match.duration)},{' '.join(name.split())}")

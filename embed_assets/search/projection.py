@@ -1,6 +1,6 @@
-"""A library as a picture: two numbers a track, the group that colours it, what it sounds like.
+"""A library as a picture: two coordinates per track, its colour group, and its neighbours.
 
-Pure numpy, but for t-SNE, which is scikit-learn's.
+Pure numpy, except t-SNE, which is scikit-learn's.
 """
 
 from __future__ import annotations
@@ -15,16 +15,16 @@ import numpy as np
 from embed_assets.search.snapshot import Snapshot
 
 TSNE_ROWS = 5_000
-"""Up to here the picture is t-SNE's, which shows what belongs together; it takes half a minute."""
+"""Up to this many tracks t-SNE is used, which shows groups best; it takes half a minute."""
 
 NEAR = 8
-"""Similar tracks that are kept for each."""
+"""Similar tracks that are stored for each track."""
 
 EXACT_NEAR_ROWS = 30_000
-"""Beyond this, similar tracks are those along the 64 principal axes alone: 16 times as quick."""
+"""Above this, similar tracks are found along 64 principal axes only, 16 times as fast."""
 
 GROUPS = 11
-"""Groups with a colour of their own; the rest is grey."""
+"""Groups with a colour of their own; the others are grey."""
 
 COLOURS = (
     "#4e79a7",
@@ -40,17 +40,17 @@ COLOURS = (
     "#d37295",
     "#9a9a9a",
 )
-"""The last is that of all other groups."""
+"""The last one is for all other groups."""
 
 BLOCK = 1_024
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """`points`: float32 `[n, 2]` within 0..1. `near`: int `[n, k]`, rows of similar tracks.
+    """`points`: float32 `[n, 2]` in 0..1. `near`: int `[n, k]`, rows of similar tracks.
 
-    `positions`: the tracks in the searcher. `group`: row -> number in `groups`, the largest first;
-    all beyond `GROUPS` are the last one.
+    `positions`: positions of the tracks in the snapshot. `group`: row -> index into `groups`,
+    largest first; groups beyond `GROUPS` share the last index.
     """
 
     positions: list[int]
@@ -63,10 +63,10 @@ class Drawing:
 
 
 def draw(searcher: Snapshot, by: str = "", method: str = "") -> Drawing:
-    """Lay out every track of a library that is held ready.
+    """Lay out every track of a snapshot.
 
-    `by`: `genre` or `folder`; empty: genre, if half of the tracks have one. `method`: `pca` or
-    `tsne`; empty: t-SNE up to 5,000 tracks, PCA beyond.
+    `by`: `genre` or `folder`; empty: genre if at least half of the tracks have one. `method`: `pca`
+    or `tsne`; empty: t-SNE up to 5,000 tracks, PCA above.
     """
     searcher = searcher.snapshot()
     positions = [i for i, _ in searcher.tracks()]
@@ -124,7 +124,7 @@ def _colour(group: int) -> str:
 
 
 def _along_axes(vectors: np.ndarray, n: int) -> np.ndarray:
-    """Parts of centred vectors along their first principal axes: float32 `[rows, n]`, or fewer."""
+    """Coordinates of centred vectors along their first principal axes: float32 `[rows, n]`."""
     centred = vectors - vectors.mean(axis=0)
     spread = centred.T @ centred
     axes = np.linalg.eigh(spread.astype(np.float64))[1][:, ::-1][:, :n]
@@ -141,7 +141,7 @@ def _tsne(parts: np.ndarray) -> np.ndarray:
 
 
 def _within(points: np.ndarray) -> np.ndarray:
-    """Points within 0..1; what lies far out (half a percent) is drawn at the edge."""
+    """Points scaled to 0..1; outliers (half a percent) are moved to the edge."""
     if len(points) == 0:
         return points.astype(np.float32)
     low, high = np.quantile(points, [0.0025, 0.9975], axis=0)
@@ -149,7 +149,7 @@ def _within(points: np.ndarray) -> np.ndarray:
 
 
 def _near(vectors: np.ndarray) -> np.ndarray:
-    """Rows of the most similar others of each row, best first: int `[n, k]`."""
+    """Rows of the most similar other tracks of each row, best first: int `[n, k]`."""
     n = len(vectors)
     k = min(NEAR, max(n - 1, 0))
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)

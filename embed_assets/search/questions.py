@@ -1,4 +1,4 @@
-"""The questions that a `Library` and a `Snapshot` answer alike."""
+"""The queries that `Library` and `Snapshot` have in common."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from embed_assets.errors import NotFound
 from embed_assets.index.nearest import Match
 from embed_assets.search import exact
 from embed_assets.search.answers import Drift, Filters, Query, Result
-from embed_assets.search.draw import write_map
+from embed_assets.search.draw import WrittenMap, write_map
 from embed_assets.search.duplicates import DuplicateGroup, duplicates
 from embed_assets.search.filters import Condition, conditions
 from embed_assets.search.local import LocalAnswers
@@ -21,30 +21,30 @@ from embed_assets.search.parts import Range, part_of, parts
 from embed_assets.search.served import require_spec
 
 Tracks = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
-"""Words of title and artist, the path of a track or a folder, a track id, or several of these."""
+"""Words of title and artist, a path of a track or folder, a track id, or several of these."""
 
 Where = str | Sequence[str | Condition]
 """Conditions: `'genre="acid jazz" year=1955..1965'`, or a sequence with one condition in each."""
 
 
 class Questions(ABC):
-    """Questions about the music of a library; each sees one state of it, whatever runs write.
+    """Queries about the music of a library; each sees one state of it, whatever runs write.
 
-    Tracks are named by a path (of the current directory, or of the library), a folder, a track id,
-    or words of title and artist; several of them ask for what is like all. Scores are cosines in
-    [-1, 1]. Audio that lies in several places is one answer, with its other paths as `copies`.
+    Tracks are named by a path (relative to the current directory or to the library), a folder, a
+    track id, or words of title and artist. Several of them ask for what is similar to all. Scores
+    are cosines in [-1, 1]. Identical audio is listed once, with its other paths as `copies`.
 
-    Each question raises `NotFound` for a track that is not there, or not indexed, and
-    `ConfigurationError` where nothing is indexed yet or a condition is none.
+    A query raises `NotFound` for a track that does not exist or is not indexed, and
+    `ConfigurationError` if nothing is indexed yet or a condition is invalid.
     """
 
     @abstractmethod
     def _answers(self, *, parts: bool = False) -> LocalAnswers | MilvusAnswers:
-        """Who answers for similar tracks and, if asked for, for parts."""
+        """What answers queries for similar tracks and, if `parts`, for parts."""
 
     @abstractmethod
     def _local(self) -> LocalAnswers:
-        """Who answers what needs all vectors at hand."""
+        """What answers queries that need all vectors in memory."""
 
     def similar(
         self,
@@ -57,11 +57,11 @@ class Questions(ABC):
         per_artist: int = 0,
         one_recording: bool = False,
     ) -> Result:
-        """The `n` tracks nearest to the mean of those that are named, best first.
+        """The `n` tracks nearest to the mean of the named tracks, best first.
 
-        `tracks`: more of them, by their ids. `avoid`: what is nearer to these than to the query is
-        left out, as they are. `per_artist`: at most this many of an artist; 0: any number.
-        `one_recording`: of what `duplicates` would call one recording only the best.
+        `tracks`: more tracks, by id. `avoid`: drops results that are closer to these than to the
+        query, and these themselves. `per_artist`: most results per artist; 0: no limit.
+        `one_recording`: of tracks that `duplicates` suggests as one recording only the best.
         """
         answers = self._answers()
         seeds = _seeds(answers.names, query, tracks)
@@ -86,9 +86,9 @@ class Questions(ABC):
         per_artist: int = 0,
         one_recording: bool = False,
     ) -> Result:
-        """The `n` tracks a part of which sounds most like a part of those that are named.
+        """The `n` tracks with a part that sounds most like a part of the named tracks.
 
-        `part`: `"1:30..2:00"`, or from and to in seconds; all of the track if left out. The matches
+        `part`: `"1:30..2:00"`, or from and to in seconds; default: the whole track. The matches
         have `start` and `end` of their best window, in seconds. Needs EMBED_PARTS.
         """
         answers = self._answers(parts=True)
@@ -113,9 +113,9 @@ class Questions(ABC):
         where: Where = (),
         one_recording: bool = False,
     ) -> Result:
-        """A smooth way of `steps` tracks from one track to another, both included.
+        """A smooth path of `steps` tracks from one track to another, both included.
 
-        Scores are the cosines to the track before. Of a folder its first track is taken.
+        Scores are the cosines to the track before. A folder stands for its first track.
         """
         answers = self._local()
         ends = [answers.one_of(find(answers.names, one)) for one in (start, end)]
@@ -158,10 +158,10 @@ class Questions(ABC):
         where: Where = (),
         one_recording: bool = False,
     ) -> Drift:
-        """A radio: each track is like the last, and none comes twice; found one by one.
+        """A radio: each track is similar to the last, and none comes twice; found one by one.
 
-        `drift`: 0 stays near the tracks that are named, 1 follows the last one. `seed`: the same
-        number gives the same tracks. Scores are the cosines to the track before.
+        `drift`: 0 stays near the named tracks, 1 follows the last one. `seed`: the same number
+        gives the same tracks. Scores are the cosines to the track before.
         """
         answers = self._local()
         seeds = _seeds(answers.names, query, tracks)
@@ -180,18 +180,17 @@ class Questions(ABC):
     def duplicates(
         self, min_score: float | None = None, *, where: Where = ()
     ) -> list[DuplicateGroup]:
-        """What the library has twice: the same audio first, then pairs that may be one recording.
+        """Duplicates: identical audio first, then pairs that may be the same recording.
 
-        `min_score`: the cosine from which a pair is suggested; None: what suits the encoder.
+        `min_score`: lowest cosine of a suggested pair; None: the encoder's default.
         """
         return duplicates(self._local().tracks, min_score, where=conditions(where))
 
-    def draw_map(
-        self, file: str | Path = "map.html", by: str = "", method: str = ""
-    ) -> dict[str, object]:
-        """Draw the library as one HTML file; returns what was drawn, and how.
+    def draw_map(self, file: str | Path = "map.html", by: str = "", method: str = "") -> WrittenMap:
+        """Draw the library in one HTML file; returns what was drawn, and how.
 
-        `by`: colour by `genre` or `folder`; `method`: `tsne` or `pca`; empty: what suits it.
+        `by`: colour by `genre` or `folder`; `method`: `tsne` or `pca`; empty: chosen by the
+        library.
         """
         return write_map(self._local().tracks, Path(file), by, method)
 
@@ -199,7 +198,9 @@ class Questions(ABC):
 def _seeds(names: Names, query: Tracks, track_ids: Sequence[str]) -> tuple[Found, ...]:
     seeds = (*find_each(names, query), *with_ids(names, track_ids))
     if not seeds:
-        raise NotFound("ask with a path, with words of title and artist, or with track ids")
+        raise NotFound(
+            "name a track by its path, by words of its title and artist, or by track ids"
+        )
     return seeds
 
 

@@ -1,4 +1,4 @@
-"""Which tracks may be one recording: as long as each other, and hardly another sound."""
+"""Which tracks may be the same recording: nearly equal durations and vectors."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ BLOCK = 512
 def alike(
     seconds: Sequence[float], vectors: Callable[[list[int]], np.ndarray], least: float
 ) -> list[tuple[float, int, int]]:
-    """(cosine, i, j) of the pairs of tracks that may be one recording, the shorter track first.
+    """(cosine, i, j) of the pairs that may be the same recording, the shorter track first.
 
-    `seconds`: how long each is. `vectors`: gives float32 `[n, dim]` of length 1 for n of them. No
-    pair of different lengths is compared.
+    `seconds`: their durations. `vectors`: returns float32 `[n, dim]` of length 1 for n of them.
+    Only pairs with nearly equal durations are compared.
     """
     ranked = sorted(range(len(seconds)), key=seconds.__getitem__)
     lengths = np.array([seconds[i] for i in ranked])
@@ -46,9 +46,9 @@ def distinct(
     least: float,
     heard: int = 0,
 ) -> list[int]:
-    """Which tracks may not be one recording with one before them, in order.
+    """Indices of tracks that cannot be the same recording as an earlier one, in order.
 
-    The first `heard` are only there to be compared with.
+    The first `heard` tracks are only compared with.
     """
     before = defaultdict(list)
     for _, i, j in alike(seconds, vectors, least):
@@ -66,9 +66,9 @@ def first_takes(
     vectors: Mapping[str, np.ndarray],
     encoder: str,
 ) -> list[Found]:
-    """The matches that may not be one recording with one before them, or with a track of `heard`.
+    """The matches that cannot be the same recording as an earlier one, or as one of `heard`.
 
-    `vectors`: track id -> float32 `[dim]` of length 1; who has none is compared with nothing.
+    `vectors`: track id -> float32 `[dim]` of length 1; tracks without one are not compared.
     """
     known = [t for t in heard if t.track_id in vectors]
     rows: list[Track | Match] = [*known, *(m for m in matches if m.track_id in vectors)]

@@ -1,8 +1,8 @@
-"""A library held ready for questions: exact search in milliseconds, for processes that stay up.
+"""A library in memory for processes that keep running: exact search in milliseconds.
 
-What is indexed is known from the tables, the vectors come from the file of pooled ones; both are
-looked at again when they change, so that an answer is at most a second old. Milvus is not asked:
-a Lite index may be held by a writer meanwhile, and takes 250 ms where this takes ten.
+The tables say what is indexed, and the file of pooled vectors has the vectors. Both are read again
+when they change, so an answer is at most a second old. Milvus is not involved: a run may hold a
+Lite index, and opening one takes 250 ms, a query here ten.
 """
 
 from __future__ import annotations
@@ -25,11 +25,13 @@ from embed_assets.storage.track_vector_file import TrackVectorFile
 from embed_assets.storage.vector_store import Store
 
 FRESH_SECONDS = 1.0
-"""The tables are read at most so often; whether they changed is looked at with every question."""
+"""The tables are read at most this often; every query checks whether they changed."""
 
 SPARE_POSITIONS = 10_000
-"""Positions of tracks that left stay empty, up to so many and as many as hold one: then all tracks
-get new positions."""
+"""Positions of removed tracks stay empty up to this number, or the number of tracks.
+
+Beyond that all tracks get new positions.
+"""
 
 _ROW = ", ".join([*(f"t.{c}" for c in TRACK_COLUMNS), *(f"e.{c}" for c in PROVENANCE)])
 _FROM = (
@@ -41,10 +43,10 @@ _IDS_PER_CALL = 500
 
 
 class Searcher(Snapshot):
-    """The newest snapshot of what is indexed under a spec at an address; `refresh` moves it on.
+    """The newest snapshot of what is indexed under a spec at an address; `refresh` updates it.
 
-    Each call sees one state, so it is safe for threads. A question of several calls, e.g. `find`
-    and then `questions.similar`, asks one `snapshot()`: another thread may refresh in between.
+    Each call sees one state, so it is safe for threads. If a query takes several calls, e.g. `find`
+    and then `exact.similar`, make them on one `snapshot()`: another thread may refresh in between.
     """
 
     def __init__(self, tables: Tables, store: Store, spec: IndexSpec, place: IndexPlace) -> None:
@@ -60,9 +62,9 @@ class Searcher(Snapshot):
         self.refresh()
 
     def refresh(self, *, at_once: bool = False) -> bool:
-        """See what was indexed, changed or removed since; True if anything was. Cheap if not.
+        """Read what was indexed, changed or removed; True if anything was. Cheap if not.
 
-        `at_once`: also if the tables were read within the last second.
+        `at_once`: even if the tables were read within the last second.
         """
         with self._lock:
             now = time.monotonic()
@@ -98,7 +100,7 @@ class Searcher(Snapshot):
     def _with(
         self, state: State, rows: list[tuple[Any, ...]], folders: dict[str, list[int]]
     ) -> State:
-        """A state with these rows too; `folders` takes in their positions."""
+        """A state with these rows added; their positions are added to `folders`."""
         if not rows:
             return state
         width = len(TRACK_COLUMNS)
@@ -127,7 +129,7 @@ class Searcher(Snapshot):
         )
 
     def _rows_of(self, db: Any, folders: list[str], of: int) -> list[tuple[Any, ...]]:
-        """The rows of these folders, of so many that there are."""
+        """The rows of these folders."""
         mine = (self.spec.recipe.digest, self.place)
         if len(folders) == of:
             return db.execute(f"{_FROM} ORDER BY t.path", mine).fetchall()
@@ -140,7 +142,7 @@ class Searcher(Snapshot):
 
 
 def _without(state: State, folders: dict[str, list[int]], gone: Iterable[str]) -> State:
-    """A state without the tracks of these folders, which leave `folders`."""
+    """A state without the tracks of these folders, which are removed from `folders`."""
     live_mask, position = state.live_mask.copy(), dict(state.position)
     for i in [i for folder in gone for i in folders.pop(folder, ())]:
         live_mask[i] = False
@@ -154,7 +156,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
 
 
 def _stamp(path: Path | None) -> object:
-    """Changes with each transaction that anybody commits to the tables."""
+    """A value that changes with each transaction committed to the tables."""
     found: list[tuple[int, int] | None] = []
     for name in (f"{path}", f"{path}-wal"):
         try:

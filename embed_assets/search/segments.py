@@ -1,7 +1,7 @@
-"""The part that sounds like this: the tracks whose best window is nearest to a vector, and where.
+"""Search for parts: the tracks whose best window is nearest to a vector, and its position.
 
-Exact and without Milvus over the file of all windows, or from a Milvus server. One answer an
-audio; scores are cosines in [-1, 1].
+Exact, from the file of all windows, or by a Milvus server. One result per audio; scores are cosines
+in [-1, 1].
 """
 
 from __future__ import annotations
@@ -26,26 +26,28 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 WINDOWS_EACH = 8
-"""Rows a server is asked for, for each track that is wanted: a track has many windows."""
+"""Rows per requested track in a server's answer, as a track has many windows."""
 
 SPARE = 16
-"""And so many more, so that twins are ordered by path, not by chance."""
+"""Additional rows, so that ties are ordered by path."""
 
 MOST_IDS = 1_000
-"""So many audios are left out by the server itself; of more, what it finds is sifted here."""
+"""Up to this many audio hashes are excluded by the server; more are excluded here."""
 
 
 @dataclass(frozen=True)
 class Part(Match):
-    """A track that was found by a part of it, `start` to `end` in seconds, which has the score."""
+    """A track that was found by one of its parts."""
 
     start: float = 0.0
+    """Where the part with this score begins, in seconds."""
     end: float = 0.0
+    """Where it ends, in seconds."""
 
 
 @dataclass(frozen=True)
 class Seed:
-    """Windows of a track: their vectors `[n, dim]`, of length 1, and where they lie, in seconds."""
+    """Windows of a track: vectors `[n, dim]` of length 1, and their positions in seconds."""
 
     vectors: np.ndarray
     windows: list[tuple[float, float]]
@@ -58,9 +60,9 @@ def seed_of(
     start: float | None,
     end: float | None,
 ) -> tuple[Seed, bool]:
-    """The windows of a track that lie in a part of it, and whether any do; else the nearest one.
+    """The windows of a track in a part of it, and True; or the nearest window, and False.
 
-    `start` None: all of them. `end` None: the window in which `start` lies, or the nearest.
+    `start` None: all windows. `end` None: the window that contains `start`, or the nearest.
 
     Raises:
         VectorsLost, TrackRejected: the store has no vectors of it.
@@ -95,8 +97,8 @@ def nearest_parts(
 ) -> list[Part]:
     """The `n` tracks with the window nearest to a float32 `[dim]` vector of length 1, best first.
 
-    One an audio. `allowed`: bool `[positions]` of the searcher, which may be answers. Memory holds
-    a block of the file, and a number for each window. What the file lacks is read from the store.
+    One per audio. `allowed`: bool `[positions]`, which tracks may be returned. Memory: one block of
+    the file, and a number per window. Windows that the file lacks are read from the store.
     """
     positions = np.flatnonzero(searcher.one_each(allowed)).tolist()
     tracks = [searcher.track(i) for i in positions]
@@ -130,10 +132,10 @@ def ask_parts(
     exclude: Collection[str] = (),
     where: str = "",
 ) -> list[Part]:
-    """The same from a spec's collection of parts, loaded as that of its tracks is.
+    """The same from a collection of parts; it must be loaded, as must that of its tracks.
 
-    `exclude`: audio hashes; `where`: as `filters.expression`. Fewer come where 16,384 windows,
-    which is what a server hands out, are of fewer tracks.
+    `exclude`: audio hashes; `where`: see `filters.expression`. Returns fewer tracks if the 16,384
+    windows that a server returns at most belong to fewer.
     """
     out, wanted = set(exclude), where
     if 0 < len(out) <= MOST_IDS:

@@ -1,4 +1,4 @@
-"""What searches see: the served collection, and what it was made with."""
+"""The served collection, and what it was made with."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry
 
 WAIT_SECONDS = 10.0
-"""How long to wait for a Lite index that only Milvus can answer for, or for a server."""
+"""How long to wait for a server, or for a Lite index if only Milvus can answer."""
 
 
 def served_name(project: Project) -> str:
@@ -35,7 +35,7 @@ def served_name(project: Project) -> str:
 
 
 def spec_of(project: Project, name: str) -> IndexSpec | None:
-    """What a collection was made with, if that is known."""
+    """What a collection was made with, if it is known."""
     wanted = wanted_spec(project)
     if wanted and name == wanted.collection:
         return wanted
@@ -43,7 +43,7 @@ def spec_of(project: Project, name: str) -> IndexSpec | None:
 
 
 def require_spec(project: Project, name: str) -> IndexSpec:
-    """What the served collection was made with: other settings than today's, while another fills.
+    """What the served collection was made with: maybe earlier settings, while another one fills.
 
     Raises:
         ConfigurationError: nothing is known here of it.
@@ -51,16 +51,16 @@ def require_spec(project: Project, name: str) -> IndexSpec:
     if spec := spec_of(project, name):
         return spec
     raise ConfigurationError(
-        f"{name} is served, of which nothing is known here (other tables, or another version, made"
-        " it): `embed-assets sync` fills and serves the collection of these settings; until then"
-        " `embed-assets similar` alone can ask the one that is served"
+        f"{name} is served, but the tables do not know it (it was made with other tables, or by"
+        " another version). `embed-assets sync` fills and serves the collection of the current"
+        " settings; until then only `embed-assets similar` works"
     )
 
 
 def wanted_spec(project: Project) -> IndexSpec | None:
-    """What the settings ask for; None as long as their encoder's weights are not here.
+    """The spec of the settings; None if the weights of their encoder are not here.
 
-    What is served is asked without them.
+    The served collection can be searched without them.
     """
     with suppress(WeightsMissing):
         return project.spec()
@@ -68,17 +68,17 @@ def wanted_spec(project: Project) -> IndexSpec | None:
 
 
 def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
-    """Which encoder made the vectors of an answer, and what it is, for people."""
+    """Which encoder made the vectors of a result, and what it is, for people."""
     project = Project.of(settings)
     try:
         info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
     except WeightsMissing:
         made = f"{spec.recipe.encoder}, which is served" if spec else "what is served"
-        return f"{made}; {settings.encoder} lacks its weights, `embed-assets doctor` says more"
+        return f"{made}; the weights of {settings.encoder} are missing: see `embed-assets doctor`"
     if spec is not None and spec.layers[0] != (wanted := project.spec()).layers[0]:
         if collection_registry.is_by_hand(project.tables, project.uri, wanted.collection):
             return (
-                f"{spec.recipe.encoder}, which a person chose: `embed-assets promote` serves"
+                f"{spec.recipe.encoder}, chosen by hand: `embed-assets promote` serves"
                 f" {wanted.collection}"
             )
         other = f"{spec.recipe.encoder}, served until {wanted.collection} is complete"

@@ -1,4 +1,4 @@
-"""What was indexed at one moment, held ready for questions: exact search, safe for threads."""
+"""The indexed tracks at one moment, in memory: exact search, safe for threads."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from embed_assets.storage.records import Track
 from embed_assets.storage.tables import Tables
 
 EXACT_ROWS = 20_000
-"""From here on candidates are looked for first, see `axes.py`; below, all is scanned sooner."""
+"""Up to this many rows a full scan is fastest; above it, see `pca_prefilter.py`."""
 
 ASKED_BEFORE = 4
-"""Finding the axes takes a second at 100,000 rows: a process that asks once has no use for it."""
+"""Queries before the axes are computed, which takes a second at 100,000 rows."""
 
 PROVENANCE = ("at", "engine", "device", "dtype", "run_id")
 
 
 class Prefilter:
-    """The axes along which candidates are looked for, found when they pay; safe for threads."""
+    """The PCA prefilter, computed when it pays; safe for threads."""
 
     def __init__(self) -> None:
         self.axes: PcaPrefilter | None = None
@@ -35,7 +35,7 @@ class Prefilter:
         self._lock = threading.Lock()
 
     def approximate_scores(self, vectors: np.ndarray, query: np.ndarray) -> np.ndarray | None:
-        """About the cosines of the rows of `vectors`, or of more; None if all must be scanned."""
+        """Approximate cosines of the rows of `vectors`; None if all must be scanned."""
         with self._lock:
             self._asked += 1
             if self._asked <= ASKED_BEFORE:
@@ -48,8 +48,7 @@ class Prefilter:
 
 @dataclass(frozen=True)
 class State:
-    """All that a question reads. Nothing of it changes, but for `columns`, `twins` and `prefilter`,
-    which only keep what was computed once."""
+    """All that a query reads. Immutable, except the caches `columns`, `twins` and `prefilter`."""
 
     tracks: list[Track]
     provenance: list[tuple[Any, ...]]
@@ -65,7 +64,7 @@ class State:
 class Snapshot:
     """Every track that was indexed under a spec at one moment, with its vector.
 
-    Immutable, and so safe for any number of threads. Positions (`int`) name its tracks.
+    Immutable, so safe for any number of threads. A position (`int`) identifies a track.
     """
 
     def __init__(self, tables: Tables, spec: IndexSpec, state: State) -> None:
@@ -77,7 +76,7 @@ class Snapshot:
         return int(self._state.live_mask.sum())
 
     def snapshot(self) -> Snapshot:
-        """What is there now, for a question that takes several calls."""
+        """The same snapshot; a `Searcher` returns its newest one."""
         return Snapshot(self.tables, self.spec, self._state)
 
     # What is there
@@ -103,13 +102,13 @@ class Snapshot:
         return state.vectors[state.vector_rows[positions]]
 
     def match(self, position: int, score: float) -> Match:
-        """The track at a position as an answer, with its cosine."""
+        """The track at a position as a match, with its score."""
         row = row_of(self._state.tracks[position])
         values = {name: getattr(row, name) for name in ROW_FIELDS}
         return Match(score=round(float(np.clip(score, -1, 1)), 6), **values)
 
     def column(self, field: str) -> tuple[np.ndarray, list[Any]]:
-        """A field of the rows as (int `[positions]`, values): row i has `values[codes[i]]`."""
+        """A field of all rows as (int `[positions]`, values): row i has `values[codes[i]]`."""
         state = self._state
         if field not in state.columns:
             codes: dict[Any, int] = {}
@@ -128,21 +127,21 @@ class Snapshot:
 
     @property
     def live_mask(self) -> np.ndarray:
-        """bool `[positions]`, read-only: which positions hold a track."""
+        """bool `[positions]`, read-only: which positions have a track."""
         return self._state.live_mask
 
     def of_same_audio(self, positions: Sequence[int]) -> np.ndarray:
-        """bool `[positions]`: which hold the audio of one of these; they are among them."""
+        """bool `[positions]`: tracks with the same audio as one of these, and these."""
         codes, _ = self.column("audio_hash")
         return np.isin(codes, codes[list(positions)])
 
     def of_audio(self, hashes: Collection[str]) -> np.ndarray:
-        """bool `[positions]`: which hold one of these audios."""
+        """bool `[positions]`: tracks with one of these audio hashes."""
         codes, values = self.column("audio_hash")
         return np.isin(codes, [i for i, value in enumerate(values) if value in hashes])
 
     def copies(self, position: int) -> tuple[str, ...]:
-        """Paths of the other tracks that have the audio of one, in order."""
+        """Paths of the other tracks with the same audio, in order."""
         positions, codes = self._held_twice()
         code = self.column("audio_hash")[0][position]
         begin, end = np.searchsorted(codes, [code, code + 1])
@@ -150,7 +149,7 @@ class Snapshot:
         return tuple(display_path(self._state.tracks[i].path) for i in same)
 
     def one_each(self, allowed: np.ndarray) -> np.ndarray:
-        """bool `[positions]`: of those that are allowed the first of each audio, by path."""
+        """bool `[positions]`: of the allowed tracks the first of each audio, by path."""
         positions, codes = self._held_twice()
         there = allowed[positions]
         positions, codes = positions[there], codes[there]
@@ -159,7 +158,7 @@ class Snapshot:
         return one
 
     def _held_twice(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions whose audio another holds too, by audio, then by path; the audio of each."""
+        """Positions of audio that is there more than once, by audio and path; and their audio."""
         state = self._state
         if not state.twins:
             codes, _ = self.column("audio_hash")
@@ -174,15 +173,15 @@ class Snapshot:
     # Search
 
     def scores(self, query: np.ndarray) -> np.ndarray:
-        """Cosines of every position with a float32 `[dim]` vector of length 1; -2 if empty."""
+        """Cosines of all positions with a float32 `[dim]` vector of length 1; -2 if empty."""
         return _scores(self._state, query)
 
     def nearest(
         self, query: np.ndarray, n: int, allowed: np.ndarray | None = None
     ) -> tuple[np.ndarray, np.ndarray]:
-        """Positions and cosines of the `n` best for a float32 `[dim]` vector, best first.
+        """Positions and cosines of the `n` nearest to a float32 `[dim]` vector, best first.
 
-        `allowed`: bool `[positions]`, which may be answers. Ties are in order of the path.
+        `allowed`: bool `[positions]`, which tracks may be returned. Ties are ordered by path.
         """
         state = self._state
         query = (query / max(float(np.linalg.norm(query)), 1e-12)).astype(np.float32)
@@ -227,7 +226,7 @@ def _best(
 def _candidates(
     state: State, query: np.ndarray, n: int, allowed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
-    """Positions of the candidates, with their cosines; None if all must be scanned."""
+    """Positions of the candidates and their cosines; None if all must be scanned."""
     along = state.prefilter.approximate_scores(state.vectors, query)
     if along is None:
         return None

@@ -1,8 +1,8 @@
-"""What the tables know of the collections: what each holds, its gates, which was served when.
+"""What the tables know of collections: what each contains, its gates, and when each was served.
 
-Milvus Lite keeps no description of a collection, and a Lite index cannot be opened while a run has
-it: so what a collection was made of stands here. Which one is served, only the index itself says.
-Also here: how far the folders of the manifest are written to a collection.
+Milvus Lite stores no description of a collection, and a Lite index cannot be opened while a run
+uses it. So the tables record what a collection was made with. Only the index itself knows which one
+is served. Also here: how much of the manifest is written to a collection.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _TRACK = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
 
 @dataclass(frozen=True)
 class Known:
-    """A collection as it was made; `spec` None: by a version with other recipes."""
+    """A collection and its spec; `spec` is None if a version with other recipes made it."""
 
     name: str
     spec: IndexSpec | None
@@ -37,9 +37,9 @@ class Known:
 
 @dataclass(frozen=True)
 class Move:
-    """The alias was moved from collection `before` (none at first) to `name`.
+    """The alias was moved from collection `before` (None at first) to `name`.
 
-    `wanted` is the collection that the settings asked for then.
+    `wanted`: the collection of the settings at that time.
     """
 
     at: float
@@ -50,7 +50,7 @@ class Move:
 
 
 def note_collection(tables: Tables, address: str, spec: IndexSpec) -> None:
-    """Remember what a collection holds, if that is not known."""
+    """Record what a collection was made with, unless it is recorded already."""
     if spec.collection in known(tables, address):
         return
     with tables.transaction() as db:
@@ -61,7 +61,7 @@ def note_collection(tables: Tables, address: str, spec: IndexSpec) -> None:
 
 
 def known(tables: Tables, address: str) -> dict[str, Known]:
-    """The collections that were made at an address, by name; some may be gone since."""
+    """The collections that were made at an address, by name; some may have been dropped since."""
     with tables.connect() as db:
         rows = db.execute(
             "SELECT name, spec, made_at, gates, gates_at FROM collections WHERE address = ?"
@@ -78,7 +78,7 @@ def known(tables: Tables, address: str) -> dict[str, Known]:
 
 
 def spec_of(tables: Tables, address: str, name: str, *, parts: bool = False) -> IndexSpec | None:
-    """What a collection holds, if it is known; `parts`: with its parts, if there is one of them."""
+    """The spec of a collection, if it is known; with `parts`, including its parts if they exist."""
     every = known(tables, address)
     one = every.get(name)
     if one is None or one.spec is None:
@@ -87,7 +87,7 @@ def spec_of(tables: Tables, address: str, name: str, *, parts: bool = False) -> 
 
 
 def note_gates(tables: Tables, address: str, name: str, gates: dict[str, Any]) -> None:
-    """Remember how a collection fared at its gates."""
+    """Record the gates that were measured for a collection."""
     with tables.transaction() as db:
         db.execute(
             "UPDATE collections SET gates = ?, gates_at = ? WHERE address = ? AND name = ?",
@@ -96,7 +96,7 @@ def note_gates(tables: Tables, address: str, name: str, gates: dict[str, Any]) -
 
 
 def note_stamp(tables: Tables, address: str, name: str, stamp: str | None) -> None:
-    """Remember the files of a collection that was found in step with the tables."""
+    """Record the file stamp of a collection that matches the tables."""
     with tables.transaction() as db:
         db.execute(
             "UPDATE collections SET stamp = ? WHERE address = ? AND name = ?",
@@ -105,7 +105,7 @@ def note_stamp(tables: Tables, address: str, name: str, stamp: str | None) -> No
 
 
 def stamp_of(tables: Tables, address: str, name: str) -> str | None:
-    """The stamp that was noted last."""
+    """The last recorded file stamp."""
     with tables.connect() as db:
         row = db.execute(
             "SELECT stamp FROM collections WHERE address = ? AND name = ?", (_key(address), name)
@@ -116,7 +116,7 @@ def stamp_of(tables: Tables, address: str, name: str) -> str | None:
 def note_move(
     tables: Tables, address: str, name: str, before: str | None, reason: str, wanted: str
 ) -> None:
-    """Remember that the alias was moved."""
+    """Record that the alias was moved."""
     with tables.transaction() as db:
         db.execute(
             "INSERT INTO served (address, at, name, before, reason, wanted)"
@@ -126,7 +126,7 @@ def note_move(
 
 
 def moves(tables: Tables, address: str) -> list[Move]:
-    """All moves of the alias at an address, in their order."""
+    """All moves of the alias at an address, oldest first."""
     with tables.connect() as db:
         rows = db.execute(
             "SELECT at, name, before, reason, wanted FROM served WHERE address = ? ORDER BY id",
@@ -136,7 +136,7 @@ def moves(tables: Tables, address: str) -> list[Move]:
 
 
 def is_by_hand(tables: Tables, address: str, wanted: str) -> bool:
-    """Whether a person chose what is served while the settings ask for `wanted`, and it holds."""
+    """Whether the served collection was chosen by hand, and the settings are still the same."""
     told = moves(tables, address)
     last = told[-1] if told else None
     if last is None or last.reason not in (ROLLBACK, PROMOTE):
@@ -145,13 +145,13 @@ def is_by_hand(tables: Tables, address: str, wanted: str) -> bool:
 
 
 def last_served(tables: Tables, address: str) -> str | None:
-    """The collection that was served last, by the tables' word: for when the index is held."""
+    """The collection that was served last, from the tables: the index need not be opened."""
     told = moves(tables, address)
     return told[-1].name if told else None
 
 
 def forget_collection(tables: Tables, address: str, name: str) -> None:
-    """Remove what is known of a collection that was dropped."""
+    """Delete the records of a collection that was dropped."""
     spec = spec_of(tables, address, name)
     with tables.transaction() as db:
         db.execute("DELETE FROM collections WHERE address = ? AND name = ?", (_key(address), name))
@@ -160,9 +160,9 @@ def forget_collection(tables: Tables, address: str, name: str) -> None:
 
 
 def unfinished(tables: Tables, address: str, spec: IndexSpec) -> int:
-    """Folders of the manifest that are not written to the spec's collections as they are now.
+    """How many folders of the manifest are missing or out of date in the collections of a spec.
 
-    Of more than one collection, those of the one that lacks the most.
+    If the spec has several collections: the largest of their numbers.
     """
     return max(_unfinished(tables, address, one) for one in spec.layers)
 
@@ -180,9 +180,9 @@ def _unfinished(tables: Tables, address: str, spec: IndexSpec) -> int:
 def written_folders(
     tables: Tables, address: str, spec: IndexSpec
 ) -> Iterator[tuple[FolderId, bytes, bool]]:
-    """Stream (folder id, path, whether it is said to be written as it is now), by folder id.
+    """Stream (folder id, path, whether its current version is written), ordered by folder id.
 
-    A folder of which tracks wait for an embedding is not written, whatever is said.
+    A folder with tracks that still need an embedding counts as not written.
     """
     with tables.connect() as db:
         yield from db.execute(
@@ -196,7 +196,10 @@ def written_folders(
 def embeddable_tracks(
     tables: Tables, recipe: RecipeDigest
 ) -> Iterator[tuple[Track, Embedding | None]]:
-    """Stream each track that is not rejected and its embedding, None: not yet; by folder id."""
+    """Stream each track that is not rejected with its embedding, ordered by folder id.
+
+    The embedding is None if there is none yet.
+    """
     embedding = ", ".join(f"e.{c}" for c in EMBEDDING_COLUMNS)
     with tables.connect() as db:
         rows = db.execute(
@@ -213,9 +216,9 @@ def embeddable_tracks(
 def sample_tracks(
     tables: Tables, recipe: RecipeDigest, start: str, n: int
 ) -> list[tuple[TrackId, AudioHash, int]]:
-    """(track id, audio hash, windows) of at most `n` embedded tracks from an id on, and around.
+    """(track id, audio hash, windows) of at most `n` embedded tracks, from the id `start` on.
 
-    Ids are hashes: neighbours have nothing in common, so that this is a sample by chance.
+    After the last id it continues with the first. Ids are hashes, so this is a random sample.
     """
     sql = (
         "SELECT t.track_id, t.audio_hash, e.windows FROM tracks t JOIN embeddings e"
@@ -228,7 +231,7 @@ def sample_tracks(
 
 
 def forget_written(tables: Tables, address: str, spec: IndexSpec, folders: Iterable[bytes]) -> None:
-    """Take back that these folders (by path) are in step there: the next look writes them."""
+    """Mark these folders (by path) as not written there; the next evaluation has them written."""
     with tables.transaction() as db:
         db.executemany(
             "UPDATE indexed SET revision = -1 WHERE place = ? AND folder_id IN"
@@ -242,7 +245,7 @@ def _key(address: str) -> str:
 
 
 def named_audio(tables: Tables, hashes: Iterable[AudioHash]) -> set[AudioHash]:
-    """Those of these audio hashes that a track of the manifest has; a few hundred a call."""
+    """Those of these audio hashes that a track of the manifest has; pass a few hundred per call."""
     with tables.connect() as db:
         return _named(db, list(hashes))
 
@@ -250,7 +253,10 @@ def named_audio(tables: Tables, hashes: Iterable[AudioHash]) -> set[AudioHash]:
 def forget_embeddings(
     tables: Tables, recipe: RecipeDigest, hashes: list[AudioHash], *, unless_named: bool
 ) -> list[AudioHash]:
-    """Forget embeddings for good, but for audio that a track has by now; returns which."""
+    """Delete embeddings, and return the hashes whose embeddings were deleted.
+
+    `unless_named`: keep those of audio that a track has by now.
+    """
     with tables.transaction() as db:
         named = _named(db, hashes) if unless_named else set()
         gone = [h for h in hashes if h not in named]

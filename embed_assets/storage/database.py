@@ -1,6 +1,6 @@
-"""The SQLite file in EMBED_HOME: its schema, connections and transactions, and what fails of them.
+"""The SQLite file in EMBED_HOME: schema, connections, transactions, and errors.
 
-What is asked of it and written to it stands in `storage/tables.py`.
+`storage/tables.py` has what is read from it and written to it.
 """
 
 from __future__ import annotations
@@ -83,12 +83,12 @@ _ADDED = {
     },
     "indexed": {"revision": "INTEGER NOT NULL DEFAULT 0"},
 }
-"""Columns that tables may lack in files of older versions."""
+"""Columns that files of older versions may lack."""
 
 NEW_REVISION = "UPDATE folders SET revision = revision + 1 WHERE folder_id"
-"""Have folders indexed again, in every collection: what is indexed of them is of an older revision.
+"""Raise the revision of folders, so that they are indexed again in every collection.
 
-Searches find what is indexed until then.
+Searches return the old rows until then.
 """
 
 
@@ -100,10 +100,10 @@ class Database:
 
     @contextmanager
     def connect(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """A connection in autocommit mode, schema made if need be.
+        """A connection in autocommit mode; creates or upgrades the schema if necessary.
 
-        Not `durable`: what is written outlives this process at once, and a power loss only once
-        something else was written that does; nothing is ever half there.
+        With `durable=False`, what is written survives the death of this process, but survives a
+        power loss only after a later durable write. Transactions stay atomic.
 
         Raises:
             TransientError: the file cannot be opened or written (disk full, locked, I/O error).
@@ -121,15 +121,15 @@ class Database:
                     _upgrade(db)
                 elif version != SCHEMA_VERSION:
                     raise ConfigurationError(
-                        f"{self.path} has schema {version}, this version of embed_assets writes"
+                        f"{self.path} has schema {version}, but this version of embed_assets needs"
                         f" {SCHEMA_VERSION}: use the version that wrote it, or another EMBED_HOME"
                     )
                 yield db
         except sqlite3.DatabaseError as e:
             if not isinstance(e, sqlite3.OperationalError):
                 raise ConfigurationError(
-                    f"{self.path} is damaged ({e}): move it away and run `embed-assets sync`; what"
-                    " is embedded already is found again in the store"
+                    f"{self.path} is damaged ({e}): move it away and run `embed-assets sync`;"
+                    " stored vectors are found again, and nothing is embedded twice"
                 ) from e
             raise TransientError(
                 f"the tables in {self.path} cannot be used: {e}; is the disk full, or read-only?"
@@ -141,7 +141,7 @@ class Database:
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[sqlite3.Connection]:
-        """A connection inside a write transaction: all of it is kept or none."""
+        """A connection inside a write transaction; it is rolled back on an exception."""
         with self.connect(durable=durable) as db:
             db.execute("BEGIN IMMEDIATE")
             try:
@@ -153,7 +153,7 @@ class Database:
 
 
 def _upgrade(db: sqlite3.Connection) -> None:
-    """Bring a new file, or one of an older version, to the schema; nothing in it is lost."""
+    """Create the schema, or upgrade that of an older version, without losing data."""
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("BEGIN IMMEDIATE")
     try:

@@ -1,9 +1,9 @@
-"""Removing from the store what nothing needs: vectors of music that is gone, of recipes given up.
+"""Deleting stored vectors that nothing needs: of deleted music, and of recipes no longer in use.
 
-Safe beside everything else: an entry goes only if its recipe is in no use or no track of the
-manifest has its audio, is older than some age (a vector is stored a moment before the table names
-it), and is looked up once more in the transaction that forgets it. What goes wrong between there
-and the file costs one forward pass and no wrong row.
+Safe while runs write. An entry is deleted only if no collection uses its recipe or no track has its
+audio, and if it is older than a given age (a vector is stored a moment before the tables name it).
+The transaction that deletes its row checks this once more. If a track appears between that and the
+deletion of the file, its audio is embedded again; no row becomes wrong.
 """
 
 from __future__ import annotations
@@ -24,14 +24,20 @@ HASHES_PER_CALL = 500
 
 @dataclass
 class GcReport:
-    """What was looked at and what was (or would be) removed; bytes as the files' sizes say."""
+    """Which stored vectors there are, and which were (or would be) removed."""
 
     entries: int = 0
+    """Stored entries; an entry holds the vectors of one audio and recipe."""
     bytes: int = 0
+    """Their bytes."""
     removed: int = 0
+    """Entries that were removed, or would be."""
     removed_bytes: int = 0
+    """Their bytes."""
     too_young: int = 0
+    """Unused entries that stay because they are younger than `--older-than`."""
     leftovers: int = 0
+    """Old temporary files that were removed; 0 with `--dry-run`."""
 
 
 def collect_garbage(
@@ -42,9 +48,9 @@ def collect_garbage(
     older_than: float,
     dry_run: bool,
 ) -> GcReport:
-    """Remove entries of recipes that are not in `recipes`, and of audio that no track has.
+    """Delete entries of recipes that are not in `recipes`, and of audio that no track has.
 
-    `older_than` in seconds; younger entries stay. Raises TransientError when the disk fails.
+    Entries younger than `older_than` seconds stay. Raises TransientError if the disk fails.
     """
     swept = GcReport()
     before = time.time() - older_than

@@ -34,7 +34,7 @@ def pool(windows: np.ndarray, pooling: str) -> np.ndarray:
             f"windows must be [n_windows, S, dim], none of them 0; got {windows.shape}"
         )
     if not np.isfinite(windows).all():
-        raise TrackRejected(Reason.BAD_VECTOR, "its window vectors hold NaN or infinity")
+        raise TrackRejected(Reason.BAD_VECTOR, "its window vectors contain NaN or infinity")
     stats = windows.shape[1]
     match pooling:
         case "mean":

@@ -1,4 +1,4 @@
-"""Questions about the whole library: counts, problems, tracks by words. Reads the tables only."""
+"""Queries over the whole library: counts, problems, tracks by words. Reads the tables only."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ class Counts:
 
 
 def counts(tables: Tables, recipe: RecipeDigest, place: IndexPlace) -> Counts:
-    """Count everything."""
+    """Count folders and tracks by state."""
     with tables.connect() as db:
         folders = db.execute(
             "SELECT count(*), count(f.digest),"
@@ -63,7 +63,7 @@ def counts(tables: Tables, recipe: RecipeDigest, place: IndexPlace) -> Counts:
 
 
 def tracks_frame(tables: Tables, recipe: RecipeDigest) -> pd.DataFrame:
-    """The whole manifest with what became of each track, for notebooks; a row a track."""
+    """The whole manifest as a data frame, one row per track, with its embedding or rejection."""
     import pandas as pd
 
     columns = _TRACK.replace(", t.run_id", "")
@@ -78,7 +78,7 @@ def tracks_frame(tables: Tables, recipe: RecipeDigest) -> pd.DataFrame:
 
 
 def rejected_tracks(tables: Tables, recipe: RecipeDigest) -> Iterator[Problem]:
-    """Stream every rejected track of the library, by path."""
+    """Stream every rejected track, ordered by path."""
     with tables.connect() as db:
         rows = db.execute(
             "SELECT t.path, f.path, coalesce(t.reason, e.reason), coalesce(t.message, e.message),"
@@ -93,7 +93,7 @@ def rejected_tracks(tables: Tables, recipe: RecipeDigest) -> Iterator[Problem]:
 
 
 def failed_folders(tables: Tables) -> list[Problem]:
-    """Folders whose last try failed or was in vain, by path."""
+    """Folders whose last attempt failed, or whose run ended early, ordered by path."""
     with tables.connect() as db:
         rows = db.execute(
             "SELECT path, path, CASE WHEN stage IN (?, ?) THEN stage ELSE stage || ' failed' END,"
@@ -104,10 +104,10 @@ def failed_folders(tables: Tables) -> list[Problem]:
 
 
 def indexed_at(tables: Tables, *places: str) -> dict[bytes, float]:
-    """Path of each folder -> when it was written last to all these places, in seconds since 1970.
+    """Path of each folder -> when it was last written to all these places, in seconds since 1970.
 
-    Of places that were written at different times, the earliest; folders that one of them does not
-    have are left out.
+    If it was written to them at different times: the earliest. Folders that are missing in one of
+    the places are left out.
     """
     with tables.connect() as db:
         query = (
@@ -119,9 +119,10 @@ def indexed_at(tables: Tables, *places: str) -> dict[bytes, float]:
 
 
 def failures(tables: Tables) -> dict[bytes, bool]:
-    """Path of each failed folder -> whether what failed was its own, and not what all need.
+    """Path of each failed folder -> True if the folder caused the failure.
 
-    One that only changed meanwhile, or whose run ended early, has not failed.
+    False if the cause is shared, e.g. Milvus is down. Folders that only changed while they were
+    read, or whose run ended early, are left out.
     """
     with tables.connect() as db:
         rows = db.execute(
@@ -131,7 +132,7 @@ def failures(tables: Tables) -> dict[bytes, bool]:
 
 
 def embedded_tracks(tables: Tables, recipe: RecipeDigest) -> Iterator[Track]:
-    """Stream every track of the library that has vectors under the recipe, by path."""
+    """Stream every track that has vectors under the recipe, ordered by path."""
     with tables.connect() as db:
         rows = db.execute(
             f"SELECT {_TRACK} FROM tracks t JOIN embeddings e"
@@ -146,9 +147,9 @@ def embedded_tracks(tables: Tables, recipe: RecipeDigest) -> Iterator[Track]:
 def embedded_since(
     tables: Tables, recipe: RecipeDigest, since: float
 ) -> tuple[int, float, list[str]]:
-    """How many tracks were embedded after a time, when the last was, and the ids of their runs.
+    """How many tracks were embedded since a time, when the last one was, and the ids of their runs.
 
-    Times are in seconds of the system's clock.
+    Times are in seconds since 1970.
     """
     with tables.connect() as db:
         rows = db.execute(
@@ -160,9 +161,9 @@ def embedded_since(
 
 
 def seconds_per_track(tables: Tables, recipe: RecipeDigest, tracks: int = 100) -> float | None:
-    """How long one took, over the last tracks that were embedded; None where too few were.
+    """Seconds per track over the last embedded tracks; None if there are too few.
 
-    What lies between two runs does not count.
+    Pauses between runs do not count.
     """
     with tables.connect() as db:
         n, seconds = db.execute(
@@ -175,7 +176,7 @@ def seconds_per_track(tables: Tables, recipe: RecipeDigest, tracks: int = 100) -
 
 
 def last_engine(tables: Tables, recipe: RecipeDigest) -> str:
-    """What embedded the last track under a recipe: engine, dtype, device; empty for none."""
+    """Engine, dtype and device that embedded the last track under a recipe; empty if none."""
     with tables.connect() as db:
         engine, dtype, device, _ = db.execute(
             "SELECT engine, dtype, device, max(at) FROM embeddings WHERE recipe = ?"
@@ -186,7 +187,7 @@ def last_engine(tables: Tables, recipe: RecipeDigest) -> str:
 
 
 def any_track(tables: Tables) -> bool:
-    """Whether anything was ever scanned."""
+    """Whether any track was ever scanned."""
     with tables.connect() as db:
         return db.execute("SELECT 1 FROM tracks LIMIT 1").fetchone() is not None
 
@@ -199,7 +200,7 @@ def track_by_path(tables: Tables, path: bytes) -> Track | None:
 
 
 def tracks_below(tables: Tables, folder: bytes) -> list[Track]:
-    """The readable tracks of a folder and the folders in it, by path; of the library for b""."""
+    """The readable tracks of a folder and its subfolders, ordered by path; b"" is the library."""
     low, high = (folder + b"/", folder + b"0") if folder else (b"", b"\xff" * 16)
     with tables.connect() as db:
         rows = db.execute(
@@ -211,7 +212,7 @@ def tracks_below(tables: Tables, folder: bytes) -> list[Track]:
 
 
 def tracks_by_id(tables: Tables, track_ids: Iterable[TrackId]) -> dict[TrackId, Track]:
-    """The tracks of these ids that the manifest has."""
+    """The tracks of the manifest with these ids, by id."""
     with tables.connect() as db:
         query = f"SELECT {_TRACK} FROM tracks t WHERE t.track_id = ?"
         found = (db.execute(query, (t,)).fetchone() for t in track_ids)
@@ -221,7 +222,7 @@ def tracks_by_id(tables: Tables, track_ids: Iterable[TrackId]) -> dict[TrackId, 
 def embeddings_of(
     tables: Tables, recipe: RecipeDigest, hashes: Iterable[AudioHash]
 ) -> dict[AudioHash, Embedding]:
-    """What became of these audios under a recipe, those that were rejected left out."""
+    """The embeddings of these audio hashes under a recipe; rejected ones are left out."""
     with tables.connect() as db:
         query = (
             f"SELECT {_EMBEDDING} FROM embeddings WHERE recipe = ? AND audio_hash = ?"
@@ -232,7 +233,7 @@ def embeddings_of(
 
 
 def track_by_name(tables: Tables, name: str) -> Track | None:
-    """The rejected or odd-named track whose file is called so, as `errors` prints it."""
+    """The track whose file has this name, as `errors` prints it; also rejected ones."""
     with tables.connect() as db:
         db.create_function("shown", 1, display_path, deterministic=True)
         row = db.execute(
@@ -244,9 +245,9 @@ def track_by_name(tables: Tables, name: str) -> Track | None:
 
 
 def tracks_by_words(tables: Tables, words: str, limit: int = 10) -> list[Track]:
-    """Tracks whose title, artist, album or path holds every word, the best matches first.
+    """Tracks whose title, artist, album or path contains every word, best matches first.
 
-    Words are found as `words.py` says: whatever the case, the accents and the alphabet.
+    Case, accents and alphabet do not matter; see `words.py`.
     """
     columns = ", ".join(_Named._fields)
     with tables.connect() as db:
@@ -256,7 +257,7 @@ def tracks_by_words(tables: Tables, words: str, limit: int = 10) -> list[Track]:
 
 
 class _Named(NamedTuple):
-    """What of a track words are looked for in: a `Track` takes three times as long to make."""
+    """The columns that are searched for words; making a `Track` takes three times as long."""
 
     track_id: TrackId
     path: bytes
@@ -270,7 +271,7 @@ _Words = TypeVar("_Words", Track, _Named)
 
 
 def best_by_words(tracks: Iterable[_Words], words: str, limit: int) -> list[_Words]:
-    """Those of the tracks that have every word, the best matches first; see `tracks_by_words`."""
+    """The tracks that contain every word, best matches first; see `tracks_by_words`."""
     parts = words.split()
     if not parts:
         return []
@@ -304,7 +305,7 @@ def _escaped(word: str) -> str:
 def folder_rejects(
     tables: Tables, folder: FolderId, recipe: RecipeDigest | None = None, limit: int = 50
 ) -> list[tuple[bytes, str, str]]:
-    """(path, reason, message) of a folder's rejected tracks, at most `limit`."""
+    """(path, reason, message) of at most `limit` rejected tracks of a folder."""
     with tables.connect() as db:
         return db.execute(
             "SELECT t.path, coalesce(t.reason, e.reason), coalesce(t.message, e.message)"
@@ -317,9 +318,9 @@ def folder_rejects(
 
 @dataclass(frozen=True)
 class FolderState:
-    """What the manifest says of a folder: digest None while it is being scanned.
+    """The state of a folder in the manifest; `digest` is None while it is being scanned.
 
-    `pending` of its `tracks` are to be embedded under a recipe.
+    `pending`: how many of its `tracks` still have to be embedded under a recipe.
     """
 
     digest: str | None = None
@@ -336,7 +337,7 @@ class FolderState:
 def folder_states(
     tables: Tables, folders: Iterable[FolderId], recipe: RecipeDigest
 ) -> dict[FolderId, FolderState]:
-    """The state of each of these folders, by id; those that were never scanned are left out."""
+    """The states of these folders, by id; folders that were never scanned are left out."""
     rest = iter(folders)
     found: dict[FolderId, FolderState] = {}
     with tables.connect() as db:

@@ -1,4 +1,4 @@
-"""The rows of the tables, as values; what they mean is decided where they are made."""
+"""The rows of the tables as plain values."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ from typing import NamedTuple
 from embed_assets.identity import AudioHash, FolderId, RecipeDigest, TrackId
 
 PROBE_VERSION = 3
-"""Raised when the probe learns to read more: files are read again when their folder is scanned,
-and `database._upgrade` has the folders of a version before scanned."""
+"""Raised when the probe reads more than before: files are then read again at the next scan.
+
+`database._upgrade` raises the revision of folders that an older probe read.
+"""
 
 CHANGED, NOT_DONE = "changed meanwhile", "not done"
-"""In place of the stage that failed: a folder changed while it was read, or its run ended early."""
+"""Values of `stage` for folders that changed while they were read, or whose run ended early."""
 
 UNKNOWN_CTIME = -1
-"""Of a file that a version read which did not keep the time of its last change of status."""
+"""The ctime of files that were read by a version which did not store it."""
 
 
 class Stamp(NamedTuple):
-    """What `stat` says of a file that was read: bytes, and when content and status changed last.
+    """What `stat` says of a file: size in bytes, and the times of content and status changes.
 
-    No inode: FUSE, CIFS and some NFS servers give a file another one at each look.
+    Not the inode: FUSE, CIFS and some NFS servers change it with every look-up.
     """
 
     size: int
@@ -31,14 +33,13 @@ class Stamp(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Track:
-    """A row of the manifest: an audio file, what is in it, or why that cannot be told.
+    """A row of the manifest: an audio file and its tags, or why it could not be read.
 
-    `audio_hash` is None exactly where `reason` says why the file was rejected at its probe. Text
-    is empty and numbers are 0 where the file has no such tag; duration is in seconds; the ids are
-    MusicBrainz's. `added_at`: when this audio, or another under this path, first came into the
-    library, in seconds of the system's clock; neither a retag nor a move changes it, even if the
-    file was away for a while. `run_id` names the run that read the file, `decoder` what read it:
-    `ffmpeg` or `libsndfile`.
+    `audio_hash` is None if, and only if, the probe rejected the file; `reason` says why. Missing
+    tags are empty or 0. `duration` is in seconds; the ids are MusicBrainz ids. `added_at`: when
+    this audio, or other audio at this path, first came into the library, in seconds since 1970;
+    retags, moves and a temporary absence do not change it. `run_id`: the run that read the file.
+    `decoder`: `ffmpeg` or `libsndfile`.
     """
 
     track_id: TrackId
@@ -78,13 +79,13 @@ class Track:
 
     @property
     def stamp(self) -> Stamp:
-        """What the file must still be when it is read again."""
+        """The file must still have this stamp when it is read again."""
         return Stamp(self.size, self.mtime_ns, self.ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)
 class Embedding:
-    """What became of an audio under a recipe: `windows` vectors in the store, or a `reason`."""
+    """The result of embedding an audio under a recipe: `windows` stored vectors, or a `reason`."""
 
     recipe: RecipeDigest
     audio_hash: AudioHash
@@ -101,7 +102,7 @@ class Embedding:
 
 
 class IndexedFolder(NamedTuple):
-    """What a collection holds of a folder, as read back: of which files, of which revision."""
+    """What a collection contains of a folder, as it was read back."""
 
     folder_id: FolderId
     version: str
@@ -127,7 +128,7 @@ class Problem:
 
 @dataclass(frozen=True, slots=True)
 class FolderTotals:
-    """What the tables say of one folder under a recipe; `pending` were not embedded yet."""
+    """Counts for one folder under a recipe; `pending` tracks are not embedded yet."""
 
     tracks: int
     unreadable: int

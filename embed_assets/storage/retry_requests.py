@@ -1,7 +1,7 @@
-"""Requests of `retry`: what is to be read and embedded again. They stay in the tables until done.
+"""Requests of `retry`: tracks to be read and embedded again. They stay in the tables until done.
 
-In one transaction: the tracks are to be read (`probed`) and embedded (`again`), their folders are
-not in step, and what failed in them before is no reason to wait.
+One transaction marks the tracks as to be read (`probed`) and to be embedded (`again`), marks their
+folders as not indexed, and deletes recorded failures, so that nothing waits for a retry interval.
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ from embed_assets.storage.tables import Tables
 def ask(
     tables: Tables, covers: Callable[[bytes], bool], folders: Iterable[tuple[FolderId, bytes]]
 ) -> tuple[list[bytes], int]:
-    """Have all tracks whose path is covered read and embedded again, whatever is known of them.
+    """Have all tracks whose path is covered read and embedded again.
 
-    `folders`: (id, path) of covered folders that the tables need not know. Returns the paths of
-    all folders in which something is to be done, and the number of tracks.
+    `folders`: (id, path) of covered folders that the tables may not know yet. Returns the paths of
+    all affected folders, and the number of tracks.
     """
     now = time.time()
     with tables.transaction() as db:
@@ -47,6 +47,6 @@ def ask(
 
 
 def open_requests(tables: Tables) -> dict[bytes, float]:
-    """Path of each folder in which something asked for is not yet done -> when it was asked for."""
+    """Path of each folder with an unfinished request -> when it was made, in seconds since 1970."""
     with tables.connect() as db:
         return dict(db.execute("SELECT path, at FROM asked"))

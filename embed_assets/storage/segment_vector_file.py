@@ -1,9 +1,9 @@
-"""The vectors of all windows in one file, in front of the store: what a search for parts reads.
+"""The vectors of all windows in one file beside the store: read by searches for parts.
 
-As in `pooled.py` two files are only ever appended to: `.f32` with the float32 vectors of length 1,
-the windows of an audio one after the other, then `.names` with a record for each audio: how many
-windows it has, and when it was embedded. They are a copy and may be deleted at any time. Nothing
-is mapped: a search reads block by block into the same memory, however large the file is.
+As in `track_vector_file.py`, two files only grow: `.f32` with the float32 vectors of length 1, all
+windows of an audio together, and `.names` with one record per audio: its number of windows and when
+it was embedded. They are a copy and may be deleted at any time. A search reads them block by block
+into the same memory, so its memory does not depend on the size of the file.
 """
 
 from __future__ import annotations
@@ -24,19 +24,19 @@ from embed_assets.storage.track_vector_file import LOCK_SECONDS, WINDOWS, base_o
 from embed_assets.storage.vector_store import Store, VectorsLost
 
 BLOCK_BYTES = 16 << 20
-"""Read at once."""
+"""Bytes per read."""
 
 SYNC_BYTES = 64 << 20
-"""Written before names are given to what was written: so much is read again after a kill."""
+"""Bytes of vectors that are written before their names; after a kill at most this is read again."""
 
 _NAME = np.dtype([("audio", "S48"), ("at", "<f8"), ("count", "<u4")])
 
 
 class SegmentVectorFile:
-    """The window vectors of one index spec, each pooled as a track of one window would be.
+    """The window vectors of one index spec, each pooled like a track with one window.
 
-    `rows`: audio hash -> (first row, how many, when it was embedded). A name is on the disk only
-    once its vectors are: no power loss leaves one without the other.
+    `rows`: audio hash -> (first row, number of rows, when it was embedded). A name is written only
+    after its vectors are on the disk, so a power loss never leaves a name without vectors.
     """
 
     def __init__(self, store: Store, spec: IndexSpec) -> None:
@@ -53,7 +53,7 @@ class SegmentVectorFile:
         self.total = 0
 
     def refresh(self) -> None:
-        """See what was appended since, or that the files are others."""
+        """Read what was appended since, or notice that the files were replaced."""
         try:
             with open(self.names_file, "rb") as file:
                 told = os.fstat(file.fileno())
@@ -80,15 +80,16 @@ class SegmentVectorFile:
         self.total = int(ends[-1])
 
     def missing(self, embedded: Mapping[AudioHash, float]) -> dict[AudioHash, float]:
-        """Those of these audio hashes (-> when each was embedded) of which it has no vectors."""
+        """Those of these audio hashes (-> when each was embedded) that the file lacks."""
         rows = self.rows
         return {h: at for h, at in embedded.items() if h not in rows or rows[h][2] != at}
 
     def keep(self, embedded: Mapping[AudioHash, float]) -> None:
-        """Have the vectors of each audio hash -> moment of its embedding, from the store.
+        """Append the vectors of these audio hashes (-> when each was embedded) from the store.
 
-        What the store has lost is left out; so is everything where the disk is full or read-only,
-        or where another process keeps the files for long: `read` then gives it from the store.
+        Vectors that the store has lost are left out. Nothing is appended if the disk is full or
+        read-only, or if another process holds the lock for long: `read` then reads them from the
+        store.
         """
         from filelock import FileLock, Timeout
 
@@ -103,7 +104,7 @@ class SegmentVectorFile:
         self.refresh()
 
     def read(self, audio_hash: AudioHash) -> np.ndarray:
-        """Vectors of the windows of an audio, from the store: float32 `[n, dim]`, of length 1.
+        """The window vectors of an audio from the store: float32 `[n, dim]`, of length 1.
 
         Raises:
             VectorsLost: the store has them no more.
@@ -121,10 +122,10 @@ class SegmentVectorFile:
     def best(
         self, query: np.ndarray, embedded: Mapping[AudioHash, float]
     ) -> tuple[np.ndarray, ...]:
-        """The window of each of these audios that is nearest to a float32 `[dim]` unit vector.
+        """For each of these audios, the window that is nearest to a float32 `[dim]` unit vector.
 
-        Returns cosines `[n]` (-2: its vectors are lost) and which window of the audio, int `[n]`.
-        Exact; memory holds one block of the file, and a number for each window.
+        Returns cosines `[n]` (-2 if the vectors are lost) and the number of the window, int `[n]`.
+        Exact. Memory: one block of the file, and one number per window.
         """
         self.refresh()
         self.keep(embedded)
@@ -148,7 +149,7 @@ class SegmentVectorFile:
         return cosines, numbers
 
     def _scores(self, query: np.ndarray) -> np.ndarray:
-        """Cosines of each row of the file; -2 where it cannot be read."""
+        """Cosines of each row of the file; -2 if it cannot be read."""
         total, width = self.total, self.spec.dim
         scores = np.full(total, -2.0, np.float32)
         block = np.empty((max(1, BLOCK_BYTES // (4 * width)), width), np.float32)

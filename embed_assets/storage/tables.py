@@ -46,7 +46,7 @@ EMBEDDING_COLUMNS = tuple(f.name for f in fields(Embedding))
 _TRACK_SELECT = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
 _EMBEDDING_SELECT = ", ".join(f"e.{c}" for c in EMBEDDING_COLUMNS)
 
-ANOTHER_SCAN = "another run is scanning this folder; it is tried again"
+ANOTHER_SCAN = "another run is scanning this folder; it will be retried"
 
 _ADDED_AT = """SELECT min(added_at) FROM (
     SELECT added_at FROM tracks WHERE track_id = :track
@@ -61,12 +61,12 @@ _REMEMBER_AUDIO = """INSERT INTO gone_audio
 
 
 class Tables(Database):
-    """The tables of one EMBED_HOME; every method opens its own connection or takes part in one."""
+    """The tables of one EMBED_HOME; every method opens its own connection."""
 
     # The manifest
 
     def begin_scan(self, folder: FolderId, path: bytes, scan: str) -> None:
-        """Mark a folder's rows as not whole until `finish_scan`."""
+        """Mark the rows of a folder as incomplete until `finish_scan`."""
         with self.transaction() as db:
             db.execute(
                 "INSERT INTO folders (folder_id, path, digest, scan) VALUES (?, ?, NULL, ?)"
@@ -75,10 +75,11 @@ class Tables(Database):
             )
 
     def put_tracks(self, rows: Iterable[Track], scan: str) -> set[TrackId]:
-        """Write rows of a scan that is going on; when they were added is known from before.
+        """Write rows of a scan that has begun; `added_at` is taken from earlier rows.
 
-        Returns the ids of tracks of which something else was known before. Their folders are
-        indexed again everywhere, though the folder's digest may stay, and are found until then.
+        Returns the ids of tracks whose rows changed. Their folders get a new revision and are
+        indexed again in every collection, even if their digest is the same; searches return the old
+        rows until then.
 
         Raises:
             FolderChanged: another scan of the same folder began, or a person wants it read anew.
@@ -113,7 +114,7 @@ class Tables(Database):
         return changed
 
     def keep_tracks(self, track_ids: Iterable[TrackId], scan: str) -> None:
-        """Take unchanged rows over into a scan that is going on."""
+        """Keep the rows of unchanged tracks in a scan that has begun."""
         with self.transaction() as db:
             db.executemany(
                 "UPDATE tracks SET scan = ? WHERE track_id = ?", ((scan, t) for t in track_ids)
@@ -128,11 +129,11 @@ class Tables(Database):
         ctimes: int | None = None,
         vain: int | None = None,
     ) -> int:
-        """Drop the rows that the scan did not see, and give the folder its digest.
+        """Delete the rows that the scan did not see, and store the digest of the folder.
 
-        `ctimes`: what the files' ctimes were as they were listed; None if not all files of another
-        ctime were read. `vain`: how often in a row a ctime that changed said nothing, by this scan;
-        None if it tells nothing of that. Returns the number of rows dropped.
+        `ctimes`: the sum of the ctimes of its files when they were listed; None if some files with
+        a new ctime were not read. `vain`: how many times in a row a new ctime turned out to mean
+        nothing; None if this scan says nothing about it. Returns the number of deleted rows.
 
         Raises:
             FolderChanged: another scan of the same folder wrote between; neither is whole.
@@ -163,7 +164,7 @@ class Tables(Database):
         return gone
 
     def forget_folder(self, folder: FolderId) -> None:
-        """Remove a retired folder from every table but the embeddings, which outlive it."""
+        """Delete a removed folder from all tables except the embeddings, which stay."""
         with self.transaction() as db:
             names = {"folder": folder, "now": time.time()}
             _remember(db, "{}.folder_id = :folder", names)
@@ -171,12 +172,12 @@ class Tables(Database):
                 db.execute(f"DELETE FROM {table} WHERE folder_id = ?", (folder,))
 
     def forget_gone_audio(self, before: float) -> None:
-        """Forget when audio was added of which no track is left since before a time."""
+        """Delete the remembered times of audio whose last track was deleted before a time."""
         with self.transaction() as db:
             db.execute("DELETE FROM gone_audio WHERE gone_at < ?", (before,))
 
     def stamps(self, folder: FolderId) -> dict[TrackId, Stamp]:
-        """The stamp of each track of a folder that need not be read anew, by track id."""
+        """Track id -> stamp, for the tracks of a folder that need not be read again."""
         with self.connect() as db:
             rows = db.execute(
                 "SELECT track_id, size, mtime_ns, ctime_ns FROM tracks"
@@ -186,13 +187,13 @@ class Tables(Database):
             return {t: Stamp(*rest) for t, *rest in rows}
 
     def digest(self, folder: FolderId) -> str | None:
-        """Digest of a folder's manifest; None while it is being scanned or was never."""
+        """The digest of a folder's manifest; None if it is being scanned or was never scanned."""
         with self.connect() as db:
             row = db.execute("SELECT digest FROM folders WHERE folder_id = ?", (folder,)).fetchone()
         return row[0] if row else None
 
     def folder_totals(self, folder: FolderId, recipe: RecipeDigest | None = None) -> FolderTotals:
-        """Count a folder's tracks by what became of them."""
+        """Count the tracks of a folder by state."""
         with self.connect() as db:
             row = db.execute(
                 "SELECT count(*), count(t.reason), count(CASE WHEN NOT t.again THEN e.reason END),"
@@ -209,10 +210,10 @@ class Tables(Database):
     # Embeddings
 
     def put_embeddings(self, rows: Iterable[Embedding]) -> None:
-        """Write what became of some audio, and that it need not be embedded again.
+        """Write the results of embedding, and clear the marks of `retry`.
 
-        Not for good until a folder is indexed: a row a track would wait for the disk each time, and
-        what a power loss takes is found again in the store.
+        Not durable until a folder is indexed: a durable write per track would wait for the disk
+        each time, and after a power loss the vectors are found in the store again.
         """
         marks = ", ".join("?" * len(EMBEDDING_COLUMNS))
         with self.transaction(durable=False) as db:
@@ -241,7 +242,7 @@ class Tables(Database):
     def pending(
         self, folder: FolderId, recipe: RecipeDigest, *, again: bool = False
     ) -> list[Track]:
-        """Readable tracks of a folder that are to be embedded under the recipe; all, if `again`."""
+        """Readable tracks of a folder that have to be embedded under the recipe; all if `again`."""
         sql = (
             f"SELECT {_TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
@@ -253,7 +254,7 @@ class Tables(Database):
             return [Track(*row) for row in db.execute(sql + " ORDER BY t.path", (recipe, folder))]
 
     def asked_again(self, folder: FolderId) -> set[TrackId]:
-        """Ids of a folder's tracks that are embedded again though they have vectors."""
+        """Ids of a folder's tracks that `retry` has embedded again although they have vectors."""
         with self.connect() as db:
             sql = "SELECT track_id FROM tracks WHERE folder_id = ? AND again"
             return {row[0] for row in db.execute(sql, (folder,))}
@@ -273,7 +274,7 @@ class Tables(Database):
     def indexable(
         self, folder: FolderId, recipe: RecipeDigest
     ) -> Iterator[tuple[Track, Embedding]]:
-        """Stream the tracks of a folder that have vectors, with what is known of the vectors."""
+        """Stream the tracks of a folder that have vectors, with their embeddings."""
         width = len(TRACK_COLUMNS)
         with self.connect() as db:
             rows = db.execute(
@@ -288,7 +289,7 @@ class Tables(Database):
     def embedded_at(
         self, folders: Iterable[FolderId], recipe: RecipeDigest
     ) -> dict[AudioHash, float]:
-        """Audio hash -> when it was embedded, of the tracks of these folders that have vectors."""
+        """Audio hash -> when it was embedded, for the tracks of these folders that have vectors."""
         found: dict[AudioHash, float] = {}
         with self.connect() as db:
             for folder in folders:
@@ -303,14 +304,14 @@ class Tables(Database):
         return found
 
     def forget_unreadable(self, folder: FolderId) -> None:
-        """Have the files of a folder that were rejected by the scan read again by the next one."""
+        """Have the rejected files of a folder read again by the next scan."""
         with self.transaction() as db:
             db.execute(
                 "UPDATE tracks SET probed = 0 WHERE folder_id = ? AND reason IS NOT NULL", (folder,)
             )
 
     def forget_rejected(self, folder: FolderId, recipe: RecipeDigest) -> None:
-        """Have the audio of a folder that was rejected under the recipe embedded again."""
+        """Have the rejected audio of a folder embedded again under the recipe."""
         with self.transaction() as db:
             db.execute(
                 "DELETE FROM embeddings WHERE recipe = ? AND reason IS NOT NULL AND audio_hash IN"
@@ -321,28 +322,28 @@ class Tables(Database):
     # Index and failures
 
     def mark_dirty(self, folder: FolderId) -> None:
-        """Say that a folder's manifest is no longer what its files are."""
+        """Mark the manifest of a folder as out of date."""
         with self.transaction() as db:
             db.execute("UPDATE folders SET digest = NULL WHERE folder_id = ?", (folder,))
 
     def forget_embedding(self, recipe: RecipeDigest, audio_hash: AudioHash) -> None:
-        """Have an audio embedded again: its vectors are lost."""
+        """Have an audio embedded again because its vectors are lost."""
         with self.transaction() as db:
             db.execute(
                 "DELETE FROM embeddings WHERE recipe = ? AND audio_hash = ?", (recipe, audio_hash)
             )
 
     def folders(self) -> Iterator[tuple[FolderId, bytes, bool]]:
-        """Stream (folder id, path, whether its rows are whole) of every folder of the manifest."""
+        """Stream (folder id, path, whether its rows are complete) of every folder."""
         with self.connect() as db:
             yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
 
     def put_indexed(
         self, place: IndexPlace, written: Iterable[IndexedFolder], *, finished: bool = True
     ) -> None:
-        """Note what a place holds.
+        """Record what was written to a place.
 
-        `finished`: these folders are in step, so what failed before or was asked for is done.
+        `finished`: the folders are up to date, so their failures and requests are deleted.
         """
         with self.transaction() as db:
             for folder, version, rows, revision in written:
@@ -363,10 +364,9 @@ class Tables(Database):
                 )
 
     def indexed(self, place: IndexPlace) -> dict[bytes, str]:
-        """Path of each folder -> the version that this place holds of it.
+        """Path of each folder -> the version that was written to this place.
 
-        Left out are folders that have to be written again, and those whose scan was begun and never
-        ended, as by a kill: their rows may be others.
+        Left out are folders that have to be written again, and those with an unfinished scan.
         """
         with self.connect() as db:
             return dict(
@@ -379,7 +379,7 @@ class Tables(Database):
             )
 
     def holds(self, place: IndexPlace) -> bool:
-        """Whether anything was ever written to this place, in step or not."""
+        """Whether anything was ever written to this place, even if it is out of date."""
         with self.connect() as db:
             row = db.execute("SELECT 1 FROM indexed WHERE place = ? LIMIT 1", (place,)).fetchone()
         return row is not None
@@ -394,10 +394,10 @@ class Tables(Database):
         shared: bool = False,
         unless_known: bool = False,
     ) -> None:
-        """Note that the last try of these (folder id, path) failed, or why it is not done.
+        """Record that the last attempt for these (folder id, path) failed, or why it is not done.
 
-        `shared`: not for anything in the folder, but for what all folders need, e.g. Milvus.
-        `unless_known`: a reason that is there stays.
+        `shared`: the cause is not in the folder, but something all folders need, e.g. Milvus.
+        `unless_known`: do not replace a recorded reason.
         """
         how = "IGNORE" if unless_known else "REPLACE"
         with self.transaction() as db:
@@ -408,7 +408,7 @@ class Tables(Database):
 
 
 def _require_scan(db: Connection, folder: FolderId, scan: str) -> bool:
-    """Whether the folder is known to be scanned; raises FolderChanged if by another scan."""
+    """Whether the folder is known; raises FolderChanged if another scan of it has begun."""
     held = db.execute("SELECT scan FROM folders WHERE folder_id = ?", (folder,)).fetchone()
     if held is not None and held[0] != scan:
         raise FolderChanged(ANOTHER_SCAN)
@@ -422,9 +422,9 @@ def _remember(db: Connection, going: str, names: Mapping[str, object]) -> None:
 
 
 def _same(one: Track, other: Track) -> bool:
-    """Whether two rows of a file say the same of it, and of when its content changed last.
+    """Whether two rows of a file are equal, apart from when and how the file was read.
 
-    By which decoder it was read is not known in rows of older versions, and is in no index.
+    The decoder is not compared: rows of older versions lack it, and no index contains it.
     """
     one, other = (replace(t, ctime_ns=0, run_id="", added_at=0.0, decoder="") for t in (one, other))
     return one == other

@@ -1,9 +1,9 @@
-"""Pooled vectors in one file, in front of the store: what an exact search reads, mapped at once.
+"""Pooled vectors in one file beside the store: exact search maps it into memory.
 
-A vector is a function of (audio, recipe, pooling), so two files are only ever appended to: `.f32`
-with the float32 vectors of length 1, then `.names` with a record for each: the audio, and when it
-was embedded. They are a copy and may be deleted at any time; a vector that a power loss took away
-has not length 1, and is made again.
+A vector is a function of (audio, recipe, pooling), so two files only grow: `.f32` with the float32
+vectors of length 1, and `.names` with one record per vector: the audio hash and when it was
+embedded. They are a copy and may be deleted at any time. A vector that a power loss destroyed does
+not have length 1, and is read from the store again.
 """
 
 from __future__ import annotations
@@ -23,29 +23,29 @@ from embed_assets.storage.pooling import pool
 from embed_assets.storage.vector_store import Store, VectorsLost
 
 FOLDER = "search"
-"""Beside the store."""
+"""Name of the folder, beside that of the store."""
 
 WINDOWS = "-windows"
-"""What the names for parts have more (`windowed.py`)."""
+"""Suffix of the names of the files of windows (`segment_vector_file.py`)."""
 
 LOCK_SECONDS = 5.0
-"""How long to wait for another process that appends, before going on without keeping anything."""
+"""How long to wait for another process that appends; after that nothing is written."""
 
 APPEND = 1_000
-"""Vectors a write."""
+"""Vectors per write."""
 
 _NAME = np.dtype([("audio", "S48"), ("at", "<f8")])
 _NORM_TOLERANCE = 1e-3
 
 
 def base_of(store: Store, spec: IndexSpec) -> Path:
-    """What the names of a spec's files begin with."""
+    """Path and stem of the files of a spec."""
     name = f"{spec.recipe.digest[:16]}-{spec.pooling}-{spec.dim}"
     return store.root.with_name(FOLDER) / name
 
 
 def unused_files(store: Store, specs: Collection[IndexSpec]) -> list[Path]:
-    """The files of other specs than these, those for parts among them."""
+    """The files of specs other than these, including those of windows."""
     kept = {base_of(store, spec).name for spec in specs}
     files = store.root.with_name(FOLDER).glob("*.*")
     return sorted(f for f in files if f.name.partition(".")[0].removesuffix(WINDOWS) not in kept)
@@ -55,7 +55,7 @@ class TrackVectorFile:
     """The pooled vectors of one index spec.
 
     `vectors`: float32 `[n, dim]`, read-only. `rows`: audio hash -> (row of `vectors`, when it was
-    embedded); only rows of length 1 are named, if `check`, which reads them all.
+    embedded). With `check` all vectors are read, and those that do not have length 1 are left out.
     """
 
     def __init__(self, store: Store, spec: IndexSpec, *, check: bool = True) -> None:
@@ -72,11 +72,11 @@ class TrackVectorFile:
         embedded: Mapping[AudioHash, float],
         at_hand: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> None:
-        """Have a vector of each audio hash -> moment of its embedding, from the store if need be.
+        """Add the vectors of these audio hashes (-> when each was embedded), if they are missing.
 
-        `at_hand`: vectors of some of them that the caller has just read. What the store has lost,
-        or cannot be pooled, is left out. A disk that is full or read-only costs only that the next
-        process reads the store again.
+        They are pooled from the store, unless the caller passes them in `at_hand`. Vectors that are
+        lost or cannot be pooled are left out. If the disk is full or read-only, they are kept in
+        memory only, and the next process reads the store again.
         """
         from filelock import FileLock, Timeout
 
@@ -111,7 +111,7 @@ class TrackVectorFile:
         embedded: Mapping[AudioHash, float],
         at_hand: Mapping[str, np.ndarray] = MappingProxyType({}),
     ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Names `[n]` and vectors `[n, dim]` of what the store has, some at a time."""
+        """Yield names `[n]` and vectors `[n, dim]` from the store, in batches."""
         found = self._pool(embedded, at_hand)
         while batch := list(islice(found, APPEND)):
             names, vectors = zip(*batch, strict=True)
@@ -129,7 +129,7 @@ class TrackVectorFile:
                 yield (audio.encode(), at), pool(windows, self.spec.pooling)
 
     def _map(self) -> None:
-        """Look at what the files have now; rows that were there keep their places."""
+        """Map what the files contain now; rows that were there keep their positions."""
         known, width = len(self.vectors), self.spec.dim
         try:
             with open(self.names_file, "rb") as file:

@@ -1,9 +1,9 @@
-"""The store of window vectors: embeddings are a function of (recipe, audio), kept once, for good.
+"""The store of window vectors: an embedding is a function of (recipe, audio) and is stored once.
 
-One file an entry, `<root>/<recipe digest>/<first 2 of the audio hash>/<audio hash>.npy`: a
-standard .npy that `numpy.load` opens, with a checksum behind the array, where numpy does not look.
-It is written beside its place, synced and renamed, so that an entry is whole or absent; what a
-disk or a power loss damaged all the same is noticed when it is read.
+One file per entry, `<root>/<recipe digest>/<first 2 of the audio hash>/<audio hash>.npy`: a
+standard .npy file that `numpy.load` opens, followed by a checksum, which numpy ignores. It is
+written beside its final place, synced and renamed, so that an entry is complete or absent. Damage
+by a disk or a power loss is noticed when the entry is read.
 """
 
 from __future__ import annotations
@@ -39,15 +39,15 @@ class VectorsLost(TransientError):
 
 @dataclass(frozen=True)
 class Store:
-    """The window vectors under `root`; safe for many processes at once, on any local or NAS disk.
+    """The window vectors under `root`; many processes may use it at once, on a local disk or a NAS.
 
-    Methods raise TransientError, naming the path, when the disk fails or is full.
+    Methods raise TransientError, naming the path, if the disk fails or is full.
     """
 
     root: Path
 
     def path(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> Path:
-        """Where an entry lies, whether it is there or not."""
+        """The path of an entry, whether it exists or not."""
         return Path(self._place(recipe_digest, audio_hash))
 
     def _place(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> str:
@@ -60,18 +60,18 @@ class Store:
     def write(
         self, recipe_digest: RecipeDigest, audio_hash: AudioHash, windows: np.ndarray
     ) -> None:
-        """Keep a track's windows, float32 [n_windows, S, dim], in place of any there were.
+        """Store the windows of a track, float32 [n_windows, S, dim]; replaces an existing entry.
 
-        On return the entry is on the disk, and survives a killed process; after a power loss it is
-        whole, or absent. No partial file is left behind a failure. Raises TrackRejected for values
-        that are not finite.
+        After the call the entry is on the disk and survives a killed process; after a power loss it
+        is complete or absent. A failure leaves no partial file. Raises TrackRejected if a value is
+        not finite.
         """
         if windows.dtype != np.float32 or windows.ndim != 3 or 0 in windows.shape:
             raise ValueError(
                 f"windows must be float32 [n_windows, S, dim]; got {windows.dtype} {windows.shape}"
             )
         if not np.isfinite(windows).all():
-            raise TrackRejected(Reason.BAD_VECTOR, "its window vectors hold NaN or infinity")
+            raise TrackRejected(Reason.BAD_VECTOR, "its window vectors contain NaN or infinity")
         path = self.path(recipe_digest, audio_hash)
         temporary = path.with_name(f".{audio_hash}.{uuid.uuid4().hex}.tmp")
         try:
@@ -89,9 +89,9 @@ class Store:
             raise _failed("write", path, error) from error
 
     def read(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> np.ndarray:
-        """The windows of an entry: float32 [n_windows, S, dim], finite, checked, read-only.
+        """The windows of an entry: float32 [n_windows, S, dim], finite, read-only.
 
-        Raises VectorsLost when there is no such entry, or it is damaged.
+        The checksum is verified. Raises VectorsLost if there is no such entry, or if it is damaged.
         """
         path = self._place(recipe_digest, audio_hash)
         try:
@@ -117,7 +117,7 @@ class Store:
             ) from error
 
     def has(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> bool:
-        """Whether there is an entry; a look at the folder only, `read` says if it is whole."""
+        """Whether an entry exists; only `read` tells if it is intact."""
         path = self.path(recipe_digest, audio_hash)
         try:
             # An empty file is what some disks make of a rename when the power goes.
@@ -128,7 +128,7 @@ class Store:
             raise _failed("look for", path, error) from error
 
     def delete(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> None:
-        """Remove an entry; nothing happens when there is none."""
+        """Delete an entry, if it exists."""
         path = self.path(recipe_digest, audio_hash)
         try:
             path.unlink(missing_ok=True)
@@ -136,13 +136,13 @@ class Store:
             raise _failed("delete", path, error) from error
 
     def recipes(self) -> Iterator[RecipeDigest]:
-        """Digests of the recipes that have a folder, in no order."""
+        """Digests of the recipes that have a folder, in no particular order."""
         for entry in _scan(self.root):
             if entry.is_dir(follow_symlinks=False) and _NAME.fullmatch(entry.name):
                 yield RecipeDigest(entry.name)
 
     def hashes(self, recipe_digest: RecipeDigest) -> Iterator[AudioHash]:
-        """Audio hashes of a recipe's entries, in no order, a folder at a time."""
+        """Audio hashes of the entries of a recipe, in no particular order."""
         for shard in _scan(Path(self.root, recipe_digest)):
             if shard.is_dir(follow_symlinks=False):
                 for entry in _scan(Path(shard.path)):
@@ -151,7 +151,7 @@ class Store:
                         yield AudioHash(name)
 
     def sweep_temporary(self, older_than: float = _DAY) -> int:
-        """Remove what killed writers left, if older than so many seconds; returns how many."""
+        """Delete temporary files of killed writers that are old enough; returns how many."""
         before = time.time() - older_than
         removed = 0
         for recipe in self.recipes():
@@ -191,7 +191,7 @@ def _unpack(raw: bytes) -> np.ndarray:
         raise ValueError("its length differs")
     array = np.frombuffer(raw, dtype="<f4", count=math.prod(shape), offset=start).reshape(shape)
     if not np.isfinite(array).all():
-        raise ValueError("it holds NaN or infinity")
+        raise ValueError("it contains NaN or infinity")
     return array
 
 
@@ -202,7 +202,7 @@ def _shape(header: bytes) -> tuple[int, ...]:
     np.lib.format.read_magic(stream)
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)
     if dtype != np.dtype("<f4") or fortran or len(shape) != 3 or 0 in shape:
-        raise ValueError(f"it holds {dtype} {shape} instead of float32 [n_windows, S, dim]")
+        raise ValueError(f"it contains {dtype} {shape} instead of float32 [n_windows, S, dim]")
     return shape
 
 
@@ -222,6 +222,6 @@ def _failed(what: str, path: Path | str, error: OSError) -> TransientError:
         "the disk is full: free some space (`embed-assets gc` removes vectors that nothing uses), "
         "or set EMBED_HOME to another disk"
         if full
-        else "see that EMBED_HOME is mounted, writable and healthy"
+        else "check that EMBED_HOME is mounted and writable, and that its disk works"
     )
     return TransientError(f"could not {what} {path}: {error.strerror or error}; {advice}.")

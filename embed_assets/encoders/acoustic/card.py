@@ -5,8 +5,10 @@ from embed_assets.encoders.base import EncoderCard
 ACOUSTIC = EncoderCard(
     name="acoustic",
     summary="built in, no download",
-    note="built-in acoustic features (timbre, harmony, rhythm): for trying things out and for small"
-    " machines; no match for MuQ",
+    note=(
+        "built-in acoustic features (timbre, harmony, rhythm): for trials and small machines; much"
+        " weaker than MuQ"
+    ),
     licence="Apache-2.0",
     commercial_use=True,
     space="acoustic",

@@ -115,7 +115,7 @@ class Acoustic:
                 f" {self.info.min_seconds:g} s",
             )
         if not np.isfinite(windows).all():
-            raise TrackRejected(Reason.BAD_VECTOR, "the decoded audio holds infinite samples")
+            raise TrackRejected(Reason.BAD_VECTOR, "the decoded audio contains infinite samples")
         # One by one: BLAS sums a batch in another order, and a vector would depend on its batch.
         return np.stack([project(features(window)[None]) for window in windows])
 

@@ -34,7 +34,7 @@ MUQ_INT8 = replace(
     name="muq-int8",
     summary="MuQ in 8 bits: faster on a CPU, less exact; measure it first with"
     " `embed-assets try-int8`",
-    note=f"{MUQ.note}; in int8, near its vectors in float and not the same",
+    note=f"{MUQ.note}; in int8, whose vectors are close to those in float but not the same",
     engines=("openvino",),
     describe="embed_assets.encoders.muq.encoder:info_int8",
     load="embed_assets.encoders.muq.encoder:load_int8",

@@ -79,10 +79,10 @@ class MuqEncoder:
             # process would fail as well.
             raise DeviceFailed(
                 f"the device {self.device} failed ({str(error).strip().partition(chr(10))[0]}); it"
-                " is tried again, by a new process"
+                " will be retried in a new process"
             ) from None
         if not finite:
-            raise TrackRejected(Reason.BAD_VECTOR, "the decoded audio holds infinite samples")
+            raise TrackRejected(Reason.BAD_VECTOR, "the decoded audio contains infinite samples")
         if not np.isfinite(vectors).all():
             raise TrackRejected(Reason.BAD_VECTOR, "MuQ gave NaN or infinity")
         return vectors
@@ -122,7 +122,7 @@ def load(model: str, device: str, cache: Path) -> MuqEncoder:
                 f"EMBED_DEVICE is {device!r}, but OpenVINO cannot run these weights there:"
                 f" {refused}. Set EMBED_DEVICE=auto."
             ) from refused
-        warning = f"OpenVINO was refused, so that torch does the work, slower: {refused}"
+        warning = f"OpenVINO cannot be used, so torch is used, which is slower: {refused}"
         return _on_torch(found, described, model, where, warning)
     return MuqEncoder(described, engine.frames, where, "openvino", engine.dtype, engine.warning)
 
@@ -237,9 +237,8 @@ def _info(found: weights_.Weights, model: str) -> EncoderInfo:
     dim = found.config.get("encoder_dim")
     if not isinstance(dim, int) or dim < 1 or "w2v2_config" not in found.config:
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}, which is no MuQ model: "
-            f"{found.folder / weights_.CONFIG} lacks encoder_dim or w2v2_config. Leave EMBED_MODEL "
-            "unset for the default."
+            f"EMBED_MODEL is {model!r}, which is not a MuQ model: {found.folder / weights_.CONFIG}"
+            " lacks encoder_dim or w2v2_config. Leave EMBED_MODEL unset for the default."
         )
     return EncoderInfo(
         name=MUQ.name,

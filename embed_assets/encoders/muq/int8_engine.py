@@ -55,8 +55,9 @@ def digest_of(weights: str, cache: Path) -> str:
     made = conversion(weights, cache).fingerprint()
     if made is None:
         raise WeightsMissing(
-            f"EMBED_ENCODER is {NAME!r}, whose model is not made yet: `embed-assets try-int8` makes"
-            f" it, with some of your music, and says whether it is worth it; {_INSTEAD}"
+            f"EMBED_ENCODER is {NAME!r}, whose model is not made yet: `embed-assets try-int8`"
+            " makes it, calibrated on some of your music, and measures whether it is worth using;"
+            f" {_INSTEAD}"
         )
     return digest(NAME, weights, made)
 
@@ -98,13 +99,13 @@ def require(device: str) -> None:
     if device == "auto" and (gpu := nvidia_gpu()):
         raise ConfigurationError(
             f"{asked} runs on CPUs only, but EMBED_DEVICE is 'auto', and this machine has an"
-            f" NVIDIA GPU ({gpu}), which is faster. Set EMBED_ENCODER=muq; or EMBED_DEVICE=cpu, to"
+            f" NVIDIA GPU ({gpu}), which is faster. Set EMBED_ENCODER=muq; or EMBED_DEVICE=cpu to"
             " do without it."
         )
     if not openvino_engine.cpu_has(*INSTRUCTIONS):
         raise ConfigurationError(
-            f"{asked} needs a CPU with instructions for it (AVX512-VNNI, AVX-VNNI or AMX), and this"
-            " one has none. Set EMBED_ENCODER=muq."
+            f"{asked} needs a CPU with AVX512-VNNI, AVX-VNNI or AMX, and this one has none of"
+            " them. Set EMBED_ENCODER=muq."
         )
     if importlib.util.find_spec("openvino") is None:
         raise ConfigurationError(
@@ -117,8 +118,8 @@ def require_maker() -> None:
     """Fail where it cannot be made; raises ConfigurationError."""
     if importlib.util.find_spec("nncf") is None:
         raise ConfigurationError(
-            "the package nncf, which makes MuQ's model in int8, once, is not installed:"
-            f" `pip install 'embed_assets[int8]'`; {_INSTEAD}"
+            "the package nncf, which is needed once to make the int8 model of MuQ, is not"
+            f" installed: `pip install 'embed_assets[int8]'`; {_INSTEAD}"
         )
 
 
@@ -147,7 +148,7 @@ def load(weights: Weights, cache: Path) -> openvino_engine.Engine:
     with _explained(cache):
         ov = import_openvino()
         if not kept.is_whole():
-            raise RuntimeError(f"{kept.folder} is damaged; `embed-assets try-int8` makes it anew")
+            raise RuntimeError(f"{kept.folder} is damaged; `embed-assets try-int8` makes it again")
         checked = openvino_engine.check(ov, kept, "CPU", "int8", weights)
         if checked.cosine < SMALLEST_COSINE:
             raise RuntimeError(
@@ -166,7 +167,7 @@ def _explained(cache: Path) -> Iterator[None]:
     except OSError as error:
         why = f"{error.filename or cache}: {error.strerror or error}"
         if is_full(error):
-            raise TransientError(f"{why}; make room: MuQ in int8 takes 1.7 GB") from error
+            raise TransientError(f"{why}; free some space: MuQ in int8 takes 1.7 GB") from error
     except (Refused, RuntimeError) as error:
         why = str(error).strip()[:400]
     raise ConfigurationError(

@@ -44,13 +44,13 @@ def load_module(weights: Weights, model: str) -> torch.nn.Module:
             module = muq.from_pretrained(str(folder)).eval()
     except (SafetensorError, OSError) as error:
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}, but {folder / WEIGHTS} is damaged or cut off: "
-            f"{error}. Delete it and fetch it again."
+            f"EMBED_MODEL is {model!r}, but {folder / WEIGHTS} is damaged or incomplete: {error}."
+            " Delete it and download it again."
         ) from error
     except (AttributeError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}: {folder / CONFIG} and {WEIGHTS} do not "
-            f"make a MuQ model ({type(error).__name__}: {error}). Fetch both again."
+            f"EMBED_MODEL is {model!r}: {folder / CONFIG} and {WEIGHTS} do not make a MuQ model"
+            f" ({type(error).__name__}: {error}). Download both again."
         ) from error
     _check_keys(there, set(module.state_dict()), folder, model)
     _check_run(module, weights, model)
@@ -67,15 +67,15 @@ def _check_run(module: torch.nn.Module, weights: Weights, model: str) -> None:
             frames = module(torch.zeros(1, MIN_SAMPLES)).last_hidden_state
     except (AttributeError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}: its weights load but do not run "
-            f"({type(error).__name__}: {error}). See that {config} belongs "
-            "to them, and that `pip check` is content (muq 0.1.0 needs transformers below 5.16)."
+            f"EMBED_MODEL is {model!r}: its weights load but do not run ({type(error).__name__}:"
+            f" {error}). Check that {config} belongs to them, and that `pip check` finds nothing"
+            " (muq 0.1.0 needs transformers below 5.16)."
         ) from error
     if not torch.isfinite(frames).all():
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}: its weights give NaN or infinity, of silence already: "
-            f"{weights.folder / WEIGHTS} is damaged, or was saved in too small a type. Fetch it"
-            " again."
+            f"EMBED_MODEL is {model!r}: its weights give NaN or infinity even for silence:"
+            f" {weights.folder / WEIGHTS} is damaged, or was saved in too small a type. Download"
+            " it again."
         )
     width = frames.shape[-1]
     if width != weights.config.get("encoder_dim"):
@@ -92,9 +92,9 @@ def _muq() -> Any:
             from muq import MuQ
     except (ImportError, OSError, RuntimeError) as error:
         raise ConfigurationError(
-            f"EMBED_ENCODER is 'muq', but the package muq cannot be imported ({error}). torch, "
-            "torchaudio and transformers must be the versions that embed_assets asks for: "
-            "`make install`, or `pip install --force-reinstall embed_assets`."
+            f"EMBED_ENCODER is 'muq', but the package muq cannot be imported ({error}). torch,"
+            " torchaudio and transformers must have the versions that embed_assets requires:"
+            " `make install`, or `pip install --force-reinstall embed_assets`."
         ) from error
     return MuQ
 
@@ -114,9 +114,8 @@ def _check_keys(there: set[str], expected: set[str], folder: Path, model: str) -
             if keys
         ]
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}: {folder / WEIGHTS} does not fit its "
-            f"{CONFIG}; of its tensors {' and '.join(faults)}. Fetch both files again, "
-            "from one model."
+            f"EMBED_MODEL is {model!r}: {folder / WEIGHTS} does not fit its {CONFIG}; of its"
+            f" tensors {' and '.join(faults)}. Download both files again, from one model."
         )
 
 

@@ -42,7 +42,10 @@ def refused(worst: list[str], dtype: str) -> str:
     """A warning for people where dtypes before this one gave other vectors; empty if none did."""
     if not worst:
         return ""
-    return f"vectors differed from torch's (cosine {', '.join(worst)}): it is in {dtype}, slower"
+    return (
+        f"vectors differed from torch's (cosine {', '.join(worst)}): using {dtype} instead, which"
+        " is slower"
+    )
 
 
 def smallest_cosine(a: np.ndarray, b: np.ndarray) -> float:

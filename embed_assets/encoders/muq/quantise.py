@@ -61,8 +61,8 @@ def in_process(model: Path, config: Path, music: Sequence[np.ndarray], out: Path
         heard.unlink(missing_ok=True)
     if done.returncode < 0:
         raise RuntimeError(
-            f"the process that quantises was killed (signal {-done.returncode}); is memory short?"
-            f" It takes {GIB} GiB, once"
+            f"the process that quantises was killed (signal {-done.returncode}); is the memory"
+            f" full? It takes {GIB} GiB, once"
         )
     if done.returncode == FULL:
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(out))

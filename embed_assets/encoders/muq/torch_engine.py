@@ -74,17 +74,17 @@ def load(module: torch.nn.Module, device: str) -> Engine:
         said = str(error).strip().partition("\n")[0]
         if _short_of_memory(error):
             raise TransientError(
-                f"MuQ does not fit into the memory of {device} now ({said}): close what else"
-                " uses it"
+                f"MuQ does not fit into the memory of {device} now ({said}): close other programs"
+                " that use it"
             ) from error
         raise ConfigurationError(
             f"torch {torch.__version__} cannot run MuQ on {device} ({said}): is this GPU too old"
-            " for it, or its driver? Set EMBED_DEVICE to another GPU, as cuda:0, or"
-            " EMBED_DEVICE=cpu to do without."
+            " for it, or its driver? Set EMBED_DEVICE to another GPU, e.g. cuda:0, or"
+            " EMBED_DEVICE=cpu to do without it."
         ) from error
     raise ConfigurationError(
-        f"MuQ gives other vectors on {device} than on the CPU (cosine {', '.join(worst)}), with"
-        f" torch {torch.__version__}. Set EMBED_DEVICE=cpu, and please report this."
+        f"MuQ gives different vectors on {device} than on the CPU (cosine {', '.join(worst)}),"
+        f" with torch {torch.__version__}. Set EMBED_DEVICE=cpu, and please report this."
     )
 
 
@@ -152,8 +152,8 @@ class Batches:
             # Outside of `except`: the error's traceback holds what is to be freed.
             if size == 1:
                 raise TransientError(
-                    f"not even one window of {length:.0f} s fits into the GPU's memory:"
-                    " close what else uses it, or set EMBED_WINDOW_SECONDS lower"
+                    f"not even one window of {length:.0f} s fits into the GPU's memory: close"
+                    " other programs that use it, or lower EMBED_WINDOW_SECONDS"
                 )
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
