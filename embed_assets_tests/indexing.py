@@ -47,11 +47,11 @@ def by_brute_force(query: np.ndarray, vectors: np.ndarray, n: int) -> tuple[np.n
 
 
 def note_indexed(tables: Tables, place: str, *rows: tuple[str, str, int], **how: bool) -> None:
-    """Record that a place holds these (folder id, version, rows) as the folders are now."""
+    """Record that a place holds these (folder id, end of the version, rows) as they are now."""
     states = folder_states(tables, [folder for folder, _, _ in rows], "")
     written = [
-        IndexedFolder(folder, version, n, states[folder].revision if folder in states else 0)
-        for folder, version, n in rows
+        IndexedFolder(folder, f"{states[folder].digest}.{end}", n, states[folder].revision)
+        for folder, end, n in rows
     ]
     tables.put_indexed(place, written, **how)
 

@@ -56,7 +56,7 @@ class Scanned:
         note_indexed(self.tables, "place", (ALBUM, "version", 2))
 
     def is_indexed(self) -> bool:
-        return self.tables.indexed("place") == {b"Album": "version"}
+        return self.tables.indexed("place").keys() == {b"Album"}
 
     def seen(self) -> tuple[str | None, int]:
         (folder,) = walk(self.library.root)

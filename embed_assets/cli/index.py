@@ -13,7 +13,7 @@ from rich.filesize import decimal
 from embed_assets.cli.terminal import AsJson, print_json, require_text
 from embed_assets.errors import ExitCode
 from embed_assets.formats import plain
-from embed_assets.identity import PARTS, parts_of
+from embed_assets.identity import PARTS, CollectionName, parts_of
 from embed_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -160,7 +160,11 @@ def _gates(row: CollectionRow, rows: Sequence[CollectionRow]) -> str:
     gates: Any = row["gates"]
     at = row["gates_at"]
     if row["of"] == PARTS:
-        beside = [r for r in rows if r["of"] != PARTS and parts_of(r["name"]) == row["name"]]
+        beside = [
+            r
+            for r in rows
+            if r["of"] != PARTS and parts_of(CollectionName(r["name"])) == row["name"]
+        ]
         every: Any = [g for r in beside for g in r["gates"]]
         gates = [g for g in every if g["name"].startswith(f"{PARTS}_")]
         at = beside[0]["gates_at"] if beside else None

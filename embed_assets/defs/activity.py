@@ -94,11 +94,9 @@ class RunWatch:
 
     def changes(self) -> list[RunChange]:
         """Runs created since the last call, oldest first, and then those that have ended."""
-        created = []
-        for record in self._new_records():
-            self.newest = max(self.newest, record.storage_id)
-            created.append(_change(record.dagster_run))
-        created.reverse()
+        records = list(self._new_records())
+        created = [_change(record.dagster_run) for record in reversed(records)]
+        self.newest = max((r.storage_id for r in records), default=self.newest)
         self.live |= {change.run_id: change for change in created}
         return created + self._ended()
 

@@ -99,8 +99,10 @@ def milvus_index(
                 context.log.info(describe_status(standing))
                 context.log_event(evaluation_of(standing))
     except EmbedAssetsError as e:
-        note_shared_failure(context, music, tables, todo, stage, e)
-        failed += [(key, e) for key in todo]
+        # A reported folder is recorded as indexed with others; which of them were is not known.
+        left = list(todo) or list(context.partition_keys)
+        note_shared_failure(context, music, tables, left, stage, e)
+        failed += [(key, e) for key in left]
     if failed:
         raise_for(failed, stage, len(context.partition_keys))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 
 import dagster as dg
@@ -42,6 +42,7 @@ class LibraryLog:
         self.project = project
         self.watch = RunWatch(instance)
         self.sensor = SensorWatch(instance)
+        self.changes: deque[RunChange] = deque()
         self.tick: Tick | None = None
         self.began = time.time()
         self.summary_due = True
@@ -51,8 +52,11 @@ class LibraryLog:
     def news(self) -> Iterator[str]:
         """What happened since the last call, a line each."""
         try:
-            for change in self.watch.changes():
-                yield from self._of_run(change)
+            self.changes.extend(self.watch.changes())
+            while self.changes:
+                lines = list(self._of_run(self.changes[0]))
+                self.changes.popleft()
+                yield from lines
             yield from self._of_tick(self.sensor.last_tick())
             yield from self._progress()
             self.problem = ""

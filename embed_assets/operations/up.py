@@ -104,8 +104,10 @@ def _serve(settings: Settings, port: int, note: Path, *, verbose: bool) -> int:
         stop_session(left_behind, of_home=str(settings.dagster_home))
     _require_port(port)
     stopping: list[int] = []
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda number, _: stopping.append(number))
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        # `nohup` has it ignored, so that a closed terminal stops nothing.
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, lambda number, _: stopping.append(number))
     with open_instance(settings) as instance:
         library = LibraryLog(instance, Project.of(settings))
         with UpLog(library, _dagster_log(settings), verbose=verbose) as log:

@@ -166,7 +166,10 @@ def plan_removals(
     if not policy.removals_confirmed:
         lost = [k for k in gone if known.indexed.get(k) not in result.new_versions]
         every = (*known.partitions, *known.unlisted)
-        _refuse_mass_removal(lost, result.total, sum(known.indexed.get(k) != EMPTY for k in every))
+        # The last part of a long walk may have no folder left.
+        emptied = result.total == 0 and cursor.resume is None
+        indexed = sum(known.indexed.get(k) != EMPTY for k in every)
+        _refuse_mass_removal(lost, indexed, emptied=emptied)
     due, waits, running = [], [], 0
     for key in gone:
         if key in known.running:
@@ -220,8 +223,8 @@ def _retry_level(attempts: int, *, own_fault: bool | None) -> int:
     return 2 if own_fault else min(attempts, 2)
 
 
-def _refuse_mass_removal(gone: Sequence[PartitionKey], folders: int, indexed: int) -> None:
-    if gone and (folders == 0 or (len(gone) > MASS_REMOVAL_MIN and 2 * len(gone) >= indexed)):
+def _refuse_mass_removal(gone: Sequence[PartitionKey], indexed: int, *, emptied: bool) -> None:
+    if gone and (emptied or (len(gone) > MASS_REMOVAL_MIN and 2 * len(gone) >= indexed)):
         raise LibraryUnavailable(
             f"{len(gone)} of {indexed} indexed folders are gone from the library at once"
             f" (first: {gone[0]!r}). If the disk or share is not mounted, mount it; if they were"

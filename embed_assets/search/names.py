@@ -65,7 +65,7 @@ class Names:
 
     def with_id(self, track: str) -> Track | None:
         """The track with an id."""
-        if not re.fullmatch("[0-9a-f]{32}", track):
+        if not isinstance(track, str) or not re.fullmatch("[0-9a-f]{32}", track):
             return None  # Such a text may be none that SQLite takes.
         known = TrackId(track)
         return queries.tracks_by_id(self.tables, [known]).get(known)
@@ -133,6 +133,8 @@ def find(names: Names, query: str) -> Found:
     """
     if not query.strip(" /"):
         raise NotFound("name a track by its path, or by words of its title and artist")
+    if not _may_be_a_name(query):
+        raise NotFound(f"no track can be called {query!r}: it holds characters that no name has")
     if found := at_path(names, query):
         return found
     if track := names.with_id(query):
@@ -152,7 +154,7 @@ def find(names: Names, query: str) -> Found:
 
 def at_path(names: Names, query: str) -> Found | None:
     """The track at a path, or the tracks of a folder; None if there is neither."""
-    if not query.strip():
+    if not query.strip() or not _may_be_a_name(query):
         return None
     root = names.library.root
     candidates = [os.fsencode(query.rstrip("/") or "/")]
@@ -167,6 +169,14 @@ def at_path(names: Names, query: str) -> Found | None:
         if below := names.below(b"" if path == b"." else path):
             return Found(tuple(below), f"the {len(below)} tracks of {display_path(path)}")
     return None
+
+
+def _may_be_a_name(query: str) -> bool:
+    """Whether the file system can be asked for it: no NUL, no half of a character."""
+    try:
+        return b"\0" not in os.fsencode(query)
+    except UnicodeEncodeError:
+        return False
 
 
 def with_ids(names: Names, track_ids: Sequence[str]) -> tuple[Found, ...]:

@@ -92,6 +92,13 @@ Searches return the old rows until then.
 """
 
 
+IS_EMPTY = (
+    "(f.digest IS NOT NULL AND i.version = 'empty'"
+    " AND NOT EXISTS (SELECT 1 FROM tracks t WHERE t.folder_id = f.folder_id))"
+)
+"""Condition on folders f and indexed i: the folder was removed and did not come back."""
+
+
 class Database:
     """One SQLite file; every method opens its own connection. Without a path it is empty."""
 
@@ -167,6 +174,9 @@ def _upgrade(db: sqlite3.Connection) -> None:
         db.execute("UPDATE tracks SET added_at = coalesce(seen_at, 0) WHERE added_at = 0")
         # Their files are read once more, for what the probe learnt since (rows.PROBE_VERSION).
         db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE probed < 3)")
+        # In schema 6 a request kept its folder due by itself.
+        db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM asked)")
+        db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE again)")
         # Schema 6 marked so what was to be indexed again.
         old = "FROM indexed WHERE version LIKE 'stale.%'"
         db.execute(f"{NEW_REVISION} IN (SELECT folder_id {old})")

@@ -31,7 +31,7 @@ from sqlite3 import Connection
 
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import AudioHash, FolderId, IndexPlace, RecipeDigest, TrackId
-from embed_assets.storage.database import NEW_REVISION, Database
+from embed_assets.storage.database import IS_EMPTY, NEW_REVISION, Database
 from embed_assets.storage.records import (
     PROBE_VERSION,
     Embedding,
@@ -366,14 +366,16 @@ class Tables(Database):
     def indexed(self, place: IndexPlace) -> dict[bytes, str]:
         """Path of each folder -> the version that was written to this place.
 
-        Left out are folders that have to be written again, and those with an unfinished scan.
+        Left out are folders that have to be written again, as their rows or files changed, and
+        those with an unfinished scan.
         """
         with self.connect() as db:
             return dict(
                 db.execute(
                     "SELECT f.path, i.version FROM indexed i"
                     " JOIN folders f ON f.folder_id = i.folder_id"
-                    " WHERE i.place = ? AND f.digest IS NOT NULL AND i.revision = f.revision",
+                    " WHERE i.place = ? AND i.revision = f.revision AND (substr(i.version, 1,"
+                    f" length(f.digest) + 1) = f.digest || '.' OR {IS_EMPTY})",
                     (place,),
                 )
             )

@@ -65,6 +65,7 @@ class TrackVectorFile:
         self.vectors = np.zeros((0, spec.dim), np.float32)
         self.rows: dict[AudioHash, tuple[int, float]] = {}
         self._inode: int | None = None
+        self._holds = False
         self._map()
 
     def keep(
@@ -81,6 +82,10 @@ class TrackVectorFile:
         from filelock import FileLock, Timeout
 
         if not self._missing(embedded):
+            return
+        if self._holds:
+            # Rows held in memory follow the mapped ones: no more can be mapped between them.
+            self._hold(self._missing(embedded))
             return
         lock = FileLock(f"{self.names_file}.lock")
         try:
@@ -151,6 +156,7 @@ class TrackVectorFile:
     def _hold(self, embedded: Mapping[AudioHash, float]) -> None:
         """Keep vectors in this process only."""
         for names, vectors in self._read(embedded):
+            self._holds = True
             begin = len(self.vectors)
             self.vectors = np.concatenate([self.vectors, vectors])
             self._name(names, begin)
