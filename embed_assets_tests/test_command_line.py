@@ -53,7 +53,6 @@ def test_each_kind_of_error_has_its_exit_code():
 
 
 def test_a_command_ends_with_the_code_of_what_went_wrong(here, monkeypatch, capsys):
-    assert exit_code(monkeypatch, "status") == 0
     assert exit_code(monkeypatch, "similar", "blue train") == 2
     assert "nothing is indexed yet" in capsys.readouterr().err
     assert exit_code(monkeypatch, "similar", "blue train", "--year", "soon") == 2
