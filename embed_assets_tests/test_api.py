@@ -153,6 +153,25 @@ def test_a_condition_that_is_none_says_what_to_write(lib, where, told):
         lib.similar("red", where=where)
 
 
+@pytest.mark.parametrize("name", ["a\0b", "\ud800", "/\0"])
+def test_what_no_track_can_be_called_is_not_found(lib, name):
+    with pytest.raises(ea.NotFound):
+        lib.similar(name)
+
+
+def test_numbers_that_mean_nothing_are_refused(lib):
+    for ask in (
+        lambda: lib.path("Some/0.flac", "Some/1.flac", steps=1),
+        lambda: lib.radio("Some/0.flac", n=-1),
+        lambda: lib.radio("Some/0.flac", seed=-1),
+        lambda: lib.radio("Some/0.flac", drift=float("nan")),
+    ):
+        with pytest.raises(ea.ConfigurationError):
+            ask()
+    with pytest.raises(ea.NotFound):
+        lib.similar(tracks=[3])
+
+
 def test_other_questions(lib, tmp_path):
     way = lib.path("Some", "red", steps=4)
     assert (way[0].path, way[-1].path, len(way)) == ("Some/0.flac", "Other/9.flac", 4)

@@ -320,3 +320,10 @@ def test_after_the_dagster_home_was_lost_nothing_is_run_and_partitions_come_back
     plan = look([("a", "1"), ("c", "1")], [], indexed, unlisted=("a", "b", "c"))
     assert plan.adopt == ("a", "c")
     assert [(r.keys, r.remove) for r in plan.requests] == [(("b",), True)]
+
+
+def test_a_long_walk_whose_last_part_has_no_folder_left_is_not_taken_for_an_unmounted_library():
+    names = [f"f{i:03}" for i in range(100)]
+    cursor = SensorCursor(resume="f098")
+    plan = look([], names, dict.fromkeys(names, "1"), cursor=cursor, missing=["f099"])
+    assert [(r.keys, r.remove) for r in plan.requests] == [(("f099",), True)]

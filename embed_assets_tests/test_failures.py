@@ -10,10 +10,13 @@ import sys
 
 import dagster as dg
 
+from embed_assets.definitions import library_job
 from embed_assets.defs import state
+from embed_assets.errors import TransientError
 from embed_assets.identity import folder_id
 from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
+from embed_assets.storage.tables import Tables
 from embed_assets_tests.evidence import slots_held
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.synth import write_hour
@@ -294,3 +297,28 @@ def test_a_scan_that_was_killed_is_done_again_though_the_folder_is_as_it_was(wor
     assert world.sync()["failed_folders"] == 0
     assert tables.digest(folder)
     assert json.loads(world.run("status", "--json").stdout)["folders_to_do"] == 0
+
+
+def test_a_disk_that_is_full_when_the_index_is_recorded_has_the_step_tried_again(
+    world, monkeypatch
+):
+    world.album("Album", 1)
+    for name, value in world.environment.items():
+        if name.startswith("EMBED_"):
+            monkeypatch.setenv(name, value)
+    record, full = Tables.put_indexed, []
+
+    def full_once(tables, place, written, **how):
+        if not full:
+            full.append(place)
+            raise TransientError("the disk is full")
+        record(tables, place, written, **how)
+
+    monkeypatch.setattr(Tables, "put_indexed", full_once)
+    with world.instance() as instance:
+        state.add_keys(instance, ["Album"])
+        done = library_job().execute_in_process(instance=instance, partition_key="Album")
+    again = [e.step_key for e in done.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"]
+    assert again == ["milvus_index"]
+    assert world.in_step()
+    world.assert_index_is_library()

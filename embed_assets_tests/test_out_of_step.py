@@ -10,13 +10,13 @@ import pytest
 from embed_assets.identity import digest, folder_id, track_id
 from embed_assets.index import promotion
 from embed_assets.index.connection import connect
-from embed_assets.index.folders import index_library, written_versions
+from embed_assets.index.folders import index_library, version_of, written_versions
 from embed_assets.library.walk import folder_digest, list_audio
 from embed_assets.operations.errors import failed_folders
 from embed_assets.search.searcher import Searcher
-from embed_assets.storage import collection_registry, queries
+from embed_assets.storage import collection_registry, queries, retry_requests
 from embed_assets.storage.database import NEW_REVISION
-from embed_assets.storage.records import Embedding, Track
+from embed_assets.storage.records import EMPTY, Embedding, Track
 from embed_assets.storage.tables import Tables
 from embed_assets_tests.made_library import ENRICHED, MEAN, shelf_of
 from embed_assets_tests.test_retags import as_the_version_before
@@ -162,3 +162,45 @@ def embedded(project, path):
     tables.put_tracks([track], "scan")
     tables.finish_scan(folder, "scan", folder_digest(files), 1)
     return track
+
+
+def test_a_folder_whose_track_went_and_came_back_between_two_scans_is_indexed_again(shelf):
+    digest = shelf.tables.digest(folder_id(shelf.library.name, ALBUM))
+    folder = folder_id(shelf.library.name, ALBUM)
+    shelf.tables.begin_scan(folder, ALBUM, "without it")
+    shelf.tables.keep_tracks([t.track_id for t in shelf.albums[ALBUM][1:]], "without it")
+    shelf.tables.finish_scan(folder, "without it", "another digest", 2)
+    # The run dies here, and the file comes back: the walk gives the digest that was indexed.
+    assert out_of_step(shelf) == {ALBUM}
+    assert (
+        version_of(digest, MEAN) not in written_versions(shelf.tables, MEAN, shelf.address).values()
+    )
+
+
+def test_a_folder_that_was_emptied_and_came_back_is_not_taken_for_empty(shelf):
+    folder = folder_id(shelf.library.name, ALBUM)
+    shelf.tables.begin_scan(folder, ALBUM, "emptied")
+    shelf.tables.finish_scan(folder, "emptied", "no files", 0)
+    with connect(shelf.address) as client:
+        shelf.index(client, MEAN, [ALBUM])
+    assert written_versions(shelf.tables, MEAN, shelf.address)[ALBUM] == EMPTY
+    shelf.tables.begin_scan(folder, ALBUM, "back")
+    shelf.tables.put_tracks(shelf.albums[ALBUM], "back")
+    shelf.tables.finish_scan(folder, "back", "its files", 3)
+    assert out_of_step(shelf) == {ALBUM}
+
+
+def test_a_request_that_was_open_when_tables_were_upgraded_is_not_forgotten(shelf):
+    retry_requests.ask(shelf.tables, lambda path: path == ALBUM, [])
+    folder = folder_id(shelf.library.name, ALBUM)
+    shelf.tables.begin_scan(folder, ALBUM, "read")
+    shelf.tables.put_tracks(shelf.albums[ALBUM], "read")
+    shelf.tables.finish_scan(folder, "read", "digest", 3)
+    with connect(shelf.address) as client:
+        shelf.index(client, MEAN, [ALBUM])
+    with shelf.tables.transaction() as db:
+        db.execute("UPDATE tracks SET again = 1 WHERE folder_id = ?", (folder,))
+        db.execute("UPDATE folders SET revision = 0")
+        db.execute("UPDATE indexed SET revision = 0")
+        db.execute("PRAGMA user_version = 6")
+    assert out_of_step(shelf) == {ALBUM}

@@ -8,11 +8,12 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from filelock import FileLock
 
 from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
 from embed_assets.search import searcher
-from embed_assets.storage import queries
+from embed_assets.storage import queries, track_vector_file
 from embed_assets.storage.records import Embedding
 from embed_assets.storage.track_vector_file import TrackVectorFile
 from embed_assets_tests.shelf import SPEC, Shelf, random_vectors
@@ -177,3 +178,20 @@ def test_the_time_a_track_takes_is_that_of_the_last_ones_and_not_of_what_lay_bet
         ]
     )
     assert queries.seconds_per_track(shelf.tables, recipe) == pytest.approx(4.0)
+
+
+def test_vectors_held_in_memory_stay_with_their_audio_when_others_write_the_file(shelf):
+    embedded = hashes_of(shelf, 6)
+    early = dict(list(embedded.items())[:2])
+    ready = TrackVectorFile(shelf.store, SPEC)
+    ready.keep(early)
+    names = ready.names_file.read_bytes()
+    later = dict(list(embedded.items())[2:4])
+    with FileLock(f"{ready.names_file}.lock"), pytest.MonkeyPatch.context() as patched:
+        patched.setattr(track_vector_file, "LOCK_SECONDS", 0.0)
+        ready.keep(later)
+    assert ready.names_file.read_bytes() == names, "somebody else was writing"
+    TrackVectorFile(shelf.store, SPEC).keep(dict(reversed(embedded.items())))
+    ready.keep(embedded)
+    assert_right(ready, embedded)
+    assert_right(TrackVectorFile(shelf.store, SPEC), embedded)

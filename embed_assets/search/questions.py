@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
 
-from embed_assets.errors import NotFound
+from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.index.nearest import Match
 from embed_assets.search import exact
 from embed_assets.search.answers import Drift, Filters, Query, Result
@@ -116,7 +116,12 @@ class Questions(ABC):
         """A smooth path of `steps` tracks from one track to another, both included.
 
         Scores are the cosines to the track before. A folder stands for its first track.
+
+        Raises:
+            ConfigurationError: `steps` is below 2, or no path leads from one to the other.
         """
+        if steps < 2:
+            raise ConfigurationError(f"steps is {steps}: a path has at least 2, both ends included")
         answers = self._local()
         ends = [answers.one_of(find(answers.names, one)) for one in (start, end)]
         first, last = (answers.positions([one])[0] for one in ends)
@@ -137,7 +142,9 @@ class Questions(ABC):
         where: Where = (),
         one_recording: bool = False,
     ) -> Result:
-        """The first `n` tracks of `drift`."""
+        """The first `n` tracks of `drift`; raises what that does."""
+        if n < 0:
+            raise ConfigurationError(f"n is {n}: it is 0 or a positive number")
         endless = self.drift(
             query,
             tracks=tracks,
@@ -162,7 +169,14 @@ class Questions(ABC):
 
         `drift`: 0 stays near the named tracks, 1 follows the last one. `seed`: the same number
         gives the same tracks. Scores are the cosines to the track before.
+
+        Raises:
+            ConfigurationError: `drift` is not within 0 and 1, or `seed` is negative.
         """
+        if not 0.0 <= drift <= 1.0:
+            raise ConfigurationError(f"drift is {drift}: it is a number from 0 to 1")
+        if seed is not None and seed < 0:
+            raise ConfigurationError(f"seed is {seed}: it is 0 or a positive number")
         answers = self._local()
         seeds = _seeds(answers.names, query, tracks)
         filters = Filters(tuple(conditions(where)), one_recording=one_recording)

@@ -15,18 +15,12 @@ from sqlite3 import Connection
 from typing import Any
 
 from embed_assets.identity import AudioHash, FolderId, IndexSpec, RecipeDigest, TrackId, digest
-from embed_assets.storage.database import IS_EMPTY
+from embed_assets.storage.database import IS_CURRENT
 from embed_assets.storage.records import Embedding, Track
 from embed_assets.storage.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
 
 ROLLBACK, PROMOTE = "rollback", "promote"
 """Reasons of a move by hand: it holds until the settings, or a person, want another collection."""
-
-_UP_TO_DATE = (
-    "coalesce(f.digest IS NOT NULL AND i.revision = f.revision"
-    f" AND (i.version = f.digest || ? OR {IS_EMPTY}), 0)"
-)
-"""Condition on folders f and indexed i, with the end of the spec's versions as its parameter."""
 
 _TRACK = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
 
@@ -178,8 +172,8 @@ def _unfinished(tables: Tables, address: str, spec: IndexSpec) -> int:
     with tables.connect() as db:
         return db.execute(
             "SELECT count(*) FROM folders f LEFT JOIN indexed i"
-            f" ON i.place = ? AND i.folder_id = f.folder_id WHERE NOT {_UP_TO_DATE}",
-            (spec.place(address), f".{spec.digest[:12]}"),
+            f" ON i.place = ? AND i.folder_id = f.folder_id WHERE NOT {IS_CURRENT}",
+            (spec.place(address),),
         ).fetchone()[0]
 
 
@@ -192,9 +186,9 @@ def written_folders(
     """
     with tables.connect() as db:
         yield from db.execute(
-            f"SELECT f.folder_id, f.path, {_UP_TO_DATE} FROM folders f LEFT JOIN indexed i"
+            f"SELECT f.folder_id, f.path, {IS_CURRENT} FROM folders f LEFT JOIN indexed i"
             " ON i.place = ? AND i.folder_id = f.folder_id ORDER BY f.folder_id",
-            (f".{spec.digest[:12]}", spec.place(address)),
+            (spec.place(address),),
         )
 
 

@@ -92,11 +92,12 @@ Searches return the old rows until then.
 """
 
 
-IS_EMPTY = (
-    "(f.digest IS NOT NULL AND i.version = 'empty'"
-    " AND NOT EXISTS (SELECT 1 FROM tracks t WHERE t.folder_id = f.folder_id))"
+IS_CURRENT = (
+    "coalesce(i.revision = f.revision AND f.digest IS NOT NULL"
+    " AND (substr(i.version, 1, length(f.digest) + 1) = f.digest || '.' OR (i.version = 'empty'"
+    " AND NOT EXISTS (SELECT 1 FROM tracks own WHERE own.folder_id = f.folder_id))), 0)"
 )
-"""Condition on folders f and indexed i: the folder was removed and did not come back."""
+"""Condition on folders f and indexed i: what is indexed is of the files and rows of now."""
 
 
 class Database:

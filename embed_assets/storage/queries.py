@@ -16,6 +16,7 @@ from embed_assets.identity import (
     TrackId,
     display_path,
 )
+from embed_assets.storage.database import IS_CURRENT
 from embed_assets.storage.records import CHANGED, NOT_DONE, Embedding, Problem, Track
 from embed_assets.storage.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
 from embed_assets.words import holding, name_key
@@ -46,7 +47,7 @@ def counts(tables: Tables, recipe: RecipeDigest, place: IndexPlace) -> Counts:
     with tables.connect() as db:
         folders = db.execute(
             "SELECT count(*), count(f.digest),"
-            " count(CASE WHEN i.revision = f.revision THEN 1 END) FROM folders f"
+            f" count(CASE WHEN {IS_CURRENT} THEN 1 END) FROM folders f"
             " LEFT JOIN indexed i ON i.place = ? AND i.folder_id = f.folder_id",
             (place,),
         ).fetchone()

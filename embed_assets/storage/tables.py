@@ -31,7 +31,7 @@ from sqlite3 import Connection
 
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import AudioHash, FolderId, IndexPlace, RecipeDigest, TrackId
-from embed_assets.storage.database import IS_EMPTY, NEW_REVISION, Database
+from embed_assets.storage.database import IS_CURRENT, NEW_REVISION, Database
 from embed_assets.storage.records import (
     PROBE_VERSION,
     Embedding,
@@ -374,8 +374,7 @@ class Tables(Database):
                 db.execute(
                     "SELECT f.path, i.version FROM indexed i"
                     " JOIN folders f ON f.folder_id = i.folder_id"
-                    " WHERE i.place = ? AND i.revision = f.revision AND (substr(i.version, 1,"
-                    f" length(f.digest) + 1) = f.digest || '.' OR {IS_EMPTY})",
+                    f" WHERE i.place = ? AND {IS_CURRENT}",
                     (place,),
                 )
             )
