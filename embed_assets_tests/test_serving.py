@@ -292,3 +292,18 @@ def test_a_spec_of_another_version_is_unknown_and_not_wrong(tmp_path):
     assert collection_registry.spec_of(shelf.tables, "nowhere.db", MEAN.collection) is None
     newer = replace(MEAN, row_schema=MEAN.row_schema + 1)
     assert type(newer).load(newer.dump()) == newer
+
+
+def test_settings_that_went_back_have_what_was_indexed_before_served_again(lite, tmp_path):
+    shelf = shelf_of(tmp_path, lite, 2, MEAN)
+    back = shelf.context(MEAN)
+    assert not promotion.request_promotion(back), "nothing is served yet"
+    with connect(lite) as client:
+        shelf.index(client, MEAN)
+        assert not promotion.request_promotion(back)
+        assert shelf.index(client, ENRICHED).served == ENRICHED.collection
+    assert promotion.request_promotion(back)
+    (due,) = shelf.albums.keys() - shelf.tables.indexed(back.place).keys()
+    with connect(lite) as client:
+        assert shelf.index(client, MEAN, [due]).served == MEAN.collection
+    assert not promotion.request_promotion(back)

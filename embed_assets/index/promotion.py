@@ -85,6 +85,24 @@ def promote_if_ready(client: MilvusClient, index: IndexContext) -> ServingStatus
     return replace(moved, verdict=verdict)
 
 
+def request_promotion(index: IndexContext) -> bool:
+    """Have one folder written again if the wanted collection is complete and another is served.
+
+    Where the settings went back to what was indexed before, no folder needs a run, and only a run
+    promotes. Asks the tables only.
+    """
+    tables, uri, wanted = index.tables, index.uri, index.spec.collection
+    served = collection_registry.last_served(tables, uri)
+    if served in (None, wanted) or collection_registry.is_by_hand(tables, uri, wanted):
+        return False
+    if collection_registry.unfinished(tables, uri, index.spec):
+        return False
+    first = next(iter(tables.indexed(index.place)), None)
+    if first is not None:
+        collection_registry.forget_written(tables, uri, index.spec, [first])
+    return first is not None
+
+
 def promote_if_ready_and_validate(client: MilvusClient, index: IndexContext) -> ServingStatus:
     """The same, and measure the wanted collection even if it is served already."""
     standing = promote_if_ready(client, index)

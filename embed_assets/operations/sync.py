@@ -24,7 +24,6 @@ from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
 from embed_assets.errors import ConfigurationError, IndexBusy
 from embed_assets.formats import counted, duration
 from embed_assets.identity import IndexSpec, folder_id
-from embed_assets.index import collection
 from embed_assets.index.address import stamp
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import require_library
@@ -228,6 +227,7 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
     A Lite collection whose files have not changed since the last good comparison is not opened.
     """
     from embed_assets.index.connection import connect
+    from embed_assets.index.promotion import promote_if_ready
     from embed_assets.index.reconcile import reconcile
 
     tables, spec, uri = index.tables, index.spec, index.uri
@@ -241,19 +241,19 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
     try:
         with connect(uri, project.token, wait_seconds=LITE_SECONDS) as client:
             found = reconcile(client, index)
-            served = collection.served(client)
+            if not all(d.none for d in found.values()):
+                differing = sum(len(d.differing) for d in found.values())
+                tell(f"{differing} folders differ in the index and are written again")
+                return False
+            # No run was needed where the settings went back to what was indexed before, and none
+            # promoted it; nor is there one if the alias was dropped by hand.
+            status = promote_if_ready(client, index)
     except IndexBusy as e:
         tell(f"the index was not compared with the tables: {e}")
         return True
-    if not all(d.none for d in found.values()):
-        differing = sum(len(d.differing) for d in found.values())
-        tell(f"{differing} folders differ in the index and are written again")
-        return False
-    if served is None:
-        # The alias was dropped by hand: any run of a folder sets it again.
-        some = next(iter(tables.indexed(spec.place(uri))))
-        collection_registry.forget_written(tables, uri, spec, [some])
-        return False
+    served = status.served
+    if status.moved:
+        tell(f"{served} is served now")
     collection_registry.note_stamp(tables, uri, spec.collection, _stamp(uri, spec))
     if served != spec.collection:
         why = "`embed-assets collections` says why"

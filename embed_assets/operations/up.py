@@ -25,6 +25,7 @@ from embed_assets.defs.instance import (
 from embed_assets.defs.run_requests import forget_requested
 from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
 from embed_assets.errors import AlreadyRunning, ConfigurationError, ExitCode
+from embed_assets.index.promotion import request_promotion
 from embed_assets.operations.dagster_output import bound, tail
 from embed_assets.operations.dagster_process import release, start_held, stop_session
 from embed_assets.operations.library_log import LibraryLog
@@ -108,6 +109,7 @@ def _serve(settings: Settings, port: int, note: Path, *, verbose: bool) -> int:
         # `nohup` has it ignored, so that a closed terminal stops nothing.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: stopping.append(number))
+    request_promotion(Project.of(settings).index())
     with open_instance(settings) as instance:
         library = LibraryLog(instance, Project.of(settings))
         with UpLog(library, _dagster_log(settings), verbose=verbose) as log:
