@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from av import AudioFrame
 
 MOST_PLANES = 8
-"""Channels of which PyAV 18 finds each one's own plane."""
+"""PyAV 18 finds a plane for each channel up to this number of channels."""
 
 BLOCK = 1 << 14
 """Frames that libsndfile decodes at once."""

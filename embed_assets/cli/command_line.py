@@ -27,7 +27,7 @@ app = typer.Typer(
 
 
 DEMO_LISTS = 3
-"""Tracks of which `demo` says what sounds like them."""
+"""Tracks for which `demo` prints similar ones."""
 
 
 @app.command(epilog="Example: EMBED_LIBRARY=~/Music embed-assets up --port 3000")

@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from pymilvus import MilvusClient
 
 FOLDERS_PER_RECORD = 8
-"""Folders that are recorded in one transaction (5 ms); a kill repeats at most so many, while their
-events take 50 ms each."""
+"""Folders that are recorded in one transaction (5 ms). Their events take 50 ms each, and what a
+kill leaves unrecorded is repeated."""
 
 DIRTY = "dirty"
 """Version of a folder that changed while it was processed; it is evaluated again."""
@@ -181,7 +181,7 @@ def _indexed(report: FolderWritten, state: FolderState, spec: IndexSpec) -> Inde
 def _chunks(
     reports: Iterator[FolderWritten | FolderFailed],
 ) -> Iterator[list[FolderWritten | FolderFailed]]:
-    """The reports in chunks, each of which is recorded in one transaction."""
+    """The reports, in the chunks in which they come."""
     while chunk := list(islice(reports, FOLDERS_PER_CHUNK)):
         yield chunk
 
