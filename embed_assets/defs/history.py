@@ -27,7 +27,7 @@ from embed_assets.defs.dagster_compat.runs import (
 )
 
 MAINTENANCE_DAYS = 7
-"""Successful runs over no partitions, e.g. of `reconcile`, go after so many days."""
+"""Days after which successful runs without partitions, e.g. of `reconcile`, are deleted."""
 
 ORPHAN_SECONDS = 86_400.0
 """Logs of runs that are not there (deleted in the UI, or by a process that was killed) go then."""
@@ -65,7 +65,7 @@ def prune(
     vacuum_seconds: float = VACUUM_SECONDS,
     dry_run: bool = False,
 ) -> Pruned:
-    """Delete the history that nothing needs any more; for about so many seconds at most.
+    """Delete the history that nothing needs any more; for about `seconds` at most.
 
     `history_days`: after how many days runs over partitions, and failed ones, are pruned; 0: never.
     """

@@ -59,9 +59,9 @@ COLUMNS = dg.TableSchema(
     metadata={"dagster/column_schema": COLUMNS},
     description=(
         "The folder's rows in the Milvus collection behind the alias `tracks`: one row per readable"
-        " track. The data version identifies the files and the index spec; the sensor compares it"
-        " with the library. New settings fill another collection, which is served once it is"
-        " complete and passes its gates. With EMBED_PARTS the windows have their own collection."
+        " track. The data version identifies the files and the index spec. New settings fill"
+        " another collection, which is served once it is complete and passes its gates. With"
+        " EMBED_PARTS the windows have their own collection."
     ),
 )
 def milvus_index(

@@ -147,7 +147,7 @@ def note_changed(
 ) -> dict[str, Any]:
     """Note that a folder is not done because it changed meanwhile; gives its metadata.
 
-    That is normal while somebody copies: the index step marks it dirty, the sensor comes back.
+    That is normal during a copy: the folder stays out of date, and the sensor requests a run again.
     """
     context.log.warning(why)
     folder = folder_id(library.name, path)

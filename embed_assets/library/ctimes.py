@@ -18,7 +18,7 @@ REST_SECONDS = 86_400.0
 
 
 def count(vain: int, vain_at: float, now: float) -> bool:
-    """Whether another ctime is reason enough to read a file again, after so many vain readings."""
+    """Whether a changed ctime is reason enough to read a file, after `vain` useless readings."""
     if vain < TRIES:
         return True
     return not 0 <= now - vain_at < REST_SECONDS * 2.0 ** (vain - TRIES)

@@ -27,7 +27,7 @@ def start_held(
 ) -> subprocess.Popen[bytes]:
     """Start a session of its own that begins its command at `release`, and appends to the log.
 
-    If we are killed before that, it ends: no process goes on of which nobody has noted the number.
+    If `up` is killed before that, the process ends, so no unrecorded process is left running.
 
     Raises:
         TransientError: the machine has no process or no memory left.

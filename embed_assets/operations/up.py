@@ -41,10 +41,10 @@ if TYPE_CHECKING:
     from embed_assets.settings import Settings
 
 WELL_SECONDS = 20.0
-"""Dagster that ran for so long and ended was killed, or died of something rare."""
+"""A Dagster that ran longer than this was killed, or died of something rare: it is restarted."""
 
 STARTS = 4
-"""So many times in a row it may end sooner than that: then there are pauses, or `up` gives up."""
+"""After this many shorter runs in a row, `up` pauses before it restarts Dagster, or gives up."""
 
 LONGEST_PAUSE_SECONDS = 60.0
 

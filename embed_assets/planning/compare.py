@@ -21,7 +21,7 @@ INTERACTIVE_SECONDS = 900.0
 """Somebody waits for a folder that changed so recently: it is done before an import."""
 
 INTERACTIVE_FOLDERS = 8
-"""At most so many of the most recently changed folders; the others are an import."""
+"""Most recently changed folders that are done before an import; the others belong to it."""
 
 MASS_REMOVAL_MIN = 3
 """More folders than these are only removed if they are less than half of the library, or a person
