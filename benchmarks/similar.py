@@ -102,7 +102,7 @@ def writer(root: Path, how: str) -> Iterator[None]:
 
 def write(how: str) -> None:
     from embed_assets.index.collection import ensure
-    from embed_assets.index.connection import connect, give_way
+    from embed_assets.index.connection import connect
     from embed_assets.index.expected_rows import index_rows
     from embed_assets.index.writer import FolderRows, index_folders
     from embed_assets.project import Project
@@ -126,7 +126,7 @@ def write(how: str) -> None:
                 pass
         while True:
             time.sleep(0.02)
-            if how == "yielding" and give_way(client):
+            if how == "yielding" and client.give_way():
                 ensure(client, spec)
 
 

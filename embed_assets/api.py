@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.identity import TRACKS, IndexSpec
-from embed_assets.index.address import is_server
 from embed_assets.project import Project, for_reading
 from embed_assets.search.filters import FIELDS
 from embed_assets.search.local import LocalAnswers
@@ -141,7 +140,8 @@ class Library(Questions):
     def _answers(self, *, parts: bool = False) -> LocalAnswers | MilvusAnswers:
         project = self._project
         name = served_name(project)
-        if is_server(project.uri) or (spec := self._spec(project, name)) is None:
+        spec = self._spec(project, name) if project.backend.exclusive else None
+        if spec is None:
             return MilvusAnswers(project, name)
         return self._snapshots(project, spec, parts=parts)
 

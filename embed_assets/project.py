@@ -9,6 +9,7 @@ from embed_assets.context import IndexContext
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec
+from embed_assets.index.backend import Backend, backend_of
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.settings import Settings
 from embed_assets.storage.tables import Tables
@@ -71,6 +72,11 @@ class Project:
             uri=settings.index_uri,
             token=settings.milvus_token or None,
         )
+
+    @property
+    def backend(self) -> Backend:
+        """What kind of Milvus holds the index."""
+        return backend_of(self.uri)
 
     def spec(self) -> IndexSpec:
         """The index spec that all folders should have.

@@ -11,6 +11,7 @@ import tomllib
 from pathlib import Path
 
 import pytest
+from pymilvus import MilvusClient
 from pymilvus.exceptions import MilvusException
 
 from embed_assets.index import milvus_compat
@@ -77,10 +78,10 @@ def held_for_others(folder):
 
 def test_a_lite_index_is_held_until_it_is_released_and_the_same_client_opens_it_again(tmp_path):
     folder = tmp_path / "milvus.db"
-    client = milvus_compat.unopened_client()
+    client = MilvusClient.__new__(MilvusClient)
     for _ in range(2):
         assert not held_for_others(folder)
-        milvus_compat.open_again(client, folder)
+        client.__init__(str(folder))
         assert client.list_collections() == []
         client.close()
         assert held_for_others(folder), "closing is enough now: see whether `release` can go"
@@ -97,17 +98,14 @@ def test_an_error_is_raised_and_not_printed_as_well(lite, capfd):
 
 def test_what_can_never_be_done_is_told_from_what_may_pass(lite):
     write(lite, [album("a", 1)])
-    client = milvus_compat.unopened_client()
-    milvus_compat.open_again(client, Path(lite))
-    with pytest.raises(MilvusException) as wrong:
+    with connect(lite) as client, pytest.raises(MilvusException) as wrong:
         client.upsert(NAME, [{"track_id": "a row without the other fields"}])
     assert fault_of(wrong.value) is Fault.BAD_REQUEST
-    milvus_compat.release(Path(lite))
     with pytest.raises(MilvusException) as away:
-        milvus_compat.quiet_client_class()("http://127.0.0.1:1", timeout=1)
+        MilvusClient("http://127.0.0.1:1", timeout=1)
     assert fault_of(away.value) is Fault.OTHER
     with pytest.raises(MilvusException) as address:
-        milvus_compat.quiet_client_class()("ftp://127.0.0.1:1", timeout=1)
+        MilvusClient("ftp://127.0.0.1:1", timeout=1)
     assert fault_of(address.value) is Fault.BAD_ADDRESS
 
 

@@ -23,8 +23,9 @@ import psutil
 
 from embed_assets.defs.instance import open_instance
 from embed_assets.identity import display_path
-from embed_assets.index.collection import ALIAS, PAGE, load
+from embed_assets.index.collection import ALIAS, load
 from embed_assets.index.connection import connect
+from embed_assets.index.milvus_compat import PAGE
 from embed_assets.library.walk import walk
 from embed_assets.project import Project
 from embed_assets.settings import Settings

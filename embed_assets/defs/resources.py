@@ -22,7 +22,7 @@ from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
 
 if TYPE_CHECKING:
-    from pymilvus import MilvusClient
+    from embed_assets.index.clients import IndexClient
 
 
 class LibraryResource(dg.ConfigurableResource[Any]):
@@ -84,7 +84,7 @@ class MilvusResource(dg.ConfigurableResource[Any]):
     token: str
 
     @contextmanager
-    def get_client(self) -> Iterator[MilvusClient]:
+    def get_client(self) -> Iterator[IndexClient]:
         """A client; on Milvus Lite the index is this process's alone until the block ends."""
         from embed_assets.index.connection import connect
 

@@ -1,22 +1,14 @@
 """Addresses of an index: a folder of Milvus Lite, or a server and one of its databases.
 
 An address is one string, in the form that pymilvus accepts: an absolute path that ends in `.db`, or
-`http(s)://host[:port][/database]`. Also here: what can be read from a Lite folder's files without
-opening the index.
+`http(s)://host[:port][/database]`.
 """
 
 from __future__ import annotations
 
 import re
-import socket
 from pathlib import Path
 from urllib.parse import urlsplit
-
-from embed_assets.identity import IndexSpec, digest
-from embed_assets.index.milvus_compat import lite_files, lite_has
-
-REACH_SECONDS = 3.0
-"""How long to wait for a server's port to open."""
 
 _DATABASE = re.compile(r"[A-Za-z_][A-Za-z0-9_]{0,254}")
 
@@ -40,40 +32,6 @@ def normal_address(text: str, database: str = "") -> str:
     if database:
         raise ValueError("Milvus Lite has only one database: leave EMBED_MILVUS_DATABASE empty")
     return str(Path(text).expanduser().absolute())
-
-
-def unreachable(address: str) -> str:
-    """Why a server cannot be reached, for people; empty if it can, and for Lite.
-
-    Only checks whether its port is open, which needs no import of pymilvus.
-    """
-    if not is_server(address):
-        return ""
-    parts = urlsplit(address)
-    port = parts.port or (443 if parts.scheme == "https" else 80)
-    try:
-        socket.create_connection((parts.hostname or "", port), REACH_SECONDS).close()
-    except OSError as e:
-        return (
-            f"the Milvus server at {address} cannot be reached ({e.strerror or e}): is it running,"
-            " and is EMBED_MILVUS_URI right? Runs are retried automatically"
-        )
-    return ""
-
-
-def is_there(address: str, spec: IndexSpec) -> bool:
-    """Whether a Lite index has the collection, without opening it; True for a server."""
-    return is_server(address) or lite_has(Path(address), spec.collection)
-
-
-def stamp(address: str, spec: IndexSpec) -> str | None:
-    """A digest of names, sizes and times of a Lite collection's files; None for a server.
-
-    If two stamps are equal, nobody wrote to the collection or moved the alias in between.
-    """
-    if is_server(address):
-        return None
-    return digest("stamp", *lite_files(Path(address), spec.collection))
 
 
 def _server(text: str, scheme: str, database: str) -> str:

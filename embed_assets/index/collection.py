@@ -4,23 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import CollectionName, FolderId, IndexSpec, TrackId
-from embed_assets.index.connection import lite_folder
-from embed_assets.index.milvus_compat import delete_half_created, delete_lite_indexes, lite_alias
 from embed_assets.index.row import KEYS, SECONDS, TEXT_BYTES, columns
 
 if TYPE_CHECKING:
-    from pymilvus import MilvusClient
+    from embed_assets.index.clients import IndexClient
 
 ALIAS = "tracks"
 """The name that searches use; it points to the collection that is served."""
-
-PAGE = 16_384
-"""Most rows that a server returns in one answer."""
 
 IDS_PER_CALL = 1_000
 """Keys per get or delete."""
@@ -33,7 +27,7 @@ waits for the server's next timestamp, 0.2 s each time.
 """
 
 
-def ensure(client: MilvusClient, spec: IndexSpec) -> None:
+def ensure(client: IndexClient, spec: IndexSpec) -> None:
     """Create the collection of `spec` if it is missing, check its fields if not, and load it.
 
     Raises:
@@ -42,8 +36,7 @@ def ensure(client: MilvusClient, spec: IndexSpec) -> None:
     name = spec.collection
     wanted = _schema(client, spec)
     if not client.has_collection(name):
-        if root := lite_folder(client):
-            delete_half_created(root, name)
+        client.remove_half_created(name)
         # Strong: a reader sees each row as soon as its write has been acknowledged.
         client.create_collection(name, schema=wanted, consistency_level="Strong")
     there = _shape(client.describe_collection(name)["fields"])
@@ -57,40 +50,26 @@ def ensure(client: MilvusClient, spec: IndexSpec) -> None:
             " index, and run `embed-assets sync`"
         )
     if not client.list_indexes(name, field_name="vector"):
-        index = client.prepare_index_params()
-        if lite_folder(client):
-            # Exact, and fast enough for what Lite can hold. A graph would be built anew with each
-            # compaction (+50 % per row written), and a reader waits for that.
-            index.add_index("vector", index_type="FLAT", metric_type="COSINE")
-        else:
-            graph = {"M": 16, "efConstruction": 200}
-            index.add_index("vector", index_type="HNSW", metric_type="COSINE", params=graph)
-        client.create_index(name, index)
+        client.create_index(name, client.vector_index())
     load(client, name)
 
 
-def lite_serves(uri: str) -> str | None:
-    """The served collection of a Lite index, read from its files; None: ask the client."""
-    return lite_alias(Path(uri), ALIAS)
-
-
-def load(client: MilvusClient, collection: str) -> None:
+def load(client: IndexClient, collection: str) -> None:
     """Load a collection, so that it can be searched; does nothing if it is loaded.
 
-    If Lite cannot load it, its index files are deleted and built again from the rows.
+    If Lite cannot load it, its index files are built again from the rows.
     """
     from pymilvus.exceptions import MilvusException
 
     try:
         client.load_collection(collection)
     except MilvusException:
-        root = lite_folder(client)
-        if root is None or not delete_lite_indexes(root, collection):
+        if not client.rebuild_index(collection):
             raise
         client.load_collection(collection)
 
 
-def served(client: MilvusClient) -> CollectionName | None:
+def served(client: IndexClient) -> CollectionName | None:
     """Name of the served collection, behind the alias; None if there is none."""
     if not client.has_collection(ALIAS):
         return None
@@ -103,7 +82,7 @@ def served(client: MilvusClient) -> CollectionName | None:
     return name
 
 
-def serve(client: MilvusClient, spec: IndexSpec) -> None:
+def serve(client: IndexClient, spec: IndexSpec) -> None:
     """Move the alias to the collection of `spec`, atomically; the collection must exist."""
     before = served(client)
     if before == spec.collection:
@@ -112,7 +91,7 @@ def serve(client: MilvusClient, spec: IndexSpec) -> None:
     point(client, spec.collection, before)
 
 
-def point(client: MilvusClient, name: str, before: str | None) -> None:
+def point(client: IndexClient, name: str, before: str | None) -> None:
     """Move the alias to a loaded collection, from `before` or from nowhere, atomically."""
     if before is None:
         client.create_alias(name, ALIAS)
@@ -120,19 +99,19 @@ def point(client: MilvusClient, name: str, before: str | None) -> None:
         client.alter_alias(name, ALIAS)
 
 
-def width_of(client: MilvusClient, name: str) -> int:
+def width_of(client: IndexClient, name: str) -> int:
     """Dimensions of the vectors of a collection."""
     fields = client.describe_collection(name)["fields"]
     return next(int(f["params"]["dim"]) for f in fields if f["name"] == "vector")
 
 
-def count(client: MilvusClient, collection: str, consistency: str = "Strong") -> int:
+def count(client: IndexClient, collection: str, consistency: str = "Strong") -> int:
     """Number of rows in a loaded collection."""
     rows = client.query(collection, output_fields=["count(*)"], consistency_level=consistency)
     return int(rows[0]["count(*)"])
 
 
-def drop(client: MilvusClient, collection: str) -> None:
+def drop(client: IndexClient, collection: str) -> None:
     """Drop a collection, if it exists.
 
     Raises:
@@ -146,7 +125,7 @@ def drop(client: MilvusClient, collection: str) -> None:
 
 
 def rows_by_folder(
-    client: MilvusClient,
+    client: IndexClient,
     collection: str,
     folder_ids: Sequence[FolderId] | None = None,
     consistency: str = "Strong",
@@ -155,29 +134,16 @@ def rows_by_folder(
 
     A row that a crash has duplicated may come twice.
     """
-    chosen = "" if folder_ids is None else f"folder_id in {id_list(folder_ids)}"
-    if lite_folder(client):
-        # It has no limit, and every page of an iterator would cost it a scan of all the rows.
-        rows = client.query(collection, chosen or 'track_id > ""', _NAMES)
-        yield from map(_row, rows)
-        return
-    if folder_ids is not None:
-        rows = client.query(collection, chosen, _NAMES, limit=PAGE, consistency_level=consistency)
-        if len(rows) < PAGE:
-            yield from map(_row, rows)
-            return
-    pages = client.query_iterator(
-        collection, PAGE, filter=chosen, output_fields=_NAMES, consistency_level=consistency
-    )
-    try:
-        while page := pages.next():
-            yield from map(_row, page)
-    finally:
-        pages.close()
+    if folder_ids is None:
+        where, few = 'track_id > ""', False
+    else:
+        where, few = f"folder_id in {id_list(folder_ids)}", True
+    for page in client.pages(collection, where, _NAMES, consistency, few=few):
+        yield from map(_row, page)
 
 
 def rows_of(
-    client: MilvusClient, collection: str, track_ids: Iterable[TrackId]
+    client: IndexClient, collection: str, track_ids: Iterable[TrackId]
 ) -> Iterator[tuple[FolderId, TrackId, str]]:
     """Stream (folder_id, track_id, row_digest) of those tracks that a loaded collection has.
 
@@ -203,7 +169,7 @@ def id_list(ids: Sequence[str]) -> str:
     return "[" + ", ".join(f'"{i}"' for i in ids) + "]"
 
 
-def _schema(client: MilvusClient, spec: IndexSpec) -> Any:
+def _schema(client: IndexClient, spec: IndexSpec) -> Any:
     from pymilvus import DataType
 
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)

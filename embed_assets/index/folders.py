@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from embed_assets.context import IndexContext
 from embed_assets.identity import PARTS, FolderId, IndexSpec, folder_id
 from embed_assets.index import collection
-from embed_assets.index.address import is_there
+from embed_assets.index.backend import backend_of
 from embed_assets.index.expected_rows import Vectors, index_rows
 from embed_assets.index.writer import (
     FOLDERS_PER_CHUNK,
@@ -28,7 +28,7 @@ from embed_assets.storage.tables import Tables
 from embed_assets.storage.track_vector_file import TrackVectorFile
 
 if TYPE_CHECKING:
-    from pymilvus import MilvusClient
+    from embed_assets.index.clients import IndexClient
 
 FOLDERS_PER_RECORD = 8
 """Folders that are recorded in one transaction (5 ms). Their events take 50 ms each, and what a
@@ -66,8 +66,10 @@ def written_versions(tables: Tables, spec: IndexSpec, address: str) -> dict[byte
     Left out are folders whose parts are missing or out of date, if the spec has parts, and all
     folders of a Lite index whose files are gone.
     """
+    backend = backend_of(address)
     first, *others = (
-        tables.indexed(one.place(address)) if is_there(address, one) else {} for one in spec.layers
+        tables.indexed(one.place(address)) if backend.may_have(one.collection) else {}
+        for one in spec.layers
     )
     whole = dict(first)
     for one, there in zip(spec.layers[1:], others, strict=True):
@@ -79,7 +81,7 @@ def written_versions(tables: Tables, spec: IndexSpec, address: str) -> dict[byte
 
 
 def index_library(
-    client: MilvusClient, index: IndexContext, paths: Iterable[bytes]
+    client: IndexClient, index: IndexContext, paths: Iterable[bytes]
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
     """Make the rows of these folders match tables and store; yields the outcome of each folder.
 
@@ -115,7 +117,7 @@ def index_library(
 
 
 def _index_collection(
-    client: MilvusClient, index: IndexContext, paths: Iterable[bytes], *, last: bool
+    client: IndexClient, index: IndexContext, paths: Iterable[bytes], *, last: bool
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
     spec, tables, store = index.spec, index.tables, index.store
     collection_registry.note_collection(tables, index.uri, spec)
@@ -186,7 +188,7 @@ def _chunks(
         yield chunk
 
 
-def mirror_to_served(client: MilvusClient, index: IndexContext, paths: Iterable[bytes]) -> int:
+def mirror_to_served(client: IndexClient, index: IndexContext, paths: Iterable[bytes]) -> int:
     """Apply changes to the served collection too while another one is being filled.
 
     Moved, retagged and removed tracks change there as well, as far as its own recipe has
@@ -203,7 +205,7 @@ def mirror_to_served(client: MilvusClient, index: IndexContext, paths: Iterable[
     return sum(_mirror(client, index.of(one), by_id) for one in other.layers)
 
 
-def _mirror(client: MilvusClient, index: IndexContext, by_id: dict[FolderId, bytes]) -> int:
+def _mirror(client: IndexClient, index: IndexContext, by_id: dict[FolderId, bytes]) -> int:
     spec, tables, store = index.spec, index.tables, index.store
     there = tables.indexed(index.place)
     states = {

@@ -15,7 +15,6 @@ from embed_assets.context import IndexContext
 from embed_assets.errors import TrackRejected
 from embed_assets.identity import PARTS, ROW_SCHEMA_VERSION, TRACKS, AudioHash, IndexSpec
 from embed_assets.index.collection import count, ensure, load, width_of
-from embed_assets.index.connection import give_way
 from embed_assets.index.nearest import vectors_of
 from embed_assets.index.reconcile import IndexDiff, compare
 from embed_assets.index.row import KEYS, part_id
@@ -25,7 +24,7 @@ from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store, VectorsLost
 
 if TYPE_CHECKING:
-    from pymilvus import MilvusClient
+    from embed_assets.index.clients import IndexClient
 
 SAMPLE = 500
 """Vectors that are read back: each must be finite, of length 1, and that of its own audio."""
@@ -89,7 +88,7 @@ class ValidationReport:
         return {"passed": self.passed, "gates": [asdict(g) for g in self.gates]}
 
 
-def validate(client: MilvusClient, index: IndexContext, served: str | None) -> ValidationReport:
+def validate(client: IndexClient, index: IndexContext, served: str | None) -> ValidationReport:
     """Measure the collections of a spec, and how their neighbours differ from the served one's.
 
     Reads the id and digest of every row once, and samples of vectors; writes no rows.
@@ -105,7 +104,7 @@ def validate(client: MilvusClient, index: IndexContext, served: str | None) -> V
 
 
 def _validate(
-    client: MilvusClient, index: IndexContext, served: str | None
+    client: IndexClient, index: IndexContext, served: str | None
 ) -> tuple[list[Gate], IndexDiff | None]:
     """The gates of one collection, and how it differs from the tables."""
     spec, tables = index.spec, index.tables
@@ -194,15 +193,15 @@ def _as_stored(
     return Gate("cosine_to_store", worst > STORE_COSINE, round(worst, 6), f"above {STORE_COSINE:g}")
 
 
-def _step_aside(client: MilvusClient, names: list[str]) -> None:
+def _step_aside(client: IndexClient, names: list[str]) -> None:
     """Let waiting processes use a Lite index, and load the collections again afterwards."""
-    if give_way(client):
+    if client.give_way():
         for name in names:
             load(client, name)
 
 
 def _search(
-    client: MilvusClient,
+    client: IndexClient,
     name: str,
     vectors: list[np.ndarray],
     key: str = "track_id",
@@ -237,7 +236,7 @@ def _all_twins(hits: list[tuple[str, float]]) -> bool:
 
 
 def _overlap(
-    client: MilvusClient,
+    client: IndexClient,
     served: str,
     ids: list[str],
     hits: list[list[tuple[str, float]]],

@@ -10,7 +10,6 @@ milvus-lite's classes, or words of an error message. What is lacking:
   milvus-io/milvus-lite#227, closed as intended.
 - Why a Lite index cannot be opened: the client hides it, so milvus-lite's own class is asked first.
   Upstream: no issue found.
-- Opening a client a second time, for those who hold a reference to it. Upstream: no issue found.
 - A Lite index that survives a kill: a half-written index file fails each load, and a folder without
   schema each creation. Upstream: no issue found.
 - Error codes: pymilvus raises one class for most of what a server says, and a code that differs
@@ -20,19 +19,17 @@ milvus-lite's classes, or words of an error message. What is lacking:
 from __future__ import annotations
 
 import json
-import logging
 import os
 import shutil
 from contextlib import suppress
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-
-if TYPE_CHECKING:
-    from pymilvus import MilvusClient
 
 WRITTEN_FOR = {"pymilvus": "3.0.2", "milvus-lite": "3.2.2"}
 """The versions this was written for; run its tests before using others."""
+
+PAGE = 16_384
+"""Most rows that a server returns in one answer."""
 
 
 def lite_has(folder: Path, collection: str) -> bool:
@@ -110,27 +107,6 @@ def release(folder: Path) -> None:
     server_manager_instance.release_server(str(folder))
 
 
-def unopened_client() -> MilvusClient:
-    """A client for `open_again`; the object that callers hold stays the same."""
-    cls: Any = quiet_client_class()
-    client: MilvusClient = cls.__new__(cls)
-    return client
-
-
-def open_again(client: MilvusClient, folder: Path) -> None:
-    """Open a client on a Lite index, for the first time or after it was closed."""
-    type(client).__init__(client, str(folder))
-
-
-def quiet_client_class() -> type[MilvusClient]:
-    """`MilvusClient` with logging off: it logs errors with tracebacks that it also raises."""
-    from pymilvus import MilvusClient
-
-    for name in ("pymilvus", "milvus_lite"):
-        logging.getLogger(name).setLevel(logging.CRITICAL)
-    return MilvusClient
-
-
 class Fault(Enum):
     """What kind of error Milvus raised."""
 
@@ -143,6 +119,14 @@ class Fault(Enum):
 
 
 _DENIED = ("unauthenticated", "auth check failure", "permission", "illegal token", "invalid token")
+
+
+def is_error(error: Exception) -> bool:
+    """Whether it is an error of pymilvus or gRPC."""
+    import grpc
+    from pymilvus.exceptions import MilvusException
+
+    return isinstance(error, MilvusException | grpc.RpcError)
 
 
 def fault_of(error: Exception) -> Fault:

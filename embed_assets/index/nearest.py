@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import numpy as np
 
 from embed_assets.errors import ConfigurationError
-from embed_assets.index.collection import IDS_PER_CALL, PAGE, READ, id_list, load, served, width_of
+from embed_assets.index.collection import IDS_PER_CALL, READ, id_list, load, served, width_of
+from embed_assets.index.milvus_compat import PAGE
 from embed_assets.words import name_key
 
 if TYPE_CHECKING:
-    from pymilvus import MilvusClient
+    from embed_assets.index.clients import IndexClient
 
 SPARE = 16
 """Extra hits, so that ties at the end are ordered by path and not by chance."""
@@ -60,7 +61,7 @@ Found = TypeVar("Found", bound=Match)
 
 
 def similar(
-    client: MilvusClient,
+    client: IndexClient,
     vector: np.ndarray,
     n: int = 20,
     exclude_ids: Collection[str] = (),
@@ -99,7 +100,7 @@ def similar(
 
 
 def first_copies(
-    client: MilvusClient,
+    client: IndexClient,
     collection: str,
     matches: Sequence[Found],
     where: str = "",
@@ -131,14 +132,14 @@ def first_copies(
 
 
 def _rows(
-    client: MilvusClient, collection: str, where: str, names: Sequence[str]
+    client: IndexClient, collection: str, where: str, names: Sequence[str]
 ) -> list[dict[str, Any]]:
     rows = client.query(collection, where, list(names), limit=PAGE, consistency_level=READ)
     return [{name: row[name] for name in names} for row in rows]
 
 
 def nearest_rows(
-    client: MilvusClient,
+    client: IndexClient,
     collection: str,
     vector: np.ndarray,
     limit: int,
@@ -176,7 +177,7 @@ def at_most(matches: Iterable[Found], per_artist: int) -> list[Found]:
 
 
 def vectors_of(
-    client: MilvusClient,
+    client: IndexClient,
     track_ids: Sequence[str],
     collection: str | None = None,
     key: str = "track_id",
@@ -196,7 +197,7 @@ def vectors_of(
     return found
 
 
-def served_collection(client: MilvusClient) -> str:
+def served_collection(client: IndexClient) -> str:
     """Name of the served collection, which is then loaded.
 
     Raises:

@@ -20,7 +20,7 @@ from embed_assets.storage import collection_registry
 from embed_assets.storage.tables import Tables
 
 if TYPE_CHECKING:
-    from pymilvus import MilvusClient
+    from embed_assets.index.clients import IndexClient
 
 PREFIXES = (f"{TRACKS}_", f"{PARTS}_")
 
@@ -54,7 +54,7 @@ class Listed:
     gates_at: float | None
 
 
-def promote_if_ready(client: MilvusClient, index: IndexContext) -> ServingStatus:
+def promote_if_ready(client: IndexClient, index: IndexContext) -> ServingStatus:
     """Serve the wanted collection if it is complete and passes its gates, unless rolled back.
 
     The first collection of an index is served at once, so that an import can be searched from its
@@ -103,7 +103,7 @@ def request_promotion(index: IndexContext) -> bool:
     return first is not None
 
 
-def promote_if_ready_and_validate(client: MilvusClient, index: IndexContext) -> ServingStatus:
+def promote_if_ready_and_validate(client: IndexClient, index: IndexContext) -> ServingStatus:
     """The same, and measure the wanted collection even if it is served already."""
     standing = promote_if_ready(client, index)
     if standing.verdict is not None or standing.wanted != standing.served:
@@ -116,7 +116,7 @@ def promote_if_ready_and_validate(client: MilvusClient, index: IndexContext) -> 
 
 
 def promote(
-    client: MilvusClient, index: IndexContext, name: str, *, anyway: bool = False
+    client: IndexClient, index: IndexContext, name: str, *, anyway: bool = False
 ) -> ServingStatus:
     """Serve a collection by hand if it passes its gates, or `anyway`.
 
@@ -155,7 +155,7 @@ def promote(
     return replace(moved, verdict=verdict)
 
 
-def rollback(client: MilvusClient, tables: Tables, address: str, wanted: str) -> ServingStatus:
+def rollback(client: IndexClient, tables: Tables, address: str, wanted: str) -> ServingStatus:
     """Serve the previous collection again, without measuring it.
 
     It stays served until the settings change, or until `promote`.
@@ -181,7 +181,7 @@ def rollback(client: MilvusClient, tables: Tables, address: str, wanted: str) ->
     )
 
 
-def drop(client: MilvusClient, name: str, tables: Tables, address: str) -> None:
+def drop(client: IndexClient, name: str, tables: Tables, address: str) -> None:
     """Drop a collection that is not served, and its records.
 
     Raises:
@@ -194,7 +194,7 @@ def drop(client: MilvusClient, name: str, tables: Tables, address: str) -> None:
 
 
 def listed(
-    client: MilvusClient, spec: IndexSpec | None, tables: Tables, address: str
+    client: IndexClient, spec: IndexSpec | None, tables: Tables, address: str
 ) -> list[Listed]:
     """Every collection of ours at this address, the served one first; `spec`: the wanted one."""
     now = collection.served(client)
@@ -225,7 +225,7 @@ def listed(
 
 
 def _require(
-    client: MilvusClient, name: str, prefixes: tuple[str, ...] = (f"{TRACKS}_",)
+    client: IndexClient, name: str, prefixes: tuple[str, ...] = (f"{TRACKS}_",)
 ) -> str | None:
     now = collection.served(client)
     names = [n for n in client.list_collections() if n.startswith(prefixes)]
@@ -236,7 +236,7 @@ def _require(
 
 
 def _move(
-    client: MilvusClient,
+    client: IndexClient,
     tables: Tables,
     address: str,
     name: str,

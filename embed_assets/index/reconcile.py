@@ -19,7 +19,7 @@ from embed_assets.storage import collection_registry
 from embed_assets.storage.tables import Tables
 
 if TYPE_CHECKING:
-    from pymilvus import MilvusClient
+    from embed_assets.index.clients import IndexClient
 
 _Sum = tuple[int, int]
 
@@ -43,7 +43,7 @@ class IndexDiff:
         return not self.differing and not self.orphans
 
 
-def reconcile(client: MilvusClient, index: IndexContext) -> dict[CollectionName, IndexDiff]:
+def reconcile(client: IndexClient, index: IndexContext) -> dict[CollectionName, IndexDiff]:
     """Compare the wanted and the served collections with the tables, and start the repair.
 
     Returns the differences by collection name. Orphaned rows are deleted at once. Folders that
@@ -68,7 +68,7 @@ def reconcile(client: MilvusClient, index: IndexContext) -> dict[CollectionName,
     return found
 
 
-def compare(client: MilvusClient, spec: IndexSpec, tables: Tables, address: str) -> IndexDiff:
+def compare(client: IndexClient, spec: IndexSpec, tables: Tables, address: str) -> IndexDiff:
     """Read the collection of `spec` once, and compare each folder's rows with the tables.
 
     Compares ids and contents: the audio hash and all fields. A folder that is recorded as written
@@ -113,14 +113,14 @@ def _wanted(tables: Tables, spec: IndexSpec) -> Iterator[tuple[str, _Sum | None]
         yield folder, total
 
 
-def remove_orphans(client: MilvusClient, spec: IndexSpec, folder_ids: Iterable[FolderId]) -> int:
+def remove_orphans(client: IndexClient, spec: IndexSpec, folder_ids: Iterable[FolderId]) -> int:
     """Delete the rows of folders that no table knows; returns the number of folders."""
     gone = [FolderRows(f, tuple) for f in folder_ids]
     return sum(1 for _ in index_folders(client, spec, gone, lambda _: np.zeros(0)))
 
 
 def repair(
-    client: MilvusClient, spec: IndexSpec, tables: Tables, address: str, drift: IndexDiff
+    client: IndexClient, spec: IndexSpec, tables: Tables, address: str, drift: IndexDiff
 ) -> None:
     """Mark folders that differ as not written, and delete orphaned rows.
 

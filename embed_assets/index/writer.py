@@ -23,12 +23,11 @@ from embed_assets.index.collection import (
     rows_by_folder,
     rows_of,
 )
-from embed_assets.index.connection import give_way, lite_folder
 from embed_assets.index.nearest import vectors_of
 from embed_assets.index.row import KEYS, Row
 
 if TYPE_CHECKING:
-    from pymilvus import MilvusClient
+    from embed_assets.index.clients import IndexClient
 
 FOLDERS_PER_CHUNK = 512
 """Folders that are read back together; each read-back waits for a server's clock or Lite's file."""
@@ -106,7 +105,7 @@ class _Work:
 
 
 def index_folders(
-    client: MilvusClient,
+    client: IndexClient,
     spec: IndexSpec,
     folders: Iterable[FolderRows],
     vector_of: Callable[[Any], np.ndarray],
@@ -144,7 +143,7 @@ def index_folders(
 
 
 def _settle(
-    client: MilvusClient,
+    client: IndexClient,
     spec: IndexSpec,
     chunk: list[_Work],
     vector_of: Callable[[Any], np.ndarray],
@@ -160,7 +159,7 @@ def _settle(
         touched = _bring(client, spec, pending, vector_of, sample, force=force)
         if not touched:
             return
-        _flush(client, spec)
+        client.persist(spec.collection)
         _read(client, spec, touched, again=True)
         force = not _sample_holds(client, spec, sample)
         pending = [w for w in touched if w.error is None and (force or not w.in_step())]
@@ -173,9 +172,7 @@ def _settle(
     )
 
 
-def _read(
-    client: MilvusClient, spec: IndexSpec, chunk: list[_Work], *, again: bool = False
-) -> None:
+def _read(client: IndexClient, spec: IndexSpec, chunk: list[_Work], *, again: bool = False) -> None:
     """Record what the index has of each folder; `again`: of all rows that were there or written."""
     works = {w.source.folder_id: w for w in chunk}
     if len(works) < len(chunk):
@@ -202,7 +199,7 @@ def _plus(mark: Mark, row_digest: str) -> Mark:
 
 
 def _bring(
-    client: MilvusClient,
+    client: IndexClient,
     spec: IndexSpec,
     chunk: list[_Work],
     vector_of: Callable[[Any], np.ndarray],
@@ -222,7 +219,7 @@ def _bring(
             if len(sample) < SAMPLE:
                 sample[row[key]] = row["vector"]
         if number % BATCHES_PER_FLUSH == 0:
-            _flush(client, spec)
+            client.persist(spec.collection)
         if len(batch) == ROWS_PER_BATCH:
             _step_aside(client, spec)
     extra = []
@@ -292,7 +289,7 @@ def _unit(spec: IndexSpec, row: Row, vector: np.ndarray) -> np.ndarray:
     return (vector / norm).astype(np.float32)
 
 
-def _delete(client: MilvusClient, spec: IndexSpec, tracks: Iterable[TrackId]) -> None:
+def _delete(client: IndexClient, spec: IndexSpec, tracks: Iterable[TrackId]) -> None:
     """Delete every row of these tracks."""
     rest = iter(sorted(tracks))
     while ids := list(islice(rest, IDS_PER_CALL)):
@@ -302,13 +299,7 @@ def _delete(client: MilvusClient, spec: IndexSpec, tracks: Iterable[TrackId]) ->
             client.delete(spec.collection, filter=f"track_id in {id_list(ids)}")
 
 
-def _flush(client: MilvusClient, spec: IndexSpec) -> None:
-    """Make written rows survive a kill; a server has logged them when it acknowledges."""
-    if lite_folder(client):
-        client.flush(spec.collection)
-
-
-def _sample_holds(client: MilvusClient, spec: IndexSpec, sample: dict[str, np.ndarray]) -> bool:
+def _sample_holds(client: IndexClient, spec: IndexSpec, sample: dict[str, np.ndarray]) -> bool:
     """Whether vectors that were read back point in the right direction."""
     there = vectors_of(client, list(sample), spec.collection, KEYS[spec.rows])
     return all(
@@ -317,6 +308,6 @@ def _sample_holds(client: MilvusClient, spec: IndexSpec, sample: dict[str, np.nd
     )
 
 
-def _step_aside(client: MilvusClient, spec: IndexSpec) -> None:
-    if give_way(client):
+def _step_aside(client: IndexClient, spec: IndexSpec) -> None:
+    if client.give_way():
         load(client, spec.collection)

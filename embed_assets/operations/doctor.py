@@ -17,7 +17,6 @@ from embed_assets.errors import ConfigurationError, EmbedAssetsError, IndexBusy,
 from embed_assets.formats import counted
 from embed_assets.identity import display_path
 from embed_assets.index import collection
-from embed_assets.index.address import is_server
 from embed_assets.index.connection import connect
 from embed_assets.index.reconcile import compare
 from embed_assets.library import ctimes
@@ -190,9 +189,8 @@ def _device(settings: Settings, project: Project) -> str:
 
 def _index(settings: Settings, project: Project) -> str:
     spec = project.spec()
-    lite = not is_server(project.uri)
     if not project.tables.holds(spec.place(project.uri)):
-        if not lite:
+        if not project.backend.exclusive:
             with connect(project.uri, project.token) as client:
                 client.list_collections()
         last = collection_registry.last_served(project.tables, project.uri)

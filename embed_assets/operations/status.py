@@ -11,7 +11,6 @@ import dagster as dg
 from embed_assets.defs.evaluation import evaluate
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import RecipeDigest
-from embed_assets.index.address import unreachable
 from embed_assets.library.left_out import LeftOut
 from embed_assets.operations.errors import failed_folders
 from embed_assets.operations.read_only import address_of_up, open_existing, require_setting
@@ -136,7 +135,7 @@ def status(settings: Settings) -> Status:
         collection=spec.collection,
         served=collection_registry.last_served(project.tables, project.uri),
         served_by_hand=collection_registry.is_by_hand(project.tables, project.uri, spec.collection),
-        milvus=unreachable(project.uri),
+        milvus=project.backend.unreachable(),
         problem=problem,
     )
 

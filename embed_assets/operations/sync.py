@@ -24,7 +24,7 @@ from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
 from embed_assets.errors import ConfigurationError, IndexBusy
 from embed_assets.formats import counted, duration
 from embed_assets.identity import IndexSpec, folder_id
-from embed_assets.index.address import stamp
+from embed_assets.index.backend import backend_of
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import require_library
 from embed_assets.operations.errors import problems
@@ -233,7 +233,7 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
     tables, spec, uri = index.tables, index.spec, index.uri
     if not tables.holds(spec.place(uri)):
         return True
-    before = _stamp(uri, spec)
+    before = _fingerprint(uri, spec)
     last = collection_registry.last_served(tables, uri)
     known = collection_registry.stamp_of(tables, uri, spec.collection)
     if before is not None and before == known and last == spec.collection:
@@ -254,7 +254,7 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
     served = status.served
     if status.moved:
         tell(f"{served} is served now")
-    collection_registry.note_stamp(tables, uri, spec.collection, _stamp(uri, spec))
+    collection_registry.note_stamp(tables, uri, spec.collection, _fingerprint(uri, spec))
     if served != spec.collection:
         why = "`embed-assets collections` says why"
         if collection_registry.is_by_hand(tables, uri, spec.collection):
@@ -263,10 +263,11 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
     return True
 
 
-def _stamp(uri: str, spec: IndexSpec) -> str | None:
-    """The file stamps of all collections of a spec."""
-    stamps = [stamp(uri, one) for one in spec.layers]
-    return None if None in stamps else " ".join(s for s in stamps if s)
+def _fingerprint(uri: str, spec: IndexSpec) -> str | None:
+    """The fingerprints of all collections of a spec."""
+    backend = backend_of(uri)
+    every = [backend.fingerprint(one.collection) for one in spec.layers]
+    return None if None in every else " ".join(s for s in every if s)
 
 
 def _wait(

@@ -11,9 +11,10 @@ import numpy as np
 
 from embed_assets.identity import IndexSpec
 from embed_assets.index import nearest
-from embed_assets.index.collection import PAGE, id_list, load
+from embed_assets.index.collection import id_list, load
 from embed_assets.index.connection import connect
 from embed_assets.index.expected_rows import vocabulary
+from embed_assets.index.milvus_compat import PAGE
 from embed_assets.index.nearest import Match
 from embed_assets.project import Project
 from embed_assets.search import filters as milvus_filters
@@ -28,7 +29,7 @@ from embed_assets.storage.segment_vector_file import SegmentVectorFile
 if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
-    from pymilvus import MilvusClient
+    from embed_assets.index.clients import IndexClient
 
 SPARE = 4
 """Hits per result that are requested from a server if some will be left out."""
@@ -110,11 +111,11 @@ class MilvusAnswers:
         with self._client() as client:
             return nearest.vectors_of(client, track_ids, self.collection)
 
-    def _client(self) -> AbstractContextManager[MilvusClient]:
+    def _client(self) -> AbstractContextManager[IndexClient]:
         return connect(self.project.uri, self.project.token, wait_seconds=WAIT_SECONDS)
 
     def _mean(
-        self, client: MilvusClient, found: Sequence[Found]
+        self, client: IndexClient, found: Sequence[Found]
     ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
         vectors: dict[str, np.ndarray] = {}
         for one in found:

@@ -11,7 +11,7 @@ import numpy as np
 
 from embed_assets.errors import ConfigurationError, TrackRejected
 from embed_assets.identity import IndexSpec
-from embed_assets.index.collection import PAGE
+from embed_assets.index.milvus_compat import PAGE
 from embed_assets.index.nearest import at_most
 from embed_assets.project import Project
 from embed_assets.search.answers import Filters

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from embed_assets.identity import IndexSpec
-from embed_assets.index.collection import PAGE, id_list
+from embed_assets.index.collection import id_list
 from embed_assets.index.expected_rows import windows_of
+from embed_assets.index.milvus_compat import PAGE
 from embed_assets.index.nearest import ROW_FIELDS, Match, first_copies, nearest_rows
 from embed_assets.search.snapshot import Snapshot
 from embed_assets.storage import queries
@@ -23,7 +24,7 @@ from embed_assets.storage.records import Embedding, Track
 from embed_assets.storage.segment_vector_file import SegmentVectorFile
 
 if TYPE_CHECKING:
-    from pymilvus import MilvusClient
+    from embed_assets.index.clients import IndexClient
 
 WINDOWS_EACH = 8
 """Rows per requested track in a server's answer, as a track has many windows."""
@@ -124,7 +125,7 @@ def nearest_parts(
 
 
 def ask_parts(
-    client: MilvusClient,
+    client: IndexClient,
     spec: IndexSpec,
     query: np.ndarray,
     n: int,

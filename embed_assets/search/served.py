@@ -7,8 +7,7 @@ from contextlib import suppress
 from embed_assets import encoders
 from embed_assets.errors import ConfigurationError, WeightsMissing
 from embed_assets.identity import IndexSpec
-from embed_assets.index.address import is_server
-from embed_assets.index.collection import lite_serves, served
+from embed_assets.index.collection import ALIAS, served
 from embed_assets.index.connection import connect
 from embed_assets.project import Project
 from embed_assets.settings import Settings
@@ -24,8 +23,8 @@ def served_name(project: Project) -> str:
     Raises:
         ConfigurationError: nothing is served yet.
     """
-    if not is_server(project.uri):
-        name = lite_serves(project.uri)
+    if project.backend.exclusive:
+        name = project.backend.behind_alias(ALIAS)
     else:
         with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
             name = served(client)
