@@ -84,7 +84,7 @@ def upserts(home: Path, address: str | None) -> float:
     """Seconds of bare upserts of the same rows, and a flush."""
     from embed_assets.index.collection import ensure
     from embed_assets.index.connection import connect
-    from embed_assets.index.expected_rows import row_of
+    from embed_assets.index.track_rows import row_of
     from embed_assets.storage.pooling import pool
     from embed_assets.storage.queries import embedded_tracks
 

@@ -15,7 +15,7 @@ from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
 from embed_assets.index.collection import count, load, rows_by_folder
 from embed_assets.index.connection import connect
 from embed_assets.index.nearest import vectors_of
-from embed_assets.index.row import PartRow, TrackRow
+from embed_assets.index.row import SegmentRow, TrackRow
 from embed_assets.index.writer import FolderFailed, FolderRows, FolderWritten, index_folders
 from embed_assets.storage.queries import folder_states
 from embed_assets.storage.records import IndexedFolder
@@ -141,6 +141,6 @@ def killed_parts(seed: int) -> list[FolderRows]:
         rng, rows = random.Random(seed), []
         for row in folder.rows():
             count = rng.choice([1, 3, 24])
-            rows += [PartRow(row, i, 10.0 * i, 10.0 * i + 10) for i in range(count)]
+            rows += [SegmentRow(row, i, 10.0 * i, 10.0 * i + 10) for i in range(count)]
         made.append(FolderRows(folder.folder_id, lambda rows=rows: iter(rows)))
     return made

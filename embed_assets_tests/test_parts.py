@@ -23,7 +23,7 @@ from embed_assets.index.connection import connect
 from embed_assets.index.expected_rows import index_rows
 from embed_assets.index.nearest import vectors_of
 from embed_assets.index.reconcile import compare, reconcile
-from embed_assets.index.row import PartRow, part_id
+from embed_assets.index.row import SegmentRow, part_id
 from embed_assets.index.writer import FolderFailed, FolderWritten, index_folders
 from embed_assets.search.segments import ask_parts
 from embed_assets.storage import collection_registry
@@ -228,7 +228,7 @@ def promote(client, shelf, name, spec, parts=True):
 
 def test_a_flat_folder_with_long_mixes_holds_one_batch_of_vectors_at_a_time(uri):
     tracks = list(album("mixes", 20).rows())
-    rows = [PartRow(t, i, 10.0 * i, 10.0 * i + 10) for t in tracks for i in range(120)]
+    rows = [SegmentRow(t, i, 10.0 * i, 10.0 * i + 10) for t in tracks for i in range(120)]
     asked, batches = 0, []
 
     def counted(sound):

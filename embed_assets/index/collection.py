@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import CollectionName, FolderId, IndexSpec, TrackId
-from embed_assets.index.row import KEYS, SECONDS, TEXT_BYTES, columns
+from embed_assets.index.row import ROW_TYPES, SECONDS, TEXT_BYTES
 
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
@@ -173,9 +173,10 @@ def _schema(client: IndexClient, spec: IndexSpec) -> Any:
     from pymilvus import DataType
 
     schema = client.create_schema(auto_id=False, enable_dynamic_field=False)
-    for name in columns(spec.rows):
+    row = ROW_TYPES[spec.rows]
+    for name in row.columns():
         if name in TEXT_BYTES:
-            primary = {"is_primary": True} if name == KEYS[spec.rows] else {}
+            primary = {"is_primary": True} if name == row.primary_key else {}
             schema.add_field(name, DataType.VARCHAR, max_length=TEXT_BYTES[name], **primary)
         else:
             schema.add_field(name, DataType.FLOAT if name in SECONDS else DataType.INT64)

@@ -9,10 +9,12 @@ from itertools import islice
 from typing import TYPE_CHECKING
 
 from embed_assets.context import IndexContext
-from embed_assets.identity import PARTS, FolderId, IndexSpec, folder_id
+from embed_assets.identity import FolderId, IndexSpec, folder_id
 from embed_assets.index import collection
 from embed_assets.index.backend import backend_of
-from embed_assets.index.expected_rows import Vectors, index_rows
+from embed_assets.index.expected_rows import index_rows
+from embed_assets.index.row_kinds import kind_of
+from embed_assets.index.row_vectors import Windows
 from embed_assets.index.writer import (
     FOLDERS_PER_CHUNK,
     FolderFailed,
@@ -23,9 +25,7 @@ from embed_assets.index.writer import (
 from embed_assets.storage import collection_registry
 from embed_assets.storage.queries import FolderState, folder_states
 from embed_assets.storage.records import EMPTY, IndexedFolder
-from embed_assets.storage.segment_vector_file import SegmentVectorFile
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.track_vector_file import TrackVectorFile
 
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
@@ -127,10 +127,8 @@ def _index_collection(
     for folder in by_id.keys() - ready.keys():
         yield FolderIndexed(by_id[folder], DIRTY)
     sources = [FolderRows(f, partial(index_rows, tables, f, spec)) for f in ready]
-    pooled: TrackVectorFile | None = None
-    windowed: SegmentVectorFile | None = None
-    vector_of = Vectors(spec, tables, store)
-    reports = index_folders(client, spec, sources, vector_of)
+    vectors = kind_of(spec).vectors(spec, Windows(tables, store, forget_lost=True))
+    reports = index_folders(client, spec, sources, vectors)
     for chunk in _chunks(reports):
         now = folder_states(tables, [r.folder_id for r in chunk], spec.recipe.digest)
         written = {}
@@ -142,13 +140,7 @@ def _index_collection(
         if stored:
             # Here it is paid for once, and no search waits for it.
             new = [folder for folder in stored if folder in written]
-            embedded = tables.embedded_at(new, spec.recipe.digest)
-            if spec.rows == PARTS:
-                windowed = windowed or SegmentVectorFile(store, spec)
-                windowed.keep(embedded)
-            else:
-                pooled = pooled or TrackVectorFile(store, spec, check=False)
-                pooled.keep(embedded, vector_of.recent)
+            vectors.keep(tables.embedded_at(new, spec.recipe.digest))
         # Recorded only after their report was consumed: by then Dagster has stored the event of the
         # folder, so that what the tables call done is green in the UI.
         consumed: list[IndexedFolder] = []
@@ -215,9 +207,9 @@ def _mirror(client: IndexClient, index: IndexContext, by_id: dict[FolderId, byte
     }
     touched = 0
     sources = [FolderRows(f, partial(index_rows, tables, f, spec)) for f in states]
-    # Lost vectors are not this one's to mend: they are embedded under the recipe that is wanted.
-    vector_of = Vectors(spec, tables, store, mend=False)
-    for chunk in _chunks(index_folders(client, spec, sources, vector_of)) if sources else ():
+    # Lost vectors stay recorded: what is embedded is what the recipe of the settings needs.
+    vectors = kind_of(spec).vectors(spec, Windows(tables, store, forget_lost=False))
+    for chunk in _chunks(index_folders(client, spec, sources, vectors)) if sources else ():
         now = folder_states(tables, [r.folder_id for r in chunk], spec.recipe.digest)
         written = []
         for report in chunk:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -13,27 +14,20 @@ import numpy as np
 
 from embed_assets.context import IndexContext
 from embed_assets.errors import TrackRejected
-from embed_assets.identity import PARTS, ROW_SCHEMA_VERSION, TRACKS, AudioHash, IndexSpec
+from embed_assets.identity import ROW_SCHEMA_VERSION, IndexSpec
 from embed_assets.index.collection import count, ensure, load, width_of
 from embed_assets.index.nearest import vectors_of
 from embed_assets.index.reconcile import IndexDiff, compare
-from embed_assets.index.row import KEYS, part_id
+from embed_assets.index.row_kinds import kind_of
+from embed_assets.index.row_vectors import Windows
 from embed_assets.storage import collection_registry
-from embed_assets.storage.pooling import pool
-from embed_assets.storage.tables import Tables
-from embed_assets.storage.vector_store import Store, VectorsLost
+from embed_assets.storage.vector_store import VectorsLost
 
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
 
 SAMPLE = 500
 """Vectors that are read back: each must be finite, of length 1, and that of its own audio."""
-
-QUERIES = 200
-"""Searches with a stored vector; each should find its own row first."""
-
-QUERIES_PARTS = 50
-"""The same for parts, which have many more rows; Lite scans all of them for each search."""
 
 NEIGHBOURS = 10
 """Neighbours of a track that are compared with those in the served collection."""
@@ -96,20 +90,20 @@ def validate(client: IndexClient, index: IndexContext, served: str | None) -> Va
     gates: list[Gate] = []
     drifts = []
     for one in index.spec.layers:
-        found, drift = _validate(client, index.of(one), served)
-        prefix = "parts_" if one.rows == PARTS else ""
-        gates += [replace(g, name=f"{prefix}{g.name}") for g in found]
+        # Neighbours are compared with the served collection's, which has a row per track.
+        found, drift = _validate(client, index.of(one), None if gates else served)
+        gates += [replace(g, name=f"{kind_of(one).gate_prefix}{g.name}") for g in found]
         drifts += [(one, drift)] if drift is not None else []
     return ValidationReport(index.spec.collection, tuple(gates), tuple(drifts))
 
 
 def _validate(
-    client: IndexClient, index: IndexContext, served: str | None
+    client: IndexClient, index: IndexContext, beside: str | None
 ) -> tuple[list[Gate], IndexDiff | None]:
-    """The gates of one collection, and how it differs from the tables."""
+    """The gates of one collection, and how it differs from the tables; `beside`: the served one."""
     spec, tables = index.spec, index.tables
-    name, key = spec.collection, KEYS[spec.rows]
-    if spec.rows == PARTS:
+    name, kind = spec.collection, kind_of(spec)
+    if not client.has_collection(name):
         ensure(client, spec)
     width = width_of(client, name)
     gates = [Gate("vector_width", width == spec.dim, width, str(spec.dim))]
@@ -132,32 +126,22 @@ def _validate(
                 "informational; rows of an earlier version are not compared",
             )
         )
-    beside = served if spec.rows == TRACKS else None
     both = [n for n in (name, beside) if n is not None]
     _step_aside(client, both)
-    sample = _sample(spec, tables)
-    vectors = vectors_of(client, list(sample), name, key, "Strong")
+    sample = kind.sample(
+        collection_registry.sample_tracks(tables, spec.recipe.digest, secrets.token_hex(16), SAMPLE)
+    )
+    vectors = vectors_of(client, list(sample), name, kind.primary_key, "Strong")
     if vectors:
         gates += _vectors(vectors)
-        gates.append(_as_stored(spec, index.store, sample, vectors))
-        ids = sorted(vectors)[: QUERIES if spec.rows == TRACKS else QUERIES_PARTS]
-        hits = _search(client, name, [vectors[i] for i in ids], key)
+        stored = kind.vectors(spec, Windows(tables, index.store, forget_lost=False))
+        gates.append(_as_stored(stored, sample, vectors))
+        ids = sorted(vectors)[: kind.self_queries]
+        hits = _search(client, name, [vectors[i] for i in ids], kind.primary_key)
         gates.append(_self_recall(ids, hits))
         if beside is not None and beside != name:
             gates += _overlap(client, beside, ids, hits)
     return gates, drift
-
-
-def _sample(spec: IndexSpec, tables: Tables) -> dict[str, tuple[AudioHash, int | None]]:
-    """Row key -> (audio hash, number of the window or None) for a sample of tracks or parts."""
-    rows = collection_registry.sample_tracks(
-        tables, spec.recipe.digest, secrets.token_hex(16), SAMPLE
-    )
-    if spec.rows == TRACKS:
-        return {track: (audio, None) for track, audio, _ in rows}
-    # Any of the windows: which one is left to the id, which is a hash.
-    chosen = [(track, audio, int(track[:8], 16) % max(n, 1)) for track, audio, n in rows]
-    return {part_id(track, k): (audio, k) for track, audio, k in chosen}
 
 
 def _vectors(vectors: dict[str, np.ndarray]) -> list[Gate]:
@@ -172,20 +156,15 @@ def _vectors(vectors: dict[str, np.ndarray]) -> list[Gate]:
 
 
 def _as_stored(
-    spec: IndexSpec,
-    store: Store,
-    sample: dict[str, tuple[AudioHash, int | None]],
-    vectors: dict[str, np.ndarray],
+    stored: Callable[[Any], np.ndarray],
+    sample: Mapping[str, Hashable],
+    vectors: Mapping[str, np.ndarray],
 ) -> Gate:
     """The smallest cosine between an indexed vector and the one from the store."""
     worst = 1.0
     for key, vector in vectors.items():
-        audio, number = sample[key]
         try:
-            windows = store.read(spec.recipe.digest, audio)
-            first = 0 if number is None else min(number, len(windows) - 1)
-            some = windows if number is None else windows[first : first + 1]
-            meant = pool(some, spec.pooling)
+            meant = stored(sample[key])
         except (VectorsLost, TrackRejected):
             # The store has lost it: that is the next embedding's concern, the row is all there is.
             continue

@@ -13,7 +13,7 @@ import numpy as np
 from embed_assets.context import IndexContext
 from embed_assets.identity import CollectionName, FolderId, IndexSpec, digest
 from embed_assets.index.collection import ensure, rows_by_folder, served
-from embed_assets.index.expected_rows import rows_of_track
+from embed_assets.index.row_kinds import kind_of
 from embed_assets.index.writer import FolderRows, index_folders
 from embed_assets.storage import collection_registry
 from embed_assets.storage.tables import Tables
@@ -101,6 +101,7 @@ def compare(client: IndexClient, spec: IndexSpec, tables: Tables, address: str) 
 
 def _wanted(tables: Tables, spec: IndexSpec) -> Iterator[tuple[str, _Sum | None]]:
     """(folder id, sum of the rows it should have), ordered by id; None: not all embedded yet."""
+    kind = kind_of(spec)
     tracks = collection_registry.embeddable_tracks(tables, spec.recipe.digest)
     for folder, group in groupby(tracks, key=lambda t: t[0].folder_id):
         total: _Sum | None = (0, 0)
@@ -108,7 +109,7 @@ def _wanted(tables: Tables, spec: IndexSpec) -> Iterator[tuple[str, _Sum | None]
             if embedding is None:
                 total = None
             elif total is not None:
-                for row in rows_of_track(track, embedding, spec):
+                for row in kind.rows(track, embedding, spec.recipe):
                     total = _plus(total, row.track_id, row.row_digest)
         yield folder, total
 

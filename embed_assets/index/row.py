@@ -1,4 +1,4 @@
-"""The fields of a row of the index, for a track or a part of one, except its vector.
+"""The fields of a row of the index, for a track or a segment of one, except its vector.
 
 A change needs a new schema version.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 from embed_assets.identity import PARTS, TRACKS, digest
 
@@ -75,6 +75,9 @@ class TrackRow:
     encoder, weights (16 hex digits), settings and run.
     """
 
+    primary_key: ClassVar[str] = "track_id"
+    """The field that tells the rows of a collection apart."""
+
     track_id: str
     audio_hash: str
     folder_id: str
@@ -117,14 +120,19 @@ class TrackRow:
         if not 0 <= self.duration < 1e9:
             object.__setattr__(self, "duration", 0.0)
 
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """The fields of such rows except the vector, in order."""
+        return (*(f.name for f in fields(cls)), "row_digest")
+
     @property
     def key(self) -> str:
-        """Primary key of the row."""
+        """Value of the primary key."""
         return self.track_id
 
     @property
-    def sound(self) -> Hashable:
-        """Identifies its vector."""
+    def vector_key(self) -> Hashable:
+        """Identifies its vector: equal audio has the same."""
         return self.audio_hash
 
     @cached_property
@@ -139,17 +147,25 @@ class TrackRow:
 
 
 @dataclass(frozen=True)
-class PartRow:
+class SegmentRow:
     """The row of a window of a track: the track's fields, and the window's position in seconds."""
+
+    primary_key: ClassVar[str] = "part_id"
+    """The field that tells the rows of a collection apart."""
 
     track: TrackRow
     number: int
     start: float
     end: float
 
+    @classmethod
+    def columns(cls) -> tuple[str, ...]:
+        """The fields of such rows except the vector, in order."""
+        return (*TrackRow.columns()[:-1], "part_id", "start", "end", "row_digest")
+
     @property
     def key(self) -> str:
-        """Primary key of the row: the track's id, then the number of the window in 6 hex digits."""
+        """Value of the primary key."""
         return part_id(self.track.track_id, self.number)
 
     @property
@@ -168,8 +184,8 @@ class PartRow:
         return self.track.path
 
     @property
-    def sound(self) -> Hashable:
-        """Identifies its vector."""
+    def vector_key(self) -> Hashable:
+        """Identifies its vector: equal audio has the same."""
         return self.track.audio_hash, self.number
 
     @property
@@ -184,19 +200,15 @@ class PartRow:
         return row | {"row_digest": self.row_digest}
 
 
-Row = TrackRow | PartRow
+Row = TrackRow | SegmentRow
 
-KEYS = {TRACKS: "track_id", PARTS: "part_id"}
-"""The primary key of a collection of tracks or parts."""
+ROW_TYPES: dict[str, type[TrackRow] | type[SegmentRow]] = {TRACKS: TrackRow, PARTS: SegmentRow}
+"""`IndexSpec.rows` -> the class of the rows of its collection."""
 
 
 def part_id(track_id: str, number: int) -> str:
-    """Key of the row of a window; windows are counted from 0, in order of time."""
+    """Key of the row of a window: the track's id, then the number of the window in 6 hex digits.
+
+    Windows are counted from 0, in order of time.
+    """
     return f"{track_id}{number:06x}"
-
-
-def columns(rows: str) -> tuple[str, ...]:
-    """The fields of a collection's rows except the vector, in order."""
-    of_track = tuple(f.name for f in fields(TrackRow))
-    more = ("part_id", "start", "end") if rows == PARTS else ()
-    return (*of_track, *more, "row_digest")

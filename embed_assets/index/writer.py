@@ -12,19 +12,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected, TransientError
-from embed_assets.identity import TRACKS, FolderId, IndexSpec, TrackId
+from embed_assets.identity import FolderId, IndexSpec, TrackId
 from embed_assets.index.collection import (
-    IDS_PER_CALL,
     READ,
     count,
     ensure,
-    id_list,
     load,
     rows_by_folder,
-    rows_of,
 )
 from embed_assets.index.nearest import vectors_of
-from embed_assets.index.row import KEYS, Row
+from embed_assets.index.row import Row
+from embed_assets.index.row_kinds import kind_of
 
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
@@ -40,7 +38,7 @@ ROUNDS = 4
 SAMPLE = 3
 SAMPLE_COSINE = 0.999
 
-Mark = tuple[int, int]
+RowChecksum = tuple[int, int]
 """Checksum of all rows of a track: how many, and the sum of their digests."""
 
 
@@ -83,8 +81,8 @@ class _Work:
     """
 
     source: FolderRows
-    want: dict[TrackId, Mark] = field(default_factory=dict)
-    have: dict[TrackId, Mark] = field(default_factory=dict)
+    want: dict[TrackId, RowChecksum] = field(default_factory=dict)
+    have: dict[TrackId, RowChecksum] = field(default_factory=dict)
     written: dict[TrackId, int] = field(default_factory=dict)
     deleted: dict[TrackId, int] = field(default_factory=dict)
     error: Exception | None = None
@@ -119,9 +117,9 @@ def index_folders(
     the folders reported. A call that was killed or failed can simply be repeated. Between batches
     and reports other processes can use a Lite index.
 
-    `vector_of(row.sound)` returns a float32 `[spec.dim]` vector of any length but 0; it is
+    `vector_of(row.vector_key)` returns a float32 `[spec.dim]` vector of any length but 0; it is
     normalised. It is called only for rows that have to be written, so memory holds one batch of
-    vectors. `sound` is the audio hash, for a part together with the number of the window.
+    vectors. See `row_vectors.py`.
 
     Raises:
         ConfigurationError: the collection or a vector has another width than `spec`.
@@ -179,14 +177,12 @@ def _read(client: IndexClient, spec: IndexSpec, chunk: list[_Work], *, again: bo
         raise ValueError("the same folder was given twice")
     # pymilvus has a reader wait for what it wrote itself, but not for what it deleted.
     only_written = again and not any(w.surplus() for w in chunk)
-    if only_written and spec.rows == TRACKS:
-        # By key: it shows no doubled row, but where none was there, none has come.
+    if only_written:
         known = {t for w in chunk for t in (w.have.keys() | w.want.keys())}
-        rows = rows_of(client, spec.collection, sorted(known))
+        rows = kind_of(spec).read_written(client, spec.collection, list(works), known)
     else:
-        level = READ if only_written else "Strong"
-        rows = rows_by_folder(client, spec.collection, list(works), level)
-    have: dict[FolderId, dict[TrackId, Mark]] = defaultdict(dict)
+        rows = rows_by_folder(client, spec.collection, list(works))
+    have: dict[FolderId, dict[TrackId, RowChecksum]] = defaultdict(dict)
     for folder, track, row_digest in rows:
         there = have[folder]
         there[track] = _plus(there.get(track, (0, 0)), row_digest)
@@ -194,7 +190,7 @@ def _read(client: IndexClient, spec: IndexSpec, chunk: list[_Work], *, again: bo
         work.have = have.get(folder, {})
 
 
-def _plus(mark: Mark, row_digest: str) -> Mark:
+def _plus(mark: RowChecksum, row_digest: str) -> RowChecksum:
     return mark[0] + 1, mark[1] + int(row_digest, 16)
 
 
@@ -209,7 +205,7 @@ def _bring(
 ) -> list[_Work]:
     """Write and delete what differs; returns the folders in which anything changed."""
     touched: set[FolderId] = set()
-    key = KEYS[spec.rows]
+    kind = kind_of(spec)
     for number, batch in enumerate(_batches(spec, chunk, vector_of, force=force), 1):
         client.upsert(spec.collection, [row for _, row in batch])
         for work, row in batch:
@@ -217,7 +213,7 @@ def _bring(
             touched.add(work.source.folder_id)
         for _, row in batch[:: max(1, len(batch) // SAMPLE)]:
             if len(sample) < SAMPLE:
-                sample[row[key]] = row["vector"]
+                sample[row[kind.primary_key]] = row["vector"]
         if number % BATCHES_PER_FLUSH == 0:
             client.persist(spec.collection)
         if len(batch) == ROWS_PER_BATCH:
@@ -231,7 +227,7 @@ def _bring(
             work.deleted |= {t: work.have[t][0] for t in gone if t not in work.want}
             touched.add(work.source.folder_id)
     if extra:
-        _delete(client, spec, extra)
+        kind.delete(client, spec.collection, extra)
     return [w for w in chunk if w.source.folder_id in touched]
 
 
@@ -260,7 +256,7 @@ def _batches(
                 if have[0] > mark[0] or (have == mark and not force):
                     continue
                 for row in rows:
-                    vector = _unit(spec, row, vector_of(row.sound))
+                    vector = _unit(spec, row, vector_of(row.vector_key))
                     batch.append((work, row.stored() | {"vector": vector}))
                     if len(batch) == ROWS_PER_BATCH:
                         yield batch
@@ -289,19 +285,9 @@ def _unit(spec: IndexSpec, row: Row, vector: np.ndarray) -> np.ndarray:
     return (vector / norm).astype(np.float32)
 
 
-def _delete(client: IndexClient, spec: IndexSpec, tracks: Iterable[TrackId]) -> None:
-    """Delete every row of these tracks."""
-    rest = iter(sorted(tracks))
-    while ids := list(islice(rest, IDS_PER_CALL)):
-        if spec.rows == TRACKS:
-            client.delete(spec.collection, ids=ids)
-        else:
-            client.delete(spec.collection, filter=f"track_id in {id_list(ids)}")
-
-
 def _sample_holds(client: IndexClient, spec: IndexSpec, sample: dict[str, np.ndarray]) -> bool:
     """Whether vectors that were read back point in the right direction."""
-    there = vectors_of(client, list(sample), spec.collection, KEYS[spec.rows])
+    there = vectors_of(client, list(sample), spec.collection, kind_of(spec).primary_key)
     return all(
         key in there and float(there[key] @ vector) > SAMPLE_COSINE
         for key, vector in sample.items()

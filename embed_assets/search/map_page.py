@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 
 from embed_assets.errors import ConfigurationError
-from embed_assets.index.expected_rows import row_of
+from embed_assets.index.track_rows import row_of
 from embed_assets.library.walk import is_audio
 from embed_assets.search.projection import COLOURS, GROUPS, Drawing
 from embed_assets.search.snapshot import Snapshot

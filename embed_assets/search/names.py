@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.identity import TrackId, display_path, track_id
-from embed_assets.index.expected_rows import row_of
+from embed_assets.index.track_rows import row_of
 from embed_assets.library.walk import is_audio
 from embed_assets.project import Project
 from embed_assets.search.snapshot import Snapshot

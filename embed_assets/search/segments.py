@@ -15,9 +15,9 @@ import numpy as np
 
 from embed_assets.identity import IndexSpec
 from embed_assets.index.collection import id_list
-from embed_assets.index.expected_rows import windows_of
 from embed_assets.index.milvus_compat import PAGE
 from embed_assets.index.nearest import ROW_FIELDS, Match, first_copies, nearest_rows
+from embed_assets.index.track_rows import windows_of
 from embed_assets.search.snapshot import Snapshot
 from embed_assets.storage import queries
 from embed_assets.storage.records import Embedding, Track

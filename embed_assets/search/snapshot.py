@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 
 from embed_assets.identity import IndexSpec, display_path
-from embed_assets.index.expected_rows import row_of
 from embed_assets.index.nearest import ROW_FIELDS, Match
+from embed_assets.index.track_rows import row_of
 from embed_assets.search.pca_prefilter import CANDIDATES, CANDIDATES_EACH, PcaPrefilter
 from embed_assets.storage.records import Track
 from embed_assets.storage.tables import Tables
