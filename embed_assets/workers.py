@@ -18,13 +18,15 @@ from concurrent.futures import FIRST_COMPLETED, wait
 from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from embed_assets.errors import Reason, TrackRejected, TransientError
 
 if TYPE_CHECKING:
+    from multiprocessing.connection import Connection
+
     from pebble import ProcessFuture, ProcessPool
 
 T = TypeVar("T")
@@ -39,6 +41,9 @@ PATIENCE = 4.0
 """A task may take so many times its seconds by the clock: the disk may be slow, the machine busy
 or asleep. Beyond, it is tried again later."""
 
+START_SECONDS = 10.0
+"""How long a pool that ends waits for workers that are still starting."""
+
 LOST = "the processes that read audio were killed; is the memory full? It will be retried"
 
 
@@ -51,6 +56,7 @@ class Pool:
     seconds_a_task: float
     patience: float = PATIENCE
     more_seconds: Callable[[Any], float] = lambda _: 0.0
+    used: threading.Event = field(default_factory=threading.Event)
 
     def allowing(self, more_seconds: Callable[[Any], float]) -> Pool:
         """This pool, with more time for items that have more in them."""
@@ -81,6 +87,7 @@ class Pool:
     def _start(self, function: Callable[..., T], item: Any) -> ProcessFuture[T]:
         if not self.pool.active:
             raise TransientError(LOST)
+        self.used.set()
         seconds = self._seconds(item)
         return self.pool.schedule(
             _limited, (function, item, seconds), timeout=self.patience * seconds
@@ -148,15 +155,36 @@ def open_pool(
 
     # Fork would copy locks that other threads hold (Dagster's event writer, gRPC).
     context = multiprocessing.get_context("forkserver")
-    pool = ProcessPool(max_workers=workers, context=context, initializer=_start_worker)
+    ready, report = context.Pipe(duplex=False)
+    pool = ProcessPool(
+        max_workers=workers, context=context, initializer=_start_worker, initargs=(report,)
+    )
+    opened = Pool(pool, workers, seconds_a_task, patience)
     try:
-        yield Pool(pool, workers, seconds_a_task, patience)
+        yield opened
+        if opened.used.is_set():
+            _wait_for_workers(ready, workers)
         pool.close()
     except BaseException:
         pool.stop()
         raise
     finally:
         pool.join(timeout=10)
+        ready.close()
+        report.close()
+
+
+def _wait_for_workers(ready: Connection, workers: int) -> None:
+    """Wait until all workers have started.
+
+    Pebble removes the locks of its workers before it ends them: one that is still starting would
+    print a traceback.
+    """
+    deadline = time.monotonic() + START_SECONDS
+    for _ in range(workers):
+        if not ready.poll(max(0.0, deadline - time.monotonic())):
+            return
+        ready.recv_bytes()
 
 
 def cpu_count() -> int:
@@ -211,7 +239,7 @@ def _limited(function: Callable[[Any], T], item: Any, seconds: float) -> T:
     return function(item)
 
 
-def _start_worker() -> None:
+def _start_worker(report: Connection) -> None:
     from threadpoolctl import threadpool_limits
 
     # Pebble would have Python end it, which has no turn while FFmpeg or a disk does: 3 s a cancel.
@@ -227,6 +255,8 @@ def _start_worker() -> None:
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("800")
     end_with_parent()
+    report.send_bytes(b"started")
+    report.close()
 
 
 def end_with_parent() -> None:

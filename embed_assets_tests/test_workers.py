@@ -40,6 +40,15 @@ def test_the_limit_of_a_control_group_counts(
     assert _cgroup_cores(tmp_path, tmp_path / "missing") == math.inf
 
 
+def test_a_pool_that_ends_while_workers_still_start_prints_nothing(capfd) -> None:
+    for _ in range(3):
+        with open_pool(16) as pool:
+            assert list(pool.run(abs, [-1])) == [(-1, 1)]
+    with open_pool(6):
+        pass
+    assert capfd.readouterr() == ("", "")
+
+
 def test_a_task_that_never_ends_is_the_tracks_fault_and_one_that_waits_the_disks() -> None:
     with open_pool(1, seconds_a_task=1.0, patience=100.0) as pool:
         ended = dict(
