@@ -113,7 +113,7 @@ def step(args: argparse.Namespace) -> None:
             rows, parts = rows + report.rows, parts + report.parts
         seconds = time.perf_counter() - started
         promote_if_ready(client, index)
-        compared = common.timed(lambda: compare(client, spec.layers[-1], tables, uri))
+        compared = common.timed(lambda: compare(client, spec.collection_specs[-1], tables, uri))
     if rows != args.tracks or parts != args.on * args.tracks * int(args.windows):
         raise SystemExit(f"{rows} rows and {parts} of parts")
     told = {"seconds": round(seconds, 2), "parts": parts, "peak_mib": peak()}
@@ -128,7 +128,7 @@ def ask(args: argparse.Namespace) -> None:
     from embed_assets.storage.segment_vector_file import SegmentVectorFile
 
     tables, store, _, uri = made.parts(args.home, args.address)
-    spec = made.spec_of(windows=int(args.windows)).of_parts
+    spec = made.spec_of(windows=int(args.windows)).segment_spec
     queries = np.random.default_rng(1).standard_normal((QUESTIONS, spec.dim)).astype(np.float32)
     queries /= np.linalg.norm(queries, axis=1, keepdims=True)
     took = []
@@ -139,7 +139,7 @@ def ask(args: argparse.Namespace) -> None:
             ]
     else:
         started = time.perf_counter()
-        searcher = Searcher(tables, store, spec, spec.place(uri))
+        searcher = Searcher(tables, store, spec, spec.collection_key(uri))
         windowed = SegmentVectorFile(store, spec)
         for q in queries:
             begun = time.perf_counter() if took else started

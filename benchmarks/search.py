@@ -118,7 +118,7 @@ def searcher(root: Path, made: np.ndarray, name: str, count: int) -> dict[str, A
     for query in asked[:10]:
         ask(query)
     figures = measure(ask, asked, truth, name)
-    with beside("tables", root, ready.place):
+    with beside("tables", root, ready.collection_key):
         time.sleep(1)
         figures |= {f"{name}_beside_ms": measure(ask, asked, truth, name)[f"{name}_warm_ms"]}
     return figures | {

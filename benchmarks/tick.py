@@ -157,7 +157,7 @@ def _note_in_tables(settings: Any, library: Path) -> None:
     with tables.transaction() as db:
         common.insert(db, "folders", (*common.FOLDER_COLUMNS, "ctimes"), rows)
     versions = (IndexedFolder(folder, version_of(f.digest, spec), 10, 0) for folder, f in folders)
-    tables.put_indexed(spec.place(project.uri), versions)
+    tables.put_indexed(spec.collection_key(project.uri), versions)
 
 
 def _index_all(instance: Any, settings: Any, library: Path) -> None:

@@ -158,15 +158,15 @@ class Library(Questions):
     def _snapshots(self, project: Project, spec: IndexSpec, *, parts: bool) -> LocalAnswers:
         tracks = self._newest(project, spec)
         if parts and has_parts(project, spec):
-            return LocalAnswers(project, tracks, self._newest(project, spec.of_parts))
+            return LocalAnswers(project, tracks, self._newest(project, spec.segment_spec))
         return LocalAnswers(project, tracks)
 
     def _newest(self, project: Project, spec: IndexSpec) -> IndexSnapshot:
         with self._lock:
             held = self._searchers.get(spec.rows)
             if held is None or held.spec.collection != spec.collection:
-                place = spec.place(project.uri)
-                held = Searcher(project.tables, project.store, spec, place)
+                key = spec.collection_key(project.uri)
+                held = Searcher(project.tables, project.store, spec, key)
                 self._searchers[spec.rows] = held
         held.refresh()
         return held.snapshot()

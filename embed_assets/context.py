@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from embed_assets.identity import IndexPlace, IndexSpec
+from embed_assets.identity import CollectionKey, IndexSpec
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
@@ -21,9 +21,9 @@ class IndexContext:
     uri: str
 
     @property
-    def place(self) -> IndexPlace:
+    def collection_key(self) -> CollectionKey:
         """Names the collection of tracks at this address in the tables."""
-        return self.spec.place(self.uri)
+        return self.spec.collection_key(self.uri)
 
     def of(self, spec: IndexSpec) -> IndexContext:
         """The same for another spec."""

@@ -27,8 +27,8 @@ RecipeDigest = NewType("RecipeDigest", str)
 IndexDigest = NewType("IndexDigest", str)
 """Names what the rows of a collection are made of, an `IndexSpec`."""
 
-IndexPlace = NewType("IndexPlace", str)
-"""Names a collection at a Milvus address, in the tables; see `IndexSpec.place`."""
+CollectionKey = NewType("CollectionKey", str)
+"""Names a collection at a Milvus address, in the tables; see `IndexSpec.collection_key`."""
 
 CollectionName = NewType("CollectionName", str)
 """The name of a collection in Milvus."""
@@ -110,7 +110,7 @@ def parts_of(collection: CollectionName) -> CollectionName:
 class IndexSpec:
     """What a collection holds: a recipe, the pooling of windows, the row's fields, rows of what.
 
-    `parts`: beside the collection of tracks the windows are to have one, that of `of_parts`; it
+    `parts`: beside the collection of tracks the windows are to have one, that of `segment_spec`; it
     says nothing of the tracks' own, whose name and digest are the same with and without.
     """
 
@@ -138,19 +138,19 @@ class IndexSpec:
         return IndexDigest(digest(*parts))
 
     @property
-    def of_parts(self) -> IndexSpec:
+    def segment_spec(self) -> IndexSpec:
         """The spec of the collection of windows beside this one's, wanted or not."""
         return replace(self, rows=PARTS, parts=False)
 
     @property
-    def layers(self) -> tuple[IndexSpec, ...]:
+    def collection_specs(self) -> tuple[IndexSpec, ...]:
         """The specs of all collections that are to be filled for this one, the tracks' first."""
         alone = replace(self, parts=False)
-        return (alone, self.of_parts) if self.parts else (alone,)
+        return (alone, self.segment_spec) if self.parts else (alone,)
 
-    def place(self, uri: str) -> IndexPlace:
+    def collection_key(self, uri: str) -> CollectionKey:
         """Where the rows of this spec are, at a Milvus address: 32 hex digits."""
-        return IndexPlace(digest("place", uri, self.digest))
+        return CollectionKey(digest("place", uri, self.digest))
 
     def dump(self) -> str:
         """Text from which `load` makes an equal spec."""

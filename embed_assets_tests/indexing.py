@@ -46,14 +46,16 @@ def by_brute_force(query: np.ndarray, vectors: np.ndarray, n: int) -> tuple[np.n
     return best, scores[best]
 
 
-def note_indexed(tables: Tables, place: str, *rows: tuple[str, str, int], **how: bool) -> None:
-    """Record that a place holds these (folder id, end of the version, rows) as they are now."""
+def note_indexed(
+    tables: Tables, collection_key: str, *rows: tuple[str, str, int], **how: bool
+) -> None:
+    """Record that a collection has these (folder id, end of the version, rows) as of now."""
     states = folder_states(tables, [folder for folder, _, _ in rows], "")
     written = [
         IndexedFolder(folder, f"{states[folder].digest}.{end}", n, states[folder].revision)
         for folder, end, n in rows
     ]
-    tables.put_indexed(place, written, **how)
+    tables.put_indexed(collection_key, written, **how)
 
 
 def vector_of(audio_hash: str, dim: int = DIM) -> np.ndarray:

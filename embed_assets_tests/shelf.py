@@ -44,8 +44,8 @@ class Shelf:
         return str(self.root / "milvus.db")
 
     @property
-    def place(self) -> str:
-        return SPEC.place(self.uri)
+    def collection_key(self) -> str:
+        return SPEC.collection_key(self.uri)
 
     def track(self, path: str | bytes, audio: str = "", **tags: object) -> Track:
         raw = path if isinstance(path, bytes) else path.encode()
@@ -73,7 +73,7 @@ class Shelf:
             self.tables.begin_scan(folder, path, scan)
             self.tables.put_tracks(here, scan)
             self.tables.finish_scan(folder, scan, digest(str(here)), len(here))
-            note_indexed(self.tables, self.place, (folder, f"v{self.at}", len(here)))
+            note_indexed(self.tables, self.collection_key, (folder, f"v{self.at}", len(here)))
         if index:
             self.index(list(folders.values()))
 
@@ -92,7 +92,7 @@ class Shelf:
             return {h for (h,) in db.execute("SELECT audio_hash FROM embeddings")}
 
     def searcher(self) -> Searcher:
-        return Searcher(self.tables, self.store, SPEC, self.place)
+        return Searcher(self.tables, self.store, SPEC, self.collection_key)
 
 
 def random_vectors(n: int, seed: int = 0) -> np.ndarray:

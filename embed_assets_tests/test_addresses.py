@@ -27,7 +27,7 @@ SPEC = IndexSpec(Recipe("acoustic", "w", 24000, 8, 10.0, 3))
 def test_a_server_has_one_address_however_it_is_written(written, meant):
     assert normal_address(written) == meant
     assert Settings(milvus_uri=written, _env_file=None).index_uri == meant
-    assert SPEC.place(meant) == SPEC.place(normal_address(written))
+    assert SPEC.collection_key(meant) == SPEC.collection_key(normal_address(written))
 
 
 def test_a_lite_folder_is_absolute_and_a_database_is_part_of_the_place(tmp_path, monkeypatch):

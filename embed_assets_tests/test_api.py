@@ -234,7 +234,7 @@ def test_a_file_has_the_vector_that_the_index_has_of_it(lib, filled, tmp_path):
     assert float(vector @ vector) == pytest.approx(1, abs=1e-5)
     project = filled.project()
     spec = project.spec()
-    ready = searcher.Searcher(project.tables, project.store, spec, spec.place(project.uri))
+    ready = searcher.Searcher(project.tables, project.store, spec, spec.collection_key(project.uri))
     ((nearest,), (cosine,)) = ready.nearest(vector, 1)
     assert ready.track(nearest).path == b"Some/2.flac"
     assert float(cosine) == pytest.approx(1, abs=1e-5)

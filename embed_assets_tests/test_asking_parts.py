@@ -164,7 +164,7 @@ def test_sync_fills_parts_when_asked_and_embeds_nothing_for_it(world):
     del world.settings["EMBED_PARTS"]
     assert to_do(world) == 0
     world.settings["EMBED_PARTS"] = "true"
-    assert drop(world.project(), world.project().spec().of_parts.collection) is None
+    assert drop(world.project(), world.project().spec().segment_spec.collection) is None
     assert to_do(world) == 2
 
 
@@ -185,7 +185,7 @@ def test_the_file_of_windows_holds_what_the_store_has(lite, tmp_path, spec):
     some = dict(list(embedded.items())[:5])
     first, second = (
         SegmentVectorFile(shelf.store, spec),
-        SegmentVectorFile(shelf.store, spec.of_parts),
+        SegmentVectorFile(shelf.store, spec.segment_spec),
     )
     first.keep(some)
     query = first.read(tracks[7].audio_hash)[1]

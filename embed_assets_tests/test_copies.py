@@ -392,7 +392,7 @@ def test_the_command_line_names_copies_and_has_the_option(on_lite, monkeypatch):
 def test_a_searcher_that_is_asked_again_and_again_gives_the_same(on_lite):
     project = on_lite.project()
     spec = project.spec()
-    ready = searcher.Searcher(project.tables, project.store, spec, spec.place(project.uri))
+    ready = searcher.Searcher(project.tables, project.store, spec, spec.collection_key(project.uri))
     seed = ready.find([t.track_id for _, t in ready.tracks() if t.path == b"Album/0.flac"])
     first = exact.similar(ready, seed, 20)
     assert all(exact.similar(ready, seed, 20) == first for _ in range(8))

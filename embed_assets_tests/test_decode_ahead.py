@@ -247,7 +247,7 @@ def jobs_of(library: MusicFolder, tables: Tables, store: Path) -> list[Job]:
         (folder,) = db.execute("SELECT folder_id FROM folders").fetchone()
     return [
         Job(t, local_path(library.root, t.path), RECIPE, CHOICE, store, "", False)
-        for t in tables.pending(folder, RECIPE.digest, again=False)
+        for t in tables.pending(folder, RECIPE.digest, force=False)
     ]
 
 

@@ -91,7 +91,7 @@ def test_decoding_ahead_gives_what_the_plain_module_gives(small: Path, tmp_path:
         store = Store(tmp_path / device)
         jobs = [
             Job(t, local_path(library.root, t.path), recipe, on, store.root, "", False)
-            for t in tables.pending(folder, recipe.digest, again=False)
+            for t in tables.pending(folder, recipe.digest, force=False)
         ]
         with open_pool(1) as decoders, open_pool(1) as gpu:
             pool = (

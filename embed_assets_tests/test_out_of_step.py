@@ -26,7 +26,7 @@ ALBUM = b"Artist/Album 01"
 
 
 def titles(shelf, spec=MEAN):
-    found = Searcher(shelf.tables, shelf.store, spec, spec.place(shelf.address))
+    found = Searcher(shelf.tables, shelf.store, spec, spec.collection_key(shelf.address))
     return sorted(t.title for _, t in found.tracks())
 
 
@@ -42,7 +42,7 @@ def out_of_step(shelf, spec=MEAN):
     """The folders that are to be indexed, as every reader of the tables has it."""
     written = {path for _, path, is_written in folders(shelf, spec) if is_written}
     assert collection_registry.unfinished(shelf.tables, shelf.address, spec) == 2 - len(written)
-    counts = queries.counts(shelf.tables, spec.recipe.digest, spec.place(shelf.address))
+    counts = queries.counts(shelf.tables, spec.recipe.digest, spec.collection_key(shelf.address))
     assert counts.folders_indexed == len(written)
     versions = written_versions(shelf.tables, spec, shelf.address)
     digests = {path: shelf.tables.digest(folder) for folder, path, _ in folders(shelf, spec)}
@@ -199,8 +199,44 @@ def test_a_request_that_was_open_when_tables_were_upgraded_is_not_forgotten(shel
     with connect(shelf.address) as client:
         shelf.index(client, MEAN, [ALBUM])
     with shelf.tables.transaction() as db:
-        db.execute("UPDATE tracks SET again = 1 WHERE folder_id = ?", (folder,))
+        db.execute("UPDATE tracks SET retry = 1 WHERE folder_id = ?", (folder,))
         db.execute("UPDATE folders SET revision = 0")
         db.execute("UPDATE indexed SET revision = 0")
         db.execute("PRAGMA user_version = 6")
     assert out_of_step(shelf) == {ALBUM}
+
+
+def test_tables_of_the_version_before_are_taken_over_with_all_that_they_say(shelf):
+    with connect(shelf.address) as client:
+        shelf.index(client, MEAN, list(shelf.albums))
+    retry_requests.ask(shelf.tables, lambda path: path.startswith(ALBUM), [])
+    collection_registry.note_fingerprint(shelf.tables, shelf.address, MEAN.collection, "files")
+    said, due = all_rows(shelf), out_of_step(shelf)
+    as_schema_7(shelf)
+    assert all_rows(shelf) == said
+    assert due == out_of_step(shelf) == {ALBUM}
+    assert retry_requests.open_requests(shelf.tables).keys() == {ALBUM}
+    known = collection_registry.fingerprint_of(shelf.tables, shelf.address, MEAN.collection)
+    assert known == "files"
+
+
+def all_rows(shelf):
+    with shelf.tables.connect() as db:
+        tables = [t for (t,) in db.execute("SELECT name FROM sqlite_master WHERE type = 'table'")]
+        return {table: db.execute(f"SELECT * FROM {table}").fetchall() for table in tables}
+
+
+def as_schema_7(shelf):
+    """Give tables and columns the names that they had in version 7 of the schema."""
+    with shelf.tables.transaction() as db:
+        for table, columns in {
+            "folders": {"useless_reads": "vain", "useless_read_at": "vain_at"},
+            "tracks": {"retry": "again"},
+            "indexed": {"collection_key": "place"},
+            "collections": {"uri": "address", "fingerprint": "stamp"},
+            "served": {"uri": "address"},
+        }.items():
+            for new, old in columns.items():
+                db.execute(f"ALTER TABLE {table} RENAME COLUMN {new} TO {old}")
+        db.execute("ALTER TABLE retry_requests RENAME TO asked")
+        db.execute("PRAGMA user_version = 7")

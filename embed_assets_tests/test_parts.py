@@ -38,19 +38,19 @@ ALBUM = b"Artist/Album 01"
 
 def part_rows(client, spec=PARTS):
     """Folder id, track id and digest of all rows of parts."""
-    load(client, spec.of_parts.collection)
-    return Counter(rows_by_folder(client, spec.of_parts.collection))
+    load(client, spec.segment_spec.collection)
+    return Counter(rows_by_folder(client, spec.segment_spec.collection))
 
 
 def wanted_rows(shelf, spec=PARTS):
     folders = [folder_id(shelf.library.name, path) for path in shelf.albums]
-    rows = (row for f in folders for row in index_rows(shelf.tables, f, spec.of_parts))
+    rows = (row for f in folders for row in index_rows(shelf.tables, f, spec.segment_spec))
     return Counter((r.folder_id, r.track_id, r.row_digest) for r in rows)
 
 
 def assert_in_step(client, shelf, spec=PARTS):
     assert part_rows(client, spec) == wanted_rows(shelf, spec)
-    for one in spec.layers:
+    for one in spec.collection_specs:
         assert compare(client, one, shelf.tables, shelf.address).none
     assert collection_registry.unfinished(shelf.tables, shelf.address, spec) == 0
 
@@ -58,8 +58,8 @@ def assert_in_step(client, shelf, spec=PARTS):
 def test_without_the_setting_nothing_is_named_or_made_otherwise(lite, tmp_path):
     assert (PARTS.digest, PARTS.collection) == (MEAN.digest, MEAN.collection)
     assert MEAN.digest == digest("index", MEAN.recipe.digest, "mean", "2"), "as before there were"
-    assert PARTS.of_parts.collection == MEAN.collection.replace("tracks_", "parts_")
-    assert (PARTS.layers, MEAN.layers) == ((MEAN, MEAN.of_parts), (MEAN,))
+    assert PARTS.segment_spec.collection == MEAN.collection.replace("tracks_", "parts_")
+    assert (PARTS.collection_specs, MEAN.collection_specs) == ((MEAN, MEAN.segment_spec), (MEAN,))
     shelf = shelf_of(tmp_path, lite, 1, MEAN)
     with connect(lite) as client:
         shelf.index(client, MEAN)
@@ -74,7 +74,7 @@ def test_each_window_has_a_row_with_its_place_and_vector(uri, tmp_path):
         assert_in_step(client, shelf)
         track = shelf.albums[ALBUM][1]
         ids = [part_id(track.track_id, i) for i in range(3)]
-        name = PARTS.of_parts.collection
+        name = PARTS.segment_spec.collection
         rows = client.get(name, ids, ["*"], consistency_level="Strong")
         assert [(r["start"], r["end"]) for r in sorted(rows, key=lambda r: r["part_id"])] == [
             (25.0, 35.0),
@@ -115,7 +115,7 @@ def test_new_retagged_moved_replaced_and_removed_tracks_reach_the_parts(uri, tmp
         shelf.put(b"Artist/Album 02", tracks=[moved])
         shelf.index(client, PARTS)
         assert_in_step(client, shelf)
-        assert count(client, PARTS.of_parts.collection) == 3 * (3 + 2 + 1 + 3)
+        assert count(client, PARTS.segment_spec.collection) == 3 * (3 + 2 + 1 + 3)
 
 
 def test_a_track_of_fewer_windows_than_before_leaves_none_behind(uri, tmp_path):
@@ -135,7 +135,7 @@ def test_a_track_of_fewer_windows_than_before_leaves_none_behind(uri, tmp_path):
             )
             shelf.index(client, spec)
             assert_in_step(client, shelf, spec)
-            assert count(client, spec.of_parts.collection) == n
+            assert count(client, spec.segment_spec.collection) == n
 
 
 def test_what_a_kill_has_doubled_or_left_over_is_mended(uri, tmp_path):
@@ -143,7 +143,7 @@ def test_what_a_kill_has_doubled_or_left_over_is_mended(uri, tmp_path):
     first, second, third = shelf.albums[ALBUM]
     with connect(uri) as client:
         shelf.index(client, PARTS)
-        name = PARTS.of_parts.collection
+        name = PARTS.segment_spec.collection
         lost, extra = part_id(first.track_id, 1), part_id(second.track_id, 7)
         (row,) = client.get(name, [part_id(second.track_id, 2)], ["*"])
         client.upsert(name, [dict(row) | {"part_id": extra}])
@@ -153,7 +153,7 @@ def test_what_a_kill_has_doubled_or_left_over_is_mended(uri, tmp_path):
         found = reconcile(client, shelf.context(PARTS))
         assert found[MEAN.collection].none
         assert found[name].differing == (ALBUM,)
-        assert ALBUM not in shelf.tables.indexed(PARTS.of_parts.place(uri))
+        assert ALBUM not in shelf.tables.indexed(PARTS.segment_spec.collection_key(uri))
         shelf.index(client, PARTS, [ALBUM])
         assert_in_step(client, shelf)
         shelf.tables.forget_folder(first.folder_id)
@@ -175,10 +175,10 @@ def test_parts_are_filled_later_without_a_row_of_tracks_and_off_again(uri, tmp_p
 
         client.upsert = watched
         shelf.index(client, PARTS)
-        assert dict(written) == {PARTS.of_parts.collection: 27}
+        assert dict(written) == {PARTS.segment_spec.collection: 27}
         shelf.retag(ALBUM, "While it is off")
         shelf.index(client, MEAN)
-        assert written[PARTS.of_parts.collection] == 27
+        assert written[PARTS.segment_spec.collection] == 27
         assert collection_registry.unfinished(shelf.tables, uri, PARTS) == 1
         shelf.index(client, PARTS)
         assert_in_step(client, shelf)
@@ -192,7 +192,7 @@ def test_the_next_collection_is_served_with_its_parts_and_back(uri, tmp_path):
         shelf.index(client, PARTS)
         assert shelf.index(client, wide, some).served == MEAN.collection
         # The rows of tracks are all there, those of parts are not.
-        for _ in index_folders(client, wide.of_parts, [], lambda sound: np.zeros(0)):
+        for _ in index_folders(client, wide.segment_spec, [], lambda sound: np.zeros(0)):
             pass
         shelf.index(client, ENRICHED, [])
         shelf.retag(some[0], "Meanwhile")
@@ -206,19 +206,19 @@ def test_the_next_collection_is_served_with_its_parts_and_back(uri, tmp_path):
         listed = {c.name: c for c in promotion.listed(client, wide, shelf.tables, uri)}
         assert {n for n, c in listed.items() if c.served} == {
             wide.collection,
-            wide.of_parts.collection,
+            wide.segment_spec.collection,
         }
-        assert listed[PARTS.of_parts.collection].spec == MEAN.of_parts
+        assert listed[PARTS.segment_spec.collection].spec == MEAN.segment_spec
         back = promotion.rollback(client, shelf.tables, uri, wide.collection)
         assert back.served == MEAN.collection
         with pytest.raises(NotFound, match="there is no collection parts_"):
-            promote(client, shelf, wide.of_parts.collection, wide)
-        client.delete(wide.of_parts.collection, filter='part_id != ""')
+            promote(client, shelf, wide.segment_spec.collection, wide)
+        client.delete(wide.segment_spec.collection, filter='part_id != ""')
         with pytest.raises(ConfigurationError, match="parts_folders_that_differ is 3"):
             promote(client, shelf, wide.collection, wide)
         assert promote(client, shelf, wide.collection, wide, parts=False).moved
-        promotion.drop(client, PARTS.of_parts.collection, shelf.tables, uri)
-        assert PARTS.of_parts.collection not in client.list_collections()
+        promotion.drop(client, PARTS.segment_spec.collection, shelf.tables, uri)
+        assert PARTS.segment_spec.collection not in client.list_collections()
         assert served(client) == wide.collection
 
 
@@ -247,11 +247,11 @@ def test_a_flat_folder_with_long_mixes_holds_one_batch_of_vectors_at_a_time(uri)
 
         client.upsert = watched
         folder = replace(album("mixes", 0), rows=lambda: iter(rows))
-        (told,) = index_folders(client, SPEC.of_parts, [folder], counted)
+        (told,) = index_folders(client, SPEC.segment_spec, [folder], counted)
         assert (told.rows, told.written) == (2400, 2400)
         assert batches == [(500, 500)] * 4 + [(400, 400)]
         broken = replace(folder, rows=lambda: iter([*rows, rows[0]]))
-        (told,) = index_folders(client, SPEC.of_parts, [broken], counted)
+        (told,) = index_folders(client, SPEC.segment_spec, [broken], counted)
         assert isinstance(told, FolderFailed)
 
 
@@ -259,7 +259,7 @@ KILLED = """
 uri, seed = sys.argv[1:]
 with connect(uri) as client:
     print("go", flush=True)
-    for told in index_folders(client, SPEC.of_parts, killed_parts(int(seed)), sound_of):
+    for told in index_folders(client, SPEC.segment_spec, killed_parts(int(seed)), sound_of):
         print(told.folder_id, flush=True)
 """
 
@@ -267,7 +267,7 @@ with connect(uri) as client:
 @pytest.mark.stress
 def test_a_writer_of_parts_killed_at_any_moment_is_mended_by_a_repeat(uri):
     rng = random.Random(int(os.environ.get("SEED", "1")))
-    name, unfinished = SPEC.of_parts.collection, 0
+    name, unfinished = SPEC.segment_spec.collection, 0
     for kill in range(int(os.environ.get("KILLS", "12"))):
         writer = child(KILLED, uri, str(kill))
         assert writer.stdout.readline() == "go\n"
@@ -283,7 +283,7 @@ def test_a_writer_of_parts_killed_at_any_moment_is_mended_by_a_repeat(uri):
             assert have == {k: n for k, n in want.items() if k[0] in reported}
             if kill % 3 == 2:
                 continue  # the next writer finds what two kills have left
-            told = index_folders(client, SPEC.of_parts, wanted, sound_of)
+            told = index_folders(client, SPEC.segment_spec, wanted, sound_of)
             assert all(isinstance(w, FolderWritten) for w in told)
             assert Counter(rows_by_folder(client, name)) == want
     print(unfinished, "kills hit a writer at work")

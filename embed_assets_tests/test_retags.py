@@ -151,9 +151,9 @@ def test_the_time_for_which_vain_ctimes_do_not_count_doubles():
     day = ctimes.REST_SECONDS
     assert ctimes.count(ctimes.TRIES - 1, 0.0, 1.0)
     for more, days in enumerate((1, 2, 4, 8)):
-        vain = ctimes.TRIES + more
-        assert not ctimes.count(vain, 1e9, 1e9 + days * day - 1)
-        assert ctimes.count(vain, 1e9, 1e9 + days * day)
+        useless_reads = ctimes.TRIES + more
+        assert not ctimes.count(useless_reads, 1e9, 1e9 + days * day - 1)
+        assert ctimes.count(useless_reads, 1e9, 1e9 + days * day)
     assert ctimes.count(ctimes.TRIES, 1e9, 1e9 - 5), "a clock that was put back stops nothing"
 
 
@@ -277,15 +277,15 @@ def as_the_version_before(path: Path) -> None:
     """Take from the tables what version 5 of their schema did not have."""
     with sqlite3.connect(path) as db:
         for table, columns in {
-            "tracks": ("ctime_ns", "again", "decoder"),
-            "folders": ("ctimes", "vain"),
+            "tracks": ("ctime_ns", "retry", "decoder"),
+            "folders": ("ctimes", "useless_reads"),
         }.items():
             for column in columns:
                 db.execute(f"ALTER TABLE {table} DROP COLUMN {column}")
-        db.execute("ALTER TABLE folders DROP COLUMN vain_at")
+        db.execute("ALTER TABLE folders DROP COLUMN useless_read_at")
         db.execute("ALTER TABLE tracks ADD COLUMN inode INTEGER")
         db.execute("UPDATE tracks SET inode = 7, probed = 2")
-        db.execute("DROP TABLE asked")
+        db.execute("DROP TABLE retry_requests")
         db.execute("DROP TABLE gone_audio")
         db.execute("PRAGMA user_version = 5")
     db.close()
@@ -293,7 +293,7 @@ def as_the_version_before(path: Path) -> None:
 
 def later(scanned: Scanned, seconds: float) -> None:
     with scanned.tables.transaction() as db:
-        db.execute("UPDATE folders SET vain_at = vain_at - ?", (seconds,))
+        db.execute("UPDATE folders SET useless_read_at = useless_read_at - ?", (seconds,))
 
 
 def query(scanned: Scanned, sql: str) -> list[tuple]:

@@ -108,7 +108,7 @@ def test_what_was_asked_for_is_done_though_everything_is_killed_on_the_way(world
 
     def states():
         with tables.connect() as db:
-            return db.execute("SELECT sum(again), sum(probed = 0) FROM tracks").fetchone()
+            return db.execute("SELECT sum(retry), sum(probed = 0) FROM tracks").fetchone()
 
     assert states() == (3, 3)
     for unfinished in (lambda: states()[1] < 3, lambda: states()[0] < 3):
@@ -153,16 +153,18 @@ def test_a_folder_is_not_done_before_its_tracks_are_read_embedded_and_indexed(sh
     scan(shelf, A, b"A")
     assert [t.path for t in tables.pending(A, recipe)] == [b"A/1"]
     assert retry_requests.open_requests(tables).keys() == {b"A"}
-    note_indexed(shelf.tables, shelf.place, (A, "v", 2))
+    note_indexed(shelf.tables, shelf.collection_key, (A, "v", 2))
     assert retry_requests.open_requests(tables).keys() == {b"A"}, "it is not embedded yet"
     (track,) = tables.pending(A, recipe)
     shelf.at += 1
     embed(shelf, track)
     assert tables.pending(A, recipe) == []
-    assert tables.indexed(shelf.place) == {}, "rows of all that have the audio are written again"
-    note_indexed(shelf.tables, shelf.place, (A, "v", 2), finished=False)
+    assert tables.indexed(shelf.collection_key) == {}, (
+        "rows of all that have the audio are written again"
+    )
+    note_indexed(shelf.tables, shelf.collection_key, (A, "v", 2), finished=False)
     assert retry_requests.open_requests(tables).keys() == {b"A"}, "its parts are not indexed yet"
-    note_indexed(shelf.tables, shelf.place, (A, "v", 2))
+    note_indexed(shelf.tables, shelf.collection_key, (A, "v", 2))
     assert retry_requests.open_requests(tables) == {}
 
 
@@ -177,7 +179,7 @@ def test_a_try_that_began_before_it_was_asked_for_does_not_count(shelf):
     # What is embedded meanwhile was read before.
     embed(shelf, shelf.track("A/1"))
     assert tables.asked_again(A)
-    note_indexed(shelf.tables, shelf.place, (A, "v", 2))
+    note_indexed(shelf.tables, shelf.collection_key, (A, "v", 2))
     assert retry_requests.open_requests(tables).keys() == {b"A"}
 
 
@@ -187,7 +189,7 @@ def test_a_file_that_is_rejected_as_it_is_read_anew_is_not_to_be_embedded(shelf)
     ask(shelf, b"A/1")
     scan(shelf, A, b"A", replace(shelf.track("A/1"), audio_hash=None, reason="corrupt"))
     assert not shelf.tables.asked_again(A)
-    note_indexed(shelf.tables, shelf.place, (A, "v", 1))
+    note_indexed(shelf.tables, shelf.collection_key, (A, "v", 1))
     assert retry_requests.open_requests(shelf.tables) == {}
 
 

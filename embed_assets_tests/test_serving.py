@@ -91,7 +91,7 @@ def test_rows_that_are_not_those_of_the_tables_keep_a_collection_from_being_serv
         assert "folders_that_differ is 1" in stopped.why
         known = collection_registry.known(shelf.tables, uri)[ENRICHED.collection]
         assert known.gates["passed"] is False
-        there = shelf.tables.indexed(ENRICHED.place(uri))
+        there = shelf.tables.indexed(ENRICHED.collection_key(uri))
         assert album not in there, "the next look has it written again"
         mended = shelf.index(client, ENRICHED, [album])
         assert (mended.served, mended.moved) == (ENRICHED.collection, True)
@@ -242,7 +242,7 @@ def test_differences_of_any_kind_are_found_and_mended_by_the_next_runs(uri, tmp_
         assert set(drift.differing) == {b"Artist/Album %02d" % i for i in (0, 1, 4)}
         assert drift.orphans == (orphan[0].folder_id,)
         shelf.embed([MEAN], shelf.albums[b"Artist/Album 04"])
-        assert set(shelf.tables.indexed(MEAN.place(uri))) == {b"Artist/Album 03"}
+        assert set(shelf.tables.indexed(MEAN.collection_key(uri))) == {b"Artist/Album 03"}
         shelf.index(client, MEAN, drift.differing)
         after = compare(client, MEAN, shelf.tables, uri)
         assert after.none
@@ -303,7 +303,7 @@ def test_settings_that_went_back_have_what_was_indexed_before_served_again(lite,
         assert not promotion.request_promotion(back)
         assert shelf.index(client, ENRICHED).served == ENRICHED.collection
     assert promotion.request_promotion(back)
-    (due,) = shelf.albums.keys() - shelf.tables.indexed(back.place).keys()
+    (due,) = shelf.albums.keys() - shelf.tables.indexed(back.collection_key).keys()
     with connect(lite) as client:
         assert shelf.index(client, MEAN, [due]).served == MEAN.collection
     assert not promotion.request_promotion(back)

@@ -286,9 +286,9 @@ class World:
                 display_path(p): h
                 for p, h in db.execute(
                     "SELECT t.path, t.audio_hash FROM tracks t JOIN indexed i"
-                    " ON i.folder_id = t.folder_id AND i.place = ? JOIN folders f"
+                    " ON i.folder_id = t.folder_id AND i.collection_key = ? JOIN folders f"
                     " ON f.folder_id = t.folder_id AND f.digest IS NOT NULL",
-                    (spec.place(self.project().uri),),
+                    (spec.collection_key(self.project().uri),),
                 )
             }
 

@@ -14,7 +14,7 @@ from embed_assets.defs.resources import (
     StateResource,
     index_context,
 )
-from embed_assets.identity import IndexPlace, RecipeDigest
+from embed_assets.identity import CollectionKey, RecipeDigest
 from embed_assets.index.gates import Gate
 from embed_assets.index.promotion import ServingStatus
 from embed_assets.storage import queries
@@ -31,7 +31,7 @@ READABLE = dg.AssetCheckSpec(
 
 def every_track_readable(tables: Tables, recipe: RecipeDigest) -> dg.AssetCheckResult:
     """The result of `READABLE`, over the whole library and not only the run's folders."""
-    found = queries.counts(tables, recipe, IndexPlace(""))
+    found = queries.counts(tables, recipe, CollectionKey(""))
     rows = islice(queries.rejected_tracks(tables, recipe), 50)
     return dg.AssetCheckResult(
         check_name=READABLE.name,
@@ -73,7 +73,7 @@ def index_in_step(
         passed=all(d.none for d in found.values()),
         metadata={
             "rows": drift.rows,
-            **({"rows_of_parts": found[spec.of_parts.collection].rows} if spec.parts else {}),
+            **({"rows_of_parts": found[spec.segment_spec.collection].rows} if spec.parts else {}),
             "folders": drift.folders,
             "not_yet_indexed": drift.waiting,
             "differing": sum(len(d.differing) for d in found.values()),

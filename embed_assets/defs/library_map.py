@@ -30,7 +30,7 @@ def library_map(
     from embed_assets.search.searcher import Searcher
 
     spec = drawn_spec(state.tables(), encoder.spec(), milvus.uri)
-    searcher = Searcher(state.tables(), state.store(), spec, spec.place(milvus.uri))
+    searcher = Searcher(state.tables(), state.store(), spec, spec.collection_key(milvus.uri))
     if not len(searcher):
         return dg.MaterializeResult(metadata={"dagster/row_count": 0})
     drawing = draw(searcher)
@@ -49,10 +49,10 @@ def library_map(
     )
 
 
-def drawn_spec(tables: Tables, wanted: IndexSpec, address: str) -> IndexSpec:
+def drawn_spec(tables: Tables, wanted: IndexSpec, uri: str) -> IndexSpec:
     """What is served by the tables' word: the index itself may be held by a run."""
-    served = collection_registry.last_served(tables, address)
-    known = collection_registry.spec_of(tables, address, served) if served else None
+    served = collection_registry.last_served(tables, uri)
+    known = collection_registry.spec_of(tables, uri, served) if served else None
     return known or wanted
 
 

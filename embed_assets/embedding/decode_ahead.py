@@ -133,7 +133,7 @@ def decode_track(job: Job) -> DecodedTrack | Job | Done:
     from embed_assets.audio.decode import read_windows
     from embed_assets.audio.windows import WindowPolicy, plan
 
-    if not job.again and (kept := from_store(job)):
+    if not job.force and (kept := from_store(job)):
         return kept
     policy = WindowPolicy(job.recipe.window_seconds, job.recipe.windows)
     duration = job.track.duration

@@ -61,5 +61,5 @@ def _embed(file: _File) -> np.ndarray:
         duration=found.duration,
     )
     with tempfile.TemporaryDirectory() as folder:
-        embed_track(Job(track, file.path, recipe, file.choice, Path(folder), "", again=True))
+        embed_track(Job(track, file.path, recipe, file.choice, Path(folder), "", force=True))
         return pool(Store(Path(folder)).read(recipe.digest, found.audio_hash), file.spec.pooling)

@@ -50,7 +50,7 @@ class EmbedResult:
 class EmbedContext:
     """What embedding works with: which music, how, and where its vectors are kept.
 
-    `run_id` is noted beside each vector; `again` embeds tracks that have vectors too.
+    `run_id` is noted beside each vector; `force` embeds tracks that have vectors too.
     """
 
     library: MusicFolder
@@ -59,7 +59,7 @@ class EmbedContext:
     tables: Tables
     store: Store
     run_id: str = ""
-    again: bool = False
+    force: bool = False
 
 
 def embed_folder(context: EmbedContext, path: bytes, pool: Pool | DecodeAhead) -> EmbedResult:
@@ -192,7 +192,7 @@ class _UnderWay:
                     context.choice,
                     context.store.root,
                     context.run_id,
-                    context.again or track.track_id in folder.asked,
+                    context.force or track.track_id in folder.asked,
                 )
 
 
@@ -202,10 +202,10 @@ def _pending(context: EmbedContext, folder: _Folder) -> list[Track]:
     name = folder_id(library.name, folder.path)
     _forget_lost(tables, context.store, name, recipe)
     total = tables.folder_totals(name, recipe.digest)
-    pending = tables.pending(name, recipe.digest, again=context.again)
+    pending = tables.pending(name, recipe.digest, force=context.force)
     folder.asked = tables.asked_again(name)
     library_in_a_run(library.root, may_be_empty=not pending)
-    if not context.again:
+    if not context.force:
         folder.result = EmbedResult(reused=total.embedded)
     return pending
 

@@ -38,7 +38,7 @@ class Job:
     choice: EncoderConfig
     store: Path
     run_id: str
-    again: bool
+    force: bool
 
 
 @dataclass(frozen=True)
@@ -65,7 +65,7 @@ def embed_track(job: Job) -> Done:
     from embed_assets.audio.decode import iter_windows
     from embed_assets.audio.windows import WindowPolicy
 
-    if not job.again and (kept := from_store(job)):
+    if not job.force and (kept := from_store(job)):
         return kept
     clock = _Clock()
     encoder = load_encoder(job)

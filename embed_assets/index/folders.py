@@ -60,19 +60,19 @@ def version_of(digest: str, spec: IndexSpec) -> str:
     return f"{digest}.{spec.digest[:12]}"
 
 
-def written_versions(tables: Tables, spec: IndexSpec, address: str) -> dict[bytes, str]:
+def written_versions(tables: Tables, spec: IndexSpec, uri: str) -> dict[bytes, str]:
     """Path of each folder -> the version of its rows, if all layers of the spec have it.
 
     Left out are folders whose parts are missing or out of date, if the spec has parts, and all
     folders of a Lite index whose files are gone.
     """
-    backend = backend_of(address)
+    backend = backend_of(uri)
     first, *others = (
-        tables.indexed(one.place(address)) if backend.may_have(one.collection) else {}
-        for one in spec.layers
+        tables.indexed(one.collection_key(uri)) if backend.may_have(one.collection) else {}
+        for one in spec.collection_specs
     )
     whole = dict(first)
-    for one, there in zip(spec.layers[1:], others, strict=True):
+    for one, there in zip(spec.collection_specs[1:], others, strict=True):
         for path, version in first.items():
             digest = version.rpartition(".")[0]
             if there.get(path) not in (EMPTY, version_of(digest, one)):
@@ -99,7 +99,7 @@ def index_library(
     """
     # While one connection is open, no other is the last: SQLite tidies up behind each last one.
     with index.tables.connect():
-        tracks, *parts = map(index.of, index.spec.layers)
+        tracks, *parts = map(index.of, index.spec.collection_specs)
         if not parts:
             yield from _index_collection(client, tracks, paths, last=True)
             return
@@ -161,10 +161,10 @@ def _index_collection(
             else:
                 yield FolderIndexed(path, DIRTY)
             if len(consumed) >= FOLDERS_PER_RECORD:
-                tables.put_indexed(index.place, consumed, finished=last)
+                tables.put_indexed(index.collection_key, consumed, finished=last)
                 consumed = []
         if consumed:
-            tables.put_indexed(index.place, consumed, finished=last)
+            tables.put_indexed(index.collection_key, consumed, finished=last)
 
 
 def _indexed(report: FolderWritten, state: FolderState, spec: IndexSpec) -> IndexedFolder:
@@ -194,12 +194,12 @@ def mirror_to_served(client: IndexClient, index: IndexContext, paths: Iterable[b
     if other is None or other.row_schema != index.spec.row_schema:
         return 0
     by_id = {folder_id(index.library.name, p): p for p in paths}
-    return sum(_mirror(client, index.of(one), by_id) for one in other.layers)
+    return sum(_mirror(client, index.of(one), by_id) for one in other.collection_specs)
 
 
 def _mirror(client: IndexClient, index: IndexContext, by_id: dict[FolderId, bytes]) -> int:
     spec, tables, store = index.spec, index.tables, index.store
-    there = tables.indexed(index.place)
+    there = tables.indexed(index.collection_key)
     states = {
         folder: state
         for folder, state in folder_states(tables, by_id, spec.recipe.digest).items()
@@ -220,5 +220,5 @@ def _mirror(client: IndexClient, index: IndexContext, by_id: dict[FolderId, byte
             if state.ready and now.get(report.folder_id) == state:
                 written.append(_indexed(report, state, spec))
         # The collection that is wanted is another: what is to be done there is not done by this.
-        tables.put_indexed(index.place, written, finished=False)
+        tables.put_indexed(index.collection_key, written, finished=False)
     return touched

@@ -89,7 +89,7 @@ def validate(client: IndexClient, index: IndexContext, served: str | None) -> Va
     """
     gates: list[Gate] = []
     drifts = []
-    for one in index.spec.layers:
+    for one in index.spec.collection_specs:
         # Neighbours are compared with the served collection's, which has a row per track.
         found, drift = _validate(client, index.of(one), None if gates else served)
         gates += [replace(g, name=f"{kind_of(one).gate_prefix}{g.name}") for g in found]

@@ -60,28 +60,28 @@ def promote_if_ready(client: IndexClient, index: IndexContext) -> ServingStatus:
     The first collection of an index is served at once, so that an import can be searched from its
     first folders on. Folders that fail the comparison are written again by later runs.
     """
-    spec, tables, address = index.spec, index.tables, index.uri
+    spec, tables, uri = index.spec, index.tables, index.uri
     wanted, now = spec.collection, collection.served(client)
     if now is None:
-        return _move(client, tables, address, wanted, None, "first", wanted)
-    told = collection_registry.moves(tables, address)
+        return _move(client, tables, uri, wanted, None, "first", wanted)
+    told = collection_registry.moves(tables, uri)
     last = told[-1] if told else None
     if now == wanted:
         if last is None or last.name != now or last.wanted != wanted:
-            collection_registry.note_move(tables, address, now, now, "settings", wanted)
+            collection_registry.note_move(tables, uri, now, now, "settings", wanted)
         return ServingStatus(wanted, now)
-    if missing := collection_registry.unfinished(tables, address, spec):
+    if missing := collection_registry.unfinished(tables, uri, spec):
         return ServingStatus(wanted, now, why=f"it is being filled, {missing} folders are missing")
-    if last and last.name == now and collection_registry.is_by_hand(tables, address, wanted):
+    if last and last.name == now and collection_registry.is_by_hand(tables, uri, wanted):
         why = "the other one was chosen by hand; `embed-assets promote` serves this one"
         return ServingStatus(wanted, now, why=why)
     verdict = validate(client, index, now)
-    collection_registry.note_gates(tables, address, wanted, verdict.as_json())
+    collection_registry.note_gates(tables, uri, wanted, verdict.as_json())
     if not verdict.passed:
         for one, drift in verdict.drifts:
-            repair(client, one, tables, address, drift)
+            repair(client, one, tables, uri, drift)
         return ServingStatus(wanted, now, why="; ".join(verdict.failed), verdict=verdict)
-    moved = _move(client, tables, address, wanted, now, "gates", wanted)
+    moved = _move(client, tables, uri, wanted, now, "gates", wanted)
     return replace(moved, verdict=verdict)
 
 
@@ -97,7 +97,7 @@ def request_promotion(index: IndexContext) -> bool:
         return False
     if collection_registry.unfinished(tables, uri, index.spec):
         return False
-    first = next(iter(tables.indexed(index.place)), None)
+    first = next(iter(tables.indexed(index.collection_key)), None)
     if first is not None:
         collection_registry.forget_written(tables, uri, index.spec, [first])
     return first is not None
@@ -127,18 +127,16 @@ def promote(
         NotFound: there is no such collection.
         ConfigurationError: nothing is known of it, or a gate failed.
     """
-    tables, address, wanted = index.tables, index.uri, index.spec.collection
+    tables, uri, wanted = index.tables, index.uri, index.spec.collection
     now = _require(client, name)
     if now == name:
-        collection_registry.note_move(
-            tables, address, name, name, collection_registry.PROMOTE, wanted
-        )
+        collection_registry.note_move(tables, uri, name, name, collection_registry.PROMOTE, wanted)
         return ServingStatus(wanted, name)
-    spec = collection_registry.spec_of(tables, address, name, parts=index.spec.parts)
+    spec = collection_registry.spec_of(tables, uri, name, parts=index.spec.parts)
     verdict = None
     if spec is not None:
         verdict = validate(client, index.of(spec), now)
-        collection_registry.note_gates(tables, address, name, verdict.as_json())
+        collection_registry.note_gates(tables, uri, name, verdict.as_json())
     if not anyway:
         if verdict is None:
             raise ConfigurationError(
@@ -151,11 +149,11 @@ def promote(
                 " brings the collection of the current settings up to date; `--anyway` serves it"
                 " as it is"
             )
-    moved = _move(client, tables, address, name, now, collection_registry.PROMOTE, wanted)
+    moved = _move(client, tables, uri, name, now, collection_registry.PROMOTE, wanted)
     return replace(moved, verdict=verdict)
 
 
-def rollback(client: IndexClient, tables: Tables, address: str, wanted: str) -> ServingStatus:
+def rollback(client: IndexClient, tables: Tables, uri: str, wanted: str) -> ServingStatus:
     """Serve the previous collection again, without measuring it.
 
     It stays served until the settings change, or until `promote`.
@@ -164,7 +162,7 @@ def rollback(client: IndexClient, tables: Tables, address: str, wanted: str) -> 
         NotFound: nothing was served before, or it was dropped.
     """
     now = collection.served(client)
-    told = collection_registry.moves(tables, address)
+    told = collection_registry.moves(tables, uri)
     arrived = next(
         (m for m in reversed(told) if m.name == now and m.reason != collection_registry.ROLLBACK),
         None,
@@ -172,16 +170,14 @@ def rollback(client: IndexClient, tables: Tables, address: str, wanted: str) -> 
     earlier = told[: told.index(arrived)] if arrived else told
     for move in reversed(earlier):
         if move.name != now and client.has_collection(move.name):
-            return _move(
-                client, tables, address, move.name, now, collection_registry.ROLLBACK, wanted
-            )
+            return _move(client, tables, uri, move.name, now, collection_registry.ROLLBACK, wanted)
     raise NotFound(
         f"no other collection was served before {now or 'now'}: `embed-assets collections` lists"
         " the collections, `embed-assets promote NAME` serves one"
     )
 
 
-def drop(client: IndexClient, name: str, tables: Tables, address: str) -> None:
+def drop(client: IndexClient, name: str, tables: Tables, uri: str) -> None:
     """Drop a collection that is not served, and its records.
 
     Raises:
@@ -190,16 +186,14 @@ def drop(client: IndexClient, name: str, tables: Tables, address: str) -> None:
     """
     _require(client, name, PREFIXES)
     collection.drop(client, name)
-    collection_registry.forget_collection(tables, address, name)
+    collection_registry.forget_collection(tables, uri, name)
 
 
-def listed(
-    client: IndexClient, spec: IndexSpec | None, tables: Tables, address: str
-) -> list[Listed]:
+def listed(client: IndexClient, spec: IndexSpec | None, tables: Tables, uri: str) -> list[Listed]:
     """Every collection of ours at this address, the served one first; `spec`: the wanted one."""
     now = collection.served(client)
-    known = collection_registry.known(tables, address)
-    wanted = {one.collection: one for one in spec.layers} if spec else {}
+    known = collection_registry.known(tables, uri)
+    wanted = {one.collection: one for one in spec.collection_specs} if spec else {}
     found = []
     for name in client.list_collections():
         if not name.startswith(PREFIXES):
@@ -212,7 +206,7 @@ def listed(
                 name,
                 held,
                 collection.count(client, name),
-                collection_registry.unfinished(tables, address, held) if held else None,
+                collection_registry.unfinished(tables, uri, held) if held else None,
                 now is not None and name in (now, parts_of(now)),
                 name in wanted,
                 one.gates if one else None,
@@ -238,7 +232,7 @@ def _require(
 def _move(
     client: IndexClient,
     tables: Tables,
-    address: str,
+    uri: str,
     name: str,
     before: str | None,
     reason: str,
@@ -249,5 +243,5 @@ def _move(
     started = time.perf_counter()
     collection.point(client, name, before)
     took = (time.perf_counter() - started) * 1000
-    collection_registry.note_move(tables, address, name, before, reason, wanted)
+    collection_registry.note_move(tables, uri, name, before, reason, wanted)
     return ServingStatus(wanted, name, moved=True, switch_ms=round(took, 3))

@@ -49,26 +49,26 @@ def reconcile(client: IndexClient, index: IndexContext) -> dict[CollectionName, 
     Returns the differences by collection name. Orphaned rows are deleted at once. Folders that
     differ are marked as not written, so that the next evaluation requests ordinary runs for them.
     """
-    spec, tables, address = index.spec, index.tables, index.uri
-    wanted = spec.layers
+    spec, tables, uri = index.spec, index.tables, index.uri
+    wanted = spec.collection_specs
     specs = list(wanted)
     now = served(client)
     if now and now != spec.collection:
-        other = collection_registry.spec_of(tables, address, now, parts=spec.parts)
+        other = collection_registry.spec_of(tables, uri, now, parts=spec.parts)
         if other is not None and other.row_schema == spec.row_schema:
-            specs += other.layers
+            specs += other.collection_specs
     found = {}
     for one in specs:
-        drift = compare(client, one, tables, address)
-        repair(client, one, tables, address, drift)
+        drift = compare(client, one, tables, uri)
+        repair(client, one, tables, uri, drift)
         if one not in wanted:
             # Its folders are written along with the wanted collection's.
-            collection_registry.forget_written(tables, address, wanted[0], drift.differing)
+            collection_registry.forget_written(tables, uri, wanted[0], drift.differing)
         found[one.collection] = drift
     return found
 
 
-def compare(client: IndexClient, spec: IndexSpec, tables: Tables, address: str) -> IndexDiff:
+def compare(client: IndexClient, spec: IndexSpec, tables: Tables, uri: str) -> IndexDiff:
     """Read the collection of `spec` once, and compare each folder's rows with the tables.
 
     Compares ids and contents: the audio hash and all fields. A folder that is recorded as written
@@ -86,7 +86,7 @@ def compare(client: IndexClient, spec: IndexSpec, tables: Tables, address: str) 
     wanted = _wanted(tables, spec)
     none: tuple[FolderId, _Sum | None] = (FolderId(""), None)
     next_folder, next_sum = next(wanted, none)
-    for folder, path, written in collection_registry.written_folders(tables, address, spec):
+    for folder, path, written in collection_registry.written_folders(tables, uri, spec):
         folders += 1
         while next_folder and next_folder < folder:
             next_folder, next_sum = next(wanted, none)
@@ -121,7 +121,7 @@ def remove_orphans(client: IndexClient, spec: IndexSpec, folder_ids: Iterable[Fo
 
 
 def repair(
-    client: IndexClient, spec: IndexSpec, tables: Tables, address: str, drift: IndexDiff
+    client: IndexClient, spec: IndexSpec, tables: Tables, uri: str, drift: IndexDiff
 ) -> None:
     """Mark folders that differ as not written, and delete orphaned rows.
 
@@ -129,7 +129,7 @@ def repair(
     """
     if drift.orphans:
         remove_orphans(client, spec, drift.orphans)
-    collection_registry.forget_written(tables, address, spec, drift.differing)
+    collection_registry.forget_written(tables, uri, spec, drift.differing)
 
 
 def _plus(total: _Sum, track: str, row_digest: str) -> _Sum:

@@ -158,7 +158,7 @@ def _settle(
         if not touched:
             return
         client.persist(spec.collection)
-        _read(client, spec, touched, again=True)
+        _read(client, spec, touched, written=True)
         force = not _sample_holds(client, spec, sample)
         pending = [w for w in touched if w.error is None and (force or not w.in_step())]
         if not pending:
@@ -170,13 +170,15 @@ def _settle(
     )
 
 
-def _read(client: IndexClient, spec: IndexSpec, chunk: list[_Work], *, again: bool = False) -> None:
-    """Record what the index has of each folder; `again`: of all rows that were there or written."""
+def _read(
+    client: IndexClient, spec: IndexSpec, chunk: list[_Work], *, written: bool = False
+) -> None:
+    """Record what the index has of each folder; `written`: this call has written some."""
     works = {w.source.folder_id: w for w in chunk}
     if len(works) < len(chunk):
         raise ValueError("the same folder was given twice")
     # pymilvus has a reader wait for what it wrote itself, but not for what it deleted.
-    only_written = again and not any(w.surplus() for w in chunk)
+    only_written = written and not any(w.surplus() for w in chunk)
     if only_written:
         known = {t for w in chunk for t in (w.have.keys() | w.want.keys())}
         rows = kind_of(spec).read_written(client, spec.collection, list(works), known)

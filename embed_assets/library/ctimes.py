@@ -17,18 +17,18 @@ TRIES = 3
 REST_SECONDS = 86_400.0
 
 
-def count(vain: int, vain_at: float, now: float) -> bool:
-    """Whether a changed ctime is reason enough to read a file, after `vain` useless readings."""
-    if vain < TRIES:
+def count(useless_reads: int, useless_read_at: float, now: float) -> bool:
+    """Whether a changed ctime is reason enough to read a file, after so many `useless_reads`."""
+    if useless_reads < TRIES:
         return True
-    return not 0 <= now - vain_at < REST_SECONDS * 2.0 ** (vain - TRIES)
+    return not 0 <= now - useless_read_at < REST_SECONDS * 2.0 ** (useless_reads - TRIES)
 
 
 def of_folder(tables: Tables, folder: FolderId) -> tuple[int, float]:
     """How often in a row a ctime of a folder's files said nothing, and when it last did."""
     with tables.connect() as db:
         row = db.execute(
-            "SELECT vain, vain_at FROM folders WHERE folder_id = ?", (folder,)
+            "SELECT useless_reads, useless_read_at FROM folders WHERE folder_id = ?", (folder,)
         ).fetchone()
     return row or (0, 0.0)
 
@@ -37,14 +37,20 @@ def known(tables: Tables, now: float) -> dict[bytes, int]:
     """Path -> `ctimes` of the folders that are scanned and whose ctimes count."""
     with tables.connect() as db:
         rows = db.execute(
-            "SELECT path, ctimes, vain, vain_at FROM folders"
+            "SELECT path, ctimes, useless_reads, useless_read_at FROM folders"
             " WHERE digest IS NOT NULL AND ctimes IS NOT NULL"
         )
-        return {path: ctimes for path, ctimes, vain, at in rows if count(vain, at, now)}
+        return {
+            path: ctimes
+            for path, ctimes, useless_reads, at in rows
+            if count(useless_reads, at, now)
+        }
 
 
 def resting(tables: Tables, now: float) -> int:
     """How many folders have ctimes that do not count now."""
     with tables.connect() as db:
-        rows = db.execute("SELECT vain, vain_at FROM folders WHERE vain >= ?", (TRIES,))
-        return sum(not count(vain, at, now) for vain, at in rows)
+        rows = db.execute(
+            "SELECT useless_reads, useless_read_at FROM folders WHERE useless_reads >= ?", (TRIES,)
+        )
+        return sum(not count(useless_reads, at, now) for useless_reads, at in rows)

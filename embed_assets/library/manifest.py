@@ -87,8 +87,8 @@ def scan_folder(
     scan = uuid.uuid4().hex
     tables.begin_scan(folder, path, scan)
     known = tables.stamps(folder)
-    vain, vain_at = ctimes.of_folder(tables, folder)
-    ctimes_count = ctimes.count(vain, vain_at, time.time())
+    useless_reads, useless_read_at = ctimes.of_folder(tables, folder)
+    ctimes_count = ctimes.count(useless_reads, useless_read_at, time.time())
     prefix = path + b"/" if path else b""
     ids = {f.name: track_id(library.name, prefix + f.name) for f in files}
     alike = [f for f in files if (k := known.get(ids[f.name])) and k[:2] == f.stamp[:2]]
@@ -114,7 +114,7 @@ def scan_folder(
         digest,
         len(files),
         folder_ctimes(files) if ctimes_count or not touched else None,
-        _vain(vain, touched if ctimes_count else set(), changed, jumping),
+        _useless_reads(useless_reads, touched if ctimes_count else set(), changed, jumping),
     )
     totals = tables.folder_totals(folder)
     return ScanResult(
@@ -128,7 +128,7 @@ def scan_folder(
     )
 
 
-def _vain(
+def _useless_reads(
     before: int, touched: set[TrackId], changed: set[TrackId], jumping: set[TrackId]
 ) -> int | None:
     """How often in a row ctimes were read for nothing; None: nothing was learnt of that.

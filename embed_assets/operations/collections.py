@@ -89,7 +89,7 @@ def check(project: Project) -> ServingStatus:
     Raises:
         ConfigurationError: nothing is indexed yet.
     """
-    if not project.tables.holds(project.spec().place(project.uri)):
+    if not project.tables.holds(project.spec().collection_key(project.uri)):
         raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         return promotion.promote_if_ready_and_validate(client, project.index())

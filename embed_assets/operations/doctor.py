@@ -189,7 +189,7 @@ def _device(settings: Settings, project: Project) -> str:
 
 def _index(settings: Settings, project: Project) -> str:
     spec = project.spec()
-    if not project.tables.holds(spec.place(project.uri)):
+    if not project.tables.holds(spec.collection_key(project.uri)):
         if not project.backend.exclusive:
             with connect(project.uri, project.token) as client:
                 client.list_collections()
@@ -199,8 +199,12 @@ def _index(settings: Settings, project: Project) -> str:
     try:
         with connect(project.uri, project.token, wait_seconds=BUSY_SECONDS) as client:
             # Parts that were asked for just now have no collection yet: they wait.
-            there = [one for one in spec.layers if client.has_collection(one.collection)]
-            indexed = (o for o in spec.layers if project.tables.holds(o.place(project.uri)))
+            there = [one for one in spec.collection_specs if client.has_collection(one.collection)]
+            indexed = (
+                o
+                for o in spec.collection_specs
+                if project.tables.holds(o.collection_key(project.uri))
+            )
             if gone := [one.collection for one in indexed if one not in there]:
                 raise TransientError(
                     f"{' and '.join(gone)} is missing from {project.uri}: `embed-assets sync`, or"
@@ -267,7 +271,7 @@ def _vectors(project: Project, *, deep: bool) -> str:
 
 def _tracks(settings: Settings, project: Project) -> str:
     spec = project.spec()
-    found = queries.counts(project.tables, spec.recipe.digest, spec.place(project.uri))
+    found = queries.counts(project.tables, spec.recipe.digest, spec.collection_key(project.uri))
     with open_existing(settings) as instance:
         failed = len(failed_folders(instance, project))
     if failed:

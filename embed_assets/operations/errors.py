@@ -73,7 +73,7 @@ def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Probl
     only other folders of its run failed. Unreadable folders are left out too.
     """
     spec, tables, root = project.spec(), project.tables, project.library.root
-    places = [one.place(project.uri) for one in spec.layers]
+    places = [one.collection_key(project.uri) for one in spec.collection_specs]
     waiting = retry_requests.open_requests(tables)
     failed = {p.path: p for p in queries.failed_folders(tables)}
     killed = _killed(instance, failed.keys(), waiting, queries.indexed_at(tables, *places))

@@ -155,7 +155,7 @@ def _in_use(project: Project) -> list[IndexSpec] | None:
     """
     known = collection_registry.known(project.tables, project.uri)
     spec = project.spec()
-    wanted = {one.collection: one for one in spec.layers}
+    wanted = {one.collection: one for one in spec.collection_specs}
     specs = [spec]
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         there = [n for n in client.list_collections() if n.startswith(PREFIXES)]

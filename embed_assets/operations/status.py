@@ -98,7 +98,7 @@ def status(settings: Settings) -> Status:
     project = for_reading(settings)
     spec = project.spec()
     info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
-    found = queries.counts(project.tables, spec.recipe.digest, spec.place(project.uri))
+    found = queries.counts(project.tables, spec.recipe.digest, spec.collection_key(project.uri))
     problem, plan, live, left_out = "", None, 0, LeftOut()
     with open_existing(settings) as instance:
         try:

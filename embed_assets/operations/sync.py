@@ -231,11 +231,11 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
     from embed_assets.index.reconcile import reconcile
 
     tables, spec, uri = index.tables, index.spec, index.uri
-    if not tables.holds(spec.place(uri)):
+    if not tables.holds(spec.collection_key(uri)):
         return True
     before = _fingerprint(uri, spec)
     last = collection_registry.last_served(tables, uri)
-    known = collection_registry.stamp_of(tables, uri, spec.collection)
+    known = collection_registry.fingerprint_of(tables, uri, spec.collection)
     if before is not None and before == known and last == spec.collection:
         return True
     try:
@@ -254,7 +254,7 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
     served = status.served
     if status.moved:
         tell(f"{served} is served now")
-    collection_registry.note_stamp(tables, uri, spec.collection, _fingerprint(uri, spec))
+    collection_registry.note_fingerprint(tables, uri, spec.collection, _fingerprint(uri, spec))
     if served != spec.collection:
         why = "`embed-assets collections` says why"
         if collection_registry.is_by_hand(tables, uri, spec.collection):
@@ -266,7 +266,7 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
 def _fingerprint(uri: str, spec: IndexSpec) -> str | None:
     """The fingerprints of all collections of a spec."""
     backend = backend_of(uri)
-    every = [backend.fingerprint(one.collection) for one in spec.layers]
+    every = [backend.fingerprint(one.collection) for one in spec.collection_specs]
     return None if None in every else " ".join(s for s in every if s)
 
 
@@ -314,7 +314,7 @@ class _Progress:
                 self.tell(self.preparation)
                 self.preparation = ""
             return
-        counts = queries.counts(self.tables, recipe, self.spec.place(self.uri))
+        counts = queries.counts(self.tables, recipe, self.spec.collection_key(self.uri))
         left = max(self.files - counts.embedded - counts.rejected, 0)
         rate = now / (time.time() - self.began)
         self.tell(

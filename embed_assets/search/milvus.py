@@ -99,10 +99,10 @@ class MilvusAnswers:
     ) -> list[Part]:
         """The `n` tracks with the nearest window; `exclude`: audio hashes."""
         spec = windowed.spec
-        words = vocabulary(self.project.tables, spec.layers[0])
+        words = vocabulary(self.project.tables, spec.collection_specs[0])
         wanted = milvus_filters.expression(where, words)
         with self._client() as client:
-            for one in (spec, spec.of_parts):
+            for one in (spec, spec.segment_spec):
                 load(client, one.collection)
             return ask_parts(client, spec, vector, n, exclude=exclude, where=wanted)
 

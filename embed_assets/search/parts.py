@@ -95,7 +95,7 @@ def parts(
 def has_parts(project: Project, spec: IndexSpec) -> bool:
     """Whether the settings ask for parts and the spec has a collection of them."""
     known = collection_registry.known(project.tables, project.uri) if project.parts else ()
-    return spec.of_parts.collection in known
+    return spec.segment_spec.collection in known
 
 
 def require_parts(project: Project, spec: IndexSpec) -> None:
@@ -127,7 +127,7 @@ def clock(seconds: float) -> str:
 
 
 def _unfinished(project: Project, spec: IndexSpec) -> list[str]:
-    missing = collection_registry.unfinished(project.tables, project.uri, spec.of_parts)
+    missing = collection_registry.unfinished(project.tables, project.uri, spec.segment_spec)
     if not missing:
         return []
     return [

@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-from embed_assets.identity import IndexPlace, IndexSpec
+from embed_assets.identity import CollectionKey, IndexSpec
 from embed_assets.search.snapshot import PROVENANCE, Prefilter, Snapshot, State
 from embed_assets.storage.records import Track
 from embed_assets.storage.tables import TRACK_COLUMNS, Tables
@@ -37,7 +37,7 @@ _ROW = ", ".join([*(f"t.{c}" for c in TRACK_COLUMNS), *(f"e.{c}" for c in PROVEN
 _FROM = (
     f"SELECT {_ROW} FROM indexed i JOIN tracks t ON t.folder_id = i.folder_id"
     " JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
-    " WHERE i.place = ? AND e.reason IS NULL"
+    " WHERE i.collection_key = ? AND e.reason IS NULL"
 )
 _IDS_PER_CALL = 500
 
@@ -49,9 +49,11 @@ class Searcher(Snapshot):
     and then `exact.similar`, make them on one `snapshot()`: another thread may refresh in between.
     """
 
-    def __init__(self, tables: Tables, store: Store, spec: IndexSpec, place: IndexPlace) -> None:
-        """`place` is `spec.place(address)`: only what was indexed there is found."""
-        self.place = place
+    def __init__(
+        self, tables: Tables, store: Store, spec: IndexSpec, collection_key: CollectionKey
+    ) -> None:
+        """`collection_key` is `spec.collection_key(uri)`: only what was indexed there is found."""
+        self.collection_key = collection_key
         self._pooled = TrackVectorFile(store, spec)
         self._lock = threading.Lock()
         self._seen: dict[str, float] = {}
@@ -74,8 +76,8 @@ class Searcher(Snapshot):
                 return False
             self._looked = now
             with self.tables.connect() as db:
-                query = "SELECT folder_id, at FROM indexed WHERE place = ?"
-                there = dict(db.execute(query, (self.place,)))
+                query = "SELECT folder_id, at FROM indexed WHERE collection_key = ?"
+                there = dict(db.execute(query, (self.collection_key,)))
                 changed = [f for f, at in there.items() if self._seen.get(f) != at]
                 gone = self._seen.keys() - there.keys()
                 if not changed and not gone:
@@ -130,7 +132,7 @@ class Searcher(Snapshot):
 
     def _rows_of(self, db: Any, folders: list[str], of: int) -> list[tuple[Any, ...]]:
         """The rows of these folders."""
-        mine = (self.spec.recipe.digest, self.place)
+        mine = (self.spec.recipe.digest, self.collection_key)
         if len(folders) == of:
             return db.execute(f"{_FROM} ORDER BY t.path", mine).fetchall()
         rows = []

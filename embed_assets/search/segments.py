@@ -145,7 +145,7 @@ def ask_parts(
     names = [*ROW_FIELDS, "start", "end"]
     limit = min(WINDOWS_EACH * n + SPARE, PAGE)
     while True:
-        rows = nearest_rows(client, spec.of_parts.collection, query, limit, names, wanted)
+        rows = nearest_rows(client, spec.segment_spec.collection, query, limit, names, wanted)
         found: dict[str, Part] = {}
         for row in sorted(rows, key=lambda r: (-r["score"], r["path"], r["start"])):
             row |= {name: round(float(row[name]), 2) for name in ("start", "end")}

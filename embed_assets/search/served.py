@@ -74,7 +74,10 @@ def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
     except WeightsMissing:
         made = f"{spec.recipe.encoder}, which is served" if spec else "what is served"
         return f"{made}; the weights of {settings.encoder} are missing: see `embed-assets doctor`"
-    if spec is not None and spec.layers[0] != (wanted := project.spec()).layers[0]:
+    if (
+        spec is not None
+        and spec.collection_specs[0] != (wanted := project.spec()).collection_specs[0]
+    ):
         if collection_registry.is_by_hand(project.tables, project.uri, wanted.collection):
             return (
                 f"{spec.recipe.encoder}, chosen by hand: `embed-assets promote` serves"

@@ -50,24 +50,24 @@ class Move:
     wanted: str
 
 
-def note_collection(tables: Tables, address: str, spec: IndexSpec) -> None:
+def note_collection(tables: Tables, uri: str, spec: IndexSpec) -> None:
     """Record what a collection was made with, unless it is recorded already."""
-    if spec.collection in known(tables, address):
+    if spec.collection in known(tables, uri):
         return
     with tables.transaction() as db:
         db.execute(
-            "INSERT OR IGNORE INTO collections (address, name, spec, made_at) VALUES (?, ?, ?, ?)",
-            (_key(address), spec.collection, spec.dump(), time.time()),
+            "INSERT OR IGNORE INTO collections (uri, name, spec, made_at) VALUES (?, ?, ?, ?)",
+            (_key(uri), spec.collection, spec.dump(), time.time()),
         )
 
 
-def known(tables: Tables, address: str) -> dict[str, Known]:
+def known(tables: Tables, uri: str) -> dict[str, Known]:
     """The collections that were made at an address, by name; some may have been dropped since."""
     with tables.connect() as db:
         rows = db.execute(
-            "SELECT name, spec, made_at, gates, gates_at FROM collections WHERE address = ?"
+            "SELECT name, spec, made_at, gates, gates_at FROM collections WHERE uri = ?"
             " ORDER BY made_at",
-            (_key(address),),
+            (_key(uri),),
         ).fetchall()
     found = {}
     for name, text, made_at, gates, gates_at in rows:
@@ -78,107 +78,106 @@ def known(tables: Tables, address: str) -> dict[str, Known]:
     return found
 
 
-def spec_of(tables: Tables, address: str, name: str, *, parts: bool = False) -> IndexSpec | None:
+def spec_of(tables: Tables, uri: str, name: str, *, parts: bool = False) -> IndexSpec | None:
     """The spec of a collection, if it is known; with `parts`, including its parts if they exist."""
-    every = known(tables, address)
+    every = known(tables, uri)
     one = every.get(name)
     if one is None or one.spec is None:
         return None
-    return replace(one.spec, parts=parts and one.spec.of_parts.collection in every)
+    return replace(one.spec, parts=parts and one.spec.segment_spec.collection in every)
 
 
-def note_gates(tables: Tables, address: str, name: str, gates: dict[str, Any]) -> None:
+def note_gates(tables: Tables, uri: str, name: str, gates: dict[str, Any]) -> None:
     """Record the gates that were measured for a collection."""
     with tables.transaction() as db:
         db.execute(
-            "UPDATE collections SET gates = ?, gates_at = ? WHERE address = ? AND name = ?",
-            (json.dumps(gates), time.time(), _key(address), name),
+            "UPDATE collections SET gates = ?, gates_at = ? WHERE uri = ? AND name = ?",
+            (json.dumps(gates), time.time(), _key(uri), name),
         )
 
 
-def note_stamp(tables: Tables, address: str, name: str, stamp: str | None) -> None:
-    """Record the file stamp of a collection that matches the tables."""
+def note_fingerprint(tables: Tables, uri: str, name: str, fingerprint: str | None) -> None:
+    """Record the fingerprint of a collection that matches the tables."""
     with tables.transaction() as db:
         db.execute(
-            "UPDATE collections SET stamp = ? WHERE address = ? AND name = ?",
-            (stamp, _key(address), name),
+            "UPDATE collections SET fingerprint = ? WHERE uri = ? AND name = ?",
+            (fingerprint, _key(uri), name),
         )
 
 
-def stamp_of(tables: Tables, address: str, name: str) -> str | None:
-    """The last recorded file stamp."""
+def fingerprint_of(tables: Tables, uri: str, name: str) -> str | None:
+    """The last recorded fingerprint."""
     with tables.connect() as db:
         row = db.execute(
-            "SELECT stamp FROM collections WHERE address = ? AND name = ?", (_key(address), name)
+            "SELECT fingerprint FROM collections WHERE uri = ? AND name = ?", (_key(uri), name)
         ).fetchone()
     return row[0] if row else None
 
 
 def note_move(
-    tables: Tables, address: str, name: str, before: str | None, reason: str, wanted: str
+    tables: Tables, uri: str, name: str, before: str | None, reason: str, wanted: str
 ) -> None:
     """Record that the alias was moved."""
     with tables.transaction() as db:
         db.execute(
-            "INSERT INTO served (address, at, name, before, reason, wanted)"
-            " VALUES (?, ?, ?, ?, ?, ?)",
-            (_key(address), time.time(), name, before, reason, wanted),
+            "INSERT INTO served (uri, at, name, before, reason, wanted) VALUES (?, ?, ?, ?, ?, ?)",
+            (_key(uri), time.time(), name, before, reason, wanted),
         )
 
 
-def moves(tables: Tables, address: str) -> list[Move]:
+def moves(tables: Tables, uri: str) -> list[Move]:
     """All moves of the alias at an address, oldest first."""
     with tables.connect() as db:
         rows = db.execute(
-            "SELECT at, name, before, reason, wanted FROM served WHERE address = ? ORDER BY id",
-            (_key(address),),
+            "SELECT at, name, before, reason, wanted FROM served WHERE uri = ? ORDER BY id",
+            (_key(uri),),
         )
         return [Move(*row) for row in rows]
 
 
-def is_by_hand(tables: Tables, address: str, wanted: str) -> bool:
+def is_by_hand(tables: Tables, uri: str, wanted: str) -> bool:
     """Whether the served collection was chosen by hand, and the settings are still the same."""
-    told = moves(tables, address)
+    told = moves(tables, uri)
     last = told[-1] if told else None
     if last is None or last.reason not in (ROLLBACK, PROMOTE):
         return False
     return last.name != wanted and last.wanted == wanted
 
 
-def last_served(tables: Tables, address: str) -> str | None:
+def last_served(tables: Tables, uri: str) -> str | None:
     """The collection that was served last, from the tables: the index need not be opened."""
-    told = moves(tables, address)
+    told = moves(tables, uri)
     return told[-1].name if told else None
 
 
-def forget_collection(tables: Tables, address: str, name: str) -> None:
+def forget_collection(tables: Tables, uri: str, name: str) -> None:
     """Delete the records of a collection that was dropped."""
-    spec = spec_of(tables, address, name)
+    spec = spec_of(tables, uri, name)
     with tables.transaction() as db:
-        db.execute("DELETE FROM collections WHERE address = ? AND name = ?", (_key(address), name))
+        db.execute("DELETE FROM collections WHERE uri = ? AND name = ?", (_key(uri), name))
         if spec is not None:
-            db.execute("DELETE FROM indexed WHERE place = ?", (spec.place(address),))
+            db.execute("DELETE FROM indexed WHERE collection_key = ?", (spec.collection_key(uri),))
 
 
-def unfinished(tables: Tables, address: str, spec: IndexSpec) -> int:
+def unfinished(tables: Tables, uri: str, spec: IndexSpec) -> int:
     """How many folders of the manifest are missing or out of date in the collections of a spec.
 
     If the spec has several collections: the largest of their numbers.
     """
-    return max(_unfinished(tables, address, one) for one in spec.layers)
+    return max(_unfinished(tables, uri, one) for one in spec.collection_specs)
 
 
-def _unfinished(tables: Tables, address: str, spec: IndexSpec) -> int:
+def _unfinished(tables: Tables, uri: str, spec: IndexSpec) -> int:
     with tables.connect() as db:
         return db.execute(
             "SELECT count(*) FROM folders f LEFT JOIN indexed i"
-            f" ON i.place = ? AND i.folder_id = f.folder_id WHERE NOT {IS_CURRENT}",
-            (spec.place(address),),
+            f" ON i.collection_key = ? AND i.folder_id = f.folder_id WHERE NOT {IS_CURRENT}",
+            (spec.collection_key(uri),),
         ).fetchone()[0]
 
 
 def written_folders(
-    tables: Tables, address: str, spec: IndexSpec
+    tables: Tables, uri: str, spec: IndexSpec
 ) -> Iterator[tuple[FolderId, bytes, bool]]:
     """Stream (folder id, path, whether its current version is written), ordered by folder id.
 
@@ -187,8 +186,8 @@ def written_folders(
     with tables.connect() as db:
         yield from db.execute(
             f"SELECT f.folder_id, f.path, {IS_CURRENT} FROM folders f LEFT JOIN indexed i"
-            " ON i.place = ? AND i.folder_id = f.folder_id ORDER BY f.folder_id",
-            (spec.place(address),),
+            " ON i.collection_key = ? AND i.folder_id = f.folder_id ORDER BY f.folder_id",
+            (spec.collection_key(uri),),
         )
 
 
@@ -229,18 +228,18 @@ def sample_tracks(
         return rows + db.execute(sql.format("<"), (recipe, start, n - len(rows))).fetchall()
 
 
-def forget_written(tables: Tables, address: str, spec: IndexSpec, folders: Iterable[bytes]) -> None:
+def forget_written(tables: Tables, uri: str, spec: IndexSpec, folders: Iterable[bytes]) -> None:
     """Mark these folders (by path) as not written there; the next evaluation has them written."""
     with tables.transaction() as db:
         db.executemany(
-            "UPDATE indexed SET revision = -1 WHERE place = ? AND folder_id IN"
+            "UPDATE indexed SET revision = -1 WHERE collection_key = ? AND folder_id IN"
             " (SELECT folder_id FROM folders WHERE path = ?)",
-            ((spec.place(address), path) for path in folders),
+            ((spec.collection_key(uri), path) for path in folders),
         )
 
 
-def _key(address: str) -> str:
-    return digest("address", address)
+def _key(uri: str) -> str:
+    return digest("address", uri)
 
 
 def named_audio(tables: Tables, hashes: Iterable[AudioHash]) -> set[AudioHash]:

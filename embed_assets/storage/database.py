@@ -12,12 +12,13 @@ from pathlib import Path
 
 from embed_assets.errors import ConfigurationError, TransientError
 
-SCHEMA_VERSION = 7
+SCHEMA_VERSION = 8
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folders (
     folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, digest TEXT, scan TEXT, scanned_at REAL,
-    ctimes INTEGER, vain INTEGER NOT NULL DEFAULT 0, vain_at REAL NOT NULL DEFAULT 0,
+    ctimes INTEGER, useless_reads INTEGER NOT NULL DEFAULT 0,
+    useless_read_at REAL NOT NULL DEFAULT 0,
     revision INTEGER NOT NULL DEFAULT 0
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS tracks (
@@ -29,7 +30,7 @@ CREATE TABLE IF NOT EXISTS tracks (
     recording_id TEXT, scan TEXT NOT NULL, seen_at REAL, release_id TEXT NOT NULL DEFAULT '',
     artist_id TEXT NOT NULL DEFAULT '', added_at REAL NOT NULL DEFAULT 0,
     probed INTEGER NOT NULL DEFAULT 1, run_id TEXT NOT NULL DEFAULT '',
-    again INTEGER NOT NULL DEFAULT 0, decoder TEXT NOT NULL DEFAULT ''
+    retry INTEGER NOT NULL DEFAULT 0, decoder TEXT NOT NULL DEFAULT ''
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tracks_by_folder ON tracks (folder_id);
 CREATE INDEX IF NOT EXISTS tracks_by_audio ON tracks (audio_hash);
@@ -40,26 +41,26 @@ CREATE TABLE IF NOT EXISTS embeddings (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS embeddings_by_time ON embeddings (recipe, at);
 CREATE TABLE IF NOT EXISTS indexed (
-    place TEXT, folder_id TEXT, version TEXT, rows INTEGER, at REAL,
-    revision INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (place, folder_id)
+    collection_key TEXT, folder_id TEXT, version TEXT, rows INTEGER, at REAL,
+    revision INTEGER NOT NULL DEFAULT 0, PRIMARY KEY (collection_key, folder_id)
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS indexed_by_folder ON indexed (folder_id);
 CREATE TABLE IF NOT EXISTS failures (
     folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, stage TEXT, message TEXT, at REAL, run_id TEXT,
     shared INTEGER
 ) WITHOUT ROWID;
-CREATE TABLE IF NOT EXISTS asked (
+CREATE TABLE IF NOT EXISTS retry_requests (
     folder_id TEXT PRIMARY KEY, path BLOB NOT NULL, at REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS gone_audio (
     audio_hash TEXT PRIMARY KEY, added_at REAL NOT NULL, gone_at REAL NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS collections (
-    address TEXT, name TEXT, spec TEXT, made_at REAL, gates TEXT, gates_at REAL, stamp TEXT,
-    PRIMARY KEY (address, name)
+    uri TEXT, name TEXT, spec TEXT, made_at REAL, gates TEXT, gates_at REAL, fingerprint TEXT,
+    PRIMARY KEY (uri, name)
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS served (
-    id INTEGER PRIMARY KEY, address TEXT, at REAL, name TEXT, before TEXT, reason TEXT,
+    id INTEGER PRIMARY KEY, uri TEXT, at REAL, name TEXT, before TEXT, reason TEXT,
     wanted TEXT
 );
 """
@@ -72,18 +73,28 @@ _ADDED = {
         "probed": "INTEGER NOT NULL DEFAULT 1",
         "run_id": "TEXT NOT NULL DEFAULT ''",
         "ctime_ns": "INTEGER NOT NULL DEFAULT -1",
-        "again": "INTEGER NOT NULL DEFAULT 0",
+        "retry": "INTEGER NOT NULL DEFAULT 0",
         "decoder": "TEXT NOT NULL DEFAULT ''",
     },
     "folders": {
         "ctimes": "INTEGER",
-        "vain": "INTEGER NOT NULL DEFAULT 0",
-        "vain_at": "REAL NOT NULL DEFAULT 0",
+        "useless_reads": "INTEGER NOT NULL DEFAULT 0",
+        "useless_read_at": "REAL NOT NULL DEFAULT 0",
         "revision": "INTEGER NOT NULL DEFAULT 0",
     },
     "indexed": {"revision": "INTEGER NOT NULL DEFAULT 0"},
 }
 """Columns that files of older versions may lack."""
+
+_RENAMED: tuple[tuple[str, dict[str, str], str], ...] = (
+    ("asked", {}, "retry_requests"),
+    ("folders", {"vain": "useless_reads", "vain_at": "useless_read_at"}, "folders"),
+    ("tracks", {"again": "retry"}, "tracks"),
+    ("indexed", {"place": "collection_key"}, "indexed"),
+    ("collections", {"address": "uri", "stamp": "fingerprint"}, "collections"),
+    ("served", {"address": "uri"}, "served"),
+)
+"""(table, columns, new name of the table): what schema 7 called otherwise."""
 
 NEW_REVISION = "UPDATE folders SET revision = revision + 1 WHERE folder_id"
 """Raise the revision of folders, so that they are indexed again in every collection.
@@ -126,7 +137,7 @@ class Database:
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 version = db.execute("PRAGMA user_version").fetchone()[0]
                 if version < SCHEMA_VERSION:
-                    _upgrade(db)
+                    _upgrade(db, version)
                 elif version != SCHEMA_VERSION:
                     raise ConfigurationError(
                         f"{self.path} has schema {version}, but this version of embed_assets needs"
@@ -160,30 +171,46 @@ class Database:
             db.execute("COMMIT")
 
 
-def _upgrade(db: sqlite3.Connection) -> None:
+def _upgrade(db: sqlite3.Connection, version: int) -> None:
     """Create the schema, or upgrade that of an older version, without losing data."""
     db.execute("PRAGMA journal_mode = WAL")
     db.execute("BEGIN IMMEDIATE")
     try:
+        for table, columns, new_name in _RENAMED:
+            there = _columns(db, table)
+            for old in there & columns.keys():
+                db.execute(f"ALTER TABLE {table} RENAME COLUMN {old} TO {columns[old]}")
+            if there and new_name != table:
+                db.execute(f"ALTER TABLE {table} RENAME TO {new_name}")
         for statement in _SCHEMA.split(";"):
             db.execute(statement)
         for table, columns in _ADDED.items():
-            there = {row[1] for row in db.execute(f"PRAGMA table_info({table})")}
+            there = _columns(db, table)
             for name, kind in columns.items():
                 if name not in there:
                     db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
-        db.execute("UPDATE tracks SET added_at = coalesce(seen_at, 0) WHERE added_at = 0")
-        # Their files are read once more, for what the probe learnt since (rows.PROBE_VERSION).
-        db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE probed < 3)")
-        # In schema 6 a request kept its folder due by itself.
-        db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM asked)")
-        db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE again)")
-        # Schema 6 marked so what was to be indexed again.
-        old = "FROM indexed WHERE version LIKE 'stale.%'"
-        db.execute(f"{NEW_REVISION} IN (SELECT folder_id {old})")
-        db.execute("UPDATE indexed SET version = substr(version, 7) WHERE version LIKE 'stale.%'")
+        if version < 7:
+            _upgrade_data(db)
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
     except BaseException:
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
+
+
+def _upgrade_data(db: sqlite3.Connection) -> None:
+    """What versions before 7 lack."""
+    db.execute("UPDATE tracks SET added_at = coalesce(seen_at, 0) WHERE added_at = 0")
+    # Their files are read once more, for what the probe learnt since (rows.PROBE_VERSION).
+    db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE probed < 3)")
+    # In schema 6 a request kept its folder due by itself.
+    db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM retry_requests)")
+    db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE retry)")
+    # Schema 6 marked so what was to be indexed again.
+    old = "FROM indexed WHERE version LIKE 'stale.%'"
+    db.execute(f"{NEW_REVISION} IN (SELECT folder_id {old})")
+    db.execute("UPDATE indexed SET version = substr(version, 7) WHERE version LIKE 'stale.%'")
+
+
+def _columns(db: sqlite3.Connection, table: str) -> set[str]:
+    return {row[1] for row in db.execute(f"PRAGMA table_info({table})")}

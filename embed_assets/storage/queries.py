@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from embed_assets.identity import (
     AudioHash,
+    CollectionKey,
     FolderId,
-    IndexPlace,
     RecipeDigest,
     TrackId,
     display_path,
@@ -42,14 +42,14 @@ class Counts:
     audio_seconds: float
 
 
-def counts(tables: Tables, recipe: RecipeDigest, place: IndexPlace) -> Counts:
+def counts(tables: Tables, recipe: RecipeDigest, collection_key: CollectionKey) -> Counts:
     """Count folders and tracks by state."""
     with tables.connect() as db:
         folders = db.execute(
             "SELECT count(*), count(f.digest),"
             f" count(CASE WHEN {IS_CURRENT} THEN 1 END) FROM folders f"
-            " LEFT JOIN indexed i ON i.place = ? AND i.folder_id = f.folder_id",
-            (place,),
+            " LEFT JOIN indexed i ON i.collection_key = ? AND i.folder_id = f.folder_id",
+            (collection_key,),
         ).fetchone()
         tracks = db.execute(
             "SELECT count(*),"
@@ -104,19 +104,20 @@ def failed_folders(tables: Tables) -> list[Problem]:
         return [Problem(*row) for row in rows]
 
 
-def indexed_at(tables: Tables, *places: str) -> dict[bytes, float]:
-    """Path of each folder -> when it was last written to all these places, in seconds since 1970.
+def indexed_at(tables: Tables, *keys: str) -> dict[bytes, float]:
+    """Path of each folder -> when it was last written to all these collections.
 
+    In seconds since 1970.
     If it was written to them at different times: the earliest. Folders that are missing in one of
-    the places are left out.
+    them are left out.
     """
     with tables.connect() as db:
         query = (
             "SELECT f.path, min(i.at) FROM indexed i JOIN folders f ON f.folder_id = i.folder_id"
-            f" WHERE i.place IN ({', '.join('?' * len(places))})"
+            f" WHERE i.collection_key IN ({', '.join('?' * len(keys))})"
             " GROUP BY f.folder_id HAVING count(*) = ?"
         )
-        return dict(db.execute(query, (*places, len(places))))
+        return dict(db.execute(query, (*keys, len(keys))))
 
 
 def failures(tables: Tables) -> dict[bytes, bool]:
@@ -345,7 +346,7 @@ def folder_states(
         while ids := list(islice(rest, 500)):
             rows = db.execute(
                 "SELECT f.folder_id, f.digest, f.revision, count(t.track_id), count(CASE WHEN"
-                " t.track_id IS NOT NULL AND t.reason IS NULL AND (e.audio_hash IS NULL OR t.again)"
+                " t.track_id IS NOT NULL AND t.reason IS NULL AND (e.audio_hash IS NULL OR t.retry)"
                 " THEN 1 END)"
                 " FROM folders f LEFT JOIN tracks t ON t.folder_id = f.folder_id"
                 " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"

@@ -1,6 +1,6 @@
 """Requests of `retry`: tracks to be read and embedded again. They stay in the tables until done.
 
-One transaction marks the tracks as to be read (`probed`) and to be embedded (`again`), marks their
+One transaction marks the tracks as to be read (`probed`) and to be embedded (`retry`), marks their
 folders as not indexed, and deletes recorded failures, so that nothing waits for a retry interval.
 """
 
@@ -33,7 +33,7 @@ def ask(
                 " (SELECT folder_id FROM tracks WHERE covers(path))"
             )
         )
-        tracks = db.execute("UPDATE tracks SET probed = 0, again = 1 WHERE covers(path)").rowcount
+        tracks = db.execute("UPDATE tracks SET probed = 0, retry = 1 WHERE covers(path)").rowcount
         for folder, path in found.items():
             # A scan that goes on read its files before this was asked: it is not the one.
             db.execute(
@@ -42,11 +42,13 @@ def ask(
                 (folder,),
             )
             db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
-            db.execute("INSERT OR REPLACE INTO asked VALUES (?, ?, ?)", (folder, path, now))
+            db.execute(
+                "INSERT OR REPLACE INTO retry_requests VALUES (?, ?, ?)", (folder, path, now)
+            )
     return sorted(found.values()), tracks
 
 
 def open_requests(tables: Tables) -> dict[bytes, float]:
     """Path of each folder with an unfinished request -> when it was made, in seconds since 1970."""
     with tables.connect() as db:
-        return dict(db.execute("SELECT path, at FROM asked"))
+        return dict(db.execute("SELECT path, at FROM retry_requests"))

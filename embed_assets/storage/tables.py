@@ -6,15 +6,16 @@ assets meet here and in `storage/vector_store.py` and nowhere else:
 
 - `folders` and `tracks`: the manifest. A folder's `digest` is that of its scanned files, and NULL
   while they are being scanned: whoever reads NULL knows that the rows are not yet whole. `ctimes`
-  is what the walk said when the rows were read, `vain` how often a file was read for its ctime only
-  and was as before. A track that is to be embedded `again` has its vectors until it is.
+  is what the walk said when the rows were read, `useless_reads` how often a file was read for its
+  ctime only and was as before. A track marked `retry` keeps its vectors until it is embedded.
 - `gone_audio`: when audio was added of which no track is left, for when it comes back.
-- `asked`: folders that a person wants read and embedded again, until they are indexed.
+- `retry_requests`: folders that a person wants read and embedded again, until they are indexed.
 - `embeddings`: per (recipe, audio hash), where a vector is to be found or why there is none.
-- `indexed`: per (place, folder), the version that was last written there; a place is a collection
-  at a Milvus address. This is the record of what is done: a folder is in step where its version is
-  the wanted one and its revision the folder's. A folder's `revision` rises whenever its rows have
-  to be written again though its files may be the same; a search finds what was written before.
+- `indexed`: per (collection_key, folder), the version that was last written there; the key names a
+  collection at a Milvus address. This is the record of what is done: a folder is up to date if its
+  version is the wanted one and its revision the folder's. A folder's `revision` rises whenever its
+  rows have to be written again though its files may be the same; a search finds what was written
+  before.
 - `collections` and `served`: what each collection holds, which was served when
   (`storage/collection_registry.py`).
 - `failures`: the folders whose last try failed, until a try succeeds.
@@ -30,7 +31,7 @@ from dataclasses import astuple, fields, replace
 from sqlite3 import Connection
 
 from embed_assets.errors import FolderChanged
-from embed_assets.identity import AudioHash, FolderId, IndexPlace, RecipeDigest, TrackId
+from embed_assets.identity import AudioHash, CollectionKey, FolderId, RecipeDigest, TrackId
 from embed_assets.storage.database import IS_CURRENT, NEW_REVISION, Database
 from embed_assets.storage.records import (
     PROBE_VERSION,
@@ -92,10 +93,10 @@ class Tables(Database):
                 _require_scan(db, row.folder_id, scan)
                 names = {"track": row.track_id, "audio": row.audio_hash, "now": now}
                 old = db.execute(
-                    f"SELECT t.again, {_TRACK_SELECT} FROM tracks t WHERE t.track_id = ?",
+                    f"SELECT t.retry, {_TRACK_SELECT} FROM tracks t WHERE t.track_id = ?",
                     (row.track_id,),
                 ).fetchone()
-                again = bool(old and old[0] and row.audio_hash)
+                retry = bool(old and old[0] and row.audio_hash)
                 (added,) = db.execute(_ADDED_AT, names).fetchone()
                 if old and not _same(row, Track(*old[1:])):
                     changed.add(row.track_id)
@@ -105,10 +106,10 @@ class Tables(Database):
                 db.execute("DELETE FROM gone_audio WHERE audio_hash = :audio", names)
                 db.execute(
                     f"INSERT OR REPLACE INTO tracks ({', '.join(TRACK_COLUMNS)}, scan, seen_at,"
-                    f" probed, again) VALUES ({marks})",
+                    f" probed, retry) VALUES ({marks})",
                     (
                         *astuple(replace(row, added_at=added or now)),
-                        *(scan, now, PROBE_VERSION, again),
+                        *(scan, now, PROBE_VERSION, retry),
                     ),
                 )
         return changed
@@ -127,13 +128,14 @@ class Tables(Database):
         digest: str,
         expected: int,
         ctimes: int | None = None,
-        vain: int | None = None,
+        useless_reads: int | None = None,
     ) -> int:
         """Delete the rows that the scan did not see, and store the digest of the folder.
 
         `ctimes`: the sum of the ctimes of its files when they were listed; None if some files with
-        a new ctime were not read. `vain`: how many times in a row a new ctime turned out to mean
-        nothing; None if this scan says nothing about it. Returns the number of deleted rows.
+        a new ctime were not read. `useless_reads`: how many times in a row a new ctime turned out
+        to mean nothing; None if this scan says nothing about it. Returns how many rows were
+        deleted.
 
         Raises:
             FolderChanged: another scan of the same folder wrote between; neither is whole.
@@ -156,10 +158,10 @@ class Tables(Database):
                 " WHERE folder_id = ?",
                 (digest, now, ctimes, folder),
             )
-            if vain is not None:
+            if useless_reads is not None:
                 db.execute(
-                    "UPDATE folders SET vain = ?, vain_at = ? WHERE folder_id = ?",
-                    (vain, now, folder),
+                    "UPDATE folders SET useless_reads = ?, useless_read_at = ? WHERE folder_id = ?",
+                    (useless_reads, now, folder),
                 )
         return gone
 
@@ -168,7 +170,7 @@ class Tables(Database):
         with self.transaction() as db:
             names = {"folder": folder, "now": time.time()}
             _remember(db, "{}.folder_id = :folder", names)
-            for table in ("tracks", "folders", "indexed", "failures", "asked"):
+            for table in ("tracks", "folders", "indexed", "failures", "retry_requests"):
                 db.execute(f"DELETE FROM {table} WHERE folder_id = ?", (folder,))
 
     def forget_gone_audio(self, before: float) -> None:
@@ -196,10 +198,10 @@ class Tables(Database):
         """Count the tracks of a folder by state."""
         with self.connect() as db:
             row = db.execute(
-                "SELECT count(*), count(t.reason), count(CASE WHEN NOT t.again THEN e.reason END),"
-                " count(CASE WHEN e.audio_hash IS NOT NULL AND e.reason IS NULL AND NOT t.again"
+                "SELECT count(*), count(t.reason), count(CASE WHEN NOT t.retry THEN e.reason END),"
+                " count(CASE WHEN e.audio_hash IS NOT NULL AND e.reason IS NULL AND NOT t.retry"
                 " THEN 1 END),"
-                " count(CASE WHEN t.reason IS NULL AND (e.audio_hash IS NULL OR t.again) THEN 1"
+                " count(CASE WHEN t.reason IS NULL AND (e.audio_hash IS NULL OR t.retry) THEN 1"
                 " END), total(t.duration) FROM tracks t"
                 " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
                 " WHERE t.folder_id = ?",
@@ -223,7 +225,7 @@ class Tables(Database):
                     (row.recipe, row.audio_hash),
                 ).fetchone()
                 if before:
-                    # Rows of the index were made of its vectors; of which recipe a place holds
+                    # Rows of the index were made of its vectors; of which recipe a collection holds
                     # vectors is not known here.
                     db.execute(
                         f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE audio_hash = ?)",
@@ -235,28 +237,28 @@ class Tables(Database):
                     astuple(row),
                 )
                 db.execute(
-                    "UPDATE tracks SET again = 0 WHERE audio_hash = ? AND again AND probed",
+                    "UPDATE tracks SET retry = 0 WHERE audio_hash = ? AND retry AND probed",
                     (row.audio_hash,),
                 )
 
     def pending(
-        self, folder: FolderId, recipe: RecipeDigest, *, again: bool = False
+        self, folder: FolderId, recipe: RecipeDigest, *, force: bool = False
     ) -> list[Track]:
-        """Readable tracks of a folder that have to be embedded under the recipe; all if `again`."""
+        """Readable tracks of a folder that have to be embedded under the recipe; all if `force`."""
         sql = (
             f"SELECT {_TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
             " WHERE t.folder_id = ? AND t.audio_hash IS NOT NULL"
         )
-        if not again:
-            sql += " AND (e.audio_hash IS NULL OR t.again)"
+        if not force:
+            sql += " AND (e.audio_hash IS NULL OR t.retry)"
         with self.connect() as db:
             return [Track(*row) for row in db.execute(sql + " ORDER BY t.path", (recipe, folder))]
 
     def asked_again(self, folder: FolderId) -> set[TrackId]:
         """Ids of a folder's tracks that `retry` has embedded again although they have vectors."""
         with self.connect() as db:
-            sql = "SELECT track_id FROM tracks WHERE folder_id = ? AND again"
+            sql = "SELECT track_id FROM tracks WHERE folder_id = ? AND retry"
             return {row[0] for row in db.execute(sql, (folder,))}
 
     def embeddable(self, folder: FolderId, recipe: RecipeDigest) -> Iterator[Track]:
@@ -339,32 +341,36 @@ class Tables(Database):
             yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
 
     def put_indexed(
-        self, place: IndexPlace, written: Iterable[IndexedFolder], *, finished: bool = True
+        self,
+        collection_key: CollectionKey,
+        written: Iterable[IndexedFolder],
+        *,
+        finished: bool = True,
     ) -> None:
-        """Record what was written to a place.
+        """Record what was written to a collection.
 
         `finished`: the folders are up to date, so their failures and requests are deleted.
         """
         with self.transaction() as db:
             for folder, version, rows, revision in written:
                 db.execute(
-                    "INSERT OR REPLACE INTO indexed (place, folder_id, version, rows, at, revision)"
-                    " VALUES (?, ?, ?, ?, ?, ?)",
-                    (place, folder, version, rows, time.time(), revision),
+                    "INSERT OR REPLACE INTO indexed (collection_key, folder_id, version, rows, at,"
+                    " revision) VALUES (?, ?, ?, ?, ?, ?)",
+                    (collection_key, folder, version, rows, time.time(), revision),
                 )
                 if not finished:
                     continue
                 db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
                 # What was asked for just now is not yet done.
                 db.execute(
-                    "DELETE FROM asked WHERE folder_id = ?1 AND NOT EXISTS (SELECT 1 FROM tracks"
-                    " WHERE folder_id = ?1 AND again) AND EXISTS (SELECT 1 FROM folders WHERE"
-                    " folder_id = ?1 AND digest IS NOT NULL)",
+                    "DELETE FROM retry_requests WHERE folder_id = ?1 AND NOT EXISTS (SELECT 1 FROM"
+                    " tracks WHERE folder_id = ?1 AND retry) AND EXISTS (SELECT 1 FROM folders"
+                    " WHERE folder_id = ?1 AND digest IS NOT NULL)",
                     (folder,),
                 )
 
-    def indexed(self, place: IndexPlace) -> dict[bytes, str]:
-        """Path of each folder -> the version that was written to this place.
+    def indexed(self, collection_key: CollectionKey) -> dict[bytes, str]:
+        """Path of each folder -> the version that was written to this collection.
 
         Left out are folders that have to be written again, as their rows or files changed, and
         those with an unfinished scan.
@@ -374,15 +380,17 @@ class Tables(Database):
                 db.execute(
                     "SELECT f.path, i.version FROM indexed i"
                     " JOIN folders f ON f.folder_id = i.folder_id"
-                    f" WHERE i.place = ? AND {IS_CURRENT}",
-                    (place,),
+                    f" WHERE i.collection_key = ? AND {IS_CURRENT}",
+                    (collection_key,),
                 )
             )
 
-    def holds(self, place: IndexPlace) -> bool:
-        """Whether anything was ever written to this place, even if it is out of date."""
+    def holds(self, collection_key: CollectionKey) -> bool:
+        """Whether anything was ever written to this collection, even if it is out of date."""
         with self.connect() as db:
-            row = db.execute("SELECT 1 FROM indexed WHERE place = ? LIMIT 1", (place,)).fetchone()
+            row = db.execute(
+                "SELECT 1 FROM indexed WHERE collection_key = ? LIMIT 1", (collection_key,)
+            ).fetchone()
         return row is not None
 
     def put_failures(
