@@ -106,7 +106,7 @@ class Library(Questions):
         from embed_assets.operations.sync import sync
 
         settings = ready(self.settings, progress, may_be_empty=confirm_removals)
-        result = sync(settings, confirm_removals=confirm_removals, tell=progress)
+        result = sync(settings, confirm_removals=confirm_removals, progress=progress)
         for searcher in list(self._searchers.values()):
             searcher.refresh(at_once=True)
         return result

@@ -312,5 +312,5 @@ def write(project, folders, pool):
     with connect(project.uri) as client:
         for report in index_library(client, project.index(), folders):
             assert not isinstance(report, tuple), report
-        standing = promote_if_ready(client, project.index())
-        assert standing.served == spec.collection, standing.why
+        status = promote_if_ready(client, project.index())
+        assert status.served == spec.collection, status.why

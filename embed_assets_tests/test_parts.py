@@ -199,8 +199,8 @@ def test_the_next_collection_is_served_with_its_parts_and_back(uri, tmp_path):
         assert shelf.index(client, wide, [some[0]]).served == MEAN.collection
         assert_in_step(client, shelf)
         moved = shelf.index(client, wide, [last])
-        assert (moved.served, moved.verdict.passed) == (wide.collection, True)
-        names = {g.name for g in moved.verdict.gates}
+        assert (moved.served, moved.report.passed) == (wide.collection, True)
+        names = {g.name for g in moved.report.gates}
         assert {"parts_self_recall_at_1", "parts_cosine_to_store", "parts_norm_error"} <= names
         assert_in_step(client, shelf, wide)
         listed = {c.name: c for c in promotion.listed(client, wide, shelf.tables, uri)}

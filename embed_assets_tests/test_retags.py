@@ -18,7 +18,7 @@ from embed_assets.library import ctimes
 from embed_assets.library.manifest import MusicFolder, ScanResult, scan_folder
 from embed_assets.library.unchanged import unchanged
 from embed_assets.library.walk import walk
-from embed_assets.storage.records import UNKNOWN_CTIME, Stamp
+from embed_assets.storage.records import UNKNOWN_CTIME, FileStat
 from embed_assets.storage.tables import Tables
 from embed_assets.workers import Pool, open_pool
 from embed_assets_tests.indexing import note_indexed
@@ -164,18 +164,18 @@ def test_a_file_that_is_replaced_while_it_is_read_is_noticed_whatever_its_times(
     info = path.stat()
     os.utime(other, ns=(info.st_atime_ns, info.st_mtime_ns))
     # As on a file system that has no ctime of its own.
-    stamp = Stamp(info.st_size, info.st_mtime_ns)
+    file_stat = FileStat(info.st_size, info.st_mtime_ns)
     name = os.fsencode(path)
     with (
         pytest.raises(FolderChanged, match="a: changed while it was read"),
-        unchanged(name, stamp, b"a", lambda: True),
+        unchanged(name, file_stat, b"a", lambda: True),
     ):
         os.replace(other, path)
     shutil.copy2(path, other)
-    with unchanged(name, stamp, b"a", lambda: True):
+    with unchanged(name, file_stat, b"a", lambda: True):
         os.replace(other, path)
     for change in (path.unlink, lambda: path.write_bytes(b"z" * 3000)):
-        with pytest.raises(FolderChanged), unchanged(name, stamp, b"a", lambda: True):
+        with pytest.raises(FolderChanged), unchanged(name, file_stat, b"a", lambda: True):
             change()
 
 
@@ -184,10 +184,10 @@ def test_an_error_of_the_disk_is_said_though_the_file_changed_as_well(tmp_path, 
     path = tmp_path / "a"
     path.write_bytes(b"x")
     info = path.stat()
-    stamp = Stamp(info.st_size, info.st_mtime_ns)
+    file_stat = FileStat(info.st_size, info.st_mtime_ns)
 
     def failing(raised):
-        with unchanged(os.fsencode(path), stamp, b"a", lambda: True):
+        with unchanged(os.fsencode(path), file_stat, b"a", lambda: True):
             path.write_bytes(b"longer")
             raise raised
 
@@ -199,10 +199,10 @@ def test_a_file_is_rejected_only_if_it_is_the_one_that_was_listed(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"x")
     info = path.stat()
-    stamp = Stamp(info.st_size, info.st_mtime_ns)
+    file_stat = FileStat(info.st_size, info.st_mtime_ns)
 
     def failing(raised, change=lambda: None):
-        with unchanged(os.fsencode(path), stamp, b"a", lambda: True):
+        with unchanged(os.fsencode(path), file_stat, b"a", lambda: True):
             change()
             raise raised
 
@@ -221,19 +221,19 @@ def test_where_only_the_ctime_changes_a_second_reading_decides(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"x")
     info = path.stat()
-    stamp = Stamp(info.st_size, info.st_mtime_ns, info.st_ctime_ns)
+    file_stat = FileStat(info.st_size, info.st_mtime_ns, info.st_ctime_ns)
     asked = []
-    with unchanged(os.fsencode(path), stamp, b"a", lambda: asked.append(1) or True) as reading:
+    with unchanged(os.fsencode(path), file_stat, b"a", lambda: asked.append(1) or True) as reading:
         pass
     assert not asked
     time.sleep(0.02)
     path.chmod(0o640)
-    with unchanged(os.fsencode(path), stamp, b"a", lambda: asked.append(1) or True) as reading:
+    with unchanged(os.fsencode(path), file_stat, b"a", lambda: asked.append(1) or True) as reading:
         pass
     assert (asked, reading.jumped) == ([1], False)
-    with pytest.raises(FolderChanged), unchanged(os.fsencode(path), stamp, b"a", lambda: False):
+    with pytest.raises(FolderChanged), unchanged(os.fsencode(path), file_stat, b"a", lambda: False):
         pass
-    with unchanged(os.fsencode(path), Stamp(*stamp[:2], UNKNOWN_CTIME), b"a", lambda: False):
+    with unchanged(os.fsencode(path), FileStat(*file_stat[:2], UNKNOWN_CTIME), b"a", lambda: False):
         pass
 
 

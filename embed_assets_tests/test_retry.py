@@ -149,7 +149,7 @@ def test_a_folder_is_not_done_before_its_tracks_are_read_embedded_and_indexed(sh
     recipe, tables = SPEC.recipe.digest, shelf.tables
     assert ask(shelf, b"A/1") == ([b"A"], 1)
     assert tables.digest(A) is None
-    assert len(tables.stamps(A)) == 1, "the other one need not be read"
+    assert len(tables.file_stats(A)) == 1, "the other one need not be read"
     scan(shelf, A, b"A")
     assert [t.path for t in tables.pending(A, recipe)] == [b"A/1"]
     assert retry_requests.open_requests(tables).keys() == {b"A"}

@@ -88,9 +88,11 @@ def test_tables_of_the_first_version_keep_their_embeddings_and_have_their_tags_r
     track, embedding = both
     assert (track.title, track.year, track.added_at) == ("T", 1999, 1700000000.5)
     assert (embedding.windows, embedding.run_id) == (3, "run")
-    assert shelf.tables.stamps("f") == {}, "the file is read again, for what is read of it since"
+    assert shelf.tables.file_stats("f") == {}, (
+        "the file is read again, for what is read of it since"
+    )
     shelf.tables.put_tracks([replace(track, release_id="x")], "s")
-    assert shelf.tables.stamps("f") == {"t": (2, 3, -1)}
+    assert shelf.tables.file_stats("f") == {"t": (2, 3, -1)}
     assert shelf.tables.pending("f", SPEC.recipe.digest) == []
 
 

@@ -53,8 +53,8 @@ def test_a_searcher_never_fails_while_the_next_collection_is_filled_and_served(u
         for spec in (ENRICHED, MEAN):
             for path in shelf.albums:
                 with connect(uri) as client:
-                    standing = shelf.index(client, spec, [path])
-            assert standing.served == spec.collection
+                    status = shelf.index(client, spec, [path])
+            assert status.served == spec.collection
             widths.wait_for(str(spec.dim))
     print(len(widths.lines()), "searches")
     assert set(widths.lines()) == {"16", "48"}
@@ -72,8 +72,8 @@ def test_a_collection_is_served_only_when_it_has_every_folder(uri, tmp_path):
         assert "1 folders are missing" in partial.why
         whole = shelf.index(client, ENRICHED, [last])
         assert (whole.served, whole.moved) == (ENRICHED.collection, True)
-        assert whole.verdict.passed
-        names = {g.name for g in whole.verdict.gates}
+        assert whole.report.passed
+        names = {g.name for g in whole.report.gates}
         assert {"neighbours_kept", "self_recall_at_1", "cosine_to_store", "norm_error"} <= names
         back = shelf.index(client, MEAN, some)
         assert (back.served, back.moved) == (MEAN.collection, True), "it still had every folder"
@@ -281,7 +281,7 @@ def test_tables_of_the_version_before_are_taken_over(tmp_path):
     assert collection_registry.known(shelf.tables, "nowhere.db") == {}
     collection_registry.note_collection(shelf.tables, "nowhere.db", MEAN)
     assert collection_registry.spec_of(shelf.tables, "nowhere.db", MEAN.collection) == MEAN
-    assert len(shelf.tables.stamps(shelf.albums[b"Artist/Album 00"][0].folder_id)) == 3
+    assert len(shelf.tables.file_stats(shelf.albums[b"Artist/Album 00"][0].folder_id)) == 3
 
 
 def test_a_spec_of_another_version_is_unknown_and_not_wrong(tmp_path):

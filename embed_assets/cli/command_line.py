@@ -47,8 +47,8 @@ def up(
     from embed_assets.operations import up as command
     from embed_assets.operations.ready import ready
 
-    settings = ready(Settings.load(), terminal.tell)
-    raise typer.Exit(command.up(settings, port, terminal.tell, verbose=verbose))
+    settings = ready(Settings.load(), terminal.print_note)
+    raise typer.Exit(command.up(settings, port, terminal.print_note, verbose=verbose))
 
 
 @app.command(epilog="Example: EMBED_LIBRARY=~/Music embed-assets sync --json")
@@ -270,7 +270,7 @@ def demo() -> None:
     from embed_assets.search.served import encoder_note
 
     mine = command.demo_settings(Settings.load())
-    result = command.demo(mine, terminal.tell)
+    result = command.demo(mine, terminal.print_note)
     library = Library(mine)
     paths = library.tracks()["path"]
     for path in paths[:: max(1, len(paths) // DEMO_LISTS)][:DEMO_LISTS]:
@@ -295,15 +295,15 @@ index.add_to(app)
 def main() -> None:
     """Entry point: our own errors become one line on stderr and an exit code."""
     for sentence in Settings.mistyped():
-        terminal.tell(sentence)
+        terminal.print_note(sentence)
     try:
         app()
     except EmbedAssetsError as e:
-        terminal.tell(f"embed-assets: {e}")
+        terminal.print_note(f"embed-assets: {e}")
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
 
 
 def _quiet(quiet: bool) -> Callable[[str], None]:
-    return (lambda _: None) if quiet else terminal.tell
+    return (lambda _: None) if quiet else terminal.print_note

@@ -49,9 +49,9 @@ def collections(
         require_text("--drop", drop)
         command.drop(project, drop)
     if check:
-        standing = command.check(project)
-        _print_check(standing, as_json)
-        failed = standing.verdict is not None and not standing.verdict.passed
+        status = command.check(project)
+        _print_check(status, as_json)
+        failed = status.report is not None and not status.report.passed
         raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
     rows = command.collections(project)
     if as_json:
@@ -88,7 +88,7 @@ def promote(
     from embed_assets.operations import collections as command
     from embed_assets.project import Project
 
-    _print_standing(command.promote(Project.of(Settings.load()), name, anyway=anyway), as_json)
+    _print_status(command.promote(Project.of(Settings.load()), name, anyway=anyway), as_json)
 
 
 def rollback(as_json: AsJson = False) -> None:
@@ -100,7 +100,7 @@ def rollback(as_json: AsJson = False) -> None:
     from embed_assets.operations import collections as command
     from embed_assets.project import Project
 
-    _print_standing(command.rollback(Project.of(Settings.load())), as_json)
+    _print_status(command.rollback(Project.of(Settings.load())), as_json)
 
 
 def gc(
@@ -180,33 +180,33 @@ def _gates(row: CollectionRow, rows: Sequence[CollectionRow]) -> str:
     return f"passed {at}: " + ", ".join(f"{g['name']} {g['value']:g}" for g in gates)
 
 
-def _print_standing(standing: Any, as_json: bool) -> None:
-    from embed_assets.operations.collections import standing_json
+def _print_status(status: Any, as_json: bool) -> None:
+    from embed_assets.operations.collections import status_json
 
     if as_json:
-        print_json(standing_json(standing))
+        print_json(status_json(status))
         return
-    if standing.moved:
-        typer.echo(f"{standing.served} is served now; the switch took {standing.switch_ms:.1f} ms")
+    if status.moved:
+        typer.echo(f"{status.served} is served now; the switch took {status.switch_ms:.1f} ms")
     else:
-        typer.echo(f"{standing.served} is served already")
-    _print_gates(standing)
+        typer.echo(f"{status.served} is served already")
+    _print_gates(status)
 
 
-def _print_check(standing: Any, as_json: bool) -> None:
-    from embed_assets.operations.collections import standing_json
+def _print_check(status: Any, as_json: bool) -> None:
+    from embed_assets.operations.collections import status_json
 
     if as_json:
-        print_json(standing_json(standing))
+        print_json(status_json(status))
         return
-    verdict = standing.verdict
-    word = "not measured" if verdict is None else "passed" if verdict.passed else "FAILED"
-    typer.echo(plain(f"{standing.wanted}: {word}{f'; {standing.why}' if standing.why else ''}"))
-    _print_gates(standing)
-    typer.echo(f"{standing.served} is served{', now' if standing.moved else ''}")
+    report = status.report
+    word = "not measured" if report is None else "passed" if report.passed else "FAILED"
+    typer.echo(plain(f"{status.wanted}: {word}{f'; {status.why}' if status.why else ''}"))
+    _print_gates(status)
+    typer.echo(f"{status.served} is served{', now' if status.moved else ''}")
 
 
-def _print_gates(standing: Any) -> None:
-    for gate in standing.verdict.gates if standing.verdict else ():
+def _print_gates(status: Any) -> None:
+    for gate in status.report.gates if status.report else ():
         word = {True: "ok", False: f"WRONG, wanted {gate.wanted}", None: ""}[gate.passed]
         typer.echo(f"    {gate.name:20} {gate.value:<10g} {word}".rstrip())

@@ -11,7 +11,7 @@ from typing import Annotated, Any
 import typer
 
 from embed_assets.api import Library
-from embed_assets.cli.terminal import tell
+from embed_assets.cli.terminal import print_note
 from embed_assets.search.answers import Result
 from embed_assets.search.filters import Condition, condition, parse
 
@@ -103,10 +103,10 @@ def playlist(file: Path | None, result: Result) -> None:
     """Write the playlist that was asked for, if one was."""
     if file is not None:
         left_out = result.to_m3u(file)
-        tell_all([*left_out, f"{len(result) - len(left_out)} tracks written to {file}"])
+        print_notes([*left_out, f"{len(result) - len(left_out)} tracks written to {file}"])
 
 
-def tell_all(notes: Iterable[str]) -> None:
+def print_notes(notes: Iterable[str]) -> None:
     """Lines for people on stderr."""
     for note in notes:
-        tell(note)
+        print_note(note)

@@ -17,7 +17,7 @@ from embed_assets.cli.options import (
     Where,
     meant,
     playlist,
-    tell_all,
+    print_notes,
     with_filters,
 )
 from embed_assets.cli.terminal import AsJson, print_json, print_matches
@@ -75,7 +75,7 @@ def similar(
         per_artist=per_artist,
         one_recording=one_recording,
     )
-    tell_all(answer.notes)
+    print_notes(answer.notes)
     playlist(m3u, answer)
     if as_json:
         print_json([asdict(m) for m in answer])
@@ -120,7 +120,7 @@ def parts(
         per_artist=per_artist,
         one_recording=one_recording,
     )
-    tell_all(answer.notes)
+    print_notes(answer.notes)
     playlist(m3u, answer)
     if as_json:
         print_json([asdict(m) for m in answer])
@@ -148,7 +148,7 @@ def path(
 ) -> None:
     """List a smooth path from one track to another; a score is the cosine to the track before."""
     answer = open_library().path(start, end, steps, where=where, one_recording=one_recording)
-    tell_all(answer.notes)
+    print_notes(answer.notes)
     playlist(m3u, answer)
     if as_json:
         print_json([asdict(m) for m in answer])
@@ -183,7 +183,7 @@ def radio(
     drifting = library.drift(
         seeds, drift=drift, seed=random, where=where, one_recording=one_recording
     )
-    tell_all(drifting.result.notes)
+    print_notes(drifting.result.notes)
     heading = f"Drifting from {drifting.result.query.name}:"
     if as_json or m3u:
         answer = drifting.take(n or None)

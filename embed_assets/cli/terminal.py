@@ -32,7 +32,7 @@ def print_json(value: Any) -> None:
     typer.echo(_IN_JSON.sub(lambda m: f"\\u{ord(m[0]):04x}", text))
 
 
-def tell(text: str) -> None:
+def print_note(text: str) -> None:
     """A line for people on stderr; a line break in a name does not make it two."""
     typer.echo(plain(text), err=True)
 

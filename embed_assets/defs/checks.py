@@ -68,14 +68,14 @@ def index_in_step(
     spec = index.spec
     with milvus.get_client() as client:
         found = reconcile(client, index)
-    drift = found[spec.collection]
+    diff = found[spec.collection]
     return dg.AssetCheckResult(
         passed=all(d.none for d in found.values()),
         metadata={
-            "rows": drift.rows,
+            "rows": diff.rows,
             **({"rows_of_parts": found[spec.segment_spec.collection].rows} if spec.parts else {}),
-            "folders": drift.folders,
-            "not_yet_indexed": drift.waiting,
+            "folders": diff.folders,
+            "not_yet_indexed": diff.waiting,
             "differing": sum(len(d.differing) for d in found.values()),
             "orphaned": sum(len(d.orphans) for d in found.values()),
             "collections": ", ".join(found),
@@ -104,8 +104,8 @@ def wanted_collection_is_served(
 
     index = index_context(library, state, encoder, milvus)
     with milvus.get_client() as client:
-        standing = promote_if_ready_and_validate(client, index)
-    made = evaluation_of(standing)
+        status = promote_if_ready_and_validate(client, index)
+    made = evaluation_of(status)
     return dg.AssetCheckResult(
         passed=made.passed,
         severity=made.severity,
@@ -114,46 +114,46 @@ def wanted_collection_is_served(
     )
 
 
-def evaluation_of(standing: ServingStatus) -> dg.AssetCheckEvaluation:
+def evaluation_of(status: ServingStatus) -> dg.AssetCheckEvaluation:
     """The evaluation of `wanted_collection_is_served`, for the step that moves the alias as well.
 
     Being filled, or rolled back by hand, is a warning; a gate that failed is an error.
     """
-    verdict = standing.verdict
-    sound = verdict is None or verdict.passed
-    metadata: dict[str, Any] = {"wanted": standing.wanted, "served": standing.served}
-    if standing.moved:
-        metadata["switch_ms"] = standing.switch_ms
-    if verdict is not None:
+    report = status.report
+    sound = report is None or report.passed
+    metadata: dict[str, Any] = {"wanted": status.wanted, "served": status.served}
+    if status.moved:
+        metadata["switch_ms"] = status.switch_ms
+    if report is not None:
         columns = ("gate", "measured", "wanted", "passed")
         metadata["gates"] = dg.MetadataValue.table(
             records=[
                 dg.TableRecord(
                     dict(zip(columns, (g.name, f"{g.value:g}", g.wanted, _word(g)), strict=True))
                 )
-                for g in verdict.gates
+                for g in report.gates
             ],
             schema=dg.TableSchema([dg.TableColumn(c, "string") for c in columns]),
         )
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey("milvus_index"),
         check_name=SERVED,
-        passed=sound and standing.wanted == standing.served,
+        passed=sound and status.wanted == status.served,
         severity=dg.AssetCheckSeverity.WARN if sound else dg.AssetCheckSeverity.ERROR,
-        description=describe_status(standing),
+        description=describe_status(status),
         metadata=dict(dg.AssetCheckResult(passed=True, metadata=metadata).metadata),
     )
 
 
-def describe_status(standing: ServingStatus) -> str:
+def describe_status(status: ServingStatus) -> str:
     """One line for people on which collection is served, and why not the wanted one."""
-    if standing.why:
-        return f"{standing.served} is served, not yet {standing.wanted}: {standing.why}"
-    if standing.verdict is not None and not standing.verdict.passed:
-        return f"{standing.served} is served, but {'; '.join(standing.verdict.failed)}"
-    if standing.moved:
-        return f"{standing.served} is served now; the switch took {standing.switch_ms:.0f} ms"
-    return f"{standing.served} is served"
+    if status.why:
+        return f"{status.served} is served, not yet {status.wanted}: {status.why}"
+    if status.report is not None and not status.report.passed:
+        return f"{status.served} is served, but {'; '.join(status.report.failed)}"
+    if status.moved:
+        return f"{status.served} is served now; the switch took {status.switch_ms:.0f} ms"
+    return f"{status.served} is served"
 
 
 def _word(gate: Gate) -> str:

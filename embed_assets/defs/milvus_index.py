@@ -94,10 +94,10 @@ def milvus_index(
                 yield _materialization(context, index, report)
                 todo.pop(key)
             mirror_to_served(client, index, paths)
-            standing = promote_if_ready(client, index)
-            if standing.moved or standing.why:
-                context.log.info(describe_status(standing))
-                context.log_event(evaluation_of(standing))
+            status = promote_if_ready(client, index)
+            if status.moved or status.why:
+                context.log.info(describe_status(status))
+                context.log_event(evaluation_of(status))
     except EmbedAssetsError as e:
         # A reported folder is recorded as indexed with others; which of them were is not known.
         left = list(todo) or list(context.partition_keys)

@@ -140,7 +140,7 @@ def decode_track(job: Job) -> DecodedTrack | Job | Done:
     if duration <= 0 or sum(s for _, s in plan(duration, policy)) > LONGEST_SECONDS:
         return job
     started = time.perf_counter()
-    with unchanged(job.path, job.track.stamp, job.track.path, lambda: same_audio(job)):
+    with unchanged(job.path, job.track.file_stat, job.track.path, lambda: same_audio(job)):
         heard = read_windows(job.path, duration, policy, job.recipe.sample_rate)
     if len({len(window) for window in heard.windows}) != 1:
         return job

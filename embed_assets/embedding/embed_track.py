@@ -72,7 +72,7 @@ def embed_track(job: Job) -> Done:
     clock.lap("load")
     policy = WindowPolicy(job.recipe.window_seconds, job.recipe.windows)
     vectors: list[np.ndarray] = []
-    with unchanged(job.path, job.track.stamp, job.track.path, lambda: same_audio(job)):
+    with unchanged(job.path, job.track.file_stat, job.track.path, lambda: same_audio(job)):
         stream = iter_windows(job.path, job.track.duration, policy, job.recipe.sample_rate)
         limit = max(1, int(BATCH_SECONDS // job.recipe.window_seconds))
         for batch in _equal_lengths(stream.windows, limit):

@@ -26,7 +26,7 @@ def describe(name: str, model: str, cache: Path) -> EncoderInfo:
     return call(card_of(name).describe, model, cache)
 
 
-def fetch(name: str, model: str, cache: Path, tell: Callable[[str], None]) -> None:
+def fetch(name: str, model: str, cache: Path, progress: Callable[[str], None]) -> None:
     """Download what the encoder `name` needs and is not here, with a progress bar; tells of it.
 
     Raises ConfigurationError when it cannot be had, TransientError when the disk is full.
@@ -35,7 +35,7 @@ def fetch(name: str, model: str, cache: Path, tell: Callable[[str], None]) -> No
     if card.default_model:
         from embed_assets.encoders import weights
 
-        weights.fetch(model, cache, card, lambda: tell(f"downloading {model}: {card.note}"))
+        weights.fetch(model, cache, card, lambda: progress(f"downloading {model}: {card.note}"))
 
 
 def load(name: str, model: str, device: str, cache: Path) -> Encoder:

@@ -58,12 +58,12 @@ class Gate:
 class ValidationReport:
     """The measured gates of a collection, and of its parts if the spec has them.
 
-    `drifts`: how each comparable collection differs from the tables.
+    `diffs`: how each comparable collection differs from the tables.
     """
 
     collection: str
     gates: tuple[Gate, ...]
-    drifts: tuple[tuple[IndexSpec, IndexDiff], ...]
+    diffs: tuple[tuple[IndexSpec, IndexDiff], ...]
 
     @property
     def passed(self) -> bool:
@@ -88,13 +88,13 @@ def validate(client: IndexClient, index: IndexContext, served: str | None) -> Va
     Reads the id and digest of every row once, and samples of vectors; writes no rows.
     """
     gates: list[Gate] = []
-    drifts = []
+    diffs = []
     for one in index.spec.collection_specs:
         # Neighbours are compared with the served collection's, which has a row per track.
-        found, drift = _validate(client, index.of(one), None if gates else served)
+        found, diff = _validate(client, index.of(one), None if gates else served)
         gates += [replace(g, name=f"{kind_of(one).gate_prefix}{g.name}") for g in found]
-        drifts += [(one, drift)] if drift is not None else []
-    return ValidationReport(index.spec.collection, tuple(gates), tuple(drifts))
+        diffs += [(one, diff)] if diff is not None else []
+    return ValidationReport(index.spec.collection, tuple(gates), tuple(diffs))
 
 
 def _validate(
@@ -107,14 +107,14 @@ def _validate(
         ensure(client, spec)
     width = width_of(client, name)
     gates = [Gate("vector_width", width == spec.dim, width, str(spec.dim))]
-    drift = None
+    diff = None
     if spec.row_schema == ROW_SCHEMA_VERSION and width == spec.dim:
-        drift = compare(client, spec, tables, index.uri)
+        diff = compare(client, spec, tables, index.uri)
         gates += [
-            Gate("folders_missing", drift.waiting == 0, drift.waiting, "0"),
-            Gate("folders_that_differ", not drift.differing, len(drift.differing), "0"),
-            Gate("folders_orphaned", not drift.orphans, len(drift.orphans), "0"),
-            Gate("rows", None, drift.rows, "informational; compared by the three gates above"),
+            Gate("folders_missing", diff.waiting == 0, diff.waiting, "0"),
+            Gate("folders_that_differ", not diff.differing, len(diff.differing), "0"),
+            Gate("folders_orphaned", not diff.orphans, len(diff.orphans), "0"),
+            Gate("rows", None, diff.rows, "informational; compared by the three gates above"),
         ]
     else:
         load(client, name)
@@ -141,7 +141,7 @@ def _validate(
         gates.append(_self_recall(ids, hits))
         if beside is not None and beside != name:
             gates += _overlap(client, beside, ids, hits)
-    return gates, drift
+    return gates, diff
 
 
 def _vectors(vectors: dict[str, np.ndarray]) -> list[Gate]:

@@ -33,7 +33,7 @@ class ServingStatus:
     served: str
     moved: bool = False
     why: str = ""
-    verdict: ValidationReport | None = None
+    report: ValidationReport | None = None
     switch_ms: float = 0.0
 
 
@@ -75,14 +75,14 @@ def promote_if_ready(client: IndexClient, index: IndexContext) -> ServingStatus:
     if last and last.name == now and collection_registry.is_by_hand(tables, uri, wanted):
         why = "the other one was chosen by hand; `embed-assets promote` serves this one"
         return ServingStatus(wanted, now, why=why)
-    verdict = validate(client, index, now)
-    collection_registry.note_gates(tables, uri, wanted, verdict.as_json())
-    if not verdict.passed:
-        for one, drift in verdict.drifts:
-            repair(client, one, tables, uri, drift)
-        return ServingStatus(wanted, now, why="; ".join(verdict.failed), verdict=verdict)
+    report = validate(client, index, now)
+    collection_registry.note_gates(tables, uri, wanted, report.as_json())
+    if not report.passed:
+        for one, diff in report.diffs:
+            repair(client, one, tables, uri, diff)
+        return ServingStatus(wanted, now, why="; ".join(report.failed), report=report)
     moved = _move(client, tables, uri, wanted, now, "gates", wanted)
-    return replace(moved, verdict=verdict)
+    return replace(moved, report=report)
 
 
 def request_promotion(index: IndexContext) -> bool:
@@ -105,14 +105,12 @@ def request_promotion(index: IndexContext) -> bool:
 
 def promote_if_ready_and_validate(client: IndexClient, index: IndexContext) -> ServingStatus:
     """The same, and measure the wanted collection even if it is served already."""
-    standing = promote_if_ready(client, index)
-    if standing.verdict is not None or standing.wanted != standing.served:
-        return standing
-    verdict = validate(client, index, standing.served)
-    collection_registry.note_gates(
-        index.tables, index.uri, index.spec.collection, verdict.as_json()
-    )
-    return replace(standing, verdict=verdict)
+    status = promote_if_ready(client, index)
+    if status.report is not None or status.wanted != status.served:
+        return status
+    report = validate(client, index, status.served)
+    collection_registry.note_gates(index.tables, index.uri, index.spec.collection, report.as_json())
+    return replace(status, report=report)
 
 
 def promote(
@@ -133,24 +131,24 @@ def promote(
         collection_registry.note_move(tables, uri, name, name, collection_registry.PROMOTE, wanted)
         return ServingStatus(wanted, name)
     spec = collection_registry.spec_of(tables, uri, name, parts=index.spec.parts)
-    verdict = None
+    report = None
     if spec is not None:
-        verdict = validate(client, index.of(spec), now)
-        collection_registry.note_gates(tables, uri, name, verdict.as_json())
+        report = validate(client, index.of(spec), now)
+        collection_registry.note_gates(tables, uri, name, report.as_json())
     if not anyway:
-        if verdict is None:
+        if report is None:
             raise ConfigurationError(
                 f"the tables do not know {name} (it was made with other tables, or by another"
                 " version): `--anyway` serves it without measuring"
             )
-        if not verdict.passed:
+        if not report.passed:
             raise ConfigurationError(
-                f"{name} does not pass its gates: {'; '.join(verdict.failed)}. `embed-assets sync`"
+                f"{name} does not pass its gates: {'; '.join(report.failed)}. `embed-assets sync`"
                 " brings the collection of the current settings up to date; `--anyway` serves it"
                 " as it is"
             )
     moved = _move(client, tables, uri, name, now, collection_registry.PROMOTE, wanted)
-    return replace(moved, verdict=verdict)
+    return replace(moved, report=report)
 
 
 def rollback(client: IndexClient, tables: Tables, uri: str, wanted: str) -> ServingStatus:

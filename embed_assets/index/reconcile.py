@@ -59,12 +59,12 @@ def reconcile(client: IndexClient, index: IndexContext) -> dict[CollectionName, 
             specs += other.collection_specs
     found = {}
     for one in specs:
-        drift = compare(client, one, tables, uri)
-        repair(client, one, tables, uri, drift)
+        diff = compare(client, one, tables, uri)
+        repair(client, one, tables, uri, diff)
         if one not in wanted:
             # Its folders are written along with the wanted collection's.
-            collection_registry.forget_written(tables, uri, wanted[0], drift.differing)
-        found[one.collection] = drift
+            collection_registry.forget_written(tables, uri, wanted[0], diff.differing)
+        found[one.collection] = diff
     return found
 
 
@@ -120,16 +120,14 @@ def remove_orphans(client: IndexClient, spec: IndexSpec, folder_ids: Iterable[Fo
     return sum(1 for _ in index_folders(client, spec, gone, lambda _: np.zeros(0)))
 
 
-def repair(
-    client: IndexClient, spec: IndexSpec, tables: Tables, uri: str, drift: IndexDiff
-) -> None:
+def repair(client: IndexClient, spec: IndexSpec, tables: Tables, uri: str, diff: IndexDiff) -> None:
     """Mark folders that differ as not written, and delete orphaned rows.
 
     Later runs write the folders again.
     """
-    if drift.orphans:
-        remove_orphans(client, spec, drift.orphans)
-    collection_registry.forget_written(tables, uri, spec, drift.differing)
+    if diff.orphans:
+        remove_orphans(client, spec, diff.orphans)
+    collection_registry.forget_written(tables, uri, spec, diff.differing)
 
 
 def _plus(total: _Sum, track: str, row_digest: str) -> _Sum:

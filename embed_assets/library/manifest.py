@@ -19,7 +19,7 @@ from embed_assets.library.walk import (
     library_in_a_run,
     list_audio,
 )
-from embed_assets.storage.records import Stamp, Track
+from embed_assets.storage.records import FileStat, Track
 from embed_assets.storage.tables import Tables
 from embed_assets.workers import Pool
 
@@ -86,18 +86,18 @@ def scan_folder(
         )
     scan = uuid.uuid4().hex
     tables.begin_scan(folder, path, scan)
-    known = tables.stamps(folder)
+    known = tables.file_stats(folder)
     useless_reads, useless_read_at = ctimes.of_folder(tables, folder)
     ctimes_count = ctimes.count(useless_reads, useless_read_at, time.time())
     prefix = path + b"/" if path else b""
     ids = {f.name: track_id(library.name, prefix + f.name) for f in files}
-    alike = [f for f in files if (k := known.get(ids[f.name])) and k[:2] == f.stamp[:2]]
-    touched = {ids[f.name] for f in alike if known[ids[f.name]] != f.stamp}
+    alike = [f for f in files if (k := known.get(ids[f.name])) and k[:2] == f.file_stat[:2]]
+    touched = {ids[f.name] for f in alike if known[ids[f.name]] != f.file_stat}
     same = [f for f in alike if not ctimes_count or ids[f.name] not in touched]
     seen = {f.name for f in same}
     tables.keep_tracks((ids[f.name] for f in same), scan)
     fresh = (
-        (f, Track(ids[f.name], folder, prefix + f.name, *f.stamp, run_id=run_id))
+        (f, Track(ids[f.name], folder, prefix + f.name, *f.file_stat, run_id=run_id))
         for f in files
         if f.name not in seen
     )
@@ -145,7 +145,7 @@ def _useless_reads(
 def _probe_all(
     root: Path, files: Iterable[tuple[AudioFile, Track]], pool: Pool, jumping: set[TrackId]
 ) -> Iterator[Track]:
-    jobs = ((row, local_path(root, row.path), f.stamp) for f, row in files)
+    jobs = ((row, local_path(root, row.path), f.file_stat) for f, row in files)
     for (row, _, _), result in pool.run(_probe_one, jobs):
         if isinstance(result, TrackRejected):
             yield replace(row, **_rejected(result))
@@ -165,11 +165,11 @@ def _probe_all(
             yield replace(row, **columns)
 
 
-def _probe_one(job: tuple[Track, bytes, Stamp]) -> tuple[dict[str, object], bool]:
+def _probe_one(job: tuple[Track, bytes, FileStat]) -> tuple[dict[str, object], bool]:
     """Runs in a worker; gives the manifest's columns for one file, and whether its ctime jumps."""
-    row, path, stamp = job
+    row, path, file_stat = job
     columns: dict[str, object] = {}
-    with unchanged(path, stamp, row.path, lambda: _columns(path) == columns) as reading:
+    with unchanged(path, file_stat, row.path, lambda: _columns(path) == columns) as reading:
         columns |= _columns(path)
     return columns, reading.jumped
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from embed_assets.errors import FolderChanged, TrackRejected
 from embed_assets.identity import display_path
-from embed_assets.storage.records import UNKNOWN_CTIME, Stamp
+from embed_assets.storage.records import UNKNOWN_CTIME, FileStat
 
 CHUNK_BYTES = 1 << 20
 
@@ -23,12 +23,12 @@ class Reading:
 
 @contextmanager
 def unchanged(
-    full: bytes, stamp: Stamp, path: bytes, same: Callable[[], bool]
+    full: bytes, file_stat: FileStat, path: bytes, same: Callable[[], bool]
 ) -> Iterator[Reading]:
     """Hold a file open while it is read by its name; in the end it must be the one it was.
 
-    `full` opens it, `path` names it for people, `stamp` is what it was as it was listed. Inodes are
-    compared only of the file that is held open and of what the name leads to at the same moment,
+    `full` opens it, `path` names it for people, `file_stat` is what it was as it was listed. Inodes
+    are compared only of the file that is held open and of what the name leads to at the same moment,
     and decide nothing by themselves: some file systems make them up. Nor are times of the open file
     compared with those under its name: some round them differently. Where only the ctime is another
     than it was, `same` says whether a second reading gives the same as the first. If the
@@ -40,19 +40,19 @@ def unchanged(
         OSError: it cannot be read.
     """
     reading = Reading()
-    first = _by_name(full, stamp, path)
+    first = _by_name(full, file_stat, path)
     held = os.open(full, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         before = os.fstat(held)
 
         def check() -> None:
-            now, after = _by_name(full, stamp, path), os.fstat(held)
+            now, after = _by_name(full, file_stat, path), os.fstat(held)
             if (after.st_size, after.st_mtime_ns) != (before.st_size, before.st_mtime_ns):
                 raise _changed(path)
             if not os.path.samestat(after, now) and not _same_bytes(held, full):
                 raise _changed(path)
             jumped = now.st_ctime_ns != first.st_ctime_ns or after.st_ctime_ns != before.st_ctime_ns
-            if jumped or stamp.ctime_ns not in (UNKNOWN_CTIME, now.st_ctime_ns):
+            if jumped or file_stat.ctime_ns not in (UNKNOWN_CTIME, now.st_ctime_ns):
                 if not same():
                     raise _changed(path)
                 reading.jumped = jumped
@@ -67,7 +67,7 @@ def unchanged(
         os.close(held)
 
 
-def _by_name(full: bytes, stamp: Stamp, path: bytes) -> os.stat_result:
+def _by_name(full: bytes, file_stat: FileStat, path: bytes) -> os.stat_result:
     try:
         info = os.stat(full)
     except (FileNotFoundError, NotADirectoryError) as e:
@@ -75,7 +75,7 @@ def _by_name(full: bytes, stamp: Stamp, path: bytes) -> os.stat_result:
             f"{display_path(path)}: was deleted or moved while the folder was processed; the"
             " folder will be processed again"
         ) from e
-    if (info.st_size, info.st_mtime_ns) != (stamp.size, stamp.mtime_ns):
+    if (info.st_size, info.st_mtime_ns) != (file_stat.size, file_stat.mtime_ns):
         raise _changed(path)
     return info
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from embed_assets.errors import LibraryUnavailable, TransientError
 from embed_assets.library.kinds import AUDIO_SUFFIXES
-from embed_assets.storage.records import Stamp
+from embed_assets.storage.records import FileStat
 
 if TYPE_CHECKING:
     from embed_assets.library.left_out import LeftOut
@@ -69,9 +69,9 @@ class AudioFile:
     ctime_ns: int
 
     @property
-    def stamp(self) -> Stamp:
+    def file_stat(self) -> FileStat:
         """What must not change while the file is read."""
-        return Stamp(self.size, self.mtime_ns, self.ctime_ns)
+        return FileStat(self.size, self.mtime_ns, self.ctime_ns)
 
 
 def require_library(root: Path | None, *, may_be_empty: bool = False) -> Path:

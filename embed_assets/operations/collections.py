@@ -115,15 +115,15 @@ def rollback(project: Project) -> ServingStatus:
         return promotion.rollback(client, project.tables, project.uri, wanted)
 
 
-def standing_json(standing: ServingStatus) -> ServingJson:
+def status_json(status: ServingStatus) -> ServingJson:
     """The object that `promote`, `rollback` and `collections --check` print."""
-    measured = standing.verdict.as_json() if standing.verdict else {"passed": None, "gates": []}
+    measured = status.report.as_json() if status.report else {"passed": None, "gates": []}
     return {
-        "served": standing.served,
-        "wanted": standing.wanted,
-        "moved": standing.moved,
-        "switch_ms": standing.switch_ms,
-        "why": standing.why,
+        "served": status.served,
+        "wanted": status.wanted,
+        "moved": status.moved,
+        "switch_ms": status.switch_ms,
+        "why": status.why,
         "passed": measured["passed"],
         "gates": measured["gates"],
     }

@@ -32,15 +32,15 @@ def demo_settings(settings: Settings) -> Settings:
     )
 
 
-def demo(settings: Settings, tell: Callable[[str], None]) -> SyncResult:
+def demo(settings: Settings, progress: Callable[[str], None]) -> SyncResult:
     """Copy the sample tracks and index them; `settings`: those of the demo.
 
     Raises:
         ConfigurationError: the sample tracks are not installed.
     """
-    tell(f"copying the sample tracks to {settings.library}")
+    progress(f"copying the sample tracks to {settings.library}")
     copy_samples(Path(settings.library or ""))
-    return sync(settings, tell=tell)
+    return sync(settings, progress=progress)
 
 
 def copy_samples(target: Path) -> None:

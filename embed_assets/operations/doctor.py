@@ -210,21 +210,21 @@ def _index(settings: Settings, project: Project) -> str:
                     f"{' and '.join(gone)} is missing from {project.uri}: `embed-assets sync`, or"
                     " the hourly job `reconcile`, fills it from the stored embeddings"
                 )
-            drift, *parts = (compare(client, one, project.tables, project.uri) for one in there)
+            diff, *parts = (compare(client, one, project.tables, project.uri) for one in there)
             served = collection.served(client)
     except IndexBusy as e:
         raise _Unknown(str(e)) from e
-    every = [drift, *parts]
+    every = [diff, *parts]
     differing, orphans = (sum(len(getattr(d, what)) for d in every) for what in _DRIFTS)
     if differing or orphans:
         raise TransientError(
             f"{differing} folders differ from the tables and {orphans} are orphaned: `embed-assets"
             " sync` repairs this, and so does the hourly job `reconcile`"
         )
-    told = f"{drift.rows} rows in {drift.folders} folders"
+    told = f"{diff.rows} rows in {diff.folders} folders"
     told += f", {parts[0].rows} of parts" if parts else ""
     told += ", matching the tables"
-    waiting = max(drift.waiting, collection_registry.unfinished(project.tables, project.uri, spec))
+    waiting = max(diff.waiting, collection_registry.unfinished(project.tables, project.uri, spec))
     if waiting:
         told += f" except for {waiting} folders that are not indexed yet"
     if served == spec.collection:

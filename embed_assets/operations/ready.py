@@ -11,7 +11,7 @@ from embed_assets.settings import Settings
 
 
 def ready(
-    settings: Settings, tell: Callable[[str], None], *, may_be_empty: bool = False
+    settings: Settings, progress: Callable[[str], None], *, may_be_empty: bool = False
 ) -> Settings:
     """Check library, device and weights; returns the settings adapted to this machine.
 
@@ -24,6 +24,6 @@ def ready(
     require_library(settings.library, may_be_empty=may_be_empty)
     encoders.require_device(settings.encoder, settings.device)
     settings = fitted(settings)
-    encoders.fetch(settings.encoder, settings.model, settings.model_cache, tell)
+    encoders.fetch(settings.encoder, settings.model, settings.model_cache, progress)
     encoders.require(settings.encoder, settings.model, settings.device, settings.model_cache)
     return settings

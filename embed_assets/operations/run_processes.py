@@ -86,14 +86,14 @@ def wait_for_record(begun: Iterable[RunProcess], instance: dg.DagsterInstance) -
 
 @contextmanager
 def stopped_at_the_end(
-    instance: dg.DagsterInstance, running: list[RunProcess], tell: Callable[[str], None]
+    instance: dg.DagsterInstance, running: list[RunProcess], progress: Callable[[str], None]
 ) -> Iterator[None]:
     """Cancel the runs that are still going if the block is left by an error or Ctrl-C."""
     try:
         yield
     finally:
         if running:
-            tell("stopping; finished work is kept, and the next `sync` continues from there")
+            progress("stopping; finished work is kept, and the next `sync` continues from there")
         for started in running:
             run = started.run(instance)
             if run and not run.is_finished:

@@ -96,7 +96,7 @@ def sync(
     settings: Settings,
     *,
     confirm_removals: bool = False,
-    tell: Callable[[str], None] = lambda _: None,
+    progress: Callable[[str], None] = lambda _: None,
 ) -> SyncResult:
     """Bring the index up to date; folders that fail are counted, not raised.
 
@@ -112,12 +112,12 @@ def sync(
     require_library(index.library.root, may_be_empty=confirm_removals)
     cursor = SensorCursor()
     result = SyncResult()
-    progress = _Progress(project, spec, tell)
+    report = _Progress(project, spec, progress)
     compared, said = False, ""
     running: list[RunProcess] = []
     ended: dict[str, tuple[str, str]] = {}
     left_out = LeftOut()
-    with open_instance(settings) as instance, stopped_at_the_end(instance, running, tell):
+    with open_instance(settings) as instance, stopped_at_the_end(instance, running, progress):
         if running_address(settings) is None:
             # Beside an `up` it is for that one's settings to say, and on which GPUs.
             fit_gpu_pool(instance, project.choice.device_slots())
@@ -146,19 +146,23 @@ def sync(
                 line, _, _ = summary(found).rpartition(" (")
                 if line != said and (found.plan.requests or not running):
                     said = line
-                    tell(line)
-                progress.files = found.plan.files
+                    progress(line)
+                report.files = found.plan.files
                 begun = [start_run(settings, request) for request in found.plan.requests]
                 running.extend(begun)
                 wait_for_record(begun, instance)
             if not running and not _is_waiting(found):
-                if compared or not _in_order(found, cursor) or _index_holds(project, index, tell):
+                if (
+                    compared
+                    or not _in_order(found, cursor)
+                    or _index_holds(project, index, progress)
+                ):
                     break
                 compared = True
                 continue
 
             def meanwhile() -> None:
-                progress()
+                report()
                 reap(instance)
 
             _wait(found, running, runs_at_once, meanwhile)
@@ -173,7 +177,7 @@ def sync(
                 _count(instance, run.run_id, result)
                 word = "done" if run.is_success else "FAILED"
                 what = counted(len(done.request.keys), "folder")
-                tell(f"run {run.run_id[:8]}, {what}: {word}")
+                progress(f"run {run.run_id[:8]}, {what}: {word}")
                 if not run.is_success and (wrong := wrong_setting(instance, run.run_id)):
                     # Each further run would do its work and then fail of the same.
                     raise ConfigurationError(wrong)
@@ -221,7 +225,7 @@ def _in_order(found: Evaluation, cursor: SensorCursor) -> bool:
     return not cursor.attempts and not found.plan.backing_off
 
 
-def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], None]) -> bool:
+def _index_holds(project: Project, index: IndexContext, progress: Callable[[str], None]) -> bool:
     """Compare the index with the tables; False if something has to be written again.
 
     A Lite collection whose files have not changed since the last good comparison is not opened.
@@ -243,23 +247,23 @@ def _index_holds(project: Project, index: IndexContext, tell: Callable[[str], No
             found = reconcile(client, index)
             if not all(d.none for d in found.values()):
                 differing = sum(len(d.differing) for d in found.values())
-                tell(f"{differing} folders differ in the index and are written again")
+                progress(f"{differing} folders differ in the index and are written again")
                 return False
             # No run was needed where the settings went back to what was indexed before, and none
             # promoted it; nor is there one if the alias was dropped by hand.
             status = promote_if_ready(client, index)
     except IndexBusy as e:
-        tell(f"the index was not compared with the tables: {e}")
+        progress(f"the index was not compared with the tables: {e}")
         return True
     served = status.served
     if status.moved:
-        tell(f"{served} is served now")
+        progress(f"{served} is served now")
     collection_registry.note_fingerprint(tables, uri, spec.collection, _fingerprint(uri, spec))
     if served != spec.collection:
         why = "`embed-assets collections` says why"
         if collection_registry.is_by_hand(tables, uri, spec.collection):
             why = "a person chose it; `embed-assets promote` serves the other one"
-        tell(f"{served} is served, not {spec.collection}: {why}")
+        progress(f"{served} is served, not {spec.collection}: {why}")
     return True
 
 
@@ -290,8 +294,13 @@ def _wait(
 class _Progress:
     """Prints a line now and then: how many tracks are embedded, and the time left."""
 
-    def __init__(self, project: Project, spec: IndexSpec, tell: Callable[[str], None]) -> None:
-        self.tables, self.spec, self.uri, self.tell = project.tables, spec, project.uri, tell
+    def __init__(self, project: Project, spec: IndexSpec, progress: Callable[[str], None]) -> None:
+        self.tables, self.spec, self.uri, self.progress = (
+            project.tables,
+            spec,
+            project.uri,
+            progress,
+        )
         self.preparation = project.choice.first_load_notice()
         self.files = 0
         self.began, self.due = time.time(), time.monotonic() + SAY_SECONDS
@@ -311,13 +320,13 @@ class _Progress:
         now, _, _ = queries.embedded_since(self.tables, recipe, self.began)
         if not now:
             if self.preparation:
-                self.tell(self.preparation)
+                self.progress(self.preparation)
                 self.preparation = ""
             return
         counts = queries.counts(self.tables, recipe, self.spec.collection_key(self.uri))
         left = max(self.files - counts.embedded - counts.rejected, 0)
         rate = now / (time.time() - self.began)
-        self.tell(
+        self.progress(
             f"{counts.embedded} of {self.files} tracks embedded, {rate:.1f} tracks/s"
             + (f", {duration(left / rate)} to go" if left else "")
         )

@@ -86,7 +86,7 @@ class Trial:
         return asdict(self)
 
 
-def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Trial:
+def try_int8(settings: Settings, tracks: int, progress: Callable[[str], None]) -> Trial:
     """Embed a sample of the library in int8 and in float32, and compare neighbours and speed.
 
     If there is no int8 model yet, it is made first, calibrated on other tracks of the library.
@@ -100,7 +100,7 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
     root = require_library(settings.library)
     model, cache = settings.model, settings.model_cache
     encoders.require_device(MUQ_INT8.name, settings.device)
-    encoders.fetch(MUQ_INT8.name, model, cache, tell)
+    encoders.fetch(MUQ_INT8.name, model, cache, progress)
     to_make = must_make_int8(model, settings.device, cache)
     names, there = sample(root, CALIBRATION_TRACKS + tracks)
     if len(names) < CALIBRATION_TRACKS + FEWEST:
@@ -111,7 +111,7 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
         settings.window_seconds, min(settings.windows or MOST_WINDOWS, MOST_WINDOWS)
     )
     if to_make:
-        tell(
+        progress(
             f"creating the int8 model of MuQ, calibrated on {len(heard)} tracks: once, about five"
             " minutes, 6 GB of memory"
         )
@@ -120,7 +120,7 @@ def try_int8(settings: Settings, tracks: int, tell: Callable[[str], None]) -> Tr
     def passed(what: str, name: str, some: list[bytes], *, exact: bool = False) -> Pass:
         config = EncoderConfig(name, model, "cpu", cache)
         engine, workers = EngineConfig(config, exact), config.workers(policy.seconds)
-        return embed(engine, some, policy, workers, _Progress(what, len(some), tell))
+        return embed(engine, some, policy, workers, _Progress(what, len(some), progress))
 
     # The one that may be refused comes first.
     int8 = passed("in int8", MUQ_INT8.name, paths)
@@ -187,8 +187,8 @@ def _too_few(tracks: int, wanted: int) -> ConfigurationError:
 class _Progress:
     """Prints a line now and then: how many tracks are done, and the time left."""
 
-    def __init__(self, what: str, total: int, tell: Callable[[str], None]) -> None:
-        self.what, self.total, self.tell = what, total, tell
+    def __init__(self, what: str, total: int, progress: Callable[[str], None]) -> None:
+        self.what, self.total, self.progress = what, total, progress
         self.done, self.began, self.said = 0, 0.0, time.monotonic()
 
     def __call__(self) -> None:
@@ -200,4 +200,4 @@ class _Progress:
             return
         self.said = now
         left = (now - self.began) / max(1, self.done - 1) * (self.total - self.done)
-        self.tell(f"{self.what}: {self.done} of {self.total} tracks, {left / 60:.0f} min to go")
+        self.progress(f"{self.what}: {self.done} of {self.total} tracks, {left / 60:.0f} min to go")

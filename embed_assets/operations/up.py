@@ -49,7 +49,9 @@ STARTS = 4
 LONGEST_PAUSE_SECONDS = 60.0
 
 
-def up(settings: Settings, port: int, tell: Callable[[str], None], *, verbose: bool = False) -> int:
+def up(
+    settings: Settings, port: int, progress: Callable[[str], None], *, verbose: bool = False
+) -> int:
     """Serve until stopped; returns the exit code. A second one says so and returns 0.
 
     Prints a line for each thing that concerns the library; `verbose`: what Dagster prints as well.
@@ -64,7 +66,7 @@ def up(settings: Settings, port: int, tell: Callable[[str], None], *, verbose: b
         with sole_starter(settings, wait_seconds=2.0):
             return _serve(settings, port, note, verbose=verbose)
     except AlreadyRunning:
-        tell(f"already up: {_address_in(note)}")
+        progress(f"already up: {_address_in(note)}")
         return ExitCode.DONE
 
 

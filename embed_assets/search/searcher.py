@@ -58,7 +58,7 @@ class Searcher(Snapshot):
         self._lock = threading.Lock()
         self._seen: dict[str, float] = {}
         self._folders: dict[str, list[int]] = {}
-        self._stamp: object = None
+        self._tables_state: object = None
         self._looked = -FRESH_SECONDS
         super().__init__(tables, spec, self._empty())
         self.refresh()
@@ -70,9 +70,9 @@ class Searcher(Snapshot):
         """
         with self._lock:
             now = time.monotonic()
-            stamp = _stamp(self.tables.path)
+            tables_state = _tables_state(self.tables.path)
             lately = now - self._looked < FRESH_SECONDS
-            if stamp == self._stamp or (lately and not at_once):
+            if tables_state == self._tables_state or (lately and not at_once):
                 return False
             self._looked = now
             with self.tables.connect() as db:
@@ -81,7 +81,7 @@ class Searcher(Snapshot):
                 changed = [f for f, at in there.items() if self._seen.get(f) != at]
                 gone = self._seen.keys() - there.keys()
                 if not changed and not gone:
-                    self._stamp = stamp
+                    self._tables_state = tables_state
                     return False
                 folders = dict(self._folders)
                 state = _without(self._state, folders, gone.union(changed))
@@ -91,7 +91,7 @@ class Searcher(Snapshot):
                     # The axes that are known were found in what is now the smaller part.
                     state = replace(state, prefilter=Prefilter())
                 state = self._with(state, self._rows_of(db, changed, len(there)), folders)
-            self._seen, self._folders, self._stamp = there, folders, stamp
+            self._seen, self._folders, self._tables_state = there, folders, tables_state
             self._state = state
             return True
 
@@ -157,7 +157,7 @@ def _read_only(array: np.ndarray) -> np.ndarray:
     return array
 
 
-def _stamp(path: Path | None) -> object:
+def _tables_state(path: Path | None) -> object:
     """A value that changes with each transaction committed to the tables."""
     found: list[tuple[int, int] | None] = []
     for name in (f"{path}", f"{path}-wal"):

@@ -20,7 +20,7 @@ UNKNOWN_CTIME = -1
 """The ctime of files that were read by a version which did not store it."""
 
 
-class Stamp(NamedTuple):
+class FileStat(NamedTuple):
     """What `stat` says of a file: size in bytes, and the times of content and status changes.
 
     Not the inode: FUSE, CIFS and some NFS servers change it with every look-up.
@@ -78,9 +78,9 @@ class Track:
         return self.audio_hash or AudioHash("")
 
     @property
-    def stamp(self) -> Stamp:
-        """The file must still have this stamp when it is read again."""
-        return Stamp(self.size, self.mtime_ns, self.ctime_ns)
+    def file_stat(self) -> FileStat:
+        """The file must still have this stat when it is read again."""
+        return FileStat(self.size, self.mtime_ns, self.ctime_ns)
 
 
 @dataclass(frozen=True, slots=True)

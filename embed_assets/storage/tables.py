@@ -36,9 +36,9 @@ from embed_assets.storage.database import IS_CURRENT, NEW_REVISION, Database
 from embed_assets.storage.records import (
     PROBE_VERSION,
     Embedding,
+    FileStat,
     FolderTotals,
     IndexedFolder,
-    Stamp,
     Track,
 )
 
@@ -178,15 +178,15 @@ class Tables(Database):
         with self.transaction() as db:
             db.execute("DELETE FROM gone_audio WHERE gone_at < ?", (before,))
 
-    def stamps(self, folder: FolderId) -> dict[TrackId, Stamp]:
-        """Track id -> stamp, for the tracks of a folder that need not be read again."""
+    def file_stats(self, folder: FolderId) -> dict[TrackId, FileStat]:
+        """Track id -> file stat, for the tracks of a folder that need not be read again."""
         with self.connect() as db:
             rows = db.execute(
                 "SELECT track_id, size, mtime_ns, ctime_ns FROM tracks"
                 " WHERE folder_id = ? AND probed = ?",
                 (folder, PROBE_VERSION),
             )
-            return {t: Stamp(*rest) for t, *rest in rows}
+            return {t: FileStat(*rest) for t, *rest in rows}
 
     def digest(self, folder: FolderId) -> str | None:
         """The digest of a folder's manifest; None if it is being scanned or was never scanned."""
