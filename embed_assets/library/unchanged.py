@@ -28,10 +28,10 @@ def unchanged(
     """Hold a file open while it is read by its name; in the end it must be the one it was.
 
     `full` opens it, `path` names it for people, `file_stat` is what it was as it was listed. Inodes
-    are compared only of the file that is held open and of what the name leads to at the same moment,
-    and decide nothing by themselves: some file systems make them up. Nor are times of the open file
-    compared with those under its name: some round them differently. Where only the ctime is another
-    than it was, `same` says whether a second reading gives the same as the first. If the
+    are compared only of the file that is held open and of what the name leads to at the same
+    moment, and decide nothing by themselves: some file systems make them up. Nor are times of the
+    open file compared with those under its name: some round them differently. Where only the ctime
+    is another than it was, `same` says whether a second reading gives the same as the first. If the
     reading rejects the file, or does not find it, that counts only if it is the one it was; all
     other errors pass as they are.
 
