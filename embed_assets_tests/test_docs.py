@@ -79,12 +79,25 @@ def anchors(page: Path) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", h.lower()).replace(" ", "-") for h in headings}
 
 
-def test_the_walks_name_what_is_there():
+NAMED = re.compile(r"((?:`\w+`(?:, | and )?)+)[^`(]*\(`([\w/]+\.py)`\)")
+"""Functions, and the module that they are in."""
+
+
+def walks() -> list[str]:
     text = (ROOT / "docs/architecture.md").read_text()
-    walks = text[text.index("## Three walks") : text.index("## Adding an encoder")]
-    named = re.findall(r"((?:`\w+`(?:, | and )?)+)[^`(]*\(`([\w/]+\.py)`\)", walks)
+    return text[text.index("## Three walks") : text.index("## Adding an encoder")].split("\n\n**")
+
+
+def test_the_walks_name_what_is_there():
+    named = [found for walk in walks() for found in NAMED.findall(walk)]
     assert len(named) > 15
     for names, path in named:
         source = (ROOT / "embed_assets" / path).read_text()
         for name in re.findall(r"`(\w+)`", names):
             assert re.search(rf"^\s*(def|class) {name}\b|^{name} =", source, re.M), (name, path)
+
+
+def test_a_walk_comes_back_to_no_module():
+    for walk in walks()[1:]:
+        modules = [path for _, path in NAMED.findall(walk)]
+        assert len(modules) == len(set(modules)) > 2, walk[:60]
