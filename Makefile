@@ -2,6 +2,9 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# Where bytecode may not be written, as in many containers, each of the hundreds of processes that
+# the tests start compiles the whole package.
+export PYTHONDONTWRITEBYTECODE :=
 STAMP := $(VENV)/.installed
 
 .PHONY: install demo test test-fast test-server check stress bench bench-small clean
@@ -18,8 +21,10 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/embed-assets demo
 
+# A file is one worker's, so that what its tests share is made once. Four workers on two cores, for
+# journeys wait more than they work.
 test: install
-	$(BIN)/python -m pytest -n 3 --dist worksteal -m "not stress"
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not stress and not bench"
 
 # For every edit: what needs no run of Dagster and no MuQ (embed_assets_tests/tiers.py).
 test-fast: install
@@ -29,7 +34,7 @@ test-fast: install
 test-server: install
 	$(PYTHON) -m venv .venv-milvus
 	.venv-milvus/bin/python -m pip install --quiet 'milvus==2.3.5' 'setuptools<81'
-	EMBED_TEST_MILVUS_SERVER=$(CURDIR)/.venv-milvus/bin/milvus-server $(BIN)/python -m pytest -k server -m "not stress"
+	EMBED_TEST_MILVUS_SERVER=$(CURDIR)/.venv-milvus/bin/milvus-server $(BIN)/python -m pytest -k server -m "not stress and not bench"
 
 stress: install
 	$(BIN)/python -m pytest -m stress --timeout 7200 -s
@@ -51,7 +56,7 @@ bench: install
 
 # Each in seconds, to show that it runs: the figures mean nothing.
 bench-small: install
-	$(BIN)/python -m pytest embed_assets_tests/test_benchmarks.py
+	$(BIN)/python -m pytest -n 3 --dist worksteal -m bench
 
 clean:
 	rm -rf $(VENV) .venv-milvus build dist *.egg-info

@@ -66,7 +66,7 @@ def run(
         tempfile.TemporaryFile() as out,
         tempfile.TemporaryFile() as err,
     ):
-        connection.connect(_server())
+        connection.connect(_server(environment.get("LD_PRELOAD", "")))
         socket.send_fds(connection, [struct.pack("<I", len(request))], [out.fileno(), err.fileno()])
         connection.sendall(request)
         (pid,) = struct.unpack("<i", _receive(connection, 4))
@@ -84,14 +84,14 @@ def run(
 
 
 @functools.cache
-def _server() -> str:
-    """The address of this process's server, which ends with it."""
+def _server(preloaded: str) -> str:
+    """The address of this process's server with a preloaded library; it ends with this process."""
     folder = tempfile.TemporaryDirectory(prefix="commands")
     address = f"{folder.name}/socket"
     clean = {k: v for k, v in os.environ.items() if not k.startswith(("EMBED_", "DAGSTER_"))}
     process = subprocess.Popen(
         [sys.executable, "-m", "embed_assets_tests.command_server", address],
-        env=clean,
+        env=clean | ({"LD_PRELOAD": preloaded} if preloaded else {}),
         cwd=Path(__file__).parent.parent,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,

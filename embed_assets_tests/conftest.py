@@ -28,6 +28,7 @@ def pytest_collection_modifyitems(items):
     for item in items:
         if tiers.is_fast(item):
             item.add_marker("fast")
+    items[:] = tiers.longest_first(items)
 
 
 @pytest.fixture(autouse=True)

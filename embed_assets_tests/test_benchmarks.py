@@ -81,6 +81,7 @@ def test_the_readme_publishes_figures_of_every_benchmark_there_is():
     assert all(table.values()), table
 
 
+@pytest.mark.bench
 @pytest.mark.parametrize("name", NAMES)
 def test_a_benchmark_prints_the_figures_that_are_published_for_it(
     name, load, request, capsys, tmp_path

@@ -7,11 +7,32 @@ import shutil
 import time
 
 import dagster as dg
+import pytest
 from mutagen.oggvorbis import OggVorbis
 
 from embed_assets.identity import display_path
 from embed_assets.library.walk import is_audio
 from embed_assets_tests.synth import write_track
+
+STARTS = {
+    "A to B": (23,),
+    "Going": (17, 18),
+    "Gone/Deep": (19,),
+    "Mover/Old Name": (13, 14),
+    "Replaced": (11,),
+    "Swap": (15, 16),
+    "Tagged": (10,),
+}
+"""Album -> the sounds of its tracks."""
+
+
+@pytest.fixture(scope="module")
+def running(running):
+    """The shared world, with the albums that journeys begin with: indexed together."""
+    for name, seeds in STARTS.items():
+        running.album(name, *seeds)
+    running.until(running.in_step, "what the journeys begin with is indexed")
+    return running
 
 
 def settled(world, what):
@@ -28,11 +49,8 @@ def test_an_album_that_is_dropped_in_is_found_by_its_sound(running):
 
 
 def test_a_retag_reaches_the_index_without_embedding_again(running):
-    (path,) = running.album("Tagged", 10)
-    settled(running, "the track is indexed")
     before = running.embedded_runs()
-    full = os.path.join(os.fsencode(running.library), path)
-    tags = OggVorbis(os.fsdecode(full))
+    tags = OggVorbis(running.library / "Tagged/01.ogg")
     tags["title"], tags["artist"] = "Blue Train", "John Coltrane"
     tags.save()
     settled(running, "the retag is indexed")
@@ -43,17 +61,13 @@ def test_a_retag_reaches_the_index_without_embedding_again(running):
 
 
 def test_other_audio_under_an_old_name_is_embedded(running):
-    (path,) = running.album("Replaced", 11)
-    settled(running, "the track is indexed")
     before = running.embedded_runs()
-    running.put(path, 12)
+    running.put("Replaced/01.ogg", 12)
     settled(running, "the replacement is indexed")
     assert len(running.embedded_runs()) == len(before) + 1
 
 
 def test_moved_renamed_and_copied_music_is_never_embedded_again(running):
-    running.album("Mover/Old Name", 13, 14)
-    settled(running, "the album is indexed")
     before = running.embedded_runs()
     running.move("Mover/Old Name", "Mover/New Name")
     running.move("Mover/New Name/01.ogg", "Mover/loose.ogg")
@@ -67,8 +81,7 @@ def test_moved_renamed_and_copied_music_is_never_embedded_again(running):
 
 
 def test_two_tracks_that_swap_their_names_swap_their_rows(running):
-    one, two = running.album("Swap", 15, 16)
-    settled(running, "both are indexed")
+    one, two = "Swap/01.ogg", "Swap/02.ogg"
     running.move(one, "Swap/tmp.ogg")
     running.move(two, one)
     running.move("Swap/tmp.ogg", two)
@@ -76,9 +89,6 @@ def test_two_tracks_that_swap_their_names_swap_their_rows(running):
 
 
 def test_removed_tracks_and_folders_leave_the_index_and_their_partition_goes(running):
-    running.album("Going", 17, 18)
-    running.album("Gone/Deep", 19)
-    settled(running, "both are indexed")
     running.remove("Going/01.ogg")
     running.remove("Gone")
     settled(running, "both are out of the index")
@@ -98,8 +108,6 @@ def test_names_in_any_bytes_arrive_and_leave(running):
 
 
 def test_there_and_back_again_ends_where_it_began(running):
-    running.album("A to B", 23)
-    settled(running, "A is indexed")
     running.move("A to B", "B")
     settled(running, "B is indexed")
     running.move("B", "A to B")

@@ -126,12 +126,8 @@ def test_a_dtype_that_gives_other_vectors_is_passed_over_with_a_warning(
     assert re.search(r"cosine .* in bfloat16\): using float32 instead", engine.warning)
 
 
-@pytest.mark.parametrize(
-    "damage", ["cut off", "one bit", "a file missing", "no manifest", "a file in its place"]
-)
-def test_a_damaged_conversion_is_made_anew(
-    small: Path, cache: Path, plain: Encoder, damage: str
-) -> None:
+def damaged(cache: Path, damage: str) -> ConvertedModelCache:
+    """The conversion of a cache, after this was done to it."""
     (weights,) = (cache / "openvino").rglob("model.bin")
     raw = bytearray(weights.read_bytes())
     match damage:
@@ -147,11 +143,26 @@ def test_a_damaged_conversion_is_made_anew(
         case "a file in its place":
             shutil.rmtree(weights.parent)
             weights.parent.touch()
+    return ConvertedModelCache(weights.parent)
+
+
+@pytest.mark.parametrize(
+    "damage", ["cut off", "one bit", "a file missing", "no manifest", "a file in its place"]
+)
+def test_damage_to_a_conversion_is_seen(cache: Path, damage: str) -> None:
+    assert not damaged(cache, damage).is_whole()
+
+
+@pytest.mark.parametrize("damage", ["one bit", "a file in its place"])
+def test_a_damaged_conversion_is_made_anew(
+    small: Path, cache: Path, plain: Encoder, damage: str
+) -> None:
+    conversion = damaged(cache, damage)
     engine = encoders.load("muq", str(small), "cpu", cache)
     assert engine.engine == "openvino"
     audio = np.random.default_rng(0).standard_normal((1, RATE)).astype(np.float32)
     assert cosine(engine.encode(audio)[:, 0], plain.encode(audio)[:, 0]).min() > 0.999
-    assert ConvertedModelCache(weights.parent).is_whole()
+    assert conversion.is_whole()
 
 
 def test_an_engine_that_gives_other_vectors_is_refused_and_torch_works(

@@ -26,7 +26,7 @@ def listed(world):
 def test_a_folder_that_changes_whenever_it_is_read(world):
     world.album("Well", 1)
     world.album("Restless", 2)
-    shim = made_up(world.library / "Restless", world.root, written="1")
+    shim = made_up(world.library / "Restless", written="1")
     world.settings |= shim
     done = world.run("sync")
     assert done.returncode == 1, done.stdout + done.stderr

@@ -88,13 +88,13 @@ def test_errors_clear_is_the_same_under_its_old_name(world):
     assert world.sync()["embedded"] == 1
 
 
-@pytest.mark.parametrize("name", ["No such", "Album/no such.ogg", "../Album", ""])
-def test_what_is_not_known_is_said_to_be_so_and_nothing_is_asked_for(world, name):
+def test_what_is_not_known_is_said_to_be_so_and_nothing_is_asked_for(world):
     world.album("Album", 1)
     world.sync()
-    done = world.run("retry", name)
-    assert done.returncode == 1, done.stdout
-    assert "Traceback" not in done.stderr
+    for name in ("No such", "Album/no such.ogg", "../Album", ""):
+        done = world.run("retry", name)
+        assert done.returncode == 1, (name, done.stdout)
+        assert "Traceback" not in done.stderr, name
     assert retry_requests.open_requests(world.project().tables) == {}
 
 

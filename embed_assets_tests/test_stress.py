@@ -73,7 +73,7 @@ def stress(world: World, seed: int, kills: int, anchors: int) -> None:
 
 
 def test_a_library_that_changes_while_processes_are_killed_ends_in_the_index(world):
-    stress(world, seed=5, kills=5, anchors=8)
+    stress(world, seed=5, kills=3, anchors=8)
 
 
 @pytest.mark.stress

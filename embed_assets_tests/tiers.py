@@ -11,7 +11,6 @@ SLOW_FIXTURES = frozenset(
 
 SLOW = frozenset(
     {
-        "test_a_benchmark_prints_the_figures_that_are_published_for_it",
         "test_a_file_that_takes_a_decoder_for_ever_costs_its_own_worker_only",
         "test_a_reader_gets_its_turn_while_a_writer_is_busy",
         "test_a_searcher_never_fails_while_the_next_collection_is_filled_and_served",
@@ -45,10 +44,28 @@ FAST = frozenset(
 )
 """Fast all the same, though they have such a fixture."""
 
+LONG_FILES = frozenset(
+    {
+        "test_failures",
+        "test_journeys",
+        "test_power_loss",
+        "test_retry",
+        "test_stress",
+        "test_ui",
+    }
+)
+"""A minute or more each."""
+
+
+def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
+    """The tests in the order in which their files begin: a worker of xdist takes a whole file."""
+    slow = {item.path for item in items if not is_fast(item)}
+    return sorted(items, key=lambda i: (i.path.stem not in LONG_FILES, i.path not in slow))
+
 
 def is_fast(item: pytest.Item) -> bool:
     """Whether a test belongs to the fast tier; a new one does unless it has a slow fixture."""
     name = getattr(item, "originalname", item.name)
-    if item.get_closest_marker("stress") or name in SLOW:
+    if any(item.get_closest_marker(mark) for mark in ("stress", "bench")) or name in SLOW:
         return False
     return name in FAST or SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))

@@ -145,9 +145,12 @@ class World:
         self, *arguments: str, timeout: float = PATIENCE, program: bool = False
     ) -> subprocess.CompletedProcess[str]:
         """Run `embed-assets` to its end; as a `program` its processes are among `processes()`."""
-        # Rights and libraries are settled when a program starts, not when it forks.
-        by_start = self.humble or any(name.startswith("LD_") for name in self.settings)
-        if not program and not by_start:
+        # Rights and libraries are settled when a program starts, not when it forks. A server has
+        # `stats.so` preloaded, which reads its settings at each call, as the others do not.
+        at_start = {name for name in self.settings if name.startswith("LD_")}
+        if "STATS_UNDER" in self.settings:
+            at_start.remove("LD_PRELOAD")
+        if not (program or self.humble or at_start):
             return command_server.run(arguments, self.environment, self.root, timeout)
         command = [sys.executable, "-m", "embed_assets.cli", *arguments]
         return subprocess.run(
