@@ -40,14 +40,16 @@ from embed_assets_tests.synth import write_track
 class World:
     """A music folder and an EMBED_HOME of a test.
 
-    `tracks` says which audio each good file should be, `bad` which files should be rejected. What
-    permissions forbid, the commands of a `humble` one may not do, though root runs the tests.
+    `tracks` says which audio each good file should be, `bad` which files should be rejected, and
+    `sounds` which audio there ever was, as a seed and a suffix. What permissions forbid, the
+    commands of a `humble` one may not do, though root runs the tests.
     """
 
     root: Path
     settings: dict[str, str] = field(default_factory=dict)
     tracks: dict[bytes, int] = field(default_factory=dict)
     bad: set[bytes] = field(default_factory=set)
+    sounds: set[tuple[int, str]] = field(default_factory=set)
     process: subprocess.Popen[bytes] | None = None
     port: int = 0
     humble: bool = False
@@ -89,6 +91,7 @@ class World:
         write_track(making, seconds=SECONDS, seed=seed, tags=tags or None)
         self._place(making, raw)
         self.tracks[raw] = seed
+        self.sounds.add((seed, making.suffix))
         return raw
 
     def put_bad(self, path: str | bytes, content: bytes) -> bytes:
