@@ -1,6 +1,6 @@
 """A library as a picture: two coordinates per track, its colour group, and its neighbours.
 
-Pure numpy, except t-SNE, which is scikit-learn's.
+numpy, with scikit-learn for t-SNE and faiss for neighbours.
 """
 
 from __future__ import annotations
@@ -41,8 +41,6 @@ COLOURS = (
     "#9a9a9a",
 )
 """The last one is for all other groups."""
-
-BLOCK = 1_024
 
 
 @dataclass(frozen=True)
@@ -150,15 +148,15 @@ def _within(points: np.ndarray) -> np.ndarray:
 
 def _near(vectors: np.ndarray) -> np.ndarray:
     """Rows of the most similar other tracks of each row, best first: int `[n, k]`."""
+    import faiss
+
     n = len(vectors)
     k = min(NEAR, max(n - 1, 0))
+    if k == 0:
+        return np.zeros((n, 0), np.int64)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
-    found = np.zeros((n, k), np.int64)
-    for begin in range(0, n, BLOCK):
-        rows = np.arange(begin, min(begin + BLOCK, n))
-        scores = unit[rows] @ unit.T
-        scores[np.arange(len(rows)), rows] = -2.0
-        best = np.argpartition(scores, -k, axis=1)[:, -k:] if k else found[rows]
-        order = np.argsort(-np.take_along_axis(scores, best, axis=1), axis=1)
-        found[rows] = np.take_along_axis(best, order, axis=1)
-    return found
+    _, found = faiss.knn(unit, unit, k + 1, metric=faiss.METRIC_INNER_PRODUCT)
+    # Each row finds itself too, unless more copies of it than fit come first.
+    own = found == np.arange(n)[:, None]
+    own[~own.any(axis=1), -1] = True
+    return found[~own].reshape(n, k)
