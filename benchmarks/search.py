@@ -131,6 +131,7 @@ def milvus(uri: str, made: np.ndarray, name: str, count: int) -> dict[str, Any]:
     from embed_assets.index import collection
     from embed_assets.index.connection import connect
     from embed_assets.index.nearest import similar
+    from embed_assets_tests.indexing import serve
 
     spec = spec_of()
     with connect(uri) as client:
@@ -145,7 +146,7 @@ def milvus(uri: str, made: np.ndarray, name: str, count: int) -> dict[str, Any]:
             ]
             client.upsert(spec.collection, batch)
         client.flush(spec.collection)
-        collection.serve(client, spec)
+        serve(client, spec)
     asked, truth, _ = questions(made, count)
 
     def opened() -> None:

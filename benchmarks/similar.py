@@ -137,12 +137,12 @@ def path_of(i: int) -> bytes:
 def fill(n: int) -> None:
     """Tables, store and index of a library of `n` tracks; without syncing the disk for each."""
     from embed_assets.identity import folder_id, track_id
-    from embed_assets.index.collection import serve
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
     from embed_assets.project import Project
     from embed_assets.settings import Settings
     from embed_assets.storage.tables import Embedding, Track
+    from embed_assets_tests.indexing import serve
 
     project = Project.of(Settings.load())
     spec, tables, store, name = project.spec(), project.tables, project.store, project.library.name

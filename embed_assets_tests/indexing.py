@@ -10,9 +10,10 @@ from collections import Counter
 from pathlib import Path
 
 import numpy as np
+from pymilvus import MilvusClient
 
 from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
-from embed_assets.index.collection import count, load, rows_by_folder
+from embed_assets.index.collection import count, load, point, rows_by_folder, served
 from embed_assets.index.connection import connect
 from embed_assets.index.nearest import vectors_of
 from embed_assets.index.row import SegmentRow, TrackRow
@@ -24,7 +25,7 @@ from embed_assets.storage.tables import Tables
 DIM = 64
 CHILDREN = """
 import os, sys, time
-from embed_assets.index.collection import serve, served
+from embed_assets.index.collection import served
 from embed_assets_tests.indexing import *
 """
 
@@ -44,6 +45,15 @@ def by_brute_force(query: np.ndarray, vectors: np.ndarray, n: int) -> tuple[np.n
     scores = np.clip(scores, -1.0, 1.0).astype(np.float32)
     best = np.argsort(-scores, kind="stable")[:n]
     return best, scores[best]
+
+
+def serve(client: MilvusClient, spec: IndexSpec) -> None:
+    """Move the alias to the collection of `spec`, atomically; the collection must exist."""
+    before = served(client)
+    if before == spec.collection:
+        return
+    load(client, spec.collection)
+    point(client, spec.collection, before)
 
 
 def note_indexed(

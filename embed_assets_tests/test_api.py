@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 import embed_assets as ea
-from embed_assets.embedding.embed_folders import EmbedContext, embed_folder
+from embed_assets.embedding.embed_folders import EmbedContext
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import index_library
 from embed_assets.index.promotion import promote_if_ready
@@ -19,6 +19,7 @@ from embed_assets.library.manifest import scan_folder
 from embed_assets.project import Project
 from embed_assets.search import searcher
 from embed_assets.workers import open_pool
+from embed_assets_tests.embedded import embed_folder
 from embed_assets_tests.test_asking import index
 from embed_assets_tests.world import World
 

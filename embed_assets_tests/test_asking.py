@@ -11,7 +11,7 @@ import pytest
 
 from embed_assets.api import Library
 from embed_assets.defs.library_map import drawn_spec
-from embed_assets.embedding.embed_folders import EmbedContext, embed_folder
+from embed_assets.embedding.embed_folders import EmbedContext
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.formats import plain
 from embed_assets.index.connection import connect
@@ -29,6 +29,7 @@ from embed_assets.search.names import find_each
 from embed_assets.search.playlist import write_m3u
 from embed_assets.search.projection import draw, picture
 from embed_assets.workers import open_pool
+from embed_assets_tests.embedded import embed_folder
 from embed_assets_tests.shelf import Shelf, random_vectors
 
 ESCAPE = "\x1b[2J\x9b31m"

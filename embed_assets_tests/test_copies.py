@@ -16,7 +16,6 @@ from typer.testing import CliRunner
 from embed_assets.api import Library
 from embed_assets.cli import app
 from embed_assets.index.address import is_server
-from embed_assets.index.collection import serve
 from embed_assets.index.connection import connect
 from embed_assets.index.nearest import similar as milvus_similar
 from embed_assets.search import exact, searcher
@@ -26,7 +25,7 @@ from embed_assets.search.filters import condition, parse
 from embed_assets.search.milvus import MilvusAnswers
 from embed_assets.search.names import find_each
 from embed_assets.search.recordings import distinct
-from embed_assets_tests.indexing import SPEC, album, track, vector_of, write
+from embed_assets_tests.indexing import SPEC, album, serve, track, vector_of, write
 from embed_assets_tests.shelf import DIM, Shelf, random_vectors
 from embed_assets_tests.synth import music, write_audio
 from embed_assets_tests.test_asking import index

@@ -16,7 +16,7 @@ import pytest
 
 from embed_assets.embedding import decode_ahead, device_pipeline
 from embed_assets.embedding.decode_ahead import DecodeAhead
-from embed_assets.embedding.embed_folders import EmbedContext, embed_folder, embed_folders
+from embed_assets.embedding.embed_folders import EmbedContext, embed_folders
 from embed_assets.embedding.embed_track import Job, embed_track, load_encoder
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import DeviceFailed, FolderChanged, Reason, TrackRejected, TransientError
@@ -25,6 +25,7 @@ from embed_assets.library.manifest import MusicFolder, scan_folder
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
 from embed_assets.workers import open_pool
+from embed_assets_tests.embedded import embed_folder
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.synth import write_track
 

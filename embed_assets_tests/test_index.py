@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from embed_assets.errors import ConfigurationError, TrackRejected
-from embed_assets.index.collection import count, drop, ensure, serve, served
+from embed_assets.index.collection import count, drop, ensure, served
 from embed_assets.index.connection import connect
 from embed_assets.index.nearest import similar, vectors_of
 from embed_assets.index.row import fit
@@ -25,6 +25,7 @@ from embed_assets_tests.indexing import (
     album,
     assert_holds,
     by_brute_force,
+    serve,
     spec_of,
     track,
     vector_of,

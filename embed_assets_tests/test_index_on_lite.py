@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from embed_assets.errors import ConfigurationError, TransientError
-from embed_assets.index.collection import load, rows_by_folder, serve, served
+from embed_assets.index.collection import load, rows_by_folder, served
 from embed_assets.index.connection import connect
 from embed_assets.index.nearest import similar
 from embed_assets.index.writer import FolderWritten, index_folders
@@ -23,6 +23,7 @@ from embed_assets_tests.indexing import (
     assert_holds,
     child,
     killed_folders,
+    serve,
     vector_of,
     write,
 )

@@ -62,14 +62,6 @@ class EmbedContext:
     force: bool = False
 
 
-def embed_folder(context: EmbedContext, path: bytes, pool: Pool | DecodeAhead) -> EmbedResult:
-    """Embed the tracks of one folder: as `embed_folders`, but what went wrong is raised."""
-    ((_, outcome),) = embed_folders(context, [path], pool)
-    if isinstance(outcome, BaseException):
-        raise outcome
-    return outcome
-
-
 def embed_folders(
     context: EmbedContext,
     paths: Iterable[bytes],

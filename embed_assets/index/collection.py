@@ -82,15 +82,6 @@ def served(client: IndexClient) -> CollectionName | None:
     return name
 
 
-def serve(client: IndexClient, spec: IndexSpec) -> None:
-    """Move the alias to the collection of `spec`, atomically; the collection must exist."""
-    before = served(client)
-    if before == spec.collection:
-        return
-    load(client, spec.collection)
-    point(client, spec.collection, before)
-
-
 def point(client: IndexClient, name: str, before: str | None) -> None:
     """Move the alias to a loaded collection, from `before` or from nowhere, atomically."""
     if before is None:
