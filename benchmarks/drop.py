@@ -39,12 +39,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--seed", type=int, default=0)
     args = common.parse(parser, argv, drops=1, tracks=2, seconds=4.0, settle_seconds=0.0)
     common.prepare()
-    from embed_assets_tests.world import World
+    from embed_assets_tests.live_project import LiveProject
 
     rng, left_out = random.Random(args.seed), Counter()
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
         settle = {"EMBED_SETTLE_SECONDS": str(args.settle_seconds), "EMBED_SCAN_SECONDS": "5"}
-        world = World(Path(temporary), settle)
+        world = LiveProject(Path(temporary), settle)
         world.library.mkdir()
         # An empty library would be taken for one that is not mounted.
         (world.library / "notes.txt").touch()

@@ -42,9 +42,9 @@ def age(root: Path, days: int) -> dict[str, Any]:
     from embed_assets.defs.dagster_compat import files
     from embed_assets.defs.history import prune
     from embed_assets_tests.aged_home import AgedHome
-    from embed_assets_tests.world import World
+    from embed_assets_tests.live_project import LiveProject
 
-    world = World(root, {"EMBED_SETTLE_SECONDS": "0"})
+    world = LiveProject(root, {"EMBED_SETTLE_SECONDS": "0"})
     world.library.mkdir()
     folders = [f"Album {i}" for i in range(4)]
     for i, folder in enumerate(folders):

@@ -50,10 +50,10 @@ def measure(chosen: Sequence[str], repeats: int, room: Path) -> dict[str, Any]:
 @contextlib.contextmanager
 def library(root: Path, albums: int) -> Any:
     """A world with `albums` albums; its processes are ended when the block is left."""
-    from embed_assets_tests.world import World
+    from embed_assets_tests.live_project import LiveProject
 
     root.mkdir()
-    world = World(root)
+    world = LiveProject(root)
     world.library.mkdir()
     for i in range(albums):
         world.album(f"Album {i:02}", *range(TRACKS * i, TRACKS * (i + 1)))

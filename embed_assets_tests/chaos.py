@@ -13,8 +13,8 @@ from collections import Counter
 import mutagen
 import psutil
 
-from embed_assets_tests.evidence import SOUNDS, SUFFIXES, by_role
-from embed_assets_tests.world import World
+from embed_assets_tests.assertions import SOUNDS, SUFFIXES, by_role
+from embed_assets_tests.live_project import LiveProject
 
 NAMES = (
     b"Nina Simone/Pastel Blues",
@@ -60,7 +60,7 @@ KILLS = (
 class Chaos:
     """Random changes and kills, by seed."""
 
-    def __init__(self, world: World, seed: int) -> None:
+    def __init__(self, world: LiveProject, seed: int) -> None:
         self.world = world
         self.random = random.Random(seed)
         self.changes: Counter[str] = Counter()

@@ -74,9 +74,9 @@ def uri(request, tmp_path):
 
 
 def _world(root):
-    from embed_assets_tests.world import World
+    from embed_assets_tests.live_project import LiveProject
 
-    made = World(root)
+    made = LiveProject(root)
     made.library.mkdir()
     yield made
     made.power_loss()

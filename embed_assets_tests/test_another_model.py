@@ -12,8 +12,8 @@ import pytest
 from embed_assets.index.address import is_server
 from embed_assets.index.collection import ALIAS
 from embed_assets.index.connection import connect
+from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.searcher import searching
-from embed_assets_tests.world import World
 
 SEARCHER = """
 import sys, time
@@ -30,7 +30,7 @@ while True:
 @pytest.fixture
 def world_at(uri, tmp_path):
     """A world whose index is a Lite folder, and then one of a server."""
-    made = World(tmp_path / "world", {"EMBED_MILVUS_URI": uri})
+    made = LiveProject(tmp_path / "world", {"EMBED_MILVUS_URI": uri})
     made.library.mkdir(parents=True)
     yield made
     made.power_loss()

@@ -20,8 +20,8 @@ from embed_assets.project import Project
 from embed_assets.search import searcher
 from embed_assets.workers import open_pool
 from embed_assets_tests.embedded import embed_folder
+from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.test_asking import index
-from embed_assets_tests.world import World
 
 THREADS = 8
 TURNS = 4
@@ -30,7 +30,7 @@ TURNS = 4
 @pytest.fixture(scope="module")
 def filled(tmp_path_factory):
     """Two albums and a copy of one track, indexed; what a test adds to it, it takes away again."""
-    made = World(tmp_path_factory.mktemp("api"))
+    made = LiveProject(tmp_path_factory.mktemp("api"))
     made.library.mkdir(parents=True)
     for i, genre in enumerate(("Jazz", "Acid Jazz", "Rock", "Rock")):
         made.put(f"Some/{i}.flac", i, title=f"Blue {i}", artist=f"A{i % 2}", genre=genre)
@@ -250,7 +250,7 @@ def test_eight_threads_ask_while_runs_write_and_another_collection_is_served(tmp
     """Each answer is of one collection: scores of tracks that stay are those of its pooling."""
     monkeypatch.setattr(searcher, "FRESH_SECONDS", 0.0)
     # Of a single window both poolings make the same of these tracks.
-    world = World(tmp_path / "world", {"EMBED_WINDOW_SECONDS": "1"})
+    world = LiveProject(tmp_path / "world", {"EMBED_WINDOW_SECONDS": "1"})
     world.library.mkdir(parents=True)
     for i in range(6):
         world.put(f"Stays/{i}.ogg", i, artist="Old")

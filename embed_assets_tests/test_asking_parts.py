@@ -23,10 +23,10 @@ from embed_assets.operations.status import status
 from embed_assets.search.parts import clock, part_of
 from embed_assets.storage.segment_vector_file import SegmentVectorFile
 from embed_assets_tests.encoded import encode
+from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.made_library import ENRICHED, MEAN, shelf_of, windows_of
 from embed_assets_tests.synth import music, write_audio
 from embed_assets_tests.test_asking import index
-from embed_assets_tests.world import World
 
 LONG = {"EMBED_WINDOWS": "0", "EMBED_WINDOW_SECONDS": "5", "EMBED_PARTS": "true"}
 
@@ -46,7 +46,7 @@ def medley(world):
 
 @pytest.fixture
 def world_at(uri, tmp_path):
-    made = World(tmp_path / "world", {"EMBED_MILVUS_URI": uri} | LONG)
+    made = LiveProject(tmp_path / "world", {"EMBED_MILVUS_URI": uri} | LONG)
     made.library.mkdir(parents=True)
     medley(made)
     index(made.project())
@@ -57,7 +57,7 @@ def world_at(uri, tmp_path):
 @pytest.fixture(scope="module")
 def heard(tmp_path_factory):
     """The same library on Lite, for all tests that only ask."""
-    made = World(tmp_path_factory.mktemp("heard"), dict(LONG))
+    made = LiveProject(tmp_path_factory.mktemp("heard"), dict(LONG))
     made.library.mkdir()
     medley(made)
     index(made.project())
@@ -120,7 +120,7 @@ def test_it_is_shown_for_people_and_as_a_playlist(heard, tmp_path, monkeypatch):
 
 
 def test_what_is_not_there_to_be_found_is_said(tmp_path):
-    world = World(tmp_path / "world", {"EMBED_WINDOWS": "2", "EMBED_WINDOW_SECONDS": "5"})
+    world = LiveProject(tmp_path / "world", {"EMBED_WINDOWS": "2", "EMBED_WINDOW_SECONDS": "5"})
     world.library.mkdir(parents=True)
     medley(world)
     index(world.project())

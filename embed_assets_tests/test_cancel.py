@@ -15,9 +15,9 @@ import pytest
 from embed_assets.defs import state
 from embed_assets.defs.execution import IN_PROCESS
 from embed_assets.planning.compare import BACKOFF
+from embed_assets_tests.assertions import by_role, slots_held
 from embed_assets_tests.corpus import whole
 from embed_assets_tests.encoded import with_comments
-from embed_assets_tests.evidence import by_role, slots_held
 from embed_assets_tests.faults import HANGS, preloaded
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.test_ui import materialize, run_ended

@@ -26,10 +26,10 @@ from embed_assets.search.milvus import MilvusAnswers
 from embed_assets.search.names import find_each
 from embed_assets.search.recordings import distinct
 from embed_assets_tests.indexing import SPEC, album, serve, track, vector_of, write
+from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.shelf import DIM, Shelf, random_vectors
 from embed_assets_tests.synth import music, write_audio
 from embed_assets_tests.test_asking import index
-from embed_assets_tests.world import World
 
 # Made-up tracks and vectors
 
@@ -255,7 +255,7 @@ SETTINGS = {"EMBED_WINDOWS": "0", "EMBED_WINDOW_SECONDS": "3", "EMBED_PARTS": "t
 
 @pytest.fixture(scope="module")
 def on_lite(tmp_path_factory):
-    world = World(tmp_path_factory.mktemp("copies"), dict(SETTINGS))
+    world = LiveProject(tmp_path_factory.mktemp("copies"), dict(SETTINGS))
     world.library.mkdir()
     fill(world)
     return world
@@ -267,7 +267,7 @@ def asked(request, uri, tmp_path):
     if not is_server(uri):
         yield request.getfixturevalue("on_lite")
         return
-    world = World(tmp_path / "world", SETTINGS | {"EMBED_MILVUS_URI": uri})
+    world = LiveProject(tmp_path / "world", SETTINGS | {"EMBED_MILVUS_URI": uri})
     world.library.mkdir(parents=True)
     fill(world)
     yield world

@@ -17,7 +17,7 @@ from embed_assets.identity import folder_id
 from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
 from embed_assets.storage.tables import Tables
-from embed_assets_tests.evidence import slots_held
+from embed_assets_tests.assertions import slots_held
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.synth import write_hour
 

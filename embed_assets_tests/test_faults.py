@@ -15,7 +15,7 @@ import dagster as dg
 import pytest
 
 from embed_assets.identity import display_path
-from embed_assets_tests.evidence import assert_rejected_are_bad, assert_store_is_true, slots_held
+from embed_assets_tests.assertions import assert_rejected_are_bad, assert_store_is_true, slots_held
 from embed_assets_tests.faults import DEAD, HANGS, preloaded
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.synth import CODECS, write_track

@@ -28,7 +28,7 @@ from embed_assets.defs.resources import resources
 from embed_assets.operations.errors import errors
 from embed_assets.operations.gc import gc
 from embed_assets_tests.aged_home import AgedHome
-from embed_assets_tests.evidence import versions_in_dagster
+from embed_assets_tests.assertions import versions_in_dagster
 
 HOUR = 3600.0
 DAY = 24 * HOUR

@@ -15,7 +15,7 @@ import typer.main
 from embed_assets.cli import app
 from embed_assets.cli.json_shapes import SHAPES, fields_of
 from embed_assets.library.left_out import LeftOutCounts
-from embed_assets_tests.world import World
+from embed_assets_tests.live_project import LiveProject
 
 WITHOUT_JSON = {"up", "demo"}
 
@@ -23,7 +23,7 @@ WITHOUT_JSON = {"up", "demo"}
 @pytest.fixture(scope="module")
 def two_collections(tmp_path_factory):
     """Six tracks, one of them twice, a broken file, things that are left out; two collections."""
-    made = World(tmp_path_factory.mktemp("json"), {"EMBED_PARTS": "true"})
+    made = LiveProject(tmp_path_factory.mktemp("json"), {"EMBED_PARTS": "true"})
     made.library.mkdir()
     made.album("Album", 1, 2, 3)
     made.album("More", 4, 5, 6)
@@ -80,7 +80,7 @@ def compare_with_page(command: str, printed: Any) -> None:
         compare_fields(one, shape.fields, command)
 
 
-def ask(world: World, *arguments: str, code: int = 0) -> Any:
+def ask(world: LiveProject, *arguments: str, code: int = 0) -> Any:
     done = world.run(*arguments, "--json")
     assert done.returncode == code, done.stderr
     assert done.stdout.count("\n") == 1, "one document, and nothing else"

@@ -10,9 +10,9 @@ import time
 import dagster as dg
 import pytest
 
+from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.synth import write_track
 from embed_assets_tests.test_failures import events
-from embed_assets_tests.world import World
 
 CGROUPS = "/sys/fs/cgroup/memory"
 
@@ -80,7 +80,7 @@ def music(tmp_path_factory):
 
 def made(root, music):
     root.mkdir()
-    world = World(root, {"EMBED_WINDOW_SECONDS": "300"})
+    world = LiveProject(root, {"EMBED_WINDOW_SECONDS": "300"})
     shutil.copytree(music, world.library)
     return world
 

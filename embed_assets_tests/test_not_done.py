@@ -14,7 +14,7 @@ import psutil
 from embed_assets.defs import state
 from embed_assets.identity import folder_id
 from embed_assets.storage.records import CHANGED, NOT_DONE
-from embed_assets_tests.evidence import by_role
+from embed_assets_tests.assertions import by_role
 from embed_assets_tests.synth import write_hour
 from embed_assets_tests.test_made_up_stats import made_up
 

@@ -14,7 +14,7 @@ from embed_assets.defs.instance import HOST_TAG, PID_TAG, begin_to_cancel, reap,
 from embed_assets.defs.state import add_keys, range_tags
 from embed_assets.errors import Reason, TransientError
 from embed_assets.workers import cpu_count, open_pool
-from embed_assets_tests.evidence import by_role, slots_held
+from embed_assets_tests.assertions import by_role, slots_held
 
 FOLDERS, TRACKS = 8, 6
 

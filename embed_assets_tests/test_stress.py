@@ -12,15 +12,15 @@ import time
 
 import pytest
 
-from embed_assets_tests.chaos import Chaos
-from embed_assets_tests.evidence import (
+from embed_assets_tests.assertions import (
     SOUNDS,
     assert_rejected_are_bad,
     assert_store_is_true,
     slots_held,
 )
+from embed_assets_tests.chaos import Chaos
+from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.patience import PATIENCE
-from embed_assets_tests.world import World
 
 SEEDS = [int(s) for s in os.environ.get("EMBED_TEST_SEEDS", "1 2 3 4 5 6 7 8").split()]
 KILLS = 64
@@ -42,7 +42,7 @@ def assert_all_ends_well(chaos: Chaos) -> None:
     assert world.process.poll() is None, "`up` has ended"
 
 
-def stress(world: World, seed: int, kills: int, anchors: int) -> None:
+def stress(world: LiveProject, seed: int, kills: int, anchors: int) -> None:
     """One seed, told in one line: killed from the import of its first albums on."""
     # So many stay as they are that what moves is never half of the library: then a person is asked.
     for i in range(anchors):

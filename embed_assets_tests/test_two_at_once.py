@@ -14,7 +14,7 @@ from embed_assets.defs import state
 from embed_assets.defs.evaluation import evaluate, prepare, run_tags
 from embed_assets.defs.run_requests import drop_already_requested, record_requested, request_lock
 from embed_assets.planning.values import Policy, SensorCursor
-from embed_assets_tests.evidence import assert_store_is_true, slots_held
+from embed_assets_tests.assertions import assert_store_is_true, slots_held
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.test_ui import backfill, ended
 

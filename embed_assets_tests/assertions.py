@@ -17,7 +17,7 @@ from embed_assets.identity import display_path
 from embed_assets_tests.synth import write_track
 
 if TYPE_CHECKING:
-    from embed_assets_tests.world import World
+    from embed_assets_tests.live_project import LiveProject
 
 SECONDS = 3.0
 """Length of a synthesised track: long enough to be told apart, quick to embed."""
@@ -53,7 +53,7 @@ def sound(seed: int, suffix: str) -> tuple[str, np.ndarray]:
         return found.audio_hash, pool(encoder.encode(np.stack(read.windows)), "mean")
 
 
-def by_role(world: World) -> dict[str, list[psutil.Process]]:
+def by_role(world: LiveProject) -> dict[str, list[psutil.Process]]:
     """The processes of this home by what they do; `orphan`: its parent is gone."""
     names: dict[int, str] = {}
     found: dict[str, list[psutil.Process]] = {}
@@ -68,7 +68,7 @@ def by_role(world: World) -> dict[str, list[psutil.Process]]:
     return found
 
 
-def assert_rejected_are_bad(world: World) -> None:
+def assert_rejected_are_bad(world: LiveProject) -> None:
     """What `errors` lists: exactly the bad files, and no failed folder."""
     listed = world.run("errors", "--json")
     assert listed.returncode == 0, listed.stderr
@@ -76,7 +76,7 @@ def assert_rejected_are_bad(world: World) -> None:
     assert sorted(r["path"] for r in rows) == sorted(map(display_path, world.bad)), rows
 
 
-def assert_store_is_true(world: World) -> None:
+def assert_store_is_true(world: LiveProject) -> None:
     """Each entry of the store holds the vectors of the audio whose hash it bears."""
     from embed_assets.storage.pooling import pool
 
@@ -89,7 +89,7 @@ def assert_store_is_true(world: World) -> None:
             assert cosine > 0.9999, f"{audio_hash}: the vector of another audio ({cosine:.4f})"
 
 
-def slots_held(world: World) -> dict[str, Any]:
+def slots_held(world: LiveProject) -> dict[str, Any]:
     """What holds a place in a pool or in the run queue, by pool."""
     from embed_assets.defs import state
     from embed_assets.defs.execution import GPU_POOL, MILVUS_POOL

@@ -30,14 +30,14 @@ from embed_assets.library.walk import walk
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets_tests import command_server
-from embed_assets_tests.evidence import SECONDS, reference, versions_in_dagster
+from embed_assets_tests.assertions import SECONDS, reference, versions_in_dagster
 from embed_assets_tests.patience import PATIENCE
-from embed_assets_tests.rights import give_up_roots
+from embed_assets_tests.privileges import give_up_roots
 from embed_assets_tests.synth import write_track
 
 
 @dataclass
-class World:
+class LiveProject:
     """A music folder and an EMBED_HOME of a test.
 
     `tracks` says which audio each good file should be, `bad` which files should be rejected, and
