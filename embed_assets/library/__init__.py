@@ -1,1 +1,1 @@
-"""The music folder: walking it, noticing changes, reading what its files are."""
+"""The music folder: walking it, detecting changes, and reading files and tags."""

@@ -1,7 +1,7 @@
-"""ID3 tags as values by name, whatever their version and however a tagger wrote their texts.
+"""ID3 tags as values by name, for all versions, and for texts that break the standard.
 
-mutagen takes the tags apart into frames; what is in a frame is read here, since mutagen drops
-dates and texts that are not as the standard has them.
+mutagen splits a tag into frames. The contents of frames are read here, since mutagen drops dates
+and texts that do not follow the standard.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ ID3_2_NAMES = {
 """What ID3v2.2 calls them."""
 
 LONGEST_FRAME = 1 << 16
-"""Bytes of a frame that are read; of its text far less is kept."""
+"""Bytes of a frame that are read; far less of its text is kept."""
 
 _ANYTHING_ELSE = re.compile(r"[^a-z0-9]")
 _MUSICBRAINZ = b"http://musicbrainz.org"
@@ -75,7 +75,7 @@ def id3_frames() -> Mapping[str, Any]:
     from mutagen.id3 import BinaryFrame, Frames
 
     class Wanted(dict[str, Any]):
-        """Of all other frames mutagen knows the name alone, which tells how sizes are written."""
+        """For all other frames mutagen needs only the name, which tells how sizes are encoded."""
 
         def __contains__(self, name: object) -> bool:
             return name in Frames or super().__contains__(name)
@@ -119,7 +119,7 @@ def id3_tag(data: bytes) -> Values:
 
 
 def id3_at_the_beginning(source: Source) -> Iterator[Values]:
-    """ID3v2 tags in front of the audio: some programs add one to that which is there."""
+    """The ID3v2 tags before the audio: some programs add a second one."""
     position = 0
     for _ in range(_MOST_TAGS):
         head = source.peek(10, position)
@@ -127,7 +127,7 @@ def id3_at_the_beginning(source: Source) -> Iterator[Values]:
             return
         size = 10 + syncsafe(head[6:10])
         values: Values = {}
-        # One of an unknown version, say: another tag may lie behind it.
+        # E.g. of an unknown version: another tag may follow.
         with suppress(Exception):
             values = id3_tag(source.peek(size, position))
         yield values
@@ -153,8 +153,8 @@ def id3v1_tag(data: bytes) -> Values:
 def text_values(data: bytes, *, keep_empty: bool = False) -> list[str]:
     """The values of an ID3v2 text frame: a byte that names the encoding, texts with zeros between.
 
-    Known are the sins of taggers: UTF-16 without a byte order mark, UTF-8 or Windows-1252 said to
-    be Latin-1, and no byte for the encoding at all.
+    Handles what taggers get wrong: UTF-16 without a byte order mark, UTF-8 or Windows-1252 declared
+    as Latin-1, and a missing encoding byte.
     """
     data = data[:LONGEST_FRAME]
     if data[:1] in (b"\1", b"\2"):
@@ -194,5 +194,5 @@ def _utf16(data: bytes, *, big: bool) -> list[str]:
 
 
 def _byte_order(raw: bytes) -> str:
-    """UTF-16's byte order where no mark says it: high bytes differ less than low ones."""
+    """Byte order of UTF-16 without a mark: the high bytes vary less than the low ones."""
     return "utf-16-be" if len(set(raw[0::2])) < len(set(raw[1::2])) else "utf-16-le"

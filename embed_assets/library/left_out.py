@@ -39,11 +39,11 @@ class LeftOutCounts(TypedDict):
 class LeftOut:
     """Counts of what is left out of the `folders` that a walk passed; `walk` fills it.
 
-    Symbolic links: `linked_folders` and `linked_files` lead out of the library, `broken_links`
-    nowhere, if their names end as audio does, or have no ending. A link to something in the library
-    leaves nothing out, for that has its own place.
-    `endings`: how many files have each ending of `NOT_TAKEN`. `cue_sheets`: albums in one file, of
-    which a CUE sheet says where each track begins.
+    Symbolic links count if their name ends like audio, or has no ending: `linked_folders` and
+    `linked_files` lead out of the library, `broken_links` nowhere. A link to a place inside the
+    library leaves nothing out, since its target is indexed anyway.
+    `endings`: number of files with each ending of `NOT_TAKEN`. `cue_sheets`: albums in one file
+    with a CUE sheet that lists its tracks.
     """
 
     def __init__(self) -> None:
@@ -59,7 +59,7 @@ class LeftOut:
         return self.linked_folders + self.linked_files + self.broken_links
 
     def note(self, base: bytes, path: bytes, entries: Sequence[os.DirEntry[bytes]]) -> None:
-        """Take in a folder of the library below `base`, as it was listed."""
+        """Count what a folder of the library below `base` contains, as it was listed."""
         self.folders += 1
         if any(entry.name in IGNORE_MARKERS for entry in entries):
             return
@@ -87,7 +87,7 @@ class LeftOut:
             elif is_file:
                 self.endings[f".{suffix.decode()}"] += 1
         for sheet in sheets:
-            # Beside tracks that were ripped one by one a sheet is only their list.
+            # A sheet beside tracks that were ripped one by one only lists them.
             if len(audio) == 1 or any(sheet[: -len(b".cue")] in names for names in audio):
                 self.cue_sheets += 1
                 _add(self.sheets_seen, path, sheet)
@@ -124,7 +124,7 @@ class LeftOut:
         }
 
     def about_links(self) -> str:
-        """How many links are not followed, and what to do, for people; empty if none."""
+        """How many links are not followed, and what to do about it; empty if none."""
         counted = [
             f"{n} to {what}"
             for n, what in (
@@ -142,7 +142,7 @@ class LeftOut:
         )
 
     def sentences(self) -> list[str]:
-        """What is left out and what to do, for people, a sentence a kind."""
+        """What is left out, and what to do about it: one sentence per kind."""
         told = [self.about_links()] if self.links else []
         for kind in NOT_TAKEN:
             counts = [(self.endings[f".{ending}"], ending) for ending in kind.endings]
@@ -158,7 +158,7 @@ class LeftOut:
 
 
 def why_left_out(root: Path, path: bytes) -> str:
-    """Why a file or folder of the library is no music to us, for people; empty if it is.
+    """Why a file or folder of the library is not indexed, in a sentence; empty if it is.
 
     `path`: relative to `root`. Says nothing of what is not there.
     """
@@ -170,7 +170,7 @@ def why_left_out(root: Path, path: bytes) -> str:
 
 
 def _why_folder_left_out(base: bytes, path: bytes) -> str:
-    """The same for what a name says, that of the file or of a folder above it."""
+    """The same, by the name of the file or of a folder above it."""
     names = path.split(b"/")
     for i in range(len(names)):
         above = os.path.join(base, *names[:i])
@@ -190,7 +190,7 @@ def _why_folder_left_out(base: bytes, path: bytes) -> str:
 
 
 def _why_file_left_out(base: bytes, full: bytes) -> str:
-    """The same for what the file itself is."""
+    """The same, by the kind of the file."""
     if os.path.islink(full) and (os.path.isdir(full) or not os.path.exists(full)):
         return (
             "it is a symbolic link to a folder or to nothing, and these are not followed:"

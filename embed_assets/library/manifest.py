@@ -24,7 +24,7 @@ from embed_assets.storage.tables import Tables
 from embed_assets.workers import Pool
 
 BATCH = 200
-"""Tracks between two commits: what a kill can cost at most is this many probes."""
+"""Tracks per commit: a kill costs at most this many probes."""
 
 
 @dataclass(frozen=True)
@@ -60,12 +60,12 @@ def scan_folder(
 ) -> ScanResult:
     """Bring the manifest of one folder up to date; only files that changed are read.
 
-    `path` is relative to the library. `may_remove` says that a run asks for this folder's removal,
-    so that it may be gone. Rejected files become rows with a reason.
+    `path` is relative to the library. `may_remove`: the run requests the removal of this folder,
+    so it may be missing. Rejected files become rows with a reason.
 
     Raises:
-        LibraryUnavailable: the library is not there, or the folder is not and nobody asked for
-            its removal.
+        LibraryUnavailable: the library is missing, or the folder is and its removal was not
+            requested.
         FolderChanged: a file changed while it was read.
         TransientError: the folder or a file could not be read.
     """
@@ -131,9 +131,10 @@ def scan_folder(
 def _useless_reads(
     before: int, touched: set[TrackId], changed: set[TrackId], jumping: set[TrackId]
 ) -> int | None:
-    """How often in a row ctimes were read for nothing; None: nothing was learnt of that.
+    """The new number of `useless_reads`; None if this scan says nothing about it.
 
-    `touched` files were read for their ctime only; `jumping` ones got another while they were read.
+    `touched`: files that were read only because of their ctime. `jumping`: files whose ctime
+    changed while they were read.
     """
     if touched & changed:
         return 0
@@ -166,7 +167,7 @@ def _probe_all(
 
 
 def _probe_one(job: tuple[Track, bytes, FileStat]) -> tuple[dict[str, object], bool]:
-    """Runs in a worker; gives the manifest's columns for one file, and whether its ctime jumps."""
+    """The manifest's columns for one file, and whether its ctime jumps. Runs in a worker."""
     row, path, file_stat = job
     columns: dict[str, object] = {}
     with unchanged(path, file_stat, row.path, lambda: _columns(path) == columns) as reading:
@@ -188,7 +189,7 @@ def _rejected(error: TrackRejected) -> dict[str, object]:
 
 
 def _in_batches(rows: Iterator[Track]) -> Iterator[list[Track]]:
-    """Group rows for a commit; what came before an error is handed on before the error is."""
+    """Group rows for a commit; on an error, the rows before it are yielded first."""
     batch: list[Track] = []
     try:
         for row in rows:

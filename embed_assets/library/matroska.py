@@ -1,7 +1,7 @@
-"""The tags of a Matroska file (`.mka`), which neither mutagen nor FFmpeg reads by their level.
+"""The tags of a Matroska file (`.mka`) by level, which neither mutagen nor FFmpeg offers.
 
-A tag of Matroska is of a level: 30 is the track, 50 the album. Both have a TITLE, and FFmpeg's
-dictionary keeps the one that comes last. See RFC 9559 and
+Each tag has a level: 30 is the track, 50 the album. Both can have a TITLE, and FFmpeg's
+dictionary keeps the last one. See RFC 9559 and
 https://www.matroska.org/technical/tagging.html.
 """
 
@@ -19,7 +19,7 @@ OF_SOMETHING_ELSE = (0x63C9, 0x63C4, 0x63C6)
 """Targets that are an edition, a chapter or an attachment."""
 
 MOST_BYTES = 1 << 20
-"""Tags that are longer are left alone."""
+"""Longer tags are not read."""
 
 MOST_ELEMENTS = 100_000
 
@@ -35,7 +35,7 @@ _AT_LEVEL = {
 
 _ANYWHERE = {"datereleased": "date", "daterecorded": "date"}
 _OF_THE_ALBUM = ("genre", "date", "musicbrainzalbumid", "album", "albumartist", "discnumber")
-"""What the album's level says of each of its tracks, too."""
+"""Fields of the album's level that hold for each of its tracks."""
 
 
 def matroska_tags(source: Source) -> dict[str, list[str]]:
@@ -72,7 +72,7 @@ def _simple_tags(source: Source) -> Iterator[tuple[int, str, str]]:
 
 
 def _tags_elements(source: Source) -> Iterator[bytes]:
-    """The contents of the Tags elements; what lies between them is stepped over."""
+    """The contents of the Tags elements; other elements are skipped."""
     position, end = 0, source.size
     for _ in range(MOST_ELEMENTS):
         if position >= end:
@@ -104,7 +104,7 @@ def _children(data: bytes) -> Iterator[tuple[int, bytes]]:
 
 
 def _number(data: bytes, at: int, *, keep_mark: bool = False) -> tuple[int | None, int]:
-    """EBML's number of variable length, and where it ends; None where it is unknown, 0: no end."""
+    """An EBML number of variable length, and where it ends; None: unknown, 0: incomplete."""
     if at >= len(data) or not data[at]:
         return None, 0
     length = 9 - data[at].bit_length()

@@ -1,6 +1,6 @@
-"""Looks into one file: what its audio is (hash, duration, format) and what its tags say.
+"""Probes one file: its audio (hash, duration, format) and its tags.
 
-One pass over the file's packets; nothing is decoded, but where libsndfile alone can read it.
+One pass over the packets; nothing is decoded, unless only libsndfile can read the file.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from typing_extensions import Buffer
 
 LAST_PACKETS = 1024
-"""Packets at the end of a file that are looked at for what is no audio, each of some 500 bytes."""
+"""Packets at the end of a file that are checked for data that is not audio; some 500 bytes each."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,10 +41,10 @@ class Probe(Tags):
     """What a file holds: its audio and its tags.
 
     `audio_hash`: 32 hex digits over the encoded audio packets as demuxed, with codec, sample rate
-    and channels: a retag, another cover or a move leaves it, other audio changes it. `duration` in
-    seconds, of the packets that are there, whatever the header says; `sample_rate` in Hz,
-    `bit_rate` in bit/s. `decoder`: what read it, `ffmpeg` or `libsndfile`; of what libsndfile
-    alone can read the hash is over the decoded samples.
+    and channels: a retag, another cover or a move keeps it, other audio changes it. `duration` in
+    seconds, measured over the packets, whatever the header says; `sample_rate` in Hz,
+    `bit_rate` in bit/s. `decoder`: what read it, `ffmpeg` or `libsndfile`. If only
+    libsndfile can read it, the hash is over the decoded samples.
     """
 
     audio_hash: AudioHash
@@ -58,11 +58,11 @@ class Probe(Tags):
 
 
 def probe(path: bytes) -> Probe:
-    """Look into the file at `path`, reading it once.
+    """Probe the file at `path`, reading it once.
 
     Raises:
-        TrackRejected: EMPTY, NOT_AUDIO, CORRUPT or PROTECTED, in words.
-        OSError: the file could not be read; it says nothing about the track.
+        TrackRejected: its reason is EMPTY, NOT_AUDIO, CORRUPT or PROTECTED.
+        OSError: the file could not be read; this says nothing about the track.
     """
     try:
         return _probe(path, FFMPEG)
@@ -106,7 +106,7 @@ class _Measured:
 
 
 def _measure(audio: Audio) -> _Measured:
-    """Hash, seconds and bytes of the audio of all links; damage in the middle is passed over."""
+    """Hash, seconds and bytes of the audio of all links; damage in the middle is skipped."""
     h = hashlib.blake2b(digest_size=16)
     seconds, size, links = 0.0, 0, 0
     for link in _links(audio):
@@ -121,7 +121,7 @@ def _measure(audio: Audio) -> _Measured:
 
 
 def _links(audio: Audio) -> Iterator[Opened | Sndfile]:
-    """The links of a file one after the other, but for those that cannot be read."""
+    """The links of a file in order, without those that cannot be read."""
     if len(audio.parts) == 1:
         yield audio.first
         return
@@ -141,7 +141,7 @@ def _format(link: Opened | Sndfile) -> tuple[str, str, int, int]:
 
 
 def _packets(opened: Opened, update: Callable[[Buffer], None]) -> tuple[float, int]:
-    """Seconds and bytes of the stream's packets, which `update` gets one by one."""
+    """Seconds and bytes of the stream's packets; each packet is passed to `update`."""
     stream = opened.stream
     start = stream.start_time or 0
     ticks = end = size = 0
@@ -171,7 +171,7 @@ def _packets(opened: Opened, update: Callable[[Buffer], None]) -> tuple[float, i
 
 
 def _frame_codec(opened: Opened) -> str:
-    """The codec whose frames FFmpeg cuts out of a stream of bytes, if it does; else empty."""
+    """The codec, if FFmpeg cuts its frames out of a byte stream; else empty."""
     codec = opened.stream.codec_context.codec.canonical_name
     if opened.container.format.name == "aac":
         return "adts"
@@ -181,9 +181,9 @@ def _frame_codec(opened: Opened) -> str:
 def _without_what_is_behind(
     opened: Opened, last: list[Packet[AudioStream]]
 ) -> Iterator[tuple[Packet[AudioStream], memoryview]]:
-    """The last packets of a stream, as far as they are audio.
+    """The last packets of a stream, without data behind the audio.
 
-    FFmpeg has the last packet of some formats end where the file ends.
+    In some formats FFmpeg extends the last packet to the end of the file.
     """
     codec = _frame_codec(opened)
     packets = [memoryview(packet) for packet in last]
@@ -198,7 +198,7 @@ def _without_what_is_behind(
 
 
 def _demuxed(opened: Opened) -> Iterator[Packet[AudioStream]]:
-    """The packets that are there; damage in the middle is passed over."""
+    """The packets of the stream; damage in the middle is skipped."""
     import av
 
     failures = 0
@@ -214,7 +214,7 @@ def _demuxed(opened: Opened) -> Iterator[Packet[AudioStream]]:
 
 
 def _samples(opened: Sndfile, update: Callable[[Buffer], None]) -> tuple[float, int]:
-    """Seconds of the decoded samples, which `update` gets as 16-bit ones; bytes of the file."""
+    """Seconds of the decoded samples, and bytes of the file; `update` gets 16-bit samples."""
     import soundfile
 
     file, frames = opened.file, 0

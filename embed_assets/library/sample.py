@@ -1,4 +1,4 @@
-"""Some tracks of a library, from all over it and the same each time, in bounded memory."""
+"""A sample of the tracks of a library, the same each time, in bounded memory."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from embed_assets.library.walk import list_audio, walk
 
 
 def sample(root: Path, n: int) -> tuple[list[bytes], int]:
-    """At most `n` tracks of the library, by their paths within it; and how many it has.
+    """Library-relative paths of at most `n` tracks, and the number of tracks in the library.
 
-    Those whose paths have the smallest hashes: a sample by chance, and whoever asks again gets it
-    again. Folders that cannot be read are left out.
+    The sample consists of the paths with the smallest hashes, so it is random and repeatable.
+    Folders that cannot be read are left out.
     """
     chosen: list[tuple[int, bytes]] = []
     tracks = 0

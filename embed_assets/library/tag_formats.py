@@ -1,8 +1,8 @@
 """The tags of a file, format by format, as values by name.
 
-A name is what Vorbis comments call it, in lower case and without anything but letters and digits:
-`ALBUM ARTIST`, `album_artist` and `MusicBrainz/Album Artist` need no mapping of their own. Which
-names make which field of a row stands in `tags`.
+Names are those of Vorbis comments, in lower case, with only letters and digits: `ALBUM ARTIST`,
+`album_artist` and `MusicBrainz/Album Artist` need no mapping of their own. `tags.py` maps names to
+fields of a row.
 """
 
 from __future__ import annotations
@@ -60,7 +60,7 @@ MOST_ITEMS = 10_000
 """Items of an APE tag that are read."""
 
 LONGEST_TAG = 64 << 20
-"""Bytes of a tag behind the audio, pictures included; a longer one is left out."""
+"""Bytes of a tag behind the audio, including pictures; longer tags are not read."""
 
 FFMPEG_NAMES = {
     "author": "artist",
@@ -70,13 +70,13 @@ FFMPEG_NAMES = {
     "tdor": "originaldate",
     "tory": "originalyear",
 }
-"""What FFmpeg's dictionary calls otherwise, of AIFF's text chunks and of frames it does not map."""
+"""Other names in FFmpeg's dictionary: of AIFF's text chunks, and of frames that it does not map."""
 
 
 def tags_of(audio: Audio) -> Iterator[Values]:
-    """The tags of a file one after the other, those that count more first.
+    """The tags of a file, most important first.
 
-    A tag that cannot be read is left out. Raises nothing: the source remembers what the disk said.
+    A tag that cannot be read is left out. Raises nothing: the source keeps errors of the disk.
     """
     first = audio.first
     if isinstance(first, Opened):
@@ -88,7 +88,7 @@ def tags_of(audio: Audio) -> Iterator[Values]:
         try:
             yield from read(audio.source)
         except Exception:  # noqa: BLE001, S112
-            # Whatever mutagen trips over in a tag that nobody would write.
+            # mutagen fails in many ways on a malformed tag.
             continue
     if isinstance(first, Opened):
         yield _ffmpeg_values(first.container.metadata)
@@ -99,7 +99,7 @@ Reader = Callable[["Source"], Iterable[Values]]
 
 
 def _readers(container: str, codec: str) -> list[Reader]:
-    """What is read of a container, by FFmpeg's name of it."""
+    """The tag readers of a container, by FFmpeg's name of it."""
     of_container: dict[str, list[Reader]] = {
         "flac": [_vorbis("flac", "FLAC"), id3_at_the_beginning, _at_the_end],
         "ogg": [_vorbis(*OGG.get(codec, OGG["vorbis"])), id3_at_the_beginning],
@@ -140,7 +140,7 @@ def _at_the_end(source: Source) -> Iterator[Values]:
 
 
 def _ape_tag(data: bytes) -> Values:
-    """The texts of an APE tag, item by item: mutagen drops all of them where one is no UTF-8."""
+    """The texts of an APE tag, item by item: mutagen drops them all if one is not UTF-8."""
     values: Values = {}
     at = 32 if data.startswith(b"APETAGEX") else 0
     items = int.from_bytes(data[-16:-12], "little")
@@ -217,7 +217,7 @@ def _ffmpeg_values(metadata: Mapping[str, str]) -> Values:
     values: Values = {}
     for key, value in metadata.items():
         name = plain_name(key)
-        # Bytes that are no UTF-8, as in RIFF chunks, were kept as surrogates.
+        # Bytes that are not UTF-8, e.g. in RIFF chunks, are kept as surrogates.
         text = latin(value.encode("utf-8", "surrogateescape"))
         add(values, FFMPEG_NAMES.get(name, name), [text])
     return values

@@ -1,9 +1,9 @@
-"""What the tags of a file say, whatever its container calls it.
+"""The tags of a file as fields of a track, for all containers.
 
-mutagen reads them: all values of a name, all tags of a file. FFmpeg's own dictionary has one text a
-name and rewrites some; it fills in what mutagen does not read. Most names are those of MusicBrainz
-Picard's table, https://picard-docs.musicbrainz.org/en/appendices/tag_mapping.html; docs/tags.md
-shows them container by container.
+mutagen reads all values of a name, and all tags of a file. FFmpeg's dictionary has one text per
+name and rewrites some; it is used for what mutagen does not read. Most names are those of
+MusicBrainz Picard's table, https://picard-docs.musicbrainz.org/en/appendices/tag_mapping.html;
+docs/tags.md shows them container by container.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ LONGEST_TEXT = 1000
 """Characters of a tag that are kept."""
 
 JOINED = "; "
-"""What stands between several artists or genres of a track."""
+"""Separates several artists or genres of a track."""
 
 NAMES = {
     "title": ("title",),
@@ -39,7 +39,7 @@ NAMES = {
     "release_id": ("musicbrainzalbumid",),
     "artist_id": ("musicbrainzartistid",),
 }
-"""The names of each field, as in `tag_formats`; the first that says something counts."""
+"""The names of each field, as in `tag_formats.py`; the first one with a value counts."""
 
 _YEAR = re.compile(r"(?<!\d)([12]\d{3})(?:(?!\d)|(?=(?:0[1-9]|1[0-2])(?:[0-3]\d)?(?!\d)))")
 """A year alone, or at the head of YYYYMM or YYYYMMDD."""
@@ -51,9 +51,9 @@ _SPECIAL_GENRES = {"RX": "Remix", "CR": "Cover"}
 
 @dataclass(frozen=True, kw_only=True)
 class Tags:
-    """What a file's tags say. Text is empty and numbers are None where there is no such tag.
+    """The tags of a file. Missing texts are empty, missing numbers None.
 
-    Several artists or genres are one text, with `; ` between them. The ids are MusicBrainz's.
+    Several artists or genres are joined by `; `. The ids are MusicBrainz ids.
     """
 
     title: str = ""
@@ -72,7 +72,7 @@ class Tags:
 def read_tags(audio: Audio) -> Tags:
     """The tags of an open file.
 
-    Raises OSError: the file could not be read; it says nothing about the track.
+    Raises OSError: the file could not be read; this says nothing about the track.
     """
     found = list(tags_of(audio))
     audio.source.check()
@@ -125,7 +125,7 @@ def _referred(number: str) -> str:
 
 
 def _values(found: Sequence[Values], field: str) -> Iterator[list[str]]:
-    """The values of each name of a field, in each tag of the file, those that count more first."""
+    """The values of each name of a field, in each tag of the file, most important first."""
     for name in NAMES[field]:
         for values in found:
             texts = [
@@ -154,6 +154,6 @@ def _number(text: str) -> int | None:
 
 
 def _id(found: Sequence[Values], field: str) -> str:
-    """The first id of a tag: a track of several artists has several, one after the other."""
+    """The first id of a tag: a track by several artists has several."""
     ids = (_UUID.search(text.lower()) for text in _each(found, field))
     return next((one[0] for one in ids if one), "")

@@ -1,4 +1,4 @@
-"""Making sure that a file is one and the same while it is read."""
+"""Makes sure that a file does not change while it is read."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ CHUNK_BYTES = 1 << 20
 
 @dataclass
 class Reading:
-    """What was seen of a file while it was read; `jumped`: its ctime changed, its content not."""
+    """A file after it was read. `jumped`: its ctime changed, its content did not."""
 
     jumped: bool = False
 
@@ -25,18 +25,18 @@ class Reading:
 def unchanged(
     full: bytes, file_stat: FileStat, path: bytes, same: Callable[[], bool]
 ) -> Iterator[Reading]:
-    """Hold a file open while it is read by its name; in the end it must be the one it was.
+    """Hold a file open while it is read by its name, and check that it is unchanged afterwards.
 
-    `full` opens it, `path` names it for people, `file_stat` is what it was as it was listed. Inodes
-    are compared only of the file that is held open and of what the name leads to at the same
-    moment, and decide nothing by themselves: some file systems make them up. Nor are times of the
-    open file compared with those under its name: some round them differently. Where only the ctime
-    is another than it was, `same` says whether a second reading gives the same as the first. If the
-    reading rejects the file, or does not find it, that counts only if it is the one it was; all
-    other errors pass as they are.
+    `full` opens the file, `path` names it in messages, `file_stat` is from when it was listed.
+    Inodes are compared only between the open file and its name at the same moment, and decide
+    nothing alone: some file systems invent them. Times of the open file are not compared with
+    those of its name, since some file systems round them differently. If only the ctime changed,
+    `same` says whether a second reading gives the same result. If the reading rejects the file or
+    does not find it, that counts only if the file is unchanged; other errors are raised as they
+    are.
 
     Raises:
-        FolderChanged: it is another file, has changed or is gone; what was read may be of neither.
+        FolderChanged: the file was replaced, changed or removed; what was read is not reliable.
         OSError: it cannot be read.
     """
     reading = Reading()
@@ -93,7 +93,7 @@ def _same_bytes(held: int, full: bytes) -> bool:
 
 
 def _read(fd: int, size: int) -> bytes:
-    """So many bytes, fewer at the end only."""
+    """`size` bytes, fewer only at the end of the file."""
     raw = b""
     while len(raw) < size and (more := os.read(fd, size - len(raw))):
         raw += more

@@ -1,4 +1,4 @@
-"""One look at the library: every folder that directly holds audio, with a digest of its files.
+"""The walk over the library: each folder that directly contains audio, with a digest of its files.
 
 Only names and `stat`: nothing here opens a file. Paths are raw bytes, relative to the library's
 root, with `/` between their parts; the root itself is `b""`.
@@ -27,13 +27,13 @@ LITTER = frozenset(
     b"@eaDir;#recycle;@Recycle;@Recently-Snapshot;#snapshot;$RECYCLE.BIN;lost+found"
     b";System Volume Information".split(b";")
 )
-"""Folders that NAS and desktop systems leave in a library; hidden ones are left out as well."""
+"""Folders that NAS and desktop systems create in a library; hidden folders are left out as well."""
 
 IGNORE_MARKERS = frozenset([b".nomedia", b".ndignore"])
-"""A folder that holds one of these is left out, with all that is below it."""
+"""A folder with one of these files is left out, with everything below it."""
 
 CTIMES = 1 << 62
-"""Sums of ctimes are kept below this, so that a column of SQLite holds them."""
+"""Sums of ctimes stay below this, so that they fit into a column of SQLite."""
 
 _GONE = (errno.ENOENT, errno.ENOTDIR)
 _FORBIDDEN = (errno.EACCES, errno.EPERM)
@@ -45,10 +45,10 @@ class Folder:
     """A folder of the library as `stat` shows it.
 
     `digest` (32 hex digits) is over the sorted (name, size, mtime_ns) of its audio files; `None`
-    means that the folder could not be read, so that nothing is known of it or below it.
-    `newest_ns` is the latest change seen in it, in nanoseconds of the system's clock. `ctimes` is a
-    sum over the ctimes of its audio files: beside an equal digest, another one says that a file
-    changed which kept its size and mtime (a retag), or only its permissions or name.
+    means that the folder could not be read, so nothing is known about it and what is below it.
+    `newest_ns` is the latest change in it, in nanoseconds since 1970. `ctimes` is a sum over the
+    ctimes of its audio files. If the digest is equal and `ctimes` is not, a file changed that kept
+    its size and mtime (a retag), or only its permissions or name.
     """
 
     path: bytes
@@ -70,17 +70,17 @@ class AudioFile:
 
     @property
     def file_stat(self) -> FileStat:
-        """What must not change while the file is read."""
+        """Must not change while the file is read."""
         return FileStat(self.size, self.mtime_ns, self.ctime_ns)
 
 
 def require_library(root: Path | None, *, may_be_empty: bool = False) -> Path:
-    """Return the root of the library, or say why it cannot be one.
+    """The root of the library.
 
     `may_be_empty`: a person confirmed that all of it was deleted.
 
     Raises:
-        LibraryUnavailable: not set, not there, not a folder, unreadable or with nothing in it.
+        LibraryUnavailable: it is not set, missing, not a folder, unreadable or empty.
     """
     if root is None:
         raise LibraryUnavailable(
@@ -105,7 +105,7 @@ def require_library(root: Path | None, *, may_be_empty: bool = False) -> Path:
 
 
 def library_in_a_run(root: Path | None, *, may_be_empty: bool = False) -> Path:
-    """As `require_library`, once a look has found the library: a disk that fails is tried again.
+    """As `require_library`, inside a run: there, an error of the disk is temporary.
 
     Raises:
         TransientError: the disk or share fails just now.
@@ -120,7 +120,7 @@ def library_in_a_run(root: Path | None, *, may_be_empty: bool = False) -> Path:
 
 
 def is_audio(name: bytes) -> bool:
-    """Whether a file of this name is taken for a track."""
+    """Whether a file with this name is a track."""
     stem, _, suffix = name.rpartition(b".")
     return bool(stem) and not is_hidden(name) and suffix.lower() in AUDIO_SUFFIXES
 
@@ -133,12 +133,12 @@ def is_hidden(name: bytes) -> bool:
 def walk(
     root: Path, after: bytes | None = None, left_out: LeftOut | None = None
 ) -> Iterator[Folder]:
-    """Stream the library's folders in `order`, those after `after` only.
+    """Stream the library's folders in `order`; with `after`, only those that come after it.
 
     Symlinked folders are not followed; a symlinked file counts if its target is in the library.
-    `left_out` counts what is left out of the folders that are passed; without it, links to folders
-    and files of other kinds cost nothing.
-    A folder that cannot be read comes with `digest=None`, one that vanishes meanwhile not at all.
+    `left_out` counts what is left out; without it, links to folders and files of other kinds cost
+    nothing. A folder that cannot be read has `digest=None`; one that vanishes meanwhile is left
+    out.
     """
     try:
         base = os.fsencode(os.path.realpath(root, strict=True))
@@ -177,10 +177,10 @@ def order(path: bytes) -> list[bytes]:
 
 
 def list_audio(root: Path, path: bytes) -> list[AudioFile]:
-    """The audio files of one folder, sorted by name; empty where the folder is not there.
+    """The audio files of one folder, sorted by name; empty if the folder is missing.
 
     Raises:
-        OSError: the folder is there and cannot be read.
+        OSError: the folder exists and cannot be read.
     """
     try:
         base = os.fsencode(os.path.realpath(root, strict=True))
@@ -244,7 +244,7 @@ def _look(
 
 
 def _stat_audio(base: bytes, entry: os.DirEntry[bytes]) -> os.stat_result | None:
-    """`stat` of a regular file in the library, or None for anything else that bears its name."""
+    """`stat` of a regular file in the library; None for anything else with that name."""
     try:
         if not entry.is_symlink():
             info = entry.stat(follow_symlinks=False)
@@ -260,8 +260,8 @@ def _stat_audio(base: bytes, entry: os.DirEntry[bytes]) -> os.stat_result | None
 
 
 def is_inside(base: bytes, path: bytes) -> bool:
-    """Whether what is at a path lies in the library, links resolved. Raises OSError."""
-    # Strict: it would go on from a name that the disk fails to look up, as if that were no link.
+    """Whether a path is inside the library after resolving links. Raises OSError."""
+    # Strict: otherwise a name that the disk fails to look up is treated as if it were no link.
     real = os.path.realpath(path, strict=True)
     return real == base or real.startswith(base.rstrip(b"/") + b"/")
 
