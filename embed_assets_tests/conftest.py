@@ -3,6 +3,7 @@
 import os
 import shutil
 import signal
+from multiprocessing import forkserver
 from pathlib import Path
 
 import pytest
@@ -29,6 +30,12 @@ def pytest_collection_modifyitems(items):
         if tiers.is_fast(item):
             item.add_marker("fast")
     items[:] = tiers.longest_first(items)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _forkserver():
+    """Start it before a test sets EMBED_HOME: the end of that test would kill it with the rest."""
+    forkserver.ensure_running()
 
 
 @pytest.fixture(autouse=True)
