@@ -1,8 +1,7 @@
-"""Worker processes for what reads audio: a crash or a hang there costs one track, not the run.
+"""Worker processes that read audio: a crash or a hang costs one track, not the run.
 
-Only the mechanics: how many, how they die, how results come back. What they do is given to them.
-A decoder that never ends uses the processor, and a disk that does not answer uses none: so the
-kernel counts the seconds of a task, and how long it takes by the clock says nothing of its track.
+This module knows nothing of the tasks. Limits are CPU time, enforced by the kernel: an endless
+decoder burns CPU and is rejected; a hung disk burns none and is retried.
 """
 
 from __future__ import annotations
@@ -32,14 +31,14 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 KILLED = frozenset({-signal.SIGKILL, -signal.SIGTERM, 255})
-"""Exit codes of a worker that was ended from outside; 255: unknown, since its parent died too."""
+"""Exit codes of a worker that was killed from outside; 255: unknown, since its parent died too."""
 
 OUT_OF_TIME = -signal.SIGXCPU
-"""Exit code of a worker that the kernel ended because its task's seconds were used up."""
+"""Exit code of a worker that the kernel ended because its task used up its seconds."""
 
 PATIENCE = 4.0
-"""A task may take so many times its seconds by the clock: the disk may be slow, the machine busy
-or asleep. Beyond, it is tried again later."""
+"""A task may take this many times its seconds by the clock, as the disk may be slow, or the machine
+busy or asleep. After that it is retried later."""
 
 START_SECONDS = 10.0
 """How long a pool that ends waits for workers that are still starting."""
@@ -49,7 +48,7 @@ LOST = "the processes that read audio were killed; is the memory full? It will b
 
 @dataclass(frozen=True)
 class Pool:
-    """A pool of worker processes that is open; `seconds_a_task` are of the processor."""
+    """An open pool of worker processes; `seconds_a_task` is CPU time."""
 
     pool: ProcessPool
     workers: int
@@ -59,7 +58,7 @@ class Pool:
     used: threading.Event = field(default_factory=threading.Event)
 
     def allowing(self, more_seconds: Callable[[Any], float]) -> Pool:
-        """This pool, with more time for items that have more in them."""
+        """This pool, with additional seconds for each item."""
         return replace(self, more_seconds=more_seconds)
 
     def run(
@@ -67,10 +66,10 @@ class Pool:
     ) -> Iterator[tuple[Any, T | BaseException]]:
         """Apply `function` to each item; yields (item, result or exception) as they are done.
 
-        Two tasks a worker are under way at most, so that memory stays bounded. An item under which
-        a worker dies is tried once more: it need not be the item's fault. TrackRejected comes for
-        one that crashes its worker again or uses the processor for too long, TransientError for
-        one whose worker was killed again, or that waited for its disk for too long.
+        At most two tasks per worker are in progress, so memory stays bounded. If a worker dies,
+        its item is tried once more, as it need not be at fault. The result is a TrackRejected for
+        an item that crashes its worker again or uses too much CPU time, and a TransientError for
+        one whose worker was killed again, or that waited too long for its disk.
         """
         waiting: dict[ProcessFuture[T | BaseException], tuple[Any, bool]] = {}
         try:
@@ -102,10 +101,10 @@ class Pool:
         from pebble import ProcessExpired
 
         while True:
-            # What is finished is handed on at once, so that a kill costs only what is under way.
+            # Results are yielded at once, so a kill costs only tasks in progress.
             done, _ = wait(waiting, timeout=1.0, return_when=FIRST_COMPLETED)
             if not done:
-                # A pool that breaks forgets what it had not handed to a worker.
+                # A broken pool forgets tasks that no worker had received.
                 if not self.pool.active:
                     raise TransientError(LOST)
                 continue
@@ -150,7 +149,7 @@ class Pool:
 def open_pool(
     workers: int, seconds_a_task: float = 900.0, patience: float = PATIENCE
 ) -> Iterator[Pool]:
-    """Start worker processes; they end with the block, and with this process however it ends."""
+    """Start worker processes; they end with the block, or with this process, however it ends."""
     from pebble import ProcessPool
 
     # Fork would copy locks that other threads hold (Dagster's event writer, gRPC).
@@ -188,7 +187,7 @@ def _wait_for_workers(ready: Connection, workers: int) -> None:
 
 
 def cpu_count() -> int:
-    """Cores that this process may use: those it may run on, or what its cgroup's limit comes to."""
+    """Cores that this process may use, by its CPU affinity and the limit of its cgroup."""
     cores = os.cpu_count() or 1
     if hasattr(os, "sched_getaffinity"):
         cores = len(os.sched_getaffinity(0))
@@ -200,8 +199,8 @@ def _cgroup_cores(
 ) -> float:
     """The smallest CPU limit of this process's control groups, in cores; `inf` without one.
 
-    Inside a container its group is usually the root of what is mounted; outside, every group from
-    the root down to one's own may have a limit.
+    Inside a container its group is usually the root of the mount; outside, each group from the root
+    down to its own may have a limit.
     """
     try:
         lines = own.read_text().splitlines()
@@ -228,7 +227,7 @@ def _cgroup_cores(
 
 
 def _limited(function: Callable[[Any], T], item: Any, seconds: float) -> T:
-    """Apply a task, in a worker that the kernel ends once the task has used so many seconds."""
+    """Apply a task; the kernel ends this worker once the task has used that many seconds of CPU."""
     import resource
 
     _, most = resource.getrlimit(resource.RLIMIT_CPU)
@@ -242,16 +241,16 @@ def _limited(function: Callable[[Any], T], item: Any, seconds: float) -> T:
 def _start_worker(report: Connection) -> None:
     from threadpoolctl import threadpool_limits
 
-    # Pebble would have Python end it, which has no turn while FFmpeg or a disk does: 3 s a cancel.
+    # Python's handler, which Pebble installs, waits for FFmpeg or the disk: 3 s per cancellation.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     # One thread each: the workers are the parallelism, and the host stays usable. The variables are
-    # for what is imported later, the limits for what the caller's main module has imported already.
+    # for libraries imported later, the limits for those already imported by the main module.
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMBA_NUM_THREADS"):
         os.environ[name] = "1"
     threadpool_limits(1)
     os.nice(10)
-    # Where memory runs out, the kernel should take a worker, which costs one track, and neither
-    # the run nor Dagster's daemon.
+    # If memory runs out, the kernel should kill a worker, which costs one track, and not the run
+    # or Dagster's daemon.
     with suppress(OSError):
         Path("/proc/self/oom_score_adj").write_text("800")
     end_with_parent()
@@ -260,7 +259,7 @@ def _start_worker(report: Connection) -> None:
 
 
 def end_with_parent() -> None:
-    """Have this process end with the one that started it, however that ends; none: nothing."""
+    """End this process when the one that started it ends, however that ends."""
     threading.Thread(target=_end_after_parent, daemon=True).start()
 
 

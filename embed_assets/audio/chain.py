@@ -1,4 +1,4 @@
-"""Files that are joined of several: their links decoded one after the other, as one track."""
+"""Chained files: their links are decoded one after the other, as one track."""
 
 from __future__ import annotations
 
@@ -18,14 +18,14 @@ if TYPE_CHECKING:
 
 
 def decoder_of(audio: Audio) -> Decoder:
-    """The decoder of an open file, all of its links one after the other."""
+    """The decoder of an open file, over all of its links."""
     return link_decoder(audio.first) if len(audio.parts) == 1 else ChainDecoder(audio)
 
 
 class ChainDecoder:
-    """The links of a chained file one after the other, each opened when it is its turn.
+    """Decodes the links of a chained file in order; each is opened when it is needed.
 
-    All are resampled to the rate of the first one, each as a whole.
+    Every link is resampled as a whole, to the rate of the first one.
     """
 
     def __init__(self, audio: Audio) -> None:

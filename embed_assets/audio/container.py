@@ -1,4 +1,4 @@
-"""Opens an audio file with FFmpeg or libsndfile, and says in words why one cannot be opened.
+"""Opens an audio file with FFmpeg or libsndfile; a file that cannot be opened gets a reason.
 
 A file of a library is not trusted: neither its name nor its content may make FFmpeg open anything
 else. So FFmpeg never gets a name, only the bytes of a file that was opened here, only demuxers
@@ -30,7 +30,7 @@ DEMUXERS = (
     "mp3,ogg,flac,wav,w64,aiff,mov,mp4,m4a,aac,ac3,eac3,asf,ape,wv,mpc,mpc8,tta,tak,dsf,iff,"
     "matroska,webm,caf,au,amr,dts,dtshd,shn,oma"
 )
-"""FFmpeg's demuxers that may read a library; playlists (hls, concat, dash) are not among them."""
+"""FFmpeg's demuxers that may read a library; playlists (hls, concat, dash) are excluded."""
 
 ENCRYPTED_TAGS = frozenset({"drms", "enca", "aavd", "aaxc"})
 """Sample entries of MP4 whose packets are encrypted (FairPlay, CENC, Audible)."""
@@ -46,32 +46,32 @@ ENCRYPTED_ASF = tuple(
 """Content encryption objects in the header of a WMA file."""
 
 FFMPEG, LIBSNDFILE = "ffmpeg", "libsndfile"
-"""What can read a file: FFmpeg first, libsndfile where FFmpeg cannot."""
+"""The decoders: FFmpeg first, libsndfile if FFmpeg cannot read a file."""
 
 UNREADABLE = (Reason.CORRUPT, Reason.NOT_AUDIO)
-"""Why FFmpeg may reject a file that libsndfile can read."""
+"""Reasons for which FFmpeg may reject a file that libsndfile can read."""
 
 SNDFILE_FORMATS = frozenset(
     ["FLAC", "OGG", "WAV", "WAVEX", "RF64", "W64", "AIFF", "AU", "CAF", "MP3"]
 )
-"""What libsndfile may read; it takes a few bytes of anything for other formats."""
+"""Formats that libsndfile may read; it mistakes arbitrary bytes for other formats."""
 
 HEADS_OF_BARE_AUDIO = (
     *(b"ID3", b"fLaC", b"\xff", b"MAC ", b"wvpk", b"TTA", b"MPCK", b"MP+", b"tBaK", b"\x0bw"),
     *(b"\x7f\xfe\x80\x01", b".snd", b"#!AMR", b"ajkg"),
 )
-"""How files begin whose audio ends with the file, or before the tags at its end."""
+"""First bytes of files whose audio ends at the end of the file, or before the tags there."""
 
 MOST_LINKS = 10_000
-"""Links of a chained Ogg file that are heard; what comes behind them is left out."""
+"""Links of a chained Ogg file that are read; later ones are left out."""
 
 SAME_SECONDS = 0.5
-"""An Ogg file whose header says another length than the probe measured is looked through."""
+"""If the header of an Ogg file differs from the measured length by more, all pages are read."""
 
 
 @dataclass(frozen=True)
 class Opened:
-    """One open stream of audio: FFmpeg's container, the audio stream that counts, its bytes."""
+    """An open stream of audio: FFmpeg's container, its audio stream, and its bytes."""
 
     container: InputContainer
     stream: AudioStream
@@ -79,13 +79,13 @@ class Opened:
 
     @property
     def time_base(self) -> Fraction:
-        """Seconds of a tick of the stream's timestamps; FFmpeg's own unit if it has none."""
+        """Seconds per tick of the stream's timestamps; FFmpeg's own unit if it has none."""
         return self.stream.time_base or Fraction(1, 1_000_000)
 
 
 @dataclass(frozen=True)
 class Sndfile:
-    """One open stream of audio that libsndfile reads, and its bytes."""
+    """An open stream of audio that libsndfile reads, and its bytes."""
 
     file: SoundFile
     source: Source
@@ -93,10 +93,10 @@ class Sndfile:
 
 @dataclass(frozen=True)
 class Audio:
-    """An open audio file; `source` has all of its bytes, the tags behind the audio included.
+    """An open audio file; `source` has all of its bytes, including the tags behind the audio.
 
-    `parts` are the links of a chained Ogg file as (begin, end) in bytes, heard one after the other;
-    any other file is its own only part. `first` is the first one that can be read.
+    `parts`: the links of a chained Ogg file as (begin, end) in bytes, in order; any other file is a
+    single part. `first`: the first one that can be read.
     """
 
     first: Opened | Sndfile
@@ -106,18 +106,18 @@ class Audio:
 
     @property
     def header_seconds(self) -> float:
-        """How long the header of the first link says that it is; 0 where it does not say."""
+        """Length of the first link by its header, in seconds; 0 if the header does not say."""
         first = self.first
         return (first.container.duration or 0) / 1e6 if isinstance(first, Opened) else 0.0
 
     @property
     def decoder(self) -> str:
-        """What reads it: `ffmpeg` or `libsndfile`."""
+        """The decoder that reads it: `ffmpeg` or `libsndfile`."""
         return FFMPEG if isinstance(self.first, Opened) else LIBSNDFILE
 
     @contextmanager
     def open_link(self, number: int) -> Iterator[Opened | Sndfile]:
-        """Open one of the links of a chained file, which may have thousands of them.
+        """Open one link of a chained file, which may have thousands.
 
         Raises TrackRejected: neither FFmpeg nor libsndfile can read it.
         """
@@ -129,13 +129,13 @@ class Audio:
 def open_audio(path: bytes, seconds: float = 0.0, decoder: str = FFMPEG) -> Iterator[Audio]:
     """Open a file of the library for demuxing or decoding its audio.
 
-    `seconds`: how long it is, if that is known; only where an Ogg file's header says otherwise, or
-    nothing is known, are all its pages looked at for further links. With FFMPEG as `decoder`
-    libsndfile has its turn where FFmpeg cannot open it; with LIBSNDFILE FFmpeg is not asked.
+    `seconds`: its length, if it is known. Only if it is unknown, or the header of an Ogg file
+    differs, all pages are read to find further links. With FFMPEG as `decoder`, libsndfile is tried
+    if FFmpeg cannot open the file; with LIBSNDFILE, FFmpeg is not tried.
 
     Raises:
-        TrackRejected: EMPTY, NOT_AUDIO, CORRUPT or PROTECTED, in words.
-        OSError: the file could not be read; it says nothing about the track.
+        TrackRejected: its reason is EMPTY, NOT_AUDIO, CORRUPT or PROTECTED.
+        OSError: the file could not be read; this says nothing about the track.
     """
     with ExitStack() as stack:
         source = Source(path)
@@ -152,7 +152,7 @@ def open_audio(path: bytes, seconds: float = 0.0, decoder: str = FFMPEG) -> Iter
 
 @contextmanager
 def _errors_in_words(name: str, source: Source) -> Iterator[None]:
-    """What a decoder raises as a rejection; what the disk said as an OSError, also at the end."""
+    """Raise errors of a decoder as a rejection, and those of the disk as an OSError."""
     import av
     import soundfile
 
@@ -163,11 +163,11 @@ def _errors_in_words(name: str, source: Source) -> Iterator[None]:
         source.check()
         raise
     except (*of_decoders, ValueError, ArithmeticError, LookupError) as e:
-        # What PyAV raises on a header that nobody would write, e.g. over a name of no letters.
+        # PyAV raises these on malformed headers, e.g. for an empty name.
         source.check()
         why = f"{name} cannot read it ({e}); copy it again"
         raise TrackRejected(Reason.CORRUPT, why) from e
-    # Some demuxers step over what they could not read, and go on behind it.
+    # Some demuxers skip what they could not read.
     source.check()
 
 
@@ -239,9 +239,9 @@ def _open_sndfile(source: Source, stack: ExitStack) -> Sndfile:
 
 
 def claimed_seconds(audio: Audio) -> float:
-    """What the file's header says of its length; 0 where it says nothing that can be relied upon.
+    """Length by the file's header, in seconds; 0 if the header is missing or unreliable.
 
-    Truncated files raise no error anywhere: only this tells that something is missing. Ogg, Opus
+    Truncated files raise no error anywhere: only this shows that something is missing. Ogg, Opus
     and ADTS have no such header; FFmpeg estimates an MP3 without Xing header from its bit rate.
     """
     opened = audio.first

@@ -1,7 +1,7 @@
 """Decodes the windows of a track to mono float32 at the encoder's sample rate.
 
-What a caller sees stands here, and what becomes of a track that ends earlier than it was said to;
-how samples are found and decoded stands in `reader`.
+Here is what callers use, and what happens to a track that ends earlier than its header says.
+`reader.py` finds and decodes samples.
 """
 
 from __future__ import annotations
@@ -26,18 +26,18 @@ SHORTEST = 1.0
 """Seconds that must decode for a track to be embedded."""
 
 MOST_ROUNDS = 8
-"""How often windows are planned anew for a track that ends earlier than it was said to."""
+"""How often windows are planned again for a track that ends earlier than expected."""
 
 SILENCE = 1e-6
-"""Peak to peak below which there is no sound: -120 dB, a thirtieth of a 16-bit step. All silent
-tracks would have one and the same vector, and be each other's nearest neighbours."""
+"""Peak-to-peak amplitude below which a track is silent: -120 dB, a thirtieth of a 16-bit step. All
+silent tracks would have the same vector, and be each other's nearest neighbours."""
 
 
 @dataclass(frozen=True)
 class Decoded:
     """A track's windows: float32 mono arrays, their starts in seconds, and what was lost.
 
-    `decoded_seconds` is how much of the track the windows cover, `notes` empty for a sound file.
+    `decoded_seconds`: how much of the track the windows cover. `notes`: empty if nothing was lost.
     """
 
     windows: list[np.ndarray]
@@ -73,9 +73,9 @@ def iter_windows(
     """Decode the windows that `policy` plans for a track, one by one, in order of time.
 
     Each is float32 mono [round(seconds * sample_rate)] at `sample_rate` Hz; a track shorter than
-    one window is one window at its own length. `duration` is the probe's, in seconds; where less
-    than that decodes, the windows are planned over what there is, and `note` says so. Memory stays
-    at a few windows, whatever the track's length. While iterating it raises:
+    one window is one window of its own length. `duration` is the probe's, in seconds; if less can
+    be decoded, the windows are planned over that, and `note` says so. Memory: a few windows,
+    whatever the track's length. While iterating it raises:
 
         TrackRejected: CORRUPT (nothing decodes), TOO_SHORT (under 1 s does), SILENT (all that was
             decoded is digital silence, found at the end), or as `open_audio`.
@@ -89,7 +89,7 @@ def iter_windows(
 def _by_either(
     stream: WindowStream, path: bytes, duration: float, policy: WindowPolicy, sample_rate: int
 ) -> Iterator[np.ndarray]:
-    """By FFmpeg; by libsndfile where FFmpeg decodes nothing."""
+    """By FFmpeg; by libsndfile if FFmpeg decodes nothing."""
     try:
         yield from _windows(stream, path, duration, policy, sample_rate, FFMPEG)
         return
@@ -199,7 +199,7 @@ def _cut_all(
 
 
 def heard_seconds(note: str) -> float:
-    """How much of a track could be decoded, by its note; 0 if the note says nothing of that."""
+    """Seconds of a track that could be decoded, from its note; 0 if the note does not say."""
     found = re.match(r"(\d+) of \d+ s could be decoded", note)
     return float(found[1]) if found else 0.0
 

@@ -1,7 +1,7 @@
-"""Decoders: what turns an open file into chunks of mono samples, forwards from any place in it.
+"""Decoders: they turn an open file into chunks of mono samples, forwards from any position.
 
 Native channels are averaged here (FFmpeg's own mono is 3 dB louder, which moves a vector to cosine
-.96). How samples are buffered, cut and resampled stands in `reader`.
+.96). `reader.py` buffers, cuts and resamples the samples.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ BLOCK = 1 << 14
 class Chunk:
     """Decoded audio: mono float32 [n] at `rate` Hz, full scale at 1.
 
-    `at`: its place in the track in seconds, where that is known.
+    `at`: its position in the track in seconds, if it is known.
     """
 
     samples: np.ndarray
@@ -47,7 +47,7 @@ class Decoder(Protocol):
     unread_links: int
 
     def seek(self, seconds: float) -> bool:
-        """Go on near `seconds`; False: seeking failed, and it goes on at the beginning."""
+        """Continue near `seconds`; False: seeking failed, and it continues at the beginning."""
         ...
 
     def read(self) -> Chunk | None:
@@ -58,17 +58,17 @@ class Decoder(Protocol):
         ...
 
     def close(self) -> None:
-        """Close what the decoder itself has opened."""
+        """Close what the decoder has opened."""
         ...
 
 
 def link_decoder(link: Opened | Sndfile) -> FFmpegDecoder | SndfileDecoder:
-    """The decoder of one link, by what has opened it."""
+    """The decoder of one link."""
     return FFmpegDecoder(link) if isinstance(link, Opened) else SndfileDecoder(link)
 
 
 class FFmpegDecoder:
-    """One stream by FFmpeg, packet by packet, so that damage costs the packets that it hit."""
+    """Decodes one stream with FFmpeg, packet by packet: damage costs only the damaged packets."""
 
     unread_links = 0
 
@@ -158,7 +158,7 @@ class FFmpegDecoder:
 
 
 class SndfileDecoder:
-    """One stream by libsndfile, which does not say what it left out."""
+    """Decodes one stream with libsndfile, which does not report what it left out."""
 
     unread_links = 0
 
@@ -175,7 +175,7 @@ class SndfileDecoder:
 
     @property
     def seconds(self) -> float:
-        """The stream's length: decoded, for what the header says may be anything."""
+        """The stream's length in seconds, measured by decoding, since headers may be wrong."""
         frames = 0
         self.seek(0.0)
         while (chunk := self.read()) is not None:
@@ -240,7 +240,7 @@ def _mono(frame: AudioFrame) -> np.ndarray:
 
 
 def _packed(frame: AudioFrame) -> AudioFrame:
-    """The same frame with its channels in turns: PyAV reads beyond the planes of more than 8."""
+    """The same frame, interleaved: PyAV reads out of bounds for more than 8 planes."""
     import av
 
     to_packed = av.AudioResampler(format="flt", layout=frame.layout, rate=frame.sample_rate)

@@ -1,7 +1,7 @@
 """Where the audio of a file ends: tags behind it, what follows the last frame, and Ogg's links.
 
-Some demuxers take whatever lies behind the last frame for a part of it. So the audio of a file,
-and with it its hash, would change with every retag.
+Some demuxers add data behind the last frame to it. Then the audio of a file, and so its hash, would
+change with each retag.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from embed_assets.audio.source import Source
 ID3V1, APE, LYRICS, ID3V2 = "ID3v1", "APE", "Lyrics3", "ID3v2"
 
 FRAME_CODECS = frozenset(["mp1", "mp2", "mp3", "ac3", "eac3", "dts"])
-"""Codecs of which `frame_bytes` knows how long a frame is, by FFmpeg's names."""
+"""Codecs whose frame length `frame_bytes` can read, by FFmpeg's names."""
 
 LONGEST_FLAC_FRAME = 1 << 21
 """Bytes: 65,535 samples of 8 channels of 32 bits."""
 
 _TRAILING_ZEROS = 1 << 20
-"""Zero bytes behind the tags that are looked through, at most."""
+"""Most zero bytes behind the tags that are skipped."""
 
 _MPEG_KBPS = {
     (1, 1): (32, 64, 96, 128, 160, 192, 224, 256, 288, 320, 352, 384, 416, 448),
@@ -45,10 +45,10 @@ class TrailingTag:
 
 
 def trailing_tags(source: Source) -> list[TrailingTag]:
-    """The tags at the end of a file, the last one first, also with zero bytes behind them.
+    """The tags at the end of a file, last one first; zero bytes may follow them.
 
-    Known are ID3v1 (and its enhanced form), APEv1 and APEv2, Lyrics3 of both versions, and ID3v2
-    with a footer, in any order and number. Raises OSError.
+    Finds ID3v1 (and its enhanced form), APEv1 and APEv2, both versions of Lyrics3, and ID3v2 with a
+    footer, in any order and number. Raises OSError.
     """
     found = list(_tags_before(source, source.size))
     return found or list(_tags_before(source, _without_zeros(source)))
@@ -71,7 +71,7 @@ def _tags_before(source: Source, end: int) -> Iterator[TrailingTag]:
 
 
 def _tag_before(source: Source, tail: bytes, end: int) -> TrailingTag | None:
-    """The tag that ends at `end`, if one does; `tail` are the last bytes of it."""
+    """The tag that ends at `end`, if there is one; `tail`: the bytes before `end`."""
     if len(tail) >= 128 and tail[-128:-125] == b"TAG":
         enhanced = source.peek(4, max(0, end - 355)) == b"TAG+"
         return TrailingTag(ID3V1, end - (355 if enhanced else 128), end)
@@ -91,7 +91,7 @@ def _tag_before(source: Source, tail: bytes, end: int) -> TrailingTag | None:
 
 
 def syncsafe(size: bytes) -> int:
-    """The number that ID3v2 writes with 7 bits a byte."""
+    """A number of ID3v2, with 7 bits per byte."""
     return sum((b & 127) << s for b, s in zip(size, (21, 14, 7, 0), strict=True))
 
 
@@ -107,10 +107,10 @@ def _without_zeros(source: Source) -> int:
 
 
 def frame_bytes(codec: str, packet: memoryview) -> int:
-    """How many bytes of a packet are audio; 0 where it is none.
+    """Number of bytes of a packet that are audio; 0 if it is not audio.
 
-    For codecs whose frames FFmpeg cuts out of a stream of bytes: their last packet ends with
-    whatever lies behind the last frame. `codec` is FFmpeg's name of it.
+    For codecs whose frames FFmpeg cuts out of a byte stream: their last packet includes the data
+    behind the last frame. `codec`: FFmpeg's name.
     """
     size = len(packet)
     if codec in ("mp1", "mp2", "mp3"):
@@ -128,10 +128,10 @@ def frame_bytes(codec: str, packet: memoryview) -> int:
 
 
 def frames_of(codec: str, packets: Sequence[memoryview]) -> int:
-    """How many of the last packets of a stream are frames; what comes behind them is no audio.
+    """How many of the last packets of a stream are frames; the rest is not audio.
 
-    Noise has what looks like the head of a frame now and then, but not of two in a row that are of
-    one kind, the first as long as it says. All of them, where there are no two such.
+    Noise sometimes looks like the header of a frame, but not like two consecutive ones of the same
+    kind, the first as long as its header says. Without such a pair, all packets count as frames.
     """
     for n in range(len(packets), 1, -1):
         before, last = packets[n - 2 : n]
@@ -175,10 +175,10 @@ def _ac3_frame(head: bytes, size: int) -> int:
 
 
 def flac_frame_bytes(packet: bytes, longest: int) -> int:
-    """Where the FLAC frame ends that a packet begins with: each ends with a CRC over all of it.
+    """Where the FLAC frame at the beginning of a packet ends, found by the CRC at its end.
 
-    `longest`: the longest frame by the file's header, in bytes; 0 where it says nothing. The
-    packet's own size where no such place is found: the frame is damaged, or cut off.
+    `longest`: longest frame in bytes by the file's header; 0 if unknown. Returns the packet's size
+    if no end is found: the frame is damaged, or cut off.
     """
     crc = 0
     ends = []
@@ -188,7 +188,7 @@ def flac_frame_bytes(packet: bytes, longest: int) -> int:
             ends.append(n)
     if not ends or (ends[-1] == len(packet) and not packet.endswith(bytes(16))):
         return len(packet)
-    # Zero bytes leave the CRC as it is: of a run of such places the first is the end.
+    # Zero bytes do not change the CRC: of consecutive candidates the first is the end.
     end = ends.pop()
     while ends and ends[-1] == end - 1 and packet[end - 1] == 0:
         end = ends.pop()
@@ -208,8 +208,8 @@ _CRC_TABLE = tuple(map(_crc_of_byte, range(256)))
 def ogg_links(source: Source) -> Iterator[tuple[int, int]]:
     """The links of a chained Ogg file as (begin, end) in bytes; one for an ordinary file.
 
-    Files that are appended to each other, and recordings of radio streams, are such chains: each
-    link begins with the first pages of its own streams. Reads the headers of all pages.
+    Concatenated files and recordings of radio streams are chains: each link begins with the first
+    pages of its own streams. Reads the headers of all pages.
     """
     position: int | None = 0
     begin, heading, any_page = 0, False, False

@@ -1,7 +1,7 @@
-"""Finds samples of a track by position: mono, native rate, then the encoder's rate.
+"""Reads samples of a track by position: mono, at the native rate, then at the encoder's rate.
 
-Only what is asked for is decoded, by seeking, and it is resampled with soxr at HQ (torchaudio's
-default: cosine .984).
+Only the requested part is decoded, by seeking, and resampled with soxr at HQ (torchaudio's default:
+cosine .984).
 """
 
 from __future__ import annotations
@@ -13,17 +13,17 @@ import numpy as np
 from embed_assets.audio.decoders import Decoder
 
 PRE_ROLL = 0.35
-"""Seconds decoded before a window after a seek, until every codec's memory is right."""
+"""Seconds decoded before a window after a seek, until the state of every codec is right."""
 
 CONTEXT = 0.02
-"""Seconds around a window for the resampler, so that a window's edges are those of the track."""
+"""Seconds around a window for the resampler, so that its edges sound as in the track."""
 
 LOUDEST = 16.0
 """Bound of a sample: float formats can hold anything, infinities included."""
 
 
 class Reader:
-    """Native mono samples of a track by position, decoded forwards and found by seeking."""
+    """Native mono samples of a track by position, by seeking and decoding forwards."""
 
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
@@ -42,11 +42,11 @@ class Reader:
 
     @property
     def first_error(self) -> str:
-        """What was wrong with the first of them."""
+        """The error of the first of them."""
         return self._decoder.first_error
 
     def cut(self, start: float, length: float, sample_rate: int) -> np.ndarray | None:
-        """Window [start, start + length) in seconds at `sample_rate`, or None: the track ends."""
+        """The window [start, start + length), in seconds, at `sample_rate`; None at the track's end."""
         import soxr
 
         if not self.rate and not self._advance():
@@ -69,7 +69,7 @@ class Reader:
         return window
 
     def _span(self, first: int, last: int) -> tuple[int, np.ndarray]:
-        """Samples [first, last) as far as they are there, and where they begin."""
+        """Samples [first, last) as far as they exist, and where they begin."""
         pre_roll = round(PRE_ROLL * self.rate)
         if not self._begin <= first <= self._end + 2 * pre_roll:
             for seconds in (PRE_ROLL, 10.0, math.inf):
@@ -79,7 +79,7 @@ class Reader:
         # One span before this one stays: a track that ends early is cut from its end.
         keep = 2 * first - last
         while self._end < last and self._advance():
-            # Where seeking is no help, hours may lie before the span.
+            # If seeking does not work, hours of audio may precede the span.
             while len(self._chunks) > 1 and self._begin + len(self._chunks[0]) <= keep:
                 self._begin += len(self._chunks.pop(0))
         begin = max(first, self._begin)
@@ -120,7 +120,7 @@ class Reader:
         return True
 
     def _bounded(self, samples: np.ndarray) -> np.ndarray:
-        """Samples within bounds, before a resampler spreads one that is no number over others."""
+        """Samples within bounds: a resampler would spread NaN or infinity over their neighbours."""
         if np.abs(samples).max(initial=0.0) <= LOUDEST:
             return samples
         bad = ~np.isfinite(samples)

@@ -1,7 +1,7 @@
-"""The bytes of one audio file, or of a part of it, for the libraries that decode and read tags.
+"""The bytes of an audio file, or of a part of it, for the libraries that decode and read tags.
 
-None of them gets a file name: they read from a descriptor that was opened here, so that nothing in
-a file or in its name can make them open anything else.
+These libraries never get a file name. They read from a descriptor that was opened here, so nothing
+in a file or its name can make them open another file.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ from typing import Any
 
 
 class Source:
-    """The bytes [begin, end) of a file, as FFmpeg reads them; remembers what the disk said.
+    """The bytes [begin, end) of a file, as FFmpeg reads them; keeps errors of the disk.
 
-    FFmpeg takes a read error for the end of a file in places; `error` tells one from the other.
+    FFmpeg sometimes treats a read error as the end of a file; `error` tells them apart.
     """
 
     def __init__(self, path: bytes) -> None:
         # A named pipe would otherwise block the open until somebody writes to it.
         self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
-        # Shared with the parts: what fails for one of them has failed for all.
+        # Shared with the parts: an error of one is an error of all.
         self._errors: list[OSError] = []
         info = os.fstat(self._fd)
         self.size = info.st_size
@@ -31,11 +31,11 @@ class Source:
 
     @property
     def error(self) -> OSError | None:
-        """What the disk said first, to this source or to another part of the file."""
+        """The first error of the disk, in this source or another part of the file."""
         return self._errors[0] if self._errors else None
 
     def part(self, begin: int, end: int) -> Source:
-        """The bytes from `begin` up to `end` of these, open as long as the whole file is."""
+        """The bytes [begin, end) of this source; it stays open as long as the whole file."""
         part = object.__new__(Source)
         part._fd, part._errors, part.regular = self._fd, self._errors, self.regular
         part._begin, part._position, part._whole = self._begin + begin, 0, False
@@ -43,9 +43,9 @@ class Source:
         return part
 
     def read(self, size: int) -> bytes:
-        """The next bytes, at most `size`; none at the end and after an error.
+        """The next bytes, at most `size`; empty at the end and after an error.
 
-        After an error for good: FFmpeg's FLAC parser crashes on an end that was none (8.0).
+        After an error it stays empty: FFmpeg's FLAC parser crashes if data follows an end (8.0).
         """
         if self.error is not None:
             return b""
@@ -58,7 +58,7 @@ class Source:
         return data
 
     def seek(self, offset: int, whence: int = 0) -> int:
-        """Move, as `io` does; -1, which FFmpeg takes for a failure, where no file can have that."""
+        """Seek as `io` does; returns -1, a failure for FFmpeg, for an impossible position."""
         base = {0: 0, 1: self._position, 2: self.size}.get(whence)
         if base is None or not 0 <= base + offset < 1 << 63:
             return -1
@@ -66,7 +66,7 @@ class Source:
         return self._position
 
     def tell(self) -> int:
-        """Where it stands."""
+        """The current position."""
         return self._position
 
     def peek(self, size: int, offset: int = 0) -> bytes:
@@ -76,28 +76,28 @@ class Source:
         return os.pread(self._fd, size, self._begin + offset)
 
     def note(self, error: OSError) -> None:
-        """Remember what the disk said, for a reader of `peek` that reads for somebody else."""
+        """Keep an error of the disk that a reader of `peek` met."""
         if not self._errors:
             self._errors.append(error)
 
     def check(self) -> None:
-        """Raise the OSError that a read met, if any: then it is not the track that is bad."""
+        """Raise the first error of the disk, if any: then the track is not at fault."""
         if self.error is not None:
             raise self.error
 
     def as_file(self) -> io.BufferedReader:
-        """The same bytes from their beginning as a binary file, for libraries that want one."""
+        """The same bytes as a binary file, for libraries that need one."""
         return io.BufferedReader(_File(self), 1 << 14)
 
     def close(self) -> None:
-        """Close the file; a part leaves that to the whole."""
+        """Close the file; does nothing for a part."""
         if self._whole and self._fd >= 0:
             os.close(self._fd)
             self._fd = -1
 
 
 class _File(io.RawIOBase):
-    """A `Source` as a raw file: what fails is remembered by the source, and raised as well."""
+    """A `Source` as a raw file: errors are kept by the source, and raised too."""
 
     def __init__(self, source: Source) -> None:
         self._source, self._position = source, 0

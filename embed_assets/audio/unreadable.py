@@ -1,4 +1,4 @@
-"""What a file is that no decoder can open, as far as its first bytes say."""
+"""Why no decoder can open a file, as far as its first bytes tell."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ AUDIO_MARKS = (
 
 
 def unreadable(head: bytes) -> TrackRejected:
-    """The rejection of a file that begins with these bytes, which no decoder can open."""
+    """The rejection of a file that no decoder can open, by its first bytes."""
     start = head.lstrip(b"\xef\xbb\xbf \t\r\n")
     for mark, kind in OTHER_KINDS:
         if start[: len(mark)].lower() == mark.lower():

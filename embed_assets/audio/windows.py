@@ -1,7 +1,7 @@
-"""Which windows of a track are embedded: pure arithmetic over durations, nothing else.
+"""Which windows of a track are embedded: arithmetic over durations only.
 
-All windows of a track have one length, because a batch must not be padded: zero padding destroys
-a vector (cosine .34-.70 for a 4 s tail padded to 10 s).
+All windows of a track have the same length, as a batch must not be padded: zero padding destroys a
+vector (cosine .34-.70 for a 4 s tail padded to 10 s).
 """
 
 from __future__ import annotations
@@ -10,12 +10,12 @@ import math
 from dataclasses import dataclass
 
 SHORTEST_TAIL = 0.1
-"""Seconds; a whole-track plan spends no extra window on a remainder below this."""
+"""Seconds; a remainder below this gets no window of its own."""
 
 
 @dataclass(frozen=True)
 class WindowPolicy:
-    """How much of a track is heard: `count` windows of `seconds`; count 0 is the whole track."""
+    """How much of a track is embedded: `count` windows of `seconds`; count 0: the whole track."""
 
     seconds: float
     count: int
@@ -27,12 +27,12 @@ class WindowPolicy:
             raise ValueError(f"number of windows must be 0 (whole track) or more, not {self.count}")
 
     def covers(self, duration: float) -> bool:
-        """Whether a track of `duration` seconds is heard from end to end."""
+        """Whether a track of `duration` seconds is embedded completely."""
         return self.count == 0 or self.count * self.seconds >= duration
 
 
 def plan(duration: float, policy: WindowPolicy) -> list[tuple[float, float]]:
-    """Windows of a track as (start, length) in seconds, in order of time, all of one length.
+    """Windows of a track as (start, length) in seconds, in order of time, all of the same length.
 
     Fewer windows than fit: spread evenly, centres at (i + .5) / count of the track. Otherwise the
     track is tiled without gaps and the last window ends where the track ends, overlapping its
@@ -60,10 +60,10 @@ def plan(duration: float, policy: WindowPolicy) -> list[tuple[float, float]]:
 def placed(
     duration: float, policy: WindowPolicy, count: int, heard: float = 0.0
 ) -> list[tuple[float, float]]:
-    """Where the `count` windows lie that were embedded of a track: as `plan` says, to 10 ms.
+    """Positions of the `count` embedded windows of a track, as planned, rounded to 10 ms.
 
-    `heard`: seconds of it that could be decoded, if that is known. Of a damaged track in whose
-    middle windows are missing it is a guess.
+    `heard`: seconds that could be decoded, if known. For a damaged track without its middle windows
+    the result is a guess.
     """
     for seconds in (heard, duration):
         windows = plan(seconds, policy) if 0 < seconds < math.inf else []

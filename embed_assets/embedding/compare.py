@@ -1,7 +1,7 @@
-"""How far the neighbours of tracks change from one engine to another: measured on a few tracks.
+"""How much the neighbours of tracks change between two engines, measured on a few tracks.
 
-Tracks are embedded in worker processes, with one engine after the other, so that no process holds
-two; nothing is stored. What comes of it is plain numpy.
+Worker processes embed the tracks with one engine after the other, so that no process holds two;
+nothing is stored. The comparison is plain numpy.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EngineConfig:
-    """What runs an encoder: if `exact`, what others are compared with, in float32 on the CPU."""
+    """An engine to measure; `exact`: float32 on the CPU, which others are compared with."""
 
     encoder: EncoderConfig
     exact: bool = False
 
     def load(self) -> Encoder:
-        """The encoder on this engine; raises ConfigurationError where it cannot be loaded."""
+        """The encoder on this engine; raises ConfigurationError if it cannot be loaded."""
         config = self.encoder
         if self.exact:
             return call(config.card.load_exact, config.model, config.cache)
@@ -45,7 +45,7 @@ class EngineConfig:
 
 @dataclass(frozen=True)
 class EncodedTrack:
-    """Window vectors of a track, float32 [n, S, dim], and what they took, in seconds."""
+    """Window vectors of a track, float32 [n, S, dim], and the seconds that they took."""
 
     windows: np.ndarray
     audio_seconds: float
@@ -57,28 +57,28 @@ class EncodedTrack:
 
 @dataclass(frozen=True)
 class Pass:
-    """What one engine made of the tracks: by position, without those that were rejected."""
+    """The results of one engine, by position of the track, without rejected tracks."""
 
     tracks: dict[int, EncodedTrack]
 
     @property
     def speed(self) -> float:
-        """Median over the tracks of audio-seconds a second of one core, in the encoder alone."""
+        """Median over the tracks of seconds of audio per second of one core, encoder only."""
         return float(np.median([t.audio_seconds / t.cpu_seconds for t in self.tracks.values()]))
 
     @property
     def engine(self) -> str:
-        """Such as `openvino, float32`."""
+        """E.g. `openvino, float32`."""
         return next(f"{t.engine}, {t.dtype}" for t in self.tracks.values())
 
 
 @dataclass(frozen=True)
 class Distance:
-    """From vectors `a` to vectors `b` of the same tracks, in the same order.
+    """How vectors `b` differ from vectors `a` of the same tracks.
 
     `overlap` is the mean share of a track's `k` nearest by `a` that are among those by `b`, and
-    `overlap_error` its standard error; `overlap_half` the same among half of the tracks: the more
-    tracks there are, the nearer they lie together, and the smaller it gets. Cosines are per track.
+    `overlap_error` its standard error; `overlap_half` the same among half of the tracks, since the
+    overlap falls with the number of tracks. Cosines are per track.
     """
 
     k: int
@@ -91,10 +91,10 @@ class Distance:
 
 
 def calibrate(model: str, cache: Path, paths: Sequence[bytes], seconds: float) -> int:
-    """Make the model of `muq-int8` of what can be heard of these tracks, in a process of its own.
+    """Make the model of `muq-int8` from the decodable tracks, in a process of its own.
 
-    Returns how many could be heard, at least one. Raises:
-        ConfigurationError: the model cannot be made, or none can be heard.
+    Returns the number of decodable tracks, at least one. Raises:
+        ConfigurationError: the model cannot be made, or no track can be decoded.
         TransientError: the process was killed, or the disk is full.
     """
     with open_pool(1, seconds_a_task=3600.0) as pool:
@@ -112,9 +112,9 @@ def embed(
     workers: int,
     on_track: Callable[[], None],
 ) -> Pass:
-    """Embed tracks with an engine, in processes of its own that end with it.
+    """Embed tracks with an engine, in processes of its own.
 
-    What cannot be read or is rejected is left out. Raises:
+    Tracks that cannot be read or are rejected are left out. Raises:
         ConfigurationError: the engine cannot be loaded.
         TransientError: the processes were killed, or the disk is full.
     """
@@ -132,12 +132,12 @@ def embed(
 
 
 def pooled(passed: Pass, tracks: Sequence[int], pooling: str) -> np.ndarray:
-    """Their vectors as they would be indexed: float32 [n, dim], normalised."""
+    """The vectors as they would be indexed: float32 [n, dim], normalised."""
     return np.stack([pool_windows(passed.tracks[i].windows, pooling) for i in tracks])
 
 
 def distance(a: np.ndarray, b: np.ndarray, k: int) -> Distance:
-    """How far `b` is from `a`, both float32 [n, dim] and normalised, n above 2 * k."""
+    """Compare `b` with `a`, both float32 [n, dim] and normalised, n above 2 * k."""
     shares = _shares(a, b, k)
     half = _shares(a[::2], b[::2], k)
     cosines = np.sum(a * b, axis=1)

@@ -1,9 +1,8 @@
-"""Keeping a GPU fed: other processes decode, ahead of the one process that has the model.
+"""Decoding ahead for a GPU: worker processes decode for the one process that has the model.
 
-Used where one device does all the encoding (`EncoderConfig.uses_single_device`). Decoded tracks are
-gathered over track borders into batches of some minutes of audio, of which three are under way at
-most, so that memory stays bounded; `device.py` has what is done with them. Unmeasured on a GPU;
-its results are tested on a CPU.
+Used if one device does all the encoding (`EncoderConfig.uses_single_device`). Decoded tracks are
+collected into batches of some minutes of audio, at most three at a time, so memory stays bounded;
+`device_pipeline.py` encodes them. Not measured on a GPU; the results are tested on a CPU.
 """
 
 from __future__ import annotations
@@ -23,30 +22,30 @@ from embed_assets.library.unchanged import unchanged
 from embed_assets.workers import Pool, cpu_count, open_pool
 
 BATCH_SECONDS = 240.0
-"""Audio that goes to the device at once, unless a single track has more."""
+"""Audio per batch, unless a single track has more."""
 
 LONGEST_SECONDS = 600.0
-"""Audio of one track that is handed from process to process; the device's decodes more itself."""
+"""Longest track that is passed between processes; the device's process decodes longer ones."""
 
 MOST_DECODERS = 16
-"""A core decodes some 800 seconds of audio a second; on paper an H100 wants twelve."""
+"""One core decodes some 800 seconds of audio per second; an H100 should need twelve."""
 
 MOST_READY = 64
-"""Tracks that needed no device, before the device is asked for what it has, and all are told."""
+"""Tracks that need no device, after which the results of the device are collected too."""
 
 LOST = "the process of the device died while it processed this track; it will be retried"
 
 
 @dataclass(frozen=True)
 class DecodeAhead:
-    """Two pools that together do what `Pool.run(embed_track, jobs)` does."""
+    """Two pools that do together what `Pool.run(embed_track, jobs)` does."""
 
     decoders: Pool
     device: Pool
     batch_seconds: float = BATCH_SECONDS
 
     def allowing(self, more_seconds: Callable[[Job], float]) -> DecodeAhead:
-        """As `Pool.allowing`; a batch gets what its tracks get."""
+        """As `Pool.allowing`; a batch gets the time of its tracks."""
         return replace(
             self,
             decoders=self.decoders.allowing(more_seconds),
@@ -56,11 +55,11 @@ class DecodeAhead:
     def run(
         self, function: Callable[[Job], Done], jobs: Iterable[Job]
     ) -> Iterator[tuple[Job, Done | BaseException]]:
-        """As `Pool.run`; `function` is for tracks that are too long to be handed on decoded."""
+        """As `Pool.run`; `function` is for tracks that are too long to be passed on decoded."""
         ready: deque[tuple[Job, Done | BaseException]] = deque()
         under_way: dict[int, Batch] = {}
         batches = self._batches(function, jobs, ready)
-        # What the device still has at the end, it gives for a batch with nothing in it.
+        # An empty batch returns what the device still has at the end.
         for items in (batches, _rest(under_way)):
             for batch, outcome in self.device.run(submit, _noting(items, under_way)):
                 while ready:
@@ -83,7 +82,7 @@ class DecodeAhead:
         jobs: Iterable[Job],
         ready: deque[tuple[Job, Done | BaseException]],
     ) -> Iterator[Batch]:
-        """Gather what decoders hand on; what needs no device goes to `ready`."""
+        """Collect decoded tracks into batches; results that need no device go to `ready`."""
         numbers = count()
         tracks: list[DecodedTrack] = []
         seconds = 0.0
@@ -108,9 +107,9 @@ class DecodeAhead:
 def open_embedders(
     choice: EncoderConfig, window_seconds: float, failed_tries: int = 0
 ) -> Iterator[Pool | DecodeAhead]:
-    """The processes that embed tracks with this encoder: one a core, or decoders and one device.
+    """The processes that embed tracks with this encoder: one per core, or decoders and one device.
 
-    Half as many after each failed try.
+    Half as many after each failed attempt.
     """
     if not choice.uses_single_device():
         workers = max(1, choice.workers(window_seconds) >> failed_tries)
@@ -123,7 +122,7 @@ def open_embedders(
 
 
 def decode_track(job: Job) -> DecodedTrack | Job | Done:
-    """Decode a track, in a worker without a model; the job itself if the device's should do it.
+    """Decode a track, in a worker without a model; returns the job if the device should decode it.
 
     Raises:
         TrackRejected, FolderChanged, OSError: as `embed_track`.
@@ -167,6 +166,6 @@ def _jobs(batch: Batch) -> list[Job]:
 
 def _failed(batch: Batch, error: BaseException) -> Iterator[tuple[Job, BaseException]]:
     if batch.tracks and isinstance(error, TrackRejected):
-        # Not theirs alone: the batch before it was under way too, and no track need be at fault.
+        # The previous batch was in the same process, so these tracks need not be at fault.
         error = TransientError(f"{LOST} ({error.message})")
     return ((job, error) for job in _jobs(batch))

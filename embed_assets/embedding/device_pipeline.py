@@ -1,8 +1,8 @@
-"""What the process that has a GPU does: it encodes a batch while it takes the next in.
+"""The pipeline of the process that has a GPU: it receives a batch while it encodes another.
 
-A batch of audio comes through a pipe and is gathered in memory that the device can fetch from
-while the one before it is encoded, and the vectors of that one are written to the disk while the
-device goes on, so that it waits for neither. Unmeasured on a GPU; tested on a CPU.
+A batch of audio comes through a pipe into memory that the device can read directly, while the
+previous batch is encoded. The vectors of that batch are written to the disk while the device
+continues, so it waits for neither. Not measured on a GPU; tested on a CPU.
 """
 
 from __future__ import annotations
@@ -21,18 +21,17 @@ from embed_assets.encoders import devices
 from embed_assets.errors import TrackRejected
 
 WRITERS = 16
-"""Threads that write vectors: each waits for the disk, a file at a time."""
+"""Threads that write vectors; each waits for the disk."""
 
 AHEAD = 2
-"""Batches that `submit` holds back: one that is encoded, and one whose vectors are written."""
+"""Batches in progress: one is encoded, the vectors of another are written."""
 
 
 @dataclass(frozen=True)
 class DecodedTrack:
     """A decoded track on its way to the device.
 
-    `audio` are its windows, float32 [n, T], as bytes: these go through a pipe ten times as fast as
-    an array.
+    `audio`: its windows, float32 [n, T], as bytes, which pass a pipe ten times as fast as an array.
     """
 
     job: Job
@@ -55,7 +54,7 @@ class DecodedTrack:
 
 @dataclass(frozen=True)
 class Batch:
-    """What the device's process gets: decoded tracks, or a job that it does by `function` alone."""
+    """A message to the device's process: decoded tracks, or a job that it does with `function`."""
 
     number: int
     tracks: list[DecodedTrack] = field(default_factory=list)
@@ -68,10 +67,10 @@ Settling: TypeAlias = Outcome | Future[Outcome]
 
 
 def submit(batch: Batch) -> dict[int, list[Outcome]]:
-    """Have a batch encoded and stored; gives what became of earlier ones, by their numbers.
+    """Encode and store a batch; returns the results of earlier batches, by their numbers.
 
-    All of them, and of itself, for a batch with a job, and for one with nothing in it. What a
-    process that died had taken is not known to the next one.
+    For a batch with a job, and for an empty one, returns all results including its own. A new
+    process does not know the batches of one that died.
     """
     return _pipeline().submit(batch)
 
@@ -82,17 +81,17 @@ def _pipeline() -> DevicePipeline:
 
 
 class DevicePipeline:
-    """The batches in a process, in the order of their coming."""
+    """The batches in a process, in order."""
 
     def __init__(self) -> None:
-        # One thread: no engine promises to bear two.
+        # One thread: no engine promises to be safe with two.
         self.encoding = ThreadPoolExecutor(1)
         self.writing = ThreadPoolExecutor(WRITERS)
         self.under_way: dict[int, Future[list[Settling]]] = {}
         self.device = ""
 
     def submit(self, batch: Batch) -> dict[int, list[Outcome]]:
-        """As the function."""
+        """As the function `submit`."""
         gathered = _gathered(batch.tracks, self.device)
         before = list(self.under_way.values())
         self.under_way[batch.number] = self.encoding.submit(self._encode, batch, gathered)
@@ -113,7 +112,7 @@ class DevicePipeline:
         return [settling[place] for place in range(len(batch.tracks))]
 
     def _encode_equal(self, tracks: list[DecodedTrack], windows: np.ndarray) -> list[Settling]:
-        """Encode tracks whose windows, float32 [n, T], have one length, together."""
+        """Encode tracks together whose windows, float32 [n, T], have the same length."""
         ends = np.cumsum([len(track.audio) // (4 * track.samples) for track in tracks])[:-1]
         started = time.perf_counter()
         try:
@@ -126,7 +125,7 @@ class DevicePipeline:
             each = zip(tracks, np.split(windows, ends), strict=True)
             return [self._encode_equal([track], mine)[0] for track, mine in each]
         except Exception as error:  # noqa: BLE001
-            # Kept until it is asked for; its traceback would keep what is on the device, too.
+            # Kept until it is collected; its traceback would keep memory of the device.
             told = error.with_traceback(None)
             return [told for _ in tracks]
         a_window = (time.perf_counter() - loaded) / len(vectors)
@@ -142,7 +141,7 @@ class DevicePipeline:
 
 
 def _gathered(tracks: list[DecodedTrack], device: str) -> list[tuple[list[int], np.ndarray]]:
-    """Windows of one length together, float32 [n, T], and which tracks they are of."""
+    """Windows grouped by length, float32 [n, T], and the tracks that they belong to."""
     by_length: dict[int, list[int]] = {}
     for place, track in enumerate(tracks):
         by_length.setdefault(track.samples, []).append(place)

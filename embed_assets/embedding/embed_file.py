@@ -1,4 +1,4 @@
-"""The vector of a file that need not be in the library, as the index would have it."""
+"""The vector of any audio file, as the index would have it."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class _File:
 
 
 def embed_file(file: Path, choice: EncoderConfig, spec: IndexSpec) -> np.ndarray:
-    """Embed a file in a process of its own, for it may crash a decoder: float32 `[dim]`.
+    """Embed a file: float32 `[dim]`. Uses a process of its own, as the file may crash a decoder.
 
     Raises:
         TrackRejected: it cannot be embedded; says why.

@@ -1,7 +1,7 @@
-"""Embedding folders: the window vectors of every track that has none yet under the recipe.
+"""Embedding folders: window vectors for each track that has none under the recipe.
 
-Decode, encode and store happen in worker processes, a track at a time (`embed_track.py`); here is
-decided what is embedded, what is reused, and how a failure becomes a rejected row or a retry.
+Worker processes decode, encode and store one track at a time (`embed_track.py`). This module
+decides what is embedded, what is reused, and whether a failure becomes a rejected row or a retry.
 """
 
 from __future__ import annotations
@@ -25,10 +25,10 @@ from embed_assets.workers import Pool
 
 @dataclass(frozen=True)
 class EmbedResult:
-    """What became of a folder's tracks; the seconds of stages are summed over the workers.
+    """The outcome of a folder; the seconds of the stages are summed over the workers.
 
-    `seconds` is from its first track's turn to its last one's end; the folders before and after it
-    have some of that in common with it.
+    `seconds`: from the start of its first track to the end of its last one; neighbouring folders
+    overlap.
     """
 
     embedded: int = 0
@@ -48,9 +48,9 @@ class EmbedResult:
 
 @dataclass(frozen=True)
 class EmbedContext:
-    """What embedding works with: which music, how, and where its vectors are kept.
+    """What embedding works with: the library, the encoder, and where vectors are stored.
 
-    `run_id` is noted beside each vector; `force` embeds tracks that have vectors too.
+    `run_id` is recorded with each vector; `force` also embeds tracks that have vectors.
     """
 
     library: MusicFolder
@@ -70,16 +70,14 @@ def embed_folders(
 ) -> Iterator[tuple[bytes, EmbedResult | BaseException]]:
     """Embed the tracks of folders that have no vectors under the recipe.
 
-    Yields each folder with what became of it, as it is done. The next folder's tracks begin while
-    the last ones of the folder before are under way, so that no worker idles at its end. Audio
-    that is known under its hash is never embedded again, wherever it lies now. `on_track` gets the
-    row of each track as it is done.
+    Yields each folder with its outcome, when it is done. The next folder starts while the last
+    tracks of the previous one are in progress, so no worker is idle. Audio with a known hash is
+    never embedded again, wherever it is now. `on_track` gets the row of each finished track.
 
-    In place of a result comes the first of what went wrong with the folder's tracks; those that
-    went well are kept:
+    If tracks fail, the folder's outcome is the first error; the other tracks are kept:
         FolderChanged: a file changed since it was scanned; its vectors were not stored.
         TransientError: a file or the store could not be read or written.
-        ConfigurationError: the encoder cannot be loaded, or the library is not there.
+        ConfigurationError: the encoder cannot be loaded, or the library is missing.
     """
     under_way = _UnderWay(context)
     jobs = under_way.first_tries(paths)
@@ -97,9 +95,9 @@ def embed_folders(
 
 @dataclass
 class _Folder:
-    """A folder on its way; `open` are its tracks whose outcome is to come.
+    """A folder in progress. `open`: its tracks without an outcome yet.
 
-    `asked`: ids of tracks that a person wants embedded again.
+    `asked`: ids of tracks for which a person requested a retry.
     """
 
     path: bytes
@@ -110,7 +108,7 @@ class _Folder:
     asked: set[TrackId] = field(default_factory=set)
 
     def count(self, row: Embedding) -> None:
-        """Count a track whose audio another one's job has settled."""
+        """Count a track whose audio was embedded by the job of another track."""
         name = "reused" if row.reason is None else "rejected"
         self.result = replace(self.result, **{name: getattr(self.result, name) + 1})
 
@@ -120,12 +118,12 @@ class _Folder:
 
 
 class _UnderWay:
-    """The folders that were begun, and their tracks whose outcome is to come, by their audio."""
+    """The folders in progress, and their tracks without an outcome yet, by audio."""
 
     def __init__(self, context: EmbedContext) -> None:
         self.context = context
         self.unsettled: list[tuple[_Folder, Track]] = []
-        """Tracks that waited for another file with the same audio, which failed."""
+        """Tracks that waited for another file with the same audio, and that file failed."""
         self._claims: dict[str, list[tuple[_Folder, Track]]] = {}
         self._done: list[_Folder] = []
 
@@ -143,13 +141,13 @@ class _UnderWay:
                 self._done.append(folder)
 
     def next_tries(self) -> Iterator[Job]:
-        """A job for each audio that is unsettled: another file may be as good as ever."""
+        """A job for each audio in `unsettled`, with another file: it may be intact."""
         unsettled, self.unsettled = self.unsettled, []
         for folder, track in unsettled:
             yield from self._jobs(folder, [track])
 
     def take(self, job: Job, outcome: Done | BaseException) -> Embedding | None:
-        """Record what became of a track; returns its row, or None if nothing did."""
+        """Record the outcome of a track; returns its row, or None if it is to be retried."""
         (first, _), *others = self._claims.pop(job.track.audio)
         row = _take(first, job, outcome, self.context.tables)
         settled = [first]
@@ -166,7 +164,7 @@ class _UnderWay:
         return row
 
     def finished(self) -> Iterator[tuple[bytes, EmbedResult | BaseException]]:
-        """Each folder that is done and was not yet given out."""
+        """Each folder that is done and was not yet yielded."""
         while self._done:
             yield self._done.pop(0).outcome()
 
@@ -175,7 +173,7 @@ class _UnderWay:
         for track in tracks:
             mine = self._claims.setdefault(track.audio, [])
             mine.append((folder, track))
-            # What is under way for another file with the same audio is waited for.
+            # Wait if another file with the same audio is in progress.
             if len(mine) == 1:
                 yield Job(
                     track,
@@ -189,7 +187,7 @@ class _UnderWay:
 
 
 def _pending(context: EmbedContext, folder: _Folder) -> list[Track]:
-    """The tracks to embed; those of the others that have their vectors are counted as reused."""
+    """The tracks to embed; tracks that have vectors are counted as reused."""
     library, tables, recipe = context.library, context.tables, context.recipe
     name = folder_id(library.name, folder.path)
     _forget_lost(tables, context.store, name, recipe)
@@ -205,11 +203,11 @@ def _pending(context: EmbedContext, folder: _Folder) -> list[Track]:
 def _take(
     folder: _Folder, job: Job, outcome: Done | BaseException, tables: Tables
 ) -> Embedding | None:
-    """Record what became of a track; None if nothing did, for which the folder is tried again."""
+    """Record the outcome of a track; None: its folder is retried."""
     if isinstance(outcome, TrackRejected):
         outcome = Done(_rejected(job, outcome), 0.0, 0.0, 0.0)
     elif isinstance(outcome, BaseException):
-        # The others go on: what is finished needs no second try.
+        # The other tracks continue: finished ones need no retry.
         folder.problem = folder.problem or _as_problem(job, outcome)
         return None
     try:
@@ -222,13 +220,13 @@ def _take(
 
 
 def _more_seconds(job: Job) -> float:
-    """Hours of audio take their time: ten times what a slow core needs for them with MuQ."""
+    """Extra seconds for long audio: ten times what a slow core needs for it with MuQ."""
     planned = job.recipe.windows * job.recipe.window_seconds
     return 5.0 * min(job.track.duration, planned or job.track.duration)
 
 
 def _forget_lost(tables: Tables, store: Store, folder: FolderId, recipe: Recipe) -> None:
-    """Have audio embedded again whose vectors are gone from the store, all of it at once."""
+    """Forget embeddings whose vectors are missing in the store, so that they are embedded again."""
     for track in list(tables.embeddable(folder, recipe.digest)):
         if not store.has(recipe.digest, track.audio):
             tables.forget_embedding(recipe.digest, track.audio)

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from embed_assets.encoders import Encoder
 
 BATCH_SECONDS = 120.0
-"""Audio encoded in one call, at most, in seconds: bounds memory whatever a track's length."""
+"""Most seconds of audio per call of the encoder: bounds memory for any length of track."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ class Job:
 
 @dataclass(frozen=True)
 class Done:
-    """What a worker gives back: the row for the table, and where the seconds went."""
+    """The result of a worker: the row for the table, and the seconds of each stage."""
 
     row: Embedding
     decode_seconds: float
@@ -91,7 +91,7 @@ def embed_track(job: Job) -> Done:
 
 
 def same_audio(job: Job) -> bool:
-    """Whether the file of a job has the audio that it had when it was scanned; reads all of it."""
+    """Whether the file of a job has the same audio as when it was scanned; reads all of it."""
     from embed_assets.library.probe import probe
 
     try:
@@ -101,7 +101,7 @@ def same_audio(job: Job) -> bool:
 
 
 def load_encoder(job: Job) -> Encoder:
-    """The encoder of a job, which this process keeps.
+    """The encoder of a job; this process keeps it.
 
     Raises:
         ConfigurationError: it cannot be loaded, or has other weights than the job's recipe.
@@ -126,7 +126,7 @@ def embedded(
     """Store a track's window vectors, [n_windows, S, dim]; `spent` is in seconds.
 
     Raises:
-        TrackRejected: the vectors are of no use.
+        TrackRejected: the vectors are not usable.
         TransientError: the store cannot be written.
     """
     from embed_assets.storage.pooling import pool as pool_windows
@@ -158,7 +158,7 @@ def embedded(
 
 
 def from_store(job: Job) -> Done | None:
-    """Vectors of this audio that no table names: the tables were lost, and the store was not."""
+    """Stored vectors of this audio that the tables do not know: the tables were lost."""
     store, recipe, audio = Store(job.store), job.recipe, job.track.audio
     if not store.has(recipe.digest, audio):
         return None
@@ -196,7 +196,7 @@ def _encoder(choice: EncoderConfig) -> Encoder:
 
 
 def _equal_lengths(windows: Iterator[np.ndarray], limit: int) -> Iterator[list[np.ndarray]]:
-    """Group neighbours of one length: a batch is never padded."""
+    """Group consecutive windows of the same length: a batch is never padded."""
     batch: list[np.ndarray] = []
     for window in windows:
         if batch and (len(batch) >= limit or len(window) != len(batch[0])):
