@@ -77,9 +77,9 @@ def iter_windows(
     be decoded, the windows are planned over that, and `note` says so. Memory: a few windows,
     whatever the track's length. While iterating it raises:
 
-        TrackRejected: CORRUPT (nothing decodes), TOO_SHORT (under 1 s does), SILENT (all that was
-            decoded is digital silence, found at the end), or as `open_audio`.
-        OSError: the file could not be read; it says nothing about the track.
+        TrackRejected: CORRUPT (nothing decodes), TOO_SHORT (under 1 s does), SILENT (only digital
+            silence, raised at the end), or as `open_audio`.
+        OSError: the file could not be read; this says nothing about the track.
     """
     stream = WindowStream()
     stream.windows = _by_either(stream, path, duration, policy, sample_rate)

@@ -46,7 +46,7 @@ class Reader:
         return self._decoder.first_error
 
     def cut(self, start: float, length: float, sample_rate: int) -> np.ndarray | None:
-        """The window [start, start + length), in seconds, at `sample_rate`; None at the track's end."""
+        """The window [start, start + length) in seconds; None past the end of the track."""
         import soxr
 
         if not self.rate and not self._advance():

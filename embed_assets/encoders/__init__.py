@@ -1,8 +1,8 @@
 """Turns windows of audio into vectors; the only place that knows torch, muq and librosa's features.
 
-What an encoder is, its card says (`cards`), with its weights `describe` (cheap enough for a sensor
-that asks every few seconds); `load` gives the thing itself (seconds). Nothing heavy is imported
-before `load` is called.
+A card (`cards.py`) describes an encoder, and `describe` an encoder with its weights; this is cheap
+enough for a sensor that asks every few seconds. `load` loads it, which takes seconds. Nothing heavy
+is imported before `load` is called.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ __all__ = ["Encoder", "EncoderCard", "EncoderInfo"]
 
 
 def describe(name: str, model: str, cache: Path) -> EncoderInfo:
-    """Say what the encoder `name` with the weights `model` is, without loading or downloading.
+    """Describe the encoder `name` with the weights `model`, without loading or downloading.
 
     `cache` is the folder of downloaded models and of their digests. Raises ConfigurationError when
     there is no such encoder, or its weights are not on this machine.
@@ -27,9 +27,9 @@ def describe(name: str, model: str, cache: Path) -> EncoderInfo:
 
 
 def fetch(name: str, model: str, cache: Path, progress: Callable[[str], None]) -> None:
-    """Download what the encoder `name` needs and is not here, with a progress bar; tells of it.
+    """Download what the encoder `name` lacks, with a progress bar.
 
-    Raises ConfigurationError when it cannot be had, TransientError when the disk is full.
+    Raises ConfigurationError if it cannot be downloaded, TransientError if the disk is full.
     """
     card = card_of(name)
     if card.default_model:
@@ -42,7 +42,7 @@ def load(name: str, model: str, device: str, cache: Path) -> Encoder:
     """Load the encoder `name` onto `device` (a value of EMBED_DEVICE); takes seconds.
 
     Never touches the network. Raises ConfigurationError for an unknown encoder, for weights that
-    are absent, damaged or of another architecture, and for a device that is not there.
+    are missing, damaged or of another architecture, and for a missing device.
     """
     card = card_of(name)
     if not card.runs_on_gpu:
@@ -51,10 +51,10 @@ def load(name: str, model: str, device: str, cache: Path) -> Encoder:
 
 
 def require_device(name: str, device: str) -> None:
-    """Fail where an encoder cannot run on that device: before weights are fetched.
+    """Fail if an encoder cannot run on that device, before weights are downloaded.
 
-    Imports no more than OpenVINO, where that is asked for; what else may be wrong with a device is
-    found out by `load`. Raises ConfigurationError.
+    Imports only OpenVINO, if the device needs it; `load` finds other problems of a device. Raises
+    ConfigurationError.
     """
     card = card_of(name)
     if card.runs_on_gpu:
@@ -72,7 +72,7 @@ def require_device(name: str, device: str) -> None:
 
 
 def require(name: str, model: str, device: str, cache: Path) -> None:
-    """Fail before any work where `load` is bound to fail; loads no model, and no torch.
+    """Fail before any work if `load` would fail; loads neither a model nor torch.
 
     Raises:
         ConfigurationError: as `describe` and `require_device`.
@@ -82,9 +82,9 @@ def require(name: str, model: str, device: str, cache: Path) -> None:
 
 
 def unused_files(in_use: Collection[str], model: str, cache: Path) -> list[Path]:
-    """What encoders keep beside their weights and nobody needs, and stopped downloads.
+    """Files beside the weights that are not needed any more, and incomplete downloads.
 
-    `in_use`: values of `EncoderInfo.weights`; what EMBED_MODEL needs stays too. Each can be had
+    `in_use`: values of `EncoderInfo.weights`; files for EMBED_MODEL stay too. All can be created
     again.
     """
     from embed_assets.encoders import download, weights

@@ -1,4 +1,4 @@
-"""What every encoder has: a card, a description, and the interface of a loaded one."""
+"""What each encoder has: a card, a description, and the interface of a loaded encoder."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class EncoderCard:
-    """What is known of an encoder before anything is loaded; plain data.
+    """What is known about an encoder before anything is loaded; plain data.
 
     Functions are named as "module:function", so that a card costs no import. `call` calls them.
 
     name: the value of EMBED_ENCODER; part of the recipe.
     summary: a few words behind the name, in the list of encoders.
     note: one sentence for people: what it is, and what its licence forbids.
-    licence, commercial_use: of the weights; where there are none, of this software.
-    space: vectors of encoders of one space may be compared by cosine if one model made both.
+    licence, commercial_use: of the weights; without weights, of this software.
+    space: encoders with the same space may be compared by cosine, if one model made both vectors.
     sample_rate: Hz of the mono float32 audio that it takes.
     engines: what can run it.
     describe: (model, cache) -> EncoderInfo, without loading; `embed_assets.encoders.describe`.
     load: (model, device, cache) -> Encoder; `embed_assets.encoders.load`.
-    dim: width of a vector; None where the weights say it.
+    dim: width of a vector; None if it depends on the weights.
     window_seconds: length of a window that suits it.
     default_model: hub id of its weights; empty for an encoder without weights.
     download_size: of these weights, for people.
-    instead: the encoder to suggest where the weights cannot be had.
+    instead: the encoder to suggest if the weights cannot be downloaded.
     has_text: whether it also turns text into vectors.
     runs_on_gpu: whether EMBED_DEVICE may be more than the CPU.
-    is_quick: whether it needs only minutes for thousands of tracks, on any machine.
+    is_quick: whether thousands of tracks take only minutes, on any machine.
     worker_bytes, worker_bytes_per_second: memory of a process that has loaded it, and for each
         second of a window; 0: too little to count.
     same_recording_cosine: the cosine from which two tracks of one length may be one recording.
     require: (device) -> None, raises ConfigurationError where it cannot run on this machine.
-    load_exact: (model, cache) -> Encoder, in float32 on the CPU: what others are compared with.
+    load_exact: (model, cache) -> Encoder, in float32 on the CPU, which others are compared with.
     first_load_notice: (info, device, cache) -> str, what the first load spends minutes on.
     unused_files: (in_use, model, cache) -> list[Path]; `embed_assets.encoders.unused_files`.
     """
@@ -78,7 +78,7 @@ def call(function: str, *arguments: Any) -> Any:
 
 @dataclass(frozen=True)
 class EncoderInfo:
-    """What an encoder with its weights is, without loading it: all that a recipe needs.
+    """An encoder with its weights, without loading it: all that a recipe needs.
 
     `weights` is a digest of everything learned or fitted that decides a vector, `sample_rate` in
     Hz of the mono float32 audio that it takes, `frame_stats` the order of axis 1 of what it
@@ -120,7 +120,7 @@ class Encoder(Protocol):
 
     @property
     def warning(self) -> str:
-        """Why it is not the engine that one would expect here; else empty."""
+        """Why another engine than the expected one is used; else empty."""
         ...
 
     def encode(self, windows: np.ndarray) -> np.ndarray:

@@ -1,4 +1,4 @@
-"""The table of encoders: a line for each. docs/architecture.md says how to add one."""
+"""The table of encoders, one line each. docs/architecture.md says how to add one."""
 
 from __future__ import annotations
 
@@ -28,17 +28,17 @@ def card_of(name: str) -> EncoderCard:
 def same_recording_cosine(name: str) -> float:
     """The cosine from which two tracks of one length may be one recording.
 
-    Also of an encoder that only another version of this software had, whose index is still served.
+    Also for an encoder of another version of this software, if its index is still served.
     """
     return CARDS.get(name, EncoderCard).same_recording_cosine
 
 
 def choices() -> str:
-    """The encoders in one line for people, each with a few words on it."""
+    """The encoders and a few words on each, in one line."""
     *most, last = (f"`{card.name}` ({card.summary})" for card in CARDS.values())
     return f"{', '.join(most)}, or {last}"
 
 
 def with_weights() -> str:
-    """The names of the encoders that EMBED_MODEL is for, in one line for people."""
+    """The names of the encoders that use EMBED_MODEL, in one line."""
     return " and ".join(f"`{card.name}`" for card in CARDS.values() if card.default_model)

@@ -1,4 +1,4 @@
-"""Which encoder a run uses, and how it uses this machine; loads nothing."""
+"""The encoder of the settings, and how it uses this machine; loads nothing."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class EncoderConfig:
         )
 
     def require(self) -> None:
-        """Fail before any work where the encoder cannot be loaded; loads nothing.
+        """Fail before any work if the encoder cannot be loaded; loads nothing.
 
         Raises:
             ConfigurationError: says what to do.
@@ -66,26 +66,26 @@ class EncoderConfig:
         return encoders.load(self.name, self.model, self.device, self.cache)
 
     def uses_single_device(self) -> bool:
-        """Whether one process does all that the device can, with others that decode for it."""
+        """Whether one process uses the whole device, while others decode for it."""
         return self.card.runs_on_gpu and devices.is_single(self.device)
 
     def uses_nvidia(self) -> bool:
-        """Whether an NVIDIA GPU does the work, so fast that the start of a run counts."""
+        """Whether an NVIDIA GPU does the work; it is so fast that the start of a run counts."""
         return self.uses_single_device() and self.device[:4] in ("auto", "cuda")
 
     def device_slots(self) -> int:
-        """How many runs may embed at the same time: one, or one for each GPU."""
+        """How many runs may embed at the same time: one, or one per GPU."""
         return devices.slots(self.device) if self.card.runs_on_gpu else 1
 
     def first_load_notice(self) -> str:
-        """What the first track will wait for, for people; empty for nothing."""
+        """What the first track has to wait for, in a sentence; empty if nothing."""
         if not self.card.first_load_notice:
             return ""
         info = encoders.describe(self.name, self.model, self.cache)
         return call(self.card.first_load_notice, info, self.device, self.cache)
 
     def workers(self, window_seconds: float = 10.0) -> int:
-        """Processes with a model: one a core, as far as memory holds them, or one for a GPU."""
+        """Number of processes with a model: one per core, limited by memory, or one for a GPU."""
         if self.uses_single_device():
             return 1
         seconds = round(window_seconds * self.card.worker_bytes_per_second)
@@ -96,7 +96,7 @@ class EncoderConfig:
 
 
 def _available_bytes(unknown: int) -> int:
-    """Memory to be had, by the kernel's estimate and the cgroup's limit; else `unknown`."""
+    """Available memory, by the kernel's estimate and the cgroup's limit; else `unknown`."""
     figures = []
     try:
         with open("/proc/meminfo") as lines:

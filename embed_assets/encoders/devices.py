@@ -1,6 +1,6 @@
-"""Which device a value of EMBED_DEVICE means here, and who may use it.
+"""Which device a value of EMBED_DEVICE means on this machine, and who may use it.
 
-Never another device than was asked for. Knows no encoder.
+A requested device is never replaced by another one. Knows no encoder.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from filelock import FileLock
 
 _LEASES: list[FileLock] = []
-"""Locks that are held as long as the process lives, or until it could not use what they are for."""
+"""Locks that are held until the process ends, or until its device turned out to be unusable."""
 
 _OTHERS = ("/dev/kfd", "/dev/dxg")
 """AMD's GPUs, which torch calls CUDA in a build for ROCm; the second under Windows."""
@@ -33,8 +33,8 @@ def resolve_device(wanted: str) -> str:
     """The device for a value of EMBED_DEVICE: cpu, cuda, cuda:N, mps, or openvino:NAME.
 
     Raises:
-        ConfigurationError: it is not there; or `auto` finds an NVIDIA GPU that torch cannot use,
-            since nobody wants to learn after days that the CPU did the work.
+        ConfigurationError: it is missing; or `auto` finds an NVIDIA GPU that torch cannot use, as
+            nobody wants to notice after days that the CPU did the work.
     """
     kind, _, index = wanted.partition(":")
     if wanted == "cpu" or (wanted == "auto" and not (nvidia_gpu() or _others())):
@@ -69,10 +69,10 @@ def resolve_device(wanted: str) -> str:
 
 
 def require(wanted: str) -> None:
-    """Fail where `resolve_device` is bound to, as far as can be told without loading torch.
+    """Fail if `resolve_device` would, as far as is known without loading torch.
 
     Raises:
-        ConfigurationError: a kind of GPU was asked for of which this machine has none.
+        ConfigurationError: this machine has no GPU of the requested kind.
     """
     kind, _, index = wanted.partition(":")
     if kind == "openvino" and index != "CPU":
@@ -128,13 +128,13 @@ def lease_cuda(names: Mapping[int, str], folder: Path, wait_seconds: float = 60.
 
 
 def end_leases() -> None:
-    """Let others have what this process has leased."""
+    """Release what this process has leased."""
     while _LEASES:
         _LEASES.pop().release()
 
 
 def slots(wanted: str) -> int:
-    """How many processes may have a device of their own at the same time; loads no torch."""
+    """How many processes may use a device of their own at the same time; loads no torch."""
     return max(1, len(near_the_best())) if wanted in ("auto", "cuda") else 1
 
 

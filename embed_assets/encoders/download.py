@@ -1,7 +1,8 @@
-"""A large file of the hub, into its place in the hub's cache, from where an earlier call stopped.
+"""Downloads a large file into the hub's cache, and resumes where an earlier process stopped.
 
-huggingface_hub goes on after a broken connection within one call, and since 1.x begins anew in the
-next; here what a killed process had fetched is kept, and what was fetched is checked.
+huggingface_hub resumes after a broken connection within one call, but since 1.x a new call starts
+from the beginning. Here the part that a killed process had downloaded is kept, and the result is
+verified.
 """
 
 from __future__ import annotations
@@ -12,21 +13,21 @@ from contextlib import suppress
 from pathlib import Path
 
 SHA256 = re.compile(r"[0-9a-f]{64}")
-"""What the hub calls a large file: by the digest of what is in it."""
+"""The hub's name of a large file: the digest of its content."""
 
 
 class Damaged(Exception):
-    """What came is not what the hub says that it has."""
+    """The downloaded file does not match the hub's digest."""
 
 
 def into_cache(model: str, name: str, cache: Path, patience: float) -> None:
-    """Fetch the file `name` of `model`, so that `snapshot_download` finds it; shows progress.
+    """Download the file `name` of `model`, so that `snapshot_download` finds it; shows progress.
 
-    `patience`: seconds without a first answer. A file that is no large one of the hub's is left to
-    `snapshot_download`. Another process that fetches the same is waited for.
+    `patience`: seconds to wait for the first answer. Files that the hub does not store as large
+    files are left to `snapshot_download`. Waits for another process that downloads the same file.
 
     Raises:
-        Damaged: another digest; what came is thrown away.
+        Damaged: the digest differs; the downloaded part is deleted.
         HfHubHTTPError, httpx.HTTPError, OSError: as huggingface_hub.
     """
     from filelock import FileLock
@@ -55,7 +56,7 @@ def into_cache(model: str, name: str, cache: Path, patience: float) -> None:
 
 
 def stopped(cache: Path) -> list[Path]:
-    """What came of files before their download was stopped, and nobody goes on with just now."""
+    """Incomplete downloads that no process is continuing."""
     from filelock import FileLock, Timeout
 
     found = []
@@ -82,7 +83,7 @@ def _fetch(url: str, location: str, partial: Path, size: int, name: str) -> None
 
     headers = build_hf_headers()
     if httpx.URL(location).host != httpx.URL(url).host:
-        # A storage behind the hub has no business with the user's token.
+        # The storage behind the hub must not get the user's token.
         headers.pop("authorization", None)
     if partial.exists() and partial.stat().st_size > size:
         partial.unlink()

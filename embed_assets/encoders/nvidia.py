@@ -1,4 +1,4 @@
-"""What the NVIDIA driver says of this machine's GPUs: in milliseconds, and without torch."""
+"""The GPUs of this machine by the NVIDIA driver: in milliseconds, and without torch."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ _MAJOR, _MINOR = 75, 76
 
 @dataclass(frozen=True)
 class Gpu:
-    """A GPU that the driver gives this process, under its place in the driver's order."""
+    """A GPU that this process may use, with its index in the driver's order."""
 
     index: int
     capability: tuple[int, int]
@@ -27,7 +27,7 @@ def hidden() -> bool:
 
 
 def nvidia_gpu() -> str:
-    """What shows that this machine has an NVIDIA GPU for this process; empty: it has none."""
+    """Evidence of an NVIDIA GPU that this process may use; empty if there is none."""
     if hidden():
         return ""
     there = gpus()
@@ -37,10 +37,10 @@ def nvidia_gpu() -> str:
 
 
 def near_the_best() -> list[int]:
-    """Indices of the GPUs that are worth a model: none where the driver does not say.
+    """Indices of the GPUs that are worth a model; none if the driver does not answer.
 
-    A display's card beside a strong one is not: it has half the strongest one's memory at least,
-    and is at most one generation older than those.
+    A display's card beside a strong GPU is not: a GPU needs at least half of the strongest one's
+    memory, and may be at most one generation older.
     """
     there = gpus() or []
     most = max((gpu.memory for gpu in there), default=0)
@@ -50,7 +50,7 @@ def near_the_best() -> list[int]:
 
 
 def gpus() -> list[Gpu] | None:
-    """The GPUs that the driver gives this process; None without a driver that works."""
+    """The GPUs that this process may use; None without a working driver."""
     try:
         driver = ctypes.CDLL("libcuda.so.1")
         if driver.cuInit(0):

@@ -1,4 +1,4 @@
-"""Where the weights that EMBED_MODEL names lie, what their digest is, and how they get here.
+"""Weights of EMBED_MODEL: where they are, their digest, and how they are downloaded.
 
 Only `fetch` touches the network. Nothing here loads a model or knows an architecture.
 """
@@ -29,12 +29,12 @@ CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
-_HUB_PATIENCE = 10.0  # seconds without an answer of the hub, before a download has begun
+_HUB_PATIENCE = 10.0  # seconds to wait for an answer of the hub before a download
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A model on this machine: its folder, what its config.json says, and the digest of both files.
+    """A model on this machine: its folder, what config.json says, and the digest of both files.
 
     The digest is the same for a hub download and for a copy of it in a local folder.
     """
@@ -48,9 +48,9 @@ def find(model: str, cache: Path, card: EncoderCard) -> Weights:
     """Find the weights `model`, a local folder or a hub id, on this machine; no network.
 
     `cache` holds downloads (unless HF_HOME or HF_HUB_CACHE say otherwise) and digests: weights of
-    a local folder are read through once, and again when their size or time changes. `card`: of the
-    encoder that needs them, for messages. Raises WeightsMissing when they are not downloaded,
-    ConfigurationError when they are not complete.
+    a local folder are read once, and again when their size or time changes. `card`: of the encoder
+    that needs them, for messages. Raises WeightsMissing if they are not downloaded, and
+    ConfigurationError if they are incomplete.
     """
     folder = _local_folder(model) or _downloaded(model, cache, card)
     try:
@@ -71,9 +71,9 @@ def find(model: str, cache: Path, card: EncoderCard) -> Weights:
 
 
 def check(weights: Weights, model: str) -> None:
-    """Read the weights through: raises ConfigurationError if they are not those of their digest.
+    """Read the weights completely; raises ConfigurationError if they do not match their digest.
 
-    A download is taken at its word otherwise, which its disk may have broken since.
+    Otherwise a download is trusted, although its disk may have damaged it since.
     """
     try:
         raw = (weights.folder / CONFIG).read_bytes()
@@ -102,9 +102,9 @@ def _digest(sha256_of_weights: str, config: bytes) -> str:
 def fetch(
     model: str, cache: Path, card: EncoderCard, begin: Callable[[], None] = lambda: None
 ) -> Path:
-    """Download the weights `model` from the hub unless they are here; the folder they lie in.
+    """Download the weights `model` from the hub if they are missing; returns their folder.
 
-    Shows a progress bar in a terminal and goes on where an earlier call stopped. Raises
+    Shows a progress bar in a terminal, and resumes where an earlier call stopped. Raises
     ConfigurationError within seconds when there is no network, no such model, or no access to it,
     and TransientError when the disk is full.
     """
@@ -158,7 +158,7 @@ def fetch(
 
 
 def hub_cache(cache: Path) -> Path:
-    """Where hub downloads lie: the user's own Hugging Face cache if set, else under `cache`."""
+    """The folder of hub downloads: the user's own Hugging Face cache if set, else below `cache`."""
     for variable, below in (
         ("HF_HUB_CACHE", ""),
         ("HUGGINGFACE_HUB_CACHE", ""),
@@ -170,7 +170,7 @@ def hub_cache(cache: Path) -> Path:
 
 
 def _local_folder(model: str) -> Path | None:
-    """The folder that `model` names, if it names one; None for a hub id."""
+    """The local folder `model`; None for a hub id."""
     folder = Path(os.path.expanduser(model))
     if not model.strip() or (not _HUB_ID.fullmatch(model) and not folder.is_dir()):
         raise ConfigurationError(
@@ -207,7 +207,7 @@ def _downloaded(model: str, cache: Path, card: EncoderCard) -> Path:
 
 
 def _sha256(path: Path, cache: Path) -> str:
-    """SHA-256 of a file, as the hub names its blob, or read once and remembered under `cache`."""
+    """SHA-256 of a file: the hub's name of its blob, or computed once and stored below `cache`."""
     real = path.resolve()
     if SHA256.fullmatch(real.name):
         return real.name
@@ -224,11 +224,11 @@ def _remembered(path: Path, size: int, mtime_ns: int, cache: Path) -> str:
         if SHA256.fullmatch(known):
             return known
     except (OSError, ValueError, KeyError, TypeError):
-        pass  # not known yet, or cut off by a power loss: read the weights again
+        pass  # not known yet, or truncated by a power loss: read the weights again
     value = file_sha256(path)
     content = {"path": str(path), "size": size, "mtime_ns": mtime_ns, "sha256": value}
     temporary = note.with_name(f".{note.name}.{uuid.uuid4().hex}.tmp")
-    # On a full or read-only disk this process still knows it, and what it came for may work.
+    # On a full or read-only disk only this process knows it.
     try:
         note.parent.mkdir(parents=True, exist_ok=True)
         temporary.write_text(json.dumps(content))
@@ -262,5 +262,5 @@ def _first_line(error: Exception) -> str:
 
 
 def is_full(error: OSError) -> bool:
-    """Whether the disk, or one's share of it, is full."""
+    """Whether the disk or a quota is full."""
     return error.errno in (errno.ENOSPC, errno.EDQUOT)
