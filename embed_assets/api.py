@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embed_assets.errors import NotFound
 from embed_assets.identity import TRACKS, IndexSpec
+from embed_assets.index.track_rows import row_of
 from embed_assets.project import Project, for_reading
 from embed_assets.search.filters import FIELDS
 from embed_assets.search.local import LocalAnswers
 from embed_assets.search.milvus import MilvusAnswers
-from embed_assets.search.names import Names, at_path
+from embed_assets.search.names import Found, Names, at_path, find, name_of, not_indexed
 from embed_assets.search.parts import has_parts
 from embed_assets.search.questions import Questions
 from embed_assets.search.searcher import Searcher
@@ -189,6 +192,42 @@ class Snapshot(Questions):
     def encoder(self) -> str:
         """Name of the encoder that made the vectors."""
         return self._held.spec.recipe.encoder
+
+    def named(self, name: str) -> Found:
+        """The indexed tracks that a name means: a library-relative path, a track id, or words.
+
+        Unlike a query, it does not look at the current directory, so strangers may give the name.
+
+        Raises:
+            NotFound: there is no such track.
+            NotIndexedYet: none of them is indexed.
+        """
+        found = find(self._held.names, name, here=False)
+        there = tuple(t for t in found.tracks if self._held.tracks.find([t.track_id]))
+        if not there:
+            raise not_indexed(found)
+        return replace(found, tracks=there)
+
+    def with_audio(self, audio_hash: str) -> Found:
+        """The first indexed track with this audio, by path. Raises NotFound: there is none."""
+        held = self._held.tracks
+        there = [held.track(i) for i in held.of_audio([audio_hash]).nonzero()[0].tolist()]
+        if not there:
+            raise NotFound(f"no indexed track has the audio hash {audio_hash!r}")
+        first = min(there, key=lambda track: track.path)
+        return Found((first,), name_of(first))
+
+    def listed(self, words: str = "", after: str = "") -> Iterator[dict[str, Any]]:
+        """The indexed tracks by path, with the fields of a row; those that come after a path.
+
+        `words`: only tracks whose title, artist, album or path contains all of these.
+        """
+        held = self._held.tracks
+        tracks = [track for _, track in held.tracks()]
+        if words.strip():
+            tracks = queries.best_by_words(tracks, words, len(tracks))
+        rows = sorted((vars(row_of(t)) for t in tracks), key=lambda row: row["path"])
+        return (row for row in rows if row["path"] > after)
 
     def tracks(self) -> pd.DataFrame:
         """A row a track that is indexed, by path, with the fields of the index as columns."""

@@ -3,6 +3,7 @@
     EmbedAssetsError
     |-- ConfigurationError     a setting is wrong: fail at once, no retry, say how to fix it
     |   |-- WeightsMissing     not downloaded or created yet; queries still work
+    |   |-- NothingIndexed     nothing is served yet: over HTTP, ask again later
     |   `-- LibraryUnavailable the library is missing, or so empty that it looks unmounted
     |-- TransientError         a temporary failure: retry
     |   |-- FolderChanged      a file changed while it was read: evaluate the folder again
@@ -10,6 +11,7 @@
     |   |-- IndexBusy          another process has the Lite index open; the rest continues
     |   `-- AlreadyRunning     another `up` is running
     |-- NotFound               there is no such track or collection: ask for another
+    |   `-- NotIndexedYet      the track is known, but not indexed yet: over HTTP, ask again later
     `-- TrackRejected          one track is bad: record the reason, continue with the others
 
 A class exists only if a caller treats it differently. Messages say what failed, on which file or
@@ -69,12 +71,20 @@ class WeightsMissing(ConfigurationError):
     """The encoder's weights are not on this machine yet; indexed music can still be queried."""
 
 
+class NothingIndexed(ConfigurationError):
+    """Nothing is indexed yet, so no query can be answered."""
+
+
 class LibraryUnavailable(ConfigurationError):
     """The library folder is missing, unreadable or suspiciously empty: remove nothing."""
 
 
 class NotFound(EmbedAssetsError):
     """What was asked for is not there: a track, a folder, a collection."""
+
+
+class NotIndexedYet(NotFound):
+    """A track that is known and has no vector yet."""
 
 
 class TransientError(EmbedAssetsError):

@@ -99,6 +99,12 @@ class Settings(BaseSettings):
         description="Most folders in a run. Runs of an import also end after ten minutes of work."
         " On a GPU the default is 1024.",
     )
+    http_token: str = Field(
+        "",
+        description="Token that clients of `embed-assets serve` must send. Required to serve on any"
+        " address but loopback.",
+        repr=False,
+    )
     history_days: int = Field(
         30,
         ge=0,
@@ -221,7 +227,7 @@ class Settings(BaseSettings):
 
     def environment(self) -> dict[str, str]:
         """The settings as absolute `EMBED_*` variables, for child processes."""
-        values = self.model_dump(exclude_none=True)
+        values = self.model_dump(exclude_none=True, exclude={"http_token"})
         return {f"EMBED_{k.upper()}": str(v) for k, v in values.items() if v != ""}
 
 

@@ -292,6 +292,27 @@ def demo() -> None:
 index.add_to(app)
 
 
+@app.command(epilog="Example: embed-assets serve --port 8000")
+def serve(
+    host: Annotated[str, typer.Option(help="Address to serve at.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
+    root_path: Annotated[
+        str, typer.Option(help="Path of a reverse proxy that leads here, e.g. /music.")
+    ] = "",
+) -> None:
+    """Answer queries over HTTP until Ctrl-C; see docs/http.md.
+
+    Runs beside `up` and `sync`, and never waits for them. Only this machine may ask, unless
+    EMBED_HTTP_TOKEN is set.
+    """
+    from embed_assets.http import server
+    from embed_assets.operations.read_only import require_setting
+
+    settings = Settings.load()
+    require_setting(settings)
+    server.serve(settings, host, port, root_path, terminal.print_note)
+
+
 def main() -> None:
     """Entry point: our own errors become one line on stderr and an exit code."""
     for sentence in Settings.mistyped():

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, NothingIndexed
 from embed_assets.index.collection import IDS_PER_CALL, READ, id_list, load, served, width_of
 from embed_assets.index.milvus_compat import PAGE
 from embed_assets.words import name_key
@@ -205,6 +205,6 @@ def served_collection(client: IndexClient) -> str:
     """
     name = served(client)
     if name is None:
-        raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
+        raise NothingIndexed("nothing is indexed yet: run `embed-assets sync`")
     load(client, name)
     return name

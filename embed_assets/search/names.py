@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from embed_assets.errors import ConfigurationError, NotFound
+from embed_assets.errors import NotFound, NothingIndexed, NotIndexedYet
 from embed_assets.identity import TrackId, display_path, track_id
 from embed_assets.index.track_rows import row_of
 from embed_assets.library.walk import is_audio
@@ -124,18 +124,20 @@ def find_each(
     return tuple(find(names, os.fspath(one)) for one in queries)
 
 
-def find(names: Names, query: str) -> Found:
-    """The track or folder at a path (relative to this directory or to the library), or by words.
+def find(names: Names, query: str, *, here: bool = True) -> Found:
+    """The track or folder at a path, with an id, or by words.
+
+    A path is relative to the library or, if `here`, to this directory.
 
     Raises:
         NotFound: none fits.
-        ConfigurationError: the library was never scanned.
+        NothingIndexed: the library was never scanned.
     """
     if not query.strip(" /"):
         raise NotFound("name a track by its path, or by words of its title and artist")
     if not _may_be_a_name(query):
         raise NotFound(f"no track can be called {query!r}: it holds characters that no name has")
-    if found := at_path(names, query):
+    if found := at_path(names, query, here=here):
         return found
     if track := names.with_id(query):
         return Found((track,), name_of(track))
@@ -145,20 +147,23 @@ def find(names: Names, query: str) -> Found:
     if tracks := names.by_words(shown[:LONGEST_QUERY], OTHERS + 1):
         return Found((tracks[0],), name_of(tracks[0]), tuple(tracks[1:]))
     if not queries.any_track(names.tables):
-        raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
+        raise NothingIndexed("nothing is indexed yet: run `embed-assets sync`")
     raise NotFound(
         f"no track matches {query!r}: try fewer words of its title and artist, or its path"
         " relative to the library"
     )
 
 
-def at_path(names: Names, query: str) -> Found | None:
-    """The track at a path, or the tracks of a folder; None if there is neither."""
+def at_path(names: Names, query: str, *, here: bool = True) -> Found | None:
+    """The track at a path, or the tracks of a folder; None if there is neither.
+
+    Only the tables are asked. `here`: paths may also be relative to this directory.
+    """
     if not query.strip() or not _may_be_a_name(query):
         return None
     root = names.library.root
     candidates = [os.fsencode(query.rstrip("/") or "/")]
-    if root is not None:
+    if here and root is not None:
         full = os.path.realpath(os.path.join(os.getcwd(), query))
         inside = os.path.relpath(full, os.path.realpath(root))
         candidates.insert(0, os.fsencode(inside))
@@ -202,6 +207,6 @@ def not_indexed(found: Found) -> NotFound:
     name = display_path(track.path)
     if track.reason:
         return NotFound(f"{name} was rejected ({track.reason}: {track.message}); it has no vector")
-    return NotFound(
+    return NotIndexedYet(
         f"{name} is not indexed yet: see `embed-assets status` and `embed-assets errors`"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from embed_assets.errors import EmbedAssetsError
@@ -28,24 +28,42 @@ def write_m3u(file: Path, library: MusicFolder, matches: Sequence[Match]) -> lis
     """
     root = os.path.realpath(require_library(library.root))
     base = os.path.realpath(os.fsencode(file.expanduser().absolute().parent))
+    text, left_out = m3u_text(
+        library,
+        matches,
+        lambda raw: os.fsdecode(os.path.relpath(local_path(root, raw), base)),
+    )
+    notes = [f"left out of {file}: {note}" for note in left_out]
+    try:
+        write_file(file.expanduser(), text)
+    except (OSError, UnicodeEncodeError) as e:
+        why = getattr(e, "strerror", None) or e
+        raise EmbedAssetsError(f"cannot write the playlist {file}: {why}; name another file") from e
+    return notes
+
+
+def m3u_text(
+    library: MusicFolder,
+    matches: Sequence[Match],
+    path_of: Callable[[bytes], str] = os.fsdecode,
+) -> tuple[str, list[str]]:
+    """A playlist, and a note for each track that was left out.
+
+    `path_of`: library-relative path -> path in the playlist; default: the same.
+    """
     lines, notes = ["#EXTM3U"], []
     for match in matches:
         raw = match.path.encode()
         if track_id(library.name, raw) != match.track_id:
             # What is shown of such a name is not what it is.
-            notes.append(f"left out of {file}: {match.path} (its name is not UTF-8)")
+            notes.append(f"{match.path} (its name is not UTF-8)")
             continue
-        path = os.fsdecode(os.path.relpath(local_path(root, raw), base))
+        path = path_of(raw)
         if re.search(r"[\r\n\v\f\x1c-\x1e\x85\u2028\u2029]", path) or path != path.strip():
-            notes.append(f"left out of {file}: {match.path} (its name contains a line break)")
+            notes.append(f"{match.path} (its name contains a line break)")
             continue
         name = f"{match.artist} - {match.title}" if match.artist else match.title
         lines.append(f"#EXTINF:{round(match.duration)},{' '.join(name.split())}")
         # Such a line would be a comment.
         lines.append(f"./{path}" if path.startswith("#") else path)
-    try:
-        write_file(file.expanduser(), "\n".join(lines) + "\n")
-    except (OSError, UnicodeEncodeError) as e:
-        why = getattr(e, "strerror", None) or e
-        raise EmbedAssetsError(f"cannot write the playlist {file}: {why}; name another file") from e
-    return notes
+    return "\n".join(lines) + "\n", notes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 
 from embed_assets import encoders
-from embed_assets.errors import ConfigurationError, WeightsMissing
+from embed_assets.errors import ConfigurationError, NothingIndexed, WeightsMissing
 from embed_assets.identity import IndexSpec
 from embed_assets.index.collection import ALIAS, served
 from embed_assets.index.connection import connect
@@ -29,7 +29,7 @@ def served_name(project: Project) -> str:
         with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
             name = served(client)
     if name is None:
-        raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
+        raise NothingIndexed("nothing is indexed yet: run `embed-assets sync`")
     return name
 
 

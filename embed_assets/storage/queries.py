@@ -104,6 +104,13 @@ def failed_folders(tables: Tables) -> list[Problem]:
         return [Problem(*row) for row in rows]
 
 
+def last_indexed_at(tables: Tables, collection_key: CollectionKey) -> float | None:
+    """When a folder was last written to a collection, in seconds since 1970; None if never."""
+    with tables.connect() as db:
+        sql = "SELECT max(at) FROM indexed WHERE collection_key = ?"
+        return db.execute(sql, (collection_key,)).fetchone()[0]
+
+
 def indexed_at(tables: Tables, *keys: str) -> dict[bytes, float]:
     """Path of each folder -> when it was last written to all these collections.
 

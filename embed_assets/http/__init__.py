@@ -1,0 +1,1 @@
+"""The library over HTTP: `embed-assets serve`. Importing this imports nothing heavy."""

@@ -1,0 +1,69 @@
+"""What `/metrics` tells Prometheus."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from prometheus_client import CollectorRegistry, Counter, Histogram
+from prometheus_client.core import GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from embed_assets.api import Library
+from embed_assets.errors import EmbedAssetsError
+from embed_assets.http.state import counts_of
+
+SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
+
+
+class Metrics:
+    """The metrics of one server, in a registry of their own."""
+
+    def __init__(self, library: Library) -> None:
+        self.registry = CollectorRegistry()
+        self.queries = Counter(
+            "embed_assets_queries",
+            "Answered queries by kind and status code",
+            ("kind", "status"),
+            registry=self.registry,
+        )
+        self.seconds = Histogram(
+            "embed_assets_query_seconds",
+            "Seconds from a query to its answer",
+            ("kind",),
+            buckets=SECONDS,
+            registry=self.registry,
+        )
+        self.registry.register(_Tables(library))
+
+    def observe(self, kind: str, status: int, seconds: float) -> None:
+        """Count an answered query."""
+        self.queries.labels(kind, str(status)).inc()
+        self.seconds.labels(kind).observe(seconds)
+
+
+class _Tables(Collector):
+    """Figures from the tables, read when Prometheus asks."""
+
+    def __init__(self, library: Library) -> None:
+        self.library = library
+
+    def collect(self) -> Iterator[Metric]:
+        try:
+            found = counts_of(self.library)
+        except EmbedAssetsError:
+            return  # Without tables there is nothing to tell.
+        figures = {
+            "tracks": ("Tracks of the library", found.tracks),
+            "tracks_embedded": ("Tracks with vectors", found.embedded),
+            "tracks_rejected": ("Tracks that cannot be embedded", found.rejected),
+            "tracks_pending": ("Tracks that are not embedded yet", found.pending),
+            "folders": ("Music folders", found.folders),
+            "folders_indexed": ("Folders that are indexed as they are now", found.folders_indexed),
+        }
+        for name, (text, value) in figures.items():
+            yield GaugeMetricFamily(f"embed_assets_{name}", text, value=value)
+        if found.indexed_at is not None:
+            age = max(0.0, time.time() - found.indexed_at)
+            text = "Seconds since the index last changed"
+            yield GaugeMetricFamily("embed_assets_index_age_seconds", text, value=age)

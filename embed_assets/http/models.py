@@ -1,0 +1,225 @@
+"""What clients send and get, as pydantic models; the OpenAPI document is made from them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from embed_assets.index.nearest import Match
+from embed_assets.search.answers import Result
+
+MOST_RESULTS = 500
+MOST_SEEDS = 64
+MOST_EXCLUDED = 1_000
+LONGEST_TEXT = 4_096
+
+Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
+
+
+class _Model(BaseModel):
+    model_config = ConfigDict(extra="forbid")
+
+
+class Audio(_Model):
+    """Names a track by the hash of its audio."""
+
+    audio_hash: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
+
+
+Track = Annotated[
+    Text | Audio,
+    Field(
+        description="A track id, a path relative to the library (of a track or a folder), words of"
+        " title and artist, or an object with `audio_hash`."
+    ),
+]
+Seeds = Annotated[list[Track], Field(min_length=1, max_length=MOST_SEEDS)]
+Where = Annotated[
+    list[Text],
+    Field(
+        max_length=MOST_SEEDS,
+        description="Conditions that must all hold, e.g. `genre=jazz`, `year=1955..1965`.",
+    ),
+]
+Count = Annotated[int, Field(ge=1, le=MOST_RESULTS, description="Most results.")]
+OneRecording = Annotated[
+    bool,
+    Field(description="Of tracks that may be one recording, return only the best."),
+]
+
+
+class SimilarQuery(_Model):
+    """A query for similar tracks."""
+
+    seeds: Seeds
+    avoid: Annotated[
+        list[Track],
+        Field(
+            max_length=MOST_SEEDS,
+            description="Drops results that are closer to these than to the seeds.",
+        ),
+    ] = []
+    n: Count = 20
+    where: Where = []
+    per_artist: Annotated[int, Field(ge=0, description="Most per artist; 0: no limit.")] = 0
+    one_recording: OneRecording = False
+    least: Annotated[
+        float, Field(ge=-1.0, le=1.0, description="Lowest score, a cosine.", allow_inf_nan=False)
+    ] = -1.0
+    exclude: Annotated[
+        list[Text],
+        Field(max_length=MOST_EXCLUDED, description="Ids of tracks that must not be returned."),
+    ] = []
+
+
+class PathQuery(_Model):
+    """A query for a path from one track to another."""
+
+    start: Track
+    end: Track
+    steps: Annotated[
+        int, Field(ge=2, le=MOST_RESULTS, description="Tracks, both ends included.")
+    ] = 10
+    where: Where = []
+    one_recording: OneRecording = False
+
+
+class RadioQuery(_Model):
+    """A query for the next tracks of a radio. The client keeps what was played."""
+
+    seeds: Seeds
+    n: Count = 50
+    drift: Annotated[
+        float,
+        Field(ge=0.0, le=1.0, description="0 stays near the seeds, 1 follows the last track."),
+    ] = 0.5
+    random: Annotated[
+        int | None, Field(ge=0, le=2**53 - 1, description="The same number, the same tracks.")
+    ] = None
+    where: Where = []
+    one_recording: OneRecording = False
+    played: Annotated[
+        list[Text],
+        Field(max_length=MOST_EXCLUDED, description="Ids of played tracks; none comes again."),
+    ] = []
+
+
+class PartsQuery(_Model):
+    """A query for the tracks with a part that sounds like a part of the seeds."""
+
+    seeds: Seeds
+    part: Annotated[
+        str,
+        Field(max_length=64, description="`1:30..2:00`, or a position; empty: the whole track."),
+    ] = ""
+    n: Count = 20
+    where: Where = []
+    per_artist: Annotated[int, Field(ge=0, description="Most per artist; 0: no limit.")] = 0
+    one_recording: OneRecording = False
+
+
+class FoundTrack(_Model):
+    """A track of an answer."""
+
+    track_id: str
+    path: Annotated[str, Field(description="Relative to the library.")]
+    title: str
+    artist: str
+    album: str
+    duration: Annotated[float, Field(description="In seconds.")]
+    score: Annotated[float, Field(description="A cosine, from -1 to 1.")]
+    copies: Annotated[list[str], Field(description="Paths of other tracks with this audio.")]
+    ids: Annotated[
+        dict[str, str], Field(description="The ids of music servers, by server; empty for now.")
+    ] = {}
+    start: Annotated[float | None, Field(description="Of the part, in seconds.")] = None
+    end: Annotated[float | None, Field(description="Of the part, in seconds.")] = None
+
+
+class Answer(_Model):
+    """The answer to a query."""
+
+    matches: list[FoundTrack]
+    notes: Annotated[list[str], Field(description="E.g. which track was taken for words.")]
+    seeds: Annotated[list[str], Field(description="The names of the tracks that were meant.")]
+    encoder: str
+
+    @classmethod
+    def of(
+        cls, result: Result, matches: Sequence[Match], seeds: list[str], notes: Sequence[str]
+    ) -> Answer:
+        """The answer with these matches of a result."""
+        return cls(
+            matches=[_found(m) for m in matches],
+            notes=[*notes, *(note for note in result.notes if note not in notes)],
+            seeds=seeds,
+            encoder=result.encoder,
+        )
+
+
+class ListedTrack(_Model):
+    """An indexed track."""
+
+    track_id: str
+    path: str
+    title: str
+    artist: str
+    album: str
+    genre: str
+    year: int
+    duration: float
+    audio_hash: str
+
+
+class TrackPage(_Model):
+    """Some of the indexed tracks, ordered by path."""
+
+    tracks: list[ListedTrack]
+    after: Annotated[
+        str | None, Field(description="Send this as `after` for the next page; null at the end.")
+    ]
+
+
+class ErrorRow(_Model):
+    """A rejected track or a failed folder."""
+
+    path: Annotated[str, Field(description="The track or the folder.")]
+    folder: str
+    reason: str
+    message: Annotated[str, Field(description="What happened, and what to do.")]
+    at: Annotated[float, Field(description="In seconds since 1970.")]
+    run_id: Annotated[str, Field(description="The Dagster run; empty if it was none.")]
+
+
+class StatusAnswer(_Model):
+    """How many tracks there are, by the tables; the library is not walked for it."""
+
+    tracks: int
+    embedded: int
+    rejected: int
+    pending: int
+    folders: int
+    folders_indexed: int
+    served: Annotated[str | None, Field(description="The collection that answers queries.")]
+    encoder: str
+    indexed_at: Annotated[
+        float | None, Field(description="Last change of the index, in seconds since 1970.")
+    ]
+
+
+class Problem(BaseModel):
+    """An error, as RFC 9457 has it; `detail` is the sentence that the command line prints."""
+
+    type: str = "about:blank"
+    title: str
+    status: int
+    detail: str
+
+
+def _found(match: Match) -> FoundTrack:
+    row = asdict(match)
+    known = {name: row[name] for name in FoundTrack.model_fields if name in row}
+    return FoundTrack(**known | {"copies": list(match.copies)})

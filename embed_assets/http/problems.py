@@ -1,0 +1,78 @@
+"""Errors as answers: one table from error classes to status codes."""
+
+from __future__ import annotations
+
+from http import HTTPStatus
+
+from fastapi import FastAPI, Request
+from fastapi.exceptions import RequestValidationError
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, Response
+
+from embed_assets.errors import (
+    ConfigurationError,
+    EmbedAssetsError,
+    NotFound,
+    NothingIndexed,
+    NotIndexedYet,
+    TransientError,
+)
+from embed_assets.http.models import Problem
+
+PROBLEM = "application/problem+json"
+
+RETRY_SECONDS = 30
+"""`Retry-After` of what is not indexed yet, or fails for a while."""
+
+STATUS: tuple[tuple[type[EmbedAssetsError], HTTPStatus], ...] = (
+    (NotIndexedYet, HTTPStatus.SERVICE_UNAVAILABLE),
+    (NothingIndexed, HTTPStatus.SERVICE_UNAVAILABLE),
+    (TransientError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (NotFound, HTTPStatus.NOT_FOUND),
+    (ConfigurationError, HTTPStatus.BAD_REQUEST),
+    (EmbedAssetsError, HTTPStatus.INTERNAL_SERVER_ERROR),
+)
+"""The status of each error; the first class that fits counts."""
+
+
+def problem(status: HTTPStatus, detail: str) -> Response:
+    """An error in the form of RFC 9457."""
+    body = Problem(title=status.phrase, status=status, detail=detail)
+    wait = {"Retry-After": str(RETRY_SECONDS)} if status in _LATER else None
+    return JSONResponse(body.model_dump(), status, headers=wait, media_type=PROBLEM)
+
+
+_LATER = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+def add_handlers(app: FastAPI) -> None:
+    """Have every error of the app answered as a problem."""
+    app.add_exception_handler(EmbedAssetsError, _ours)
+    app.add_exception_handler(HTTPException, _of_http)
+    app.add_exception_handler(RequestValidationError, _of_the_schema)
+    app.add_exception_handler(Exception, _unknown)
+
+
+async def _ours(_: Request, error: Exception) -> Response:
+    status = next(status for cls, status in STATUS if isinstance(error, cls))
+    return problem(status, str(error))
+
+
+async def _of_http(_: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)  # noqa: S101  # for mypy
+    answer = problem(HTTPStatus(error.status_code), error.detail)
+    answer.headers.update(error.headers or {})
+    return answer
+
+
+async def _of_the_schema(_: Request, error: Exception) -> Response:
+    assert isinstance(error, RequestValidationError)  # noqa: S101  # for mypy
+    told = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()[:5])
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, told or "the request cannot be read")
+
+
+async def _unknown(_: Request, error: Exception) -> Response:  # noqa: ARG001  # uvicorn logs it
+    return problem(
+        HTTPStatus.INTERNAL_SERVER_ERROR,
+        "an unexpected error: the log of `embed-assets serve` has it; please report it",
+    )

@@ -1,0 +1,165 @@
+"""The queries of `/v1`: each sees one snapshot of the index."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from http import HTTPStatus
+from itertools import islice
+from typing import Annotated, Any, Literal
+
+from fastapi import APIRouter, Query, Request, Response
+from starlette.exceptions import HTTPException
+
+from embed_assets.api import Library, Snapshot
+from embed_assets.http.models import (
+    MOST_RESULTS,
+    MOST_SEEDS,
+    Answer,
+    Audio,
+    PartsQuery,
+    PathQuery,
+    Problem,
+    RadioQuery,
+    SimilarQuery,
+    Text,
+    Track,
+)
+from embed_assets.index.nearest import Match
+from embed_assets.search.answers import Result
+from embed_assets.search.names import Found, notes_of
+from embed_assets.search.playlist import m3u_text
+
+M3U = "audio/x-mpegurl"
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem, "description": text}
+    for code, text in {
+        400: "An option or a condition is wrong.",
+        401: "The token is missing or wrong.",
+        404: "There is no such track.",
+        408: "The body did not arrive in time.",
+        409: "Both ends of a path are the same audio.",
+        413: "The body is too large.",
+        422: "The request does not fit the schema.",
+        429: "Too many queries at once.",
+        503: "Not indexed yet, or it fails for a while; see `Retry-After`.",
+    }.items()
+}
+
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {"model": Answer, "content": {M3U: {"schema": {"type": "string"}}}},
+    **ERRORS,
+}
+
+Format = Annotated[
+    Literal["json", "m3u"] | None,
+    Query(alias="format", description="`m3u`: a playlist, as with `Accept: audio/x-mpegurl`."),
+]
+
+
+def router(library: Library) -> APIRouter:
+    """The routes of the queries."""
+    routes = APIRouter(prefix="/v1", tags=["queries"])
+
+    @routes.post("/similar", responses=_ANSWERS, response_model=Answer)
+    def similar(request: Request, query: SimilarQuery, as_format: Format = None) -> Any:
+        """The tracks nearest to the mean of the seeds, best first."""
+        snapshot = library.snapshot()
+        seeds, avoid = _named(snapshot, query.seeds), _named(snapshot, query.avoid)
+        without = set(query.exclude)
+        result = snapshot.similar(
+            tracks=_ids(seeds),
+            avoid=_ids(avoid),
+            n=query.n + len(without),
+            where=query.where,
+            per_artist=query.per_artist,
+            one_recording=query.one_recording,
+        )
+        kept = (m for m in result if m.track_id not in without and m.score >= query.least)
+        return _answer(request, as_format, result, islice(kept, query.n), (*seeds, *avoid))
+
+    @routes.get("/similar", responses=_ANSWERS, response_model=Answer)
+    def similar_to(
+        request: Request,
+        seed: Annotated[list[Text], Query(min_length=1, max_length=MOST_SEEDS)],
+        n: Annotated[int, Query(ge=1, le=MOST_RESULTS)] = 20,
+        where: Annotated[list[Text], Query(max_length=MOST_SEEDS)] = [],  # noqa: B006
+        as_format: Format = None,
+    ) -> Any:
+        """The same, for simple queries."""
+        return similar(request, SimilarQuery(seeds=list(seed), n=n, where=where), as_format)
+
+    @routes.post("/path", responses=_ANSWERS, response_model=Answer)
+    def path(request: Request, query: PathQuery, as_format: Format = None) -> Any:
+        """A smooth path from one track to another; scores are cosines to the track before."""
+        snapshot = library.snapshot()
+        ends = _named(snapshot, [query.start, query.end])
+        first, last = (found.tracks[0] for found in ends)
+        if first.audio == last.audio:
+            raise HTTPException(HTTPStatus.CONFLICT, "both ends of the path are the same audio")
+        result = snapshot.path(
+            first.track_id,
+            last.track_id,
+            query.steps,
+            where=query.where,
+            one_recording=query.one_recording,
+        )
+        return _answer(request, as_format, result, result, ends)
+
+    @routes.post("/radio", responses=_ANSWERS, response_model=Answer)
+    def radio(request: Request, query: RadioQuery, as_format: Format = None) -> Any:
+        """The next tracks of a radio; scores are cosines to the track before."""
+        snapshot = library.snapshot()
+        seeds = _named(snapshot, query.seeds)
+        drift = snapshot.drift(
+            tracks=_ids(seeds),
+            drift=query.drift,
+            seed=query.random,
+            where=query.where,
+            one_recording=query.one_recording,
+        )
+        played = set(query.played)
+        new = (m for m in drift if m.track_id not in played)
+        return _answer(request, as_format, drift.result, islice(new, query.n), seeds)
+
+    @routes.post("/parts", responses=_ANSWERS, response_model=Answer)
+    def parts(request: Request, query: PartsQuery, as_format: Format = None) -> Any:
+        """The tracks with a part that sounds like a part of the seeds, and where it is."""
+        snapshot = library.snapshot()
+        seeds = _named(snapshot, query.seeds)
+        result = snapshot.parts(
+            tracks=_ids(seeds),
+            n=query.n,
+            part=query.part or None,
+            where=query.where,
+            per_artist=query.per_artist,
+            one_recording=query.one_recording,
+        )
+        return _answer(request, as_format, result, result, seeds)
+
+    return routes
+
+
+def _named(snapshot: Snapshot, names: Sequence[Track]) -> tuple[Found, ...]:
+    return tuple(
+        snapshot.with_audio(name.audio_hash) if isinstance(name, Audio) else snapshot.named(name)
+        for name in names
+    )
+
+
+def _ids(found: Iterable[Found]) -> list[str]:
+    return [track.track_id for one in found for track in one.tracks]
+
+
+def _answer(
+    request: Request,
+    as_format: str | None,
+    result: Result,
+    matches: Iterable[Match],
+    named: Sequence[Found],
+) -> Any:
+    found = tuple(matches)
+    if as_format == "m3u" or (as_format is None and M3U in request.headers.get("accept", "")):
+        text, _ = m3u_text(result.library, found)
+        return Response(text, media_type=f"{M3U}; charset=utf-8")
+    return Answer.of(result, found, [f.name for f in named], notes_of(named))

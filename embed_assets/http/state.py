@@ -1,0 +1,70 @@
+"""What the tables say about the library, cheaply: without a walk, and without Dagster."""
+
+from __future__ import annotations
+
+from embed_assets.api import Library
+from embed_assets.http.models import ErrorRow, StatusAnswer
+from embed_assets.identity import display_path
+from embed_assets.project import for_reading
+from embed_assets.search.served import wanted_spec
+from embed_assets.storage import collection_registry, queries
+
+
+def counts_of(library: Library) -> StatusAnswer:
+    """Counts of tracks and folders, and what is served.
+
+    Raises:
+        EmbedAssetsError: the tables cannot be read.
+    """
+    project = for_reading(library.settings)
+    served = collection_registry.last_served(project.tables, project.uri)
+    spec = wanted_spec(project)
+    if spec is None and served is not None:
+        spec = collection_registry.spec_of(project.tables, project.uri, served)
+    if spec is None:
+        return StatusAnswer(
+            tracks=0,
+            embedded=0,
+            rejected=0,
+            pending=0,
+            folders=0,
+            folders_indexed=0,
+            served=served,
+            encoder=library.settings.encoder,
+            indexed_at=None,
+        )
+    key = spec.collection_key(project.uri)
+    found = queries.counts(project.tables, spec.recipe.digest, key)
+    return StatusAnswer(
+        tracks=found.tracks,
+        embedded=found.embedded,
+        rejected=found.rejected,
+        pending=found.pending,
+        folders=found.folders,
+        folders_indexed=found.folders_indexed,
+        served=served,
+        encoder=spec.recipe.encoder,
+        indexed_at=queries.last_indexed_at(project.tables, key),
+    )
+
+
+def errors_of(library: Library) -> list[ErrorRow]:
+    """Rejected tracks, and folders whose last attempt failed, by the tables.
+
+    Raises:
+        EmbedAssetsError: the tables cannot be read.
+    """
+    project = for_reading(library.settings)
+    spec = wanted_spec(project)
+    rejected = queries.rejected_tracks(project.tables, spec.recipe.digest) if spec else iter(())
+    return [
+        ErrorRow(
+            path=display_path(one.path),
+            folder=display_path(one.folder),
+            reason=one.reason,
+            message=one.message,
+            at=one.at,
+            run_id=one.run_id,
+        )
+        for one in (*rejected, *queries.failed_folders(project.tables))
+    ]
