@@ -9,6 +9,7 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from pathlib import Path
 
 import httpx
 import pytest
@@ -18,7 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 import embed_assets as ea
-from embed_assets.http import doors
+from embed_assets.http import doors, problems
 from embed_assets.http.app import create_app
 from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.patience import PATIENCE
@@ -340,3 +341,35 @@ def test_the_openapi_document_says_what_the_server_does(client):
 
 def _json(text: str) -> bytes:
     return json.dumps(text).encode()
+
+
+def test_the_page_about_it_names_what_there_is(client):
+    page = (Path(__file__).resolve().parent.parent / "docs/http.md").read_text()
+    document = client.get("/openapi.json").json()
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if path.startswith("/v1/"):
+                row = re.search(rf"^\| `{method.upper()} {path}` \|(.*)$", page, re.M)
+                assert row, (method, path)
+                known = [p["name"] for p in operation.get("parameters", ())]
+                if body := operation.get("requestBody"):
+                    reference = body["content"]["application/json"]["schema"]["$ref"]
+                    known += document["components"]["schemas"][reference.rpartition("/")[2]][
+                        "properties"
+                    ]
+                for name in {*known} - {"format"}:
+                    assert f"`{name}`" in row[1], (path, name)
+            else:
+                assert path in page
+    for status in problems.STATUS:
+        assert f"| {status[1]:d} |" in page or status[1] == 500
+    for name in re.findall(r"`(?:\.\.\.|embed_assets)(_\w+)`", page):
+        assert f"embed_assets{name}" in client.get("/metrics").text, name
+
+
+def test_the_query_of_the_page_is_answered(client):
+    page = (Path(__file__).resolve().parent.parent / "docs/http.md").read_text()
+    body = json.loads(re.search(r"-d '(.*)'", page)[1])
+    assert body.keys() == {"seeds", "n", "where"}
+    answer = client.post("/v1/similar", json=body | {"seeds": ["blue"], "where": body["where"][:1]})
+    assert paths(answer) == ["Some/1.flac"]

@@ -1,0 +1,130 @@
+"""How fast does `embed-assets serve` answer, and when is it ready?
+
+    python benchmarks/serve.py [--tracks 10000] [--clients 1,8,64] [--seconds 5] [--json]
+
+The server as a process, over random 128-d vectors in the project's own tables, store and index.
+Clients are threads of this process with a connection each, which send the next query when they have
+the answer, for `--seconds` each; they share the machine with the server, so the figures are what
+both manage together. For each kind of query and number of clients: queries per second and the
+50th, 95th and 99th percentile in milliseconds. `ready_seconds`: from the start of the process to a
+200 of /readyz. `resident_bytes`: of the server, afterwards.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import common
+import numpy as np
+import psutil
+import similar
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = common.parser(__doc__)
+    parser.add_argument("--tracks", type=int, default=10_000)
+    parser.add_argument("--clients", default="1,8,64")
+    parser.add_argument("--seconds", type=float, default=5.0)
+    args = common.parse(parser, argv, tracks=36, clients="1,2", seconds=0.2)
+    common.prepare()
+    figures: dict[str, object] = {"benchmark": "serve", "tracks": args.tracks}
+    with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
+        root = Path(temporary)
+        (root / "library").mkdir()
+        os.environ |= {
+            "EMBED_LIBRARY": str(root / "library"),
+            "EMBED_HOME": str(root / "home"),
+            "EMBED_ENCODER": "acoustic",
+        }
+        similar.fill(args.tracks)
+        started = time.perf_counter()
+        with serving() as (process, port):
+            connection = http.client.HTTPConnection("127.0.0.1", port)
+            while not is_ready(connection):
+                time.sleep(0.01)
+            figures["ready_seconds"] = round(time.perf_counter() - started, 2)
+            for kind in ("similar", "path", "radio"):
+                for clients in map(int, args.clients.split(",")):
+                    found = asked(port, kind, clients, args.seconds, args.tracks)
+                    figures |= {f"{kind}_{clients}_{name}": value for name, value in found.items()}
+            figures["resident_bytes"] = psutil.Process(process.pid).memory_info().rss
+    common.show(figures, args)
+    return 0
+
+
+@contextmanager
+def serving() -> Iterator[tuple[subprocess.Popen[str], int]]:
+    command = [sys.executable, "-m", "embed_assets.cli", "serve", "--port", "0"]
+    with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            assert process.stderr is not None
+            line = process.stderr.readline()
+            found = re.search(r"http://127\.0\.0\.1:(\d+)", line)
+            if found is None:
+                raise SystemExit(f"serve: {line}")
+            yield process, int(found[1])
+        finally:
+            process.terminate()
+
+
+def is_ready(connection: http.client.HTTPConnection) -> bool:
+    connection.request("GET", "/readyz")
+    answer = connection.getresponse()
+    answer.read()
+    return answer.status == 200
+
+
+def query(kind: str, i: int, tracks: int) -> dict[str, object]:
+    """A query about tracks that differ from call to call."""
+    first, last = (similar.path_of((i * k) % tracks).decode() for k in (97, 89))
+    if kind == "path":
+        return {"start": first, "end": last if last != first else similar.path_of(0).decode()}
+    return {"seeds": [first]}
+
+
+def asked(port: int, kind: str, clients: int, seconds: float, tracks: int) -> dict[str, float]:
+    """What clients measure that ask at the same time."""
+    took: list[float] = []
+    until = time.monotonic() + seconds
+
+    def ask(client: int) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", port)
+        i = client * 1_000 + 1
+        while time.monotonic() < until:
+            i += 1
+            body = json.dumps(query(kind, i, tracks))
+            begun = time.perf_counter()
+            connection.request("POST", f"/v1/{kind}", body, {"Content-Type": "application/json"})
+            answer = connection.getresponse()
+            text = answer.read()
+            if answer.status not in (200, 409):
+                raise SystemExit(f"{answer.status}: {text[:300]!r}")
+            took.append(time.perf_counter() - begun)
+
+    threads = [threading.Thread(target=ask, args=(i,)) for i in range(clients)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    low, high, worst = np.percentile(np.array(took) * 1000, (50, 95, 99)).round(1).tolist()
+    return {
+        "per_second": round(len(took) / seconds, 1),
+        "p50_ms": low,
+        "p95_ms": high,
+        "p99_ms": worst,
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main())
