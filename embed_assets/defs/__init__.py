@@ -1,1 +1,1 @@
-"""The only place that knows Dagster: assets, partitions, sensor, checks, jobs and how they run."""
+"""The Dagster code: assets, partitions, sensor, checks, jobs, and how they are executed."""

@@ -1,7 +1,6 @@
-"""What happens in a Dagster instance while somebody watches: runs that begin and end, sensor ticks.
+"""Watching a Dagster instance: runs that start and end, and sensor ticks, as plain values.
 
-What belongs here: reading Dagster's record, as plain values. How they are shown is for the commands
-to decide.
+Commands decide how to show them.
 """
 
 from __future__ import annotations
@@ -54,7 +53,7 @@ class RunChange:
 
 @dataclass(frozen=True)
 class FolderOutcome:
-    """What a run did to a folder, in tracks; `rejects` has (path, reason) of rejected tracks."""
+    """What a run did to a folder, in tracks; `rejects`: (path, reason) of rejected tracks."""
 
     folder: str
     read: int = 0
@@ -66,16 +65,16 @@ class FolderOutcome:
 
     @property
     def changed(self) -> bool:
-        """Whether anything was done at all."""
+        """Whether anything changed."""
         return bool(self.read or self.embedded or self.removed or self.written)
 
 
 @dataclass(frozen=True)
 class Tick:
-    """The last evaluation of the sensor that has ended.
+    """The last completed evaluation of the sensor.
 
-    `summary` says what it found, empty if it launched runs; `error` what it failed of, and
-    `library_away` that this was because the library is not there.
+    `summary`: what it found; empty if it launched runs. `error`: why it failed. `library_away`:
+    whether it failed because the library is missing.
     """
 
     timestamp: float
@@ -85,7 +84,7 @@ class Tick:
 
 
 class RunWatch:
-    """Follows the runs of an instance from the moment when it was made."""
+    """Follows the runs of an instance, from the moment this object was created."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
@@ -139,13 +138,13 @@ def _name(key: str) -> str:
 
 
 def outcomes(instance: dg.DagsterInstance, run_id: str) -> list[FolderOutcome]:
-    """What a run did to each of its folders, as far as its assets were materialized."""
+    """The outcome of each folder of a run, as far as its assets were materialized."""
     found: dict[str, dict[str, Any]] = {}
     for entry in log_of(instance, run_id, dg.DagsterEventType.ASSET_MATERIALIZATION):
         made = entry.asset_materialization
         if made is None or made.partition is None:
             continue
-        # `rejected` of a later asset counts what the earlier one rejected as well.
+        # `rejected` of a later asset includes the tracks that an earlier one rejected.
         values = {name: entry.value for name, entry in made.metadata.items()}
         found.setdefault(made.partition, {}).update(values)
     return [_outcome(key, values) for key, values in sorted(found.items())]
@@ -162,7 +161,7 @@ def _outcome(key: str, values: Mapping[str, Any]) -> FolderOutcome:
 
 
 def cause_of(instance: dg.DagsterInstance, run_id: str) -> str:
-    """What a run that failed died of, and that it is tried again."""
+    """Why a run failed, and that its folders are retried."""
     kinds = dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE
     for entry in log_of(instance, run_id, *kinds):
         if message := entry.get_dagster_event().message:
@@ -171,17 +170,17 @@ def cause_of(instance: dg.DagsterInstance, run_id: str) -> str:
 
 
 class SensorWatch:
-    """Reads how the sensor's evaluations ended."""
+    """Reads the results of the sensor's evaluations."""
 
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
         self.ids: tuple[str, str] | None = None
 
     def last_tick(self) -> Tick | None:
-        """The last evaluation that has ended, if there was one."""
+        """The last completed evaluation, if there was one."""
         # Once it was evaluated, they stay the same.
         self.ids = self.ids or sensor_ids(self.instance, SENSOR)
-        # The newest may be going on.
+        # The newest may still be running.
         ticks = last_ticks(self.instance, self.ids, 2) if self.ids else ()
         return next((_tick(t) for t in ticks if t.status.value != "STARTED"), None)
 
@@ -189,7 +188,7 @@ class SensorWatch:
 def _tick(tick: Any) -> Tick:
     if tick.error is None:
         return Tick(tick.timestamp, summary=_SECONDS.sub("", tick.skip_reason or ""))
-    # Dagster wraps what the sensor raised, and that may have a cause that only programmers want.
+    # Dagster wraps the sensor's exception, whose own cause is of no use to a user.
     chain = [tick.error]
     while chain[-1].cause is not None:
         chain.append(chain[-1].cause)

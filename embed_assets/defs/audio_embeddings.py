@@ -1,4 +1,4 @@
-"""The asset `audio_embeddings`: the window vectors of every track, or why it has none."""
+"""The asset `audio_embeddings`: the window vectors of each track, or the reason why it has none."""
 
 from collections import Counter
 from collections.abc import Iterator
@@ -53,12 +53,12 @@ COLUMNS = dg.TableSchema(
 
 
 class EmbedConfig(dg.Config):
-    """What a person may ask of a run by hand."""
+    """Options of a run that a person launches."""
 
     embed_again: bool = False
     """Embed tracks that have vectors already."""
     retry_rejected: bool = False
-    """Try rejected tracks again though their files did not change."""
+    """Retry rejected tracks even if their files did not change."""
 
 
 @dg.asset(
@@ -84,7 +84,7 @@ def audio_embeddings(
     state: StateResource,
     encoder: EncoderResource,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster wants the bare class
-    """Embed what has no vectors yet in each folder of the run."""
+    """Embed the tracks without vectors, in each folder of the run."""
     music, tables, store = library.library(), state.tables(), state.store()
     choice = encoder.choice()
     with wrong_settings_fail_at_once("audio_embeddings"):
@@ -97,7 +97,7 @@ def audio_embeddings(
     )
     if step.any_pending and (wait := choice.first_load_notice()):
         context.log.info(wait)
-    # Fewer after each failed try: what killed the workers may have been want of memory.
+    # Fewer after each failed attempt, as lack of memory may have killed the workers.
     with open_embedders(choice, recipe.window_seconds, context.retry_number) as pool:
         each_folder(context, music, tables, lambda paths: step.embed(paths, pool))
     context.log.info(step.progress.line())
@@ -106,7 +106,7 @@ def audio_embeddings(
 
 
 class _Step:
-    """One execution of the asset: its folders, and what they have in common."""
+    """One execution of the asset."""
 
     def __init__(
         self, run: dg.AssetExecutionContext, work: EmbedContext, *, retry_rejected: bool
@@ -149,7 +149,7 @@ class _Step:
             yield path, folder_metadata(music, path) | looked_at
 
     def seconds_line(self) -> str:
-        """Seconds of all folders by what they were spent on, for the log."""
+        """Seconds of each stage over all folders, for the log."""
         told = ", ".join(
             f"{s:.1f} {name.removeprefix('seconds_')}" for name, s in self._spent.items()
         )
@@ -159,7 +159,7 @@ class _Step:
         return folder_id(self.work.library.name, path)
 
     def _unchanged(self, paths: list[bytes], changed: list[bytes]) -> Iterator[bytes]:
-        """The folders whose manifest is whole; the others are added to `changed`."""
+        """The folders whose manifest is complete; others are added to `changed`."""
         tables = self.work.tables
         for path in paths:
             folder = self._folder(path)

@@ -115,7 +115,7 @@ def wanted_collection_is_served(
 
 
 def evaluation_of(status: ServingStatus) -> dg.AssetCheckEvaluation:
-    """The evaluation of `wanted_collection_is_served`, for the step that moves the alias as well.
+    """The evaluation of `wanted_collection_is_served`; the step that moves the alias uses it too.
 
     Being filled, or rolled back by hand, is a warning; a gate that failed is an error.
     """
@@ -146,7 +146,7 @@ def evaluation_of(status: ServingStatus) -> dg.AssetCheckEvaluation:
 
 
 def describe_status(status: ServingStatus) -> str:
-    """One line for people on which collection is served, and why not the wanted one."""
+    """Which collection is served, and why it is not the wanted one, in one line."""
     if status.why:
         return f"{status.served} is served, not yet {status.wanted}: {status.why}"
     if status.report is not None and not status.report.passed:

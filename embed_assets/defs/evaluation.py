@@ -34,25 +34,24 @@ from embed_assets.storage import queries, retry_requests
 from embed_assets.storage.records import EMPTY
 
 LIVE_RUNS = 3
-"""Runs that evaluations keep alive beside those that embed; more would only queue."""
+"""Live runs beside those that embed; more would only queue."""
 
 IMPORT_RUNS = 1
-"""Of these, imports: one reads the next folders while the others embed."""
+"""How many of them are imports: one scans the next folders while the others embed."""
 
 IMPORT_SECONDS = 600.0
-"""A run of an import embeds for about so long: an album dropped meanwhile waits for it, since the
-encoder does one run's work at a time. Loading a model again for the next run costs a hundredth."""
+"""Seconds of encoder time per run of an import. A new album waits for that run, since the encoder
+serves one run at a time. Loading the model again for the next run costs a hundredth of it."""
 
 FIRST_IMPORT_FILES = 100
-"""Tracks of a run while nobody knows how long one takes, unless the encoder is quick anywhere."""
+"""Tracks per run before the encoder's speed was measured, unless it is quick on any machine."""
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one evaluation found; `complete`: the walk reached the end of the library.
+    """The result of one evaluation; `complete`: the walk reached the end of the library.
 
-    `newest_run` is the youngest run when it began, `attempts_before` the cursor's attempts before
-    this evaluation added its own.
+    `newest_run`: the newest run when it began. `attempts_before`: the cursor's attempts before it.
     """
 
     plan: Plan
@@ -77,12 +76,12 @@ def evaluate(
     what this one leaves out.
 
     Raises:
-        LibraryUnavailable: the library is not there, or so much is gone that it looks unmounted.
+        LibraryUnavailable: the library is missing, or so much of it that it looks unmounted.
     """
     started = time.monotonic()
     tables, recipe = context.tables, context.spec.recipe.digest
     root = require_library(context.library.root, may_be_empty=policy.removals_confirmed)
-    # In this order: a run that ends between the two reads is then running or seen, never neither.
+    # In this order, so that a run that ends between the two reads is not missed.
     newest_run = state.newest_run(instance)
     runs = state.live_runs(instance)
     known = _known(instance, context, runs)
@@ -95,7 +94,7 @@ def evaluate(
         files_per_run=_files_per_run(context, policy),
     )
     for path, at in retry_requests.open_requests(tables).items():
-        # A request ends the backoff of attempts before it.
+        # A retry request ends the backoff.
         key = key_of(path)
         if key in cursor.attempts and cursor.attempts[key][2] < at:
             del cursor.attempts[key]
@@ -106,7 +105,7 @@ def evaluate(
     found = compare(walked, known, cursor, policy, time.time())
     missing = _missing(known, found.found, steps, _path(cursor.resume))
     if typed := [key for key in missing if _path(key) is None]:
-        # Typed in by hand: no run can do anything for them, so their partitions go.
+        # Keys that were typed by hand: no run can process them, so they are removed.
         known = replace(known, indexed={**known.indexed, **dict.fromkeys(typed, EMPTY)})
     removals = plan_removals(
         missing, found, known, cursor, policy, time.time(), complete=steps.complete
@@ -127,30 +126,30 @@ def evaluate(
 
 
 def prepare(instance: dg.DagsterInstance, context: IndexContext, plan: Plan) -> None:
-    """Retire folders that are out of the index, and add partitions for all others that lack one."""
+    """Delete partitions of folders that are out of the index, and add missing partitions."""
     for key in plan.retire:
         instance.delete_dynamic_partition("music_folders", key)
         if (path := _path(key)) is not None:
             context.tables.forget_folder(folder_id(context.library.name, path))
-    # Those of a request stay neighbours: a run covers a range of partitions.
+    # Folders of a request must be neighbours, as a run covers a range of partitions.
     if keys := [*plan.adopt, *(key for request in plan.requests for key in request.keys)]:
         state.add_keys(instance, keys)
 
 
 def run_tags(request: RunRequest) -> dict[str, str]:
-    """Tags of the run that does a request."""
+    """Tags of the run of a request."""
     priority = "import" if request.is_import else "interactive"
     tags = state.range_tags(request.keys) | {PRIORITY_TAG: priority}
     return tags | ({REMOVE_TAG: "true"} if request.remove else {})
 
 
 def run_config(request: RunRequest) -> Mapping[str, object]:
-    """How the steps of the run that does a request are executed."""
+    """Run config of the run of a request."""
     return {} if request.is_import else IN_PROCESS
 
 
 def summary(found: Evaluation) -> str:
-    """One line for people on what an evaluation found."""
+    """What an evaluation found, in one line."""
     plan = found.plan
     parts = [f"{plan.folders} folders, {plan.files} files", f"{plan.in_step} in step"]
     again = f", the next in {plan.next_attempt_in:.0f} s" if plan.next_attempt_in else ""
@@ -171,7 +170,7 @@ def summary(found: Evaluation) -> str:
 
 @dataclass
 class _Walk:
-    """A walk that ends early once its time is up; it says how far it came."""
+    """A walk that stops when its time is up, and knows how far it came."""
 
     folders: Iterable[Folder]
     deadline: float
@@ -224,9 +223,9 @@ def _snapshots(
 def _missing(
     known: Known, found: Collection[PartitionKey], steps: _Walk, after: bytes | None
 ) -> list[PartitionKey]:
-    """Known folders in the part of the library that was walked, which the walk did not find.
+    """Known folders that the walk did not find, in the part of the library that it covered.
 
-    Nothing below a folder that could not be read is missing.
+    Folders below an unreadable folder do not count as missing.
     """
     missing = []
     for key in (*known.partitions, *known.unlisted):

@@ -1,4 +1,4 @@
-"""How steps run: executor, pools, retries, and which error becomes which kind of failure."""
+"""How steps are executed: executor, pools, retries, and the failure that each error becomes."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from embed_assets.defs.dagster_compat.runs import step_failures
 from embed_assets.errors import ConfigurationError, LibraryUnavailable
 
 GPU_POOL = "gpu"
-"""Steps that use the encoder: one at a time across runs, for each uses the whole machine, or one
-for each GPU."""
+"""Pool of the steps that use the encoder: one at a time over all runs, as each uses the whole
+machine, or one per GPU."""
 
 SETTING = "setting"
-"""Marks a step's failure that only another setting can mend."""
+"""Marks a failure that only a change of settings can fix."""
 
 MILVUS_POOL = "milvus"
-"""Steps that write to the index: Milvus Lite has one writer."""
+"""Pool of the steps that write to the index: Milvus Lite allows one writer."""
 
 RETRIES = dg.RetryPolicy(
     max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS
 )
-"""For what is bad for a moment: after about 2, 4 and 8 seconds, then the sensor's longer waits."""
+"""For temporary failures: after about 2, 4 and 8 seconds; then the sensor retries, less often."""
 
 PRELOADED = ["embed_assets.definitions", *PRELOADED_MODULES]
 
@@ -34,7 +34,7 @@ PRELOADED = ["embed_assets.definitions", *PRELOADED_MODULES]
 def _executor_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
     if config["in_process"]:
         return {"in_process": {}}
-    # Spawn would import dagster and the definitions anew for each step: 8 s a run instead of 3.
+    # Spawn would import dagster and the definitions again for each step: 8 s per run instead of 3.
     return {"multiprocess": {"start_method": {"forkserver": {"preload_modules": PRELOADED}}}}
 
 
@@ -51,8 +51,8 @@ EXECUTOR = dg.multi_or_in_process_executor.configured(
 )
 
 IN_PROCESS = {"execution": {"config": {"in_process": True}}}
-"""Run config for an album that was just dropped: starting a process a step would cost 2.5 s, more
-than the work. An import under `up` keeps a process a step, for what crashes one leaves the run."""
+"""Run config for a new album: a process per step would cost 2.5 s, more than the work itself.
+Imports under `up` use a process per step, so that a crash does not end the run."""
 
 
 patch_claims()
@@ -66,9 +66,9 @@ def is_in_process(run: dg.DagsterRun) -> bool:
 
 @contextmanager
 def no_retry_on_interrupt(stage: str) -> Iterator[None]:
-    """Turn an interrupt into a failure without retries: Dagster would try the step again.
+    """Turn an interrupt into a failure without retries; Dagster would retry the step.
 
-    A run that was cancelled ends cancelled all the same. Decorates a whole step, or a part of it.
+    A cancelled run still ends as cancelled. Decorates a step, or a part of it.
     """
     try:
         yield
@@ -86,7 +86,7 @@ def wrong_settings_fail_at_once(stage: str) -> Iterator[None]:
 
 
 def failure_of(error: BaseException, stage: str) -> BaseException:
-    """What a step raises for an error: a wrong configuration is not tried again."""
+    """The exception that a step raises for an error; a wrong configuration is not retried."""
     if isinstance(error, ConfigurationError):
         kind = SETTING if not isinstance(error, LibraryUnavailable) else "library"
         return dg.Failure(
@@ -96,7 +96,7 @@ def failure_of(error: BaseException, stage: str) -> BaseException:
 
 
 def wrong_setting(instance: dg.DagsterInstance, run_id: str) -> str:
-    """What a run said of a setting that cannot work; empty if it did not fail of one."""
+    """The message about a wrong setting that a run failed with; empty if there is none."""
     for said, metadata in step_failures(instance, run_id):
         if metadata.get("wrong") == SETTING:
             return said

@@ -1,8 +1,8 @@
-"""What goes of Dagster's history, and when: the daily job `prune_history` and `gc` ask here.
+"""Which parts of Dagster's history are deleted, and when; for the job `prune_history` and `gc`.
 
-A run over partitions goes once all that it made has been made again since. Until then it stays with
-the materializations that partitions and sensor need, without its log. Everything is deleted in an
-order in which each state between is a state that Dagster may be in: files, then events, then runs.
+A run over partitions is deleted once newer runs have replaced all of its materializations. Until
+then it keeps those that partitions and sensor need, without its log. Files are deleted first, then
+events, then runs, so that Dagster can handle each state in between.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ MAINTENANCE_DAYS = 7
 """Days after which successful runs without partitions, e.g. of `reconcile`, are deleted."""
 
 ORPHAN_SECONDS = 86_400.0
-"""Logs of runs that are not there (deleted in the UI, or by a process that was killed) go then."""
+"""Age at which logs of missing runs (deleted in the UI, or by a killed process) are deleted."""
 
 PAGE = 25
-"""Runs looked at together."""
+"""Runs per query."""
 
 ROWS = 2000
-"""Rows of the index deleted in one transaction: others wait for it, some 50 ms."""
+"""Rows deleted per transaction; others wait for it, some 50 ms."""
 
 VACUUM_SECONDS = 4.0
 """Dagster waits 5 s for its database of runs."""
@@ -53,7 +53,7 @@ class Pruned:
     bytes: int = 0
     """Bytes of both."""
     complete: bool = True
-    """Whether that is all; false if the time was up before."""
+    """Whether everything was done; false if the time was up."""
 
 
 def prune(
@@ -65,9 +65,9 @@ def prune(
     vacuum_seconds: float = VACUUM_SECONDS,
     dry_run: bool = False,
 ) -> Pruned:
-    """Delete the history that nothing needs any more; for about `seconds` at most.
+    """Delete history that is not needed any more, for at most about `seconds`.
 
-    `history_days`: after how many days runs over partitions, and failed ones, are pruned; 0: never.
+    `history_days`: age at which runs over partitions, and failed runs, are deleted; 0: never.
     """
     pruned = Pruned()
     if not events.can_prune(instance):
@@ -104,7 +104,7 @@ class _Doomed:
 
 @dataclass(frozen=True)
 class _Rules:
-    """When runs go, and which do not."""
+    """Which runs are deleted, and when."""
 
     week_ago: datetime
     maintenance_before: datetime
@@ -124,7 +124,7 @@ class _Rules:
             history_before=at - timedelta(days=history_days) if history_days else None,
             current=events.current_runs(instance),
             unexplained=unexplained_runs(instance) if history_days else set(),
-            # What frees the slots of a dead run looks for the run.
+            # Freeing the slots of a dead run needs the run.
             held=runs_in_pools(instance),
             backfills=events.live_backfills(instance),
         )
@@ -135,7 +135,7 @@ class _Rules:
         record: dg.RunRecord,
         found: Mapping[str, events.RunEvents],
     ) -> _Doomed | None:
-        """What is to be done with a run that ended; None: nothing."""
+        """What to delete of a run that ended; None: nothing."""
         run = record.dagster_run
         of_run = found.get(run.run_id, events.RunEvents())
         over_partitions = of_run.partitioned or bool(
@@ -162,12 +162,12 @@ class _Rules:
             or run.tags.get(BACKFILL_TAG) in self.backfills
         ):
             return True
-        # A daemon tries it again as soon as there is one; who has none for a week has `sync`.
+        # A daemon retries it as soon as one runs; without a daemon for a week, `sync` is in use.
         return record.update_timestamp >= self.week_ago and is_to_be_retried(run)
 
 
 def unexplained_runs(instance: dg.DagsterInstance) -> set[str]:
-    """The newest failed run of each folder that was not indexed since: `errors` tells its cause."""
+    """The newest failed run of each folder that was not indexed since, for `errors`."""
     known = state.known_keys(instance)
     indexed = events.last_materialized(instance, state.INDEX_KEY)
     decided: set[str] = set()
@@ -191,7 +191,7 @@ def unexplained_runs(instance: dg.DagsterInstance) -> set[str]:
 
 
 def _ended_runs(instance: dg.DagsterInstance, before: datetime) -> Iterator[Sequence[dg.RunRecord]]:
-    """Pages of runs that ended, oldest first; each may be deleted before the next is asked for."""
+    """Pages of ended runs, oldest first; each page may be deleted before the next is read."""
     ended = dg.RunsFilter(
         statuses=[DagsterRunStatus.SUCCESS, DagsterRunStatus.FAILURE, DagsterRunStatus.CANCELED],
         updated_before=before,
@@ -241,6 +241,6 @@ def _delete_what_is_left(
 
 
 def _others_run(instance: dg.DagsterInstance) -> bool:
-    """Whether steps go on that a rewriting of the databases would hold up."""
+    """Whether steps are running that a rewrite of the databases would delay."""
     ours = "prune_history"
     return any(run.job_name != ours for run in state.live_runs(instance))

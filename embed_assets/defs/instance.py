@@ -1,4 +1,4 @@
-"""The Dagster instance in EMBED_HOME: made ready, opened, and cleaned of runs that cannot live."""
+"""The Dagster instance in EMBED_HOME: creating it, opening it, and ending runs without a worker."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ from embed_assets.errors import AlreadyRunning, ConfigurationError, TransientErr
 from embed_assets.settings import Settings
 
 HOST_TAG = "embed_assets/host"
-"""On runs that `sync` executes by itself: the machine where their worker is."""
+"""Tag of runs that `sync` executes itself: the machine of their worker."""
 
 PID_TAG = "embed_assets/pid"
-"""On the same runs: the process that created them and is their worker."""
+"""Tag of the same runs: the process that created them and is their worker."""
 
 DAEMON_SECONDS = 90.0
-"""Dagster's daemon says every 30 s that it lives; without a word for so long it does not."""
+"""Dagster's daemon sends a heartbeat every 30 s; without one for this long it is dead."""
 
 OPENING_SECONDS = 60.0
 
@@ -46,7 +46,7 @@ _STARTED = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatu
 
 
 def prepare_home(settings: Settings) -> Path:
-    """Make EMBED_HOME and the instance's folder, with the `dagster.yaml` of this version.
+    """Create EMBED_HOME and the instance's folder, with this version's `dagster.yaml`.
 
     Raises:
         ConfigurationError: EMBED_HOME cannot be written.
@@ -65,7 +65,7 @@ def prepare_home(settings: Settings) -> Path:
 
 
 def cannot_write(home: Path, error: OSError) -> ConfigurationError | TransientError:
-    """What to raise where a file of the instance's folder cannot be written."""
+    """The error for a file of the instance's folder that cannot be written."""
     if is_passing(error):
         return _disk_fails(home, error)
     return ConfigurationError(
@@ -75,7 +75,7 @@ def cannot_write(home: Path, error: OSError) -> ConfigurationError | TransientEr
 
 
 def allow_runs(settings: Settings, runs: int) -> None:
-    """Have Dagster's queue let so many runs go on at once; for the daemon that is started next.
+    """Set how many runs Dagster's queue starts at once, for the next daemon.
 
     Raises OSError.
     """
@@ -95,7 +95,7 @@ def _disk_fails(home: Path, why: object) -> TransientError:
 
 @contextmanager
 def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
-    """The instance of EMBED_HOME, whatever DAGSTER_HOME says outside.
+    """The instance of EMBED_HOME, whatever DAGSTER_HOME is.
 
     Raises:
         TransientError: its disk is full, or fails, here or in the block.
@@ -122,7 +122,7 @@ def open_instance(settings: Settings) -> Iterator[dg.DagsterInstance]:
 def _opened(home: Path) -> dg.DagsterInstance:
     from filelock import FileLock, Timeout
 
-    # The first one makes the databases; a second one at the same moment would fail of it.
+    # The first process creates the databases; a second one at that moment would fail.
     lock = FileLock(home / "opening.lock")
     try:
         with lock.acquire(timeout=OPENING_SECONDS):
@@ -136,7 +136,7 @@ def _opened(home: Path) -> dg.DagsterInstance:
 
 @contextmanager
 def sole_starter(settings: Settings, wait_seconds: float = 0.0) -> Iterator[None]:
-    """Hold the lock of `up`: the kernel gives it back however the process ends.
+    """Hold the lock of `up`; the kernel releases it however the process ends.
 
     Raises:
         AlreadyRunning: another `up` has it.
@@ -160,13 +160,13 @@ def sole_starter(settings: Settings, wait_seconds: float = 0.0) -> Iterator[None
 
 
 def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]:
-    """Fail the runs whose worker is dead, and free the slots of the dead; returns those failed.
+    """Fail runs whose worker is dead, and free their slots; returns the failed runs.
 
-    One that was being canceled has not failed: it is canceled then.
+    A run that was being canceled becomes canceled.
 
-    After a power loss they would hold their folders, run slots and pools for ever: Dagster's
-    default launcher cannot tell. Only workers of this machine are judged: call this where they
-    run. A run that was launched within `grace_seconds` may not have its worker yet.
+    After a power loss such runs would hold their folders, run slots and pools forever, as Dagster's
+    default launcher cannot check its workers. This checks only workers of this machine, so call it
+    where they run. A run launched within `grace_seconds` may not have a worker yet.
     """
     before = datetime.now(UTC) - timedelta(seconds=grace_seconds)
     suspects = dg.RunsFilter(statuses=[DagsterRunStatus.NOT_STARTED, *_STARTED])
@@ -174,7 +174,7 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
     for record in instance.get_run_records(suspects):
         run = record.dagster_run
         if _of_sync(run):
-            # Its worker created it, so it needs no grace, and nobody else will ever begin it.
+            # Its worker created it, so it needs no grace period, and nobody else will start it.
             judged = run.tags[HOST_TAG] == socket.gethostname()
         else:
             judged = run.status in _STARTED and record.update_timestamp < before
@@ -183,7 +183,7 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
         if run.status == DagsterRunStatus.CANCELING:
             cancel_run(instance, run)
             continue
-        why = "its worker is gone (killed, or lost with the power); the folders are tried again"
+        why = "its worker is gone (killed, or lost with the power); the folders are retried"
         fail_run(instance, run, why)
         reaped.append(run.run_id)
     _free_slots_of_ended_runs(instance)
@@ -191,17 +191,16 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
 
 
 def begin_to_cancel(instance: dg.DagsterInstance) -> None:
-    """Note of the runs that Dagster launched that their workers are stopped on purpose."""
+    """Record for runs that Dagster launched that their workers are stopped on purpose."""
     for record in instance.get_run_records(dg.RunsFilter(statuses=list(_STARTED))):
         if not _of_sync(record.dagster_run):
             begin_to_cancel_run(instance, record.dagster_run)
 
 
 def _free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:
-    """Free what runs that have ended, and whose workers are gone, hold of the pools or wait for.
+    """Free pool slots, held or awaited, of ended runs whose workers are gone.
 
-    A run whose worker is killed leaves its slots to the daemon, which takes a minute, and without
-    one nobody would free them.
+    The daemon does this too, but only after a minute; without a daemon nobody would.
     """
     for run_id in runs_in_pools(instance):
         for record in instance.get_run_records(dg.RunsFilter(run_ids=[run_id])):
@@ -212,7 +211,7 @@ def _free_slots_of_ended_runs(instance: dg.DagsterInstance) -> None:
 
 
 def cancel_unserved_queue(instance: dg.DagsterInstance) -> list[str]:
-    """Free what waits for a daemon if none lives: queue and retries; returns the ids of runs."""
+    """Cancel queued runs and retries if no daemon runs; returns their ids."""
     if queue_is_served(instance, DAEMON_SECONDS):
         return []
     freed = []
@@ -233,7 +232,7 @@ def worker_tags() -> dict[str, str]:
 
 
 def _of_sync(run: dg.DagsterRun) -> bool:
-    # A retry has the tags of its run, but another worker.
+    # A retry has the tags of its run but another worker.
     return HOST_TAG in run.tags and run.parent_run_id is None
 
 
@@ -249,7 +248,7 @@ def _lives(pid: str, noted_at: float) -> bool:
 
     try:
         worker = psutil.Process(int(pid))
-        # A process that is younger than the note of its id only bears the same number.
+        # A process that started after the tag was written only has the same id.
         return worker.create_time() <= noted_at + 1 and worker.status() != psutil.STATUS_ZOMBIE
     except (psutil.Error, ValueError):
         return False

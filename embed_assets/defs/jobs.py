@@ -1,4 +1,4 @@
-"""Jobs: one brings folders in step, for the sensor, `sync` and people; one prunes the history."""
+"""Jobs: one processes folders, for the sensor, `sync` and people; another prunes the history."""
 
 import dagster as dg
 
@@ -6,7 +6,7 @@ from embed_assets.defs.checks import READABLE
 
 LIBRARY_JOB = dg.define_asset_job(
     "bring_in_step",
-    # Without `index_in_step`: reading the whole index belongs into no folder's run.
+    # Without `index_in_step`, which reads the whole index.
     selection=dg.AssetSelection.assets(
         "track_manifest", "audio_embeddings", "milvus_index"
     ).without_checks()
@@ -16,11 +16,11 @@ LIBRARY_JOB = dg.define_asset_job(
 
 
 def prune_history(history_days: int) -> dg.ScheduleDefinition:
-    """The schedule of the job `prune_history`, which has it in `.job`."""
+    """The schedule of the job `prune_history`; the job is its attribute `job`."""
 
     @dg.op(description=f"Delete runs over partitions after {history_days} days (0: never).")
     def prune(context: dg.OpExecutionContext) -> None:
-        # Not before it runs: it would cost each load of the code half a second.
+        # Imported when it runs, as it would cost each load of the code half a second.
         from embed_assets.defs.history import prune
 
         done = prune(context.instance, history_days)

@@ -50,7 +50,7 @@ def library_map(
 
 
 def drawn_spec(tables: Tables, wanted: IndexSpec, uri: str) -> IndexSpec:
-    """What is served by the tables' word: the index itself may be held by a run."""
+    """The spec of the served collection by the tables, as a run may be using the index."""
     served = collection_registry.last_served(tables, uri)
     known = collection_registry.spec_of(tables, uri, served) if served else None
     return known or wanted

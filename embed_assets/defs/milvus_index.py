@@ -1,4 +1,4 @@
-"""The asset `milvus_index`: a row a track in the vector index, read back after it was written."""
+"""The asset `milvus_index`: one row per track in the index, read back after writing."""
 
 from collections.abc import Iterator
 
@@ -71,7 +71,7 @@ def milvus_index(
     encoder: EncoderResource,
     milvus: MilvusResource,
 ) -> Iterator[dg.AssetMaterialization]:
-    """Bring each folder of the run in step; a folder is reported once it was read back."""
+    """Index each folder of the run; a folder is reported after it was read back."""
     music, tables = library.library(), state.tables()
     stage = context.asset_key.path[-1]
     todo = dict.fromkeys(context.partition_keys)
@@ -99,7 +99,7 @@ def milvus_index(
                 context.log.info(describe_status(status))
                 context.log_event(evaluation_of(status))
     except EmbedAssetsError as e:
-        # A reported folder is recorded as indexed with others; which of them were is not known.
+        # Reported folders are recorded in groups; which of these were recorded is not known.
         left = list(todo) or list(context.partition_keys)
         note_shared_failure(context, music, tables, left, stage, e)
         failed += [(key, e) for key in left]

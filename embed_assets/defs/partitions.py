@@ -1,9 +1,9 @@
-"""A partition is a music folder; this is the one place that builds or parses a partition key.
+"""A partition is a music folder; this module builds and parses partition keys.
 
-A key is the folder's path relative to the library, as a person would read it. What Dagster forbids
-(`...`, control characters) and what is no text (bytes that are not UTF-8, unprintable characters)
-is written `%XX`, a byte each; a `%` that two hex digits follow is itself escaped. The library's
-root is `.`. The encoding is reversible, and every folder has exactly one key.
+A key is the readable path of a folder relative to the library. Bytes of names that Dagster forbids
+(`...`, control characters) or that are not printable text are written as `%XX`; a `%` before two
+hex digits is escaped too. The library's root is `.`. The encoding is reversible, and each folder
+has exactly one key.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ def path_of(key: str) -> bytes:
     """Library-relative path of a partition key.
 
     Raises:
-        ConfigurationError: no folder has this key, e.g. one that was typed in by hand.
+        ConfigurationError: no folder has this key, e.g. because it was typed by hand.
     """
     if key == ROOT:
         return b""

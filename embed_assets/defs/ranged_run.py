@@ -1,7 +1,7 @@
-"""A run covers many folders: going through them, each with a story of its own.
+"""A run covers many folders; each has its own result.
 
-A folder that fails holds no other back: the step goes on, and raises at the end. What is finished
-is logged before that, so that finished folders stay green and only the others turn red.
+A folder that fails does not stop the others: the step continues, and raises at the end. Finished
+folders are logged before that, so they stay green and only the others turn red.
 """
 
 from __future__ import annotations
@@ -24,17 +24,17 @@ from embed_assets.storage.tables import Tables
 from embed_assets.workers import end_with_parent
 
 REMOVE_TAG = "embed_assets/remove"
-"""On a run that was asked to remove folders: only then may a folder be gone."""
+"""Tag of a run that removes folders; only then may a folder be missing."""
 
 PRIORITY_TAG = "embed_assets/priority"
-"""`interactive` or `import`: an album that was just dropped does not queue behind an import."""
+"""Tag with `interactive` or `import`: a new album does not queue behind an import."""
 
 PROGRESS_SECONDS = 10.0
 
 
 @dataclass
 class Progress:
-    """Counts of a step's tracks, logged at most every 10 seconds: each line costs Dagster 50 ms."""
+    """Counts of a step's tracks, logged at most every 10 seconds, as a line costs Dagster 50 ms."""
 
     log: Callable[[str], None]
     total: int
@@ -44,12 +44,12 @@ class Progress:
     last: float = field(default_factory=time.monotonic)
 
     def known(self, **counts: int) -> None:
-        """Tracks that need no work: they are done, and no part of the rate."""
+        """Tracks that need no work; they do not count for the rate."""
         self.counts.update(counts)
         self.total -= sum(counts.values())
 
     def add(self, what: str, n: int = 1) -> None:
-        """Count a track, and log a line if it is time."""
+        """Count a track, and log a line if one is due."""
         self.counts[what] = self.counts.get(what, 0) + n
         self.done += n
         if time.monotonic() - self.last >= PROGRESS_SECONDS:
@@ -57,7 +57,7 @@ class Progress:
             self.log(self.line())
 
     def line(self) -> str:
-        """Done by kind, remaining, rate and time to go."""
+        """Tracks done by kind, remaining tracks, rate and remaining time."""
         rate = self.done / max(time.monotonic() - self.started, 1e-9)
         left = max(self.total - self.done, 0)
         eta = f"{left / rate:.0f} s" if rate > 0 else "unknown"
@@ -71,14 +71,14 @@ def each_folder(
     tables: Tables,
     work: Callable[[list[bytes]], Iterable[tuple[bytes, Mapping[str, Any] | BaseException]]],
 ) -> None:
-    """Go through the folders of the run: `work` yields each path with its metadata, or an error.
+    """Process the folders of the run; `work` yields each path with its metadata or an error.
 
     Raises:
         dagster.Failure: a configuration is wrong; nothing is retried.
-        Exception: the first error of a folder, when all have had their turn.
+        Exception: the first error of a folder, after all folders.
     """
     if not is_in_process(context.run):
-        # A step outlives its killed run otherwise, and does what the run's retry does as well.
+        # Otherwise a step outlives its killed run, and repeats the work of its retry.
         end_with_parent()
     stage = context.asset_key.path[-1]
     failed: list[tuple[str, BaseException]] = []
@@ -95,7 +95,7 @@ def each_folder(
             note_failure(context, library, tables, key, stage, outcome)
             failed.append((key, outcome))
     except Exception as e:  # noqa: BLE001
-        # What stops all of them is no folder's own fault.
+        # An error that stops all folders is not the fault of one.
         left = [key for key in context.partition_keys if key not in finished]
         note_shared_failure(context, library, tables, left, stage, e)
         failed = [(key, e) for key in left]
@@ -113,7 +113,7 @@ def each_folder(
 def one_by_one(
     work: Callable[[bytes], Mapping[str, Any]],
 ) -> Callable[[list[bytes]], Iterator[tuple[bytes, Mapping[str, Any] | BaseException]]]:
-    """For `each_folder`, what does one folder at a time."""
+    """A `work` for `each_folder` that processes one folder at a time."""
 
     def outcome(path: bytes) -> tuple[bytes, Mapping[str, Any] | BaseException]:
         try:
@@ -132,7 +132,7 @@ def note_failure(
     stage: str,
     error: BaseException,
 ) -> None:
-    """Put a folder's failure where people look: the run's log, and the table behind `errors`."""
+    """Record a folder's failure in the run's log and in the table of `errors`."""
     context.log.error(f"{key}: {error}")
     try:
         path = path_of(key)
@@ -145,7 +145,7 @@ def note_failure(
 def note_changed(
     context: dg.AssetExecutionContext, library: MusicFolder, tables: Tables, path: bytes, why: str
 ) -> dict[str, Any]:
-    """Note that a folder is not done because it changed meanwhile; gives its metadata.
+    """Record that a folder is not done because it changed meanwhile; returns its metadata.
 
     That is normal during a copy: the folder stays out of date, and the sensor requests a run again.
     """
@@ -158,9 +158,9 @@ def note_changed(
 def note_not_ready(
     library: MusicFolder, tables: Tables, path: bytes, recipe: RecipeDigest, run_id: str
 ) -> None:
-    """The same for one whose rows are not whole as they come to be indexed, if no reason is known.
+    """The same for a folder whose rows are incomplete, without a known reason, when it is indexed.
 
-    Another run is scanning it, or a person asked for another try in this moment.
+    Another run is scanning it, or a person just requested a retry.
     """
     folder = folder_id(library.name, path)
     if not folder_states(tables, [folder], recipe).get(folder, FolderState()).ready:
@@ -176,14 +176,14 @@ def note_shared_failure(
     stage: str,
     error: BaseException,
 ) -> None:
-    """The same for what failed for no fault of these folders, e.g. because Milvus was away."""
+    """The same for a failure that is not the fault of these folders, e.g. of Milvus."""
     context.log.error(str(error))
     folders = [(folder_id(library.name, p), p) for p in paths_of(keys)]
     tables.put_failures(folders, stage, str(error), context.run_id, shared=True)
 
 
 def raise_for(failed: Sequence[tuple[str, BaseException]], stage: str, total: int) -> None:
-    """Fail the step for the folders that failed, by the first error's kind."""
+    """Fail the step for its failed folders, with the kind of the first error."""
     key, error = failed[0]
     summary = f"{stage}: {len(failed)} of {total} folders failed; first {key!r}"
     failure = failure_of(error, summary)
@@ -208,13 +208,13 @@ def rejects_of(rows: list[tuple[Any, ...]]) -> dict[str, dg.TableMetadataValue]:
 
 
 def folder_metadata(library: MusicFolder, path: bytes) -> dict[str, Any]:
-    """What every folder's materialization says first: where it is."""
+    """The first metadata of each folder's materialization: its path."""
     full = f"{library.root}/{display_path(path)}" if path else str(library.root)
     return {"path": dg.MetadataValue.path(full), "folder": key_of(path)}
 
 
 def paths_of(keys: Iterable[str]) -> list[bytes]:
-    """Paths of folders; a key that was typed in by hand and means none is left out."""
+    """Paths of folders; keys that match no folder are left out."""
     paths = []
     for key in keys:
         try:

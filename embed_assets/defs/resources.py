@@ -1,4 +1,4 @@
-"""Resources: each turns configuration into a plain domain object, and does nothing else.
+"""Resources: each turns configuration into a plain domain object.
 
 The Milvus token is an `EnvVar`: a plain string would be shown in the webserver's snapshot.
 """
@@ -26,19 +26,19 @@ if TYPE_CHECKING:
 
 
 class LibraryResource(dg.ConfigurableResource[Any]):
-    """The music folder, and how it is watched."""
+    """The music folder, and how often it is scanned."""
 
     root: str
     settle_seconds: float
     folders_per_run: int
 
     def library(self) -> MusicFolder:
-        """The library; its root may be missing, which `require_library` finds out."""
+        """The library; `require_library` checks whether its root exists."""
         return MusicFolder(Path(self.root) if self.root else None)
 
 
 class StateResource(dg.ConfigurableResource[Any]):
-    """What EMBED_HOME holds beside the Dagster instance."""
+    """The state in EMBED_HOME beside the Dagster instance."""
 
     home: str
 
@@ -52,7 +52,7 @@ class StateResource(dg.ConfigurableResource[Any]):
 
 
 class EncoderResource(dg.ConfigurableResource[Any]):
-    """Which encoder, over which windows, pooled how."""
+    """The encoder, the windows and the pooling."""
 
     name: str
     model: str
@@ -64,7 +64,7 @@ class EncoderResource(dg.ConfigurableResource[Any]):
     parts: bool = False
 
     def choice(self) -> EncoderConfig:
-        """What the workers load."""
+        """The encoder that the workers load."""
         return EncoderConfig(self.name, self.model, self.device, Path(self.cache))
 
     def spec(self) -> IndexSpec:
@@ -85,7 +85,7 @@ class MilvusResource(dg.ConfigurableResource[Any]):
 
     @contextmanager
     def get_client(self) -> Iterator[IndexClient]:
-        """A client; on Milvus Lite the index is this process's alone until the block ends."""
+        """A client; on Milvus Lite no other process can use the index until the block ends."""
         from embed_assets.index.connection import connect
 
         with connect(self.uri, self.token or None, wait_seconds=120.0) as client:
@@ -98,14 +98,14 @@ def index_context(
     encoder: EncoderResource,
     milvus: MilvusResource,
 ) -> IndexContext:
-    """What indexing works with; raises what `encoder.spec` does."""
+    """The context of indexing; raises what `encoder.spec` does."""
     return IndexContext(
         library.library(), state.tables(), state.store(), encoder.spec(), milvus.uri
     )
 
 
 def resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
-    """The resources that these settings ask for, by the names that assets and sensor use."""
+    """The resources for these settings, by the names that assets and sensor use."""
     return {
         "library": LibraryResource(
             root=str(settings.library or ""),

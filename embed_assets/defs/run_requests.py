@@ -25,23 +25,23 @@ from embed_assets.identity import PartitionKey
 from embed_assets.planning.values import RunRequest, SensorCursor
 
 REQUESTED = "embed_assets/asked"
-"""In Dagster's store of cursors: what the last tick of the sensor requested."""
+"""Key in Dagster's cursor storage: what the last tick of the sensor requested."""
 
 LAUNCH_SECONDS = 20.0
 LAUNCH_SECONDS_A_FOLDER = 0.05
-"""The daemon creates a tick's runs within this time, or has died; it writes three events a folder
-first."""
+"""Seconds per folder within which the daemon creates a tick's runs, unless it died; it first writes
+three events per folder."""
 
 MOST_RUNS = 50
-"""Runs that may begin during one evaluation; what is beyond is done twice."""
+"""Most runs that may begin during one evaluation; folders of further ones are processed twice."""
 
 
 @contextmanager
 def request_lock(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[None]:
-    """Hold the lock under which runs are requested; the kernel gives it back if we are killed.
+    """Hold the lock for requesting runs; the kernel releases it if we are killed.
 
     Raises:
-        TransientError: somebody else has it for so long.
+        TransientError: another process held it for too long.
     """
     from filelock import Timeout
 
@@ -51,7 +51,7 @@ def request_lock(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[
     except Timeout:
         raise TransientError(
             f"another process has been requesting runs for more than {wait_seconds:.0f} s; this is"
-            " tried again"
+            " retried"
         ) from None
     try:
         yield
@@ -62,9 +62,9 @@ def request_lock(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[
 def drop_already_requested(
     instance: dg.DagsterInstance, found: Evaluation, cursor: SensorCursor, *, recorded: bool = True
 ) -> Evaluation:
-    """The evaluation without what was requested since it began, which counts as running.
+    """The evaluation without folders that were requested since it began; they count as running.
 
-    `recorded`: what the sensor requested and the daemon has not launched is left out, too.
+    `recorded`: also without folders that the sensor requested and the daemon has not launched.
     """
     if not found.plan.requests and not found.plan.retire:
         return found
@@ -81,7 +81,7 @@ def drop_already_requested(
             left.append(request)
         else:
             dropped.update(request.keys)
-    # A range may span folders that are in step: only the others were due.
+    # A range may include folders that are up to date; only the others were due.
     due = dropped & cursor.attempts.keys()
     for key in due:
         if key in found.attempts_before:
@@ -100,7 +100,7 @@ def drop_already_requested(
 
 
 def record_requested(instance: dg.DagsterInstance, found: Evaluation) -> None:
-    """Record what a tick requests, so that nobody else does before the daemon creates its runs."""
+    """Record what a tick requests; nobody requests it again before the daemon creates its runs."""
     keys = [key for request in found.plan.requests for key in request.keys]
     if keys:
         note = {"at": time.time(), "newest": state.newest_run(instance), "keys": keys}
@@ -108,7 +108,7 @@ def record_requested(instance: dg.DagsterInstance, found: Evaluation) -> None:
 
 
 def forget_requested(instance: dg.DagsterInstance) -> None:
-    """Drop the record when no daemon is there to create the runs of the last tick."""
+    """Delete the record if no daemon runs that could create the runs of the last tick."""
     write_note(instance, REQUESTED, "")
 
 

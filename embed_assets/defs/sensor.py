@@ -1,4 +1,4 @@
-"""`library_sensor`: notices new, changed, moved and removed folders, and launches their runs."""
+"""`library_sensor`: detects new, changed, moved and removed folders, and requests runs."""
 
 import time
 
@@ -28,13 +28,13 @@ from embed_assets.errors import TransientError
 from embed_assets.planning.values import Policy, SensorCursor
 
 TICK_SECONDS = 45.0
-"""A tick has 60 s before the daemon gives it up."""
+"""The daemon stops waiting for a tick after 60 s."""
 
 LOCK_SECONDS = 10.0
-"""How long to wait for a `sync` that is requesting runs just now."""
+"""How long to wait for a `sync` that is requesting runs."""
 
 DEBOUNCE_SECONDS = 12.0
-"""How long a tick waits, in all, until folders stop changing: the next tick would come later."""
+"""How long a tick waits in total for folders to stop changing; the next tick would come later."""
 
 
 def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
@@ -59,7 +59,7 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
     ) -> dg.SensorResult:
         index = index_context(library, state, encoder, milvus)
         for run_id in reap(context.instance):
-            context.log.warning(f"run {run_id} had lost its worker; its folders are tried again")
+            context.log.warning(f"run {run_id} had lost its worker; its folders are retried")
         cursor = SensorCursor.load(context.cursor)
         embedding = embedding_at_once(context.instance)
         policy = Policy(
@@ -76,24 +76,24 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
             wait = found.plan.debounced_in
             if found.plan.requests or not found.complete or not wait:
                 break
-            # A copy that was under way at the first evaluation may go on at the second.
+            # A copy that was in progress at the first evaluation may continue at the second.
             if time.monotonic() + wait > until:
                 break
             time.sleep(wait + 0.05)
             budget = 20.0
         try:
             with request_lock(context.instance, LOCK_SECONDS):
-                # Its own runs were created after its last tick, or never will be.
+                # The runs of its last tick have been created, or never will be.
                 found = drop_already_requested(context.instance, found, cursor, recorded=False)
                 prepare(context.instance, index, found.plan)
                 record_requested(context.instance, found)
         except TransientError as e:
             return dg.SensorResult(skip_reason=str(e), cursor=context.cursor)
         if found.plan.requests:
-            # Dagster writes a file for each tick that logs, and keeps it: 17,280 a day.
+            # Dagster writes and keeps a file for each tick that logs: 17,280 a day.
             context.log.info(summary(found))
         return dg.SensorResult(
-            # No run_key: one that was used is never launched again, and A -> B -> A is normal.
+            # No run_key: a used key is never launched again, and A -> B -> A is normal.
             run_requests=[
                 dg.RunRequest(tags=run_tags(r), run_config=run_config(r))
                 for r in found.plan.requests

@@ -1,4 +1,4 @@
-"""What Dagster's record says: the partitions, and which of them live runs cover."""
+"""The state of Dagster: the partitions, and which of them are covered by live runs."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from embed_assets.identity import PartitionKey
 INDEX_KEY = dg.AssetKey("milvus_index")
 
 FITTED = "embed_assets/gpu_pool"
-"""In Dagster's store of cursors: the slots that the pool `gpu` was given for this machine."""
+"""Key in Dagster's cursor storage: the slots of the pool `gpu` that were set for this machine."""
 
 LIVE = (
     DagsterRunStatus.QUEUED,
@@ -38,14 +38,14 @@ LIVE = (
 )
 
 RETRY_SECONDS = 60
-"""A failed run that Dagster will retry holds its folders for so long, if the retry never comes."""
+"""How long a failed run that Dagster will retry holds its folders, if the retry never comes."""
 
 KEYS_PER_CALL = 5000
-"""SQLite refuses an insert of more variables than a few ten thousand."""
+"""SQLite limits the variables of a statement to a few ten thousand."""
 
 
 def known_keys(instance: dg.DagsterInstance) -> list[PartitionKey]:
-    """All partitions, in the order in which they were added: ranges follow it."""
+    """All partitions in the order in which they were added, which ranges follow."""
     return cast(list[PartitionKey], list(instance.get_dynamic_partitions(FOLDERS_NAME)))
 
 
@@ -55,16 +55,16 @@ def embedding_at_once(instance: dg.DagsterInstance) -> int:
 
 
 def fit_gpu_pool(instance: dg.DagsterInstance, devices: int) -> None:
-    """Give the pool `gpu` a slot a device, unless a person gave it another number of them."""
+    """Set the slots of the pool `gpu` to one per device, unless a person chose another number."""
     slots, by_hand = _gpu_pool(instance)
     if slots != devices and not by_hand:
-        # Noted first, and the old number with it: what nobody noted is taken for a person's.
+        # Recorded first, with the old number: any other number counts as chosen by a person.
         write_note(instance, FITTED, f"{slots} {devices}")
         set_pool_limit(instance, GPU_POOL, devices)
 
 
 def _gpu_pool(instance: dg.DagsterInstance) -> tuple[int, bool]:
-    """Its slots, and whether a person chose their number."""
+    """Number of slots, and whether a person chose it."""
     limit = pool_limit(instance, GPU_POOL)
     if limit is None:
         return 1, False
@@ -84,7 +84,7 @@ def live_runs(instance: dg.DagsterInstance) -> list[DagsterRun]:
 
 
 def newest_run(instance: dg.DagsterInstance) -> int:
-    """Number of the youngest run; later ones have higher numbers."""
+    """Number of the newest run; later runs have higher numbers."""
     return max((r.storage_id for r in instance.get_run_records(limit=1)), default=0)
 
 
@@ -110,7 +110,7 @@ def count_runs(runs: Iterable[DagsterRun]) -> tuple[int, int]:
 
 
 def add_keys(instance: dg.DagsterInstance, keys: Sequence[PartitionKey]) -> None:
-    """Add partitions in this order; those that are there stay where they are."""
+    """Add partitions in this order; existing ones keep their positions."""
     for i in range(0, len(keys), KEYS_PER_CALL):
         instance.add_dynamic_partitions(FOLDERS_NAME, list(keys[i : i + KEYS_PER_CALL]))
 

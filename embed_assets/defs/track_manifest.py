@@ -1,4 +1,4 @@
-"""The asset `track_manifest`: which tracks a folder has, what they are, which cannot be read."""
+"""The asset `track_manifest`: the tracks of a folder, their tags, and which cannot be read."""
 
 import time
 from typing import Any
@@ -40,10 +40,10 @@ COLUMNS = dg.TableSchema(
 
 
 class ScanConfig(dg.Config):
-    """What a person may ask of a run by hand."""
+    """Options of a run that a person launches."""
 
     retry_rejected: bool = False
-    """Read files again that were rejected here though they did not change."""
+    """Read rejected files again even if they did not change."""
 
 
 @dg.asset(
@@ -65,7 +65,7 @@ def track_manifest(
     library: LibraryResource,
     state: StateResource,
 ) -> None:
-    """Scan each folder of the run into the manifest."""
+    """Scan each folder of the run."""
     music = library.library()
     tables = state.tables()
     may_remove = context.run.tags.get(REMOVE_TAG) == "true"

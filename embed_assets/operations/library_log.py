@@ -97,7 +97,7 @@ class LibraryLog:
                 name = display_path(problem.path)
                 folders.setdefault((problem.reason, problem.message), []).append(name)
         for (reason, message), names in folders.items():
-            again = "" if reason == CHANGED else "; tried again by itself"
+            again = "" if reason == CHANGED else "; retried automatically"
             yield f"{_named(names)}: {reason}: {message}{again}"
 
     def _of_tick(self, tick: Tick | None) -> Iterator[str]:

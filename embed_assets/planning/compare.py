@@ -1,4 +1,4 @@
-"""Comparing a walk with what is known: which folders are due, and which are gone."""
+"""Compares a walk with what is known: which folders are due, and which are missing."""
 
 from __future__ import annotations
 
@@ -12,23 +12,23 @@ from embed_assets.planning.values import FolderSnapshot, Known, Policy, SensorCu
 from embed_assets.storage.records import EMPTY
 
 BACKOFF = (60.0, 300.0, 1800.0, 10_800.0, 43_200.0)
-"""Seconds until a version that failed 1, 2, 3, 4, 5 or more times is tried again."""
+"""Seconds until a version that failed 1, 2, 3, 4, 5 or more times is retried."""
 
 SHORT_BACKOFF = (5.0, 60.0, 300.0, 1800.0, 10_800.0, 43_200.0)
 """The same for a folder that did not fail itself: it changed meanwhile, or its run was killed."""
 
 INTERACTIVE_SECONDS = 900.0
-"""Somebody waits for a folder that changed so recently: it is done before an import."""
+"""A folder that changed within this time is processed before imports: somebody may wait for it."""
 
 INTERACTIVE_FOLDERS = 8
-"""Most recently changed folders that are done before an import; the others belong to it."""
+"""Most recently changed folders that are processed before an import; others belong to it."""
 
 MASS_REMOVAL_MIN = 3
-"""More folders than these are only removed if they are less than half of the library, or a person
-confirms it."""
+"""Removing more folders than this, if they are at least half of the library, needs a person's
+confirmation."""
 
 MAX_MISSING = 5000
-"""Missing folders that a walk of several evaluations keeps; the next walk finds the others."""
+"""Most missing folders kept during a walk over several evaluations; the next walk finds others."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,11 +44,11 @@ class DueFolder:
 
 @dataclass
 class Comparison:
-    """What became of each folder of a walk.
+    """The result of comparing the folders of a walk.
 
-    `unlisted`: folders that are in step and have no partition, in the walk's order. Not all that is
-    `due` is kept in `folders`: new folders beyond what can be started now are found
-    again by the next evaluation, so memory does not grow with an import.
+    `unlisted`: folders that are up to date and have no partition, in the order of the walk. Not all
+    due folders are kept in `folders`: the next evaluation finds those again that cannot be started
+    now, so memory does not grow with an import.
     """
 
     folders: dict[PartitionKey, DueFolder] = field(default_factory=dict)
@@ -73,7 +73,7 @@ def compare(
     policy: Policy,
     now: float,
 ) -> Comparison:
-    """Sort the folders of a walk by what they need; `cursor` is updated in place."""
+    """Classify the folders of a walk; `cursor` is updated in place."""
     result = Comparison()
     partitions = set(known.partitions)
     indexed_versions = set(known.indexed.values())
@@ -100,7 +100,7 @@ def compare(
         if key in known.running:
             result.running += 1
             continue
-        # Without the ctimes, which may differ at each walk: the folder would never be unchanged.
+        # Without the ctimes: if they differ at each walk, the folder would never be unchanged.
         if (wait := _debounced_in(folder, version, cursor, now, policy)) > 0:
             result.debounced_in.append(wait)
             continue
@@ -125,7 +125,7 @@ def compare(
 
 @dataclass(frozen=True)
 class Removals:
-    """Folders that are gone: those to be removed from the index, and those that are out of it."""
+    """Missing folders: those to remove from the index, and those that are already out of it."""
 
     due: tuple[DueFolder, ...] = ()
     retire: tuple[PartitionKey, ...] = ()
@@ -143,12 +143,12 @@ def plan_removals(
     *,
     complete: bool,
 ) -> Removals:
-    """What to do about the known folders that the walk should have found; `cursor` is updated.
+    """What to do about known folders that the walk did not find; `cursor` is updated.
 
     Nothing is removed before a walk is `complete`.
 
     Raises:
-        LibraryUnavailable: so much is gone that the library looks unmounted; nothing is removed.
+        LibraryUnavailable: so much is missing that the library looks unmounted; nothing is removed.
     """
     retire = [k for k in missing if known.indexed.get(k) == EMPTY and k not in known.running]
     for key in retire:
@@ -199,7 +199,7 @@ def _debounced_in(
 def _next_attempt_in(
     key: PartitionKey, version: str, known: Known, cursor: SensorCursor, now: float
 ) -> float:
-    """Seconds until this version is tried again; 0 if now."""
+    """Seconds until this version is retried; 0 if now."""
     before, count, at = cursor.attempts.get(key, ("", 0, 0.0))
     if before != version or count == 0:
         return 0.0

@@ -118,7 +118,7 @@ class Plan:
 
     `retire`: folders that are out of the index, whose partitions go. `adopt`: folders that are in
     step and have no partition. `debounced_in`, `next_attempt_in`: seconds until the first folder
-    has been unchanged for long enough, or is tried again.
+    has been unchanged for long enough, or is retried.
     """
 
     requests: tuple[RunRequest, ...] = ()
