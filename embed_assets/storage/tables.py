@@ -225,8 +225,8 @@ class Tables(Database):
                     (row.recipe, row.audio_hash),
                 ).fetchone()
                 if before:
-                    # Rows of the index were made of its vectors; of which recipe a collection holds
-                    # vectors is not known here.
+                    # Rows of the index may have these vectors; which collections use this recipe is
+                    # not known here.
                     db.execute(
                         f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE audio_hash = ?)",
                         (row.audio_hash,),
