@@ -11,13 +11,24 @@ SLOW_FIXTURES = frozenset(
 
 SLOW = frozenset(
     {
+        "test_a_device_that_dies_costs_what_was_under_way",
         "test_a_file_that_takes_a_decoder_for_ever_costs_its_own_worker_only",
+        "test_a_pool_that_ends_while_workers_still_start_prints_nothing",
+        "test_a_port_that_is_taken_is_named",
         "test_a_reader_gets_its_turn_while_a_writer_is_busy",
         "test_a_searcher_never_fails_while_the_next_collection_is_filled_and_served",
         "test_a_task_that_never_ends_is_the_tracks_fault_and_one_that_waits_the_disks",
         "test_a_writer_killed_at_any_moment_leaves_nothing_that_a_repeat_does_not_mend",
+        "test_behind_a_proxy_its_document_names_the_path_there",
+        "test_dagster_accepts_the_keys",
         "test_eight_threads_ask_while_runs_write_and_another_collection_is_served",
+        "test_eight_threads_ask_while_the_library_changes",
+        "test_it_answers_until_it_is_stopped_and_writes_down_nothing_of_it",
+        "test_it_gives_the_vectors_and_rows_that_a_process_a_core_gives",
         "test_its_features_are_librosas",
+        "test_no_query_fails_while_another_collection_is_served",
+        "test_the_numbers_are_the_same_with_every_version_of_torch_and_muq",
+        "test_the_openapi_document_says_what_the_server_does",
     }
 )
 """Slow for another reason."""
