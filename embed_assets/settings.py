@@ -19,6 +19,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from embed_assets.encoders import cards
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.address import normal_address
+from embed_assets.servers.config import ServerConfig, parse, with_login
 
 
 class Settings(BaseSettings):
@@ -105,6 +106,13 @@ class Settings(BaseSettings):
         " address but loopback.",
         repr=False,
     )
+    servers: str = Field(
+        "",
+        description="Music servers with the same library: `name=kind+url`, separated by commas,"
+        " e.g. `nd=navidrome+http://host:4533`. Kinds: `navidrome`, `subsonic`, `jellyfin`,"
+        " `lyrion`. Logins: `EMBED_SERVER_<NAME>_USER`, `..._PASSWORD`, `..._TOKEN`, each also"
+        " as `..._FILE`. See docs/music-servers.md.",
+    )
     history_days: int = Field(
         30,
         ge=0,
@@ -157,6 +165,12 @@ class Settings(BaseSettings):
             normal_address(info.data["milvus_uri"] or "milvus.db", value)
         return value
 
+    @field_validator("servers")
+    @classmethod
+    def _a_list_of_servers(cls, value: str) -> str:
+        parse(value)
+        return value
+
     @classmethod
     def load(cls, **given: Any) -> Settings:
         """Read the environment and `.env`; what is `given`, by its field's name, goes first.
@@ -200,13 +214,27 @@ class Settings(BaseSettings):
                 *(k for k in known if len(upper) > len("EMBED_") and k.startswith(upper)),
             }
             for upper, name in there.items()
-            if upper not in known and upper.startswith("EMBED")
+            if upper not in known
+            and upper.startswith("EMBED")
+            and not upper.startswith("EMBED_SERVER_")
         }
         return [
             f"{name} is not a setting and has no effect: is it {' or '.join(sorted(found))}?"
             for name, found in near.items()
             if found
         ]
+
+    def music_servers(self) -> tuple[ServerConfig, ...]:
+        """The servers of EMBED_SERVERS with their logins, from the environment and `.env`.
+
+        Raises:
+            ConfigurationError: a file with a login cannot be read.
+        """
+        from dotenv import dotenv_values
+
+        servers = parse(self.servers)
+        variables = (dotenv_values(".env") | dict(os.environ)) if servers else {}
+        return tuple(with_login(server, variables) for server in servers)
 
     @property
     def index_uri(self) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import secrets
 import time
 from http import HTTPStatus
@@ -12,15 +13,25 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embed_assets.http.metrics import Metrics
-from embed_assets.http.problems import problem
+from embed_assets.http.problems import AUDIOMUSE, path_of, problem
 
-FREE = frozenset({"/healthz", "/readyz"})
+FREE = frozenset({"/healthz", "/readyz", "/api/health"})
 """Paths that need no token."""
 
 QUERIES = frozenset(
     {
         *("similar", "path", "radio", "parts", "artists"),
-        *("tracks", "duplicates", "map", "export", "status", "errors", "look"),
+        *(
+            "tracks",
+            "duplicates",
+            "map",
+            "export",
+            "status",
+            "errors",
+            "look",
+            "servers",
+            "playlists",
+        ),
     }
 )
 
@@ -54,9 +65,10 @@ class Doors:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        kind = path.removeprefix("/v1/") if path.startswith("/v1/") else ""
-        kind = kind if kind in QUERIES else ""
+        # The plugin of Navidrome doubles a slash if its address ends with one.
+        scope = dict(scope) | {"path": re.sub("/{2,}", "/", scope["path"])}
+        path = path_of(scope)
+        kind = kind_of(path)
         started, status = time.perf_counter(), 0
 
         async def answer(message: Message) -> None:
@@ -70,7 +82,7 @@ class Doors:
 
         refusal = self._refusal(path, kind, Headers(scope=scope))
         if refusal is not None:
-            await problem(*refusal)(scope, receive, answer)
+            await problem(path, *refusal)(scope, receive, answer)
         else:
             self.in_progress += bool(kind)
             try:
@@ -94,6 +106,14 @@ class Doors:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         return secrets.compare_digest(given.encode(), self.token)
+
+
+def kind_of(path: str) -> str:
+    """What a path asks for, for limits and metrics; empty if it is no query."""
+    kind = path.removeprefix("/v1/").partition("/")[0] if path.startswith("/v1/") else ""
+    if path.startswith(AUDIOMUSE) and path not in FREE:
+        return "audiomuse"
+    return kind if kind in QUERIES else ""
 
 
 _TOO_LARGE = f"the body has more than {MOST_BODY_BYTES} bytes"
