@@ -16,6 +16,7 @@ from typing import Any, Literal
 from pydantic import Field, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from embed_assets.access import Address, Tokens, read_tokens, require_token
 from embed_assets.encoders import cards
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.address import normal_address
@@ -99,11 +100,27 @@ class Settings(BaseSettings):
         description="Most folders in a run. Runs of an import also end after ten minutes of work."
         " On a GPU the default is 1024.",
     )
+    http: str = Field(
+        "",
+        description="`host:port` at which `embed-assets up` also answers queries over HTTP, e.g."
+        " `127.0.0.1:8000`; `embed-assets serve` uses it too. Empty: `up` does not.",
+    )
     http_token: str = Field(
         "",
         description="Token that clients of `embed-assets serve` must send. Required to serve on any"
         " address but loopback.",
         repr=False,
+    )
+    http_token_file: Path | None = Field(
+        None, description="A file with this token, instead of `EMBED_HTTP_TOKEN`."
+    )
+    http_read_token: str = Field(
+        "",
+        description="Token for clients that may only ask queries, and change nothing.",
+        repr=False,
+    )
+    http_read_token_file: Path | None = Field(
+        None, description="A file with this token, instead of `EMBED_HTTP_READ_TOKEN`."
     )
     history_days: int = Field(
         30,
@@ -114,7 +131,7 @@ class Settings(BaseSettings):
         " week.",
     )
 
-    @field_validator("library", "home", mode="after")
+    @field_validator("library", "home", "http_token_file", "http_read_token_file", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         try:
@@ -144,6 +161,11 @@ class Settings(BaseSettings):
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?|openvino:[A-Z0-9.:,]+", value):
             raise ValueError("must be auto, cpu, cuda, cuda:N, mps or openvino:GPU")
         return value
+
+    @field_validator("http")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        return str(Address.parse(value)) if value else value
 
     @field_validator("milvus_uri")
     @classmethod
@@ -225,10 +247,61 @@ class Settings(BaseSettings):
         """Folder of downloaded weights."""
         return self.home / "models"
 
+    @property
+    def http_address(self) -> Address | None:
+        """Where `up` serves queries; None if it does not."""
+        return Address.parse(self.http) if self.http else None
+
+    def http_tokens(self) -> Tokens:
+        """The tokens of `serve`, from the settings or their files.
+
+        Raises:
+            ConfigurationError: a file cannot be read, or a token cannot be used.
+        """
+        return read_tokens(
+            self.http_token, self.http_token_file, self.http_read_token, self.http_read_token_file
+        )
+
+    def require_http(self) -> None:
+        """Refuse an EMBED_HTTP that `serve` would refuse.
+
+        Raises:
+            ConfigurationError: another address than loopback without a token, or a wrong token.
+        """
+        if self.http_address is not None:
+            require_token(self.http_address, self.http_tokens(), f"EMBED_HTTP={self.http}")
+
     def environment(self) -> dict[str, str]:
-        """The settings as absolute `EMBED_*` variables, for child processes."""
-        values = self.model_dump(exclude_none=True, exclude={"http_token"})
+        """The settings as absolute `EMBED_*` variables, for child processes other than `serve`."""
+        return {name: value for name, value in self._variables().items() if not _is_http(name)}
+
+    def http_environment(self) -> dict[str, str]:
+        """The settings of `serve`, tokens included, for the process that serves."""
+        return {name: value for name, value in self._variables().items() if _is_http(name)}
+
+    def without_http(self) -> Settings:
+        """The settings without those of `serve`, for processes that may not know its tokens."""
+        fields = type(self).model_fields.items()
+        defaults = {n: field.default for n, field in fields if n.startswith("http")}
+        return self.model_copy(update=defaults)
+
+    def _variables(self) -> dict[str, str]:
+        values = self.model_dump(exclude_none=True)
         return {f"EMBED_{k.upper()}": str(v) for k, v in values.items() if v != ""}
+
+
+def _is_http(variable: str) -> bool:
+    return variable.upper().startswith("EMBED_HTTP")
+
+
+def forget_http_tokens() -> None:
+    """Remove the tokens of `serve` from this process's environment, so that no child inherits them.
+
+    They stay in the `Settings` that were loaded before.
+    """
+    for name in list(os.environ):
+        if name.upper() in ("EMBED_HTTP_TOKEN", "EMBED_HTTP_READ_TOKEN"):
+            del os.environ[name]
 
 
 def _shown(value: object) -> str:

@@ -13,6 +13,7 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from embed_assets.access import Tokens
 from embed_assets.api import Library
 from embed_assets.http.doors import AT_ONCE, Doors
 from embed_assets.http.metrics import Metrics
@@ -30,8 +31,8 @@ from embed_assets.http.state import counts_of, errors_of
 MOST_LISTED = 1_000
 
 
-def create_app(library: Library, token: str = "") -> FastAPI:
-    """The application over a library; `token`: what clients must send, if it is not empty."""
+def create_app(library: Library, tokens: Tokens = Tokens()) -> FastAPI:  # noqa: B008  # frozen
+    """The application over a library; `tokens`: what clients must send, if there are any."""
     metrics = Metrics(library)
 
     @asynccontextmanager
@@ -48,7 +49,7 @@ def create_app(library: Library, token: str = "") -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.add_middleware(Doors, token=token, metrics=metrics)
+    app.add_middleware(Doors, tokens=tokens, metrics=metrics)
     add_handlers(app)
     app.include_router(router(library))
     app.include_router(_lists(library))
