@@ -186,6 +186,18 @@ def test_prometheus_asks_with_the_read_token(filled):  # noqa: F811
     assert all((DEPLOY / rule).exists() for rule in rules)
 
 
+def test_prometheus_takes_its_files(tmp_path):
+    promtool = shutil.which("promtool")
+    if promtool is None:
+        pytest.skip("no promtool: `apt install prometheus` has it")
+    shutil.copytree(DEPLOY, tmp_path / "deploy", ignore=shutil.ignore_patterns("secrets"))
+    (tmp_path / "deploy/secrets").mkdir()
+    (tmp_path / "deploy/secrets/http-read-token").write_text("read")
+    check = [promtool, "check", "config", str(tmp_path / "deploy/prometheus.yml")]
+    done = subprocess.run(check, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_panels_do_not_cover_each_other():
     panels = json.loads(read("grafana.json"))["panels"]
     cells = [

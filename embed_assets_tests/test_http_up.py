@@ -7,8 +7,10 @@ import re
 import socket
 import subprocess
 import sys
+from contextlib import suppress
 
 import httpx
+import psutil
 import pytest
 
 from embed_assets.operations import http_process
@@ -65,7 +67,7 @@ def test_up_answers_queries_from_an_empty_home_to_its_end(world):
         line = " ".join(process.cmdline())
         assert FULL not in line
         assert READ not in line
-        its_own = "serve" in process.cmdline() or process.pid == world.process.pid
+        its_own = process.cmdline()[-1] == "--until-stdin-ends" or " up --port" in line
         assert (FULL in process.environ().values()) == its_own, line
         assert READ not in process.environ().values(), "it is in a file, and stays there"
 
@@ -80,6 +82,23 @@ def test_up_answers_queries_from_an_empty_home_to_its_end(world):
     assert world.processes() == []
     assert FULL not in world.printed()
     assert READ not in world.printed()
+
+
+def test_runs_of_sync_do_not_get_the_token(world):
+    world.settings["EMBED_HTTP_TOKEN"] = FULL
+    world.album("Album", 1)
+    command = [sys.executable, "-m", "embed_assets.cli", "sync"]
+    sync = subprocess.Popen(command, env=world.environment, cwd=world.root)
+    others = set()
+    while sync.poll() is None:
+        for process in world.processes():
+            with suppress(psutil.Error):
+                # What was just forked still shows what its parent has.
+                if (line := process.cmdline()) and line != command:
+                    assert FULL not in process.environ().values(), line
+                    others.add(process.pid)
+    assert sync.returncode == 0
+    assert others
 
 
 def test_an_up_that_is_killed_leaves_no_server(world):

@@ -62,7 +62,8 @@ class HttpProcess:
     def __exit__(self, *_: object) -> None:
         self.stopping.set()
         if self.settings.http:
-            self.thread.join()
+            # A disk that hangs may hold it; `serve` ends with us all the same.
+            self.thread.join(2 * STOP_SECONDS)
 
     def _keep_running(self) -> None:
         starts = 0
