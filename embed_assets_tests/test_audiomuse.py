@@ -11,6 +11,7 @@ import uuid
 import pytest
 
 import embed_assets as ea
+from embed_assets.access import Tokens
 from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.music_servers import PASSWORD, USER, Recorded, recorded
 from embed_assets_tests.test_asking import index
@@ -69,7 +70,7 @@ def faces(kind, filled, monkeypatch):
         filled.settings["EMBED_SERVERS"] = f"nd={kind}+{server.url}"
         try:
             (filled.home / "servers.sqlite").unlink(missing_ok=True)
-            with running(filled, TOKEN) as client:
+            with running(filled, Tokens(TOKEN)) as client:
                 made = Face(kind, client, server, filled)
                 until(lambda: made.get("/v1/servers").json()[0]["mapped"] == len(NAMES))
                 yield made

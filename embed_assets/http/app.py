@@ -12,6 +12,7 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from embed_assets.access import Tokens
 from embed_assets.api import Library
 from embed_assets.http.audiomuse import audiomuse
 from embed_assets.http.context import Context
@@ -23,8 +24,8 @@ from embed_assets.http.problems import ERRORS, PROBLEM, add_handlers
 from embed_assets.http.queries import queries
 
 
-def create_app(library: Library, token: str = "") -> FastAPI:
-    """The application over a library; `token`: what clients must send, if it is not empty."""
+def create_app(library: Library, tokens: Tokens = Tokens()) -> FastAPI:  # noqa: B008  # frozen
+    """The application over a library; `tokens`: what clients must send, if there are any."""
     context = Context.of(library)
     metrics = Metrics(context)
 
@@ -44,7 +45,7 @@ def create_app(library: Library, token: str = "") -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.add_middleware(Doors, token=token, metrics=metrics)
+    app.add_middleware(Doors, tokens=tokens, metrics=metrics)
     add_handlers(app)
     app.include_router(queries(context))
     app.include_router(about_library(context))

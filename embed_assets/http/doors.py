@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from embed_assets.access import Tokens
 from embed_assets.http.metrics import Metrics
 from embed_assets.http.problems import AUDIOMUSE, path_of, problem
 
@@ -20,20 +21,19 @@ FREE = frozenset({"/healthz", "/readyz", "/api/health"})
 
 QUERIES = frozenset(
     {
-        *("similar", "path", "radio", "parts", "artists"),
-        *(
-            "tracks",
-            "duplicates",
-            "map",
-            "export",
-            "status",
-            "errors",
-            "look",
-            "servers",
-            "playlists",
-        ),
+        *("similar", "path", "radio", "parts", "artists", "tracks", "duplicates", "map", "export"),
+        *("status", "errors", "servers"),
     }
 )
+"""Paths below `/v1` that only ask."""
+
+AUDIOMUSE_QUERIES = frozenset({"alchemy", "sem_grove/search", "hyperbolic/similar"})
+"""Paths below `/api` that only ask, though by POST."""
+
+ACTS = frozenset({"look", "playlists"})
+"""First names below `/v1` of what changes something; needs the full token."""
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 MOST_BODY_BYTES = 1 << 20
 BODY_SECONDS = 30.0
@@ -56,8 +56,8 @@ HEADERS = {
 class Doors:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, token: str, metrics: Metrics) -> None:
-        self.app, self.token, self.metrics = app, token.encode(), metrics
+    def __init__(self, app: ASGIApp, tokens: Tokens, metrics: Metrics) -> None:
+        self.app, self.tokens, self.metrics = app, tokens, metrics
         self.in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -80,9 +80,12 @@ class Doors:
                     headers.setdefault(name, value)
             await send(message)
 
-        refusal = self._refusal(path, kind, Headers(scope=scope))
+        refusal = self._refusal(scope["method"], path, kind, Headers(scope=scope))
         if refusal is not None:
-            await problem(path, *refusal)(scope, receive, answer)
+            response = problem(path, *refusal)
+            if refusal[0] == HTTPStatus.UNAUTHORIZED:
+                response.headers["WWW-Authenticate"] = "Bearer"
+            await response(scope, receive, answer)
         else:
             self.in_progress += bool(kind)
             try:
@@ -92,9 +95,15 @@ class Doors:
         if kind:
             self.metrics.observe(kind, status, time.perf_counter() - started)
 
-    def _refusal(self, path: str, kind: str, headers: Headers) -> tuple[HTTPStatus, str] | None:
-        if path not in FREE and self.token and not self._knows_token(headers):
-            return HTTPStatus.UNAUTHORIZED, "send the token as `Authorization: Bearer TOKEN`"
+    def _refusal(
+        self, method: str, path: str, kind: str, headers: Headers
+    ) -> tuple[HTTPStatus, str] | None:
+        if path not in FREE and self.tokens:
+            full, read = self._given(headers)
+            if not (full or read):
+                return HTTPStatus.UNAUTHORIZED, "send the token as `Authorization: Bearer TOKEN`"
+            if acts(method, path) and not full:
+                return HTTPStatus.FORBIDDEN, self._why_not()
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > MOST_BODY_BYTES:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE
@@ -102,10 +111,36 @@ class Doors:
             return HTTPStatus.TOO_MANY_REQUESTS, "too many queries at once: ask again later"
         return None
 
-    def _knows_token(self, headers: Headers) -> bool:
+    def _given(self, headers: Headers) -> tuple[bool, bool]:
+        """Whether the full token was sent, and whether the read token was."""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        return secrets.compare_digest(given.encode(), self.token)
+        # Both are compared each time, so that the time tells nothing about either.
+        return _same(given, self.tokens.full), _same(given, self.tokens.read)
+
+    def _why_not(self) -> str:
+        if self.tokens.full:
+            return "this needs the token of EMBED_HTTP_TOKEN; yours may only ask queries"
+        return (
+            "this needs the token of EMBED_HTTP_TOKEN, which the server does not have; yours may"
+            " only ask queries"
+        )
+
+
+def acts(method: str, path: str) -> bool:
+    """Whether a request may change something, so that the read token is not enough.
+
+    A new route that is not safe by its method acts unless it is named among the queries.
+    """
+    if method in SAFE:
+        return False
+    area, _, rest = path.lstrip("/").partition("/")
+    return rest not in {"v1": QUERIES, "api": AUDIOMUSE_QUERIES}.get(area, ())
+
+
+def _same(given: str, token: str) -> bool:
+    # Without a token nothing is the same, not even nothing.
+    return secrets.compare_digest(given.encode(), token.encode()) and bool(token)
 
 
 def kind_of(path: str) -> str:
@@ -113,7 +148,7 @@ def kind_of(path: str) -> str:
     kind = path.removeprefix("/v1/").partition("/")[0] if path.startswith("/v1/") else ""
     if path.startswith(AUDIOMUSE) and path not in FREE:
         return "audiomuse"
-    return kind if kind in QUERIES else ""
+    return kind if kind in QUERIES | ACTS else ""
 
 
 _TOO_LARGE = f"the body has more than {MOST_BODY_BYTES} bytes"

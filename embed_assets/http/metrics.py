@@ -67,6 +67,8 @@ class _Tables(Collector):
             age = max(0.0, time.time() - found.indexed_at)
             text = "Seconds since the index last changed"
             yield GaugeMetricFamily("embed_assets_index_age_seconds", text, value=age)
+        if not found.servers:
+            return
         tracks = GaugeMetricFamily(
             "embed_assets_server_tracks",
             "Tracks of music servers, by whether they are known here",

@@ -216,17 +216,27 @@ def _open(path: Path) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
     db = sqlite3.connect(path, timeout=30, isolation_level=None)
     try:
-        if db.execute("PRAGMA user_version").fetchone()[0] != VERSION:
+        if _version(db) != VERSION:
             db.execute("PRAGMA journal_mode = WAL")
-            for table in ("items", "artists", "servers"):
-                db.execute(f"DROP TABLE IF EXISTS {table}")
-            db.executescript(_SCHEMA)
-            db.execute(f"PRAGMA user_version = {VERSION}")
+            db.execute("BEGIN IMMEDIATE")
+            # Another process may have made it meanwhile.
+            if _version(db) != VERSION:
+                for table in ("items", "artists", "servers"):
+                    db.execute(f"DROP TABLE IF EXISTS {table}")
+                for statement in _SCHEMA.split(";"):
+                    db.execute(statement)
+                db.execute(f"PRAGMA user_version = {VERSION}")
+            db.execute("COMMIT")
         db.execute("PRAGMA synchronous = NORMAL")
     except BaseException:
         db.close()
         raise
     return db
+
+
+def _version(db: sqlite3.Connection) -> int:
+    version: int = db.execute("PRAGMA user_version").fetchone()[0]
+    return version
 
 
 def _item_row(server: str, item: Item) -> tuple[object, ...]:
