@@ -22,7 +22,7 @@ from embed_assets.search.searcher import Searcher
 from embed_assets.search.served import require_spec, served_name, spec_of, wanted_spec
 from embed_assets.search.snapshot import Snapshot as IndexSnapshot
 from embed_assets.settings import Settings
-from embed_assets.storage import queries
+from embed_assets.storage import find_tracks, queries
 
 if TYPE_CHECKING:
     import numpy as np
@@ -225,7 +225,7 @@ class Snapshot(Questions):
         held = self._held.tracks
         tracks = [track for _, track in held.tracks()]
         if words.strip():
-            tracks = queries.best_by_words(tracks, words, len(tracks))
+            tracks = find_tracks.best_by_words(tracks, words, len(tracks))
         rows = sorted((vars(row_of(t)) for t in tracks), key=lambda row: row["path"])
         return (row for row in rows if row["path"] > after)
 

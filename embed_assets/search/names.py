@@ -13,7 +13,7 @@ from embed_assets.index.track_rows import row_of
 from embed_assets.library.walk import is_audio
 from embed_assets.project import Project
 from embed_assets.search.snapshot import Snapshot
-from embed_assets.storage import queries
+from embed_assets.storage import find_tracks, queries
 from embed_assets.storage.records import Track
 
 LONGEST_QUERY = 300
@@ -57,26 +57,26 @@ class Names:
 
     def at(self, path: bytes) -> Track | None:
         """The track at a library-relative path."""
-        return queries.track_by_path(self.tables, path)
+        return find_tracks.track_by_path(self.tables, path)
 
     def below(self, folder: bytes) -> list[Track]:
         """The tracks of a folder and its subfolders, ordered by path; b"" is the library."""
-        return queries.tracks_below(self.tables, folder)
+        return find_tracks.tracks_below(self.tables, folder)
 
     def with_id(self, track: str) -> Track | None:
         """The track with an id."""
         if not isinstance(track, str) or not re.fullmatch("[0-9a-f]{32}", track):
             return None  # Such a text may be none that SQLite takes.
         known = TrackId(track)
-        return queries.tracks_by_id(self.tables, [known]).get(known)
+        return find_tracks.tracks_by_id(self.tables, [known]).get(known)
 
     def called(self, name: str) -> Track | None:
         """The track whose file has this name, as `errors` prints it."""
-        return queries.track_by_name(self.tables, name)
+        return find_tracks.track_by_name(self.tables, name)
 
     def by_words(self, words: str, limit: int) -> list[Track]:
         """The tracks whose title, artist, album or path contains all these words, best first."""
-        return queries.tracks_by_words(self.tables, words, limit=limit)
+        return find_tracks.tracks_by_words(self.tables, words, limit=limit)
 
 
 class SnapshotNames(Names):
@@ -103,7 +103,7 @@ class SnapshotNames(Names):
     def by_words(self, words: str, limit: int) -> list[Track]:
         """The tracks whose title, artist, album or path contains all these words, best first."""
         tracks = (t for _, t in self.snapshot.tracks())
-        return queries.best_by_words(tracks, words, limit) or super().by_words(words, limit)
+        return find_tracks.best_by_words(tracks, words, limit) or super().by_words(words, limit)
 
     def _indexed(self, track: str) -> Track | None:
         positions = self.snapshot.find([track])
@@ -120,8 +120,8 @@ def find_each(
     names: Names, query: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 ) -> tuple[Found, ...]:
     """What one query or several queries name; see `find`."""
-    queries = [query] if isinstance(query, (str, os.PathLike)) else query
-    return tuple(find(names, os.fspath(one)) for one in queries)
+    several = [query] if isinstance(query, (str, os.PathLike)) else query
+    return tuple(find(names, os.fspath(one)) for one in several)
 
 
 def find(names: Names, query: str, *, here: bool = True) -> Found:

@@ -19,8 +19,8 @@ import numpy as np
 
 from embed_assets.identity import CollectionKey, IndexSpec
 from embed_assets.search.snapshot import PROVENANCE, Prefilter, Snapshot, State
-from embed_assets.storage.records import Track
-from embed_assets.storage.tables import TRACK_COLUMNS, Tables
+from embed_assets.storage.records import TRACK_COLUMNS, TRACK_SELECT, Track
+from embed_assets.storage.tables import Tables
 from embed_assets.storage.track_vector_file import TrackVectorFile
 from embed_assets.storage.vector_store import Store
 
@@ -33,7 +33,7 @@ SPARE_POSITIONS = 10_000
 Beyond that all tracks get new positions.
 """
 
-_ROW = ", ".join([*(f"t.{c}" for c in TRACK_COLUMNS), *(f"e.{c}" for c in PROVENANCE)])
+_ROW = ", ".join([TRACK_SELECT, *(f"e.{c}" for c in PROVENANCE)])
 _FROM = (
     f"SELECT {_ROW} FROM indexed i JOIN tracks t ON t.folder_id = i.folder_id"
     " JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
