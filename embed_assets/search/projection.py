@@ -126,7 +126,7 @@ def _along_axes(vectors: np.ndarray, n: int) -> np.ndarray:
     centred = vectors - vectors.mean(axis=0)
     spread = centred.T @ centred
     axes = np.linalg.eigh(spread.astype(np.float64))[1][:, ::-1][:, :n]
-    # The sign of an axis is chance: with this it is the same in each run.
+    # The sign of an axis is arbitrary: this makes it the same in each run.
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
     return np.ascontiguousarray(centred @ axes.astype(np.float32))
 
@@ -156,7 +156,7 @@ def _near(vectors: np.ndarray) -> np.ndarray:
         return np.zeros((n, 0), np.int64)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     _, found = faiss.knn(unit, unit, k + 1, metric=faiss.METRIC_INNER_PRODUCT)
-    # Each row finds itself too, unless more copies of it than fit come first.
+    # Each row finds itself too, unless more than k copies of it come first.
     own = found == np.arange(n)[:, None]
     own[~own.any(axis=1), -1] = True
     return found[~own].reshape(n, k)
