@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -16,12 +16,12 @@ from embed_assets.cli.options import (
     Query,
     Where,
     meant,
-    playlist,
     print_notes,
     with_filters,
 )
 from embed_assets.cli.terminal import AsJson, print_json, print_matches
 from embed_assets.formats import plain
+from embed_assets.search.answers import Result
 from embed_assets.search.parts import clock
 from embed_assets.search.served import encoder_note
 
@@ -75,14 +75,10 @@ def similar(
         per_artist=per_artist,
         one_recording=one_recording,
     )
-    print_notes(answer.notes)
-    playlist(m3u, answer)
-    if as_json:
-        print_json([asdict(m) for m in answer])
-        return
-    print_matches(f"Sounds like {answer.query.name}:", answer, asked=n)
-    note = encoder_note(library.settings, answer.spec)
-    typer.echo(f"(scores are cosines in [-1, 1]; vectors: {note})")
+    _print_result(answer, f"Sounds like {answer.query.name}:", m3u, as_json=as_json, asked=n)
+    if not as_json:
+        note = encoder_note(library.settings, answer.spec)
+        typer.echo(f"(scores are cosines in [-1, 1]; vectors: {note})")
 
 
 @with_filters
@@ -120,18 +116,13 @@ def parts(
         per_artist=per_artist,
         one_recording=one_recording,
     )
-    print_notes(answer.notes)
-    playlist(m3u, answer)
-    if as_json:
-        print_json([asdict(m) for m in answer])
-        return
-    print_matches(
-        f"Parts that sound like {answer.query.name}{f', {part}' if part else ''}:",
-        answer,
-        lambda m: f"{clock(m.start)}..{clock(m.end)}",
+    heading = f"Parts that sound like {answer.query.name}{f', {part}' if part else ''}:"
+    _print_result(
+        answer, heading, m3u, as_json=as_json, place=lambda m: f"{clock(m.start)}..{clock(m.end)}"
     )
-    note = encoder_note(library.settings, answer.spec)
-    typer.echo(f"(scores are cosines in [-1, 1], of the best window; vectors: {note})")
+    if not as_json:
+        note = encoder_note(library.settings, answer.spec)
+        typer.echo(f"(scores are cosines in [-1, 1], of the best window; vectors: {note})")
 
 
 @with_filters
@@ -148,12 +139,8 @@ def path(
 ) -> None:
     """List a smooth path from one track to another; a score is the cosine to the track before."""
     answer = open_library().path(start, end, steps, where=where, one_recording=one_recording)
-    print_notes(answer.notes)
-    playlist(m3u, answer)
-    if as_json:
-        print_json([asdict(m) for m in answer])
-        return
-    print_matches("A path (score: the cosine to the track before):", answer, asked=steps)
+    heading = "A path (score: the cosine to the track before):"
+    _print_result(answer, heading, m3u, as_json=as_json, asked=steps)
 
 
 @with_filters
@@ -183,16 +170,11 @@ def radio(
     drifting = library.drift(
         seeds, drift=drift, seed=random, where=where, one_recording=one_recording
     )
-    print_notes(drifting.result.notes)
     heading = f"Drifting from {drifting.result.query.name}:"
     if as_json or m3u:
-        answer = drifting.take(n or None)
-        playlist(m3u, answer)
-        if as_json:
-            print_json([asdict(m) for m in answer])
-        else:
-            print_matches(heading, answer, asked=n)
+        _print_result(drifting.take(n or None), heading, m3u, as_json=as_json, asked=n)
         return
+    print_notes(drifting.result.notes)
     print_matches(heading, islice(drifting, n or None), asked=n)
 
 
@@ -244,8 +226,29 @@ def draw_map(
     """Draw a map of the library: one HTML file that works offline; similar tracks are close."""
     if by not in ("", "genre", "folder") or method not in ("", "tsne", "pca"):
         raise typer.BadParameter("--by is genre or folder, --method is tsne or pca")
-    told = open_library().draw_map(file, by, method)
+    found = open_library().draw_map(file, by, method)
     if as_json:
-        print_json(told)
+        print_json(found)
         return
-    typer.echo(plain(f"{told['file']}: {told['tracks']} tracks by {told['by']} ({told['method']})"))
+    what = f"{found['tracks']} tracks by {found['by']} ({found['method']})"
+    typer.echo(plain(f"{found['file']}: {what}"))
+
+
+def _print_result(
+    result: Result,
+    heading: str,
+    m3u: Path | None,
+    *,
+    as_json: bool,
+    place: Callable[[Any], str] = lambda _: "",
+    asked: int = 0,
+) -> None:
+    """Print notes and matches, and write the playlist; see `print_matches`."""
+    print_notes(result.notes)
+    if m3u is not None:
+        left_out = result.to_m3u(m3u)
+        print_notes([*left_out, f"{len(result) - len(left_out)} tracks written to {m3u}"])
+    if as_json:
+        print_json(list(result))
+    else:
+        print_matches(heading, result, place, asked=asked)

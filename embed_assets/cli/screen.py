@@ -1,4 +1,4 @@
-"""How `status` looks in a terminal."""
+"""The output of `status` in a terminal."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ REDRAW_SECONDS = 2.0
 
 
 def show(status: Status) -> None:
-    """Print it once."""
+    """Print the status once."""
     Console().print(_layout(status))
 
 
 def watch(ask: Callable[[], Status]) -> None:
-    """Redraw until Ctrl-C."""
+    """Redraw the status until Ctrl-C."""
     console = Console()
     with Live(_layout(ask()), console=console, auto_refresh=False) as live:
         while True:
@@ -38,9 +38,9 @@ def can_redraw() -> bool:
 
 
 def stream(ask: Callable[[], Status]) -> None:
-    """Print a JSON document a line until Ctrl-C."""
+    """Print one JSON document per line until Ctrl-C."""
     while True:
-        print_json(ask().as_json())
+        print_json(ask())
         time.sleep(REDRAW_SECONDS)
 
 
@@ -80,7 +80,7 @@ def _layout(s: Status) -> Group:
     bars = Progress(
         TextColumn("{task.description:<10}"), BarColumn(40), TextColumn("{task.percentage:>3.0f} %")
     )
-    # Two bars: after a new pooling all tracks are done, and no folder is up to date.
+    # Two bars: with another pooling all tracks are done, but no folder is up to date.
     bars.add_task("done", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected)
     bars.add_task("up to date", total=max(s.folders, 1), completed=s.folders_in_step)
     return Group(table, bars)

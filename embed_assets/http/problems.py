@@ -1,4 +1,4 @@
-"""Errors as answers: one table from error classes to status codes."""
+"""Responses for errors: one table from error classes to status codes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from embed_assets.http.models import Problem
 PROBLEM = "application/problem+json"
 
 RETRY_SECONDS = 30
-"""`Retry-After` of what is not indexed yet, or fails for a while."""
+"""`Retry-After` for what is not indexed yet, and for temporary failures."""
 
 STATUS: tuple[tuple[type[EmbedAssetsError], HTTPStatus], ...] = (
     (NotIndexedYet, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -32,7 +32,7 @@ STATUS: tuple[tuple[type[EmbedAssetsError], HTTPStatus], ...] = (
     (ConfigurationError, HTTPStatus.BAD_REQUEST),
     (EmbedAssetsError, HTTPStatus.INTERNAL_SERVER_ERROR),
 )
-"""The status of each error; the first class that fits counts."""
+"""The status of each error; the first matching class counts."""
 
 
 def problem(status: HTTPStatus, detail: str) -> Response:
@@ -46,7 +46,7 @@ _LATER = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Have every error of the app answered as a problem."""
+    """Answer every error of the app in the format of RFC 9457."""
     app.add_exception_handler(EmbedAssetsError, _ours)
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(RequestValidationError, _of_the_schema)
@@ -67,8 +67,10 @@ async def _of_http(_: Request, error: Exception) -> Response:
 
 async def _of_the_schema(_: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # for mypy
-    told = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()[:5])
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, told or "the request cannot be read")
+    details = "; ".join(
+        f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()[:5]
+    )
+    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, details or "the request cannot be read")
 
 
 async def _unknown(_: Request, error: Exception) -> Response:  # noqa: ARG001  # uvicorn logs it

@@ -42,7 +42,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         413: "The body is too large.",
         422: "The request does not fit the schema.",
         429: "Too many queries at once.",
-        503: "Not indexed yet, or it fails for a while; see `Retry-After`.",
+        503: "Not indexed yet, or a temporary failure; see `Retry-After`.",
     }.items()
 }
 

@@ -1,4 +1,4 @@
-"""What the tables say about the library, cheaply: without a walk, and without Dagster."""
+"""The state of the library from the tables, without a walk and without Dagster."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def counts_of(library: Library) -> StatusAnswer:
 
 
 def errors_of(library: Library) -> list[ErrorRow]:
-    """Rejected tracks, and folders whose last attempt failed, by the tables.
+    """Rejected tracks and failed folders in the tables.
 
     Raises:
         EmbedAssetsError: the tables cannot be read.

@@ -1,4 +1,4 @@
-"""`status`: what is up to date, what runs, and how fast; the same figures as in the UI."""
+"""`status`: counts of tracks and folders by state, live runs, and the rate."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ RATE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Status:
-    """What `status --json` prints."""
+    """The state of the library; `status --json` prints it."""
 
     library: str
     """`EMBED_LIBRARY`."""
