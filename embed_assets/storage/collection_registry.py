@@ -139,9 +139,14 @@ def moves(tables: Tables, uri: str) -> list[Move]:
         return [Move(*row) for row in rows]
 
 
+def last_move(tables: Tables, uri: str) -> Move | None:
+    """The last move of the alias at an address."""
+    return next(reversed(moves(tables, uri)), None)
+
+
 def is_by_hand(tables: Tables, uri: str, wanted: str) -> bool:
     """Whether the served collection was chosen by hand under the current settings."""
-    last = next(reversed(moves(tables, uri)), None)
+    last = last_move(tables, uri)
     if last is None or last.reason not in (ROLLBACK, PROMOTE):
         return False
     return last.name != wanted and last.wanted == wanted
@@ -149,7 +154,7 @@ def is_by_hand(tables: Tables, uri: str, wanted: str) -> bool:
 
 def last_served(tables: Tables, uri: str) -> str | None:
     """The collection that was served last, read from the tables without opening the index."""
-    last = next(reversed(moves(tables, uri)), None)
+    last = last_move(tables, uri)
     return last.name if last else None
 
 
