@@ -66,7 +66,7 @@ def sync(
     Exit codes: 0 if everything is up to date (rejected tracks do not count as failures), 1 if a
     folder failed, 2 if a setting is wrong or the library is missing.
     """
-    progress = _quiet(as_json)
+    progress = _progress(quiet=as_json)
     result = open_library().sync(confirm_removals=confirm_removals, progress=progress)
     if as_json:
         terminal.print_json(result.as_json())
@@ -105,7 +105,7 @@ def try_int8(
     """
     from embed_assets.operations.try_int8 import try_int8 as command
 
-    found = command(Settings.load(), tracks, _quiet(as_json))
+    found = command(Settings.load(), tracks, _progress(quiet=as_json))
     if as_json:
         terminal.print_json(found)
         return
@@ -133,23 +133,25 @@ def demo() -> None:
     from embed_assets.operations import demo as command
     from embed_assets.search.served import encoder_note
 
-    mine = command.demo_settings(Settings.load())
-    result = command.demo(mine, terminal.print_note)
-    library = Library(mine)
+    settings = command.demo_settings(Settings.load())
+    result = command.demo(settings, terminal.print_note)
+    library = Library(settings)
     paths = library.tracks()["path"]
     for path in paths[:: max(1, len(paths) // DEMO_LISTS)][:DEMO_LISTS]:
         answer = library.similar(path, 5)
         typer.echo()
         terminal.print_matches(f"Sounds like {answer.query.name}:", answer)
-    me = "embed-assets" if shutil.which("embed-assets") else sys.argv[0]
-    where = f"EMBED_LIBRARY={mine.library} EMBED_HOME={mine.home} EMBED_ENCODER=acoustic"
+    program = "embed-assets" if shutil.which("embed-assets") else sys.argv[0]
+    variables = (
+        f"EMBED_LIBRARY={settings.library} EMBED_HOME={settings.home} EMBED_ENCODER=acoustic"
+    )
     typer.echo(
         f"\n{result.tracks} tracks in {result.seconds:.0f} s."
-        f" Vectors: {encoder_note(mine)}\n\n"
-        f"See it in the Dagster UI:\n    {where} {me} up\n"
-        f"then drop an album into {mine.library} and watch it arrive.\n"
-        f"Your own music:\n    EMBED_LIBRARY=~/Music EMBED_ENCODER=acoustic {me} up\n"
-        f"With MuQ (1.3 GB of weights, CC-BY-NC 4.0):\n    EMBED_LIBRARY=~/Music {me} up"
+        f" Vectors: {encoder_note(settings)}\n\n"
+        f"See it in the Dagster UI:\n    {variables} {program} up\n"
+        f"then drop an album into {settings.library} and watch it arrive.\n"
+        f"Your own music:\n    EMBED_LIBRARY=~/Music EMBED_ENCODER=acoustic {program} up\n"
+        f"With MuQ (1.3 GB of weights, CC-BY-NC 4.0):\n    EMBED_LIBRARY=~/Music {program} up"
     )
 
 
@@ -190,5 +192,5 @@ def main() -> None:
         sys.exit(ExitCode.INTERRUPTED)
 
 
-def _quiet(quiet: bool) -> Callable[[str], None]:
+def _progress(*, quiet: bool) -> Callable[[str], None]:
     return (lambda _: None) if quiet else terminal.print_note

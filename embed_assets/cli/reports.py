@@ -51,7 +51,7 @@ def status(
         return
     found = library.status()
     if as_json:
-        print_json(found)
+        print_json(found.as_json())
     else:
         screen.show(found)
     if found.problem:

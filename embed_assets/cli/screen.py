@@ -40,7 +40,7 @@ def can_redraw() -> bool:
 def stream(ask: Callable[[], Status]) -> None:
     """Print one JSON document per line until Ctrl-C."""
     while True:
-        print_json(ask())
+        print_json(ask().as_json())
         time.sleep(REDRAW_SECONDS)
 
 

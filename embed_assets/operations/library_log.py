@@ -77,7 +77,7 @@ class LibraryLog:
         if change.folders:
             yield from folder_lines(outcomes(self.instance, change.run_id))
         if change.status == DagsterRunStatus.CANCELED:
-            yield f"{run} was canceled; what it had done is kept"
+            yield f"{run} was canceled; its finished work is kept"
         elif change.status == DagsterRunStatus.FAILURE:
             yield from self._of_failure(change)
         elif change.folders:

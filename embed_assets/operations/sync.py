@@ -109,7 +109,7 @@ def sync(
     cursor = SensorCursor()
     result = SyncResult()
     report = _Progress(project, spec, progress)
-    compared, said = False, ""
+    compared, printed = False, ""
     running: list[RunProcess] = []
     ended: dict[str, tuple[str, str]] = {}
     left_out = LeftOut()
@@ -140,8 +140,8 @@ def sync(
                 found = drop_already_requested(instance, found, cursor)
                 prepare(instance, index, found.plan)
                 line, _, _ = summary(found).rpartition(" (")
-                if line != said and (found.plan.requests or not running):
-                    said = line
+                if line != printed and (found.plan.requests or not running):
+                    printed = line
                     progress(line)
                 report.files = found.plan.files
                 begun = [start_run(settings, request) for request in found.plan.requests]

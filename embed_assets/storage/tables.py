@@ -12,7 +12,7 @@ assets exchange data only through these tables and `storage/vector_store.py`.
 - `gone_audio`: when audio was added whose last track was deleted, in case it comes back.
 - `retry_requests`: folders to be read and embedded again, until they are indexed.
 - `embeddings`: per (recipe, audio hash), that its vectors are stored, or why there are none.
-- `indexed`: per (collection_key, folder), the version that was last written; the key stands for a
+- `indexed`: per (collection_key, folder), the version that was last written; the key identifies a
   collection at a Milvus address. This is the record of finished work: a folder is up to date if the
   version is the wanted one and the revision is that of the folder. The `revision` of a folder is
   raised whenever its rows must be written again, even if its files are unchanged. Searches return
