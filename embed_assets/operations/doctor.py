@@ -127,9 +127,10 @@ def _library(project: Project, left_out: LeftOut) -> str:
 def _left_out(left_out: LeftOut) -> str:
     if not left_out.folders:
         raise _Unknown("the library could not be scanned")
-    if sentences := left_out.sentences():
-        return "; ".join(sentences)
-    return "nothing: no links out of the library, and no audio files of other kinds"
+    return (
+        "; ".join(left_out.sentences())
+        or "nothing: no links out of the library, and no audio files of other kinds"
+    )
 
 
 def _removals(settings: Settings, project: Project) -> str:
@@ -159,8 +160,7 @@ def _home(settings: Settings, project: Project) -> str:
         free = shutil.disk_usage(part).free
         if free < FREE_BYTES:
             raise TransientError(f"the disk of {part} has {free >> 20} MiB free: free some space")
-    free = shutil.disk_usage(folder).free
-    return f"{settings.home}, {free >> 30} GiB free"
+    return f"{settings.home}, {shutil.disk_usage(folder).free >> 30} GiB free"
 
 
 def _encoder(settings: Settings, project: Project) -> str:

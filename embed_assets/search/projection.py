@@ -43,6 +43,10 @@ COLOURS = (
 """The last one is for all other groups."""
 
 
+WIDTH, HEIGHT = 320, 220
+"""Size of the small picture in pixels."""
+
+
 @dataclass(frozen=True)
 class Drawing:
     """`points`: float32 `[n, 2]` in 0..1. `near`: int `[n, k]`, rows of similar tracks.
@@ -95,13 +99,13 @@ def draw(searcher: Snapshot, by: str = "", method: str = "") -> Drawing:
     )
 
 
-def picture(drawing: Drawing, width: int = 320, height: int = 220) -> bytes:
+def picture(drawing: Drawing) -> bytes:
     """The drawing as a small PNG, below 10 KB."""
     from PIL import Image
 
-    pixels = np.zeros((height, width), np.uint8)
-    xs = (drawing.points[:, 0] * (width - 5)).astype(int) + 1
-    ys = ((1 - drawing.points[:, 1]) * (height - 5)).astype(int) + 1
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    xs = (drawing.points[:, 0] * (WIDTH - 5)).astype(int) + 1
+    ys = ((1 - drawing.points[:, 1]) * (HEIGHT - 5)).astype(int) + 1
     size = 3 if len(xs) <= 300 else 2 if len(xs) <= 5_000 else 1
     # The largest groups first, so that they do not cover the small ones.
     colours = np.array([COLOURS.index(_colour(g)) + 1 for g in drawing.group], np.uint8)

@@ -215,16 +215,16 @@ def embeddings_of(
 
 
 def folder_rejects(
-    tables: Tables, folder: FolderId, recipe: RecipeDigest | None = None, limit: int = 50
+    tables: Tables, folder: FolderId, recipe: RecipeDigest | None = None
 ) -> list[tuple[bytes, str, str]]:
-    """(path, reason, message) of at most `limit` rejected tracks of a folder."""
+    """(path, reason, message) of at most 50 rejected tracks of a folder."""
     with tables.connect() as db:
         return db.execute(
             "SELECT t.path, coalesce(t.reason, e.reason), coalesce(t.message, e.message)"
             " FROM tracks t LEFT JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash WHERE t.folder_id = ?"
-            " AND coalesce(t.reason, e.reason) IS NOT NULL ORDER BY t.path LIMIT ?",
-            (recipe, folder, limit),
+            " AND coalesce(t.reason, e.reason) IS NOT NULL ORDER BY t.path LIMIT 50",
+            (recipe, folder),
         ).fetchall()
 
 
