@@ -109,12 +109,12 @@ def sync(
     cursor = SensorCursor()
     result = SyncResult()
     report = _Progress(project, spec, progress)
-    asked = looks.begin(tables)
     compared, printed = False, ""
     running: list[RunProcess] = []
     ended: dict[str, tuple[str, str]] = {}
     left_out = LeftOut()
     with open_instance(settings) as instance, stopped_at_the_end(instance, running, progress):
+        asked = looks.begin(tables)
         if running_address(settings) is None:
             # If an `up` is running, its settings decide how many GPUs are used.
             fit_gpu_pool(instance, project.choice.device_slots())
