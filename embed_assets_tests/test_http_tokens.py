@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from embed_assets.access import Tokens
-from embed_assets.http.doors import ASKS, acts
+from embed_assets.http.doors import acts
 from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.test_http import detail, running
 
@@ -78,17 +78,8 @@ def test_without_tokens_everything_is_allowed(empty):
         assert client.post("/v1/look").status_code not in (401, 403)
 
 
-def test_each_route_that_is_no_query_needs_the_full_token(client):
-    document = client.get("/openapi.json", headers=bearer(READ)).json()
-    for path, operations in document["paths"].items():
-        for method in set(operations) & {"post", "put", "patch", "delete"}:
-            answer = client.request(method, path, headers=bearer(READ))
-            assert (answer.status_code == 403) == (path not in ASKS), (method, path)
-
-
 def test_what_is_not_known_to_be_a_query_acts():
     assert not acts("GET", "/v1/playlists")
     assert not acts("POST", "/v1/similar")
-    assert acts("PUT", "/v1/playlists/similar")
-    for path in ("/v1/similar/", "/v1/similar/look", "/api/look", "/v2/path", "/similar", "/"):
+    for path in ("/v1/similar/", "/v1/similar/look", "//v1//look", "/api/look", "/v2/path", "/"):
         assert acts("POST", path), path
