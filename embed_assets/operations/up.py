@@ -96,6 +96,7 @@ class _Session:
     port: int
     instance: dg.DagsterInstance
     log: UpLog
+    http: HttpProcess
     stopping: list[int]
 
     @property
@@ -118,11 +119,13 @@ def _serve(settings: Settings, port: int, note: Path, *, verbose: bool) -> int:
     request_promotion(Project.of(settings).index())
     with open_instance(settings) as instance:
         library = LibraryLog(instance, Project.of(settings))
-        with UpLog(library, _dagster_log(settings), verbose=verbose) as log:
-            up = _Session(settings, port, instance, log, stopping)
+        with (
+            UpLog(library, _dagster_log(settings), verbose=verbose) as log,
+            HttpProcess(settings, log.info) as http,
+        ):
+            up = _Session(settings, port, instance, log, http, stopping)
             log.info(f"Dagster UI: {up.address}  (library {settings.library}, stop with Ctrl-C)")
-            with HttpProcess(settings, log.info):
-                code = _keep_running(up, note)
+            code = _keep_running(up, note)
             note.unlink(missing_ok=True)
             _reap(up)
             return code
@@ -180,6 +183,7 @@ def _run_dagster(up: _Session, note: Path) -> tuple[int, bool]:
             time.sleep(0.2)
         if up.stopping:
             up.log.stop_watching()
+            up.http.begin_to_stop()
             up.log.info("stopping; finished work is kept, and the next `up` continues from there")
             # Dagster is stopped even if its database cannot be written.
             with suppress(Exception):
