@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from embed_assets.api import Library
-from embed_assets.http.models import ErrorRow, StatusAnswer
+from embed_assets.http.library_models import ErrorRow, StatusAnswer
 from embed_assets.identity import display_path
 from embed_assets.project import for_reading
 from embed_assets.search.served import wanted_spec

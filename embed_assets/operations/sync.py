@@ -37,7 +37,7 @@ from embed_assets.operations.up import running_address
 from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
 from embed_assets.settings import Settings
-from embed_assets.storage import queries
+from embed_assets.storage import looks, queries
 from embed_assets.storage.records import NOT_DONE
 
 WAIT_SECONDS = 0.5
@@ -109,6 +109,7 @@ def sync(
     cursor = SensorCursor()
     result = SyncResult()
     report = _Progress(project, spec, progress)
+    asked = looks.begin(tables)
     compared, printed = False, ""
     running: list[RunProcess] = []
     ended: dict[str, tuple[str, str]] = {}
@@ -177,6 +178,7 @@ def sync(
                 if not run.is_success and (wrong := wrong_setting(instance, run.run_id)):
                     # Every other run would fail for the same reason, after all its work.
                     raise ConfigurationError(wrong)
+        looks.finish(tables, asked)
         result.folders, result.tracks = found.plan.folders, found.plan.files
         result.links_skipped = left_out.links
         result.failed_folders = len(cursor.attempts) + found.plan.unreadable
@@ -243,12 +245,8 @@ class _Progress:
     """Prints a line now and then: how many tracks are embedded, and the time left."""
 
     def __init__(self, project: Project, spec: IndexSpec, progress: Callable[[str], None]) -> None:
-        self.tables, self.spec, self.uri, self.progress = (
-            project.tables,
-            spec,
-            project.uri,
-            progress,
-        )
+        self.tables, self.uri = project.tables, project.uri
+        self.spec, self.progress = spec, progress
         self.preparation = project.choice.first_load_notice()
         self.files = 0
         self.began, self.due = time.time(), time.monotonic() + SAY_SECONDS

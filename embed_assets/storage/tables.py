@@ -20,6 +20,7 @@ assets exchange data only through these tables and `storage/vector_store.py`.
 - `collections` and `served`: the spec and gates of each collection, and when it was served
   (`storage/collection_registry.py`).
 - `failures`: folders whose last attempt failed, until an attempt succeeds.
+- `looks`: requests to scan the library now (`storage/looks.py`).
 
 This module has the rows of embeddings, of indexed folders and of failures.
 """
