@@ -43,6 +43,19 @@ class ErrorRow(Model):
     run_id: Annotated[str, Field(description="The Dagster run; empty if it was none.")]
 
 
+class ServerRow(Model):
+    """A music server of EMBED_SERVERS, and how many of its tracks are known here."""
+
+    name: str
+    items: Annotated[int, Field(description="Tracks of the server.")]
+    mapped: Annotated[int, Field(description="Those that are tracks of the library.")]
+    unmatched: Annotated[int, Field(description="Those that are not, or fit several tracks.")]
+    listed_at: Annotated[
+        float | None, Field(description="When all were listed last, in seconds since 1970.")
+    ]
+    problem: Annotated[str, Field(description="Why that failed since; empty if it did not.")]
+
+
 class StatusAnswer(Model):
     """How many tracks there are, by the tables; the library is not walked for it."""
 
@@ -57,6 +70,7 @@ class StatusAnswer(Model):
     indexed_at: Annotated[
         float | None, Field(description="Last change of the index, in seconds since 1970.")
     ]
+    servers: list[ServerRow]
 
 
 class Duplicates(Model):

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 from embed_assets.api import Library
-from embed_assets.http.library_models import ErrorRow, StatusAnswer
+from embed_assets.http.context import Context
+from embed_assets.http.library_models import ErrorRow, ServerRow, StatusAnswer
 from embed_assets.identity import display_path
 from embed_assets.project import for_reading
 from embed_assets.search.served import wanted_spec
 from embed_assets.storage import collection_registry, queries
 
 
-def counts_of(library: Library) -> StatusAnswer:
+def counts_of(context: Context) -> StatusAnswer:
     """Counts of tracks and folders, and what is served.
 
     Raises:
         EmbedAssetsError: the tables cannot be read.
     """
+    library = context.library
     project = for_reading(library.settings)
+    servers = servers_of(context)
     served = collection_registry.last_served(project.tables, project.uri)
     spec = wanted_spec(project)
     if spec is None and served is not None:
@@ -32,6 +35,7 @@ def counts_of(library: Library) -> StatusAnswer:
             served=served,
             encoder=library.settings.encoder,
             indexed_at=None,
+            servers=servers,
         )
     key = spec.collection_key(project.uri)
     found = queries.counts(project.tables, spec.recipe.digest, key)
@@ -45,7 +49,23 @@ def counts_of(library: Library) -> StatusAnswer:
         served=served,
         encoder=spec.recipe.encoder,
         indexed_at=queries.last_indexed_at(project.tables, key),
+        servers=servers,
     )
+
+
+def servers_of(context: Context) -> list[ServerRow]:
+    """What is known of each music server; asks none of them."""
+    return [
+        ServerRow(
+            name=name,
+            items=found.items,
+            mapped=found.mapped,
+            unmatched=found.unmatched,
+            listed_at=found.listed_at,
+            problem=found.problem,
+        )
+        for name, found in context.ids.listings().items()
+    ]
 
 
 def errors_of(library: Library) -> list[ErrorRow]:

@@ -1,4 +1,4 @@
-"""The log file of Dagster's output: limits its size, and reads new lines, warnings and the end."""
+"""The log file of Dagster or `serve`: limits its size, reads new lines, warnings and its end."""
 
 from __future__ import annotations
 

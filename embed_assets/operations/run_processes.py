@@ -63,7 +63,7 @@ def start_run(settings: Settings, request: RunRequest) -> RunProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     name = uuid.uuid4().hex
-    process = context.Process(target=_execute, args=(settings, request, name))
+    process = context.Process(target=_execute, args=(settings.without_http(), request, name))
     # Ctrl-C in the terminal reaches all processes. `sync` handles it and stops its runs in order;
     # in a run it would be a failed step with a traceback. So SIGINT is blocked here, which the
     # fork server and its children inherit. The resource tracker is started before, as it unblocks
