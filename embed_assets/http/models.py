@@ -1,4 +1,4 @@
-"""Requests and answers as pydantic models; the OpenAPI document is generated from them."""
+"""Queries and answers as pydantic models; the OpenAPI document is generated from them."""
 
 from __future__ import annotations
 

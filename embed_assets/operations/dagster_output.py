@@ -1,4 +1,4 @@
-"""The log file of Dagster or `serve`: limits its size, reads new lines, warnings and the end."""
+"""The log file of Dagster or `serve`: limits its size, reads new lines, warnings and its end."""
 
 from __future__ import annotations
 

@@ -245,12 +245,8 @@ class _Progress:
     """Prints a line now and then: how many tracks are embedded, and the time left."""
 
     def __init__(self, project: Project, spec: IndexSpec, progress: Callable[[str], None]) -> None:
-        self.tables, self.spec, self.uri, self.progress = (
-            project.tables,
-            spec,
-            project.uri,
-            progress,
-        )
+        self.tables, self.uri = project.tables, project.uri
+        self.spec, self.progress = spec, progress
         self.preparation = project.choice.first_load_notice()
         self.files = 0
         self.began, self.due = time.time(), time.monotonic() + SAY_SECONDS

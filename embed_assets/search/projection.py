@@ -18,10 +18,10 @@ TSNE_ROWS = 5_000
 """Up to this many tracks t-SNE is used, which shows groups best; it takes half a minute."""
 
 TSNE_LEAST = 10
-"""With this many tracks or fewer, t-SNE shows nothing."""
+"""With this many tracks or fewer, t-SNE is not used: it would show no structure."""
 
 AXES = 64
-"""Principal axes along which t-SNE starts."""
+"""Principal axes whose coordinates t-SNE gets."""
 
 NEAR = 8
 """Similar tracks that are stored for each track."""
