@@ -8,7 +8,6 @@ from typing import Any
 
 import dagster as dg
 
-from embed_assets.defs.dagster_compat.batches import patch_batches
 from embed_assets.defs.dagster_compat.pools import patch_claims
 from embed_assets.defs.dagster_compat.processes import PRELOADED_MODULES
 from embed_assets.defs.dagster_compat.runs import step_failures
@@ -56,7 +55,6 @@ IN_PROCESS = {"execution": {"config": {"in_process": True}}}
 Imports under `up` use a process per step, so that a crash does not end the run."""
 
 
-patch_batches()
 patch_claims()
 
 

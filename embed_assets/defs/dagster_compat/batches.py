@@ -4,9 +4,11 @@ What Dagster 1.13 lacks:
 
 - A batch on SQLite. `SqliteEventLogStorage` stores each event of a batch by itself, in two files:
   with its connections and what it asks SQLAlchemy, that is 15 ms of a core and two syncs of the
-  disk. `patch_batches` has it store a batch in two transactions, and turns batches on, which are
-  off unless DAGSTER_EVENT_BATCH_SIZE is set. Upstream: issue #19618, closed as stale; pull request
-  #33832, open, does the same for planned events on PostgreSQL.
+  disk. `BatchingInstance` has it store a batch in two transactions, and turns batches on, which are
+  off unless DAGSTER_EVENT_BATCH_SIZE is set. Our dagster.yaml names it as `instance_class`, so that
+  the daemon and the webserver have it as well: they store an event for each folder of a run that
+  they create. Upstream: issue #19618, closed as stale; pull request #33832, open, does the same for
+  planned events on PostgreSQL.
 - A batch of materializations that a step reports while it runs: `yield` and `context.log_event`
   store one at a time. `store_materializations` makes a batch of them. Upstream: pull request #19862
   made batches for the events of a step's output only.
@@ -14,8 +16,9 @@ What Dagster 1.13 lacks:
   time, and copies what was added before: the square of the number of partitions. Upstream: no issue
   found.
 
-This module uses `_get_event_batch_size` of the instance, `store_event_batch` and the methods of the
-event log storage that its `store_event` is made of, `DagsterEvent.asset_materialization`, and
+This module uses `instance_class` of dagster.yaml, which is not documented, with the two functions
+that it asks for, `_get_event_batch_size` of the instance, `store_event_batch` of the event log
+storage and the methods that its `store_event` is made of, `DagsterEvent.asset_materialization`, and
 `_metadata_accumulator` of a step's context.
 """
 
@@ -35,7 +38,6 @@ from dagster._core.execution.context.metadata_logging import (
     AssetMetadataHandle,
     OutputMetadataAccumulator,
 )
-from dagster._core.instance.methods.event_methods import EventMethods
 
 if TYPE_CHECKING:
     from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
@@ -43,22 +45,29 @@ if TYPE_CHECKING:
 EVENTS_PER_BATCH = 128
 """Events that are stored together; they take a fifth of a second."""
 
-_batch_size_of_environment = EventMethods._get_event_batch_size
 
+class BatchingInstance(dg.DagsterInstance):
+    """An instance that stores the events of many partitions together, if they go to SQLite."""
 
-def patch_batches() -> None:
-    """Have this process store the events of many partitions together, if they go to SQLite."""
-    EventMethods._get_event_batch_size = _batch_size
+    @classmethod
+    def config_schema(cls) -> dict[str, dg.Field]:
+        """No keys of dagster.yaml besides those of every instance."""
+        return {}
 
+    @staticmethod
+    def config_defaults(base_dir: str) -> Mapping[str, Any]:
+        """The defaults of every instance."""
+        from dagster._core.instance.ref import InstanceRef
 
-def _batch_size(instance: dg.DagsterInstance) -> int:
-    # Imported here: to load the code needs no storage, and would take a third of a second longer.
-    from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+        return InstanceRef.config_defaults(base_dir)
 
-    if not isinstance(instance.event_log_storage, SqliteEventLogStorage):
-        return _batch_size_of_environment(instance)
-    SqliteEventLogStorage.store_event_batch = _store_batch
-    return EVENTS_PER_BATCH
+    def _get_event_batch_size(self) -> int:
+        from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
+
+        if not isinstance(self.event_log_storage, SqliteEventLogStorage):
+            return super()._get_event_batch_size()
+        SqliteEventLogStorage.store_event_batch = _store_batch
+        return EVENTS_PER_BATCH
 
 
 def store_materializations(
