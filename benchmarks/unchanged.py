@@ -1,12 +1,13 @@
-"""What does a run over folders cost in which nothing changed, for each folder?
+"""What does a folder in which nothing changed cost in a run over many?
 
     python benchmarks/unchanged.py [--folders 500] [--repeats 3] [--json]
 
-A library of albums of one short track is indexed by `embed-assets sync`, with `acoustic`. Then the
-job runs over all its partitions again, as a backfill does, in a process of its own and with the
-real instance: `milliseconds_a_folder` is from the run's creation to its end, planned events
-included. In turns with it, the same domain functions run in a bare loop, and the job over one
-folder: `one_folder_seconds`. `parts` are seconds from the run's own events.
+`embed-assets sync` indexes albums of one short track each, with `acoustic`. Then the job runs over
+all of them again, as a backfill does: the real instance, tables and index, in a process of its own,
+from the creation of the run, with its planned events, to its end. In turns with it, the job runs
+over one folder. `milliseconds_a_folder` is what each further folder adds to the run of one, in all
+and in each part; `cpu_milliseconds_a_folder` is CPU time, which depends less on what else the
+machine does.
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if not (root / "home").exists():
             make_library(root / "library", args.folders)
             sync(root)
-        figures = turns(args.repeats)
+        figures = turns(args.folders, args.repeats)
     common.show({"benchmark": "unchanged", **figures}, args)
     return 0
 
@@ -66,92 +69,76 @@ def sync(root: Path) -> None:
     assert result["embedded"] == result["folders"], result
 
 
-def turns(repeats: int) -> dict[str, Any]:
-    """Figures of runs over all folders, runs over one, and the loop, in turns."""
+def turns(folders: int, repeats: int) -> dict[str, Any]:
+    """Figures of runs over all folders and of runs over one, in turns."""
     from embed_assets.defs import state
     from embed_assets.defs.instance import open_instance
     from embed_assets.settings import Settings
 
     settings = Settings(_env_file=None)
-    many, one, loops, parts = [], [], [], []
+    all_runs, runs_of_one = [], []
     with open_instance(settings) as instance:
-        keys = state.known_keys(instance)
+        keys = state.known_keys(instance)[:folders]
         run(settings, instance, keys[:1])
         for _ in range(repeats):
-            loops.append(common.timed(lambda: loop(settings)))
-            took, where = run(settings, instance, keys)
-            many.append(took)
-            parts.append(where)
-            one.append(run(settings, instance, keys[:1])[0])
-    folders = len(keys)
+            runs_of_one.append(run(settings, instance, keys[:1]))
+            all_runs.append(run(settings, instance, keys))
+
+    def each(name: str) -> float:
+        """Milliseconds of each folder after the first, of medians."""
+        many, one = (common.median([r[name] for r in runs]) for runs in (all_runs, runs_of_one))
+        return round((many - one) / (len(keys) - 1) * 1000, 2)
+
     return {
-        "milliseconds_a_folder": round(common.median(many) / folders * 1000, 2),
+        "milliseconds_a_folder": each("seconds"),
         "goal": 30.0,
-        "loop_milliseconds_a_folder": round(common.median(loops) / folders * 1000, 2),
-        "one_folder_seconds": common.median(one),
-        "folders": folders,
-        "parts": {name: common.median([p[name] for p in parts]) for name in parts[0]},
-        "seconds_all": common.rounded(many),
-        "loop_seconds_all": common.rounded(loops),
-        "one_folder_seconds_all": common.rounded(one),
+        "cpu_milliseconds_a_folder": each("cpu"),
+        "planned_milliseconds_a_folder": each("planned"),
+        **{f"{step}_milliseconds_a_folder": each(step) for step in STEPS},
+        "one_folder_seconds": common.median([r["seconds"] for r in runs_of_one]),
+        "one_folder_cpu_seconds": common.median([r["cpu"] for r in runs_of_one]),
+        "folders": len(keys),
+        "seconds_all": common.rounded([r["seconds"] for r in all_runs]),
+        "cpu_seconds_all": common.rounded([r["cpu"] for r in all_runs]),
     }
 
 
-def run(settings: Any, instance: Any, keys: list[Any]) -> tuple[float, dict[str, float]]:
-    """Seconds of a run from its creation to its end, and of each part of it."""
+def run(settings: Any, instance: Any, keys: list[Any]) -> dict[str, float]:
+    """Seconds of a run from its creation to its end, of its steps, and of CPU time."""
+    import dagster as dg
+
     from embed_assets.operations.run_processes import start_run
     from embed_assets.planning.values import RunRequest
 
-    process = start_run(settings, RunRequest(tuple(keys)))
-    process.process.join()
-    made = process.run(instance)
+    started = start_run(settings, RunRequest(tuple(keys)))
+    cpu = cpu_seconds(started.process)
+    made = started.run(instance)
     assert made is not None, "the run's process died before it began"
     assert made.is_success, made.status
-    (record,) = instance.get_run_records(filters_of(made.run_id))
+    (record,) = instance.get_run_records(dg.RunsFilter(run_ids=[made.run_id]))
     at: dict[str, float] = {}
     for entry in instance.all_logs(made.run_id):
         if event := entry.dagster_event:
             at.setdefault(f"{entry.step_key}:{event.event_type_value}", entry.timestamp)
     created = record.create_timestamp.timestamp()
-    parts = {"planned_events": at["None:PIPELINE_START"] - created}
-    before = at["None:PIPELINE_START"]
+    took = {"planned": at["None:PIPELINE_START"] - created, "cpu": cpu}
     for step in STEPS:
-        start, end = at[f"{step}:STEP_START"], at[f"{step}:STEP_SUCCESS"]
-        parts[f"before_{step}"], parts[step] = start - before, end - start
-        before = end
-    return at["None:PIPELINE_SUCCESS"] - created, parts
+        took[step] = at[f"{step}:STEP_SUCCESS"] - at[f"{step}:STEP_START"]
+    return took | {"seconds": at["None:PIPELINE_SUCCESS"] - created}
 
 
-def filters_of(run_id: str) -> Any:
-    import dagster as dg
+def cpu_seconds(process: Any) -> float:
+    """CPU time of a process that was started and of what it started, when it has ended."""
+    import psutil
 
-    return dg.RunsFilter(run_ids=[run_id])
-
-
-def loop(settings: Any) -> None:
-    """What the three assets do with these folders, without Dagster."""
-    from embed_assets.embedding.embed_folders import EmbedContext, embed_folders
-    from embed_assets.index.connection import connect
-    from embed_assets.index.folders import index_library
-    from embed_assets.library.manifest import scan_folder
-    from embed_assets.library.walk import walk
-    from embed_assets.project import Project
-    from embed_assets.workers import cpu_count, open_pool
-
-    project = Project.of(settings)
-    library, tables, store = project.library, project.tables, project.store
-    recipe, choice = project.spec().recipe, project.choice
-    paths = [f.path for f in walk(settings.library)]
-    with open_pool(min(cpu_count(), 8)) as pool:
-        for path in paths:
-            scan_folder(library, path, tables, pool)
-    with open_pool(choice.workers()) as pool:
-        embedding = EmbedContext(library, recipe, choice, tables, store)
-        for _, done in embed_folders(embedding, paths, pool):
-            assert not isinstance(done, BaseException), done
-    with connect(project.uri, project.token) as client:
-        for report in index_library(client, project.index(), paths):
-            assert not isinstance(report, tuple), report
+    seen = 0.0
+    while process.is_alive():
+        with suppress(psutil.Error):
+            times = psutil.Process(process.pid).cpu_times()
+            below = times.children_user + times.children_system
+            seen = times.user + times.system + below
+        time.sleep(0.02)
+    return seen
 
 
 if __name__ == "__main__":

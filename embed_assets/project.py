@@ -28,8 +28,7 @@ def store_in(home: Path) -> Store:
 
 FOLDERS_PER_GPU_RUN = 1024
 """A GPU may be done with 64 folders in seconds, and each run loads the model anew, for longer.
-More would not pay: for each folder Dagster takes 8 ms for each of three notes before the run, all
-at once, and 12 for each of three in it."""
+With so many that is a small part of the run, and more would gain little."""
 
 
 def fitted(settings: Settings) -> Settings:
