@@ -43,7 +43,7 @@ if TYPE_CHECKING:
     from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 
 EVENTS_PER_BATCH = 128
-"""Events that are stored together; they take a fifth of a second."""
+"""Events that are stored together: as many as the index step reports at a time."""
 
 
 class BatchingInstance(dg.DagsterInstance):
