@@ -41,8 +41,11 @@ class ManifestTables(Database):
     """The tables `folders`, `tracks` and `gone_audio`."""
 
     def begin_scan(self, folder: FolderId, path: bytes, scan: str) -> None:
-        """Mark the rows of a folder as incomplete until `finish_scan`."""
-        with self.transaction() as db:
+        """Mark the rows of a folder as incomplete until `finish_scan`.
+
+        Not durable until then: after a power loss before it the folder is as it was.
+        """
+        with self.transaction(durable=False) as db:
             db.execute(
                 "INSERT INTO folders (folder_id, path, digest, scan) VALUES (?, ?, NULL, ?)"
                 " ON CONFLICT (folder_id) DO UPDATE SET digest = NULL, scan = excluded.scan",
@@ -89,8 +92,8 @@ class ManifestTables(Database):
         return changed
 
     def keep_tracks(self, track_ids: Iterable[TrackId], scan: str) -> None:
-        """Keep the rows of unchanged tracks in a scan that has begun."""
-        with self.transaction() as db:
+        """Keep the rows of unchanged tracks in a scan that has begun; as durable as its begin."""
+        with self.transaction(durable=False) as db:
             db.executemany(
                 "UPDATE tracks SET scan = ? WHERE track_id = ?", ((scan, t) for t in track_ids)
             )
