@@ -25,6 +25,7 @@ SLOW = frozenset(
         "test_a_task_that_never_ends_is_the_tracks_fault_and_one_that_waits_the_disks",
         "test_a_writer_killed_at_any_moment_leaves_nothing_that_a_repeat_does_not_mend",
         "test_behind_a_proxy_its_document_names_the_path_there",
+        "test_commands_put_playlists_on_a_server_and_say_how_much_it_knows",
         "test_dagster_accepts_the_keys",
         "test_eight_threads_ask_while_runs_write_and_another_collection_is_served",
         "test_eight_threads_ask_while_the_library_changes",

@@ -30,6 +30,12 @@ QUERIES = frozenset(
 AUDIOMUSE_QUERIES = frozenset({"alchemy", "sem_grove/search", "hyperbolic/similar"})
 """Paths below `/api` that only ask, though by POST."""
 
+SUBSONIC = "/rest/"
+SUBSONIC_QUERIES = frozenset(
+    {"getsonicsimilartracks", "findsonicpath", "getsimilarsongs", "getsimilarsongs2"}
+)
+"""Methods below `/rest` that are answered here, in lower case."""
+
 ACTS = frozenset({"look", "playlists"})
 """First names below `/v1` of what changes something; needs the full token."""
 
@@ -98,7 +104,8 @@ class Doors:
     def _refusal(
         self, method: str, path: str, kind: str, headers: Headers
     ) -> tuple[HTTPStatus, str] | None:
-        if path not in FREE and self.tokens:
+        # What is below /rest wants a login of the music server instead.
+        if path not in FREE and not path.startswith(SUBSONIC) and self.tokens:
             full, read = self._given(headers)
             if not (full or read):
                 return HTTPStatus.UNAUTHORIZED, "send the token as `Authorization: Bearer TOKEN`"
@@ -148,6 +155,9 @@ def kind_of(path: str) -> str:
     kind = path.removeprefix("/v1/").partition("/")[0] if path.startswith("/v1/") else ""
     if path.startswith(AUDIOMUSE) and path not in FREE:
         return "audiomuse"
+    if path.startswith(SUBSONIC):
+        method = path.removeprefix(SUBSONIC).removesuffix(".view").lower()
+        return "subsonic" if method in SUBSONIC_QUERIES else ""
     return kind if kind in QUERIES | ACTS else ""
 
 
