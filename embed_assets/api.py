@@ -23,6 +23,7 @@ from embed_assets.search.served import require_spec, served_name, spec_of, wante
 from embed_assets.search.snapshot import Snapshot as IndexSnapshot
 from embed_assets.settings import Settings
 from embed_assets.storage import queries
+from embed_assets.storage.records import Track
 
 if TYPE_CHECKING:
     import numpy as np
@@ -207,6 +208,13 @@ class Snapshot(Questions):
         if not there:
             raise not_indexed(found)
         return replace(found, tracks=there)
+
+    def track(self, track_id: str) -> Track:
+        """The manifest row of an indexed track. Raises NotFound: none has this id."""
+        positions = self._held.tracks.find([track_id])
+        if not positions:
+            raise NotFound(f"no indexed track has the id {track_id!r}")
+        return self._held.tracks.track(positions[0])
 
     def with_audio(self, audio_hash: str) -> Found:
         """The first indexed track with this audio, by path. Raises NotFound: there is none."""

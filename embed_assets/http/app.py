@@ -14,6 +14,7 @@ from fastapi import APIRouter, FastAPI, Query, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from embed_assets.api import Library
+from embed_assets.http import audio, page_routes
 from embed_assets.http.doors import AT_ONCE, Doors
 from embed_assets.http.metrics import Metrics
 from embed_assets.http.models import (
@@ -52,7 +53,9 @@ def create_app(library: Library, token: str = "") -> FastAPI:
     add_handlers(app)
     app.include_router(router(library))
     app.include_router(_lists(library))
+    app.include_router(audio.router(library))
     app.include_router(_health(library, metrics))
+    app.include_router(page_routes.router(token))
     _declare_problems(app.openapi())
     return app
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import time
 from http import HTTPStatus
 
@@ -11,11 +10,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from embed_assets.http import session
 from embed_assets.http.metrics import Metrics
 from embed_assets.http.problems import problem
 
-FREE = frozenset({"/healthz", "/readyz"})
-"""Paths that need no token."""
+FREE = frozenset({"/healthz", "/readyz", "/"})
+"""Paths that need no token; neither do the files of the page, which has nothing of the library."""
 
 QUERIES = frozenset({"similar", "path", "radio", "parts", "tracks", "status", "errors"})
 
@@ -32,6 +32,7 @@ WAITING = 64
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
@@ -63,7 +64,7 @@ class Doors:
                     headers.setdefault(name, value)
             await send(message)
 
-        refusal = self._refusal(path, kind, Headers(scope=scope))
+        refusal = self._refusal(scope["method"], path, kind, Headers(scope=scope))
         if refusal is not None:
             await problem(*refusal)(scope, receive, answer)
         else:
@@ -75,9 +76,15 @@ class Doors:
         if kind:
             self.metrics.observe(kind, status, time.perf_counter() - started)
 
-    def _refusal(self, path: str, kind: str, headers: Headers) -> tuple[HTTPStatus, str] | None:
-        if path not in FREE and self.token and not self._knows_token(headers):
-            return HTTPStatus.UNAUTHORIZED, "send the token as `Authorization: Bearer TOKEN`"
+    def _refusal(
+        self, method: str, path: str, kind: str, headers: Headers
+    ) -> tuple[HTTPStatus, str] | None:
+        is_free = path in FREE or path.startswith("/page/")
+        if self.token and not self._knows_token(headers):
+            if not is_free and not session.has_cookie(self.token, headers):
+                return HTTPStatus.UNAUTHORIZED, "send the token as `Authorization: Bearer TOKEN`"
+            if not session.may_act(method, headers):
+                return HTTPStatus.FORBIDDEN, "this request comes from another site than our page"
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > MOST_BODY_BYTES:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE
@@ -88,7 +95,8 @@ class Doors:
     def _knows_token(self, headers: Headers) -> bool:
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        return secrets.compare_digest(given.encode(), self.token)
+        # The bytes as they were sent: UTF-8 of any client that asks for other than ASCII.
+        return session.is_token(given.encode("latin-1"), self.token)
 
 
 _TOO_LARGE = f"the body has more than {MOST_BODY_BYTES} bytes"

@@ -192,6 +192,7 @@ class ErrorRow(_Model):
     message: Annotated[str, Field(description="What happened, and what to do.")]
     at: Annotated[float, Field(description="In seconds since 1970.")]
     run_id: Annotated[str, Field(description="The Dagster run; empty if it was none.")]
+    partition: Annotated[str, Field(description="The Dagster partition of the folder.")]
 
 
 class StatusAnswer(_Model):
@@ -208,6 +209,15 @@ class StatusAnswer(_Model):
     indexed_at: Annotated[
         float | None, Field(description="Last change of the index, in seconds since 1970.")
     ]
+    rate: Annotated[float, Field(description="Tracks embedded per second, over two minutes.")] = 0.0
+    eta: Annotated[
+        float | None,
+        Field(description="Seconds until `pending` are embedded; null if unknown."),
+    ] = None
+    ui: Annotated[
+        str | None,
+        Field(description="Address of the Dagster UI of a running `up`, on its machine."),
+    ] = None
 
 
 class Problem(BaseModel):

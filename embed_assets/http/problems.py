@@ -12,6 +12,7 @@ from starlette.responses import JSONResponse, Response
 from embed_assets.errors import (
     ConfigurationError,
     EmbedAssetsError,
+    LibraryUnavailable,
     NotFound,
     NothingIndexed,
     NotIndexedYet,
@@ -28,6 +29,7 @@ STATUS: tuple[tuple[type[EmbedAssetsError], HTTPStatus], ...] = (
     (NotIndexedYet, HTTPStatus.SERVICE_UNAVAILABLE),
     (NothingIndexed, HTTPStatus.SERVICE_UNAVAILABLE),
     (TransientError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (LibraryUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (NotFound, HTTPStatus.NOT_FOUND),
     (ConfigurationError, HTTPStatus.BAD_REQUEST),
     (EmbedAssetsError, HTTPStatus.INTERNAL_SERVER_ERROR),
