@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Iterator
+from bisect import bisect_right
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import islice
+from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.errors import NotFound
-from embed_assets.identity import TRACKS, IndexSpec
+from embed_assets.identity import TRACKS, IndexSpec, display_path
 from embed_assets.index.track_rows import row_of
 from embed_assets.project import Project, for_reading
 from embed_assets.search.filters import FIELDS
@@ -194,6 +197,11 @@ class Snapshot(Questions):
         """Name of the encoder that made the vectors."""
         return self._held.spec.recipe.encoder
 
+    @property
+    def collection(self) -> str:
+        """Name of the collection that the vectors are in."""
+        return self._held.spec.collection
+
     def named(self, name: str) -> Found:
         """The indexed tracks that a name means: a library-relative path, a track id, or words.
 
@@ -231,11 +239,25 @@ class Snapshot(Questions):
         `words`: only tracks whose title, artist, album or path contains all of these.
         """
         held = self._held.tracks
-        tracks = [track for _, track in held.tracks()]
         if words.strip():
-            tracks = queries.best_by_words(tracks, words, len(tracks))
-        rows = sorted((vars(row_of(t)) for t in tracks), key=lambda row: row["path"])
-        return (row for row in rows if row["path"] > after)
+            tracks = [track for _, track in held.tracks()]
+            found = queries.best_by_words(tracks, words, len(tracks))
+            rows = sorted((vars(row_of(t)) for t in found), key=lambda row: row["path"])
+            return (row for row in rows if row["path"] > after)
+        ordered = held.once(
+            "by path", lambda: sorted((display_path(t.path), i) for i, t in held.tracks())
+        )
+        first = bisect_right(ordered, after, key=itemgetter(0))
+        return (vars(row_of(held.track(i))) for _, i in islice(ordered, first, None))
+
+    def vectors(self, track_ids: Sequence[str]) -> dict[str, np.ndarray]:
+        """Track id -> its vector, float32 `[dim]` of length 1; only indexed tracks."""
+        return self._held.vectors_of(track_ids)
+
+    @property
+    def state(self) -> object:
+        """Equal for two snapshots of one state of the index."""
+        return self._held.tracks.once("state", object)
 
     def tracks(self) -> pd.DataFrame:
         """A row a track that is indexed, by path, with the fields of the index as columns."""

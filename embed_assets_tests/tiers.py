@@ -11,12 +11,15 @@ SLOW_FIXTURES = frozenset(
 
 SLOW = frozenset(
     {
+        "test_a_better_map_is_drawn_beside_the_queries",
         "test_a_device_that_dies_costs_what_was_under_way",
         "test_a_file_that_takes_a_decoder_for_ever_costs_its_own_worker_only",
+        "test_a_look_makes_up_scan_though_scans_are_an_hour_apart",
         "test_a_pool_that_ends_while_workers_still_start_prints_nothing",
         "test_a_port_that_is_taken_is_named",
         "test_a_reader_gets_its_turn_while_a_writer_is_busy",
         "test_a_searcher_never_fails_while_the_next_collection_is_filled_and_served",
+        "test_a_sync_answers_looks",
         "test_a_task_that_never_ends_is_the_tracks_fault_and_one_that_waits_the_disks",
         "test_a_writer_killed_at_any_moment_leaves_nothing_that_a_repeat_does_not_mend",
         "test_behind_a_proxy_its_document_names_the_path_there",

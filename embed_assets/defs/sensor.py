@@ -26,6 +26,7 @@ from embed_assets.defs.run_requests import drop_already_requested, record_reques
 from embed_assets.defs.state import embedding_at_once
 from embed_assets.errors import TransientError
 from embed_assets.planning.values import Policy, SensorCursor
+from embed_assets.storage import looks
 
 TICK_SECONDS = 45.0
 """The daemon stops waiting for a tick after 60 s."""
@@ -36,14 +37,17 @@ LOCK_SECONDS = 10.0
 DEBOUNCE_SECONDS = 12.0
 """How long a tick waits in total for folders to stop changing; the next tick would come later."""
 
+LOOK_SECONDS = 5
+"""How often the sensor sees whether somebody asked for a scan, if scans are further apart."""
+
 
 def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
-    """The sensor, which evaluates the library every `scan_seconds`."""
+    """The sensor: evaluates the library every `scan_seconds`, and when a look is requested."""
 
     @dg.sensor(
         name="library_sensor",
         job=LIBRARY_JOB,
-        minimum_interval_seconds=scan_seconds,
+        minimum_interval_seconds=min(scan_seconds, LOOK_SECONDS),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(
             "Compares the library with what is indexed or being indexed, and launches runs for the"
@@ -57,10 +61,20 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
         encoder: EncoderResource,
         milvus: MilvusResource,
     ) -> dg.SensorResult:
+        cursor = SensorCursor.load(context.cursor)
+        asked = looks.begin(state.tables())
+        due_in = cursor.scanned_at + scan_seconds - time.time()
+        # A tick that comes a little early does not wait for the next.
+        early = LOOK_SECONDS / 2 < due_in <= scan_seconds > LOOK_SECONDS
+        if early and not (asked or cursor.resume):
+            return dg.SensorResult(
+                skip_reason=f"the next scan is due in {due_in:.0f} s (EMBED_SCAN_SECONDS)",
+                cursor=context.cursor,
+            )
+        cursor.scanned_at = time.time()
         index = index_context(library, state, encoder, milvus)
         for run_id in reap(context.instance):
             context.log.warning(f"run {run_id} had lost its worker; its folders are retried")
-        cursor = SensorCursor.load(context.cursor)
         embedding = embedding_at_once(context.instance)
         policy = Policy(
             library.settle_seconds,
@@ -89,6 +103,8 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
                 record_requested(context.instance, found)
         except TransientError as e:
             return dg.SensorResult(skip_reason=str(e), cursor=context.cursor)
+        if found.complete:
+            looks.finish(index.tables, asked)
         if found.plan.requests:
             # Dagster writes and keeps a file for each tick that logs: 17,280 a day.
             context.log.info(summary(found))

@@ -104,7 +104,7 @@ class _Streams:
             self.converted -= is_converted
 
 
-def router(library: Library) -> APIRouter:
+def audio_streams(library: Library) -> APIRouter:
     """The route of the audio."""
     routes = APIRouter(prefix="/v1", tags=["library"])
     streams = _Streams()

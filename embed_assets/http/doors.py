@@ -17,7 +17,12 @@ from embed_assets.http.problems import problem
 FREE = frozenset({"/healthz", "/readyz", "/"})
 """Paths that need no token; neither do the files of the page, which has nothing of the library."""
 
-QUERIES = frozenset({"similar", "path", "radio", "parts", "tracks", "status", "errors"})
+QUERIES = frozenset(
+    {
+        *("similar", "path", "radio", "parts", "artists"),
+        *("tracks", "duplicates", "map", "export", "status", "errors", "look"),
+    }
+)
 
 MOST_BODY_BYTES = 1 << 20
 BODY_SECONDS = 30.0

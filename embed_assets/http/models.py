@@ -1,4 +1,4 @@
-"""What clients send and get, as pydantic models; the OpenAPI document is made from them."""
+"""What clients of the queries send and get; the OpenAPI document is made from these models."""
 
 from __future__ import annotations
 
@@ -14,16 +14,19 @@ from embed_assets.search.answers import Result
 MOST_RESULTS = 500
 MOST_SEEDS = 64
 MOST_EXCLUDED = 1_000
+MOST_SONGS = 20
 LONGEST_TEXT = 4_096
 
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
 
 
-class _Model(BaseModel):
+class Model(BaseModel):
+    """What has exactly these fields."""
+
     model_config = ConfigDict(extra="forbid")
 
 
-class Audio(_Model):
+class Audio(Model):
     """Names a track by the hash of its audio."""
 
     audio_hash: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
@@ -51,7 +54,7 @@ OneRecording = Annotated[
 ]
 
 
-class SimilarQuery(_Model):
+class SimilarQuery(Model):
     """A query for similar tracks."""
 
     seeds: Seeds
@@ -75,7 +78,7 @@ class SimilarQuery(_Model):
     ] = []
 
 
-class PathQuery(_Model):
+class PathQuery(Model):
     """A query for a path from one track to another."""
 
     start: Track
@@ -87,7 +90,7 @@ class PathQuery(_Model):
     one_recording: OneRecording = False
 
 
-class RadioQuery(_Model):
+class RadioQuery(Model):
     """A query for the next tracks of a radio. The client keeps what was played."""
 
     seeds: Seeds
@@ -107,7 +110,7 @@ class RadioQuery(_Model):
     ] = []
 
 
-class PartsQuery(_Model):
+class PartsQuery(Model):
     """A query for the tracks with a part that sounds like a part of the seeds."""
 
     seeds: Seeds
@@ -121,7 +124,15 @@ class PartsQuery(_Model):
     one_recording: OneRecording = False
 
 
-class FoundTrack(_Model):
+class ArtistsQuery(Model):
+    """A query for the artists that sound most like one."""
+
+    artist: Annotated[Text, Field(description="A name, or words of one.")]
+    n: Count = 20
+    songs: Annotated[int, Field(ge=0, le=MOST_SONGS, description="Tracks of each artist.")] = 3
+
+
+class FoundTrack(Model):
     """A track of an answer."""
 
     track_id: str
@@ -139,7 +150,7 @@ class FoundTrack(_Model):
     end: Annotated[float | None, Field(description="Of the part, in seconds.")] = None
 
 
-class Answer(_Model):
+class Answer(Model):
     """The answer to a query."""
 
     matches: list[FoundTrack]
@@ -153,71 +164,28 @@ class Answer(_Model):
     ) -> Answer:
         """The answer with these matches of a result."""
         return cls(
-            matches=[_found(m) for m in matches],
+            matches=[found_track(m) for m in matches],
             notes=[*notes, *(note for note in result.notes if note not in notes)],
             seeds=seeds,
             encoder=result.encoder,
         )
 
 
-class ListedTrack(_Model):
-    """An indexed track."""
+class FoundArtist(Model):
+    """An artist of an answer, with the tracks that are nearest to the artist of the query."""
 
-    track_id: str
-    path: str
-    title: str
     artist: str
-    album: str
-    genre: str
-    year: int
-    duration: float
-    audio_hash: str
+    score: Annotated[float, Field(description="A cosine, from -1 to 1.")]
+    tracks: list[FoundTrack]
 
 
-class TrackPage(_Model):
-    """Some of the indexed tracks, ordered by path."""
+class ArtistsAnswer(Model):
+    """The artists that sound most like `artist`, best first."""
 
-    tracks: list[ListedTrack]
-    after: Annotated[
-        str | None, Field(description="Send this as `after` for the next page; null at the end.")
-    ]
-
-
-class ErrorRow(_Model):
-    """A rejected track or a failed folder."""
-
-    path: Annotated[str, Field(description="The track or the folder.")]
-    folder: str
-    reason: str
-    message: Annotated[str, Field(description="What happened, and what to do.")]
-    at: Annotated[float, Field(description="In seconds since 1970.")]
-    run_id: Annotated[str, Field(description="The Dagster run; empty if it was none.")]
-    partition: Annotated[str, Field(description="The Dagster partition of the folder.")]
-
-
-class StatusAnswer(_Model):
-    """How many tracks there are, by the tables; the library is not walked for it."""
-
-    tracks: int
-    embedded: int
-    rejected: int
-    pending: int
-    folders: int
-    folders_indexed: int
-    served: Annotated[str | None, Field(description="The collection that answers queries.")]
-    encoder: str
-    indexed_at: Annotated[
-        float | None, Field(description="Last change of the index, in seconds since 1970.")
-    ]
-    rate: Annotated[float, Field(description="Tracks embedded per second, over two minutes.")] = 0.0
-    eta: Annotated[
-        float | None,
-        Field(description="Seconds until `pending` are embedded; null if unknown."),
-    ] = None
-    ui: Annotated[
-        str | None,
-        Field(description="Address of the Dagster UI of a running `up`, on its machine."),
-    ] = None
+    artist: str
+    tracks: Annotated[list[FoundTrack], Field(description="Typical tracks of the artist.")]
+    artists: list[FoundArtist]
+    notes: list[str]
 
 
 class Problem(BaseModel):
@@ -229,7 +197,8 @@ class Problem(BaseModel):
     detail: str
 
 
-def _found(match: Match) -> FoundTrack:
+def found_track(match: Match) -> FoundTrack:
+    """A match as clients get it."""
     row = asdict(match)
     known = {name: row[name] for name in FoundTrack.model_fields if name in row}
     return FoundTrack(**known | {"copies": list(match.copies)})

@@ -36,7 +36,7 @@ class Login(BaseModel):
     token: str = Field(max_length=4_096)
 
 
-def router(token: str) -> APIRouter:
+def page(token: str) -> APIRouter:
     """The routes of the page; `token`: what logging in takes, if it is not empty."""
     routes = APIRouter(include_in_schema=False)
     files = _files()

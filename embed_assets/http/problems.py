@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -35,6 +36,23 @@ STATUS: tuple[tuple[type[EmbedAssetsError], HTTPStatus], ...] = (
     (EmbedAssetsError, HTTPStatus.INTERNAL_SERVER_ERROR),
 )
 """The status of each error; the first class that fits counts."""
+
+
+ERRORS: dict[int | str, dict[str, Any]] = {
+    code: {"model": Problem, "description": text}
+    for code, text in {
+        400: "An option or a condition is wrong.",
+        401: "The token is missing or wrong.",
+        404: "There is no such track.",
+        408: "The body did not arrive in time.",
+        409: "Both ends of a path are the same audio.",
+        413: "The body is too large.",
+        422: "The request does not fit the schema.",
+        429: "Too many queries at once.",
+        503: "Not indexed yet, or it fails for a while; see `Retry-After`.",
+    }.items()
+}
+"""The errors of each route, for the OpenAPI document."""
 
 
 def problem(status: HTTPStatus, detail: str) -> Response:

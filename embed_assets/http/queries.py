@@ -15,36 +15,25 @@ from embed_assets.http.models import (
     MOST_RESULTS,
     MOST_SEEDS,
     Answer,
+    ArtistsAnswer,
+    ArtistsQuery,
     Audio,
+    FoundArtist,
     PartsQuery,
     PathQuery,
-    Problem,
     RadioQuery,
     SimilarQuery,
     Text,
     Track,
+    found_track,
 )
+from embed_assets.http.problems import ERRORS
 from embed_assets.index.nearest import Match
 from embed_assets.search.answers import Result
 from embed_assets.search.names import Found, notes_of
 from embed_assets.search.playlist import m3u_text
 
 M3U = "audio/x-mpegurl"
-
-ERRORS: dict[int | str, dict[str, Any]] = {
-    code: {"model": Problem, "description": text}
-    for code, text in {
-        400: "An option or a condition is wrong.",
-        401: "The token is missing or wrong.",
-        404: "There is no such track.",
-        408: "The body did not arrive in time.",
-        409: "Both ends of a path are the same audio.",
-        413: "The body is too large.",
-        422: "The request does not fit the schema.",
-        429: "Too many queries at once.",
-        503: "Not indexed yet, or it fails for a while; see `Retry-After`.",
-    }.items()
-}
 
 _ANSWERS: dict[int | str, dict[str, Any]] = {
     200: {"model": Answer, "content": {M3U: {"schema": {"type": "string"}}}},
@@ -57,7 +46,7 @@ Format = Annotated[
 ]
 
 
-def router(library: Library) -> APIRouter:
+def queries(library: Library) -> APIRouter:
     """The routes of the queries."""
     routes = APIRouter(prefix="/v1", tags=["queries"])
 
@@ -136,6 +125,24 @@ def router(library: Library) -> APIRouter:
             one_recording=query.one_recording,
         )
         return _answer(request, as_format, result, result, seeds)
+
+    @routes.post("/artists", responses=ERRORS)
+    def artists(query: ArtistsQuery) -> ArtistsAnswer:
+        """The artists whose music sounds most like an artist's, best first."""
+        found = library.snapshot().artists(query.artist, query.n, query.songs)
+        return ArtistsAnswer(
+            artist=found.artist,
+            tracks=[found_track(m) for m in found.tracks],
+            artists=[
+                FoundArtist(
+                    artist=one.artist,
+                    score=one.score,
+                    tracks=[found_track(m) for m in one.tracks],
+                )
+                for one in found.artists
+            ],
+            notes=list(found.notes),
+        )
 
     return routes
 

@@ -8,7 +8,7 @@ import time
 import psutil
 
 from embed_assets.api import Library
-from embed_assets.http.models import ErrorRow, StatusAnswer
+from embed_assets.http.library_models import ErrorRow, StatusAnswer
 from embed_assets.identity import display_path
 from embed_assets.library.partition_keys import key_of
 from embed_assets.project import for_reading

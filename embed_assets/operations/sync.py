@@ -38,7 +38,7 @@ from embed_assets.operations.up import running_address
 from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
 from embed_assets.settings import Settings
-from embed_assets.storage import collection_registry, queries
+from embed_assets.storage import collection_registry, looks, queries
 from embed_assets.storage.records import NOT_DONE
 
 WAIT_SECONDS = 0.5
@@ -113,6 +113,7 @@ def sync(
     cursor = SensorCursor()
     result = SyncResult()
     report = _Progress(project, spec, progress)
+    asked = looks.begin(tables)
     compared, said = False, ""
     running: list[RunProcess] = []
     ended: dict[str, tuple[str, str]] = {}
@@ -181,6 +182,7 @@ def sync(
                 if not run.is_success and (wrong := wrong_setting(instance, run.run_id)):
                     # Each further run would do its work and then fail of the same.
                     raise ConfigurationError(wrong)
+        looks.finish(tables, asked)
         result.folders, result.tracks = found.plan.folders, found.plan.files
         result.links_skipped = left_out.links
         result.failed_folders = len(cursor.attempts) + found.plan.unreadable

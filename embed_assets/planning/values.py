@@ -79,13 +79,15 @@ class SensorCursor:
 
     `debouncing`: key -> (version, since when it is unchanged). `attempts`: key -> (version, how
     many runs were requested for it, when the last was). `resume`: the folder after which the walk
-    continues. `missing`: folders that the walk so far did not find.
+    continues. `missing`: folders that the walk so far did not find. `scanned_at`: when the last
+    scan began, in seconds since 1970.
     """
 
     debouncing: dict[PartitionKey, tuple[str, float]] = field(default_factory=dict)
     attempts: dict[PartitionKey, tuple[str, int, float]] = field(default_factory=dict)
     resume: str | None = None
     missing: list[PartitionKey] = field(default_factory=list)
+    scanned_at: float = 0.0
 
     def record_end(self, request: RunRequest, now: float) -> None:
         """Count the backoff of a run's folders from its end, should it have failed."""
@@ -103,6 +105,7 @@ class SensorCursor:
                 {k: (v, int(n), float(t)) for k, (v, n, t) in raw.get("attempts", {}).items()},
                 raw.get("resume"),
                 list(raw.get("missing", [])),
+                float(raw.get("scanned_at", 0.0)),
             )
         except (ValueError, TypeError, AttributeError):
             return cls()

@@ -1,13 +1,15 @@
-"""`map`: the library drawn in one HTML file."""
+"""The map of the library: drawn in one HTML file for `map`, or as points for other programs."""
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
 
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
+from embed_assets.index.track_rows import row_of
 from embed_assets.search.map_page import page, write_file
-from embed_assets.search.projection import draw
+from embed_assets.search.projection import draw, lay_out
 from embed_assets.search.snapshot import Snapshot
 
 
@@ -48,3 +50,42 @@ def write_map(tracks: Snapshot, file: Path, by: str = "", method: str = "") -> W
         "method": drawing.method,
         "bytes": len(text.encode()),
     }
+
+
+@dataclass(frozen=True)
+class MapPoints:
+    """Where each track is on the map; columns of equal length.
+
+    `x`, `y`: from 0 to 1; similar tracks are close. `group`: index into `groups`, the names that
+    the colours mean. `by`: `genre` or `folder`. `method`: `tsne` or `pca`.
+    """
+
+    track_id: list[str]
+    title: list[str]
+    artist: list[str]
+    x: list[float]
+    y: list[float]
+    group: list[int]
+    groups: list[str]
+    by: str
+    method: str
+
+
+def map_points(tracks: Snapshot, by: str = "", method: str = "") -> MapPoints:
+    """The points of the map of the indexed tracks; see `projection.lay_out`."""
+    if not len(tracks):
+        return MapPoints([], [], [], [], [], [], [], by or "genre", method or "pca")
+    found = lay_out(tracks, by, method)
+    rows = [row_of(tracks.track(i)) for i in found.positions]
+    points = found.points.round(4).astype(float)
+    return MapPoints(
+        [row.track_id for row in rows],
+        [row.title for row in rows],
+        [row.artist for row in rows],
+        points[:, 0].tolist(),
+        points[:, 1].tolist(),
+        found.group,
+        found.groups,
+        found.by,
+        found.method,
+    )

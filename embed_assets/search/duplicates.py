@@ -44,6 +44,14 @@ def duplicates(
     searcher = searcher.snapshot()
     if min_score is None:
         min_score = same_recording_cosine(searcher.spec.recipe.encoder)
+    if where:
+        return _duplicates(searcher, min_score, where)
+    return searcher.once(("duplicates", min_score), lambda: _duplicates(searcher, min_score, ()))
+
+
+def _duplicates(
+    searcher: Snapshot, min_score: float, where: Sequence[Condition]
+) -> list[DuplicateGroup]:
     allowed = mask(searcher, where)
     by_audio: dict[str, list[int]] = {}
     for i, track in searcher.tracks():

@@ -17,6 +17,12 @@ from embed_assets.search.snapshot import Snapshot
 TSNE_ROWS = 5_000
 """Up to this many tracks t-SNE is used, which shows groups best; it takes half a minute."""
 
+TSNE_LEAST = 10
+"""With this many tracks or fewer, t-SNE shows nothing."""
+
+AXES = 64
+"""Principal axes along which t-SNE starts."""
+
 NEAR = 8
 """Similar tracks that are stored for each track."""
 
@@ -44,23 +50,38 @@ COLOURS = (
 
 
 @dataclass(frozen=True)
-class Drawing:
-    """`points`: float32 `[n, 2]` in 0..1. `near`: int `[n, k]`, rows of similar tracks.
+class Layout:
+    """Where each track of a snapshot is drawn, and in which colour.
 
-    `positions`: positions of the tracks in the snapshot. `group`: row -> index into `groups`,
-    largest first; groups beyond `GROUPS` share the last index.
+    `positions`: positions of the tracks in the snapshot. `points`: float32 `[n, 2]` in 0..1.
+    `group`: row -> index into `groups`, largest first; groups beyond `GROUPS` share the last index.
     """
 
     positions: list[int]
     points: np.ndarray
-    near: np.ndarray
     group: list[int]
     groups: list[str]
     by: str
     method: str
 
 
+@dataclass(frozen=True)
+class Drawing(Layout):
+    """A layout with the neighbours of each track. `near`: int `[n, k]`, rows of similar tracks."""
+
+    near: np.ndarray
+
+
 def draw(searcher: Snapshot, by: str = "", method: str = "") -> Drawing:
+    """Lay out every track of a snapshot, and find the neighbours of each; see `lay_out`."""
+    searcher = searcher.snapshot()
+    found = lay_out(searcher, by, method)
+    vectors = searcher.vectors(found.positions)
+    near = _near(vectors if len(vectors) <= EXACT_NEAR_ROWS else _along_axes(vectors, AXES))
+    return Drawing(**vars(found), near=near)
+
+
+def lay_out(searcher: Snapshot, by: str = "", method: str = "") -> Layout:
     """Lay out every track of a snapshot.
 
     `by`: `genre` or `folder`; empty: genre if at least half of the tracks have one. `method`: `pca`
@@ -68,10 +89,9 @@ def draw(searcher: Snapshot, by: str = "", method: str = "") -> Drawing:
     """
     searcher = searcher.snapshot()
     positions = [i for i, _ in searcher.tracks()]
-    vectors = searcher.vectors(positions)
+    parts = _along_axes(searcher.vectors(positions), AXES)
     method = method or ("tsne" if len(positions) <= TSNE_ROWS else "pca")
-    parts = _along_axes(vectors, 64)
-    if method == "tsne" and len(positions) > 10:
+    if method == "tsne" and len(positions) > TSNE_LEAST:
         points = _tsne(parts)
     else:
         method, points = "pca", parts[:, :2]
@@ -84,10 +104,9 @@ def draw(searcher: Snapshot, by: str = "", method: str = "") -> Drawing:
     common = [name for name, _ in Counter(names).most_common(GROUPS)]
     number = {name: i for i, name in enumerate(common)}
     groups = [*common, "others"] if len(set(names)) > GROUPS else common
-    return Drawing(
+    return Layout(
         positions,
         _within(points),
-        _near(vectors if len(vectors) <= EXACT_NEAR_ROWS else parts),
         [number.get(name, GROUPS) for name in names],
         groups,
         by,

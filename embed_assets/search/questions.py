@@ -11,7 +11,8 @@ from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.index.nearest import Match
 from embed_assets.search import exact
 from embed_assets.search.answers import Drift, Filters, Query, Result
-from embed_assets.search.draw import WrittenMap, write_map
+from embed_assets.search.artists import SimilarArtists, similar_artists
+from embed_assets.search.draw import MapPoints, WrittenMap, map_points, write_map
 from embed_assets.search.duplicates import DuplicateGroup, duplicates
 from embed_assets.search.filters import Condition, conditions
 from embed_assets.search.local import LocalAnswers
@@ -190,6 +191,18 @@ class Questions(ABC):
         )
         asked = Query(_names(seeds), None, filters)
         return Drift(matches, _result(answers, [], asked, notes_of(seeds)))
+
+    def artists(self, artist: str, n: int = 20, songs: int = 3) -> SimilarArtists:
+        """The `n` artists that sound most like an artist, each with `songs` tracks.
+
+        Raises:
+            NotFound: no indexed track has such an artist.
+        """
+        return similar_artists(self._local().tracks, artist, n, songs)
+
+    def map_points(self, by: str = "", method: str = "") -> MapPoints:
+        """Where each indexed track is on the map; `by` and `method` as in `draw_map`."""
+        return map_points(self._local().tracks, by, method)
 
     def duplicates(
         self, min_score: float | None = None, *, where: Where = ()

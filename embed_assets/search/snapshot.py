@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
@@ -22,6 +22,8 @@ EXACT_ROWS = 20_000
 
 ASKED_BEFORE = 4
 """Queries before the axes are computed, which takes a second at 100,000 rows."""
+
+Result = TypeVar("Result")
 
 PROVENANCE = ("at", "engine", "device", "dtype", "run_id")
 
@@ -48,7 +50,7 @@ class Prefilter:
 
 @dataclass(frozen=True)
 class State:
-    """All that a query reads. Immutable, except the caches `columns`, `twins` and `prefilter`."""
+    """All that a query reads. Immutable, except the caches, the last four fields."""
 
     tracks: list[Track]
     provenance: list[tuple[Any, ...]]
@@ -59,6 +61,7 @@ class State:
     prefilter: Prefilter
     columns: dict[str, tuple[np.ndarray, list[Any]]] = field(default_factory=dict)
     twins: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
+    results: dict[Any, Any] = field(default_factory=dict)
 
 
 class Snapshot:
@@ -169,6 +172,14 @@ class Snapshot:
             positions = np.array(twins, np.intp)
             state.twins.append((positions, codes[positions]))
         return state.twins[0]
+
+    def once(self, key: Hashable, compute: Callable[[], Result]) -> Result:
+        """What `compute` returns, computed once for this state of the index."""
+        results = self._state.results
+        if key not in results:
+            results[key] = compute()
+        found: Result = results[key]
+        return found
 
     # Search
 

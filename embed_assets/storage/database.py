@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embed_assets.errors import ConfigurationError, TransientError
 
-SCHEMA_VERSION = 8
+SCHEMA_VERSION = 9
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folders (
@@ -62,6 +62,9 @@ CREATE TABLE IF NOT EXISTS collections (
 CREATE TABLE IF NOT EXISTS served (
     id INTEGER PRIMARY KEY, uri TEXT, at REAL, name TEXT, before TEXT, reason TEXT,
     wanted TEXT
+);
+CREATE TABLE IF NOT EXISTS looks (
+    id INTEGER PRIMARY KEY AUTOINCREMENT, requested_at REAL NOT NULL, begun_at REAL, done_at REAL
 );
 """
 

@@ -19,6 +19,7 @@ assets meet here and in `storage/vector_store.py` and nowhere else:
 - `collections` and `served`: what each collection holds, which was served when
   (`storage/collection_registry.py`).
 - `failures`: the folders whose last try failed, until a try succeeds.
+- `looks`: requests to scan the library now (`storage/looks.py`).
 
 What belongs here: columns, transactions and queries. What the values mean is decided elsewhere.
 """

@@ -1,0 +1,71 @@
+"""Requests to scan the library now, which clients of `serve` make and the sensor or `sync` answers.
+
+Several requests before a scan are one: all that matters is that a scan begins after the last.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+from embed_assets.storage.tables import Tables
+
+KEPT = 100
+"""Requests that stay in the table."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """A request to scan the library. Times in seconds since 1970; None: that is still to come."""
+
+    id: int
+    requested_at: float
+    begun_at: float | None
+    done_at: float | None
+
+
+def request(tables: Tables) -> Look:
+    """Ask for a scan; returns the request that waits already, if there is one."""
+    with tables.transaction() as db:
+        row = db.execute("SELECT * FROM looks WHERE begun_at IS NULL").fetchone()
+        if row is None:
+            row = db.execute(
+                "INSERT INTO looks (requested_at) VALUES (?) RETURNING *", (time.time(),)
+            ).fetchone()
+            db.execute("DELETE FROM looks WHERE id <= ?", (row[0] - KEPT,))
+    return Look(*row)
+
+
+def begin(tables: Tables) -> list[int]:
+    """Note that a scan begins; returns the ids of the requests that it answers.
+
+    Among them are those that an earlier scan began to answer and did not finish.
+    """
+    with tables.connect() as db:
+        if db.execute("SELECT 1 FROM looks WHERE done_at IS NULL").fetchone() is None:
+            return []
+    with tables.transaction() as db:
+        db.execute("UPDATE looks SET begun_at = ? WHERE done_at IS NULL", (time.time(),))
+        return [one for (one,) in db.execute("SELECT id FROM looks WHERE done_at IS NULL")]
+
+
+def finish(tables: Tables, ids: list[int]) -> None:
+    """Note that the scan is over which began to answer these requests."""
+    if ids:
+        with tables.transaction() as db:
+            at = time.time()
+            db.executemany("UPDATE looks SET done_at = ? WHERE id = ?", ((at, i) for i in ids))
+
+
+def find(tables: Tables, look: int) -> Look | None:
+    """The request with an id, if it is still known."""
+    with tables.connect() as db:
+        row = db.execute("SELECT * FROM looks WHERE id = ?", (look,)).fetchone()
+    return Look(*row) if row else None
+
+
+def newest(tables: Tables) -> Look | None:
+    """The last request."""
+    with tables.connect() as db:
+        row = db.execute("SELECT * FROM looks ORDER BY id DESC LIMIT 1").fetchone()
+    return Look(*row) if row else None
