@@ -308,7 +308,7 @@ def test_the_page_and_all_that_it_loads_are_there(client):
 
 
 def test_browsers_keep_the_page_and_ask_whether_it_is_the_same(client):
-    for path in ("/", "/page/index.html"):
+    for path in ("/", "/page/app.js"):
         answer = client.get(path)
         assert answer.headers["cache-control"] == "no-cache"
         policy = answer.headers["content-security-policy"]
@@ -347,7 +347,7 @@ def log_in(client, token=TOKEN, **headers):
 
 
 def test_the_page_needs_no_token_and_the_library_does(browser, ids):
-    assert browser.get("/").status_code == browser.get("/page/index.html").status_code == 200
+    assert browser.get("/").status_code == browser.get("/page/app.js").status_code == 200
     assert browser.get("/v1/status").status_code == 401
     assert browser.get(f"/v1/audio/{ids['Some/1.mp3']}").status_code == 401
     assert browser.get("/page/../v1/status").status_code == 401
@@ -406,7 +406,7 @@ def test_behind_a_proxy_the_cookie_is_for_its_path_and_for_https(filled):
     from embed_assets_tests.test_http_serve import serving
 
     with serving(filled, "--root-path", "/music", EMBED_HTTP_TOKEN="token") as (client, _):
-        assert client.get("/").status_code == client.get("/page/index.html").status_code == 200
+        assert client.get("/").status_code == client.get("/page/app.js").status_code == 200
         answer = log_in(client, "token", **{"X-Forwarded-Proto": "https"})
         assert "Path=/music/;" in answer.headers["set-cookie"]
         assert "Secure" in answer.headers["set-cookie"]
