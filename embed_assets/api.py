@@ -242,8 +242,8 @@ class Snapshot(Questions):
         if words.strip():
             tracks = [track for _, track in held.tracks()]
             found = queries.best_by_words(tracks, words, len(tracks))
-            rows = sorted((vars(row_of(t)) for t in found), key=lambda row: row["path"])
-            return (row for row in rows if row["path"] > after)
+            by_path = sorted(((display_path(t.path), t) for t in found), key=itemgetter(0))
+            return (vars(row_of(t)) for path, t in by_path if path > after)
         ordered = held.once(
             "by path", lambda: sorted((display_path(t.path), i) for i, t in held.tracks())
         )

@@ -22,7 +22,9 @@ SLOW = frozenset(
         "test_a_sync_answers_looks",
         "test_a_task_that_never_ends_is_the_tracks_fault_and_one_that_waits_the_disks",
         "test_a_writer_killed_at_any_moment_leaves_nothing_that_a_repeat_does_not_mend",
+        "test_a_client_that_goes_away_ends_its_decoder",
         "test_behind_a_proxy_its_document_names_the_path_there",
+        "test_behind_a_proxy_the_cookie_is_for_its_path_and_for_https",
         "test_dagster_accepts_the_keys",
         "test_eight_threads_ask_while_runs_write_and_another_collection_is_served",
         "test_eight_threads_ask_while_the_library_changes",
@@ -80,6 +82,7 @@ def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
 def is_fast(item: pytest.Item) -> bool:
     """Whether a test belongs to the fast tier; a new one does unless it has a slow fixture."""
     name = getattr(item, "originalname", item.name)
-    if any(item.get_closest_marker(mark) for mark in ("stress", "bench")) or name in SLOW:
+    not_fast = ("stress", "bench", "browser")
+    if any(item.get_closest_marker(mark) for mark in not_fast) or name in SLOW:
         return False
     return name in FAST or SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))

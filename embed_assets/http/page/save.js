@@ -38,7 +38,7 @@ function file_of(tracks) {
 
 function download(text, name) {
   const url = URL.createObjectURL(new Blob([text], { type: "audio/x-mpegurl" }));
-  const safe = name.replace(/[\\/:*?"<>|\u0000-\u001f]+/g, " ").trim() || "playlist";
+  const safe = name.replace(/[\s\\/:*?"<>|\u0000-\u001f]+/g, " ").trim() || "playlist";
   make("a", { href: url, download: `${safe}.m3u` }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10000);
 }
