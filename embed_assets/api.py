@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from embed_assets.errors import NotFound
 from embed_assets.identity import TRACKS, IndexSpec, display_path
+from embed_assets.index.nearest import Match
 from embed_assets.index.track_rows import row_of
 from embed_assets.project import Project, for_reading
 from embed_assets.search.filters import FIELDS
@@ -223,6 +224,27 @@ class Snapshot(Questions):
         if not positions:
             raise NotFound(f"no indexed track has the id {track_id!r}")
         return self._held.tracks.track(positions[0])
+
+    def has(self, track_id: str) -> bool:
+        """Whether a track with this id is indexed."""
+        return bool(self._held.tracks.find([track_id]))
+
+    def matches(self, track_ids: Sequence[str]) -> list[Match]:
+        """The indexed ones of these tracks, with score 1."""
+        held = self._held.tracks
+        return [held.match(i, 1.0) for i in held.find(track_ids)]
+
+    def farthest(self, track_id: str) -> Match | None:
+        """The track that sounds least like an indexed track; None if there is no other."""
+        held = self._held.tracks
+        own = held.find([track_id])
+        scores = held.scores(held.vectors(own)[0])
+        others = held.live_mask & ~held.of_same_audio(own)
+        if not others.any():
+            return None
+        scores[~others] = 2.0
+        last = int(scores.argmin())
+        return held.match(last, float(scores[last]))
 
     def with_audio(self, audio_hash: str) -> Found:
         """The first indexed track with this audio, by path. Raises NotFound: there is none."""

@@ -13,12 +13,14 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError, ValidationInfo, field_validator
+from pydantic import Field, PrivateAttr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from embed_assets.access import Address, Tokens, read_tokens, require_token
 from embed_assets.encoders import cards
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.address import normal_address
+from embed_assets.servers.config import ServerConfig, parse, with_login
 
 
 class Settings(BaseSettings):
@@ -99,11 +101,34 @@ class Settings(BaseSettings):
         description="Most folders in a run. Runs of an import also end after ten minutes of work."
         " On a GPU the default is 1024.",
     )
+    http: str = Field(
+        "",
+        description="`host:port` at which `embed-assets up` also answers queries over HTTP, e.g."
+        " `127.0.0.1:8000`; `embed-assets serve` uses it too. Empty: `up` does not.",
+    )
     http_token: str = Field(
         "",
         description="Token that clients of `embed-assets serve` must send. Required to serve on any"
         " address but loopback.",
         repr=False,
+    )
+    http_token_file: Path | None = Field(
+        None, description="A file with this token, instead of `EMBED_HTTP_TOKEN`."
+    )
+    http_read_token: str = Field(
+        "",
+        description="Token for clients that may only ask queries, and change nothing.",
+        repr=False,
+    )
+    http_read_token_file: Path | None = Field(
+        None, description="A file with this token, instead of `EMBED_HTTP_READ_TOKEN`."
+    )
+    servers: str = Field(
+        "",
+        description="Music servers with the same library: `name=kind+url`, separated by commas,"
+        " e.g. `nd=navidrome+http://host:4533`. Kinds: `navidrome`, `subsonic`, `jellyfin`,"
+        " `lyrion`. Logins: `EMBED_SERVER_<NAME>_USER`, `..._PASSWORD`, `..._TOKEN`, each also"
+        " as `..._FILE`. See docs/music-servers.md.",
     )
     history_days: int = Field(
         30,
@@ -114,7 +139,19 @@ class Settings(BaseSettings):
         " week.",
     )
 
-    @field_validator("library", "home", mode="after")
+    _logins: dict[str, str] = PrivateAttr(default_factory=dict)
+    """Variables with logins of music servers, by name."""
+
+    def model_post_init(self, context: Any) -> None:  # noqa: ARG002  # pydantic's
+        """Read the logins, whose names depend on those of the servers."""
+        from dotenv import dotenv_values
+
+        # What is wrong with the file, `load` says.
+        with suppress(OSError, UnicodeDecodeError):
+            there = (dotenv_values(".env") if Path(".env").exists() else {}) | dict(os.environ)
+            self._logins.update({k.upper(): v for k, v in there.items() if v and _is_login(k)})
+
+    @field_validator("library", "home", "http_token_file", "http_read_token_file", mode="after")
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         try:
@@ -145,6 +182,11 @@ class Settings(BaseSettings):
             raise ValueError("must be auto, cpu, cuda, cuda:N, mps or openvino:GPU")
         return value
 
+    @field_validator("http")
+    @classmethod
+    def _an_address(cls, value: str) -> str:
+        return str(Address.parse(value)) if value else value
+
     @field_validator("milvus_uri")
     @classmethod
     def _lite_or_server(cls, value: str) -> str:
@@ -155,6 +197,12 @@ class Settings(BaseSettings):
     def _of_the_server(cls, value: str, info: ValidationInfo) -> str:
         if value and "milvus_uri" in info.data:
             normal_address(info.data["milvus_uri"] or "milvus.db", value)
+        return value
+
+    @field_validator("servers")
+    @classmethod
+    def _a_list_of_servers(cls, value: str) -> str:
+        parse(value)
         return value
 
     @classmethod
@@ -200,13 +248,21 @@ class Settings(BaseSettings):
                 *(k for k in known if len(upper) > len("EMBED_") and k.startswith(upper)),
             }
             for upper, name in there.items()
-            if upper not in known and upper.startswith("EMBED")
+            if upper not in known and upper.startswith("EMBED") and not _is_login(upper)
         }
         return [
             f"{name} is not a setting and has no effect: is it {' or '.join(sorted(found))}?"
             for name, found in near.items()
             if found
         ]
+
+    def music_servers(self) -> tuple[ServerConfig, ...]:
+        """The servers of EMBED_SERVERS with their logins.
+
+        Raises:
+            ConfigurationError: a file with a login cannot be read.
+        """
+        return tuple(with_login(server, self._logins) for server in parse(self.servers))
 
     @property
     def index_uri(self) -> str:
@@ -225,10 +281,68 @@ class Settings(BaseSettings):
         """Folder of downloaded weights."""
         return self.home / "models"
 
+    @property
+    def http_address(self) -> Address | None:
+        """Where `up` serves queries; None if it does not."""
+        return Address.parse(self.http) if self.http else None
+
+    def http_tokens(self) -> Tokens:
+        """The tokens of `serve`, from the settings or their files.
+
+        Raises:
+            ConfigurationError: a file cannot be read, or a token cannot be used.
+        """
+        return read_tokens(
+            self.http_token, self.http_token_file, self.http_read_token, self.http_read_token_file
+        )
+
+    def require_http(self) -> None:
+        """Refuse an EMBED_HTTP that `serve` would refuse.
+
+        Raises:
+            ConfigurationError: another address than loopback without a token, or a wrong token.
+        """
+        if self.http_address is not None:
+            require_token(self.http_address, self.http_tokens(), f"EMBED_HTTP={self.http}")
+
     def environment(self) -> dict[str, str]:
-        """The settings as absolute `EMBED_*` variables, for child processes."""
-        values = self.model_dump(exclude_none=True, exclude={"http_token"})
+        """The settings as absolute `EMBED_*` variables, for child processes other than `serve`."""
+        return {name: value for name, value in self._variables().items() if not _is_http(name)}
+
+    def http_environment(self) -> dict[str, str]:
+        """The settings of `serve`, tokens and logins included, for the process that serves."""
+        own = {name: value for name, value in self._variables().items() if _is_http(name)}
+        return own | self._logins
+
+    def without_http(self) -> Settings:
+        """The settings without those of `serve`, for processes that may not know its tokens."""
+        fields = type(self).model_fields.items()
+        defaults = {n: field.default for n, field in fields if n.startswith("http")}
+        copy = self.model_copy(update=defaults)
+        copy._logins = {}  # noqa: SLF001  # of its own class
+        return copy
+
+    def _variables(self) -> dict[str, str]:
+        values = self.model_dump(exclude_none=True)
         return {f"EMBED_{k.upper()}": str(v) for k, v in values.items() if v != ""}
+
+
+def _is_login(variable: str) -> bool:
+    return variable.upper().startswith("EMBED_SERVER_")
+
+
+def _is_http(variable: str) -> bool:
+    return variable.upper().startswith("EMBED_HTTP")
+
+
+def forget_secrets() -> None:
+    """Remove what only `serve` needs from the environment, so that no other child inherits it.
+
+    Its tokens and the logins of music servers stay in the `Settings` that were loaded before.
+    """
+    for name in list(os.environ):
+        if name.upper() in ("EMBED_HTTP_TOKEN", "EMBED_HTTP_READ_TOKEN") or _is_login(name):
+            del os.environ[name]
 
 
 def _shown(value: object) -> str:

@@ -19,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 import embed_assets as ea
+from embed_assets.access import Tokens
 from embed_assets.http import doors, problems
 from embed_assets.http.app import create_app
 from embed_assets_tests.live_project import LiveProject
@@ -26,6 +27,7 @@ from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.test_asking import index
 
 TOKEN = "a long token"
+NO_TOKENS = Tokens()
 
 
 @pytest.fixture(scope="module")
@@ -43,9 +45,9 @@ def filled(tmp_path_factory):
 
 
 @contextmanager
-def running(made, token=""):
+def running(made, tokens=NO_TOKENS):
     """A client of a server in this process."""
-    app = create_app(ea.Library(made.made_settings()), token)
+    app = create_app(ea.Library(made.made_settings()), tokens)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="error"))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
@@ -265,7 +267,7 @@ def test_large_bodies_are_refused(client):
 
 
 def test_only_who_has_the_token_may_ask(filled):
-    with running(filled, TOKEN) as client:
+    with running(filled, Tokens(TOKEN)) as client:
         for headers in (
             {},
             {"Authorization": "Bearer no"},

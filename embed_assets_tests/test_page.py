@@ -15,6 +15,7 @@ import psutil
 import pytest
 from starlette.datastructures import Headers
 
+from embed_assets.access import Tokens
 from embed_assets.http import audio, session
 from embed_assets.http.ranges import wanted_range
 from embed_assets.library.open_track import open_track
@@ -27,7 +28,7 @@ from embed_assets_tests.synth import music
 from embed_assets_tests.test_asking import index
 from embed_assets_tests.test_http import detail, running
 
-TOKEN = "a token with ünïcode"
+TOKEN, READ_TOKEN = "a long token", "another one for queries"
 SECONDS = 4.0
 JSON = {"Content-Type": "application/json"}
 
@@ -330,7 +331,7 @@ def test_the_page_has_no_other_files(client):
 
 @pytest.fixture(scope="module")
 def guarded(filled):
-    with running(filled, TOKEN) as client:
+    with running(filled, Tokens(TOKEN, READ_TOKEN)) as client:
         yield client
 
 
@@ -384,22 +385,37 @@ def test_other_sites_cannot_act_with_the_cookie(browser):
     same = JSON | {"Sec-Fetch-Site": "same-origin"}
     assert browser.post("/v1/similar", content=body, headers=same).status_code == 200
     # Who knows the token is no site that a browser happens to visit.
-    known = {"X-API-Key": TOKEN.encode(), "Sec-Fetch-Site": "cross-site"} | JSON
+    known = {"X-API-Key": TOKEN, "Sec-Fetch-Site": "cross-site"} | JSON
     assert browser.post("/v1/similar", content=body, headers=known).status_code == 200
+
+
+def test_the_read_token_logs_in_to_ask_only(browser):
+    assert log_in(browser, READ_TOKEN).status_code == 204
+    assert browser.post("/v1/similar", json={"seeds": ["red"]}).status_code == 200
+    assert "may only ask" in detail(browser.post("/v1/look", headers=JSON), 403)
+    log_in(browser)
+    assert browser.post("/v1/look", headers=JSON).status_code == 202
+
+
+def test_without_a_token_other_sites_cannot_act_either(client):
+    for site, status in (("cross-site", 403), ("same-site", 403), ("same-origin", 202)):
+        answer = client.post("/v1/look", headers={"Sec-Fetch-Site": site})
+        assert answer.status_code == status
+    assert client.post("/v1/look").status_code == 202
 
 
 def test_a_cookie_ends_and_belongs_to_its_token():
     def request(value):
         return Headers({"cookie": f"other=1; {session.COOKIE}={value}"})
 
-    good = session.cookie_of(b"token", now=1000.0)
-    assert session.has_cookie(b"token", request(good), now=1001.0)
-    assert not session.has_cookie(b"token", request(good), now=1001.0 + session.SECONDS)
-    assert not session.has_cookie(b"other", request(good), now=1001.0)
+    good = session.cookie_of("token", now=1000.0)
+    assert session.has_cookie("token", request(good), now=1001.0)
+    assert not session.has_cookie("token", request(good), now=1001.0 + session.SECONDS)
+    assert not session.has_cookie("other", request(good), now=1001.0)
     later = f"9{good}"
-    assert not session.has_cookie(b"token", request(later), now=1001.0)
+    assert not session.has_cookie("token", request(later), now=1001.0)
     for wrong in ("", "x", good[:-1], f"{good}0", '"', "=;"):
-        assert not session.has_cookie(b"token", request(wrong), now=1001.0)
+        assert not session.has_cookie("token", request(wrong), now=1001.0)
 
 
 def test_behind_a_proxy_the_cookie_is_for_its_path_and_for_https(filled):

@@ -16,8 +16,10 @@ SLOW = frozenset(
         "test_a_file_that_takes_a_decoder_for_ever_costs_its_own_worker_only",
         "test_a_look_makes_up_scan_though_scans_are_an_hour_apart",
         "test_a_pool_that_ends_while_workers_still_start_prints_nothing",
+        "test_a_port_in_use_is_said_once_and_tried_until_it_is_free",
         "test_a_port_that_is_taken_is_named",
         "test_a_reader_gets_its_turn_while_a_writer_is_busy",
+        "test_a_real_subsonic_server",
         "test_a_searcher_never_fails_while_the_next_collection_is_filled_and_served",
         "test_a_sync_answers_looks",
         "test_a_task_that_never_ends_is_the_tracks_fault_and_one_that_waits_the_disks",
@@ -32,8 +34,10 @@ SLOW = frozenset(
         "test_it_gives_the_vectors_and_rows_that_a_process_a_core_gives",
         "test_its_features_are_librosas",
         "test_no_query_fails_while_another_collection_is_served",
+        "test_serve_alone_listens_where_the_setting_says_unless_an_option_says_otherwise",
         "test_the_numbers_are_the_same_with_every_version_of_torch_and_muq",
         "test_the_openapi_document_says_what_the_server_does",
+        "test_what_arrives_in_the_library_later_is_matched_without_another_list",
     }
 )
 """Slow for another reason."""

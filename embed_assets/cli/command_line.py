@@ -9,12 +9,13 @@ from typing import Annotated
 
 import typer
 
+from embed_assets.access import DEFAULT_ADDRESS, Address
 from embed_assets.api import Library, open_library
 from embed_assets.cli import index, queries, terminal
 from embed_assets.cli.terminal import AsJson
 from embed_assets.errors import EmbedAssetsError, ExitCode
 from embed_assets.formats import counted, plain
-from embed_assets.settings import Settings
+from embed_assets.settings import Settings, forget_secrets
 
 app = typer.Typer(
     help="Keep a Milvus vector index in step with a music library. Settings are EMBED_* environment"
@@ -42,12 +43,16 @@ def up(
     """Serve the Dagster UI and keep the index up to date until Ctrl-C.
 
     Prints one line for each thing that happens to the library. Dagster's own output is in
-    dagster.log in EMBED_HOME, whose size is limited.
+    dagster.log in EMBED_HOME, whose size is limited. With EMBED_HTTP queries are answered over
+    HTTP, too, as by `serve`.
     """
     from embed_assets.operations import up as command
     from embed_assets.operations.ready import ready
 
-    settings = ready(Settings.load(), terminal.print_note)
+    settings = Settings.load()
+    settings.require_http()
+    forget_secrets()
+    settings = ready(settings, terminal.print_note)
     raise typer.Exit(command.up(settings, port, terminal.print_note, verbose=verbose))
 
 
@@ -67,7 +72,9 @@ def sync(
     folder failed, 2 if a setting is wrong or the library is missing.
     """
     progress = _quiet(as_json)
-    result = open_library().sync(confirm_removals=confirm_removals, progress=progress)
+    library = open_library()
+    forget_secrets()
+    result = library.sync(confirm_removals=confirm_removals, progress=progress)
     if as_json:
         terminal.print_json(result.as_json())
     else:
@@ -294,23 +301,44 @@ index.add_to(app)
 
 @app.command(epilog="Example: embed-assets serve --port 8000")
 def serve(
-    host: Annotated[str, typer.Option(help="Address to serve at.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0: any free one.")] = 8000,
+    host: Annotated[
+        str | None,
+        typer.Option(help="Address to serve at. Default: that of EMBED_HTTP, or 127.0.0.1."),
+    ] = None,
+    port: Annotated[
+        int | None,
+        typer.Option(
+            min=0, max=65535, help="Port; 0: any free one. Default: that of EMBED_HTTP, or 8000."
+        ),
+    ] = None,
     root_path: Annotated[
         str, typer.Option(help="Path of a reverse proxy that leads here, e.g. /music.")
     ] = "",
+    # How `up` runs it.
+    until_stdin_ends: Annotated[bool, typer.Option("--until-stdin-ends", hidden=True)] = False,
 ) -> None:
     """Answer queries over HTTP until Ctrl-C; see docs/http.md.
 
     Runs beside `up` and `sync`, and never waits for them. Only this machine may ask, unless
-    EMBED_HTTP_TOKEN is set.
+    EMBED_HTTP_TOKEN or EMBED_HTTP_READ_TOKEN is set. With EMBED_HTTP `up` does the same.
     """
     from embed_assets.http import server
     from embed_assets.operations.read_only import require_setting
 
     settings = Settings.load()
     require_setting(settings)
-    server.serve(settings, host, port, root_path, terminal.print_note)
+    default = settings.http_address or DEFAULT_ADDRESS
+    address = Address(
+        default.host if host is None else host, default.port if port is None else port
+    )
+    server.serve(
+        settings,
+        address,
+        root_path,
+        terminal.print_note,
+        named=f"EMBED_HTTP={settings.http}" if host is None else f"--host {host}",
+        until_stdin_ends=until_stdin_ends,
+    )
 
 
 def main() -> None:

@@ -12,24 +12,31 @@ import anyio.to_thread
 from fastapi import APIRouter, FastAPI, Response
 from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
+from embed_assets.access import Tokens
 from embed_assets.api import Library
 from embed_assets.http.audio import audio_streams
+from embed_assets.http.audiomuse import audiomuse
+from embed_assets.http.context import Context
 from embed_assets.http.doors import AT_ONCE, Doors
 from embed_assets.http.library import about_library
 from embed_assets.http.metrics import Metrics
 from embed_assets.http.page_routes import page
+from embed_assets.http.playlists import playlists
 from embed_assets.http.problems import ERRORS, PROBLEM, add_handlers
 from embed_assets.http.queries import queries
 
 
-def create_app(library: Library, token: str = "") -> FastAPI:
-    """The application over a library; `token`: what clients must send, if it is not empty."""
-    metrics = Metrics(library)
+def create_app(library: Library, tokens: Tokens = Tokens()) -> FastAPI:  # noqa: B008  # frozen
+    """The application over a library; `tokens`: what clients must send, if there are any."""
+    context = Context.of(library)
+    metrics = Metrics(context)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         anyio.to_thread.current_default_thread_limiter().total_tokens = AT_ONCE
+        context.ids.start()
         yield
+        context.ids.stop()
 
     app = FastAPI(
         title="embed_assets",
@@ -40,13 +47,15 @@ def create_app(library: Library, token: str = "") -> FastAPI:
         redoc_url=None,
         lifespan=lifespan,
     )
-    app.add_middleware(Doors, token=token, metrics=metrics)
+    app.add_middleware(Doors, tokens=tokens, metrics=metrics)
     add_handlers(app)
-    app.include_router(queries(library))
-    app.include_router(about_library(library))
+    app.include_router(queries(context))
+    app.include_router(about_library(context))
     app.include_router(audio_streams(library))
+    app.include_router(playlists(context))
+    app.include_router(audiomuse(context))
     app.include_router(_health(library, metrics))
-    app.include_router(page(token))
+    app.include_router(page(tokens))
     _declare_problems(app.openapi())
     return app
 

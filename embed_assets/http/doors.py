@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import time
 from http import HTTPStatus
 
@@ -10,19 +11,29 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from embed_assets.access import Tokens
 from embed_assets.http import session
 from embed_assets.http.metrics import Metrics
-from embed_assets.http.problems import problem
+from embed_assets.http.problems import AUDIOMUSE, path_of, problem
 
-FREE = frozenset({"/healthz", "/readyz", "/"})
+FREE = frozenset({"/healthz", "/readyz", "/api/health", "/"})
 """Paths that need no token; neither do the files of the page, which has nothing of the library."""
 
 QUERIES = frozenset(
     {
-        *("similar", "path", "radio", "parts", "artists"),
-        *("tracks", "duplicates", "map", "export", "status", "errors", "look"),
+        *("similar", "path", "radio", "parts", "artists", "tracks", "duplicates", "map", "export"),
+        *("status", "errors", "servers"),
     }
 )
+"""Paths below `/v1` that only ask."""
+
+AUDIOMUSE_QUERIES = frozenset({"alchemy", "sem_grove/search", "hyperbolic/similar"})
+"""Paths below `/api` that only ask, though by POST."""
+
+ACTS = frozenset({"look", "playlists"})
+"""First names below `/v1` of what changes something; needs the full token."""
+
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 MOST_BODY_BYTES = 1 << 20
 BODY_SECONDS = 30.0
@@ -46,8 +57,9 @@ HEADERS = {
 class Doors:
     """ASGI middleware around the whole application."""
 
-    def __init__(self, app: ASGIApp, token: str, metrics: Metrics) -> None:
-        self.app, self.token, self.metrics = app, token.encode(), metrics
+    def __init__(self, app: ASGIApp, tokens: Tokens, metrics: Metrics) -> None:
+        self.app, self.tokens, self.metrics = app, tokens, metrics
+        self._both = (tokens.full, tokens.read)
         self.in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -55,9 +67,10 @@ class Doors:
         if scope["type"] != "http":
             await self.app(scope, receive, send)
             return
-        path = scope["path"].removeprefix(scope.get("root_path", ""))
-        kind = path.removeprefix("/v1/") if path.startswith("/v1/") else ""
-        kind = kind if kind in QUERIES else ""
+        # The plugin of Navidrome doubles a slash if its address ends with one.
+        scope = dict(scope) | {"path": re.sub("/{2,}", "/", scope["path"])}
+        path = path_of(scope)
+        kind = kind_of(path)
         started, status = time.perf_counter(), 0
 
         async def answer(message: Message) -> None:
@@ -71,7 +84,10 @@ class Doors:
 
         refusal = self._refusal(scope["method"], path, kind, Headers(scope=scope))
         if refusal is not None:
-            await problem(*refusal)(scope, receive, answer)
+            response = problem(path, *refusal)
+            if refusal[0] == HTTPStatus.UNAUTHORIZED:
+                response.headers["WWW-Authenticate"] = "Bearer"
+            await response(scope, receive, answer)
         else:
             self.in_progress += bool(kind)
             try:
@@ -84,12 +100,17 @@ class Doors:
     def _refusal(
         self, method: str, path: str, kind: str, headers: Headers
     ) -> tuple[HTTPStatus, str] | None:
-        is_free = path in FREE or path.startswith("/page/")
-        if self.token and not self._knows_token(headers):
-            if not is_free and not session.has_cookie(self.token, headers):
-                return HTTPStatus.UNAUTHORIZED, "send the token as `Authorization: Bearer TOKEN`"
-            if not session.may_act(method, headers):
+        full, read = self._given(headers)
+        if not (full or read):
+            # A browser may send it for a page of somebody else.
+            full, read = (session.has_cookie(t, headers) for t in self._both)
+            if session.is_foreign(method, headers, has_cookie=full or read):
                 return HTTPStatus.FORBIDDEN, "this request comes from another site than our page"
+        if self.tokens and path not in FREE and not path.startswith("/page/"):
+            if not (full or read):
+                return HTTPStatus.UNAUTHORIZED, "send the token as `Authorization: Bearer TOKEN`"
+            if acts(method, path) and not full:
+                return HTTPStatus.FORBIDDEN, self._why_not()
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > MOST_BODY_BYTES:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE
@@ -97,11 +118,40 @@ class Doors:
             return HTTPStatus.TOO_MANY_REQUESTS, "too many queries at once: ask again later"
         return None
 
-    def _knows_token(self, headers: Headers) -> bool:
+    def _given(self, headers: Headers) -> tuple[bool, bool]:
+        """Whether the full token was sent, and whether the read token was."""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
-        # The bytes as they were sent: UTF-8 of any client that asks for other than ASCII.
-        return session.is_token(given.encode("latin-1"), self.token)
+        # Both are compared each time, so that the time tells nothing about either.
+        full, read = (session.is_token(given, token) for token in self._both)
+        return full, read
+
+    def _why_not(self) -> str:
+        if self.tokens.full:
+            return "this needs the token of EMBED_HTTP_TOKEN; yours may only ask queries"
+        return (
+            "this needs the token of EMBED_HTTP_TOKEN, which the server does not have; yours may"
+            " only ask queries"
+        )
+
+
+def acts(method: str, path: str) -> bool:
+    """Whether a request may change something, so that the read token is not enough.
+
+    A new route that is not safe by its method acts unless it is named among the queries.
+    """
+    if method in SAFE:
+        return False
+    area, _, rest = path.lstrip("/").partition("/")
+    return rest not in {"v1": QUERIES, "api": AUDIOMUSE_QUERIES}.get(area, ())
+
+
+def kind_of(path: str) -> str:
+    """What a path asks for, for limits and metrics; empty if it is no query."""
+    kind = path.removeprefix("/v1/").partition("/")[0] if path.startswith("/v1/") else ""
+    if path.startswith(AUDIOMUSE) and path not in FREE:
+        return "audiomuse"
+    return kind if kind in QUERIES | ACTS else ""
 
 
 _TOO_LARGE = f"the body has more than {MOST_BODY_BYTES} bytes"

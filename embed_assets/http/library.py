@@ -12,6 +12,7 @@ from fastapi import APIRouter, Query
 from starlette.exceptions import HTTPException
 
 from embed_assets.api import Library
+from embed_assets.http.context import Context
 from embed_assets.http.library_models import (
     Duplicates,
     DuplicatesPage,
@@ -41,10 +42,10 @@ After = Annotated[
 Where = Annotated[list[Text], Query(max_length=MOST_SEEDS, description="As in the queries.")]
 
 
-def about_library(library: Library) -> APIRouter:
+def about_library(context: Context) -> APIRouter:
     """The routes about the library."""
     routes = APIRouter(prefix="/v1", tags=["library"], responses=ERRORS)
-    maps = Maps()
+    library, maps = context.library, Maps()
 
     @routes.get("/tracks")
     def tracks(
@@ -127,15 +128,21 @@ def about_library(library: Library) -> APIRouter:
     @routes.get("/status")
     def status() -> StatusAnswer:
         """How many tracks are indexed, by the tables; the library is not walked for it."""
-        return counts_of(library)
+        return counts_of(context)
 
     @routes.post("/look", status_code=HTTPStatus.ACCEPTED)
-    def look() -> LookAnswer:
+    def look(
+        server: Annotated[
+            str, Query(max_length=32, description="A music server whose ids are refreshed too.")
+        ] = "",
+    ) -> LookAnswer:
         """Scan the library now; for the hooks of taggers and music servers, and for cron.
 
         Returns at once. Requests before the scan begins are one. Without a running `up`, the next
         `up` or `sync` scans.
         """
+        if server:
+            context.ids.list_soon(server)
         return _look(looks.request(_tables(library)))
 
     @routes.get("/look/{look}")

@@ -44,6 +44,19 @@ class ErrorRow(Model):
     partition: Annotated[str, Field(description="The Dagster partition of the folder.")]
 
 
+class ServerRow(Model):
+    """A music server of EMBED_SERVERS, and how many of its tracks are known here."""
+
+    name: str
+    items: Annotated[int, Field(description="Tracks of the server.")]
+    mapped: Annotated[int, Field(description="Those that are tracks of the library.")]
+    unmatched: Annotated[int, Field(description="Those that are not, or fit several tracks.")]
+    listed_at: Annotated[
+        float | None, Field(description="When all were listed last, in seconds since 1970.")
+    ]
+    problem: Annotated[str, Field(description="Why that failed since; empty if it did not.")]
+
+
 class StatusAnswer(Model):
     """How many tracks there are, by the tables; the library is not walked for it."""
 
@@ -58,14 +71,15 @@ class StatusAnswer(Model):
     indexed_at: Annotated[
         float | None, Field(description="Last change of the index, in seconds since 1970.")
     ]
-    rate: Annotated[float, Field(description="Tracks embedded per second, over two minutes.")] = 0.0
+    rate: Annotated[float, Field(description="Tracks embedded per second, over two minutes.")]
     eta: Annotated[
         float | None, Field(description="Seconds until `pending` are embedded; null if unknown.")
-    ] = None
+    ]
     ui: Annotated[
         str | None,
         Field(description="Address of the Dagster UI of a running `up`, on its machine."),
-    ] = None
+    ]
+    servers: list[ServerRow]
 
 
 class Duplicates(Model):

@@ -9,8 +9,8 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.core import GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from embed_assets.api import Library
 from embed_assets.errors import EmbedAssetsError
+from embed_assets.http.context import Context
 from embed_assets.http.state import counts_of
 
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
@@ -19,7 +19,7 @@ SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 class Metrics:
     """The metrics of one server, in a registry of their own."""
 
-    def __init__(self, library: Library) -> None:
+    def __init__(self, context: Context) -> None:
         self.registry = CollectorRegistry()
         self.queries = Counter(
             "embed_assets_queries",
@@ -34,7 +34,7 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.registry.register(_Tables(library))
+        self.registry.register(_Tables(context))
 
     def observe(self, kind: str, status: int, seconds: float) -> None:
         """Count an answered query."""
@@ -45,12 +45,12 @@ class Metrics:
 class _Tables(Collector):
     """Figures from the tables, read when Prometheus asks."""
 
-    def __init__(self, library: Library) -> None:
-        self.library = library
+    def __init__(self, context: Context) -> None:
+        self.context = context
 
     def collect(self) -> Iterator[Metric]:
         try:
-            found = counts_of(self.library)
+            found = counts_of(self.context)
         except EmbedAssetsError:
             return  # Without tables there is nothing to tell.
         figures = {
@@ -67,3 +67,14 @@ class _Tables(Collector):
             age = max(0.0, time.time() - found.indexed_at)
             text = "Seconds since the index last changed"
             yield GaugeMetricFamily("embed_assets_index_age_seconds", text, value=age)
+        if not found.servers:
+            return
+        tracks = GaugeMetricFamily(
+            "embed_assets_server_tracks",
+            "Tracks of music servers, by whether they are known here",
+            labels=("server", "state"),
+        )
+        for one in found.servers:
+            tracks.add_metric((one.name, "mapped"), one.mapped)
+            tracks.add_metric((one.name, "unmatched"), one.unmatched)
+        yield tracks

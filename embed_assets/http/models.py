@@ -32,11 +32,18 @@ class Audio(Model):
     audio_hash: Annotated[str, Field(pattern="^[0-9a-f]{32}$")]
 
 
+class ServerTrack(Model):
+    """Names a track by the id that a music server of EMBED_SERVERS gives it."""
+
+    server: Annotated[str, Field(min_length=1, max_length=32)]
+    id: Annotated[str, Field(min_length=1, max_length=256)]
+
+
 Track = Annotated[
-    Text | Audio,
+    Text | Audio | ServerTrack,
     Field(
         description="A track id, a path relative to the library (of a track or a folder), words of"
-        " title and artist, or an object with `audio_hash`."
+        " title and artist, or an object with `audio_hash`, or with `server` and `id`."
     ),
 ]
 Seeds = Annotated[list[Track], Field(min_length=1, max_length=MOST_SEEDS)]
@@ -144,7 +151,7 @@ class FoundTrack(Model):
     score: Annotated[float, Field(description="A cosine, from -1 to 1.")]
     copies: Annotated[list[str], Field(description="Paths of other tracks with this audio.")]
     ids: Annotated[
-        dict[str, str], Field(description="The ids of music servers, by server; empty for now.")
+        dict[str, str], Field(description="The ids at music servers, by the server's name.")
     ] = {}
     start: Annotated[float | None, Field(description="Of the part, in seconds.")] = None
     end: Annotated[float | None, Field(description="Of the part, in seconds.")] = None
@@ -160,11 +167,16 @@ class Answer(Model):
 
     @classmethod
     def of(
-        cls, result: Result, matches: Sequence[Match], seeds: list[str], notes: Sequence[str]
+        cls,
+        result: Result,
+        matches: Sequence[Match],
+        seeds: list[str],
+        notes: Sequence[str],
+        ids: dict[str, dict[str, str]],
     ) -> Answer:
-        """The answer with these matches of a result."""
+        """The answer with these matches of a result; `ids`: of music servers, by track id."""
         return cls(
-            matches=[found_track(m) for m in matches],
+            matches=[found_track(m, ids.get(m.track_id)) for m in matches],
             notes=[*notes, *(note for note in result.notes if note not in notes)],
             seeds=seeds,
             encoder=result.encoder,
@@ -197,8 +209,8 @@ class Problem(BaseModel):
     detail: str
 
 
-def found_track(match: Match) -> FoundTrack:
+def found_track(match: Match, ids: dict[str, str] | None = None) -> FoundTrack:
     """A match as clients get it."""
     row = asdict(match)
     known = {name: row[name] for name in FoundTrack.model_fields if name in row}
-    return FoundTrack(**known | {"copies": list(match.copies)})
+    return FoundTrack(**known | {"copies": list(match.copies), "ids": ids or {}})

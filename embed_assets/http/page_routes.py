@@ -11,6 +11,7 @@ from fastapi import APIRouter, Request, Response
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException
 
+from embed_assets.access import Tokens
 from embed_assets.http import session
 
 MEDIA_TYPES = {
@@ -36,8 +37,8 @@ class Login(BaseModel):
     token: str = Field(max_length=4_096)
 
 
-def page(token: str) -> APIRouter:
-    """The routes of the page; `token`: what logging in takes, if it is not empty."""
+def page(tokens: Tokens) -> APIRouter:
+    """The routes of the page; `tokens`: each of them logs in, and may do what it may do."""
     routes = APIRouter(include_in_schema=False)
     files = _files()
 
@@ -50,13 +51,15 @@ def page(token: str) -> APIRouter:
         return _answer(request, *files[name])
 
     async def login(request: Request, given: Login) -> Response:
-        if token and not session.is_token(given.token.encode(), token.encode()):
+        both = (tokens.full, tokens.read)
+        known = next((token for token in both if session.is_token(given.token, token)), "")
+        if tokens and not known:
             raise HTTPException(HTTPStatus.UNAUTHORIZED, "the token is wrong")
         answer = Response(status_code=HTTPStatus.NO_CONTENT)
-        if token:
+        if known:
             answer.set_cookie(
                 session.COOKIE,
-                session.cookie_of(token.encode()),
+                session.cookie_of(known),
                 max_age=session.SECONDS,
                 path=_root(request),
                 secure=request.url.scheme == "https",

@@ -9,6 +9,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from starlette.exceptions import HTTPException
 from starlette.responses import JSONResponse, Response
+from starlette.types import Scope
 
 from embed_assets.errors import (
     ConfigurationError,
@@ -22,6 +23,9 @@ from embed_assets.errors import (
 from embed_assets.http.models import Problem
 
 PROBLEM = "application/problem+json"
+
+AUDIOMUSE = ("/api/", "/chat/")
+"""How paths begin below which errors have AudioMuse's form."""
 
 RETRY_SECONDS = 30
 """`Retry-After` of what is not indexed yet, or fails for a while."""
@@ -55,14 +59,22 @@ ERRORS: dict[int | str, dict[str, Any]] = {
 """The errors of each route, for the OpenAPI document."""
 
 
-def problem(status: HTTPStatus, detail: str) -> Response:
-    """An error in the form of RFC 9457."""
-    body = Problem(title=status.phrase, status=status, detail=detail)
+def problem(path: str, status: HTTPStatus, detail: str) -> Response:
+    """An error in the form of RFC 9457, or in AudioMuse's where that is what is spoken."""
     wait = {"Retry-After": str(RETRY_SECONDS)} if status in _LATER else None
+    if path.startswith(AUDIOMUSE):
+        return JSONResponse({"error": detail}, status, headers=wait)
+    body = Problem(title=status.phrase, status=status, detail=detail)
     return JSONResponse(body.model_dump(), status, headers=wait, media_type=PROBLEM)
 
 
 _LATER = (HTTPStatus.SERVICE_UNAVAILABLE, HTTPStatus.TOO_MANY_REQUESTS)
+
+
+def path_of(scope: Scope) -> str:
+    """The path of a request, without that of a proxy."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 def add_handlers(app: FastAPI) -> None:
@@ -73,26 +85,30 @@ def add_handlers(app: FastAPI) -> None:
     app.add_exception_handler(Exception, _unknown)
 
 
-async def _ours(_: Request, error: Exception) -> Response:
+async def _ours(request: Request, error: Exception) -> Response:
     status = next(status for cls, status in STATUS if isinstance(error, cls))
-    return problem(status, str(error))
+    return problem(path_of(request.scope), status, str(error))
 
 
-async def _of_http(_: Request, error: Exception) -> Response:
+async def _of_http(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)  # noqa: S101  # for mypy
-    answer = problem(HTTPStatus(error.status_code), error.detail)
+    answer = problem(path_of(request.scope), HTTPStatus(error.status_code), error.detail)
     answer.headers.update(error.headers or {})
     return answer
 
 
-async def _of_the_schema(_: Request, error: Exception) -> Response:
+async def _of_the_schema(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # for mypy
     told = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()[:5])
-    return problem(HTTPStatus.UNPROCESSABLE_ENTITY, told or "the request cannot be read")
+    path = path_of(request.scope)
+    if path.startswith(AUDIOMUSE):
+        return problem(path, HTTPStatus.BAD_REQUEST, told or "the request cannot be read")
+    return problem(path, HTTPStatus.UNPROCESSABLE_ENTITY, told or "the request cannot be read")
 
 
-async def _unknown(_: Request, error: Exception) -> Response:  # noqa: ARG001  # uvicorn logs it
+async def _unknown(request: Request, _: Exception) -> Response:  # uvicorn logs it
     return problem(
+        path_of(request.scope),
         HTTPStatus.INTERNAL_SERVER_ERROR,
         "an unexpected error: the log of `embed-assets serve` has it; please report it",
     )

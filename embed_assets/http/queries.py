@@ -10,21 +10,19 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 
-from embed_assets.api import Library, Snapshot
+from embed_assets.http.context import Context
 from embed_assets.http.models import (
     MOST_RESULTS,
     MOST_SEEDS,
     Answer,
     ArtistsAnswer,
     ArtistsQuery,
-    Audio,
     FoundArtist,
     PartsQuery,
     PathQuery,
     RadioQuery,
     SimilarQuery,
     Text,
-    Track,
     found_track,
 )
 from embed_assets.http.problems import ERRORS
@@ -46,15 +44,16 @@ Format = Annotated[
 ]
 
 
-def queries(library: Library) -> APIRouter:
+def queries(context: Context) -> APIRouter:
     """The routes of the queries."""
     routes = APIRouter(prefix="/v1", tags=["queries"])
+    library = context.library
 
     @routes.post("/similar", responses=_ANSWERS, response_model=Answer)
     def similar(request: Request, query: SimilarQuery, as_format: Format = None) -> Any:
         """The tracks nearest to the mean of the seeds, best first."""
         snapshot = library.snapshot()
-        seeds, avoid = _named(snapshot, query.seeds), _named(snapshot, query.avoid)
+        seeds, avoid = context.named(snapshot, query.seeds), context.named(snapshot, query.avoid)
         without = set(query.exclude)
         result = snapshot.similar(
             tracks=_ids(seeds),
@@ -65,7 +64,7 @@ def queries(library: Library) -> APIRouter:
             one_recording=query.one_recording,
         )
         kept = (m for m in result if m.track_id not in without and m.score >= query.least)
-        return _answer(request, as_format, result, islice(kept, query.n), (*seeds, *avoid))
+        return _answer(context, request, as_format, result, islice(kept, query.n), (*seeds, *avoid))
 
     @routes.get("/similar", responses=_ANSWERS, response_model=Answer)
     def similar_to(
@@ -82,7 +81,7 @@ def queries(library: Library) -> APIRouter:
     def path(request: Request, query: PathQuery, as_format: Format = None) -> Any:
         """A smooth path from one track to another; scores are cosines to the track before."""
         snapshot = library.snapshot()
-        ends = _named(snapshot, [query.start, query.end])
+        ends = context.named(snapshot, [query.start, query.end])
         first, last = (found.tracks[0] for found in ends)
         if first.audio == last.audio:
             raise HTTPException(HTTPStatus.CONFLICT, "both ends of the path are the same audio")
@@ -93,13 +92,13 @@ def queries(library: Library) -> APIRouter:
             where=query.where,
             one_recording=query.one_recording,
         )
-        return _answer(request, as_format, result, result, ends)
+        return _answer(context, request, as_format, result, result, ends)
 
     @routes.post("/radio", responses=_ANSWERS, response_model=Answer)
     def radio(request: Request, query: RadioQuery, as_format: Format = None) -> Any:
         """The next tracks of a radio; scores are cosines to the track before."""
         snapshot = library.snapshot()
-        seeds = _named(snapshot, query.seeds)
+        seeds = context.named(snapshot, query.seeds)
         drift = snapshot.drift(
             tracks=_ids(seeds),
             drift=query.drift,
@@ -109,13 +108,13 @@ def queries(library: Library) -> APIRouter:
         )
         played = set(query.played)
         new = (m for m in drift if m.track_id not in played)
-        return _answer(request, as_format, drift.result, islice(new, query.n), seeds)
+        return _answer(context, request, as_format, drift.result, islice(new, query.n), seeds)
 
     @routes.post("/parts", responses=_ANSWERS, response_model=Answer)
     def parts(request: Request, query: PartsQuery, as_format: Format = None) -> Any:
         """The tracks with a part that sounds like a part of the seeds, and where it is."""
         snapshot = library.snapshot()
-        seeds = _named(snapshot, query.seeds)
+        seeds = context.named(snapshot, query.seeds)
         result = snapshot.parts(
             tracks=_ids(seeds),
             n=query.n,
@@ -124,7 +123,7 @@ def queries(library: Library) -> APIRouter:
             per_artist=query.per_artist,
             one_recording=query.one_recording,
         )
-        return _answer(request, as_format, result, result, seeds)
+        return _answer(context, request, as_format, result, result, seeds)
 
     @routes.post("/artists", responses=ERRORS)
     def artists(query: ArtistsQuery) -> ArtistsAnswer:
@@ -147,18 +146,12 @@ def queries(library: Library) -> APIRouter:
     return routes
 
 
-def _named(snapshot: Snapshot, names: Sequence[Track]) -> tuple[Found, ...]:
-    return tuple(
-        snapshot.with_audio(name.audio_hash) if isinstance(name, Audio) else snapshot.named(name)
-        for name in names
-    )
-
-
 def _ids(found: Iterable[Found]) -> list[str]:
     return [track.track_id for one in found for track in one.tracks]
 
 
 def _answer(
+    context: Context,
     request: Request,
     as_format: str | None,
     result: Result,
@@ -169,4 +162,6 @@ def _answer(
     if as_format == "m3u" or (as_format is None and M3U in request.headers.get("accept", "")):
         text, _ = m3u_text(result.library, found)
         return Response(text, media_type=f"{M3U}; charset=utf-8")
-    return Answer.of(result, found, [f.name for f in named], notes_of(named))
+    return Answer.of(
+        result, found, [f.name for f in named], notes_of(named), context.ids_for(found)
+    )

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import errno
-import ipaddress
+import os
 import signal
 import socket
+import threading
 from collections.abc import Callable
 
 import uvicorn
 from threadpoolctl import threadpool_limits
 
+from embed_assets.access import Address, require_token
 from embed_assets.api import Library
-from embed_assets.errors import ConfigurationError, EmbedAssetsError, ExitCode
+from embed_assets.errors import EmbedAssetsError, ExitCode
 from embed_assets.http.app import create_app
 from embed_assets.settings import Settings
 
@@ -21,30 +23,39 @@ STOP_SECONDS = 10
 
 
 def serve(
-    settings: Settings, host: str, port: int, root_path: str, progress: Callable[[str], None]
+    settings: Settings,
+    address: Address,
+    root_path: str,
+    progress: Callable[[str], None],
+    *,
+    named: str,
+    until_stdin_ends: bool = False,
 ) -> None:
     """Serve queries until SIGINT or SIGTERM.
 
+    `named`: the option or setting that the host comes from, as the user wrote it.
+    `until_stdin_ends`: also stop when standard input ends, as it does when `up` is killed.
+
     Raises:
-        ConfigurationError: another address than loopback without a token.
+        ConfigurationError: another address than loopback without a token, or a wrong token.
         EmbedAssetsError: the port is taken, or cannot be used.
     """
-    if not settings.http_token and not _is_loopback(host):
-        raise ConfigurationError(
-            f"--host {host}: without a token only this machine may ask. Set EMBED_HTTP_TOKEN, or"
-            " use --host 127.0.0.1"
-        )
+    tokens = settings.http_tokens()
+    require_token(address, tokens, named)
     # uvicorn raises the signal again once it has stopped.
     for stop in (signal.SIGINT, signal.SIGTERM):
         signal.signal(stop, _done)
-    app = create_app(Library(settings), settings.http_token)
+    if until_stdin_ends:
+        threading.Thread(target=_stop_with_stdin, daemon=True).start()
+    app = create_app(Library(settings), tokens)
+    other = "another EMBED_HTTP" if until_stdin_ends else "another with --host and --port"
     prefix = f"/{root_path.strip('/')}".rstrip("/")
     # Queries run beside each other: BLAS threads of each would hold up all (3 radios a second at 8
     # clients instead of 37, on two cores).
-    with _listening(host, port) as listener, threadpool_limits(1):
-        address, number = listener.getsockname()[:2]
-        shown = f"[{address}]" if ":" in address else address
-        progress(f"serving {settings.library} at http://{shown}:{number}{prefix} (stop: Ctrl-C)")
+    with _listening(address, other) as listener, threadpool_limits(1):
+        shown = Address(*listener.getsockname()[:2])
+        how = "" if until_stdin_ends else " (stop: Ctrl-C)"
+        progress(f"serving {settings.library} at http://{shown}{prefix}{how}")
         config = uvicorn.Config(
             app,
             # Queries name music, which is nobody's business in a log.
@@ -62,23 +73,17 @@ def _done(*_: object) -> None:
     raise SystemExit(ExitCode.DONE)
 
 
-def _is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return False
+def _stop_with_stdin() -> None:
+    while os.read(0, 1024):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _listening(host: str, port: int) -> socket.socket:
+def _listening(address: Address, other: str) -> socket.socket:
+    family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
-        return socket.create_server(
-            (host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET
-        )
+        return socket.create_server((address.host, address.port), family=family)
     except (OSError, UnicodeError) as e:
         taken = isinstance(e, OSError) and e.errno == errno.EADDRINUSE
         why = "another program uses this port" if taken else getattr(e, "strerror", None) or e
-        raise EmbedAssetsError(
-            f"cannot serve at {host}:{port}: {why}; choose another with --host and --port"
-        ) from e
+        raise EmbedAssetsError(f"cannot serve at {address}: {why}; choose {other}") from e

@@ -8,7 +8,8 @@ import time
 import psutil
 
 from embed_assets.api import Library
-from embed_assets.http.library_models import ErrorRow, StatusAnswer
+from embed_assets.http.context import Context
+from embed_assets.http.library_models import ErrorRow, ServerRow, StatusAnswer
 from embed_assets.identity import display_path
 from embed_assets.library.partition_keys import key_of
 from embed_assets.project import for_reading
@@ -20,13 +21,15 @@ RATE_SECONDS = 120.0
 """The rate covers so much of the past, or the part of it since tracks were embedded."""
 
 
-def counts_of(library: Library) -> StatusAnswer:
+def counts_of(context: Context) -> StatusAnswer:
     """Counts of tracks and folders, and what is served.
 
     Raises:
         EmbedAssetsError: the tables cannot be read.
     """
+    library = context.library
     project = for_reading(library.settings)
+    servers = servers_of(context)
     served = collection_registry.last_served(project.tables, project.uri)
     spec = wanted_spec(project)
     if spec is None and served is not None:
@@ -42,7 +45,10 @@ def counts_of(library: Library) -> StatusAnswer:
             served=served,
             encoder=library.settings.encoder,
             indexed_at=None,
+            rate=0.0,
+            eta=None,
             ui=_ui(library.settings),
+            servers=servers,
         )
     key = spec.collection_key(project.uri)
     found = queries.counts(project.tables, spec.recipe.digest, key)
@@ -62,7 +68,23 @@ def counts_of(library: Library) -> StatusAnswer:
         rate=rate,
         eta=found.pending / rate if rate else None,
         ui=_ui(library.settings),
+        servers=servers,
     )
+
+
+def servers_of(context: Context) -> list[ServerRow]:
+    """What is known of each music server; asks none of them."""
+    return [
+        ServerRow(
+            name=name,
+            items=found.items,
+            mapped=found.mapped,
+            unmatched=found.unmatched,
+            listed_at=found.listed_at,
+            problem=found.problem,
+        )
+        for name, found in context.ids.listings().items()
+    ]
 
 
 def errors_of(library: Library) -> list[ErrorRow]:

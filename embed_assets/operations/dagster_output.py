@@ -1,4 +1,4 @@
-"""The file that Dagster prints into: kept short, followed as it grows, its warnings and its end."""
+"""A file that Dagster or `serve` prints into: kept short, followed, its warnings and its end."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from embed_assets.library import ctimes
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import Folder, require_library, walk
 from embed_assets.operations.errors import failed_folders
+from embed_assets.operations.http_process import is_answering
 from embed_assets.operations.read_only import address_of_up, open_existing
 from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project, for_reading
@@ -70,6 +71,7 @@ def doctor(settings: Settings, *, deep: bool = False) -> list[Finding]:
         ("tracks", _tracks),
         ("ctimes", _ctimes),
         ("dagster", _dagster),
+        ("http", _http),
     ]
     found: list[Finding] = []
     for name, check in checks:
@@ -302,3 +304,20 @@ def _dagster(settings: Settings, project: Project) -> str:
     if address is None:
         raise _Unknown("not running: `embed-assets up` keeps the index up to date")
     return f"up: {address}"
+
+
+def _http(settings: Settings, project: Project) -> str:
+    if settings.http_address is None:
+        settings.http_tokens()
+        return "EMBED_HTTP is not set: `up` answers no queries; `embed-assets serve` does"
+    settings.require_http()
+    if settings.http_address.port and is_answering(settings.http_address):
+        return f"queries are answered at http://{settings.http_address}"
+    if address_of_up(settings) is None:
+        raise _Unknown(f"not running: `embed-assets up` will answer queries at {settings.http}")
+    if not settings.http_address.port:
+        raise _Unknown(f"EMBED_HTTP={settings.http} is any free port: `up` has printed which")
+    raise TransientError(
+        f"EMBED_HTTP={settings.http}: `up` runs, but nothing answers there: read what it has"
+        f" printed, and {settings.home / 'serve.log'}. It may have been started with other settings"
+    )

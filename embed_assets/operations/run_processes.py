@@ -63,7 +63,7 @@ def start_run(settings: Settings, request: RunRequest) -> RunProcess:
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     name = uuid.uuid4().hex
-    process = context.Process(target=_execute, args=(settings, request, name))
+    process = context.Process(target=_execute, args=(settings.without_http(), request, name))
     # A Ctrl-C in the terminal is `sync`'s to answer: it stops its runs in order. Reaching all
     # processes at once it would be a failure of the steps, told in tracebacks. What is started
     # from here, the server that forks them first, inherits that it does not; but the tracker

@@ -1,4 +1,7 @@
-"""`up`: Dagster's UI and daemon on the instance in EMBED_HOME, until Ctrl-C or TERM."""
+"""`up`: Dagster's UI and daemon on the instance in EMBED_HOME, until Ctrl-C or TERM.
+
+With EMBED_HTTP `serve` runs beside them.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +31,7 @@ from embed_assets.errors import AlreadyRunning, ConfigurationError, ExitCode
 from embed_assets.index.promotion import request_promotion
 from embed_assets.operations.dagster_output import bound, tail
 from embed_assets.operations.dagster_process import release, start_held, stop_session
+from embed_assets.operations.http_process import HttpProcess
 from embed_assets.operations.library_log import LibraryLog
 from embed_assets.operations.up_log import UpLog
 from embed_assets.project import Project
@@ -117,7 +121,8 @@ def _serve(settings: Settings, port: int, note: Path, *, verbose: bool) -> int:
         with UpLog(library, _dagster_log(settings), verbose=verbose) as log:
             up = _Session(settings, port, instance, log, stopping)
             log.info(f"Dagster UI: {up.address}  (library {settings.library}, stop with Ctrl-C)")
-            code = _keep_running(up, note)
+            with HttpProcess(settings, log.info):
+                code = _keep_running(up, note)
             note.unlink(missing_ok=True)
             _reap(up)
             return code

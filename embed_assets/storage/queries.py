@@ -209,6 +209,21 @@ def last_engine(tables: Tables, recipe: RecipeDigest) -> str:
     return f"{engine} in {dtype} on {device}" if engine else ""
 
 
+def every_track(tables: Tables) -> Iterator[Track]:
+    """Stream every track of the manifest, rejected ones too."""
+    with tables.connect() as db:
+        for row in db.execute(f"SELECT {_TRACK} FROM tracks t"):
+            yield Track(*row)
+
+
+def manifest_state(tables: Tables) -> tuple[int, float, int]:
+    """A value that differs once the manifest has changed; cheap."""
+    with tables.connect() as db:
+        sql = "SELECT count(*), total(scanned_at), total(revision) FROM folders"
+        folders, scanned_at, revision = db.execute(sql).fetchone()
+    return folders, scanned_at, int(revision)
+
+
 def any_track(tables: Tables) -> bool:
     """Whether any track was ever scanned."""
     with tables.connect() as db:

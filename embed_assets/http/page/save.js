@@ -15,7 +15,7 @@ export async function open_save(name, tracks, again = null) {
   $("save-name").select();
   try {
     const servers = await get("v1/servers");
-    $("save-where").append(...servers.map((server) => choice(server.name, `${server.name} (${server.kind})`)));
+    $("save-where").append(...servers.map((server) => choice(server.name, server.name)));
   } catch {
     // Without music servers there is the file.
   }
@@ -48,11 +48,13 @@ async function save(event) {
   const name = $("save-name").value.trim();
   const server = $("save-where").querySelector("input:checked").value;
   try {
+    let saved = saving.tracks.length;
     if (server) {
-      await post("v1/playlists", { server, name, track_ids: saving.tracks.map((track) => track.track_id) });
+      const track_ids = saving.tracks.map((track) => track.track_id);
+      saved = (await post("v1/playlists", { server, name, track_ids })).tracks;
     } else download(saving.again ? await saving.again() : file_of(saving.tracks), name);
     $("save").close();
-    say(`Saved ${count(saving.tracks.length, "track")} as ${name}${server ? ` in ${server}` : ""}`);
+    say(`Saved ${count(saved, "track")} as ${name}${server ? ` in ${server}` : ""}`);
   } catch (error) {
     $("save-error").textContent = error.message;
   }

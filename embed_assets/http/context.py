@@ -1,0 +1,67 @@
+"""What the routes work with: the library, and the ids that music servers give to its tracks."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from embed_assets.api import Library, Snapshot
+from embed_assets.http.models import Audio, ServerTrack, Track
+from embed_assets.identity import track_id
+from embed_assets.index.nearest import Match
+from embed_assets.project import Project
+from embed_assets.search.names import Found
+from embed_assets.servers.ids import ServerIds
+
+Ids = dict[str, dict[str, str]]
+"""Track id -> name of a music server -> its id."""
+
+
+@dataclass(frozen=True)
+class Context:
+    """The library and its music servers."""
+
+    library: Library
+    ids: ServerIds
+    folder: str
+    """The name under which the tracks of the library are known."""
+
+    @classmethod
+    def of(cls, library: Library) -> Context:
+        """The context of a library; asks no music server yet."""
+        settings = library.settings
+        project = Project.of(settings)
+        ids = ServerIds.of(settings.music_servers(), project.tables, settings.home)
+        return cls(library, ids, project.library.name)
+
+    def named(self, snapshot: Snapshot, names: Sequence[Track]) -> tuple[Found, ...]:
+        """The tracks that clients name; raises what `Snapshot.named` and `track_of` do."""
+        return tuple(self._one(snapshot, name) for name in names)
+
+    def ids_for(self, matches: Iterable[Match]) -> Ids:
+        """The servers' ids of these tracks, or else of other files with their audio."""
+        if not self.ids.servers:
+            return {}
+        same = {
+            match.track_id: [
+                match.track_id,
+                *(track_id(self.folder, os.fsencode(path)) for path in match.copies),
+            ]
+            for match in matches
+        }
+        known = self.ids.ids_of(one for several in same.values() for one in several)
+        found: Ids = {}
+        for track, several in same.items():
+            ids: dict[str, str] = {}
+            for one in reversed(several):
+                ids |= known.get(one, {})
+            found[track] = ids
+        return found
+
+    def _one(self, snapshot: Snapshot, name: Track) -> Found:
+        if isinstance(name, Audio):
+            return snapshot.with_audio(name.audio_hash)
+        if isinstance(name, ServerTrack):
+            return snapshot.named(self.ids.track_of(name.server, name.id))
+        return snapshot.named(name)

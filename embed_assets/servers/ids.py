@@ -1,0 +1,205 @@
+"""The ids that music servers give to tracks, kept up to date while `serve` runs."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from embed_assets.errors import EmbedAssetsError, NotFound, NotIndexedYet
+from embed_assets.identity import TrackId
+from embed_assets.servers.base import MusicServer
+from embed_assets.servers.config import ServerConfig
+from embed_assets.servers.kinds import connect
+from embed_assets.servers.matching import Ours
+from embed_assets.servers.side_table import Listing, SideTable
+from embed_assets.storage import looks, queries
+from embed_assets.storage.tables import Tables
+
+LOG = logging.getLogger(__name__)
+
+POLL_SECONDS = 3.0
+"""How often a server is asked whether a scan has ended, and the tables whether they changed."""
+
+RETRY_SECONDS = 30.0
+"""Pause after a failure."""
+
+LIST_AGAIN_SECONDS = 6 * 3600.0
+"""A server is listed again after this time, whatever it says of scans."""
+
+STOP_SECONDS = 2.0
+"""How long a thread may take to end before it is left to itself."""
+
+UNKNOWN_SECONDS = 60.0
+"""How long an id that a server does not know is not asked for again."""
+
+
+@dataclass
+class ServerIds:
+    """The ids of the tracks of one library at its music servers. Safe for threads."""
+
+    servers: Mapping[str, MusicServer]
+    tables: Tables
+    table: SideTable
+    _ours: Ours | None = None
+    _seen: object = None
+    _wanted: set[str] = field(default_factory=set)
+    _wakes: dict[str, threading.Event] = field(default_factory=dict)
+    _unknown: dict[tuple[str, str], float] = field(default_factory=dict)
+    _threads: list[threading.Thread] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+    _stop: threading.Event = field(default_factory=threading.Event)
+
+    @classmethod
+    def of(cls, servers: Sequence[ServerConfig], tables: Tables, home: Path) -> ServerIds:
+        """The ids at these servers; asks none of them yet."""
+        return cls({one.name: connect(one) for one in servers}, tables, SideTable(home))
+
+    def start(self) -> None:
+        """Keep the ids up to date in threads of their own, until `stop`."""
+        for name in self.servers:
+            # A server that does not answer holds up no end of ours.
+            thread = threading.Thread(target=self._watch, args=(name,), daemon=True)
+            self._threads.append(thread)
+            thread.start()
+
+    def stop(self) -> None:
+        """End the threads."""
+        self._stop.set()
+        for wake in self._wakes.values():
+            wake.set()
+        for thread in self._threads:
+            thread.join(STOP_SECONDS)
+
+    def list_soon(self, name: str) -> None:
+        """Have a server listed at once by its thread. Raises NotFound: there is no such server."""
+        self.server(name)
+        self._wanted.add(name)
+        if name in self._wakes:
+            self._wakes[name].set()
+
+    def refresh(self, name: str) -> Listing:
+        """List a server now, and match its items; raises what `MusicServer` does."""
+        server = self.servers[name]
+        try:
+            state = server.scan_state() or ""
+            return self.table.replace(name, server.items(), self.ours(), state)
+        except EmbedAssetsError as e:
+            self.table.note(name, str(e))
+            raise
+
+    def listings(self) -> dict[str, Listing]:
+        """What is known of each server, by name."""
+        return {name: self.table.listing(name) for name in self.servers}
+
+    def track_of(self, name: str, item_id: str) -> TrackId:
+        """The track that a server means by an id; it is asked if the id is not known yet.
+
+        Raises:
+            NotFound: there is no such server, or it has no such track.
+            NotIndexedYet: the server has it, but the library does not.
+        """
+        server = self.server(name)
+        item_id = server.normal_id(item_id)
+        track = self.table.track_of(name, item_id)
+        if track is None:
+            track = self._ask(name, server, item_id)
+        if not track:
+            raise NotIndexedYet(
+                f"the track {item_id!r} of {name} is none of the library yet, or fits several:"
+                " `embed-assets doctor` lists such tracks"
+            )
+        return track
+
+    def server(self, name: str) -> MusicServer:
+        """The server of a name. Raises NotFound: there is none."""
+        if name not in self.servers:
+            there = ", ".join(self.servers) or "EMBED_SERVERS is not set"
+            raise NotFound(f"there is no music server {name!r}; there are: {there}")
+        return self.servers[name]
+
+    def ids_of(self, track_ids: Iterable[str]) -> dict[str, dict[str, str]]:
+        """Track id -> name of a server -> its id."""
+        return self.table.ids_of(track_ids) if self.servers else {}
+
+    def ours(self) -> Ours:
+        """The tracks of the library as they are now, for matching."""
+        state = queries.manifest_state(self.tables)
+        with self._lock:
+            if self._ours is None or self._seen != state:
+                self._ours = Ours(queries.every_track(self.tables))
+                self._seen = state
+            return self._ours
+
+    def _ask(self, name: str, server: MusicServer, item_id: str) -> TrackId | None:
+        now = time.monotonic()
+        if self._unknown.get((name, item_id), -UNKNOWN_SECONDS) > now - UNKNOWN_SECONDS:
+            item = None
+        else:
+            # No lock is held: the server may be waiting for our answer.
+            item = server.item(item_id)
+        if item is None:
+            with self._lock:
+                old = [k for k, at in self._unknown.items() if at < now - UNKNOWN_SECONDS]
+                for key in old:
+                    del self._unknown[key]
+                self._unknown.setdefault((name, item_id), now)
+            raise NotFound(f"the music server {name} has no track {item_id!r}")
+        return self.table.put(name, item, self.ours())
+
+    def _watch(self, name: str) -> None:
+        server = self.servers[name]
+        wake = self._wakes.setdefault(name, threading.Event())
+        if server.has_events:
+            threading.Thread(target=_listen, args=(server, wake, self._stop), daemon=True).start()
+        first, failed, matched = True, "", None
+        while not self._stop.is_set():
+            pause = RETRY_SECONDS if server.has_events else POLL_SECONDS
+            try:
+                if self._is_due(name, server, first=first):
+                    if not first:
+                        looks.request(self.tables)
+                    self.refresh(name)
+                    matched = queries.manifest_state(self.tables)
+                elif (state := queries.manifest_state(self.tables)) != matched:
+                    self.table.match_again(name, self.ours())
+                    matched = state
+                first, failed = False, ""
+            except EmbedAssetsError as e:
+                pause = RETRY_SECONDS
+                if str(e) != failed:
+                    LOG.warning("%s", e)
+                failed = str(e)
+            except Exception:
+                pause = RETRY_SECONDS
+                LOG.exception("the ids of %s could not be brought up to date", name)
+            if wake.wait(pause):
+                wake.clear()
+
+    def _is_due(self, name: str, server: MusicServer, *, first: bool) -> bool:
+        """Whether a server has to be listed: at first, after its scans, and now and then."""
+        state = server.scan_state()
+        if state is None:
+            return False
+        if name in self._wanted:
+            self._wanted.discard(name)
+            return True
+        listing = self.table.listing(name)
+        old = (listing.listed_at or 0.0) < time.time() - LIST_AGAIN_SECONDS
+        return first or old or state != listing.scan_state
+
+
+def _listen(server: MusicServer, wake: threading.Event, stop: threading.Event) -> None:
+    """Wake the thread of a server at once when it says that a scan has ended."""
+    while not stop.is_set():
+        try:
+            for _ in server.scan_ends():
+                wake.set()
+        except EmbedAssetsError:
+            # The thread that is woken finds the same, and says it.
+            pass
+        if stop.wait(RETRY_SECONDS):
+            return
