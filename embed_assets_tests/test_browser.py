@@ -8,12 +8,11 @@ from contextlib import contextmanager
 import pytest
 
 import embed_assets_tests.live_project as live
-from embed_assets.storage.collection_registry import note_collection, note_move
 from embed_assets_tests.browser import chromium, until, watch
 from embed_assets_tests.corpus import CONTAINERS
 from embed_assets_tests.encoded import encode
 from embed_assets_tests.live_project import LiveProject
-from embed_assets_tests.shelf import SPEC, Shelf, random_vectors
+from embed_assets_tests.shelf import Shelf, random_vectors
 from embed_assets_tests.synth import music
 from embed_assets_tests.test_asking import index
 from embed_assets_tests.test_http_serve import serving
@@ -438,11 +437,10 @@ def test_twenty_thousand_tracks_are_no_burden(browser, tmp_path_factory):
     ]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(os, "fsync", lambda handle: None)
-        shelf.put(rows, random_vectors(many))
-    # Queries read the tables and a file of vectors; Milvus itself is not asked.
-    note_collection(shelf.tables, shelf.uri, SPEC)
-    name = SPEC.collection
-    note_move(shelf.tables, shelf.uri, name, None, "first", name)
+        # One folder is enough for Milvus: queries read the tables and a file of vectors.
+        vectors = random_vectors(many)
+        shelf.put(rows[:2000], vectors[:2000], index=True)
+        shelf.put(rows[2000:], vectors[2000:])
     with serving(LiveProject(root)) as (client, _):
         assert client.get("/readyz").status_code == 200
         with opened(browser, f"{client.base_url}/") as page:
