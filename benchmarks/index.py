@@ -284,8 +284,7 @@ def fill(home: Path, rows: int, windows: int = 3) -> None:
     from dataclasses import astuple
 
     from embed_assets.identity import digest, folder_id, track_id
-    from embed_assets.storage.records import Embedding, Track
-    from embed_assets.storage.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS
+    from embed_assets.storage.records import EMBEDDING_COLUMNS, TRACK_COLUMNS, Embedding, Track
 
     tables, store, _, _ = parts(home, None)
     spec = spec_of(windows=windows)

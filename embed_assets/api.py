@@ -1,4 +1,4 @@
-"""The library from Python: `embed_assets.open()` gives a `Library`, which the commands use too."""
+"""The Python API: `embed_assets.open()` returns a `Library`, which the commands use, too."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from embed_assets.search.searcher import Searcher
 from embed_assets.search.served import require_spec, served_name, spec_of, wanted_spec
 from embed_assets.search.snapshot import Snapshot as IndexSnapshot
 from embed_assets.settings import Settings
-from embed_assets.storage import queries
+from embed_assets.storage import find_tracks, queries
 from embed_assets.storage.records import Track
 
 if TYPE_CHECKING:
@@ -41,13 +41,13 @@ if TYPE_CHECKING:
 def open_library(
     library: str | Path | None = None, home: str | Path | None = None, **settings: Any
 ) -> Library:
-    """The library of the settings: of the environment and `.env`, but for those that are given.
+    """The library of the settings in the environment and `.env`; arguments override them.
 
     Any setting may be given by its name in docs/settings.md without `EMBED_`, in lower case:
     `open(library="~/Music", windows=0)`. Opens no file yet.
 
     Raises:
-        ConfigurationError: a setting is wrong, or there is none of that name.
+        ConfigurationError: a setting is wrong or unknown.
     """
     given = settings | {"library": library, "home": home}
     return Library(Settings.load(**{k: v for k, v in given.items() if v is not None}))
@@ -56,8 +56,8 @@ def open_library(
 class Library(Questions):
     """A music library and its index; safe for any number of threads.
 
-    Each question sees what was indexed a second ago at the latest. On Milvus Lite the answers come
-    from the tables and a file of vectors, so that no question waits for a run; on a server Milvus
+    Each query sees everything that was indexed more than a second ago. With Milvus Lite, queries
+    read the tables and a file of vectors, so they never wait for a run. With a server, Milvus
     answers `similar` and `parts`.
     """
 
@@ -70,7 +70,7 @@ class Library(Questions):
         return f"Library({str(self.settings.library)!r}, home={str(self.settings.home)!r})"
 
     def snapshot(self) -> Snapshot:
-        """What is indexed now, as it stays: for several questions about one state of the library.
+        """What is indexed now, immutable: for several queries about one state of the library.
 
         Raises:
             ConfigurationError: nothing is indexed yet.
@@ -78,19 +78,19 @@ class Library(Questions):
         return Snapshot(self._local(parts=True))
 
     def tracks(self) -> pd.DataFrame:
-        """A row a track of the library: path, tags, how it was embedded, or why it was rejected."""
+        """One row per track: path, tags, and how it was embedded or why it was rejected."""
         project = self._project
         spec = wanted_spec(project) or self._local().spec
         return queries.tracks_frame(project.tables, spec.recipe.digest)
 
     def errors(self) -> list[ErrorRow]:
-        """Each rejected track and each folder that is not done, with the reason; see `errors`."""
+        """Each rejected track and each folder that is not done, with the reason."""
         from embed_assets.operations.errors import errors
 
         return errors(self.settings)
 
     def status(self) -> Status:
-        """How many tracks and folders are in step, and what goes on."""
+        """Counts of tracks and folders by state, live runs, and the rate."""
         from embed_assets.operations.status import status
 
         return status(self.settings)
@@ -101,13 +101,13 @@ class Library(Questions):
         confirm_removals: bool = False,
         progress: Callable[[str], None] = lambda _: None,
     ) -> SyncResult:
-        """Bring the index in step with the library, and wait. `progress` gets lines for people.
+        """Bring the index up to date, and wait for it; `progress` is called with lines for people.
 
         Starts processes: in a script, call it below `if __name__ == "__main__":`.
 
         Raises:
-            LibraryUnavailable: the library is not there, or so much of it is gone that a person
-                must confirm it with `confirm_removals`.
+            LibraryUnavailable: the library is missing, or so much of it is gone that it must be
+                confirmed with `confirm_removals`.
             ConfigurationError: encoder, weights or index cannot work as configured.
         """
         from embed_assets.operations.ready import ready
@@ -122,13 +122,13 @@ class Library(Questions):
     def embed(self, file: str | Path) -> np.ndarray:
         """The vector of any audio file, float32 `[dim]` of length 1; nothing is stored.
 
-        It is what the index would have of the file. Starts a process: in a script, call it below
+        The index would contain the same vector. Starts a process: in a script, call it below
         `if __name__ == "__main__":`.
 
         Raises:
-            TrackRejected: it cannot be embedded; says why.
+            TrackRejected: the file cannot be embedded; says why.
             ConfigurationError: the encoder cannot work as configured.
-            OSError: it cannot be read.
+            OSError: the file cannot be read.
         """
         from embed_assets.embedding.embed_file import embed_file
 
@@ -136,13 +136,13 @@ class Library(Questions):
         return embed_file(Path(file).expanduser(), project.choice, project.spec())
 
     def has(self, name: str) -> bool:
-        """Whether a name is a path of a track or a folder, or a track id, and not only words."""
+        """Whether a name is the path of a track or folder, or a track id, and not just words."""
         names = Names(self._project)
         return bool(at_path(names, name) or names.with_id(name))
 
     @property
     def _project(self) -> Project:
-        # Anew each time: EMBED_HOME may have been empty, and a `sync` has filled it since.
+        # Made for each call, as a `sync` may have created EMBED_HOME since the last one.
         return for_reading(self.settings)
 
     def _answers(self, *, parts: bool = False) -> LocalAnswers | MilvusAnswers:
@@ -181,7 +181,7 @@ class Library(Questions):
 
 
 class Snapshot(Questions):
-    """What was indexed at one moment: immutable, and so safe for any number of threads."""
+    """What was indexed at one moment; immutable, so it is safe for any number of threads."""
 
     def __init__(self, answers: LocalAnswers) -> None:
         """Made by `Library.snapshot`."""
@@ -206,7 +206,8 @@ class Snapshot(Questions):
     def named(self, name: str) -> Found:
         """The indexed tracks that a name means: a library-relative path, a track id, or words.
 
-        Unlike a query, it does not look at the current directory, so strangers may give the name.
+        Unlike in a query, paths relative to the current directory do not count, so the name may
+        come from a client.
 
         Raises:
             NotFound: there is no such track.
@@ -256,14 +257,14 @@ class Snapshot(Questions):
         return Found((first,), name_of(first))
 
     def listed(self, words: str = "", after: str = "") -> Iterator[dict[str, Any]]:
-        """The indexed tracks by path, with the fields of a row; those that come after a path.
+        """The indexed tracks after a path, ordered by path, with the fields of a row.
 
         `words`: only tracks whose title, artist, album or path contains all of these.
         """
         held = self._held.tracks
         if words.strip():
             tracks = [track for _, track in held.tracks()]
-            found = queries.best_by_words(tracks, words, len(tracks))
+            found = find_tracks.best_by_words(tracks, words, len(tracks))
             by_path = sorted(((display_path(t.path), t) for t in found), key=itemgetter(0))
             return (vars(row_of(t)) for path, t in by_path if path > after)
         ordered = held.once(
@@ -282,7 +283,7 @@ class Snapshot(Questions):
         return self._held.tracks.once("state", object)
 
     def tracks(self) -> pd.DataFrame:
-        """A row a track that is indexed, by path, with the fields of the index as columns."""
+        """One row per indexed track, ordered by path, with the fields of the index as columns."""
         import pandas as pd
 
         held = self._held.tracks

@@ -42,11 +42,11 @@ ROW_SCHEMA_VERSION = 2
 
 def digest(*parts: bytes | str, size: int = 16) -> str:
     """Hash length-delimited parts with BLAKE2b; `2 * size` hex digits."""
-    told: list[bytes] = []
+    prefixed: list[bytes] = []
     for part in parts:
         raw = part.encode() if isinstance(part, str) else part
-        told += (len(raw).to_bytes(8, "little"), raw)
-    return hashlib.blake2b(b"".join(told), digest_size=size).hexdigest()
+        prefixed += (len(raw).to_bytes(8, "little"), raw)
+    return hashlib.blake2b(b"".join(prefixed), digest_size=size).hexdigest()
 
 
 def track_id(library: str, path: bytes) -> TrackId:

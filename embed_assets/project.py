@@ -1,4 +1,4 @@
-"""From settings to the domain's plain objects; where things lie in EMBED_HOME is decided here."""
+"""Makes plain objects from the settings; decides where files are in EMBED_HOME."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ def store_in(home: Path) -> Store:
 
 
 FOLDERS_PER_GPU_RUN = 1024
-"""A GPU may be done with 64 folders in seconds, and each run loads the model anew, for longer.
-More would not pay: for each folder Dagster takes 8 ms for each of three notes before the run, all
-at once, and 12 for each of three in it."""
+"""A GPU may embed 64 folders in seconds, and loading the model for each run takes longer.
+
+In runs of this size that is a small part; larger ones would gain little.
+"""
 
 
 def fitted(settings: Settings) -> Settings:
-    """The settings with runs of the size that suits this machine, unless one was chosen."""
+    """The settings, with a run size that suits this machine unless one is set."""
     chosen = "folders_per_run" in settings.model_fields_set
     if chosen or not Project.of(settings).choice.uses_nvidia():
         return settings
@@ -42,7 +43,7 @@ def fitted(settings: Settings) -> Settings:
 
 @dataclass(frozen=True)
 class Project:
-    """What a command works with."""
+    """The objects that commands work with, made from the settings."""
 
     library: MusicFolder
     tables: Tables
@@ -57,7 +58,7 @@ class Project:
 
     @classmethod
     def of(cls, settings: Settings) -> Project:
-        """The objects that these settings mean; opens nothing."""
+        """The project of these settings; opens no files."""
         return cls(
             library=MusicFolder(settings.library),
             tables=tables_in(settings.home),
@@ -75,7 +76,7 @@ class Project:
 
     @property
     def backend(self) -> Backend:
-        """What kind of Milvus holds the index."""
+        """The kind of Milvus that stores the index."""
         return backend_of(self.uri)
 
     def spec(self) -> IndexSpec:
@@ -88,12 +89,12 @@ class Project:
         return IndexSpec(recipe, self.pooling, parts=self.parts)
 
     def index(self) -> IndexContext:
-        """What runs over folders work with; raises what `spec` does."""
+        """The context of runs over folders; raises the same errors as `spec`."""
         return IndexContext(self.library, self.tables, self.store, self.spec(), self.uri)
 
 
 def for_reading(settings: Settings) -> Project:
-    """The project for what only looks: an EMBED_HOME that is not there is empty, and is not made.
+    """The project for commands that only read; a missing EMBED_HOME counts as empty.
 
     Raises:
         ConfigurationError: EMBED_HOME cannot be read.

@@ -1,9 +1,16 @@
-"""A real Chromium for the tests of the page: where it is, and what goes wrong in a page."""
+"""A real Chromium for the tests of the page: where it is, and what goes wrong in a page.
+
+    python -m embed_assets_tests.browser
+
+installs one where there is none: Playwright's, or Debian's package if this is root.
+"""
 
 from __future__ import annotations
 
 import os
 import shutil
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -94,3 +101,31 @@ def until(page: Any, expression: str, seconds: float = 120.0) -> None:
     while not page.evaluate(expression):
         assert time.monotonic() < end, expression
         page.wait_for_timeout(50)
+
+
+def install() -> None:
+    """Get a Chromium if there is none; where none can be had, the tests are skipped."""
+    if executable() is not None:
+        return
+    ways = [[sys.executable, "-m", "playwright", "install", "chromium"]]
+    if os.geteuid() == 0 and shutil.which("apt-get"):
+        apt = ["apt-get", "-qq", "-o", "Dpkg::Use-Pty=0"]
+        ways += [
+            [*apt, "update"],
+            [*apt, "install", "--yes", "--no-install-recommends", "chromium"],
+        ]
+    for way in ways:
+        done = subprocess.run(
+            way,
+            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+            check=False,
+        )
+        if done.returncode == 0 and executable() is not None:
+            return
+    print(WHY)
+
+
+if __name__ == "__main__":
+    install()

@@ -17,16 +17,23 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+import sqlalchemy
 from dagster import DagsterEventType
 from dagster._annotations import is_public
+from dagster._core.storage.event_log.schema import (
+    AssetEventTagsTable,
+    AssetKeyTable,
+    SqlEventLogStorageTable,
+)
 from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventLogStorage
 from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
 from dagster._daemon.types import DaemonHeartbeat
+from dagster_shared.serdes import deserialize_value
 from filelock import Timeout
 
 import embed_assets
 from embed_assets.defs import dagster_compat
-from embed_assets.defs.dagster_compat import pools, runs
+from embed_assets.defs.dagster_compat import batches, pools, runs
 from embed_assets_tests.patience import PATIENCE
 
 PACKAGE = Path(embed_assets.__file__).parent
@@ -55,11 +62,41 @@ def shelf(context: dg.AssetExecutionContext) -> None:
         raise dg.Failure("too many", metadata={"keys": list(context.partition_keys)})
 
 
-DEFS = dg.Definitions([shelf], jobs=[dg.define_asset_job("all_of_it", [shelf])])
+@dg.asset(partitions_def=ALBUMS, output_required=False)
+def reported(context: dg.AssetExecutionContext):
+    """Reports its partitions while it runs, and then what others see of them."""
+    made = [
+        dg.AssetMaterialization(
+            context.asset_key, partition=key, tags={runs.VERSION_TAG: f"v {key}"}
+        )
+        for key in context.partition_keys
+    ]
+    yield from batches.store_materializations(context, made)
+    with runs.open_folder(Path(context.instance.root_directory)) as another:
+        seen = another.get_materialized_partitions(context.asset_key)
+    context.log.info(f"others see {sorted(seen)}")
 
 
-def job():
-    return DEFS.resolve_job_def("all_of_it")
+@dg.asset(partitions_def=ALBUMS)
+def described(context: dg.AssetExecutionContext) -> None:
+    """Has metadata for each of its partitions, and some for all."""
+    context.add_asset_metadata({"all": 1})
+    keys = context.partition_keys
+    batches.add_partition_metadata(context, [(key, {"name": key}) for key in keys])
+    batches.add_partition_metadata(context, [(key, {"letters": len(key)}) for key in keys])
+
+
+DEFS = dg.Definitions(
+    [shelf, reported, described],
+    jobs=[
+        dg.define_asset_job("all_of_it", [shelf]),
+        dg.define_asset_job("in_batches", [reported, described]),
+    ],
+)
+
+
+def job(name="all_of_it"):
+    return DEFS.resolve_job_def(name)
 
 
 def execute(instance, **tags):
@@ -193,6 +230,99 @@ def test_slots_of_a_run_that_is_gone_are_freed(instance):
         assert len(pools.runs_in_pools(instance)) == 2
         pools.free_slots(instance, held)
         assert held not in pools.runs_in_pools(instance)
+
+
+def in_batches(instance):
+    """A run over three partitions, and what it said."""
+    instance.add_dynamic_partitions("albums", ["a", "bb", "c"])
+    tags = {runs.RANGE_START_TAG: "a", runs.RANGE_END_TAG: "c"}
+    return job("in_batches").execute_in_process(instance=instance, tags=tags)
+
+
+def stored(instance, run_id):
+    """What the run's log and the index hold of its events, apart from ids and times."""
+    table, tags, keys = SqlEventLogStorageTable.c, AssetEventTagsTable.c, AssetKeyTable.c
+    kinds = table.dagster_event_type.like("ASSET_%")
+    columns = (table.dagster_event_type, table.asset_key, table.partition, table.step_key)
+    log = instance.event_log_storage
+    with log.run_connection(run_id) as db:
+        of_run = db.execute(sqlalchemy.select(*columns).where(kinds)).fetchall()
+    with log.index_connection() as db:
+        of_index = db.execute(sqlalchemy.select(*columns).where(kinds)).fetchall()
+        of_tags = db.execute(
+            sqlalchemy.select(tags.key, tags.value, table.partition).join_from(
+                AssetEventTagsTable, SqlEventLogStorageTable, tags.event_id == table.id
+            )
+        ).fetchall()
+        last = db.execute(
+            sqlalchemy.select(keys.asset_key, keys.last_materialization, keys.last_run_id)
+        ).fetchall()
+    own = {f"v {key}" for key in ("a", "bb", "c")}
+    return {
+        "run": sorted(map(tuple, of_run)),
+        "index": sorted(map(tuple, of_index)),
+        "tags": sorted(tuple(row) for row in of_tags if row.value in own),
+        "tagged": len(of_tags),
+        "last": {
+            row.asset_key: deserialize_value(row.last_materialization).partition_key for row in last
+        },
+        "runs": {row.last_run_id == run_id for row in last},
+    }
+
+
+def test_events_in_batches_are_stored_as_one_by_one(instance, tmp_path, monkeypatch):
+    single = []
+    store = SqliteEventLogStorage.store_event
+
+    def store_event(storage, event):
+        single.append(event.dagster_event_type)
+        store(storage, event)
+
+    monkeypatch.setattr(SqliteEventLogStorage, "store_event", store_event)
+    in_batch = stored(instance, in_batches(instance).run_id)
+    assert not {t for t in single if t and t.value.startswith("ASSET_MATERIALIZATION")}
+
+    monkeypatch.setattr(batches, "EVENTS_PER_BATCH", 0)
+    other = tmp_path / "other"
+    other.mkdir()
+    shutil.copy(PACKAGE / "dagster.yaml", other)
+    with runs.open_folder(other) as one_by_one:
+        assert in_batch == stored(one_by_one, in_batches(one_by_one).run_id)
+    assert single.count(DagsterEventType.ASSET_MATERIALIZATION) == 6
+    assert [row[2] for row in in_batch["tags"]] == ["a", "bb", "c"]
+
+
+def test_a_batch_is_on_the_disk_when_the_step_goes_on(instance):
+    run = in_batches(instance)
+    messages = [e.user_message for e in runs.log_of(instance, run.run_id)]
+    assert "others see ['a', 'bb', 'c']" in messages
+
+
+def test_a_partition_has_its_own_metadata_and_that_of_all(instance):
+    run = in_batches(instance)
+    entries = runs.log_of(instance, run.run_id, DagsterEventType.ASSET_MATERIALIZATION)
+    made = [entry.asset_materialization for entry in entries]
+    found = {
+        one.partition: {name: value.value for name, value in one.metadata.items()}
+        for one in made
+        if one.asset_key.path == ["described"]
+    }
+    assert found == {key: {"all": 1, "name": key, "letters": len(key)} for key in ("a", "bb", "c")}
+
+
+def test_other_storages_have_the_batches_that_their_setting_says(home, monkeypatch):
+    with (home / "dagster.yaml").open("a") as settings:
+        settings.write(
+            "event_log_storage:\n"
+            "  module: dagster._core.storage.event_log\n"
+            "  class: ConsolidatedSqliteEventLogStorage\n"
+            f"  config: {{base_dir: {home}}}\n"
+        )
+    with runs.open_folder(home) as instance:
+        assert instance._get_event_batch_size() == 0
+        monkeypatch.setenv("DAGSTER_EVENT_BATCH_SIZE", "10")
+        assert instance._get_event_batch_size() == 10
+        assert in_batches(instance).success
 
 
 OPEN = """

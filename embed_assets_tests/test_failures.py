@@ -272,7 +272,7 @@ from embed_assets.settings import Settings
 
 sync.SAY_SECONDS = sync.EVALUATE_SECONDS = sync.WAIT_SECONDS = 0.02
 # Each time that it could: on a busy machine its own bound on what that costs leaves most out.
-sync._Progress.__call__ = sync._Progress._say
+sync._Progress.__call__ = sync._Progress._print
 sync.sync(Settings.load(), progress=print)
 """
 

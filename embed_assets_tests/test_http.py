@@ -366,7 +366,8 @@ def test_the_page_about_it_names_what_there_is(client):
     for status in problems.STATUS:
         assert f"| {status[1]:d} |" in page or status[1] == 500
     for name in re.findall(r"`(?:\.\.\.|embed_assets)(_\w+)`", page):
-        assert f"embed_assets{name}" in client.get("/metrics").text, name
+        if name != "_server_tracks":  # Only with music servers, see test_audiomuse.
+            assert f"embed_assets{name}" in client.get("/metrics").text, name
 
 
 def test_the_query_of_the_page_is_answered(client):

@@ -226,5 +226,5 @@ def test_up_that_is_stopped_at_work_leaves_no_process_and_no_error(running):
         running.until(lambda: instance.get_runs_count(started), "a run is at work")
     assert running.down() == 0
     assert running.processes() == []
-    assert "stopping; what is done is kept" in running.printed().splitlines()[-1]
+    assert "stopping; finished work is kept" in running.printed().splitlines()[-1]
     assert "Stopped" not in running.run("errors").stdout

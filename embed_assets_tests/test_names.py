@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from embed_assets.search import exact
 from embed_assets.search.filters import condition, expression, parse
-from embed_assets.storage.queries import tracks_by_words
+from embed_assets.storage.find_tracks import tracks_by_words
 from embed_assets.words import has_words, holding, name_key
 from embed_assets_tests.shelf import Shelf, random_vectors
 

@@ -170,9 +170,9 @@ def test_other_arrays_are_refused(store: Store, array: np.ndarray) -> None:
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "a/b", "..", "x" * 300, "abc\n"])
 def test_names_that_would_leave_the_store_are_refused(store: Store, name: str) -> None:
     for call in (store.has, store.read, store.delete):
-        with pytest.raises(ValueError, match="is no digest"):
+        with pytest.raises(ValueError, match="is not a digest"):
             call(RECIPE, name)
-        with pytest.raises(ValueError, match="is no digest"):
+        with pytest.raises(ValueError, match="is not a digest"):
             call(name, HASH)
 
 

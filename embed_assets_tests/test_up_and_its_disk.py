@@ -115,7 +115,7 @@ def test_a_dagster_that_cannot_start_is_given_up_with_its_last_lines(world):
     done = world.run("up", "--port", str(free_port()))
     assert done.returncode == 1
     assert "Dagster: RuntimeError: broken by a test" in done.stderr
-    assert f"{world.home / 'dagster.log'}, say why" in done.stderr
+    assert f"see the lines above and {world.home / 'dagster.log'}" in done.stderr
     assert world.processes() == []
 
 

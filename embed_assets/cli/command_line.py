@@ -1,4 +1,4 @@
-"""The command line `embed-assets`: parses arguments and prints; `commands` does the work."""
+"""The command line `embed-assets`: parses arguments, calls operations, prints the results."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import typer
 
 from embed_assets.access import DEFAULT_ADDRESS, Address
 from embed_assets.api import Library, open_library
-from embed_assets.cli import index, queries, terminal
+from embed_assets.cli import index, queries, reports, terminal
 from embed_assets.cli.terminal import AsJson
 from embed_assets.errors import EmbedAssetsError, ExitCode
-from embed_assets.formats import counted, plain
+from embed_assets.formats import counted
 from embed_assets.settings import Settings, forget_secrets
 
 app = typer.Typer(
@@ -71,7 +71,7 @@ def sync(
     Exit codes: 0 if everything is up to date (rejected tracks do not count as failures), 1 if a
     folder failed, 2 if a setting is wrong or the library is missing.
     """
-    progress = _quiet(as_json)
+    progress = _progress(quiet=as_json)
     library = open_library()
     forget_secrets()
     result = library.sync(confirm_removals=confirm_removals, progress=progress)
@@ -92,143 +92,7 @@ def sync(
     raise typer.Exit(ExitCode.FAILED if result.failed_folders else ExitCode.DONE)
 
 
-@app.command(epilog="Example: embed-assets status --watch")
-def status(
-    as_json: AsJson = False,
-    watch: Annotated[
-        bool,
-        typer.Option(
-            "--watch",
-            help="Redraw every 2 s until Ctrl-C; in a pipe, print once. With --json, print one"
-            " JSON document per line every 2 s.",
-        ),
-    ] = False,
-) -> None:
-    """Show tracks and folders by state, the current rate, and the time left.
-
-    Exit codes: 1 if the Milvus server cannot be reached, 2 if the library cannot be scanned; the
-    first line gives the reason.
-    """
-    from embed_assets.cli import screen
-
-    library = open_library()
-    if watch and as_json:
-        screen.stream(library.status)
-        return
-    if watch and screen.can_redraw():
-        screen.watch(library.status)
-        return
-    found = library.status()
-    if as_json:
-        terminal.print_json(found.as_json())
-    else:
-        screen.show(found)
-    if found.problem:
-        raise typer.Exit(ExitCode.WRONG)
-    raise typer.Exit(ExitCode.FAILED if found.milvus else ExitCode.DONE)
-
-
-@app.command(epilog="Example: embed-assets errors --json")
-def errors(
-    as_json: AsJson = False,
-    clear: Annotated[
-        str | None,
-        typer.Option(
-            "--clear",
-            metavar="PATH",
-            help="The same as `embed-assets retry PATH`.",
-        ),
-    ] = None,
-) -> None:
-    """List rejected tracks and folders that are not done, each with the reason."""
-    from embed_assets.operations.retry import retry as again
-
-    if clear is not None:
-        terminal.require_text("--clear", clear)
-        found = again(Settings.load(), clear)
-        if as_json:
-            terminal.print_json({"cleared": found.folders})
-        else:
-            _say_asked(found.folders, found.tracks)
-        return
-    rows = open_library().errors()
-    if as_json:
-        terminal.print_json(rows)
-        return
-    for row in rows:
-        typer.echo(plain(row["path"]))
-        typer.echo(plain(f"    {row['reason']}: {row['message']}"))
-        if row["run_id"]:
-            typer.echo(f"    run {row['run_id']}")
-    typer.echo(
-        plain(counted(len(rows), "problem") if rows else "no track rejected, no folder failed")
-    )
-    if rows:
-        typer.echo(
-            plain("A file is read again when it changes, or with `embed-assets retry PATH`.")
-        )
-
-
-@app.command(epilog='Example: embed-assets retry "Nina Simone/Pastel Blues"')
-def retry(
-    path: Annotated[
-        str,
-        typer.Argument(
-            metavar="PATH",
-            help="A track, or a folder and all below it, as a path or as `errors` prints it.",
-        ),
-    ],
-    as_json: AsJson = False,
-) -> None:
-    """Read and embed a track or a folder again, even if nothing seems to have changed.
-
-    Use it for rejected or failed music, and for files whose change cannot be detected. The work is
-    done at the next scan of `up`, or by the next `sync`; until then searches return the old
-    results. Exit code 1: no track or folder has that name.
-    """
-    from dataclasses import asdict
-
-    from embed_assets.operations.retry import retry as command
-
-    found = command(Settings.load(), path)
-    if as_json:
-        terminal.print_json(asdict(found))
-    else:
-        _say_asked(found.folders, found.tracks)
-
-
-def _say_asked(folders: list[str], tracks: int) -> None:
-    typer.echo(
-        f"{counted(tracks, 'track')} will be read and embedded again by `up` or the next `sync`:"
-    )
-    for folder in folders:
-        typer.echo(plain(f"    {folder}"))
-
-
-@app.command(epilog="Example: embed-assets doctor --deep")
-def doctor(
-    as_json: AsJson = False,
-    deep: Annotated[
-        bool, typer.Option("--deep", help="Read every stored vector instead of a sample.")
-    ] = False,
-) -> None:
-    """Check everything that a run needs, and say how to fix what is wrong.
-
-    Exit code 1: at least one check failed.
-    """
-    from dataclasses import asdict
-
-    from embed_assets.operations.doctor import doctor as command
-
-    found = command(Settings.load(), deep=deep)
-    if as_json:
-        terminal.print_json([asdict(f) for f in found])
-    else:
-        for f in found:
-            word = {True: "ok", False: "WRONG", None: "unknown"}[f.ok]
-            typer.echo(plain(f"{f.check:8} {word:8} {f.message}"))
-    wrong = any(f.ok is False for f in found)
-    raise typer.Exit(ExitCode.FAILED if wrong else ExitCode.DONE)
+reports.add_to(app)
 
 
 @app.command("try-int8", epilog="Example: embed-assets try-int8 --tracks 200")
@@ -248,9 +112,9 @@ def try_int8(
     """
     from embed_assets.operations.try_int8 import try_int8 as command
 
-    found = command(Settings.load(), tracks, _quiet(as_json))
+    found = command(Settings.load(), tracks, _progress(quiet=as_json))
     if as_json:
-        terminal.print_json(found.as_json())
+        terminal.print_json(found)
         return
     typer.echo(
         f"{found.tracks} of {found.library_tracks} tracks, windows {found.windows}, pooling"
@@ -276,23 +140,25 @@ def demo() -> None:
     from embed_assets.operations import demo as command
     from embed_assets.search.served import encoder_note
 
-    mine = command.demo_settings(Settings.load())
-    result = command.demo(mine, terminal.print_note)
-    library = Library(mine)
+    settings = command.demo_settings(Settings.load())
+    result = command.demo(settings, terminal.print_note)
+    library = Library(settings)
     paths = library.tracks()["path"]
     for path in paths[:: max(1, len(paths) // DEMO_LISTS)][:DEMO_LISTS]:
         answer = library.similar(path, 5)
         typer.echo()
         terminal.print_matches(f"Sounds like {answer.query.name}:", answer)
-    me = "embed-assets" if shutil.which("embed-assets") else sys.argv[0]
-    where = f"EMBED_LIBRARY={mine.library} EMBED_HOME={mine.home} EMBED_ENCODER=acoustic"
+    program = "embed-assets" if shutil.which("embed-assets") else sys.argv[0]
+    variables = (
+        f"EMBED_LIBRARY={settings.library} EMBED_HOME={settings.home} EMBED_ENCODER=acoustic"
+    )
     typer.echo(
         f"\n{result.tracks} tracks in {result.seconds:.0f} s."
-        f" Vectors: {encoder_note(mine)}\n\n"
-        f"See it in the Dagster UI:\n    {where} {me} up\n"
-        f"then drop an album into {mine.library} and watch it arrive.\n"
-        f"Your own music:\n    EMBED_LIBRARY=~/Music EMBED_ENCODER=acoustic {me} up\n"
-        f"With MuQ (1.3 GB of weights, CC-BY-NC 4.0):\n    EMBED_LIBRARY=~/Music {me} up"
+        f" Vectors: {encoder_note(settings)}\n\n"
+        f"See it in the Dagster UI:\n    {variables} {program} up\n"
+        f"then drop an album into {settings.library} and watch it arrive.\n"
+        f"Your own music:\n    EMBED_LIBRARY=~/Music EMBED_ENCODER=acoustic {program} up\n"
+        f"With MuQ (1.3 GB of weights, CC-BY-NC 4.0):\n    EMBED_LIBRARY=~/Music {program} up"
     )
 
 
@@ -354,5 +220,5 @@ def main() -> None:
         sys.exit(ExitCode.INTERRUPTED)
 
 
-def _quiet(quiet: bool) -> Callable[[str], None]:
+def _progress(*, quiet: bool) -> Callable[[str], None]:
     return (lambda _: None) if quiet else terminal.print_note

@@ -1,6 +1,6 @@
 """Commands that manage the index: `collections`, `promote`, `rollback`, `gc`.
 
-They parse arguments and print, as in `cli`, which adds them to the command line.
+They parse arguments and print; `command_line` adds them.
 """
 
 from __future__ import annotations
@@ -156,7 +156,7 @@ def add_to(app: typer.Typer) -> None:
 
 
 def _gates(row: CollectionRow, rows: Sequence[CollectionRow]) -> str:
-    """The gates of a collection; those of parts are measured with their tracks, as `parts_...`."""
+    """The gates of a collection; those of parts are among the gates of the tracks, as `parts_*`."""
     gates: Any = row["gates"]
     at = row["gates_at"]
     if row["of"] == PARTS:

@@ -1,4 +1,4 @@
-"""What each command prints with `--json`: the fields, their types and what they mean.
+"""The output of each command with `--json`: fields, types and meanings.
 
 docs/json.md is generated from this module, and a test compares what the commands print with it.
 The commands themselves do not use it.
@@ -21,6 +21,7 @@ from embed_assets.operations.collections import CollectionRow, ServingJson
 from embed_assets.operations.doctor import Finding
 from embed_assets.operations.errors import ErrorRow
 from embed_assets.operations.gc import Collected, History
+from embed_assets.operations.music_servers import ServerRow
 from embed_assets.operations.retry import Asked
 from embed_assets.operations.status import Status
 from embed_assets.operations.sync import SyncResult
@@ -33,7 +34,7 @@ from embed_assets.storage.garbage import GcReport
 
 @dataclass(frozen=True)
 class Field:
-    """A field of a JSON object; `type` as Python has it, e.g. `str | None`."""
+    """A field of a JSON object; `type`: the type in Python, e.g. `str | None`."""
 
     name: str
     type: Any
@@ -114,7 +115,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "try-int8": Shape(fields_of(Trial)),
 }
-"""By command; options that change the shape have their own line."""
+"""The shape by command; options that change the shape have their own entry."""
 
 OBJECTS: dict[str, type] = {
     "match": Match,
@@ -122,5 +123,6 @@ OBJECTS: dict[str, type] = {
     "history": History,
     "pruned": Pruned,
     "left-out counts": LeftOutCounts,
+    "music servers": ServerRow,
 }
-"""The objects inside of these, by the name that docs/json.md gives them."""
+"""Objects inside these shapes, by their names in docs/json.md."""

@@ -12,7 +12,6 @@ import typer
 
 from embed_assets.api import Library
 from embed_assets.cli.terminal import print_note
-from embed_assets.search.answers import Result
 from embed_assets.search.filters import Condition, condition, parse
 
 Query = Annotated[
@@ -21,6 +20,15 @@ Query = Annotated[
 ]
 M3u = Annotated[
     Path | None, typer.Option("--m3u", help="Also write a playlist, with paths relative to it.")
+]
+To = Annotated[
+    str | None,
+    typer.Option(
+        "--to",
+        metavar="SERVER:NAME",
+        help="Also put the tracks into the playlist NAME of a music server in EMBED_SERVERS; a"
+        " playlist of that name is replaced.",
+    ),
 ]
 OneRecording = Annotated[
     bool,
@@ -59,7 +67,7 @@ def conditions(
     max_duration: Most = "",
     where: Where = None,
 ) -> list[Condition]:
-    """The conditions that these options mean."""
+    """The conditions of these options."""
     found = [condition("genre", g) for g in genre or ()]
     found += [condition("genre", g, negate=True) for g in not_genre or ()]
     found += [condition("artist", a) for a in artist or ()]
@@ -73,7 +81,7 @@ def conditions(
 def with_filters(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command the options of `conditions` in place of its parameter `where`.
 
-    Typer makes options of a function's parameters, so these are put into its signature.
+    Typer turns the parameters of a function into options, so they are added to its signature.
     """
     options = inspect.signature(conditions, eval_str=True).parameters
     own = inspect.signature(command, eval_str=True)
@@ -86,27 +94,20 @@ def with_filters(command: Callable[..., None]) -> Callable[..., None]:
         where = conditions(**{name: values.pop(name) for name in options})
         command(**values, where=where)
 
-    del with_options.__wrapped__  # Whose signature would count.
-    # Any function may have one; the type of functions does not say so.
+    del with_options.__wrapped__  # Otherwise Typer would use its signature.
+    # Functions may have this attribute, but their type does not declare it.
     with_options.__signature__ = own.replace(parameters=parameters)  # type: ignore[attr-defined]
     with_options.__annotations__ = {p.name: p.annotation for p in parameters}
     return with_options
 
 
 def meant(library: Library, words: list[str]) -> list[str]:
-    """What words on the command line mean: several tracks if each is a path or an id, else one."""
+    """The names in words of the command line: one each if all are paths or ids, else one."""
     several = len(words) > 1 and all(map(library.has, words))
     return words if several else [" ".join(words)]
 
 
-def playlist(file: Path | None, result: Result) -> None:
-    """Write the playlist that was asked for, if one was."""
-    if file is not None:
-        left_out = result.to_m3u(file)
-        print_notes([*left_out, f"{len(result) - len(left_out)} tracks written to {file}"])
-
-
 def print_notes(notes: Iterable[str]) -> None:
-    """Lines for people on stderr."""
+    """Print lines for people on stderr."""
     for note in notes:
         print_note(note)

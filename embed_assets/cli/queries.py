@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Callable
 from itertools import islice
 from pathlib import Path
 from typing import Annotated, Any
@@ -14,14 +14,16 @@ from embed_assets.cli.options import (
     M3u,
     OneRecording,
     Query,
+    To,
     Where,
     meant,
-    playlist,
     print_notes,
     with_filters,
 )
+from embed_assets.cli.playlists import Playlists
 from embed_assets.cli.terminal import AsJson, print_json, print_matches
 from embed_assets.formats import plain
+from embed_assets.search.answers import Result
 from embed_assets.search.parts import clock
 from embed_assets.search.served import encoder_note
 
@@ -58,6 +60,7 @@ def similar(
     where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
+    to: To = None,
     as_json: AsJson = False,
 ) -> None:
     """List the tracks that sound most like a track, several tracks or a folder.
@@ -75,14 +78,16 @@ def similar(
         per_artist=per_artist,
         one_recording=one_recording,
     )
-    print_notes(answer.notes)
-    playlist(m3u, answer)
-    if as_json:
-        print_json([asdict(m) for m in answer])
-        return
-    print_matches(f"Sounds like {answer.query.name}:", answer, asked=n)
-    note = encoder_note(library.settings, answer.spec)
-    typer.echo(f"(scores are cosines in [-1, 1]; vectors: {note})")
+    _print_result(
+        answer,
+        f"Sounds like {answer.query.name}:",
+        Playlists(library, m3u, to),
+        as_json=as_json,
+        asked=n,
+    )
+    if not as_json:
+        note = encoder_note(library.settings, answer.spec)
+        typer.echo(f"(scores are cosines in [-1, 1]; vectors: {note})")
 
 
 @with_filters
@@ -103,6 +108,7 @@ def parts(
     where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
+    to: To = None,
     as_json: AsJson = False,
 ) -> None:
     """List the tracks that contain a part which sounds like this track, and where that part is.
@@ -120,18 +126,17 @@ def parts(
         per_artist=per_artist,
         one_recording=one_recording,
     )
-    print_notes(answer.notes)
-    playlist(m3u, answer)
-    if as_json:
-        print_json([asdict(m) for m in answer])
-        return
-    print_matches(
-        f"Parts that sound like {answer.query.name}{f', {part}' if part else ''}:",
+    heading = f"Parts that sound like {answer.query.name}{f', {part}' if part else ''}:"
+    _print_result(
         answer,
-        lambda m: f"{clock(m.start)}..{clock(m.end)}",
+        heading,
+        Playlists(library, m3u, to),
+        as_json=as_json,
+        place=lambda m: f"{clock(m.start)}..{clock(m.end)}",
     )
-    note = encoder_note(library.settings, answer.spec)
-    typer.echo(f"(scores are cosines in [-1, 1], of the best window; vectors: {note})")
+    if not as_json:
+        note = encoder_note(library.settings, answer.spec)
+        typer.echo(f"(scores are cosines in [-1, 1], of the best window; vectors: {note})")
 
 
 @with_filters
@@ -144,16 +149,14 @@ def path(
     where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
+    to: To = None,
     as_json: AsJson = False,
 ) -> None:
     """List a smooth path from one track to another; a score is the cosine to the track before."""
-    answer = open_library().path(start, end, steps, where=where, one_recording=one_recording)
-    print_notes(answer.notes)
-    playlist(m3u, answer)
-    if as_json:
-        print_json([asdict(m) for m in answer])
-        return
-    print_matches("A path (score: the cosine to the track before):", answer, asked=steps)
+    library = open_library()
+    answer = library.path(start, end, steps, where=where, one_recording=one_recording)
+    heading = "A path (score: the cosine to the track before):"
+    _print_result(answer, heading, Playlists(library, m3u, to), as_json=as_json, asked=steps)
 
 
 @with_filters
@@ -175,6 +178,7 @@ def radio(
     where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
+    to: To = None,
     as_json: AsJson = False,
 ) -> None:
     """Drift from a track through the library; a score is the cosine to the track before."""
@@ -183,16 +187,12 @@ def radio(
     drifting = library.drift(
         seeds, drift=drift, seed=random, where=where, one_recording=one_recording
     )
-    print_notes(drifting.result.notes)
     heading = f"Drifting from {drifting.result.query.name}:"
-    if as_json or m3u:
-        answer = drifting.take(n or None)
-        playlist(m3u, answer)
-        if as_json:
-            print_json([asdict(m) for m in answer])
-        else:
-            print_matches(heading, answer, asked=n)
+    if as_json or m3u or to:
+        playlists = Playlists(library, m3u, to)
+        _print_result(drifting.take(n or None), heading, playlists, as_json=as_json, asked=n)
         return
+    print_notes(drifting.result.notes)
     print_matches(heading, islice(drifting, n or None), asked=n)
 
 
@@ -244,8 +244,27 @@ def draw_map(
     """Draw a map of the library: one HTML file that works offline; similar tracks are close."""
     if by not in ("", "genre", "folder") or method not in ("", "tsne", "pca"):
         raise typer.BadParameter("--by is genre or folder, --method is tsne or pca")
-    told = open_library().draw_map(file, by, method)
+    found = open_library().draw_map(file, by, method)
     if as_json:
-        print_json(told)
+        print_json(found)
         return
-    typer.echo(plain(f"{told['file']}: {told['tracks']} tracks by {told['by']} ({told['method']})"))
+    what = f"{found['tracks']} tracks by {found['by']} ({found['method']})"
+    typer.echo(plain(f"{found['file']}: {what}"))
+
+
+def _print_result(
+    result: Result,
+    heading: str,
+    playlists: Playlists,
+    *,
+    as_json: bool,
+    place: Callable[[Any], str] = lambda _: "",
+    asked: int = 0,
+) -> None:
+    """Print notes and matches, and write the playlists; see `print_matches`."""
+    print_notes(result.notes)
+    playlists.write(result)
+    if as_json:
+        print_json(list(result))
+    else:
+        print_matches(heading, result, place, asked=asked)

@@ -1,4 +1,4 @@
-"""How `status` looks in a terminal."""
+"""The output of `status` in a terminal."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ from rich.text import Text
 
 from embed_assets.cli.terminal import print_json
 from embed_assets.formats import counted, duration, plain
+from embed_assets.operations.music_servers import ServerRow
 from embed_assets.operations.status import Status
 
 REDRAW_SECONDS = 2.0
 
 
 def show(status: Status) -> None:
-    """Print it once."""
+    """Print the status once."""
     Console().print(_layout(status))
 
 
 def watch(ask: Callable[[], Status]) -> None:
-    """Redraw until Ctrl-C."""
+    """Redraw the status until Ctrl-C."""
     console = Console()
     with Live(_layout(ask()), console=console, auto_refresh=False) as live:
         while True:
@@ -38,7 +39,7 @@ def can_redraw() -> bool:
 
 
 def stream(ask: Callable[[], Status]) -> None:
-    """Print a JSON document a line until Ctrl-C."""
+    """Print one JSON document per line until Ctrl-C."""
     while True:
         print_json(ask().as_json())
         time.sleep(REDRAW_SECONDS)
@@ -68,6 +69,7 @@ def _layout(s: Status) -> Group:
         ("collection", _collection(s)),
         ("UI", s.ui or "not up: `embed-assets up`"),
     ]
+    rows += [(one.name, _server(one)) for one in s.servers]
     if s.links_skipped:
         links = f"{counted(s.links_skipped, 'symbolic link')} not followed"
         rows.insert(3, ("left out", f"{links}: `embed-assets doctor` says what to do"))
@@ -80,10 +82,18 @@ def _layout(s: Status) -> Group:
     bars = Progress(
         TextColumn("{task.description:<10}"), BarColumn(40), TextColumn("{task.percentage:>3.0f} %")
     )
-    # Two bars: after a new pooling all tracks are done, and no folder is up to date.
+    # Two bars: with another pooling all tracks are done, but no folder is up to date.
     bars.add_task("done", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected)
     bars.add_task("up to date", total=max(s.folders, 1), completed=s.folders_in_step)
     return Group(table, bars)
+
+
+def _server(one: ServerRow) -> str:
+    if one.problem:
+        return one.problem
+    if one.listed_at is None:
+        return f"{one.kind}, not listed yet: `embed-assets serve` does it"
+    return f"{one.kind}, {one.mapped} of {counted(one.items, 'track')} known"
 
 
 def _collection(s: Status) -> str:

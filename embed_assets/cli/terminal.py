@@ -1,10 +1,11 @@
-"""Lines and JSON for a terminal: what a file's name or tag holds never steers it."""
+"""Printing lines and JSON; control characters in names and tags never reach the terminal."""
 
 from __future__ import annotations
 
 import json
 import re
 from collections.abc import Callable, Iterable
+from dataclasses import asdict, is_dataclass
 from typing import Annotated, Any
 
 import typer
@@ -18,7 +19,7 @@ _IN_JSON = re.compile(r"[\x7f-\x9f\u200e\u200f\u2028\u2029\u202a-\u202e\u2066-\u
 
 
 def require_text(option: str, value: str) -> None:
-    """Refuse an option without a value, as an unset variable of a script makes it.
+    """Refuse an option with an empty value, e.g. of an unset variable in a script.
 
     Raises typer.BadParameter.
     """
@@ -27,13 +28,17 @@ def require_text(option: str, value: str) -> None:
 
 
 def print_json(value: Any) -> None:
-    """One JSON document on stdout; control characters are escaped in it."""
-    text = json.dumps(value, ensure_ascii=False, default=str)
+    """Print a value as one JSON document on stdout; dataclasses become objects."""
+    text = json.dumps(value, ensure_ascii=False, default=_as_json)
     typer.echo(_IN_JSON.sub(lambda m: f"\\u{ord(m[0]):04x}", text))
 
 
+def _as_json(value: Any) -> Any:
+    return asdict(value) if is_dataclass(value) and not isinstance(value, type) else str(value)
+
+
 def print_note(text: str) -> None:
-    """A line for people on stderr; a line break in a name does not make it two."""
+    """Print one line for people on stderr, even if a name contains a line break."""
     typer.echo(plain(text), err=True)
 
 
@@ -44,7 +49,7 @@ def print_matches(
     *,
     asked: int = 0,
 ) -> None:
-    """Print matches as they come: cosine, position in the track if given, title, artist, paths.
+    """Print each match at once: cosine, position in the track if given, title, artist, paths.
 
     `asked`: the requested number; if there are fewer, a last line says so.
     """

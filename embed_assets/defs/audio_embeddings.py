@@ -150,10 +150,10 @@ class _Step:
 
     def seconds_line(self) -> str:
         """Seconds of each stage over all folders, for the log."""
-        told = ", ".join(
+        seconds = ", ".join(
             f"{s:.1f} {name.removeprefix('seconds_')}" for name, s in self._spent.items()
         )
-        return f"seconds, summed over the workers: {told or 'none'}".replace("_", " ")
+        return f"seconds, summed over the workers: {seconds or 'none'}".replace("_", " ")
 
     def _folder(self, path: bytes) -> FolderId:
         return folder_id(self.work.library.name, path)

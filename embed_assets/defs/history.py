@@ -172,21 +172,16 @@ def unexplained_runs(instance: dg.DagsterInstance) -> set[str]:
     indexed = events.last_materialized(instance, state.INDEX_KEY)
     decided: set[str] = set()
     found = set()
-    failed = dg.RunsFilter(statuses=[DagsterRunStatus.FAILURE])
-    cursor = None
-    while len(decided) < len(known):
-        page = instance.get_run_records(failed, limit=PAGE, cursor=cursor)
-        if not page:
+    for record in state.failed_runs(instance):
+        if len(decided) >= len(known):
             break
-        cursor = page[-1].dagster_run.run_id
-        for record in page:
-            run_id = record.dagster_run.run_id
-            ended = record.end_time or record.create_timestamp.timestamp()
-            for key in state.held_keys([record.dagster_run], known) - decided:
-                decided.add(key)
-                at, by = indexed.get(key, (0.0, ""))
-                if by != run_id and at < ended - 1:
-                    found.add(run_id)
+        run_id = record.dagster_run.run_id
+        ended = record.end_time or record.create_timestamp.timestamp()
+        for key in state.held_keys([record.dagster_run], known) - decided:
+            decided.add(key)
+            at, by = indexed.get(key, (0.0, ""))
+            if by != run_id and at < ended - 1:
+                found.add(run_id)
     return found
 
 

@@ -7,6 +7,7 @@ import dagster as dg
 from embed_assets.context import IndexContext
 from embed_assets.defs.audio_embeddings import audio_embeddings
 from embed_assets.defs.checks import describe_status, evaluation_of
+from embed_assets.defs.dagster_compat.batches import store_materializations
 from embed_assets.defs.dagster_compat.runs import VERSION_TAG
 from embed_assets.defs.execution import MILVUS_POOL, RETRIES, no_retry_on_interrupt
 from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
@@ -26,7 +27,7 @@ from embed_assets.defs.resources import (
     index_context,
 )
 from embed_assets.errors import EmbedAssetsError
-from embed_assets.index.folders import DIRTY, FolderIndexed, index_library, mirror_to_served
+from embed_assets.index.folders import DIRTY, FolderIndexed, index_in_batches, mirror_to_served
 from embed_assets.index.promotion import promote_if_ready
 
 COLUMNS = dg.TableSchema(
@@ -70,7 +71,7 @@ def milvus_index(
     state: StateResource,
     encoder: EncoderResource,
     milvus: MilvusResource,
-) -> Iterator[dg.AssetMaterialization]:
+) -> Iterator[dg.DagsterEvent]:
     """Index each folder of the run; a folder is reported after it was read back."""
     music, tables = library.library(), state.tables()
     stage = context.asset_key.path[-1]
@@ -80,19 +81,23 @@ def milvus_index(
         index = index_context(library, state, encoder, milvus)
         with no_retry_on_interrupt(stage), milvus.get_client() as client:
             paths = paths_of(todo)
-            for report in index_library(client, index, paths):
-                if isinstance(report, tuple):
-                    key = key_of(report[0])
-                    note_failure(context, music, tables, key, stage, report[1])
-                    failed.append((key, report[1]))
-                    todo.pop(key)
-                    continue
-                key = key_of(report.path)
-                if report.version == DIRTY:
-                    recipe = index.spec.recipe.digest
-                    note_not_ready(music, tables, report.path, recipe, context.run_id)
-                yield _materialization(context, index, report)
-                todo.pop(key)
+            for batch in index_in_batches(client, index, paths):
+                made = []
+                for report in batch:
+                    if isinstance(report, tuple):
+                        key = key_of(report[0])
+                        note_failure(context, music, tables, key, stage, report[1])
+                        failed.append((key, report[1]))
+                        todo.pop(key)
+                        continue
+                    if report.version == DIRTY:
+                        recipe = index.spec.recipe.digest
+                        note_not_ready(music, tables, report.path, recipe, context.run_id)
+                    made.append(_materialization(context, index, report))
+                # Stored before the next batch is asked for, which records the folders of this one.
+                yield from store_materializations(context, made)
+                for one in made:
+                    todo.pop(one.partition)
             mirror_to_served(client, index, paths)
             status = promote_if_ready(client, index)
             if status.moved or status.why:

@@ -13,6 +13,10 @@ from typing import Any
 
 import dagster as dg
 
+from embed_assets.defs.dagster_compat.batches import (
+    add_partition_metadata,
+    store_materializations,
+)
 from embed_assets.defs.execution import failure_of, is_in_process
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError, LibraryUnavailable
@@ -84,29 +88,33 @@ def each_folder(
     failed: list[tuple[str, BaseException]] = []
     finished: dict[PartitionKey, Mapping[str, Any]] = {}
     try:
-        for path, outcome in work([path_of(key) for key in context.partition_keys]):
-            key = key_of(path)
-            if not isinstance(outcome, BaseException):
-                finished[key] = outcome
-                continue
-            mounted = not isinstance(outcome, LibraryUnavailable)
-            if isinstance(outcome, ConfigurationError) and mounted:
-                raise outcome
-            note_failure(context, library, tables, key, stage, outcome)
-            failed.append((key, outcome))
+        # While one connection is open, no other is the last: SQLite tidies up behind each last one.
+        with tables.connect():
+            for path, outcome in work([path_of(key) for key in context.partition_keys]):
+                key = key_of(path)
+                if not isinstance(outcome, BaseException):
+                    finished[key] = outcome
+                    continue
+                mounted = not isinstance(outcome, LibraryUnavailable)
+                if isinstance(outcome, ConfigurationError) and mounted:
+                    raise outcome
+                note_failure(context, library, tables, key, stage, outcome)
+                failed.append((key, outcome))
     except Exception as e:  # noqa: BLE001
         # An error that stops all folders is not the fault of one.
         left = [key for key in context.partition_keys if key not in finished]
         note_shared_failure(context, library, tables, left, stage, e)
         failed = [(key, e) for key in left]
     if not failed:
-        for done, metadata in finished.items():
-            context.add_asset_metadata(metadata=metadata, partition_key=done)
+        add_partition_metadata(context, finished.items())
         return
-    for done, metadata in finished.items():
-        context.log_event(
+    store_materializations(
+        context,
+        [
             dg.AssetMaterialization(context.asset_key, partition=done, metadata=dict(metadata))
-        )
+            for done, metadata in finished.items()
+        ],
+    )
     raise_for(failed, stage, len(context.partition_keys))
 
 

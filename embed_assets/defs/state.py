@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from typing import cast
 
@@ -39,6 +39,8 @@ LIVE = (
 
 RETRY_SECONDS = 60
 """How long a failed run that Dagster will retry holds its folders, if the retry never comes."""
+
+RUNS_PER_PAGE = 100
 
 KEYS_PER_CALL = 5000
 """SQLite limits the variables of a statement to a few ten thousand."""
@@ -81,6 +83,15 @@ def live_runs(instance: dg.DagsterInstance) -> list[DagsterRun]:
     )
     records += [r for r in instance.get_run_records(retried) if is_to_be_retried(r.dagster_run)]
     return [record.dagster_run for record in records]
+
+
+def failed_runs(instance: dg.DagsterInstance) -> Iterator[dg.RunRecord]:
+    """Stream the records of failed runs, newest first."""
+    failed = dg.RunsFilter(statuses=[DagsterRunStatus.FAILURE])
+    cursor = None
+    while page := instance.get_run_records(failed, limit=RUNS_PER_PAGE, cursor=cursor):
+        yield from page
+        cursor = page[-1].dagster_run.run_id
 
 
 def newest_run(instance: dg.DagsterInstance) -> int:

@@ -126,8 +126,8 @@ class DevicePipeline:
             return [self._encode_equal([track], mine)[0] for track, mine in each]
         except Exception as error:  # noqa: BLE001
             # Kept until it is collected; its traceback would keep memory of the device.
-            told = error.with_traceback(None)
-            return [told for _ in tracks]
+            failed = error.with_traceback(None)
+            return [failed for _ in tracks]
         a_window = (time.perf_counter() - loaded) / len(vectors)
         loading = loaded - started
         settling: list[Settling] = []

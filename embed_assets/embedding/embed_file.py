@@ -49,14 +49,14 @@ def embed_file(file: Path, choice: EncoderConfig, spec: IndexSpec) -> np.ndarray
 def _embed(file: _File) -> np.ndarray:
     from embed_assets.library.probe import probe
 
-    told, found, recipe = os.stat(file.path), probe(file.path), file.spec.recipe
+    stat, found, recipe = os.stat(file.path), probe(file.path), file.spec.recipe
     track = Track(
         track_id=TrackId(""),
         folder_id=FolderId(""),
         path=file.path,
-        size=told.st_size,
-        mtime_ns=told.st_mtime_ns,
-        ctime_ns=told.st_ctime_ns,
+        size=stat.st_size,
+        mtime_ns=stat.st_mtime_ns,
+        ctime_ns=stat.st_ctime_ns,
         audio_hash=found.audio_hash,
         duration=found.duration,
     )

@@ -227,7 +227,7 @@ def _more_seconds(job: Job) -> float:
 
 def _forget_lost(tables: Tables, store: Store, folder: FolderId, recipe: Recipe) -> None:
     """Forget embeddings whose vectors are missing in the store, so that they are embedded again."""
-    for track in list(tables.embeddable(folder, recipe.digest)):
+    for track, _ in list(tables.indexable(folder, recipe.digest)):
         if not store.has(recipe.digest, track.audio):
             tables.forget_embedding(recipe.digest, track.audio)
 

@@ -1,4 +1,4 @@
-"""The application: every route, what it passes, and its OpenAPI document."""
+"""The application: its routes, middleware and OpenAPI document."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def create_app(library: Library, tokens: Tokens = Tokens()) -> FastAPI:  # noqa:
     app = FastAPI(
         title="embed_assets",
         version=version("embed_assets"),
-        description="Asks the index of a music library. Scores are cosines in [-1, 1].",
+        description="Queries the index of a music library. Scores are cosines in [-1, 1].",
         # These pages load their scripts from another host.
         docs_url=None,
         redoc_url=None,

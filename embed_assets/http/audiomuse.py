@@ -18,9 +18,9 @@ from starlette.exceptions import HTTPException
 
 from embed_assets.api import Snapshot
 from embed_assets.errors import ConfigurationError, NotFound
+from embed_assets.formats import counted
 from embed_assets.http.context import Context
 from embed_assets.http.models import LONGEST_TEXT, MOST_EXCLUDED, MOST_RESULTS, MOST_SEEDS
-from embed_assets.http.playlists import put_playlist
 from embed_assets.index.nearest import Match
 from embed_assets.project import Project
 from embed_assets.search.names import Found
@@ -201,9 +201,10 @@ def _about_lists(context: Context) -> APIRouter:
         face = _Face(context, query.server)
         if not face.server:
             raise ConfigurationError("EMBED_SERVERS names no music server to write a playlist to")
-        made = put_playlist(context, face.server, query.playlist_name, query.track_ids)
-        message = f"playlist {query.playlist_name!r} has {made.tracks} tracks on {face.server}"
-        return {"message": message, "playlist_id": made.id}
+        made = context.put_playlist(face.server, query.playlist_name, query.track_ids)
+        tracks = counted(len(query.track_ids), "track")
+        message = f"the playlist {query.playlist_name!r} on {face.server} has {tracks}"
+        return {"message": message, "playlist_id": made}
 
     @routes.get("/playlists")
     def playlists() -> Row:

@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from embed_assets.api import Library, Snapshot
+from embed_assets.errors import ConfigurationError
 from embed_assets.http.models import Audio, ServerTrack, Track
 from embed_assets.identity import track_id
 from embed_assets.index.nearest import Match
@@ -34,6 +35,22 @@ class Context:
         project = Project.of(settings)
         ids = ServerIds.of(settings.music_servers(), project.tables, settings.home)
         return cls(library, ids, project.library.name)
+
+    def put_playlist(self, server: str, name: str, item_ids: Sequence[str]) -> str:
+        """Create the playlist of this name on a server, or replace its tracks; returns its id.
+
+        Raises:
+            NotFound: there is no such server.
+            ConfigurationError: no track is given, or the server takes no playlists.
+            TransientError: the server cannot be reached.
+        """
+        client = self.ids.server(server)
+        if not item_ids:
+            raise ConfigurationError(
+                f"the music server {server} has none of these tracks: `embed-assets doctor` says"
+                " which of its tracks are known here"
+            )
+        return client.put_playlist(name, item_ids)
 
     def named(self, snapshot: Snapshot, names: Sequence[Track]) -> tuple[Found, ...]:
         """The tracks that clients name; raises what `Snapshot.named` and `track_of` do."""

@@ -1,4 +1,4 @@
-"""What every request passes: tokens, limits, headers, and the clock of the metrics."""
+"""Middleware for every request: tokens, limits, headers, and times for the metrics."""
 
 from __future__ import annotations
 
@@ -165,7 +165,7 @@ def _limited(receive: Receive) -> Receive:
 
     async def limited() -> Message:
         nonlocal size, whole
-        if whole:  # What follows is the end of the connection, which may be long in coming.
+        if whole:  # Only the end of the connection follows, maybe much later.
             return await receive()
         try:
             async with asyncio.timeout(deadline - time.monotonic()):

@@ -1,4 +1,4 @@
-"""What `/metrics` tells Prometheus."""
+"""The metrics for Prometheus at `/metrics`."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ class _Tables(Collector):
         try:
             found = counts_of(self.context)
         except EmbedAssetsError:
-            return  # Without tables there is nothing to tell.
+            return  # Without tables there are no figures.
         figures = {
             "tracks": ("Tracks of the library", found.tracks),
             "tracks_embedded": ("Tracks with vectors", found.embedded),

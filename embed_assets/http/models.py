@@ -1,4 +1,4 @@
-"""What clients of the queries send and get; the OpenAPI document is made from these models."""
+"""Queries and answers as pydantic models; the OpenAPI document is generated from them."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ class ArtistsAnswer(Model):
 
 
 class Problem(BaseModel):
-    """An error, as RFC 9457 has it; `detail` is the sentence that the command line prints."""
+    """An error in the format of RFC 9457; `detail` is the sentence that the command line prints."""
 
     type: str = "about:blank"
     title: str

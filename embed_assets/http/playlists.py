@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Annotated
 
 from fastapi import APIRouter
 from pydantic import Field
 
-from embed_assets.errors import ConfigurationError
 from embed_assets.http.context import Context
 from embed_assets.http.library_models import ServerRow
 from embed_assets.http.models import MOST_EXCLUDED, Model, Text
@@ -47,30 +44,9 @@ def playlists(context: Context) -> APIRouter:
         """Create a playlist on a music server, or replace the user's own one of this name."""
         ids = context.ids.ids_of(query.track_ids)
         known = {track: ids.get(track, {}).get(query.server) for track in query.track_ids}
-        made = put_playlist(context, query.server, query.name, list(filter(None, known.values())))
-        left_out = [track for track, one in known.items() if one is None]
-        return PlaylistAnswer(id=made.id, tracks=made.tracks, left_out=left_out)
+        there = [one for one in known.values() if one]
+        made = context.put_playlist(query.server, query.name, there)
+        left_out = [track for track, one in known.items() if not one]
+        return PlaylistAnswer(id=made, tracks=len(there), left_out=left_out)
 
     return routes
-
-
-@dataclass(frozen=True)
-class Made:
-    """A playlist on a server: its id there, and how many tracks it has."""
-
-    id: str
-    tracks: int
-
-
-def put_playlist(context: Context, server: str, name: str, item_ids: Sequence[str]) -> Made:
-    """Write the server's own ids into its playlist of this name.
-
-    Raises:
-        NotFound: there is no such server.
-        ConfigurationError: there is nothing to write, or the server takes no playlists.
-        TransientError: the server cannot be reached.
-    """
-    client = context.ids.server(server)
-    if not item_ids:
-        raise ConfigurationError(f"{server} has none of these tracks: see its ids in /v1/servers")
-    return Made(client.put_playlist(name, item_ids), len(item_ids))

@@ -1,4 +1,4 @@
-"""Errors as answers: one table from error classes to status codes."""
+"""Responses for errors: one table from error classes to status codes."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ AUDIOMUSE = ("/api/", "/chat/")
 """How paths begin below which errors have AudioMuse's form."""
 
 RETRY_SECONDS = 30
-"""`Retry-After` of what is not indexed yet, or fails for a while."""
+"""`Retry-After` for what is not indexed yet, and for temporary failures."""
 
 STATUS: tuple[tuple[type[EmbedAssetsError], HTTPStatus], ...] = (
     (NotIndexedYet, HTTPStatus.SERVICE_UNAVAILABLE),
@@ -39,7 +39,7 @@ STATUS: tuple[tuple[type[EmbedAssetsError], HTTPStatus], ...] = (
     (ConfigurationError, HTTPStatus.BAD_REQUEST),
     (EmbedAssetsError, HTTPStatus.INTERNAL_SERVER_ERROR),
 )
-"""The status of each error; the first class that fits counts."""
+"""The status of each error; the first matching class counts."""
 
 
 ERRORS: dict[int | str, dict[str, Any]] = {
@@ -53,7 +53,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         413: "The body is too large.",
         422: "The request does not fit the schema.",
         429: "Too many queries at once.",
-        503: "Not indexed yet, or it fails for a while; see `Retry-After`.",
+        503: "Not indexed yet, or a temporary failure; see `Retry-After`.",
     }.items()
 }
 """The errors of each route, for the OpenAPI document."""
@@ -78,7 +78,7 @@ def path_of(scope: Scope) -> str:
 
 
 def add_handlers(app: FastAPI) -> None:
-    """Have every error of the app answered as a problem."""
+    """Answer every error of the app in the format of RFC 9457."""
     app.add_exception_handler(EmbedAssetsError, _ours)
     app.add_exception_handler(HTTPException, _of_http)
     app.add_exception_handler(RequestValidationError, _of_the_schema)
@@ -99,11 +99,14 @@ async def _of_http(request: Request, error: Exception) -> Response:
 
 async def _of_the_schema(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # for mypy
-    told = "; ".join(f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()[:5])
+    details = "; ".join(
+        f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()[:5]
+    )
     path = path_of(request.scope)
+    wrong = HTTPStatus.UNPROCESSABLE_ENTITY
     if path.startswith(AUDIOMUSE):
-        return problem(path, HTTPStatus.BAD_REQUEST, told or "the request cannot be read")
-    return problem(path, HTTPStatus.UNPROCESSABLE_ENTITY, told or "the request cannot be read")
+        wrong = HTTPStatus.BAD_REQUEST
+    return problem(path, wrong, details or "the request cannot be read")
 
 
 async def _unknown(request: Request, _: Exception) -> Response:  # uvicorn logs it

@@ -1,4 +1,4 @@
-"""`serve`: runs the application until it is stopped."""
+"""`serve`: runs the application until SIGINT or SIGTERM."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from embed_assets.http.app import create_app
 from embed_assets.settings import Settings
 
 STOP_SECONDS = 10
-"""How long answers in progress may take after the server was told to stop."""
+"""How long answers in progress may take when the server stops."""
 
 
 def serve(
@@ -50,15 +50,15 @@ def serve(
     app = create_app(Library(settings), tokens)
     other = "another EMBED_HTTP" if until_stdin_ends else "another with --host and --port"
     prefix = f"/{root_path.strip('/')}".rstrip("/")
-    # Queries run beside each other: BLAS threads of each would hold up all (3 radios a second at 8
-    # clients instead of 37, on two cores).
+    # Queries run in parallel, and BLAS threads of each would slow down the others (3 radios a
+    # second with 8 clients instead of 37, on two cores).
     with _listening(address, other) as listener, threadpool_limits(1):
         shown = Address(*listener.getsockname()[:2])
         how = "" if until_stdin_ends else " (stop: Ctrl-C)"
         progress(f"serving {settings.library} at http://{shown}{prefix}{how}")
         config = uvicorn.Config(
             app,
-            # Queries name music, which is nobody's business in a log.
+            # Queries name music, which is private.
             access_log=False,
             root_path=prefix,
             log_level="warning",

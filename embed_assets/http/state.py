@@ -1,4 +1,4 @@
-"""What the tables say about the library, cheaply: without a walk, and without Dagster."""
+"""The state of the library from the tables, without a walk and without Dagster."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def servers_of(context: Context) -> list[ServerRow]:
 
 
 def errors_of(library: Library) -> list[ErrorRow]:
-    """Rejected tracks, and folders whose last attempt failed, by the tables.
+    """Rejected tracks and failed folders in the tables.
 
     Raises:
         EmbedAssetsError: the tables cannot be read.

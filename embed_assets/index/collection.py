@@ -43,10 +43,10 @@ def ensure(client: IndexClient, spec: IndexSpec) -> None:
     want = _shape(wanted.to_dict()["fields"])
     differing = sorted(k for k in there.keys() | want.keys() if there.get(k) != want.get(k))
     if differing:
-        told = ", ".join(f"{k} is {there.get(k)}, not {want.get(k)}" for k in differing)
+        fields = ", ".join(f"{k} is {there.get(k)}, not {want.get(k)}" for k in differing)
         raise ConfigurationError(
             f"collection {name} does not fit EMBED_ENCODER, EMBED_MODEL and EMBED_POOLING"
-            f" ({told}): another program created it. Drop it, or set EMBED_MILVUS_URI to another"
+            f" ({fields}): another program created it. Drop it, or set EMBED_MILVUS_URI to another"
             " index, and run `embed-assets sync`"
         )
     if not client.list_indexes(name, field_name="vector"):

@@ -64,8 +64,7 @@ def promote_if_ready(client: IndexClient, index: IndexContext) -> ServingStatus:
     wanted, now = spec.collection, collection.served(client)
     if now is None:
         return _move(client, tables, uri, wanted, None, "first", wanted)
-    told = collection_registry.moves(tables, uri)
-    last = told[-1] if told else None
+    last = collection_registry.last_move(tables, uri)
     if now == wanted:
         if last is None or last.name != now or last.wanted != wanted:
             collection_registry.note_move(tables, uri, now, now, "settings", wanted)
@@ -160,12 +159,12 @@ def rollback(client: IndexClient, tables: Tables, uri: str, wanted: str) -> Serv
         NotFound: nothing was served before, or it was dropped.
     """
     now = collection.served(client)
-    told = collection_registry.moves(tables, uri)
+    moves = collection_registry.moves(tables, uri)
     arrived = next(
-        (m for m in reversed(told) if m.name == now and m.reason != collection_registry.ROLLBACK),
+        (m for m in reversed(moves) if m.name == now and m.reason != collection_registry.ROLLBACK),
         None,
     )
-    earlier = told[: told.index(arrived)] if arrived else told
+    earlier = moves[: moves.index(arrived)] if arrived else moves
     for move in reversed(earlier):
         if move.name != now and client.has_collection(move.name):
             return _move(client, tables, uri, move.name, now, collection_registry.ROLLBACK, wanted)

@@ -143,18 +143,18 @@ class LeftOut:
 
     def sentences(self) -> list[str]:
         """What is left out, and what to do about it: one sentence per kind."""
-        told = [self.about_links()] if self.links else []
+        sentences = [self.about_links()] if self.links else []
         for kind in NOT_TAKEN:
             counts = [(self.endings[f".{ending}"], ending) for ending in kind.endings]
             if found := ", ".join(f"{n} .{ending}" for n, ending in counts if n):
-                told.append(f"{found} not indexed ({kind.name}: {kind.why}): {kind.instead}")
+                sentences.append(f"{found} not indexed ({kind.name}: {kind.why}): {kind.instead}")
         if self.cue_sheets:
-            told.append(
+            sentences.append(
                 f"{self.cue_sheets} CUE sheets of albums in one file (e.g."
                 f" {_shown(self.sheets_seen)}): such a file is indexed as one track; to index the"
                 " single tracks, split it, e.g. with `shnsplit` or `flacon`"
             )
-        return told
+        return sentences
 
 
 def why_left_out(root: Path, path: bytes) -> str:

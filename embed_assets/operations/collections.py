@@ -15,11 +15,11 @@ from embed_assets.project import Project
 from embed_assets.search.served import wanted_spec
 
 LITE_SECONDS = 120.0
-"""How long to wait for a Lite index that a run uses; runs let others in between batches."""
+"""How long to wait for a Lite index that a run uses; runs release it between batches."""
 
 
 class CollectionRow(TypedDict):
-    """One row of `collections --json`; what the tables do not know is null."""
+    """One row of `collections --json`; null: not known to the tables."""
 
     name: str
     """Name in Milvus."""

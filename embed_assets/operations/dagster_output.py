@@ -1,4 +1,4 @@
-"""A file that Dagster or `serve` prints into: kept short, followed, its warnings and its end."""
+"""The log file of Dagster or `serve`: limits its size, reads new lines, warnings and its end."""
 
 from __future__ import annotations
 
@@ -11,23 +11,23 @@ from contextlib import suppress
 from pathlib import Path
 
 LOG_BYTES = 5_000_000
-"""A log that is longer is moved to `<name>.1`, over the one before."""
+"""A longer log is moved to `<name>.1`, which is overwritten."""
 
 REPEAT_SECONDS = 600.0
-"""A warning that comes again and again is given so often."""
+"""A warning that is repeated is printed again after this time."""
 
 TAIL_LINES = 20
 
 _COLOR = re.compile(r"\x1b\[[0-9;]*m")
 _WARNING = re.compile(r"\d{4}-\d\d-\d\d [\d:]{8} \S+ - (\S+) - (?:WARNING|ERROR|CRITICAL) - (.+)")
 _IN_THE_RECORD = ("dagster", "dagster.daemon.SensorDaemon")
-"""Loggers of what Dagster's record has too: steps, and ticks of sensors."""
+"""Loggers of steps and of sensor ticks, whose messages are also in Dagster's database."""
 _HARMLESS = "No cursor for event type"
 _NUMBER = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}|\d+")
 
 
 def bound(log: Path) -> None:
-    """Keep a log short that other processes append to; what they write meanwhile may be lost."""
+    """Limit the size of a log that other processes append to; lines of this moment may be lost."""
     with suppress(OSError):
         if log.stat().st_size <= LOG_BYTES:
             return
@@ -37,7 +37,7 @@ def bound(log: Path) -> None:
 
 
 class DagsterOutput:
-    """The file that Dagster prints into, read as it grows."""
+    """The log file of Dagster's output, read as it grows."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -49,7 +49,7 @@ class DagsterOutput:
         try:
             with open(self.path, "rb") as file:
                 size = os.fstat(file.fileno()).st_size
-                # It was cut because it was too long.
+                # A smaller file was truncated because it was too long.
                 self.offset = self.offset if self.offset <= size else 0
                 file.seek(self.offset)
                 text = file.read()
@@ -60,7 +60,7 @@ class DagsterOutput:
         return whole
 
     def warnings(self, text: bytes) -> Iterator[str]:
-        """The warnings and errors in it that are said nowhere else: the first line of each."""
+        """The first line of each warning and error that is in the log only."""
         now = time.monotonic()
         for line in _lines(text):
             found = _WARNING.match(line)

@@ -1,7 +1,6 @@
-"""The processes of Dagster below `up`: started, ended, and what they print kept in a file.
+"""The Dagster processes of `up`: starts and stops them; their output goes to a file.
 
-They print into a file and not into a pipe or a terminal: neither a terminal that is stopped nor the
-end of `up` can block them.
+With a pipe or a terminal, a terminal that is stopped (Ctrl-S) or the end of `up` could block them.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ import psutil
 from embed_assets.errors import TransientError
 
 STOP_SECONDS = 3.0
-"""How long Dagster may take to stop by itself; what is left then is killed."""
+"""How long Dagster may take to stop; then the remaining processes are killed."""
 
 _WHEN_RELEASED = 'read -r released && exec "$@" < /dev/null'
 
@@ -25,12 +24,13 @@ _WHEN_RELEASED = 'read -r released && exec "$@" < /dev/null'
 def start_held(
     command: Sequence[str], environment: Mapping[str, str], log: Path
 ) -> subprocess.Popen[bytes]:
-    """Start a session of its own that begins its command at `release`, and appends to the log.
+    """Start a process in a new session that waits for `release` before it executes the command.
 
-    If `up` is killed before that, the process ends, so no unrecorded process is left running.
+    Its output is appended to the log. If `up` is killed before `release`, the process ends, so no
+    unrecorded process is left running.
 
     Raises:
-        TransientError: the machine has no process or no memory left.
+        TransientError: the machine has too little memory, or too many processes.
         OSError: the log cannot be opened.
     """
     with open(log, "ab") as output:
@@ -45,13 +45,13 @@ def start_held(
             )
         except OSError as e:
             raise TransientError(
-                f"Dagster cannot be started ({e.strerror}): has this machine processes and memory"
-                " left? Start `embed-assets up` again"
+                f"Dagster cannot be started ({e.strerror}): the machine may have too little memory"
+                " or too many processes. Start `embed-assets up` again"
             ) from e
 
 
 def release(process: subprocess.Popen[bytes]) -> None:
-    """Let a process that was started held begin; if it was killed meanwhile, nothing happens."""
+    """Let a process of `start_held` execute its command; no error if it was killed meanwhile."""
     if process.stdin is None:
         raise ValueError("this process was not started held")
     with suppress(OSError):
@@ -61,11 +61,11 @@ def release(process: subprocess.Popen[bytes]) -> None:
 
 
 def stop_session(session: int, of_home: str | None = None) -> None:
-    """End every process of a session: asked first, killed after a few seconds.
+    """Terminate every process of a session, and kill what is left after a few seconds.
 
-    By session, for the children of a process that was killed have another parent now. With
-    `of_home` only those whose DAGSTER_HOME it is. Not for a process that was just started: in the
-    middle of its `exec` the kernel shows no environment.
+    Uses the session because the children of a killed process have another parent. `of_home`: only
+    processes with this DAGSTER_HOME; not for a process that was just started, as its environment
+    cannot be read during `exec`.
     """
     for process in (members := _members(session, of_home)):
         _quietly(process.terminate)

@@ -1,4 +1,4 @@
-"""`demo`: indexes real sample tracks, in a home of its own."""
+"""`demo`: indexes real sample tracks in a separate EMBED_HOME."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def copy_samples(target: Path) -> None:
     """Copy the tracks of the package `immich-memories-music` (MIT), one folder per mood.
 
     Raises:
-        ConfigurationError: it is not installed.
+        ConfigurationError: the package is not installed.
     """
     if find_spec(PACKAGE) is None:
         raise ConfigurationError(

@@ -22,6 +22,7 @@ from embed_assets.index.reconcile import compare
 from embed_assets.library import ctimes
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import Folder, require_library, walk
+from embed_assets.operations import music_servers
 from embed_assets.operations.errors import failed_folders
 from embed_assets.operations.http_process import is_answering
 from embed_assets.operations.read_only import address_of_up, open_existing
@@ -33,8 +34,6 @@ from embed_assets.storage.vector_store import VectorsLost
 
 FREE_BYTES = 1 << 30
 BUSY_SECONDS = 5.0
-
-_DRIFTS = ("differing", "orphans")
 
 SAMPLE = 300
 """Stored vectors that are read without `--deep`."""
@@ -72,13 +71,14 @@ def doctor(settings: Settings, *, deep: bool = False) -> list[Finding]:
         ("ctimes", _ctimes),
         ("dagster", _dagster),
         ("http", _http),
+        ("servers", lambda settings, _: music_servers.describe(settings)),
     ]
     found: list[Finding] = []
     for name, check in checks:
         made = _finding(name, check, settings, project)
         if name == "left out":
             made = replace(made, counts=dict(left_out.as_json()))
-        # What is wrong is said once, by the check whose matter it is.
+        # The same problem is reported once, by the first check that finds it.
         same = next((f for f in found if not made.ok and f.message == made.message), None)
         found.append(replace(made, ok=None, message=f"see {same.check}") if same else made)
     return found
@@ -131,9 +131,10 @@ def _library(project: Project, left_out: LeftOut) -> str:
 def _left_out(left_out: LeftOut) -> str:
     if not left_out.folders:
         raise _Unknown("the library could not be scanned")
-    if told := left_out.sentences():
-        return "; ".join(told)
-    return "nothing: no links out of the library, and no audio files of other kinds"
+    return (
+        "; ".join(left_out.sentences())
+        or "nothing: no links out of the library, and no audio files of other kinds"
+    )
 
 
 def _removals(settings: Settings, project: Project) -> str:
@@ -146,25 +147,24 @@ def _removals(settings: Settings, project: Project) -> str:
 
 
 def _home(settings: Settings, project: Project) -> str:
-    place = settings.home
-    while not place.exists() and not place.is_symlink():
-        place = place.parent
-    if not place.is_dir():
+    folder = settings.home
+    while not folder.exists() and not folder.is_symlink():
+        folder = folder.parent
+    if not folder.is_dir():
         raise ConfigurationError(
-            f"EMBED_HOME={settings.home}: {place} is not a folder: move it away, or choose another"
+            f"EMBED_HOME={settings.home}: {folder} is not a folder: move it away, or choose another"
             " EMBED_HOME"
         )
-    if not os.access(place, os.W_OK | os.X_OK):
+    if not os.access(folder, os.W_OK | os.X_OK):
         raise ConfigurationError(
             f"EMBED_HOME={settings.home} is not writable: change its owner or permissions"
         )
     parts = [settings.dagster_home, project.store.root, Path(project.uri)]
-    for part in (place, *(p for p in parts if p.exists())):
+    for part in (folder, *(p for p in parts if p.exists())):
         free = shutil.disk_usage(part).free
         if free < FREE_BYTES:
             raise TransientError(f"the disk of {part} has {free >> 20} MiB free: free some space")
-    free = shutil.disk_usage(place).free
-    return f"{settings.home}, {free >> 30} GiB free"
+    return f"{settings.home}, {shutil.disk_usage(folder).free >> 30} GiB free"
 
 
 def _encoder(settings: Settings, project: Project) -> str:
@@ -181,7 +181,7 @@ def _device(settings: Settings, project: Project) -> str:
         where = resolve_device(settings.device)
     workers = project.choice.workers()
     used = ""
-    with suppress(ConfigurationError):  # that the weights are not here is said by `encoder`
+    with suppress(ConfigurationError):  # `encoder` reports missing weights
         used = queries.last_engine(project.tables, project.spec().recipe.digest)
     return (
         f"{where}, {workers} worker process{'es' if workers > 1 else ''}"
@@ -196,11 +196,11 @@ def _index(settings: Settings, project: Project) -> str:
             with connect(project.uri, project.token) as client:
                 client.list_collections()
         last = collection_registry.last_served(project.tables, project.uri)
-        told = f" ({last}, of earlier settings, is served until then)" if last else ""
-        return f"nothing is indexed in {project.uri} yet: run `embed-assets sync` or `up`{told}"
+        earlier = f" ({last}, of earlier settings, is served until then)" if last else ""
+        return f"nothing is indexed in {project.uri} yet: run `embed-assets sync` or `up`{earlier}"
     try:
         with connect(project.uri, project.token, wait_seconds=BUSY_SECONDS) as client:
-            # Parts that were asked for just now have no collection yet: they wait.
+            # If EMBED_PARTS was set just now, the parts have no collection yet.
             there = [one for one in spec.collection_specs if client.has_collection(one.collection)]
             indexed = (
                 o
@@ -217,29 +217,29 @@ def _index(settings: Settings, project: Project) -> str:
     except IndexBusy as e:
         raise _Unknown(str(e)) from e
     every = [diff, *parts]
-    differing, orphans = (sum(len(getattr(d, what)) for d in every) for what in _DRIFTS)
+    differing, orphans = sum(len(d.differing) for d in every), sum(len(d.orphans) for d in every)
     if differing or orphans:
         raise TransientError(
             f"{differing} folders differ from the tables and {orphans} are orphaned: `embed-assets"
             " sync` repairs this, and so does the hourly job `reconcile`"
         )
-    told = f"{diff.rows} rows in {diff.folders} folders"
-    told += f", {parts[0].rows} of parts" if parts else ""
-    told += ", matching the tables"
+    found = f"{diff.rows} rows in {diff.folders} folders"
+    found += f", {parts[0].rows} of parts" if parts else ""
+    found += ", matching the tables"
     waiting = max(diff.waiting, collection_registry.unfinished(project.tables, project.uri, spec))
     if waiting:
-        told += f" except for {waiting} folders that are not indexed yet"
+        found += f" except for {waiting} folders that are not indexed yet"
     if served == spec.collection:
-        return f"{told}, served"
+        return f"{found}, served"
     known = collection_registry.known(project.tables, project.uri).get(spec.collection)
     gates = known.gates if known else None
     if waiting or gates is None or gates["passed"]:
         if collection_registry.is_by_hand(project.tables, project.uri, spec.collection):
             return (
-                f"{told}, not served ({served} was chosen by hand): `embed-assets promote` serves"
+                f"{found}, not served ({served} was chosen by hand): `embed-assets promote` serves"
                 " it"
             )
-        return f"{told}, not served yet ({served} is): `embed-assets collections` says why"
+        return f"{found}, not served yet ({served} is): `embed-assets collections` says why"
     failed = ", ".join(g["name"] for g in gates["gates"] if g["passed"] is False)
     raise TransientError(
         f"{spec.collection} failed its gates ({failed}), so {served} stays served: see"
@@ -251,11 +251,11 @@ def _index(settings: Settings, project: Project) -> str:
 def _vectors(project: Project, *, deep: bool) -> str:
     recipe = project.spec().recipe.digest
     tracks = {t.audio_hash: t.path for t in queries.embedded_tracks(project.tables, recipe)}
-    looked = sorted(h for h in tracks if h)
-    if not deep and len(looked) > SAMPLE:
-        looked = random.sample(looked, SAMPLE)
+    hashes = sorted(h for h in tracks if h)
+    if not deep and len(hashes) > SAMPLE:
+        hashes = random.sample(hashes, SAMPLE)
     lost = []
-    for audio_hash in looked:
+    for audio_hash in hashes:
         try:
             project.store.read(recipe, audio_hash)
         except VectorsLost:
@@ -263,12 +263,12 @@ def _vectors(project: Project, *, deep: bool) -> str:
     if lost:
         folder = display_path(lost[0].rpartition(b"/")[0])
         raise TransientError(
-            f"{len(lost)} of {len(looked)} stored vectors are missing or damaged (first:"
+            f"{len(lost)} of {len(hashes)} stored vectors are missing or damaged (first:"
             f" {display_path(lost[0])!r}): check the disk, then run `embed-assets retry"
             f" {folder!r}` to embed them again"
         )
-    more = "" if deep or len(looked) == len(tracks) else f" of {len(tracks)}; --deep reads all"
-    return f"{len(looked)} stored vectors read, none damaged{more}"
+    more = "" if deep or len(hashes) == len(tracks) else f" of {len(tracks)}; --deep reads all"
+    return f"{len(hashes)} stored vectors read, none damaged{more}"
 
 
 def _tracks(settings: Settings, project: Project) -> str:
@@ -294,7 +294,7 @@ def _ctimes(settings: Settings, project: Project) -> str:
         return "show retags that keep the size and time of a file"
     return (
         f"those of {folders} folders change although their files do not (hard links, permissions,"
-        " or a share that invents them), so they are checked there only now and then. If a tagger"
+        " or a network share that makes them up), so they are checked less often there. If a tagger"
         " keeps the size and time of a file, `embed-assets retry PATH` reads it at once"
     )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Mapping
 from typing import TypedDict
 
 import dagster as dg
@@ -22,9 +22,6 @@ from embed_assets.project import Project, for_reading
 from embed_assets.settings import Settings
 from embed_assets.storage import queries, retry_requests
 from embed_assets.storage.records import Problem
-
-PAGE = 200
-"""Failed runs per page; pages are read until every folder is explained."""
 
 
 class ErrorRow(TypedDict):
@@ -69,14 +66,14 @@ def problems(settings: Settings, project: Project) -> list[Problem]:
 def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Problem]:
     """Every folder that is not done: `errors` lists them, `status` and `doctor` count them.
 
-    A folder that failed earlier but is indexed as it is now is left out: its change was undone, or
-    only other folders of its run failed. Unreadable folders are left out too.
+    Left out are folders that failed earlier but are up to date, because their change was undone or
+    only other folders of their run failed, and unreadable folders.
     """
     spec, tables, root = project.spec(), project.tables, project.library.root
-    places = [one.collection_key(project.uri) for one in spec.collection_specs]
+    keys = [one.collection_key(project.uri) for one in spec.collection_specs]
     waiting = retry_requests.open_requests(tables)
     failed = {p.path: p for p in queries.failed_folders(tables)}
-    killed = _killed(instance, failed.keys(), waiting, queries.indexed_at(tables, *places))
+    killed = _killed(instance, failed.keys(), waiting, queries.indexed_at(tables, *keys))
     failed |= {p.path: p for p in killed}
     if not failed or root is None:
         return list(failed.values())
@@ -101,7 +98,6 @@ def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Probl
 
 
 def _unreadable(folder: Folder) -> Problem:
-    """A folder that cannot be read; what is indexed of it stays."""
     message = f"{folder.error}: check its permissions. What is indexed below it stays until then"
     return Problem(folder.path, folder.path, "cannot be read", message, time.time(), "")
 
@@ -116,18 +112,18 @@ def _killed(
 
     `explained`: folders with a recorded reason. `waiting`: when `retry` was requested for a folder;
     earlier failures of it do not count. `indexed_at`: when each folder was indexed last, from the
-    tables; Dagster is asked about the others.
+    tables; for the others Dagster's events are read.
     """
     keys = state.known_keys(instance)
     decided = state.held_keys(state.live_runs(instance), keys) | set(map(key_of, explained))
     problems: list[Problem] = []
-    for record in _failed_runs(instance):
+    for record in state.failed_runs(instance):
         if len(decided) >= len(keys):
             break
         run = record.dagster_run
         at = record.end_time or record.create_timestamp.timestamp()
         cause = ""
-        # The newest failed run of a folder decides: whatever came before it is history.
+        # Only the newest failed run of a folder counts.
         for key in sorted(state.held_keys([run], keys) - decided):
             decided.add(key)
             try:
@@ -140,14 +136,6 @@ def _killed(
             cause = cause or cause_of(instance, run.run_id)
             problems.append(Problem(path, path, "run failed", cause, at, run.run_id))
     return problems
-
-
-def _failed_runs(instance: dg.DagsterInstance) -> Iterator[dg.RunRecord]:
-    failed = dg.RunsFilter(statuses=[dg.DagsterRunStatus.FAILURE])
-    cursor = None
-    while page := instance.get_run_records(failed, limit=PAGE, cursor=cursor):
-        yield from page
-        cursor = page[-1].dagster_run.run_id
 
 
 def _indexed_after(instance: dg.DagsterInstance, key: str, at: float) -> bool:

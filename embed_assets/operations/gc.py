@@ -1,7 +1,7 @@
-"""`gc`: deletes what nothing needs, and reports the bytes.
+"""`gc`: deletes stored vectors and files that nothing uses, and reports their sizes.
 
-Deleted vectors would cost forward passes to make again; converted models, search files and
-unfinished downloads would cost only time.
+Deleted vectors could be made again only by embedding; converted models, search files and unfinished
+downloads are copies.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from embed_assets.errors import TransientError
 from embed_assets.identity import IndexSpec
 from embed_assets.index.connection import connect
 from embed_assets.index.promotion import PREFIXES
+from embed_assets.operations.collections import LITE_SECONDS
 from embed_assets.operations.up import running_address
 from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
@@ -34,14 +35,13 @@ from embed_assets.storage.track_vector_file import unused_files
 if TYPE_CHECKING:
     import dagster as dg
 
-LITE_SECONDS = 120.0
 WALK_SECONDS = 600.0
 HISTORY_SECONDS = 600.0
 ALONE_SECONDS = 120.0
 """How long rewriting a database of Dagster may take if no `up` is running."""
 
 REMEMBERED_SECONDS = 366 * 86_400.0
-"""How long `added_at` is remembered for music that is gone."""
+"""How long `added_at` is kept for deleted music."""
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,7 @@ class History:
     logs: int
     """Bytes of the event logs of the runs, before."""
     output: int
-    """Bytes of what the steps printed, before."""
+    """Bytes of the output of the steps, before."""
     pruned: Pruned
     """What was pruned, or would be."""
 
@@ -102,16 +102,16 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
     Also deletes converted models and search files of such recipes, unfinished downloads of weights,
     and old runs of Dagster.
 
-    Works only if the index is up to date: music that is being moved is in no table for a moment,
-    and an unmounted library looks empty.
+    Works only if the index is up to date: while music is being moved, the tables lack it for a
+    moment, and an unmounted library looks empty.
 
     Raises:
         LibraryUnavailable: the library is not there, or looks unmounted.
         TransientError: the index is not up to date, or cannot be opened.
     """
     project = Project.of(settings)
+    policy = Policy(settle_seconds=settings.settle_seconds)
     with open_instance(settings) as instance:
-        policy = Policy(settle_seconds=settings.settle_seconds)
         found = evaluate(instance, project.index(), SensorCursor(), policy, WALK_SECONDS)
     busy = found.plan.due + found.plan.running
     in_step = found.complete and not busy and found.plan.debounced_in is None
@@ -125,7 +125,7 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
         history = _history(instance, settings, dry_run=dry_run)
     specs = _in_use(project)
     if specs is None:
-        # Whose vectors a collection has cannot be known: nothing of another recipe may go.
+        # A collection may use any recipe, so the vectors of every recipe stay.
         recipes = {project.spec().recipe.digest, *project.store.recipes()}
         unused = []
     else:
@@ -144,8 +144,8 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
         for copy in copies:
             _remove(copy)
         project.tables.forget_gone_audio(time.time() - REMEMBERED_SECONDS)
-    told = [str(copy) for copy in copies]
-    return Collected(dry_run, in_step, sorted(recipes), swept, told, size, history)
+    paths = [str(copy) for copy in copies]
+    return Collected(dry_run, in_step, sorted(recipes), swept, paths, size, history)
 
 
 def _in_use(project: Project) -> list[IndexSpec] | None:
@@ -160,10 +160,10 @@ def _in_use(project: Project) -> list[IndexSpec] | None:
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         there = [n for n in client.list_collections() if n.startswith(PREFIXES)]
     for name in there:
-        held = wanted.get(name) or (known[name].spec if name in known else None)
-        if held is None:
+        found = wanted.get(name) or (known[name].spec if name in known else None)
+        if found is None:
             return None
-        specs.append(held)
+        specs.append(found)
     return specs
 
 
@@ -175,8 +175,8 @@ def _old(paths: Iterable[Path], before: float) -> Iterator[Path]:
 
 
 def _bytes(path: Path) -> int:
-    files = [path] if path.is_file() else path.rglob("*")
-    return sum(f.stat().st_size for f in files if f.is_file())
+    inside = [path] if path.is_file() else path.rglob("*")
+    return sum(f.stat().st_size for f in inside if f.is_file())
 
 
 def _remove(path: Path) -> None:

@@ -59,8 +59,12 @@ class HttpProcess:
             self.thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def begin_to_stop(self) -> None:
+        """Have it stopped; returns at once."""
         self.stopping.set()
+
+    def __exit__(self, *_: object) -> None:
+        self.begin_to_stop()
         if self.settings.http:
             # A disk that hangs may hold it; `serve` ends with us all the same.
             self.thread.join(2 * STOP_SECONDS)

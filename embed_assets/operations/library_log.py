@@ -1,9 +1,9 @@
-"""Lines about the library for people, from Dagster's record and the tables."""
+"""Lines for people about what happens to the library, from Dagster's database and the tables."""
 
 from __future__ import annotations
 
 import time
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Iterator
 
 import dagster as dg
@@ -28,14 +28,14 @@ from embed_assets.storage.records import CHANGED
 PROGRESS_SECONDS = 30.0
 
 FOLDER_LINES = 8
-"""A run of more folders gets one line."""
+"""A run with more folders than this is described in one line."""
 
 NAMED = 3
-"""Rejected tracks, and failed folders, that a line names."""
+"""Rejected tracks or failed folders that are named in a line."""
 
 
 class LibraryLog:
-    """Lines about the library, from Dagster's record and the tables."""
+    """Lines about the library, from Dagster's database and the tables."""
 
     def __init__(self, instance: dg.DagsterInstance, project: Project) -> None:
         self.instance = instance
@@ -50,7 +50,7 @@ class LibraryLog:
         self.problem = ""
 
     def news(self) -> Iterator[str]:
-        """What happened since the last call, a line each."""
+        """A line for each thing that happened since the last call."""
         try:
             self.changes.extend(self.watch.changes())
             while self.changes:
@@ -61,11 +61,11 @@ class LibraryLog:
             yield from self._progress()
             self.problem = ""
         except Exception as e:  # noqa: BLE001
-            # Dagster goes on without us: a disk that is full, a database that is locked.
+            # E.g. a full disk or a locked database. Dagster continues, so `up` must, too.
             text = str(e) if isinstance(e, EmbedAssetsError) else f"{type(e).__name__}: {e}"
             if text != self.problem:
                 self.problem = text
-                yield f"what happens cannot be read just now: {text}"
+                yield f"the state of the library cannot be read now: {text}"
 
     def _of_run(self, change: RunChange) -> Iterator[str]:
         run = f"run {change.run_id[:8]}"
@@ -77,7 +77,7 @@ class LibraryLog:
         if change.folders:
             yield from folder_lines(outcomes(self.instance, change.run_id))
         if change.status == DagsterRunStatus.CANCELED:
-            yield f"{run} was canceled; what it had done is kept"
+            yield f"{run} was canceled; its finished work is kept"
         elif change.status == DagsterRunStatus.FAILURE:
             yield from self._of_failure(change)
         elif change.folders:
@@ -97,8 +97,8 @@ class LibraryLog:
                 name = display_path(problem.path)
                 folders.setdefault((problem.reason, problem.message), []).append(name)
         for (reason, message), names in folders.items():
-            again = "" if reason == CHANGED else "; retried automatically"
-            yield f"{_named(names)}: {reason}: {message}{again}"
+            retried = "" if reason == CHANGED else "; retried automatically"
+            yield f"{_named(names)}: {reason}: {message}{retried}"
 
     def _of_tick(self, tick: Tick | None) -> Iterator[str]:
         if tick is None or tick.timestamp < self.began or tick == self.tick:
@@ -132,32 +132,28 @@ class LibraryLog:
 
 
 def folder_lines(done: Iterable[FolderOutcome]) -> Iterator[str]:
-    """A line for each folder to which something was done, or one for many."""
+    """A line for each folder that changed, or one line for many folders."""
     done = [one for one in done if one.changed]
     if len(done) <= FOLDER_LINES:
         yield from (f"{one.folder}: {_counts(one)}" for one in done)
         return
-    total: Counter[str] = Counter()
-    for one in done:
-        total.update({"embedded": one.embedded, "removed": one.removed, "written": one.written})
-        total.update({"rejected": one.rejected})
-    rejected = "; `embed-assets errors` says why" if total["rejected"] else ""
-    whole = FolderOutcome(
+    total = FolderOutcome(
         "",
-        embedded=total["embedded"],
-        removed=total["removed"],
-        written=total["written"],
-        rejected=total["rejected"],
+        embedded=sum(one.embedded for one in done),
+        removed=sum(one.removed for one in done),
+        written=sum(one.written for one in done),
+        rejected=sum(one.rejected for one in done),
     )
-    yield f"{counted(len(done), 'folder')}: {_counts(whole)}{rejected}"
+    rejected = "; `embed-assets errors` says why" if total.rejected else ""
+    yield f"{counted(len(done), 'folder')}: {_counts(total)}{rejected}"
 
 
 def _counts(one: FolderOutcome) -> str:
     parts = [f"{counted(one.embedded, 'track')} embedded"] if one.embedded else []
     parts += [f"{one.removed} removed"] if one.removed else []
     if one.rejected:
-        whys = [f"{path.rpartition('/')[2]}: {reason}" for path, reason in one.rejects]
-        why = f" ({_named(whys, '; ')})" if whys else ""
+        reasons = [f"{path.rpartition('/')[2]}: {reason}" for path, reason in one.rejects]
+        why = f" ({_named(reasons, '; ')})" if reasons else ""
         parts.append(f"{one.rejected} rejected{why}")
     return ", ".join(parts) or f"{counted(one.written, 'track')} written to the index"
 

@@ -1,4 +1,4 @@
-"""For commands that only read: a missing EMBED_HOME counts as empty, and is not created."""
+"""Helpers of commands that only read: a missing EMBED_HOME counts as empty, and is not created."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from embed_assets.settings import Settings
 
 
 def require_setting(settings: Settings) -> None:
-    """Check EMBED_LIBRARY first: without it, messages about weights would only confuse.
+    """Check EMBED_LIBRARY before anything else, so that its error comes before other errors.
 
     Raises:
         LibraryUnavailable: EMBED_LIBRARY is not set.
@@ -35,5 +35,5 @@ def open_existing(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 
 def address_of_up(settings: Settings) -> str | None:
-    """Address of the UI of a running `up`; None if none runs."""
+    """Address of the UI of a running `up`, or None."""
     return running_address(settings) if settings.dagster_home.exists() else None

@@ -1,4 +1,4 @@
-"""Checks before the first run: fails early, and downloads the weights."""
+"""Checks before the first run, so that it fails early; downloads the weights."""
 
 from __future__ import annotations
 

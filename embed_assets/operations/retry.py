@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from embed_assets.defs import state
-from embed_assets.defs.partitions import path_of
-from embed_assets.errors import ConfigurationError, NotFound
+from embed_assets.defs.ranged_run import paths_of
+from embed_assets.errors import NotFound
 from embed_assets.identity import display_path, folder_id
 from embed_assets.library.left_out import why_left_out
 from embed_assets.operations.read_only import open_existing, require_setting
@@ -19,7 +19,7 @@ from embed_assets.storage import retry_requests
 
 @dataclass(frozen=True)
 class Asked:
-    """What `retry --json` prints."""
+    """What `retry` requested; `--json` prints it."""
 
     folders: list[str]
     """The folders with tracks that will be read again, relative to the library."""
@@ -30,9 +30,9 @@ class Asked:
 def retry(settings: Settings, name: str) -> Asked:
     """Have a track, or a folder and everything below it, read and embedded again.
 
-    Known stamps, vectors and rejections are ignored, and a retry interval after failures ends. `up`
-    does the work at its next evaluation, or `sync`. The request stays in the tables until it is
-    done.
+    File times, vectors and rejections are ignored, and retry intervals after failures end. The next
+    evaluation of `up`, or the next `sync`, does the work; the request stays in the tables until
+    then.
 
     Raises:
         NotFound: there is no such track or folder; says why if it is left out.
@@ -44,8 +44,8 @@ def retry(settings: Settings, name: str) -> Asked:
     wanted = _relative(settings, name)
     library = project.library.name
     with open_existing(settings) as instance:
-        # A folder whose runs were killed before they began is in no table.
-        known = [path for key in state.known_keys(instance) if (path := _path(key)) is not None]
+        # The tables lack a folder whose runs were killed before they began.
+        known = paths_of(state.known_keys(instance))
     covered = {folder_id(library, p): p for p in known if _covers(wanted, p)}
     folders, tracks = retry_requests.ask(
         project.tables, lambda p: _covers(wanted, p), covered.items()
@@ -56,7 +56,7 @@ def retry(settings: Settings, name: str) -> Asked:
             raise NotFound(f"{name!r} is left out of the library: {why}")
         raise NotFound(
             f"{name!r}: there is no track or folder with that name. `embed-assets errors` lists"
-            " what failed; `embed-assets sync` reads new music"
+            " failed ones; `embed-assets sync` reads new music"
         )
     return Asked(sorted(map(display_path, folders)), tracks)
 
@@ -75,10 +75,3 @@ def _inside(root: Path | None, name: str) -> str:
 def _covers(wanted: str, path: bytes) -> bool:
     shown = display_path(path)
     return wanted in (".", shown) or shown.startswith(wanted + "/")
-
-
-def _path(key: str) -> bytes | None:
-    try:
-        return path_of(key)
-    except ConfigurationError:
-        return None

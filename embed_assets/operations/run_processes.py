@@ -1,7 +1,7 @@
 """One process per run, for `sync`; under `up` Dagster starts them.
 
-Two runs in one process can deadlock: each start of a run reconfigures Python's logging, under locks
-that the other holds while it stores an event (dagster 1.13).
+Two runs in one process can deadlock: each run reconfigures Python's logging at its start, which
+needs locks that another run holds while it stores an event (dagster 1.13).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ from embed_assets.settings import Settings
 from embed_assets.workers import end_with_parent
 
 REQUEST_TAG = "embed_assets/request"
-"""Tag on runs of `sync`: with it the parent process finds the run that a child executes."""
+"""Tag of runs of `sync`, by which the parent process finds the run that a child executes."""
 
 STOP_SECONDS = (3.0, 3.0, 2.0)
 """Seconds to wait after each interrupt of a run, before it is killed.
 
-Dagster takes an interrupt that comes before a step's own code for a failure, and retries the step.
+Dagster treats an interrupt before a step's own code as a failure, and retries the step.
 """
 
 
@@ -64,10 +64,10 @@ def start_run(settings: Settings, request: RunRequest) -> RunProcess:
     context.set_forkserver_preload(PRELOADED)
     name = uuid.uuid4().hex
     process = context.Process(target=_execute, args=(settings.without_http(), request, name))
-    # A Ctrl-C in the terminal is `sync`'s to answer: it stops its runs in order. Reaching all
-    # processes at once it would be a failure of the steps, told in tracebacks. What is started
-    # from here, the server that forks them first, inherits that it does not; but the tracker
-    # unblocks it at its own start (Python 3.11).
+    # Ctrl-C in the terminal reaches all processes. `sync` handles it and stops its runs in order;
+    # in a run it would be a failed step with a traceback. So SIGINT is blocked here, which the
+    # fork server and its children inherit. The resource tracker is started before, as it unblocks
+    # SIGINT when it starts (Python 3.11).
     resource_tracker.ensure_running()
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
@@ -78,7 +78,7 @@ def start_run(settings: Settings, request: RunRequest) -> RunProcess:
 
 
 def wait_for_record(begun: Iterable[RunProcess], instance: dg.DagsterInstance) -> None:
-    """Wait until Dagster has recorded these runs, or they ended; the next evaluation needs them."""
+    """Wait until Dagster has recorded these runs, or they ended: the next evaluation reads them."""
     for run in begun:
         while not run.done and run.run(instance) is None:
             time.sleep(0.05)
@@ -88,7 +88,7 @@ def wait_for_record(begun: Iterable[RunProcess], instance: dg.DagsterInstance) -
 def stopped_at_the_end(
     instance: dg.DagsterInstance, running: list[RunProcess], progress: Callable[[str], None]
 ) -> Iterator[None]:
-    """Cancel the runs that are still going if the block is left by an error or Ctrl-C."""
+    """Cancel the runs that are not finished if the block is left by an error or Ctrl-C."""
     try:
         yield
     finally:
@@ -117,17 +117,17 @@ def _execute(settings: Settings, request: RunRequest, name: str) -> None:
     from embed_assets.definitions import library_job
 
     end_with_parent()
-    # The server that forks these processes keeps the environment that it was started with.
+    # The fork server keeps the environment that it was started with.
     for setting in Settings.model_fields:
         os.environ.pop(f"EMBED_{setting.upper()}", None)
     os.environ.update(settings.environment())
-    # `sync` meets the same, e.g. a full disk, and tells it; a traceback tells nobody anything.
+    # `sync` meets the same error, e.g. a full disk, and prints it; a traceback would not help.
     with suppress(EmbedAssetsError), open_instance(settings) as instance:
         dg.execute_job(
             dg.reconstructable(library_job),
             instance=instance,
             tags=run_tags(request) | worker_tags() | {REQUEST_TAG: name},
-            # The run's whole log is in the UI; a terminal gets a line a run.
+            # The log of the run is in the UI; the terminal gets one line per run.
             run_config=IN_PROCESS | {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,
         )

@@ -1,4 +1,4 @@
-"""`status`: what is up to date, what runs, and how fast; the same figures as in the UI."""
+"""`status`: counts of tracks and folders by state, live runs, and the rate."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from embed_assets.errors import ConfigurationError
 from embed_assets.identity import RecipeDigest
 from embed_assets.library.left_out import LeftOut
 from embed_assets.operations.errors import failed_folders
+from embed_assets.operations.music_servers import ServerRow, music_servers
 from embed_assets.operations.read_only import address_of_up, open_existing, require_setting
 from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import for_reading
@@ -26,7 +27,7 @@ RATE_SECONDS = 60.0
 
 @dataclass(frozen=True)
 class Status:
-    """What `status --json` prints."""
+    """The state of the library; `status --json` prints it."""
 
     library: str
     """`EMBED_LIBRARY`."""
@@ -80,6 +81,8 @@ class Status:
     """Why the Milvus server cannot be reached; empty if it can, and for Milvus Lite."""
     problem: str
     """Why the library could not be scanned; empty if it could."""
+    servers: list[ServerRow]
+    """The music servers (below)."""
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -137,6 +140,7 @@ def status(settings: Settings) -> Status:
         served_by_hand=collection_registry.is_by_hand(project.tables, project.uri, spec.collection),
         milvus=project.backend.unreachable(),
         problem=problem,
+        servers=music_servers(settings),
     )
 
 

@@ -1,6 +1,6 @@
 """`sync`: evaluates the library once, executes the runs it needs, and waits until they are done.
 
-Works with or without `up`: it waits for runs of others, and executes the rest itself.
+Works with or without `up`: it waits for runs that others started, and executes the rest itself.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ from multiprocessing import connection
 
 import dagster as dg
 
-from embed_assets.context import IndexContext
 from embed_assets.defs.dagster_compat.runs import log_of
 from embed_assets.defs.evaluation import IMPORT_RUNS, Evaluation, evaluate, prepare, summary
 from embed_assets.defs.execution import wrong_setting
@@ -21,12 +20,12 @@ from embed_assets.defs.instance import cancel_unserved_queue, open_instance, rea
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.run_requests import drop_already_requested, request_lock
 from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
-from embed_assets.errors import ConfigurationError, IndexBusy
+from embed_assets.errors import ConfigurationError
 from embed_assets.formats import counted, duration
 from embed_assets.identity import IndexSpec, folder_id
-from embed_assets.index.backend import backend_of
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import require_library
+from embed_assets.operations.compare_index import matches_tables
 from embed_assets.operations.errors import problems
 from embed_assets.operations.run_processes import (
     RunProcess,
@@ -38,7 +37,7 @@ from embed_assets.operations.up import running_address
 from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
 from embed_assets.settings import Settings
-from embed_assets.storage import collection_registry, looks, queries
+from embed_assets.storage import looks, queries
 from embed_assets.storage.records import NOT_DONE
 
 WAIT_SECONDS = 0.5
@@ -49,13 +48,10 @@ SAY_SECONDS = 15.0
 """Seconds between lines about the progress."""
 
 PATIENCE_SECONDS = 10.0
-"""A failed folder with a longer retry interval than this is reported, not waited for."""
-
-LITE_SECONDS = 30.0
-"""How long to wait for a Lite index in use before the comparison is skipped."""
+"""If the retry interval of a failed folder is longer than this, `sync` does not wait for it."""
 
 LOCK_SECONDS = 120.0
-"""How long to wait for another `sync`, or the sensor, while it requests runs."""
+"""How long to wait while another `sync` or the sensor requests runs."""
 
 
 @dataclass
@@ -113,14 +109,14 @@ def sync(
     cursor = SensorCursor()
     result = SyncResult()
     report = _Progress(project, spec, progress)
-    asked = looks.begin(tables)
-    compared, said = False, ""
+    compared, printed = False, ""
     running: list[RunProcess] = []
     ended: dict[str, tuple[str, str]] = {}
     left_out = LeftOut()
     with open_instance(settings) as instance, stopped_at_the_end(instance, running, progress):
+        asked = looks.begin(tables)
         if running_address(settings) is None:
-            # Beside an `up` it is for that one's settings to say, and on which GPUs.
+            # If an `up` is running, its settings decide how many GPUs are used.
             fit_gpu_pool(instance, project.choice.device_slots())
         embedding = embedding_at_once(instance)
         runs_at_once = embedding + IMPORT_RUNS
@@ -131,22 +127,22 @@ def sync(
             max_import_runs=runs_at_once,
             encoders=embedding,
             removals_confirmed=confirm_removals,
-            # An import of files that were just copied would be all small runs.
+            # Otherwise files that were just copied would be imported in many small runs.
             interactive=False,
         )
         while True:
-            # Without `up`, nobody else frees what dead runs hold.
+            # Without `up`, no other process frees the folders and slots of dead runs.
             reap(instance)
             cancel_unserved_queue(instance)
-            if cursor.resume is None:  # Else the walk goes on, and so does the count.
+            if cursor.resume is None:  # Otherwise the walk and its counts are continued.
                 left_out = LeftOut()
             found = evaluate(instance, index, cursor, policy, left_out=left_out)
             with request_lock(instance, LOCK_SECONDS):
                 found = drop_already_requested(instance, found, cursor)
                 prepare(instance, index, found.plan)
                 line, _, _ = summary(found).rpartition(" (")
-                if line != said and (found.plan.requests or not running):
-                    said = line
+                if line != printed and (found.plan.requests or not running):
+                    printed = line
                     progress(line)
                 report.files = found.plan.files
                 begun = [start_run(settings, request) for request in found.plan.requests]
@@ -156,7 +152,7 @@ def sync(
                 if (
                     compared
                     or not _in_order(found, cursor)
-                    or _index_holds(project, index, progress)
+                    or matches_tables(project, index, progress)
                 ):
                     break
                 compared = True
@@ -180,15 +176,16 @@ def sync(
                 what = counted(len(done.request.keys), "folder")
                 progress(f"run {run.run_id[:8]}, {what}: {word}")
                 if not run.is_success and (wrong := wrong_setting(instance, run.run_id)):
-                    # Each further run would do its work and then fail of the same.
+                    # Every other run would fail for the same reason, after all its work.
                     raise ConfigurationError(wrong)
         looks.finish(tables, asked)
         result.folders, result.tracks = found.plan.folders, found.plan.files
         result.links_skipped = left_out.links
         result.failed_folders = len(cursor.attempts) + found.plan.unreadable
     if result.failed_folders:
-        unsaid = cursor.attempts.keys() - {key_of(p.folder) for p in problems(settings, project)}
-        _note_ends(project, {key: ended[key] for key in unsaid if key in ended})
+        explained = {key_of(p.folder) for p in problems(settings, project)}
+        unexplained = (cursor.attempts.keys() - explained) & ended.keys()
+        _note_ends(project, {key: ended[key] for key in unexplained})
     rejected = queries.rejected_tracks(tables, spec.recipe.digest) if result.rejected else ()
     result.listed = bool(result.failed_folders or next(iter(rejected), None))
     result.seconds = time.monotonic() - started
@@ -227,55 +224,6 @@ def _in_order(found: Evaluation, cursor: SensorCursor) -> bool:
     return not cursor.attempts and not found.plan.backing_off
 
 
-def _index_holds(project: Project, index: IndexContext, progress: Callable[[str], None]) -> bool:
-    """Compare the index with the tables; False if something has to be written again.
-
-    A Lite collection whose files have not changed since the last good comparison is not opened.
-    """
-    from embed_assets.index.connection import connect
-    from embed_assets.index.promotion import promote_if_ready
-    from embed_assets.index.reconcile import reconcile
-
-    tables, spec, uri = index.tables, index.spec, index.uri
-    if not tables.holds(spec.collection_key(uri)):
-        return True
-    before = _fingerprint(uri, spec)
-    last = collection_registry.last_served(tables, uri)
-    known = collection_registry.fingerprint_of(tables, uri, spec.collection)
-    if before is not None and before == known and last == spec.collection:
-        return True
-    try:
-        with connect(uri, project.token, wait_seconds=LITE_SECONDS) as client:
-            found = reconcile(client, index)
-            if not all(d.none for d in found.values()):
-                differing = sum(len(d.differing) for d in found.values())
-                progress(f"{differing} folders differ in the index and are written again")
-                return False
-            # No run was needed where the settings went back to what was indexed before, and none
-            # promoted it; nor is there one if the alias was dropped by hand.
-            status = promote_if_ready(client, index)
-    except IndexBusy as e:
-        progress(f"the index was not compared with the tables: {e}")
-        return True
-    served = status.served
-    if status.moved:
-        progress(f"{served} is served now")
-    collection_registry.note_fingerprint(tables, uri, spec.collection, _fingerprint(uri, spec))
-    if served != spec.collection:
-        why = "`embed-assets collections` says why"
-        if collection_registry.is_by_hand(tables, uri, spec.collection):
-            why = "a person chose it; `embed-assets promote` serves the other one"
-        progress(f"{served} is served, not {spec.collection}: {why}")
-    return True
-
-
-def _fingerprint(uri: str, spec: IndexSpec) -> str | None:
-    """The fingerprints of all collections of a spec."""
-    backend = backend_of(uri)
-    every = [backend.fingerprint(one.collection) for one in spec.collection_specs]
-    return None if None in every else " ".join(s for s in every if s)
-
-
 def _wait(
     found: Evaluation, running: list[RunProcess], runs_at_once: int, meanwhile: Callable[[], None]
 ) -> None:
@@ -297,27 +245,23 @@ class _Progress:
     """Prints a line now and then: how many tracks are embedded, and the time left."""
 
     def __init__(self, project: Project, spec: IndexSpec, progress: Callable[[str], None]) -> None:
-        self.tables, self.spec, self.uri, self.progress = (
-            project.tables,
-            spec,
-            project.uri,
-            progress,
-        )
+        self.tables, self.uri = project.tables, project.uri
+        self.spec, self.progress = spec, progress
         self.preparation = project.choice.first_load_notice()
         self.files = 0
         self.began, self.due = time.time(), time.monotonic() + SAY_SECONDS
 
     def __call__(self) -> None:
         """Print a line if nothing was printed for a while."""
-        asked = time.monotonic()
-        if asked < self.due:
+        started = time.monotonic()
+        if started < self.due:
             return
-        self._say()
-        # To count a large library takes a second: never more than a fiftieth of the time.
+        self._print()
+        # Counting a large library takes a second: use at most a fiftieth of the time for it.
         now = time.monotonic()
-        self.due = now + max(SAY_SECONDS, 50 * (now - asked))
+        self.due = now + max(SAY_SECONDS, 50 * (now - started))
 
-    def _say(self) -> None:
+    def _print(self) -> None:
         recipe = self.spec.recipe.digest
         now, _, _ = queries.embedded_since(self.tables, recipe, self.began)
         if not now:
@@ -335,7 +279,8 @@ class _Progress:
 
 
 def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> None:
-    told = {
+    """Add the counts of a run to the result."""
+    counts = {
         "audio_embeddings": ("embedded", "reused", "rejected"),
         "track_manifest": ("removed",),
     }
@@ -344,7 +289,7 @@ def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> Non
         made = entry.asset_materialization
         if made is None:
             continue
-        for name in told.get(made.asset_key.path[-1], ()):
+        for name in counts.get(made.asset_key.path[-1], ()):
             value = made.metadata.get(name)
             if isinstance(value, dg.IntMetadataValue):
                 totals[name] += value.value or 0

@@ -1,11 +1,10 @@
-"""`try-int8`: is int8 MuQ worth it for this library on this machine? Indexes nothing."""
+"""`try-int8`: measures whether int8 MuQ pays for this library on this machine; indexes nothing."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from embed_assets import encoders
 from embed_assets.audio.windows import WindowPolicy
@@ -26,7 +25,7 @@ GOAL_SPEED = 1.25
 """Lowest speed-up over `muq` that justifies embedding the library again."""
 
 FEWEST = 40
-"""Fewest tracks; with fewer, ten neighbours are too large a part of them."""
+"""Fewest tracks; with fewer, ten neighbours would be too large a share of them."""
 
 CALIBRATION_TRACKS = 8
 CALIBRATION_SECONDS = 5.0
@@ -34,7 +33,7 @@ CALIBRATION_SECONDS = 5.0
 
 MOST_WINDOWS = 3
 TIMED = 8
-"""Tracks that are embedded with `muq` as it runs here, to measure its speed."""
+"""Tracks that are embedded with `muq` on its usual engine here, to measure its speed."""
 
 SETTING = f"EMBED_ENCODER={MUQ_INT8.name}"
 SAY_SECONDS = 15.0
@@ -42,7 +41,7 @@ SAY_SECONDS = 15.0
 
 @dataclass(frozen=True)
 class Trial:
-    """What `try-int8 --json` prints."""
+    """The result of the comparison; `try-int8 --json` prints it."""
 
     use: bool
     """Whether both goals are met."""
@@ -81,10 +80,6 @@ class Trial:
     pooling: str
     """`EMBED_POOLING`."""
 
-    def as_json(self) -> dict[str, Any]:
-        """The object that `--json` prints."""
-        return asdict(self)
-
 
 def try_int8(settings: Settings, tracks: int, progress: Callable[[str], None]) -> Trial:
     """Embed a sample of the library in int8 and in float32, and compare neighbours and speed.
@@ -92,7 +87,8 @@ def try_int8(settings: Settings, tracks: int, progress: Callable[[str], None]) -
     If there is no int8 model yet, it is made first, calibrated on other tracks of the library.
 
     Raises:
-        ConfigurationError: the library is not there or too small; no weights; int8 cannot be had.
+        ConfigurationError: the library is missing or too small, the weights are missing, or int8
+            cannot be used on this machine.
         TransientError: the disk is full, or workers were killed.
     """
     from embed_assets.encoders.muq.encoder import must_make_int8
@@ -106,23 +102,23 @@ def try_int8(settings: Settings, tracks: int, progress: Callable[[str], None]) -
     if len(names) < CALIBRATION_TRACKS + FEWEST:
         raise _too_few(len(names), CALIBRATION_TRACKS + FEWEST)
     paths = [local_path(root, name) for name in names]
-    heard, paths = paths[:CALIBRATION_TRACKS], paths[CALIBRATION_TRACKS:]
+    calibrating, paths = paths[:CALIBRATION_TRACKS], paths[CALIBRATION_TRACKS:]
     policy = WindowPolicy(
         settings.window_seconds, min(settings.windows or MOST_WINDOWS, MOST_WINDOWS)
     )
     if to_make:
         progress(
-            f"creating the int8 model of MuQ, calibrated on {len(heard)} tracks: once, about five"
-            " minutes, 6 GB of memory"
+            f"creating the int8 model of MuQ, calibrated on {len(calibrating)} tracks: once, about"
+            " five minutes, 6 GB of memory"
         )
-        calibrate(model, cache, heard, CALIBRATION_SECONDS)
+        calibrate(model, cache, calibrating, CALIBRATION_SECONDS)
 
     def passed(what: str, name: str, some: list[bytes], *, exact: bool = False) -> Pass:
         config = EncoderConfig(name, model, "cpu", cache)
         engine, workers = EngineConfig(config, exact), config.workers(policy.seconds)
         return embed(engine, some, policy, workers, _Progress(what, len(some), progress))
 
-    # The one that may be refused comes first.
+    # int8 comes first, because it may not work here.
     int8 = passed("in int8", MUQ_INT8.name, paths)
     if len(int8.tracks) < FEWEST:
         raise _too_few(len(int8.tracks), FEWEST)
@@ -189,15 +185,15 @@ class _Progress:
 
     def __init__(self, what: str, total: int, progress: Callable[[str], None]) -> None:
         self.what, self.total, self.progress = what, total, progress
-        self.done, self.began, self.said = 0, 0.0, time.monotonic()
+        self.done, self.began, self.printed = 0, 0.0, time.monotonic()
 
     def __call__(self) -> None:
         self.done += 1
         now = time.monotonic()
         if self.done == 1:
-            self.began = now  # The first waited for the model.
-        if now - self.said < SAY_SECONDS and self.done < self.total:
+            self.began = now  # The first track includes loading the model.
+        if now - self.printed < SAY_SECONDS and self.done < self.total:
             return
-        self.said = now
+        self.printed = now
         left = (now - self.began) / max(1, self.done - 1) * (self.total - self.done)
         self.progress(f"{self.what}: {self.done} of {self.total} tracks, {left / 60:.0f} min to go")

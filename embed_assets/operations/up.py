@@ -12,7 +12,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from embed_assets.defs.dagster_compat.processes import CodeServerWatch
 from embed_assets.defs.evaluation import LIVE_RUNS
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from embed_assets.settings import Settings
 
 WELL_SECONDS = 20.0
-"""A Dagster that ran longer than this was killed, or died of something rare: it is restarted."""
+"""If Dagster ran longer than this, it was killed or failed for a rare reason: it is restarted."""
 
 STARTS = 4
 """After this many shorter runs in a row, `up` pauses before it restarts Dagster, or gives up."""
@@ -56,9 +56,9 @@ LONGEST_PAUSE_SECONDS = 60.0
 def up(
     settings: Settings, port: int, progress: Callable[[str], None], *, verbose: bool = False
 ) -> int:
-    """Serve until stopped; returns the exit code. A second one says so and returns 0.
+    """Serve until stopped; returns the exit code: 0 if another `up` is running already.
 
-    Prints a line for each thing that concerns the library; `verbose`: what Dagster prints as well.
+    Prints a line for each thing that happens to the library; `verbose`: also the output of Dagster.
 
     Raises:
         ConfigurationError: EMBED_HOME cannot be written, or the port is taken.
@@ -66,7 +66,7 @@ def up(
     """
     note = prepare_home(settings) / "up.json"
     try:
-        # `status` and `doctor` hold the lock for a moment, to see whether an `up` does.
+        # `status` and `doctor` take the lock for a moment, to see whether an `up` holds it.
         with sole_starter(settings, wait_seconds=2.0):
             return _serve(settings, port, note, verbose=verbose)
     except AlreadyRunning:
@@ -75,7 +75,7 @@ def up(
 
 
 def running_address(settings: Settings) -> str | None:
-    """Address of the UI of an `up` that is running now.
+    """Address of the UI of a running `up`, or None.
 
     Raises:
         ConfigurationError: EMBED_HOME cannot be written.
@@ -90,12 +90,13 @@ def running_address(settings: Settings) -> str | None:
 
 @dataclass(frozen=True)
 class _Session:
-    """One `up` at work; `stopping` has the signals that asked it to stop."""
+    """A running `up`; `stopping`: the stop signals that it received."""
 
     settings: Settings
     port: int
     instance: dg.DagsterInstance
     log: UpLog
+    http: HttpProcess
     stopping: list[int]
 
     @property
@@ -105,24 +106,26 @@ class _Session:
 
 
 def _serve(settings: Settings, port: int, note: Path, *, verbose: bool) -> int:
-    # An `up` that was killed leaves Dagster behind, which has the port and would go on beside ours.
-    if (left_behind := _session_in(note)) is not None:
-        # After a reboot the number is somebody else's.
+    # The Dagster of an `up` that was killed keeps running, and keeps the port.
+    if (left_behind := _read_note(note).get("session")) is not None:
+        # After a reboot another session may have this number.
         stop_session(left_behind, of_home=str(settings.dagster_home))
     _require_port(port)
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        # `nohup` has it ignored, so that a closed terminal stops nothing.
+        # Under `nohup` SIGHUP is ignored, so that a closed terminal does not stop `up`.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, lambda number, _: stopping.append(number))
     request_promotion(Project.of(settings).index())
     with open_instance(settings) as instance:
         library = LibraryLog(instance, Project.of(settings))
-        with UpLog(library, _dagster_log(settings), verbose=verbose) as log:
-            up = _Session(settings, port, instance, log, stopping)
+        with (
+            UpLog(library, _dagster_log(settings), verbose=verbose) as log,
+            HttpProcess(settings, log.info) as http,
+        ):
+            up = _Session(settings, port, instance, log, http, stopping)
             log.info(f"Dagster UI: {up.address}  (library {settings.library}, stop with Ctrl-C)")
-            with HttpProcess(settings, log.info):
-                code = _keep_running(up, note)
+            code = _keep_running(up, note)
             note.unlink(missing_ok=True)
             _reap(up)
             return code
@@ -133,38 +136,39 @@ def _keep_running(up: _Session, note: Path) -> ExitCode:
     starts, served = 0, False
     while True:
         _reap(up)
-        started, printed = time.monotonic(), _size(dagster_log)
+        started = time.monotonic()
+        offset = dagster_log.stat().st_size if dagster_log.exists() else 0
         code, had_code = _run_dagster(up, note)
         if up.stopping:
             return ExitCode.DONE
         starts = 1 if time.monotonic() - started > WELL_SECONDS else starts + 1
         served = served or had_code
-        last = tail(dagster_log, printed)
-        # What was killed, or had come up before, is worth any number of tries.
+        last = tail(dagster_log, offset)
+        # If Dagster was killed, or worked before, it is restarted any number of times.
         if starts >= STARTS and not served and code > 0:
             for line in last:
                 log.info(f"Dagster: {line}")
             log.info(
-                f"Dagster ended {STARTS} times as soon as it had begun; the lines above, and"
-                f" {dagster_log}, say why"
+                f"Dagster ended {STARTS} times shortly after its start; see the lines above and"
+                f" {dagster_log}"
             )
             return ExitCode.FAILED
         pause = min(2.0 ** (starts - STARTS), LONGEST_PAUSE_SECONDS) if starts >= STARTS else 0.0
         when = f" in {pause:.0f} s" if pause else ""
         why = f"; its last line: {last[-1]}" if last else ""
-        log.info(f"Dagster ended by itself with exit code {code}; it is started again{when}{why}")
+        log.info(f"Dagster ended with exit code {code}; it is started again{when}{why}")
         _sleep(pause, up.stopping)
         if up.stopping:
             return ExitCode.DONE
 
 
 def _run_dagster(up: _Session, note: Path) -> tuple[int, bool]:
-    """Run Dagster until it ends or is stopped: its exit code, and whether it had come up."""
+    """Run Dagster until it ends or is stopped; returns its exit code, and whether it came up."""
     dagster_log = _dagster_log(up.settings)
     environment = os.environ | up.settings.environment()
     environment["DAGSTER_HOME"] = str(up.settings.dagster_home)
     try:
-        # A session of its own: a Ctrl-C in the terminal reaches us alone, and we stop the rest.
+        # In another session Ctrl-C in the terminal does not reach it: `up` stops it.
         process = start_held(_command(up.port), environment, dagster_log)
     except OSError as e:
         raise cannot_write(up.settings.dagster_home, e) from e
@@ -174,13 +178,14 @@ def _run_dagster(up: _Session, note: Path) -> tuple[int, bool]:
         code_server = CodeServerWatch(process.pid)
         while process.poll() is None and not up.stopping:
             if code_server.is_lost():
-                up.log.info("the process that holds the code has ended; it is started again")
+                up.log.info("the code server of Dagster has ended; it is started again")
             bound(dagster_log)
             time.sleep(0.2)
         if up.stopping:
             up.log.stop_watching()
-            up.log.info("stopping; what is done is kept, and the next `up` goes on from there")
-            # If its record cannot be written, Dagster is stopped all the same.
+            up.http.begin_to_stop()
+            up.log.info("stopping; finished work is kept, and the next `up` continues from there")
+            # Dagster is stopped even if its database cannot be written.
             with suppress(Exception):
                 begin_to_cancel(up.instance)
     finally:
@@ -194,18 +199,14 @@ def _dagster_log(settings: Settings) -> Path:
 
 
 def _command(port: int) -> list[str]:
-    # `dg dev` wants a project's folder; what it would say of that is nothing to a person here.
+    # Without the warning that recommends `dg dev`, which needs the folder of a project.
     command = [sys.executable, "-W", "ignore:Function `dev_command` is superseded"]
     command += ["-m", "dagster", "dev", "-m", "embed_assets.definitions"]
     return [*command, "--host", "127.0.0.1", "--port", str(port)]
 
 
-def _size(file: Path) -> int:
-    return file.stat().st_size if file.exists() else 0
-
-
 def _write_note(note: Path, address: str, session: int) -> None:
-    """Say where the UI is, and which processes to end if we are killed."""
+    """Record where the UI is, and which session to end if this `up` is killed."""
     try:
         note.write_text(json.dumps({"address": address, "session": session}))
     except OSError as e:
@@ -222,15 +223,16 @@ def _reap(up: _Session) -> None:
     fit_gpu_pool(up.instance, Project.of(up.settings).choice.device_slots())
     allow_runs(up.settings, embedding_at_once(up.instance) + LIVE_RUNS)
     forget_requested(up.instance)
-    # Nothing else starts workers now, so those that have not begun never will.
+    # No daemon is running now, so workers that have not begun never will.
     reap(up.instance, grace_seconds=0.0)
 
 
-def _session_in(note: Path) -> int | None:
+def _read_note(note: Path) -> dict[str, Any]:
+    """What `_write_note` wrote; empty if there is no readable note."""
     try:
-        return json.loads(note.read_text())["session"]
-    except (OSError, ValueError, KeyError):
-        return None
+        return json.loads(note.read_text())
+    except (OSError, ValueError):
+        return {}
 
 
 def _require_port(port: int) -> None:
@@ -247,7 +249,4 @@ def _require_port(port: int) -> None:
 
 
 def _address_in(note: Path) -> str:
-    try:
-        return json.loads(note.read_text())["address"]
-    except (OSError, ValueError, KeyError):
-        return "its address is not known yet"
+    return _read_note(note).get("address", "its address is not known yet")

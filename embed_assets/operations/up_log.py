@@ -1,8 +1,8 @@
-"""What `up` prints: a line for each thing that concerns the library; what Dagster prints if asked.
+"""The output of `up`: a line for each thing that happens to the library.
 
-The lines come from Dagster's record and the tables, not from its output; of that only warnings and
-errors are shown, shortened. A thread of its own prints, so that a terminal that is stopped (Ctrl-S)
-stops nothing else.
+The lines come from Dagster's database and the tables. Of Dagster's output only warnings and errors
+are printed, shortened; with `verbose` all of it. A separate thread prints, so that a terminal that
+is stopped (Ctrl-S) blocks nothing else.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ LEAVE_SECONDS = 2.0
 
 
 class UpLog:
-    """Prints what happens, and what it is given, until its block is left."""
+    """Prints what happens to the library, and the lines of `info`, until its block is left."""
 
     def __init__(self, library: LibraryLog, dagster_log: Path, *, verbose: bool) -> None:
         self.library = library
@@ -42,7 +42,7 @@ class UpLog:
 
     def __exit__(self, *_: object) -> None:
         self.lines.put(None)
-        # A terminal that takes no more holds the thread, and must not hold the end of `up`.
+        # A stopped terminal blocks the thread, but must not block the end of `up`.
         self.thread.join(LEAVE_SECONDS)
 
     def info(self, line: str) -> None:
@@ -50,7 +50,7 @@ class UpLog:
         self.lines.put(line)
 
     def stop_watching(self) -> None:
-        """From now on print only what is given, and with `verbose` what Dagster prints."""
+        """From now on print only the lines of `info` and, if `verbose`, the output of Dagster."""
         self.watching = False
 
     def _run(self) -> None:
@@ -77,7 +77,7 @@ class UpLog:
         for line in self.output.warnings(text) if not self.verbose else ():
             self._print(f"Dagster: {line} (more in {self.output.path})")
         for line in self.library.news():
-            # What runs did when they were stopped is no news.
+            # What stopped runs did is not worth a line.
             if self.watching:
                 self._print(line)
 
@@ -89,7 +89,7 @@ class UpLog:
 
 
 def _write(text: bytes) -> None:
-    # Past Python's buffer: its lock would be held while a stopped terminal takes nothing.
+    # Not through Python's buffer, whose lock would be held while the terminal is stopped.
     with suppress(OSError, ValueError):
         number = sys.stderr.fileno()
         while text:

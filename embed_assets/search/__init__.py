@@ -1,5 +1,5 @@
-"""Answering queries: which tracks a name means, filters, nearest tracks and parts, paths, the map.
+"""Queries: finding tracks by name, filters, nearest tracks and parts, paths, duplicates, the map.
 
-A query is answered from an immutable `Snapshot` in memory (`searcher`, `exact`), or by Milvus where
-it is a server (`milvus`). Either way it becomes a `Result` (`answers`).
+A query is answered from an immutable `Snapshot` in memory (`searcher`, `exact`), or by a Milvus
+server (`milvus`). Both give a `Result` (`answers`).
 """

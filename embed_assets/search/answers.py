@@ -22,9 +22,9 @@ if TYPE_CHECKING:
 class Filters:
     """Which tracks may be in a result.
 
-    `where`: conditions that must all hold. `per_artist`: most tracks of a known artist; 0: no
-    limit. `one_recording`: of tracks that `duplicates` suggests as one recording only the best, and
-    none that may be the same recording as the query.
+    `where`: conditions that must all hold. `per_artist`: maximum number of tracks of a known
+    artist; 0: no limit. `one_recording`: of tracks that `duplicates` suggests as one recording only
+    the best, and none that may be the same recording as the query.
     """
 
     where: tuple[Condition, ...] = ()
@@ -34,7 +34,7 @@ class Filters:
 
 @dataclass(frozen=True)
 class Query:
-    """A query: names of its tracks, and of those to avoid; `n`: how many results were asked for."""
+    """A query: names of its tracks, and of those to avoid; `n`: the requested number of results."""
 
     seeds: tuple[str, ...]
     n: int | None
@@ -52,8 +52,8 @@ class Query:
 class Result(Sequence[Match]):
     """The tracks that were found, in order; a sequence of matches.
 
-    `notes`: sentences for people, e.g. which track was taken when words fit several. `spec`: what
-    the vectors were made with, if it is known.
+    `notes`: sentences for people, e.g. which track was taken if the words match several. `spec`:
+    what the vectors were made with, if it is known.
     """
 
     matches: tuple[Match, ...]
@@ -99,7 +99,7 @@ class Result(Sequence[Match]):
 
 @dataclass(frozen=True)
 class Drift:
-    """A radio that ends only when all tracks that fit were played; each is found when it is due."""
+    """A radio: continues until all matching tracks were played, and computes one at a time."""
 
     matches: Iterator[Match]
     result: Result
@@ -109,7 +109,7 @@ class Drift:
         return self.matches
 
     def take(self, n: int | None) -> Result:
-        """The next `n` tracks; None: all that are left."""
+        """The next `n` tracks; None: all that remain."""
         result = self.result
         query = Query(result.query.seeds, n, result.query.filters)
         return Result(

@@ -1,7 +1,7 @@
 """Artists whose music sounds alike.
 
-An artist is a name in the tag `artist`, or in `album_artist` if there is none; of "A; B" each is
-one. What an artist sounds like is the mean of the vectors of its tracks.
+An artist is a name in the tag `artist`, or in `album_artist` if that is empty; "A; B" are two
+artists. The vector of an artist is the mean of the vectors of its tracks.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SEPARATOR = "; "
 
 @dataclass(frozen=True)
 class SimilarArtist:
-    """An artist, the cosine of its mean vector with that of the artist in question, and tracks.
+    """An artist, and the cosine of its vector with that of the artist in the query.
 
-    `tracks`: those of its tracks that are nearest to that artist, best first.
+    `tracks`: its tracks that are nearest to the artist in the query, best first.
     """
 
     artist: str
@@ -35,8 +35,7 @@ class SimilarArtist:
 class SimilarArtists:
     """The artists nearest to `artist`, best first.
 
-    `tracks`: those of the artist's own tracks that are most typical of it. `notes`: sentences for
-    people.
+    `tracks`: the tracks of `artist` that are nearest to its vector. `notes`: sentences for people.
     """
 
     artist: str
@@ -47,7 +46,7 @@ class SimilarArtists:
 
 @dataclass(frozen=True)
 class _Artists:
-    """`names`: as most tracks spell them. `tracks`: positions. `means`: float32 `[n, dim]`."""
+    """`names`: in the most frequent spelling. `tracks`: positions. `means`: float32 `[n, dim]`."""
 
     names: list[str]
     tracks: list[np.ndarray]
@@ -57,10 +56,10 @@ class _Artists:
 def similar_artists(snapshot: Snapshot, artist: str, n: int = 20, songs: int = 3) -> SimilarArtists:
     """The `n` artists that sound most like an artist, each with `songs` tracks.
 
-    `artist`: a name, or words of one; of several artists the one with most tracks is taken.
+    `artist`: a name, or words of one; if several artists match, the one with most tracks is taken.
 
     Raises:
-        NotFound: no indexed track has such an artist.
+        NotFound: no indexed track has a matching artist.
     """
     every = snapshot.once("artists", lambda: _artists_of(snapshot))
     fitting = _named(every, artist)
@@ -96,7 +95,7 @@ def artists_of_track(artist: str) -> list[str]:
 
 
 def _named(every: _Artists, artist: str) -> list[int]:
-    """Artists with this name or else with these words in their name, most tracks first."""
+    """Artists with this name, or else with these words in their names, most tracks first."""
     key = name_key(artist)
     same = [i for i, name in enumerate(every.names) if name_key(name) == key]
     if not same and artist.strip():

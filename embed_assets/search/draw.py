@@ -54,7 +54,7 @@ def write_map(tracks: Snapshot, file: Path, by: str = "", method: str = "") -> W
 
 @dataclass(frozen=True)
 class MapPoints:
-    """Where each track is on the map; columns of equal length.
+    """The position of each track on the map, in columns of equal length.
 
     `x`, `y`: from 0 to 1; similar tracks are close. `group`: index into `groups`, the names that
     the colours mean. `by`: `genre` or `folder`. `method`: `tsne` or `pca`.

@@ -28,7 +28,7 @@ class DuplicateGroup:
         """The object that `duplicates --json` prints."""
         tracks = [asdict(t) for t in self.tracks]
         for track in tracks:
-            del track["copies"]  # They are the other tracks.
+            del track["copies"]  # The other tracks of the group.
         return asdict(self) | {"tracks": tracks}
 
 
@@ -61,7 +61,7 @@ def _duplicates(
         DuplicateGroup(
             certain=True,
             score=1.0,
-            tracks=tuple(sorted((searcher.match(i, 1.0) for i in same), key=_by_path)),
+            tracks=tuple(sorted((searcher.match(i, 1.0) for i in same), key=lambda m: m.path)),
         )
         for same in by_audio.values()
         if len(same) > 1
@@ -79,7 +79,3 @@ def _duplicates(
         )
         for score, a, b in pairs
     ]
-
-
-def _by_path(match: Match) -> str:
-    return match.path

@@ -1,7 +1,7 @@
 """Exact searches over a snapshot: similar tracks, paths, radio.
 
-Plain functions over a `Snapshot`, or over the current one of a `Searcher`. All vectors have length
-1, and each score is a cosine in [-1, 1].
+The functions take a `Snapshot`, or a `Searcher`, whose newest snapshot they use. All vectors have
+length 1, and each score is a cosine in [-1, 1].
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ CANDIDATES = 40
 """Candidates for each step of a path; as many as the path has steps, if that is more."""
 
 RECENT = 8
-"""An artist is not repeated within this many tracks, if there are others."""
+"""An artist is not repeated within this many tracks, if there are tracks by others."""
 
 CHOICE = 12
 """The next track of a radio is drawn from this many nearest tracks."""
@@ -42,9 +42,9 @@ def similar(
     """The `n` tracks nearest to the mean of the seeds' vectors, best first; one per audio.
 
     `seeds`, `avoid`: positions. Seeds and their copies are left out, and also tracks that are
-    closer to the mean of `avoid` than to that of the seeds. `per_artist`: most tracks of a known
-    artist; 0: no limit. `one_recording`: of tracks that `duplicates` suggests as one recording only
-    the nearest, and no other recording of the seeds.
+    closer to the mean of `avoid` than to that of the seeds. `per_artist`: maximum number of tracks
+    of a known artist; 0: no limit. `one_recording`: of tracks that `duplicates` suggests as one
+    recording only the nearest, and no other recording of the seeds.
     """
     searcher = searcher.snapshot()
     query = direction(searcher, seeds)
@@ -53,18 +53,18 @@ def similar(
         allowed &= ~searcher.of_same_audio(avoid)
         allowed &= searcher.scores(query) >= searcher.scores(direction(searcher, avoid))
     allowed = searcher.one_each(allowed)
-    many = n
+    limit = n
     while True:
-        near, scores = searcher.nearest(query, many, allowed)
+        near, scores = searcher.nearest(query, limit, allowed)
         found = list(range(len(near)))
         if one_recording:
             found = _distinct(searcher, near.tolist(), [*seeds, *avoid])
         kept = at_most(
             (_answer(searcher, int(near[i]), float(scores[i])) for i in found), per_artist
         )
-        if len(kept) >= n or len(near) < many:
+        if len(kept) >= n or len(near) < limit:
             return kept[:n]
-        many *= 4
+        limit *= 4
 
 
 def direction(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
@@ -99,13 +99,12 @@ def path(
 
     `steps - 2` points are spread over the great circle between the two; the tracks near each point
     are its candidates. Of all paths through candidates, the one with the greatest sum of cosines,
-    from track to track and from track to point, is chosen (Viterbi). No audio comes twice; with
-    `one_recording` nothing that `duplicates` suggests as one recording does. The path is shorter if
-    the library has too few tracks. Score: cosine to the track before.
+    from track to track and from track to point, is chosen (Viterbi). No audio is repeated and, with
+    `one_recording`, no recording as `duplicates` suggests them. The path is shorter if the library
+    has too few tracks. Score: cosine to the track before.
 
     Raises:
-        ConfigurationError: the two are one audio, or sound so opposite that no way leads from one
-            to the other.
+        ConfigurationError: both tracks have the same audio, or opposite vectors.
     """
     searcher = searcher.snapshot()
     if end in np.flatnonzero(searcher.of_same_audio([start])):
@@ -119,10 +118,10 @@ def path(
     points = _between(first, last, steps - 2)
     layers = _layers(searcher, points, allowed, one_recording=one_recording)
     chosen = _viterbi(searcher, first, last, points, layers)
-    way = [start, *chosen, end]
-    vectors = searcher.vectors(way)
+    positions = [start, *chosen, end]
+    vectors = searcher.vectors(positions)
     scores = [1.0, *np.einsum("ij,ij->i", vectors[1:], vectors[:-1]).tolist()]
-    return [_answer(searcher, i, s) for i, s in zip(way, scores, strict=True)]
+    return [_answer(searcher, i, s) for i, s in zip(positions, scores, strict=True)]
 
 
 def radio(
@@ -134,14 +133,14 @@ def radio(
     random: int | None = None,
     one_recording: bool = False,
 ) -> Iterator[Match]:
-    """Drift from the seeds without an end: each track is similar to the last, no audio comes twice.
+    """An endless radio from the seeds: each track is similar to the one before.
 
-    With `one_recording` nothing that `duplicates` suggests as one recording comes twice.
+    No audio is repeated and, with `one_recording`, no recording as `duplicates` suggests them.
 
     `drift`: 0 stays near the seeds, 1 follows the last track only. The next track is drawn from the
-    `CHOICE` nearest that were not played, nearer ones more often, and not by an artist of the last
-    `RECENT` tracks if possible. Ends when all that fit were played. `random`: the same seed gives
-    the same tracks. Score: cosine to the track before.
+    `CHOICE` nearest ones that were not played, nearer ones more often and, if possible, not by an
+    artist of the last `RECENT` tracks. Ends when all matching tracks were played. `random`: the
+    same seed gives the same tracks. Score: cosine to the track before.
     """
     return _drifting(searcher.snapshot(), seeds, where, drift, random, one_recording=one_recording)
 
@@ -197,23 +196,23 @@ def _between(first: np.ndarray, last: np.ndarray, n: int) -> np.ndarray:
 def _layers(
     searcher: Snapshot, points: np.ndarray, allowed: np.ndarray, *, one_recording: bool
 ) -> list[list[int]]:
-    """Candidates for each point; no track is a candidate for two, so that none comes twice."""
-    # With as many as there are points, the last one finds one that is free, too.
-    many = max(CANDIDATES, len(points))
+    """Candidates for each point; no track is a candidate for two points, so none is repeated."""
+    # With at least as many candidates as points, each point finds one that is free.
+    limit = max(CANDIDATES, len(points))
     while True:
-        near = [searcher.nearest(p, many, allowed)[0].tolist() for p in points]
+        near = [searcher.nearest(p, limit, allowed)[0].tolist() for p in points]
         everyone = sorted({i for one in near for i in one})
         if not one_recording:
             break
         everyone.sort(key=lambda i: searcher.track(i).path)
         everyone = sorted(everyone[k] for k in _distinct(searcher, everyone))
-        if len(everyone) >= len(points) or many >= len(allowed):
+        if len(everyone) >= len(points) or limit >= len(allowed):
             break
-        many *= 4
+        limit *= 4
     layers: list[list[int]] = [[] for _ in points]
     if not everyone:
         return []
-    # The best of each point is its own, in turns; the rest goes to where it is nearest.
+    # Each point in turn gets its best free candidate; the others go to their nearest point.
     free = set(everyone)
     for layer, one in zip(layers, near, strict=True):
         if (own := next((i for i in one if i in free), None)) is not None:
@@ -257,7 +256,7 @@ def _answer(searcher: Snapshot, position: int, score: float) -> Match:
 
 
 def _distinct(searcher: Snapshot, ranked: list[int], heard: Sequence[int] = ()) -> list[int]:
-    """Indices into `ranked` of tracks that are no other recording of an earlier or played one."""
+    """Indices into `ranked`, without other recordings of an earlier track or of `heard`."""
     positions = [*heard, *ranked]
     seconds = [searcher.track(i).duration for i in positions]
     least = same_recording_cosine(searcher.spec.recipe.encoder)

@@ -54,7 +54,7 @@ def condition(field: str, text: str, *, negate: bool = False) -> Condition:
     """Parse a condition on a field, e.g. ("year", "1955..1965").
 
     Raises:
-        ConfigurationError: there is no such field, or the text is no range of its kind.
+        ConfigurationError: there is no such field, or the text is not a range of its type.
     """
     if field not in FIELDS:
         raise ConfigurationError(
@@ -90,7 +90,7 @@ def parse(text: str) -> Condition:
     """Parse `FIELD=WORDS`, `FIELD!=WORDS` or `FIELD=LEAST..MOST`.
 
     Raises:
-        ConfigurationError: it is none.
+        ConfigurationError: it is not a condition.
     """
     found = re.fullmatch(r"\s*([a-z_]+)\s*(!?=)(.*)", text, re.S)
     if not found:
@@ -107,7 +107,7 @@ def conditions(where: str | Sequence[str | Condition]) -> list[Condition]:
     year=1955..1965`.
 
     Raises:
-        ConfigurationError: one is none.
+        ConfigurationError: one of them is not a condition.
     """
     if not isinstance(where, str):
         return [one if isinstance(one, Condition) else parse(one) for one in where]
@@ -123,8 +123,8 @@ def conditions(where: str | Sequence[str | Condition]) -> list[Condition]:
 def expression(conditions: Sequence[Condition], vocabulary: Vocabulary) -> str:
     """The conditions as a filter of Milvus (Lite or server); empty if there are none.
 
-    Words are looked up in the library's own values (`vocabulary`), so that the filter contains only
-    comparisons, which every version of Milvus supports, with each value quoted.
+    Words are looked up in the values that the library has (`vocabulary`), so the filter contains
+    only comparisons with quoted values, which every version of Milvus supports.
     """
     return " and ".join(f"({_expression(c, vocabulary)})" for c in conditions)
 

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalAnswers:
-    """Answers from one moment of the index: `tracks`, and their `parts` if there are any."""
+    """Answers from a snapshot of the index: `tracks`, and their `parts` if there are any."""
 
     project: Project
     tracks: Snapshot
@@ -37,7 +37,7 @@ class LocalAnswers:
 
     @cached_property
     def names(self) -> SnapshotNames:
-        """Finds the tracks that people name."""
+        """Finds tracks by the names that people give."""
         return SnapshotNames(self.project, self.tracks)
 
     def similar(
@@ -74,7 +74,7 @@ class LocalAnswers:
         return {t: self.tracks.vectors(p)[0] for t, p in found.items() if p}
 
     def positions(self, found: Sequence[Found]) -> list[int]:
-        """Positions of the tracks that were found; raises if none of one name is indexed."""
+        """Positions of the tracks that were found; raises NotFound if none of a name is indexed."""
         positions: dict[int, None] = {}
         for one in found:
             there = self.tracks.find(t.track_id for t in one.tracks)
@@ -84,7 +84,7 @@ class LocalAnswers:
         return list(positions)
 
     def one_of(self, found: Found) -> Found:
-        """The first indexed track of what was found, e.g. of a folder."""
+        """The first indexed track of those that were found, e.g. of a folder."""
         if len(found.tracks) == 1:
             return found
         tracks = [t for t in found.tracks if self.tracks.find([t.track_id])]

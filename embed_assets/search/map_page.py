@@ -36,7 +36,7 @@ def page(searcher: Snapshot, drawing: Drawing) -> str:
         "colours": [*COLOURS[: min(len(drawing.groups), GROUPS)], COLOURS[-1]],
         "near": drawing.near.tolist(),
     }
-    # In JSON these stand inside of texts only, where an escape means the same.
+    # In JSON these characters occur only inside strings, where an escape means the same.
     text = json.dumps(data, ensure_ascii=False, separators=(",", ":"))
     for mark in "<>&\u2028\u2029":
         text = text.replace(mark, f"\\u{ord(mark):04x}")
@@ -51,15 +51,15 @@ def write_file(file: Path, text: str) -> None:
 
     Raises:
         OSError: it cannot be written.
-        ConfigurationError: it has the name of a track, and may be somebody's music.
+        ConfigurationError: the file has the extension of an audio file, so it may be music.
     """
     if is_audio(os.fsencode(file.name)):
         raise ConfigurationError(f"{file} has the extension of an audio file: choose another name")
     with suppress(FileNotFoundError):
-        if not stat.S_ISREG((told := file.stat()).st_mode):
-            if stat.S_ISDIR(told.st_mode):
+        if not stat.S_ISREG((status := file.stat()).st_mode):
+            if stat.S_ISDIR(status.st_mode):
                 raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), str(file))
-            # A pipe or a device, such as /dev/stdout, takes it as it comes.
+            # A pipe or a device, such as /dev/stdout, cannot be replaced: write into it.
             file.write_text(text, encoding="utf-8", newline="\n")
             return
         file = file.resolve()

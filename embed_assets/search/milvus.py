@@ -32,12 +32,12 @@ if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
 
 SPARE = 4
-"""Hits per result that are requested from a server if some will be left out."""
+"""How many times as many hits are requested from a server if some may be left out."""
 
 
 @dataclass(frozen=True)
 class MilvusAnswers:
-    """Answers from one collection; stays with it even if the alias moves meanwhile."""
+    """Answers from one collection, even if the alias moves meanwhile."""
 
     project: Project
     collection: str
@@ -49,7 +49,7 @@ class MilvusAnswers:
 
     @cached_property
     def names(self) -> Names:
-        """Finds the tracks that people name."""
+        """Finds tracks by the names that people give."""
         return Names(self.project)
 
     def similar(
@@ -63,31 +63,31 @@ class MilvusAnswers:
         if len(own) <= MOST_IDS:
             copies = f"audio_hash not in {id_list(sorted(own))}"
             where = f"({where}) and {copies}" if where else copies
-        sifted = avoid or filters.per_artist or filters.one_recording or len(own) > MOST_IDS
-        many = SPARE * n if sifted else n
+        filtered = avoid or filters.per_artist or filters.one_recording or len(own) > MOST_IDS
+        limit = SPARE * n if filtered else n
         with self._client() as client:
             load(client, self.collection)
             near, mine = self._mean(client, seeds)
             far, theirs = self._mean(client, avoid) if avoid else (None, {})
             out = mine | theirs
             while True:
-                found = nearest.similar(client, near, many, out, self.collection, where=where)
+                found = nearest.similar(client, near, limit, out, self.collection, where=where)
                 kept = [m for m in found if m.audio_hash not in own]
                 vectors = {}
                 if far is not None or filters.one_recording:
                     ids = [m.track_id for m in kept]
                     vectors = nearest.vectors_of(client, ids, self.collection)
                 if far is not None:
-                    # What was removed between the two questions is no answer.
+                    # A track may have been removed between the two requests.
                     kept = [m for m in kept if m.track_id in vectors]
                     kept = [m for m in kept if m.score >= float(vectors[m.track_id] @ far)]
                 if filters.one_recording:
                     encoder = self.spec.recipe.encoder if self.spec else ""
                     kept = first_takes(kept, heard, vectors | out, encoder)
                 kept = nearest.at_most(kept, filters.per_artist)
-                if len(kept) >= n or len(found) < many or many >= PAGE:
+                if len(kept) >= n or len(found) < limit or limit >= PAGE:
                     return kept[:n]
-                many = min(SPARE * many, PAGE)
+                limit = min(SPARE * limit, PAGE)
 
     def nearest_parts(
         self,

@@ -1,4 +1,4 @@
-"""Finding the tracks a person names: by path, folder, track id, or words of title and artist."""
+"""Finding tracks by name: a path, a folder, a track id, or words of title and artist."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from embed_assets.index.track_rows import row_of
 from embed_assets.library.walk import is_audio
 from embed_assets.project import Project
 from embed_assets.search.snapshot import Snapshot
-from embed_assets.storage import queries
+from embed_assets.storage import find_tracks, queries
 from embed_assets.storage.records import Track
 
 LONGEST_QUERY = 300
@@ -25,7 +25,7 @@ OTHERS = 20
 
 @dataclass(frozen=True)
 class Found:
-    """The tracks that were named, what to call them, and others that the words match too."""
+    """The tracks that a name means, a name to show, and other tracks that the words match."""
 
     tracks: tuple[Track, ...]
     name: str
@@ -33,14 +33,14 @@ class Found:
 
     @property
     def note(self) -> str:
-        """Which track was taken if words fit several, for people; empty if it was clear."""
+        """For people: which track was taken if the words match several; otherwise empty."""
         if not self.others:
             return ""
-        told = "; ".join(map(name_of, self.others[:5]))
+        others = "; ".join(map(name_of, self.others[:5]))
         more = len(self.others) - 5
         if more > 0:
-            told += f"; and {more}{' or more' if len(self.others) >= OTHERS else ''} others"
-        return f"took {self.name}. It also fits: {told}. Use a path to choose one."
+            others += f"; and {more}{' or more' if len(self.others) >= OTHERS else ''} others"
+        return f"took {self.name}. It also fits: {others}. Use a path to choose one."
 
 
 def notes_of(found: Iterable[Found]) -> tuple[str, ...]:
@@ -57,30 +57,30 @@ class Names:
 
     def at(self, path: bytes) -> Track | None:
         """The track at a library-relative path."""
-        return queries.track_by_path(self.tables, path)
+        return find_tracks.track_by_path(self.tables, path)
 
     def below(self, folder: bytes) -> list[Track]:
         """The tracks of a folder and its subfolders, ordered by path; b"" is the library."""
-        return queries.tracks_below(self.tables, folder)
+        return find_tracks.tracks_below(self.tables, folder)
 
     def with_id(self, track: str) -> Track | None:
         """The track with an id."""
         if not isinstance(track, str) or not re.fullmatch("[0-9a-f]{32}", track):
-            return None  # Such a text may be none that SQLite takes.
+            return None  # SQLite does not accept every text.
         known = TrackId(track)
-        return queries.tracks_by_id(self.tables, [known]).get(known)
+        return find_tracks.tracks_by_id(self.tables, [known]).get(known)
 
     def called(self, name: str) -> Track | None:
         """The track whose file has this name, as `errors` prints it."""
-        return queries.track_by_name(self.tables, name)
+        return find_tracks.track_by_name(self.tables, name)
 
     def by_words(self, words: str, limit: int) -> list[Track]:
         """The tracks whose title, artist, album or path contains all these words, best first."""
-        return queries.tracks_by_words(self.tables, words, limit=limit)
+        return find_tracks.tracks_by_words(self.tables, words, limit=limit)
 
 
 class SnapshotNames(Names):
-    """Finds tracks of a snapshot; asks the tables for others, to say why they are missing."""
+    """Finds tracks of a snapshot, else in the tables, so that errors can say what is missing."""
 
     def __init__(self, project: Project, snapshot: Snapshot) -> None:
         super().__init__(project)
@@ -103,7 +103,7 @@ class SnapshotNames(Names):
     def by_words(self, words: str, limit: int) -> list[Track]:
         """The tracks whose title, artist, album or path contains all these words, best first."""
         tracks = (t for _, t in self.snapshot.tracks())
-        return queries.best_by_words(tracks, words, limit) or super().by_words(words, limit)
+        return find_tracks.best_by_words(tracks, words, limit) or super().by_words(words, limit)
 
     def _indexed(self, track: str) -> Track | None:
         positions = self.snapshot.find([track])
@@ -120,8 +120,8 @@ def find_each(
     names: Names, query: str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
 ) -> tuple[Found, ...]:
     """What one query or several queries name; see `find`."""
-    queries = [query] if isinstance(query, (str, os.PathLike)) else query
-    return tuple(find(names, os.fspath(one)) for one in queries)
+    several = [query] if isinstance(query, (str, os.PathLike)) else query
+    return tuple(find(names, os.fspath(one)) for one in several)
 
 
 def find(names: Names, query: str, *, here: bool = True) -> Found:
@@ -130,13 +130,13 @@ def find(names: Names, query: str, *, here: bool = True) -> Found:
     A path is relative to the library or, if `here`, to this directory.
 
     Raises:
-        NotFound: none fits.
+        NotFound: no track matches.
         NothingIndexed: the library was never scanned.
     """
     if not query.strip(" /"):
         raise NotFound("name a track by its path, or by words of its title and artist")
     if not _may_be_a_name(query):
-        raise NotFound(f"no track can be called {query!r}: it holds characters that no name has")
+        raise NotFound(f"no track can be named {query!r}: it has characters that no file name has")
     if found := at_path(names, query, here=here):
         return found
     if track := names.with_id(query):
@@ -157,7 +157,7 @@ def find(names: Names, query: str, *, here: bool = True) -> Found:
 def at_path(names: Names, query: str, *, here: bool = True) -> Found | None:
     """The track at a path, or the tracks of a folder; None if there is neither.
 
-    Only the tables are asked. `here`: paths may also be relative to this directory.
+    A file that was never scanned is not found. `here`: paths relative to this directory too.
     """
     if not query.strip() or not _may_be_a_name(query):
         return None
@@ -177,7 +177,7 @@ def at_path(names: Names, query: str, *, here: bool = True) -> Found | None:
 
 
 def _may_be_a_name(query: str) -> bool:
-    """Whether the file system can be asked for it: no NUL, no half of a character."""
+    """Whether a file can have this name: it has no NUL and no lone surrogate."""
     try:
         return b"\0" not in os.fsencode(query)
     except UnicodeEncodeError:
@@ -188,7 +188,7 @@ def with_ids(names: Names, track_ids: Sequence[str]) -> tuple[Found, ...]:
     """The tracks with these ids.
 
     Raises:
-        NotFound: there is none of an id.
+        NotFound: no track has one of the ids.
     """
     found = []
     for one in [track_ids] if isinstance(track_ids, str) else track_ids:

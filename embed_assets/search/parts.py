@@ -1,6 +1,6 @@
 """`parts`: the tracks with a part that sounds like the query, and where that part is.
 
-The query's vectors always come from the store.
+The vectors of the query are always read from the store.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ from embed_assets.storage.segment_vector_file import SegmentVectorFile
 from embed_assets.storage.vector_store import VectorsLost
 
 MORE = 4
-"""Tracks per result that are requested if some will be left out."""
+"""How many times as many tracks are requested if some may be left out."""
 
 Range = tuple[float, float | None]
-"""From and to, in seconds; if the end is None: the window that contains the start."""
+"""Start and end in seconds; an end of None means the window that contains the start."""
 
 
 def part_of(text: str) -> Range | None:
     """Parse a part of a track into seconds: `1:30..2:00`, `12:05`, `..2m`.
 
     Raises:
-        ConfigurationError: it is no part.
+        ConfigurationError: it is not a part.
     """
     if not text.strip():
         return None
@@ -78,18 +78,18 @@ def parts(
     windowed = SegmentVectorFile(project.store, spec)
     vector, more = _direction(project, windowed, seeds, part)
     exclude = {t.audio for f in seeds for t in f.tracks}
-    many = MORE * n if filters.per_artist or filters.one_recording else n
+    limit = MORE * n if filters.per_artist or filters.one_recording else n
     while True:
-        found = answers.nearest_parts(windowed, vector, many, exclude, filters.where)
+        found = answers.nearest_parts(windowed, vector, limit, exclude, filters.where)
         kept = found
         if filters.one_recording:
             heard = [t for f in seeds for t in f.tracks]
             ids = [*(t.track_id for t in heard), *(p.track_id for p in found)]
             kept = first_takes(found, heard, answers.vectors_of(ids), spec.recipe.encoder)
         kept = at_most(kept, filters.per_artist)
-        if len(kept) >= n or len(found) < many or many >= PAGE:
+        if len(kept) >= n or len(found) < limit or limit >= PAGE:
             return kept[:n], notes + more
-        many = min(MORE * many, PAGE)
+        limit = min(MORE * limit, PAGE)
 
 
 def has_parts(project: Project, spec: IndexSpec) -> bool:
@@ -99,15 +99,15 @@ def has_parts(project: Project, spec: IndexSpec) -> bool:
 
 
 def require_parts(project: Project, spec: IndexSpec) -> None:
-    """Raise an error that says what to do if there are no parts.
+    """Check that parts are indexed.
 
     Raises:
-        ConfigurationError: see above.
+        ConfigurationError: they are not; says what to do.
     """
     if not project.parts:
         raise ConfigurationError(
-            "parts of tracks are not indexed: set EMBED_PARTS=true and run `embed-assets sync`. It"
-            " embeds nothing again; docs/index.md says what it costs"
+            "parts of tracks are not indexed: set EMBED_PARTS=true and run `embed-assets sync`."
+            " Nothing is embedded again; docs/index.md has the cost"
         )
     if has_parts(project, spec):
         return
@@ -172,12 +172,12 @@ def _nearest_note(
     found: Found, track: Track, window: tuple[float, float], start: float, spec: IndexSpec
 ) -> str:
     begin, length = window
-    place = f"{clock(begin)}..{clock(begin + length)}"
+    used = f"{clock(begin)}..{clock(begin + length)}"
     if start >= track.duration:
         return (
-            f"{found.name} ends at {clock(track.duration)}, before that part; used {place} instead"
+            f"{found.name} ends at {clock(track.duration)}, before that part; used {used} instead"
         )
     return (
-        f"that part of {found.name} is not embedded; used the nearest embedded part, {place}"
+        f"that part of {found.name} is not embedded; used the nearest embedded part, {used}"
         f" (EMBED_WINDOWS={spec.recipe.windows})"
     )

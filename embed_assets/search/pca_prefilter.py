@@ -1,9 +1,9 @@
 """PCA prefilter: finds candidates for an exact search along the principal axes of the vectors.
 
-A scan of 100,000 vectors of 1024 dimensions reads 400 MB, which is most of its time. Along 64 axes
-it reads a sixteenth; then only the `CANDIDATES` best are compared in full. This is exact enough if
-a few axes hold most of the variance, as with trained encoders. That is measured when the axes are
-computed: if a true neighbour would nearly be missed, they are not used.
+A scan of 100,000 vectors of 1024 dimensions reads 400 MB, which takes most of its time. A scan of
+64 axes reads a sixteenth of that; then only the `CANDIDATES` best are compared in full. This is
+exact enough if a few axes hold most of the variance, as with trained encoders. It is measured when
+the axes are computed: if a true neighbour would nearly be missed, they are not used.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ def _first_axes(vectors: np.ndarray, n: int, rng: np.random.Generator) -> np.nda
 def _worst_place(
     queries: np.ndarray, vectors: np.ndarray, axes: np.ndarray, parts: np.ndarray
 ) -> int:
-    """The worst rank that a true neighbour (of ten) has by the axes alone."""
+    """The worst rank of a true neighbour (of ten) in the approximate scores."""
     worst = 0
     exact = queries @ vectors.T
     approximate_scores = (queries @ axes) @ parts.T

@@ -55,7 +55,7 @@ def m3u_text(
     for match in matches:
         raw = match.path.encode()
         if track_id(library.name, raw) != match.track_id:
-            # What is shown of such a name is not what it is.
+            # The displayed path differs from the real one.
             notes.append(f"{match.path} (its name is not UTF-8)")
             continue
         path = path_of(raw)
@@ -64,6 +64,6 @@ def m3u_text(
             continue
         name = f"{match.artist} - {match.title}" if match.artist else match.title
         lines.append(f"#EXTINF:{round(match.duration)},{' '.join(name.split())}")
-        # Such a line would be a comment.
+        # A line that starts with # is a comment.
         lines.append(f"./{path}" if path.startswith("#") else path)
     return "\n".join(lines) + "\n", notes

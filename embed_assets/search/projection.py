@@ -18,10 +18,10 @@ TSNE_ROWS = 5_000
 """Up to this many tracks t-SNE is used, which shows groups best; it takes half a minute."""
 
 TSNE_LEAST = 10
-"""With this many tracks or fewer, t-SNE shows nothing."""
+"""With this many tracks or fewer, t-SNE is not used: it would show no structure."""
 
 AXES = 64
-"""Principal axes along which t-SNE starts."""
+"""Principal axes whose coordinates t-SNE gets."""
 
 NEAR = 8
 """Similar tracks that are stored for each track."""
@@ -47,6 +47,10 @@ COLOURS = (
     "#9a9a9a",
 )
 """The last one is for all other groups."""
+
+
+WIDTH, HEIGHT = 320, 220
+"""Size of the small picture in pixels."""
 
 
 @dataclass(frozen=True)
@@ -114,13 +118,13 @@ def lay_out(searcher: Snapshot, by: str = "", method: str = "") -> Layout:
     )
 
 
-def picture(drawing: Drawing, width: int = 320, height: int = 220) -> bytes:
+def picture(drawing: Drawing) -> bytes:
     """The drawing as a small PNG, below 10 KB."""
     from PIL import Image
 
-    pixels = np.zeros((height, width), np.uint8)
-    xs = (drawing.points[:, 0] * (width - 5)).astype(int) + 1
-    ys = ((1 - drawing.points[:, 1]) * (height - 5)).astype(int) + 1
+    pixels = np.zeros((HEIGHT, WIDTH), np.uint8)
+    xs = (drawing.points[:, 0] * (WIDTH - 5)).astype(int) + 1
+    ys = ((1 - drawing.points[:, 1]) * (HEIGHT - 5)).astype(int) + 1
     size = 3 if len(xs) <= 300 else 2 if len(xs) <= 5_000 else 1
     # The largest groups first, so that they do not cover the small ones.
     colours = np.array([COLOURS.index(_colour(g)) + 1 for g in drawing.group], np.uint8)
@@ -145,7 +149,7 @@ def _along_axes(vectors: np.ndarray, n: int) -> np.ndarray:
     centred = vectors - vectors.mean(axis=0)
     spread = centred.T @ centred
     axes = np.linalg.eigh(spread.astype(np.float64))[1][:, ::-1][:, :n]
-    # The sign of an axis is chance: with this it is the same in each run.
+    # The sign of an axis is arbitrary: this makes it the same in each run.
     axes *= np.sign(axes[np.abs(axes).argmax(axis=0), np.arange(axes.shape[1])])
     return np.ascontiguousarray(centred @ axes.astype(np.float32))
 
@@ -175,7 +179,7 @@ def _near(vectors: np.ndarray) -> np.ndarray:
         return np.zeros((n, 0), np.int64)
     unit = vectors / np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     _, found = faiss.knn(unit, unit, k + 1, metric=faiss.METRIC_INNER_PRODUCT)
-    # Each row finds itself too, unless more copies of it than fit come first.
+    # Each row finds itself too, unless more than k copies of it come first.
     own = found == np.arange(n)[:, None]
     own[~own.any(axis=1), -1] = True
     return found[~own].reshape(n, k)

@@ -29,11 +29,11 @@ Where = str | Sequence[str | Condition]
 
 
 class Questions(ABC):
-    """Queries about the music of a library; each sees one state of it, whatever runs write.
+    """Queries about the music of a library; each sees one state of it, even while runs write.
 
     Tracks are named by a path (relative to the current directory or to the library), a folder, a
-    track id, or words of title and artist. Several of them ask for what is similar to all. Scores
-    are cosines in [-1, 1]. Identical audio is listed once, with its other paths as `copies`.
+    track id, or words of title and artist. With several names, results are similar to all of them.
+    Scores are cosines in [-1, 1]. Identical audio is listed once, with its other paths as `copies`.
 
     A query raises `NotFound` for a track that does not exist or is not indexed, and
     `ConfigurationError` if nothing is indexed yet or a condition is invalid.
@@ -41,11 +41,11 @@ class Questions(ABC):
 
     @abstractmethod
     def _answers(self, *, parts: bool = False) -> LocalAnswers | MilvusAnswers:
-        """What answers queries for similar tracks and, if `parts`, for parts."""
+        """The object that answers queries for similar tracks and, if `parts`, for parts."""
 
     @abstractmethod
     def _local(self) -> LocalAnswers:
-        """What answers queries that need all vectors in memory."""
+        """The object that answers queries that need all vectors in memory."""
 
     def similar(
         self,
@@ -61,8 +61,8 @@ class Questions(ABC):
         """The `n` tracks nearest to the mean of the named tracks, best first.
 
         `tracks`: more tracks, by id. `avoid`: drops results that are closer to these than to the
-        query, and these themselves. `per_artist`: most results per artist; 0: no limit.
-        `one_recording`: of tracks that `duplicates` suggests as one recording only the best.
+        query, and these themselves. `per_artist`: maximum number of results per artist; 0: no
+        limit. `one_recording`: of tracks that `duplicates` suggests as one recording only the best.
         """
         answers = self._answers()
         seeds = _seeds(answers.names, query, tracks)
@@ -99,8 +99,8 @@ class Questions(ABC):
             spec = answers.spec
         seeds = _seeds(answers.names, query, tracks)
         filters = Filters(tuple(conditions(where)), per_artist, one_recording)
-        asked = part_of(part) if isinstance(part, str) else part
-        matches, notes = parts(answers, spec, seeds, asked, n, filters)
+        seconds = part_of(part) if isinstance(part, str) else part
+        matches, notes = parts(answers, spec, seeds, seconds, n, filters)
         return _result(
             answers, matches, Query(_names(seeds), n, filters), (*notes_of(seeds), *notes)
         )
@@ -116,21 +116,21 @@ class Questions(ABC):
     ) -> Result:
         """A smooth path of `steps` tracks from one track to another, both included.
 
-        Scores are the cosines to the track before. A folder stands for its first track.
+        Scores are the cosines to the track before. Of a folder, its first track is used.
 
         Raises:
             ConfigurationError: `steps` is below 2, or no path leads from one to the other.
         """
         if steps < 2:
-            raise ConfigurationError(f"steps is {steps}: a path has at least 2, both ends included")
+            raise ConfigurationError(f"steps is {steps}: a path has at least 2 tracks, its ends")
         answers = self._local()
         ends = [answers.one_of(find(answers.names, one)) for one in (start, end)]
         first, last = (answers.positions([one])[0] for one in ends)
         filters = Filters(tuple(conditions(where)), one_recording=one_recording)
-        way = exact.path(
+        matches = exact.path(
             answers.tracks, first, last, steps, where=filters.where, one_recording=one_recording
         )
-        return _result(answers, way, Query(_names(ends), steps, filters), notes_of(ends))
+        return _result(answers, matches, Query(_names(ends), steps, filters), notes_of(ends))
 
     def radio(
         self,
@@ -143,9 +143,9 @@ class Questions(ABC):
         where: Where = (),
         one_recording: bool = False,
     ) -> Result:
-        """The first `n` tracks of `drift`; raises what that does."""
+        """The first `n` tracks of `drift`; raises the same errors."""
         if n < 0:
-            raise ConfigurationError(f"n is {n}: it is 0 or a positive number")
+            raise ConfigurationError(f"n is {n}: it must be 0 or a positive number")
         endless = self.drift(
             query,
             tracks=tracks,
@@ -166,7 +166,7 @@ class Questions(ABC):
         where: Where = (),
         one_recording: bool = False,
     ) -> Drift:
-        """A radio: each track is similar to the last, and none comes twice; found one by one.
+        """A radio: each track is similar to the one before, none is repeated; computed one by one.
 
         `drift`: 0 stays near the named tracks, 1 follows the last one. `seed`: the same number
         gives the same tracks. Scores are the cosines to the track before.
@@ -175,9 +175,9 @@ class Questions(ABC):
             ConfigurationError: `drift` is not within 0 and 1, or `seed` is negative.
         """
         if not 0.0 <= drift <= 1.0:
-            raise ConfigurationError(f"drift is {drift}: it is a number from 0 to 1")
+            raise ConfigurationError(f"drift is {drift}: it must be a number from 0 to 1")
         if seed is not None and seed < 0:
-            raise ConfigurationError(f"seed is {seed}: it is 0 or a positive number")
+            raise ConfigurationError(f"seed is {seed}: it must be 0 or a positive number")
         answers = self._local()
         seeds = _seeds(answers.names, query, tracks)
         filters = Filters(tuple(conditions(where)), one_recording=one_recording)
@@ -189,8 +189,8 @@ class Questions(ABC):
             random=seed,
             one_recording=one_recording,
         )
-        asked = Query(_names(seeds), None, filters)
-        return Drift(matches, _result(answers, [], asked, notes_of(seeds)))
+        query_of_seeds = Query(_names(seeds), None, filters)
+        return Drift(matches, _result(answers, [], query_of_seeds, notes_of(seeds)))
 
     def artists(self, artist: str, n: int = 20, songs: int = 3) -> SimilarArtists:
         """The `n` artists that sound most like an artist, each with `songs` tracks.

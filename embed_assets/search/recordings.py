@@ -48,7 +48,7 @@ def distinct(
 ) -> list[int]:
     """Indices of tracks that cannot be the same recording as an earlier one, in order.
 
-    The first `heard` tracks are only compared with.
+    The first `heard` tracks are only compared, not returned.
     """
     before = defaultdict(list)
     for _, i, j in alike(seconds, vectors, least):

@@ -1,8 +1,8 @@
 """A library in memory for processes that keep running: exact search in milliseconds.
 
-The tables say what is indexed, and the file of pooled vectors has the vectors. Both are read again
-when they change, so an answer is at most a second old. Milvus is not involved: a run may hold a
-Lite index, and opening one takes 250 ms, a query here ten.
+The tables list the indexed tracks, and the file of pooled vectors has their vectors. Both are read
+again when they change, so an answer is at most a second out of date. Milvus is not used: a run may
+have the Lite index open, and opening it takes 250 ms, while a query here takes 10 ms.
 """
 
 from __future__ import annotations
@@ -19,8 +19,8 @@ import numpy as np
 
 from embed_assets.identity import CollectionKey, IndexSpec
 from embed_assets.search.snapshot import PROVENANCE, Prefilter, Snapshot, State
-from embed_assets.storage.records import Track
-from embed_assets.storage.tables import TRACK_COLUMNS, Tables
+from embed_assets.storage.records import TRACK_COLUMNS, TRACK_SELECT, Track
+from embed_assets.storage.tables import Tables
 from embed_assets.storage.track_vector_file import TrackVectorFile
 from embed_assets.storage.vector_store import Store
 
@@ -33,7 +33,7 @@ SPARE_POSITIONS = 10_000
 Beyond that all tracks get new positions.
 """
 
-_ROW = ", ".join([*(f"t.{c}" for c in TRACK_COLUMNS), *(f"e.{c}" for c in PROVENANCE)])
+_ROW = ", ".join([TRACK_SELECT, *(f"e.{c}" for c in PROVENANCE)])
 _FROM = (
     f"SELECT {_ROW} FROM indexed i JOIN tracks t ON t.folder_id = i.folder_id"
     " JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
@@ -52,7 +52,7 @@ class Searcher(Snapshot):
     def __init__(
         self, tables: Tables, store: Store, spec: IndexSpec, collection_key: CollectionKey
     ) -> None:
-        """`collection_key` is `spec.collection_key(uri)`: only what was indexed there is found."""
+        """`collection_key`: `spec.collection_key(uri)` of the collection whose tracks are found."""
         self.collection_key = collection_key
         self._pooled = TrackVectorFile(store, spec)
         self._lock = threading.Lock()
@@ -64,9 +64,9 @@ class Searcher(Snapshot):
         self.refresh()
 
     def refresh(self, *, at_once: bool = False) -> bool:
-        """Read what was indexed, changed or removed; True if anything was. Cheap if not.
+        """Read what was indexed, changed or removed; returns whether anything was. Cheap if not.
 
-        `at_once`: even if the tables were read within the last second.
+        `at_once`: read the tables even if they were read within the last second.
         """
         with self._lock:
             now = time.monotonic()
@@ -88,7 +88,7 @@ class Searcher(Snapshot):
                 if np.sum(~state.live_mask) > max(SPARE_POSITIONS, np.sum(state.live_mask)):
                     state, folders, changed = self._empty(), {}, list(there)
                 if 3 * (len(changed) + len(gone)) > len(self._seen):
-                    # The axes that are known were found in what is now the smaller part.
+                    # The known axes were computed from what is now the smaller part.
                     state = replace(state, prefilter=Prefilter())
                 state = self._with(state, self._rows_of(db, changed, len(there)), folders)
             self._seen, self._folders, self._tables_state = there, folders, tables_state
@@ -113,9 +113,9 @@ class Searcher(Snapshot):
         kept = [i for i, t in enumerate(tracks) if t.audio_hash in at]
         position = dict(state.position)
         added: dict[str, list[int]] = {}
-        for place, i in enumerate(kept, len(state.tracks)):
-            position[tracks[i].track_id] = place
-            added.setdefault(tracks[i].folder_id, []).append(place)
+        for new, i in enumerate(kept, len(state.tracks)):
+            position[tracks[i].track_id] = new
+            added.setdefault(tracks[i].folder_id, []).append(new)
         folders.update(added)
         vector_rows = np.array([at[tracks[i].audio][0] for i in kept], np.intp)
         return replace(
@@ -130,10 +130,10 @@ class Searcher(Snapshot):
             twins=[],
         )
 
-    def _rows_of(self, db: Any, folders: list[str], of: int) -> list[tuple[Any, ...]]:
-        """The rows of these folders."""
+    def _rows_of(self, db: Any, folders: list[str], total: int) -> list[tuple[Any, ...]]:
+        """The rows of these folders, of `total` indexed ones."""
         mine = (self.spec.recipe.digest, self.collection_key)
-        if len(folders) == of:
+        if len(folders) == total:
             return db.execute(f"{_FROM} ORDER BY t.path", mine).fetchall()
         rows = []
         for i in range(0, len(folders), _IDS_PER_CALL):
@@ -162,8 +162,8 @@ def _tables_state(path: Path | None) -> object:
     found: list[tuple[int, int] | None] = []
     for name in (f"{path}", f"{path}-wal"):
         try:
-            told = os.stat(name)
-            found.append((told.st_size, told.st_mtime_ns))
+            stat = os.stat(name)
+            found.append((stat.st_size, stat.st_mtime_ns))
         except OSError:
             found.append(None)
     return found

@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
 
 WINDOWS_EACH = 8
-"""Rows per requested track in a server's answer, as a track has many windows."""
+"""Rows that are requested from a server per track, as a track has many windows."""
 
 SPARE = 16
-"""Additional rows, so that ties are ordered by path."""
+"""Additional rows, so that ties can be ordered by path."""
 
 MOST_IDS = 1_000
 """Up to this many audio hashes are excluded by the server; more are excluded here."""
@@ -75,7 +75,7 @@ def seed_of(
     if end is None:
         inside = [i for i, (a, length) in enumerate(windows) if a <= start < a + length][-1:]
     else:
-        # Half of a window at least, or half of what was asked for: else its sound is another's.
+        # Half of the window or half of the part must overlap; else most of the sound is not of it.
         inside = [
             i
             for i, (a, length) in enumerate(windows)
@@ -108,15 +108,15 @@ def nearest_parts(
     cosines, numbers = windowed.best(query, embedded)
     row = {h: k for k, h in enumerate(embedded)}
     of_track = cosines[[row[h] for h in hashes]] if hashes else np.zeros(0)
-    # Twins at the end are told apart by path, not by chance.
+    # Ties for the last place are ordered by path, so all of them are kept.
     least = np.partition(of_track, -n)[-n] if 0 < n < len(of_track) else -1.5
     kept = np.flatnonzero(of_track >= max(least - 1e-6, -1.5)).tolist()
-    told = queries.embeddings_of(
+    embeddings = queries.embeddings_of(
         searcher.tables, windowed.spec.recipe.digest, {hashes[i] for i in kept}
     )
     parts = []
     for i in kept:
-        if embedding := told.get(hashes[i]):
+        if embedding := embeddings.get(hashes[i]):
             match = searcher.match(positions[i], float(of_track[i]))
             match = replace(match, copies=searcher.copies(positions[i]))
             windows = windows_of(tracks[i], embedding, windowed.spec.recipe)
@@ -133,10 +133,10 @@ def ask_parts(
     exclude: Collection[str] = (),
     where: str = "",
 ) -> list[Part]:
-    """The same from a collection of parts; it must be loaded, as must that of its tracks.
+    """The same from a collection of parts, which must be loaded, like that of its tracks.
 
-    `exclude`: audio hashes; `where`: see `filters.expression`. Returns fewer tracks if the 16,384
-    windows that a server returns at most belong to fewer.
+    `exclude`: audio hashes; `where`: see `filters.expression`. A server returns at most 16,384
+    windows; the result has fewer tracks if these belong to fewer.
     """
     out, wanted = set(exclude), where
     if 0 < len(out) <= MOST_IDS:

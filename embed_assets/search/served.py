@@ -1,4 +1,4 @@
-"""The served collection, and what it was made with."""
+"""The served collection and its spec."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def served_name(project: Project) -> str:
 
 
 def spec_of(project: Project, name: str) -> IndexSpec | None:
-    """What a collection was made with, if it is known."""
+    """The spec of a collection, if it is known."""
     wanted = wanted_spec(project)
     if wanted and name == wanted.collection:
         return wanted
@@ -42,10 +42,10 @@ def spec_of(project: Project, name: str) -> IndexSpec | None:
 
 
 def require_spec(project: Project, name: str) -> IndexSpec:
-    """What the served collection was made with: maybe earlier settings, while another one fills.
+    """The spec of the served collection: of earlier settings, while another one is being filled.
 
     Raises:
-        ConfigurationError: nothing is known here of it.
+        ConfigurationError: the tables do not know it.
     """
     if spec := spec_of(project, name):
         return spec
@@ -57,9 +57,9 @@ def require_spec(project: Project, name: str) -> IndexSpec:
 
 
 def wanted_spec(project: Project) -> IndexSpec | None:
-    """The spec of the settings; None if the weights of their encoder are not here.
+    """The spec of the settings; None if the weights of their encoder are missing.
 
-    The served collection can be searched without them.
+    The served collection can be searched without the weights.
     """
     with suppress(WeightsMissing):
         return project.spec()
@@ -67,7 +67,7 @@ def wanted_spec(project: Project) -> IndexSpec | None:
 
 
 def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
-    """Which encoder made the vectors of a result, and what it is, for people."""
+    """For people: which encoder made the vectors of a result, and a note about it."""
     project = Project.of(settings)
     try:
         info = encoders.describe(settings.encoder, settings.model, settings.model_cache)

@@ -21,7 +21,7 @@ EXACT_ROWS = 20_000
 """Up to this many rows a full scan is fastest; above it, see `pca_prefilter.py`."""
 
 ASKED_BEFORE = 4
-"""Queries before the axes are computed, which takes a second at 100,000 rows."""
+"""Queries before the axes are computed, which takes a second for 100,000 rows."""
 
 Result = TypeVar("Result")
 
@@ -29,7 +29,7 @@ PROVENANCE = ("at", "engine", "device", "dtype", "run_id")
 
 
 class Prefilter:
-    """The PCA prefilter, computed when it pays; safe for threads."""
+    """The PCA prefilter, computed after some queries; safe for threads."""
 
     def __init__(self) -> None:
         self.axes: PcaPrefilter | None = None
@@ -82,7 +82,7 @@ class Snapshot:
         """The same snapshot; a `Searcher` returns its newest one."""
         return Snapshot(self.tables, self.spec, self._state)
 
-    # What is there
+    # Tracks and their fields
 
     def find(self, track_ids: Iterable[str]) -> list[int]:
         """Positions of those of these tracks that are indexed."""
@@ -134,7 +134,7 @@ class Snapshot:
         return self._state.live_mask
 
     def of_same_audio(self, positions: Sequence[int]) -> np.ndarray:
-        """bool `[positions]`: tracks with the same audio as one of these, and these."""
+        """bool `[positions]`: these tracks, and those with the same audio as one of them."""
         codes, _ = self.column("audio_hash")
         return np.isin(codes, codes[list(positions)])
 
@@ -145,7 +145,7 @@ class Snapshot:
 
     def copies(self, position: int) -> tuple[str, ...]:
         """Paths of the other tracks with the same audio, in order."""
-        positions, codes = self._held_twice()
+        positions, codes = self._copied()
         code = self.column("audio_hash")[0][position]
         begin, end = np.searchsorted(codes, [code, code + 1])
         same = (i for i in positions[begin:end].tolist() if i != position)
@@ -153,21 +153,21 @@ class Snapshot:
 
     def one_each(self, allowed: np.ndarray) -> np.ndarray:
         """bool `[positions]`: of the allowed tracks the first of each audio, by path."""
-        positions, codes = self._held_twice()
-        there = allowed[positions]
-        positions, codes = positions[there], codes[there]
+        positions, codes = self._copied()
+        kept = allowed[positions]
+        positions, codes = positions[kept], codes[kept]
         one = self._state.live_mask & allowed
         one[positions[1:][codes[1:] == codes[:-1]]] = False
         return one
 
-    def _held_twice(self) -> tuple[np.ndarray, np.ndarray]:
-        """Positions of audio that is there more than once, by audio and path; and their audio."""
+    def _copied(self) -> tuple[np.ndarray, np.ndarray]:
+        """Positions of tracks with copies, ordered by audio and path, and codes of their audio."""
         state = self._state
         if not state.twins:
             codes, _ = self.column("audio_hash")
-            live_mask = np.flatnonzero(state.live_mask)
-            many = np.bincount(codes[live_mask]) if len(live_mask) else codes
-            twins = live_mask[many[codes[live_mask]] > 1].tolist()
+            live = np.flatnonzero(state.live_mask)
+            counts = np.bincount(codes[live]) if len(live) else codes
+            twins = live[counts[codes[live]] > 1].tolist()
             twins.sort(key=lambda i: (codes[i], state.tracks[i].path))
             positions = np.array(twins, np.intp)
             state.twins.append((positions, codes[positions]))
@@ -184,7 +184,7 @@ class Snapshot:
     # Search
 
     def scores(self, query: np.ndarray) -> np.ndarray:
-        """Cosines of all positions with a float32 `[dim]` vector of length 1; -2 if empty."""
+        """Cosines of all positions with a float32 `[dim]` vector of length 1; -2 where empty."""
         return _scores(self._state, query)
 
     def nearest(
@@ -224,7 +224,7 @@ def _best(
 ) -> tuple[np.ndarray, np.ndarray]:
     if n < len(scores):
         least = np.partition(scores, -n)[-n]
-        # Twins at the end are told apart by path, not by chance: all of them take part.
+        # Ties for the last place are ordered by path, so all of them are kept.
         near = np.flatnonzero(scores >= least - 1e-6)
         positions, scores = positions[near], scores[near]
     scores = np.clip(scores, -1.0, 1.0)
@@ -243,8 +243,8 @@ def _candidates(
         return None
     approximate_scores = along[state.vector_rows]
     approximate_scores[~allowed] = -2.0
-    many = min(CANDIDATES + CANDIDATES_EACH * n, len(approximate_scores) - 1)
-    positions = np.argpartition(approximate_scores, -many)[-many:]
+    count = min(CANDIDATES + CANDIDATES_EACH * n, len(approximate_scores) - 1)
+    positions = np.argpartition(approximate_scores, -count)[-count:]
     positions = positions[allowed[positions]]
     return positions, state.vectors[state.vector_rows[positions]] @ query
 
@@ -264,4 +264,4 @@ _READ: dict[str, Callable[[Track, tuple[Any, ...]], Any]] = {
     "changed_at": lambda track, _: track.mtime_ns // 10**9,
     "embedded_at": lambda _, provenance: int(provenance[0]),
 }
-"""Fields of a row that are not a column of the tables as it is."""
+"""Fields of a row that differ from the columns of the tables."""

@@ -1,5 +1,5 @@
-"""What EMBED_HOME keeps: the tables (SQLite) and the vectors (files), and queries over them.
+"""The data in EMBED_HOME: the tables (SQLite), the stored vectors (files), and queries over them.
 
-`tables` holds what is known of each folder and track, `vector_store` the vectors of its windows.
-Knows nothing of Dagster, Milvus or torch.
+`tables` describes folders and tracks, `vector_store` contains the vectors of their windows. Imports
+neither Dagster nor Milvus nor torch.
 """

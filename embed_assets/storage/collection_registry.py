@@ -1,8 +1,8 @@
-"""What the tables know of collections: what each contains, its gates, and when each was served.
+"""Collections in the tables: the spec and gates of each, when it was served, and what is missing.
 
 Milvus Lite stores no description of a collection, and a Lite index cannot be opened while a run
-uses it. So the tables record what a collection was made with. Only the index itself knows which one
-is served. Also here: how much of the manifest is written to a collection.
+uses it, so the tables record what each collection was made with. Which collection is served is
+decided by the alias in the index.
 """
 
 from __future__ import annotations
@@ -16,13 +16,17 @@ from typing import Any
 
 from embed_assets.identity import AudioHash, FolderId, IndexSpec, RecipeDigest, TrackId, digest
 from embed_assets.storage.database import IS_CURRENT
-from embed_assets.storage.records import Embedding, Track
-from embed_assets.storage.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
+from embed_assets.storage.records import (
+    EMBEDDING_COLUMNS,
+    EMBEDDING_SELECT,
+    TRACK_SELECT,
+    Embedding,
+    Track,
+)
+from embed_assets.storage.tables import Tables
 
 ROLLBACK, PROMOTE = "rollback", "promote"
-"""Reasons of a move by hand: it holds until the settings, or a person, want another collection."""
-
-_TRACK = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
+"""Reasons of a move by hand. It lasts until the settings change or the alias is moved by hand."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +83,7 @@ def known(tables: Tables, uri: str) -> dict[str, Known]:
 
 
 def spec_of(tables: Tables, uri: str, name: str, *, parts: bool = False) -> IndexSpec | None:
-    """The spec of a collection, if it is known; with `parts`, including its parts if they exist."""
+    """The spec of a collection, or None; `parts`: the spec includes its parts if they exist."""
     every = known(tables, uri)
     one = every.get(name)
     if one is None or one.spec is None:
@@ -135,19 +139,23 @@ def moves(tables: Tables, uri: str) -> list[Move]:
         return [Move(*row) for row in rows]
 
 
+def last_move(tables: Tables, uri: str) -> Move | None:
+    """The last move of the alias at an address."""
+    return next(reversed(moves(tables, uri)), None)
+
+
 def is_by_hand(tables: Tables, uri: str, wanted: str) -> bool:
-    """Whether the served collection was chosen by hand, and the settings are still the same."""
-    told = moves(tables, uri)
-    last = told[-1] if told else None
+    """Whether the served collection was chosen by hand under the current settings."""
+    last = last_move(tables, uri)
     if last is None or last.reason not in (ROLLBACK, PROMOTE):
         return False
     return last.name != wanted and last.wanted == wanted
 
 
 def last_served(tables: Tables, uri: str) -> str | None:
-    """The collection that was served last, from the tables: the index need not be opened."""
-    told = moves(tables, uri)
-    return told[-1].name if told else None
+    """The collection that was served last, read from the tables without opening the index."""
+    last = last_move(tables, uri)
+    return last.name if last else None
 
 
 def forget_collection(tables: Tables, uri: str, name: str) -> None:
@@ -162,7 +170,7 @@ def forget_collection(tables: Tables, uri: str, name: str) -> None:
 def unfinished(tables: Tables, uri: str, spec: IndexSpec) -> int:
     """How many folders of the manifest are missing or out of date in the collections of a spec.
 
-    If the spec has several collections: the largest of their numbers.
+    For a spec with several collections: the largest of their counts.
     """
     return max(_unfinished(tables, uri, one) for one in spec.collection_specs)
 
@@ -198,10 +206,9 @@ def embeddable_tracks(
 
     The embedding is None if there is none yet.
     """
-    embedding = ", ".join(f"e.{c}" for c in EMBEDDING_COLUMNS)
     with tables.connect() as db:
         rows = db.execute(
-            f"SELECT {embedding}, {_TRACK} FROM tracks t LEFT JOIN embeddings e"
+            f"SELECT {EMBEDDING_SELECT}, {TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
             " WHERE t.reason IS NULL AND e.reason IS NULL ORDER BY t.folder_id",
             (recipe,),
@@ -229,7 +236,7 @@ def sample_tracks(
 
 
 def forget_written(tables: Tables, uri: str, spec: IndexSpec, folders: Iterable[bytes]) -> None:
-    """Mark these folders (by path) as not written there; the next evaluation has them written."""
+    """Mark these folders (by path) as not written, so that the next evaluation requests runs."""
     with tables.transaction() as db:
         db.executemany(
             "UPDATE indexed SET revision = -1 WHERE collection_key = ? AND folder_id IN"
@@ -243,7 +250,7 @@ def _key(uri: str) -> str:
 
 
 def named_audio(tables: Tables, hashes: Iterable[AudioHash]) -> set[AudioHash]:
-    """Those of these audio hashes that a track of the manifest has; pass a few hundred per call."""
+    """Which of these audio hashes a track of the manifest has; pass a few hundred per call."""
     with tables.connect() as db:
         return _named(db, list(hashes))
 
@@ -253,7 +260,7 @@ def forget_embeddings(
 ) -> list[AudioHash]:
     """Delete embeddings, and return the hashes whose embeddings were deleted.
 
-    `unless_named`: keep those of audio that a track has by now.
+    `unless_named`: keep the embeddings of audio that a track has by now.
     """
     with tables.transaction() as db:
         named = _named(db, hashes) if unless_named else set()

@@ -1,6 +1,6 @@
 """The SQLite file in EMBED_HOME: schema, connections, transactions, and errors.
 
-`storage/tables.py` has what is read from it and written to it.
+The modules beside it read and write the tables.
 """
 
 from __future__ import annotations
@@ -97,7 +97,7 @@ _RENAMED: tuple[tuple[str, dict[str, str], str], ...] = (
     ("collections", {"address": "uri", "stamp": "fingerprint"}, "collections"),
     ("served", {"address": "uri"}, "served"),
 )
-"""(table, columns, new name of the table): what schema 7 called otherwise."""
+"""(table in schema 7, old name -> new name of its columns, new name of the table)."""
 
 NEW_REVISION = "UPDATE folders SET revision = revision + 1 WHERE folder_id"
 """Raise the revision of folders, so that they are indexed again in every collection.
@@ -111,11 +111,11 @@ IS_CURRENT = (
     " AND (substr(i.version, 1, length(f.digest) + 1) = f.digest || '.' OR (i.version = 'empty'"
     " AND NOT EXISTS (SELECT 1 FROM tracks own WHERE own.folder_id = f.folder_id))), 0)"
 )
-"""Condition on folders f and indexed i: what is indexed is of the files and rows of now."""
+"""Condition on folders f and indexed i: the folder is indexed with its current files and rows."""
 
 
 class Database:
-    """One SQLite file; every method opens its own connection. Without a path it is empty."""
+    """One SQLite file; every method opens its own connection. Without a path: an empty database."""
 
     def __init__(self, path: Path | None) -> None:
         self.path = path
@@ -134,9 +134,9 @@ class Database:
         try:
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            place = self.path or ":memory:"
-            with closing(sqlite3.connect(place, timeout=60, isolation_level=None)) as db:
-                # A committed folder must outlive a power loss, or Dagster would say "done" of it.
+            path = self.path or ":memory:"
+            with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as db:
+                # Dagster reports a committed folder as done, so it must survive a power loss.
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 version = db.execute("PRAGMA user_version").fetchone()[0]
                 if version < SCHEMA_VERSION:
@@ -147,18 +147,14 @@ class Database:
                         f" {SCHEMA_VERSION}: use the version that wrote it, or another EMBED_HOME"
                     )
                 yield db
-        except sqlite3.DatabaseError as e:
-            if not isinstance(e, sqlite3.OperationalError):
-                raise ConfigurationError(
-                    f"{self.path} is damaged ({e}): move it away and run `embed-assets sync`;"
-                    " stored vectors are found again, and nothing is embedded twice"
-                ) from e
+        except (sqlite3.OperationalError, OSError) as e:
             raise TransientError(
                 f"the tables in {self.path} cannot be used: {e}; is the disk full, or read-only?"
             ) from e
-        except OSError as e:
-            raise TransientError(
-                f"the tables in {self.path} cannot be used: {e}; is the disk full, or read-only?"
+        except sqlite3.DatabaseError as e:
+            raise ConfigurationError(
+                f"{self.path} is damaged ({e}): move it away and run `embed-assets sync`;"
+                " stored vectors are found again, and nothing is embedded twice"
             ) from e
 
     @contextmanager
@@ -202,14 +198,14 @@ def _upgrade(db: sqlite3.Connection, version: int) -> None:
 
 
 def _upgrade_data(db: sqlite3.Connection) -> None:
-    """What versions before 7 lack."""
+    """Convert the data of versions before 7."""
     db.execute("UPDATE tracks SET added_at = coalesce(seen_at, 0) WHERE added_at = 0")
-    # Their files are read once more, for what the probe learnt since (rows.PROBE_VERSION).
+    # The probe reads more tags now (records.PROBE_VERSION), so these files are read once more.
     db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE probed < 3)")
-    # In schema 6 a request kept its folder due by itself.
+    # In schema 6 a request alone made its folder due.
     db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM retry_requests)")
     db.execute(f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE retry)")
-    # Schema 6 marked so what was to be indexed again.
+    # Schema 6 marked folders to be indexed again with the prefix `stale.`.
     old = "FROM indexed WHERE version LIKE 'stale.%'"
     db.execute(f"{NEW_REVISION} IN (SELECT folder_id {old})")
     db.execute("UPDATE indexed SET version = substr(version, 7) WHERE version LIKE 'stale.%'")

@@ -1,9 +1,9 @@
 """Deleting stored vectors that nothing needs: of deleted music, and of recipes no longer in use.
 
 Safe while runs write. An entry is deleted only if no collection uses its recipe or no track has its
-audio, and if it is older than a given age (a vector is stored a moment before the tables name it).
-The transaction that deletes its row checks this once more. If a track appears between that and the
-deletion of the file, its audio is embedded again; no row becomes wrong.
+audio, and if it is older than a given age (vectors are stored shortly before the tables refer to
+them). The transaction that deletes its row checks this once more. If a track appears between that
+and the deletion of the file, its audio is embedded again; no row becomes wrong.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ HASHES_PER_CALL = 500
 
 @dataclass
 class GcReport:
-    """Which stored vectors there are, and which were (or would be) removed."""
+    """Counts of stored vectors, and of those that were (or would be) removed."""
 
     entries: int = 0
     """Stored entries; an entry holds the vectors of one audio and recipe."""
@@ -52,33 +52,33 @@ def collect_garbage(
 
     Entries younger than `older_than` seconds stay. Raises TransientError if the disk fails.
     """
-    swept = GcReport()
+    report = GcReport()
     before = time.time() - older_than
     for recipe in sorted(store.recipes()):
         for batch in _batches(store.hashes(recipe)):
-            sizes: dict[AudioHash, os.stat_result] = {}
+            stats: dict[AudioHash, os.stat_result] = {}
             for audio_hash in batch:
-                told = _stat(store, recipe, audio_hash)
-                if told is None:
+                stat = _stat(store, recipe, audio_hash)
+                if stat is None:
                     continue
-                swept.entries += 1
-                swept.bytes += told.st_size
-                sizes[audio_hash] = told
-            named = collection_registry.named_audio(tables, sizes) if recipe in recipes else set()
-            unused = [h for h in sizes if h not in named]
-            old = [h for h in unused if sizes[h].st_mtime < before]
-            swept.too_young += len(unused) - len(old)
+                report.entries += 1
+                report.bytes += stat.st_size
+                stats[audio_hash] = stat
+            named = collection_registry.named_audio(tables, stats) if recipe in recipes else set()
+            unused = [h for h in stats if h not in named]
+            old = [h for h in unused if stats[h].st_mtime < before]
+            report.too_young += len(unused) - len(old)
             if old and not dry_run:
                 old = collection_registry.forget_embeddings(
                     tables, recipe, old, unless_named=recipe in recipes
                 )
                 for audio_hash in old:
                     store.delete(recipe, audio_hash)
-            swept.removed += len(old)
-            swept.removed_bytes += sum(sizes[h].st_size for h in old)
+            report.removed += len(old)
+            report.removed_bytes += sum(stats[h].st_size for h in old)
     if not dry_run:
-        swept.leftovers = store.sweep_temporary(older_than)
-    return swept
+        report.leftovers = store.sweep_temporary(older_than)
+    return report
 
 
 def _stat(store: Store, recipe: RecipeDigest, audio_hash: AudioHash) -> os.stat_result | None:

@@ -1,6 +1,6 @@
-"""Requests to scan the library now, which clients of `serve` make and the sensor or `sync` answers.
+"""Requests to scan the library now: made by clients of `serve`, handled by the sensor or `sync`.
 
-Several requests before a scan are one: all that matters is that a scan begins after the last.
+Requests that wait for the same scan are one request, as the scan begins after the last of them.
 """
 
 from __future__ import annotations
@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from embed_assets.storage.tables import Tables
 
 KEPT = 100
-"""Requests that stay in the table."""
+"""Number of requests that are kept in the table."""
 
 
 @dataclass(frozen=True)
 class Look:
-    """A request to scan the library. Times in seconds since 1970; None: that is still to come."""
+    """A request to scan the library. Times in seconds since 1970; None: not yet."""
 
     id: int
     requested_at: float
@@ -25,7 +25,7 @@ class Look:
 
 
 def request(tables: Tables) -> Look:
-    """Ask for a scan; returns the request that waits already, if there is one."""
+    """Request a scan; returns the earlier request, if one is still waiting."""
     with tables.transaction() as db:
         row = db.execute("SELECT * FROM looks WHERE begun_at IS NULL").fetchone()
         if row is None:
@@ -37,9 +37,9 @@ def request(tables: Tables) -> Look:
 
 
 def begin(tables: Tables) -> list[int]:
-    """Note that a scan begins; returns the ids of the requests that it answers.
+    """Record that a scan begins; returns the ids of the requests that it handles.
 
-    Among them are those that an earlier scan began to answer and did not finish.
+    They include requests of an earlier scan that was not finished.
     """
     with tables.connect() as db:
         if db.execute("SELECT 1 FROM looks WHERE done_at IS NULL").fetchone() is None:
@@ -50,7 +50,7 @@ def begin(tables: Tables) -> list[int]:
 
 
 def finish(tables: Tables, ids: list[int]) -> None:
-    """Note that the scan is over which began to answer these requests."""
+    """Record that the scan of these requests is finished."""
     if ids:
         with tables.transaction() as db:
             at = time.time()

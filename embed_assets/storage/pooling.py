@@ -1,4 +1,4 @@
-"""How the window vectors of a track become the one vector that is indexed.
+"""Pools the window vectors of a track into the one vector that is indexed.
 
 Pure numpy. A change here needs no forward pass: windows are stored, pooled vectors are not.
 """
@@ -26,8 +26,8 @@ def pool(windows: np.ndarray, pooling: str) -> np.ndarray:
     windows of the three frame statistics if S is 3, or, if S is 1, the three statistics over the
     windows themselves (for one window the last two are 0). Both are L2-normalised.
 
-    Raises TrackRejected when a value is not finite or the result has no direction, and
-    ConfigurationError for an unknown pooling, or one that these statistics cannot give.
+    Raises TrackRejected if a value is not finite or the result is zero, and ConfigurationError for
+    an unknown pooling, or one that needs other statistics.
     """
     if windows.ndim != 3 or 0 in windows.shape:
         raise ValueError(
@@ -62,6 +62,6 @@ def pool(windows: np.ndarray, pooling: str) -> np.ndarray:
 def _statistics(series: np.ndarray) -> np.ndarray:
     """[mean, IQR / 1.349, mean step] over axis 0: [n, dim] -> [3 * dim]."""
     low, high = np.quantile(series, (0.25, 0.75), axis=0)
-    # The mean of all steps is the way from the first to the last over their number.
+    # The mean of all differences is (last - first) / their number.
     step = (series[-1] - series[0]) / max(len(series) - 1, 1)
     return np.concatenate([series.mean(axis=0), (high - low) / IQR_TO_SIGMA, step])

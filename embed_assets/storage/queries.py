@@ -1,31 +1,33 @@
-"""Queries over the whole library: counts, problems, tracks by words. Reads the tables only."""
+"""Queries over the whole library: counts, problems, states of folders. Read the tables only."""
 
 from __future__ import annotations
 
-import heapq
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING
 
 from embed_assets.identity import (
     AudioHash,
     CollectionKey,
     FolderId,
     RecipeDigest,
-    TrackId,
     display_path,
 )
 from embed_assets.storage.database import IS_CURRENT
-from embed_assets.storage.records import CHANGED, NOT_DONE, Embedding, Problem, Track
-from embed_assets.storage.tables import EMBEDDING_COLUMNS, TRACK_COLUMNS, Tables
-from embed_assets.words import holding, name_key
+from embed_assets.storage.records import (
+    CHANGED,
+    EMBEDDING_SELECT,
+    NOT_DONE,
+    TRACK_SELECT,
+    Embedding,
+    Problem,
+    Track,
+)
+from embed_assets.storage.tables import Tables
 
 if TYPE_CHECKING:
     import pandas as pd
-
-_TRACK = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
-_EMBEDDING = ", ".join(EMBEDDING_COLUMNS)
 
 
 @dataclass(frozen=True)
@@ -33,7 +35,6 @@ class Counts:
     """Tracks and folders of the library by state, under one recipe and one index spec."""
 
     folders: int
-    folders_scanned: int
     folders_indexed: int
     tracks: int
     embedded: int
@@ -46,7 +47,7 @@ def counts(tables: Tables, recipe: RecipeDigest, collection_key: CollectionKey) 
     """Count folders and tracks by state."""
     with tables.connect() as db:
         folders = db.execute(
-            "SELECT count(*), count(f.digest),"
+            "SELECT count(*),"
             f" count(CASE WHEN {IS_CURRENT} THEN 1 END) FROM folders f"
             " LEFT JOIN indexed i ON i.collection_key = ? AND i.folder_id = f.folder_id",
             (collection_key,),
@@ -67,7 +68,7 @@ def tracks_frame(tables: Tables, recipe: RecipeDigest) -> pd.DataFrame:
     """The whole manifest as a data frame, one row per track, with its embedding or rejection."""
     import pandas as pd
 
-    columns = _TRACK.replace(", t.run_id", "")
+    columns = TRACK_SELECT.replace(", t.run_id", "")
     sql = (
         f"SELECT {columns}, e.windows, e.decoded_seconds, e.note, e.engine, e.device, e.dtype,"
         " e.run_id, coalesce(t.reason, e.reason) AS rejected FROM tracks t"
@@ -112,9 +113,8 @@ def last_indexed_at(tables: Tables, collection_key: CollectionKey) -> float | No
 
 
 def indexed_at(tables: Tables, *keys: str) -> dict[bytes, float]:
-    """Path of each folder -> when it was last written to all these collections.
+    """Path of each folder -> when it was last written to these collections (s since 1970).
 
-    In seconds since 1970.
     If it was written to them at different times: the earliest. Folders that are missing in one of
     them are left out.
     """
@@ -144,7 +144,7 @@ def embedded_tracks(tables: Tables, recipe: RecipeDigest) -> Iterator[Track]:
     """Stream every track that has vectors under the recipe, ordered by path."""
     with tables.connect() as db:
         rows = db.execute(
-            f"SELECT {_TRACK} FROM tracks t JOIN embeddings e"
+            f"SELECT {TRACK_SELECT} FROM tracks t JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash WHERE e.reason IS NULL"
             " ORDER BY t.path",
             (recipe,),
@@ -184,9 +184,9 @@ def embedding_rate(tables: Tables, recipe: RecipeDigest, since: float, now: floa
 
 
 def seconds_per_track(tables: Tables, recipe: RecipeDigest, tracks: int = 100) -> float | None:
-    """Seconds per track over the last embedded tracks; None if there are too few.
+    """Seconds per track over the last embedded tracks, without the pauses between runs.
 
-    Pauses between runs do not count.
+    None if too few tracks were embedded.
     """
     with tables.connect() as db:
         n, seconds = db.execute(
@@ -212,7 +212,7 @@ def last_engine(tables: Tables, recipe: RecipeDigest) -> str:
 def every_track(tables: Tables) -> Iterator[Track]:
     """Stream every track of the manifest, rejected ones too."""
     with tables.connect() as db:
-        for row in db.execute(f"SELECT {_TRACK} FROM tracks t"):
+        for row in db.execute(f"SELECT {TRACK_SELECT} FROM tracks t"):
             yield Track(*row)
 
 
@@ -230,127 +230,30 @@ def any_track(tables: Tables) -> bool:
         return db.execute("SELECT 1 FROM tracks LIMIT 1").fetchone() is not None
 
 
-def track_by_path(tables: Tables, path: bytes) -> Track | None:
-    """The track at a library-relative path."""
-    with tables.connect() as db:
-        row = db.execute(f"SELECT {_TRACK} FROM tracks t WHERE t.path = ?", (path,)).fetchone()
-    return Track(*row) if row else None
-
-
-def tracks_below(tables: Tables, folder: bytes) -> list[Track]:
-    """The readable tracks of a folder and its subfolders, ordered by path; b"" is the library."""
-    low, high = (folder + b"/", folder + b"0") if folder else (b"", b"\xff" * 16)
-    with tables.connect() as db:
-        rows = db.execute(
-            f"SELECT {_TRACK} FROM tracks t WHERE t.path >= ? AND t.path < ?"
-            " AND t.audio_hash IS NOT NULL ORDER BY t.path",
-            (low, high),
-        )
-        return [Track(*row) for row in rows]
-
-
-def tracks_by_id(tables: Tables, track_ids: Iterable[TrackId]) -> dict[TrackId, Track]:
-    """The tracks of the manifest with these ids, by id."""
-    with tables.connect() as db:
-        query = f"SELECT {_TRACK} FROM tracks t WHERE t.track_id = ?"
-        found = (db.execute(query, (t,)).fetchone() for t in track_ids)
-        return {row[0]: Track(*row) for row in found if row}
-
-
 def embeddings_of(
     tables: Tables, recipe: RecipeDigest, hashes: Iterable[AudioHash]
 ) -> dict[AudioHash, Embedding]:
     """The embeddings of these audio hashes under a recipe; rejected ones are left out."""
     with tables.connect() as db:
         query = (
-            f"SELECT {_EMBEDDING} FROM embeddings WHERE recipe = ? AND audio_hash = ?"
-            " AND reason IS NULL"
+            f"SELECT {EMBEDDING_SELECT} FROM embeddings e WHERE e.recipe = ? AND e.audio_hash = ?"
+            " AND e.reason IS NULL"
         )
         rows = (db.execute(query, (recipe, h)).fetchone() for h in hashes)
         return {e.audio_hash: e for e in (Embedding(*row) for row in rows if row)}
 
 
-def track_by_name(tables: Tables, name: str) -> Track | None:
-    """The track whose file has this name, as `errors` prints it; also rejected ones."""
-    with tables.connect() as db:
-        db.create_function("shown", 1, display_path, deterministic=True)
-        row = db.execute(
-            f"SELECT {_TRACK} FROM tracks t WHERE shown(t.path) = ?1"
-            " OR shown(t.path) LIKE '%/' || ?2 ESCAPE '\\' LIMIT 1",
-            (name, _escaped(name[:300])),
-        ).fetchone()
-    return Track(*row) if row else None
-
-
-def tracks_by_words(tables: Tables, words: str, limit: int = 10) -> list[Track]:
-    """Tracks whose title, artist, album or path contains every word, best matches first.
-
-    Case, accents and alphabet do not matter; see `words.py`.
-    """
-    columns = ", ".join(_Named._fields)
-    with tables.connect() as db:
-        rows = db.execute(f"SELECT {columns} FROM tracks WHERE audio_hash IS NOT NULL")
-        best = best_by_words(map(_Named._make, rows), words, limit)
-    return list(tracks_by_id(tables, [t.track_id for t in best]).values())
-
-
-class _Named(NamedTuple):
-    """The columns that are searched for words; making a `Track` takes three times as long."""
-
-    track_id: TrackId
-    path: bytes
-    title: str
-    artist: str
-    album: str
-    album_artist: str
-
-
-_Words = TypeVar("_Words", Track, _Named)
-
-
-def best_by_words(tracks: Iterable[_Words], words: str, limit: int) -> list[_Words]:
-    """The tracks that contain every word, best matches first; see `tracks_by_words`."""
-    parts = words.split()
-    if not parts:
-        return []
-    holds, name, spelled = holding(parts), name_key(words), [p.casefold() for p in parts]
-
-    def names(track: _Words) -> str:
-        return f"{track.title} {track.artist} {track.album_artist}"
-
-    def fits(track: _Words) -> bool:
-        path = display_path(track.path).replace("/", " ")
-        return holds(f"{names(track)} {track.album} {path}") == len(parts)
-
-    def rank(track: _Words) -> tuple[Any, ...]:
-        there = names(track).casefold()
-        return (
-            track.title.casefold() != words.casefold(),
-            name_key(track.title) != name,
-            -holds(names(track)),
-            -sum(p in there for p in spelled),
-            len(track.path),
-            track.path,
-        )
-
-    return heapq.nsmallest(limit, filter(fits, tracks), key=rank)
-
-
-def _escaped(word: str) -> str:
-    return word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
-
-
 def folder_rejects(
-    tables: Tables, folder: FolderId, recipe: RecipeDigest | None = None, limit: int = 50
+    tables: Tables, folder: FolderId, recipe: RecipeDigest | None = None
 ) -> list[tuple[bytes, str, str]]:
-    """(path, reason, message) of at most `limit` rejected tracks of a folder."""
+    """(path, reason, message) of at most 50 rejected tracks of a folder."""
     with tables.connect() as db:
         return db.execute(
             "SELECT t.path, coalesce(t.reason, e.reason), coalesce(t.message, e.message)"
             " FROM tracks t LEFT JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash WHERE t.folder_id = ?"
-            " AND coalesce(t.reason, e.reason) IS NOT NULL ORDER BY t.path LIMIT ?",
-            (recipe, folder, limit),
+            " AND coalesce(t.reason, e.reason) IS NOT NULL ORDER BY t.path LIMIT 50",
+            (recipe, folder),
         ).fetchall()
 
 

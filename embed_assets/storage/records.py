@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from typing import NamedTuple
 
 from embed_assets.identity import AudioHash, FolderId, RecipeDigest, TrackId
 
 PROBE_VERSION = 3
-"""Raised when the probe reads more than before: files are then read again at the next scan.
+"""Increased when the probe reads more than before: the next scan then reads all files again.
 
 `database._upgrade` raises the revision of folders that an older probe read.
 """
@@ -17,13 +17,13 @@ CHANGED, NOT_DONE = "changed meanwhile", "not done"
 """Values of `stage` for folders that changed while they were read, or whose run ended early."""
 
 UNKNOWN_CTIME = -1
-"""The ctime of files that were read by a version which did not store it."""
+"""The ctime of files that were read by a version that did not store it."""
 
 
 class FileStat(NamedTuple):
-    """What `stat` says of a file: size in bytes, and the times of content and status changes.
+    """Size of a file in bytes, and the times of its last content and status changes.
 
-    Not the inode: FUSE, CIFS and some NFS servers change it with every look-up.
+    Without the inode, which FUSE, CIFS and some NFS servers change with every look-up.
     """
 
     size: int
@@ -74,12 +74,12 @@ class Track:
 
     @property
     def audio(self) -> AudioHash:
-        """The audio hash of a track that could be read; empty for any other."""
+        """The audio hash; empty if the track could not be read."""
         return self.audio_hash or AudioHash("")
 
     @property
     def file_stat(self) -> FileStat:
-        """The file must still have this stat when it is read again."""
+        """Size and times of the file when it was probed, to detect later changes."""
         return FileStat(self.size, self.mtime_ns, self.ctime_ns)
 
 
@@ -102,7 +102,7 @@ class Embedding:
 
 
 class IndexedFolder(NamedTuple):
-    """What a collection contains of a folder, as it was read back."""
+    """What was written of a folder to a collection, and read back."""
 
     folder_id: FolderId
     version: str
@@ -136,3 +136,11 @@ class FolderTotals:
     embedded: int
     pending: int
     audio_seconds: float
+
+
+TRACK_COLUMNS = tuple(f.name for f in fields(Track))
+EMBEDDING_COLUMNS = tuple(f.name for f in fields(Embedding))
+
+TRACK_SELECT = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
+EMBEDDING_SELECT = ", ".join(f"e.{c}" for c in EMBEDDING_COLUMNS)
+"""The columns of tracks t and embeddings e, as queries name them."""

@@ -1,4 +1,4 @@
-"""Requests of `retry`: tracks to be read and embedded again. They stay in the tables until done.
+"""Requests of `retry`: folders to be read and embedded again; kept in the tables until done.
 
 One transaction marks the tracks as to be read (`probed`) and to be embedded (`retry`), marks their
 folders as not indexed, and deletes recorded failures, so that nothing waits for a retry interval.
@@ -16,10 +16,10 @@ from embed_assets.storage.tables import Tables
 def ask(
     tables: Tables, covers: Callable[[bytes], bool], folders: Iterable[tuple[FolderId, bytes]]
 ) -> tuple[list[bytes], int]:
-    """Have all tracks whose path is covered read and embedded again.
+    """Request that all tracks with a covered path are read and embedded again.
 
-    `folders`: (id, path) of covered folders that the tables may not know yet. Returns the paths of
-    all affected folders, and the number of tracks.
+    `folders`: (id, path) of covered folders that the tables may not contain yet. Returns the paths
+    of all affected folders, and the number of tracks.
     """
     now = time.time()
     with tables.transaction() as db:
@@ -35,7 +35,8 @@ def ask(
         )
         tracks = db.execute("UPDATE tracks SET probed = 0, retry = 1 WHERE covers(path)").rowcount
         for folder, path in found.items():
-            # A scan that goes on read its files before this was asked: it is not the one.
+            # A scan in progress may have read the files before this request: without its `scan` it
+            # cannot finish.
             db.execute(
                 "UPDATE folders SET digest = NULL, scan = NULL, revision = revision + 1"
                 " WHERE folder_id = ?",

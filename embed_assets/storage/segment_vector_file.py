@@ -1,9 +1,9 @@
-"""The vectors of all windows in one file beside the store: read by searches for parts.
+"""The vectors of all windows in one file, which searches for parts read.
 
-As in `track_vector_file.py`, two files only grow: `.f32` with the float32 vectors of length 1, all
-windows of an audio together, and `.names` with one record per audio: its number of windows and when
-it was embedded. They are a copy and may be deleted at any time. A search reads them block by block
-into the same memory, so its memory does not depend on the size of the file.
+As in `track_vector_file.py`, there are two append-only files: `.f32` with the float32 vectors of
+length 1, all windows of an audio together, and `.names` with one record per audio: its number of
+windows and when it was embedded. They are a copy of the store and may be deleted at any time. A
+search reads them in blocks, so its memory does not depend on the size of the file.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ BLOCK_BYTES = 16 << 20
 """Bytes per read."""
 
 SYNC_BYTES = 64 << 20
-"""Bytes of vectors that are written before their names; after a kill at most this is read again."""
+"""Bytes of vectors that are written before their names; a killed writer loses at most these."""
 
 _NAME = np.dtype([("audio", "S48"), ("at", "<f8"), ("count", "<u4")])
 
@@ -53,12 +53,12 @@ class SegmentVectorFile:
         self.total = 0
 
     def refresh(self) -> None:
-        """Read what was appended since, or notice that the files were replaced."""
+        """Read the names that were appended since, or all if the files were replaced."""
         try:
             with open(self.names_file, "rb") as file:
-                told = os.fstat(file.fileno())
-                if told.st_ino != self._inode or told.st_size < len(self.counts) * _NAME.itemsize:
-                    self._forget(told.st_ino)
+                stat = os.fstat(file.fileno())
+                if stat.st_ino != self._inode or stat.st_size < len(self.counts) * _NAME.itemsize:
+                    self._forget(stat.st_ino)
                 file.seek(len(self.counts) * _NAME.itemsize)
                 names = np.fromfile(file, _NAME)
             there = os.path.getsize(self.vectors_file) // (4 * self.spec.dim)
@@ -80,7 +80,7 @@ class SegmentVectorFile:
         self.total = int(ends[-1])
 
     def missing(self, embedded: Mapping[AudioHash, float]) -> dict[AudioHash, float]:
-        """Those of these audio hashes (-> when each was embedded) that the file lacks."""
+        """The audio hashes (-> when each was embedded) that are not in the file."""
         rows = self.rows
         return {h: at for h, at in embedded.items() if h not in rows or rows[h][2] != at}
 
@@ -107,12 +107,12 @@ class SegmentVectorFile:
         """The window vectors of an audio from the store: float32 `[n, dim]`, of length 1.
 
         Raises:
-            VectorsLost: the store has them no more.
-            TrackRejected: they are of no use.
+            VectorsLost: the store no longer has them.
+            TrackRejected: they cannot be pooled.
         """
         windows = self.store.read(self.spec.recipe.digest, audio_hash)
         if self.spec.pooling == "mean":
-            # What `pool` does with one window, for all of them at once.
+            # The same as `pool` for each window, but for all of them at once.
             vectors = windows[:, 0].astype(np.float64)
             norms = np.sqrt(np.einsum("ij,ij->i", vectors, vectors))
             if norms.min() > 1e-12:
@@ -122,7 +122,7 @@ class SegmentVectorFile:
     def best(
         self, query: np.ndarray, embedded: Mapping[AudioHash, float]
     ) -> tuple[np.ndarray, ...]:
-        """For each of these audios, the window that is nearest to a float32 `[dim]` unit vector.
+        """For each of these audio hashes, the window nearest to a float32 `[dim]` unit vector.
 
         Returns cosines `[n]` (-2 if the vectors are lost) and the number of the window, int `[n]`.
         Exact. Memory: one block of the file, and one number per window.
@@ -137,9 +137,9 @@ class SegmentVectorFile:
             scores = self._scores(query)
             tops = np.maximum.reduceat(scores, self.firsts)
             at, firsts = map(np.array, zip(*here, strict=True))
-            place = np.searchsorted(self.firsts, firsts)
+            index = np.searchsorted(self.firsts, firsts)
             reached = np.flatnonzero(scores == np.repeat(tops, self.counts))
-            cosines[at] = tops[place]
+            cosines[at] = tops[index]
             numbers[at] = reached[np.searchsorted(reached, firsts)] - firsts
         for i, audio in enumerate(embedded) if lost else ():
             if audio in lost:
@@ -163,7 +163,7 @@ class SegmentVectorFile:
 
     def _append(self, embedded: Mapping[AudioHash, float]) -> None:
         with open(self.vectors_file, "ab") as vectors, open(self.names_file, "ab") as names:
-            # What a killed writer left without a name, or with half of one.
+            # A killed writer may have left vectors without a name, or half a name.
             names.truncate(len(self.counts) * _NAME.itemsize)
             vectors.truncate(self.total * 4 * self.spec.dim)
             records: list[tuple[bytes, float, int]] = []

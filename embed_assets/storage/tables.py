@@ -1,214 +1,52 @@
-"""The manifest and embeddings tables: what the library holds, what became of each track.
+"""The tables: what the library contains, and which of it is embedded and indexed.
 
-One SQLite file, `tables.sqlite` in EMBED_HOME, so that a folder's change is one transaction and a
-question about the whole library (`status`, `errors`, words in a title) takes milliseconds. The
-assets meet here and in `storage/vector_store.py` and nowhere else:
+They are one SQLite file, `tables.sqlite` in EMBED_HOME, so that a folder changes in one transaction
+and a query over the whole library (`status`, `errors`, words in a title) takes milliseconds. The
+assets exchange data only through these tables and `storage/vector_store.py`.
 
-- `folders` and `tracks`: the manifest. A folder's `digest` is that of its scanned files, and NULL
-  while they are being scanned: whoever reads NULL knows that the rows are not yet whole. `ctimes`
-  is what the walk said when the rows were read, `useless_reads` how often a file was read for its
-  ctime only and was as before. A track marked `retry` keeps its vectors until it is embedded.
-- `gone_audio`: when audio was added of which no track is left, for when it comes back.
-- `retry_requests`: folders that a person wants read and embedded again, until they are indexed.
-- `embeddings`: per (recipe, audio hash), where a vector is to be found or why there is none.
-- `indexed`: per (collection_key, folder), the version that was last written there; the key names a
-  collection at a Milvus address. This is the record of what is done: a folder is up to date if its
-  version is the wanted one and its revision the folder's. A folder's `revision` rises whenever its
-  rows have to be written again though its files may be the same; a search finds what was written
-  before.
-- `collections` and `served`: what each collection holds, which was served when
+- `folders` and `tracks`: the manifest (`storage/manifest_tables.py`). The `digest` of a folder is
+  computed from its scanned files; it is NULL during a scan, while the rows are incomplete. `ctimes`
+  is the sum of the ctimes of its files at the last scan. `useless_reads` counts the scans that read
+  a file for its new ctime and found it unchanged. A track marked `retry` keeps its vectors until it
+  is embedded again.
+- `gone_audio`: when audio was added whose last track was deleted, in case it comes back.
+- `retry_requests`: folders to be read and embedded again, until they are indexed.
+- `embeddings`: per (recipe, audio hash), that its vectors are stored, or why there are none.
+- `indexed`: per (collection_key, folder), the version that was last written; the key identifies a
+  collection at a Milvus address. This is the record of finished work: a folder is up to date if the
+  version is the wanted one and the revision is that of the folder. The `revision` of a folder is
+  raised whenever its rows must be written again, even if its files are unchanged. Searches return
+  the previous rows until then.
+- `collections` and `served`: the spec and gates of each collection, and when it was served
   (`storage/collection_registry.py`).
-- `failures`: the folders whose last try failed, until a try succeeds.
+- `failures`: folders whose last attempt failed, until an attempt succeeds.
 - `looks`: requests to scan the library now (`storage/looks.py`).
 
-What belongs here: columns, transactions and queries. What the values mean is decided elsewhere.
+This module has the rows of embeddings, of indexed folders and of failures.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import astuple, fields, replace
-from sqlite3 import Connection
+from collections.abc import Iterable, Iterator
+from dataclasses import astuple
 
-from embed_assets.errors import FolderChanged
 from embed_assets.identity import AudioHash, CollectionKey, FolderId, RecipeDigest, TrackId
-from embed_assets.storage.database import IS_CURRENT, NEW_REVISION, Database
+from embed_assets.storage.database import IS_CURRENT, NEW_REVISION
+from embed_assets.storage.manifest_tables import ManifestTables
 from embed_assets.storage.records import (
-    PROBE_VERSION,
+    EMBEDDING_COLUMNS,
+    EMBEDDING_SELECT,
+    TRACK_COLUMNS,
+    TRACK_SELECT,
     Embedding,
-    FileStat,
-    FolderTotals,
     IndexedFolder,
     Track,
 )
 
-TRACK_COLUMNS = tuple(f.name for f in fields(Track))
-EMBEDDING_COLUMNS = tuple(f.name for f in fields(Embedding))
-_TRACK_SELECT = ", ".join(f"t.{c}" for c in TRACK_COLUMNS)
-_EMBEDDING_SELECT = ", ".join(f"e.{c}" for c in EMBEDDING_COLUMNS)
 
-ANOTHER_SCAN = "another run is scanning this folder; it will be retried"
-
-_ADDED_AT = """SELECT min(added_at) FROM (
-    SELECT added_at FROM tracks WHERE track_id = :track
-    UNION ALL SELECT added_at FROM tracks WHERE audio_hash = :audio
-    UNION ALL SELECT added_at FROM gone_audio WHERE audio_hash = :audio)"""
-
-_REMEMBER_AUDIO = """INSERT INTO gone_audio
-    SELECT t.audio_hash, min(t.added_at), :now FROM tracks t WHERE {t} AND t.audio_hash IS NOT NULL
-    AND NOT EXISTS (SELECT 1 FROM tracks o WHERE o.audio_hash = t.audio_hash AND NOT ({o}))
-    GROUP BY t.audio_hash ON CONFLICT (audio_hash) DO UPDATE
-    SET added_at = min(added_at, excluded.added_at), gone_at = excluded.gone_at"""
-
-
-class Tables(Database):
+class Tables(ManifestTables):
     """The tables of one EMBED_HOME; every method opens its own connection."""
-
-    # The manifest
-
-    def begin_scan(self, folder: FolderId, path: bytes, scan: str) -> None:
-        """Mark the rows of a folder as incomplete until `finish_scan`."""
-        with self.transaction() as db:
-            db.execute(
-                "INSERT INTO folders (folder_id, path, digest, scan) VALUES (?, ?, NULL, ?)"
-                " ON CONFLICT (folder_id) DO UPDATE SET digest = NULL, scan = excluded.scan",
-                (folder, path, scan),
-            )
-
-    def put_tracks(self, rows: Iterable[Track], scan: str) -> set[TrackId]:
-        """Write rows of a scan that has begun; `added_at` is taken from earlier rows.
-
-        Returns the ids of tracks whose rows changed. Their folders get a new revision and are
-        indexed again in every collection, even if their digest is the same; searches return the old
-        rows until then.
-
-        Raises:
-            FolderChanged: another scan of the same folder began, or a person wants it read anew.
-        """
-        marks = ", ".join("?" * (len(TRACK_COLUMNS) + 4))
-        now = time.time()
-        changed = set()
-        with self.transaction() as db:
-            for row in rows:
-                _require_scan(db, row.folder_id, scan)
-                names = {"track": row.track_id, "audio": row.audio_hash, "now": now}
-                old = db.execute(
-                    f"SELECT t.retry, {_TRACK_SELECT} FROM tracks t WHERE t.track_id = ?",
-                    (row.track_id,),
-                ).fetchone()
-                retry = bool(old and old[0] and row.audio_hash)
-                (added,) = db.execute(_ADDED_AT, names).fetchone()
-                if old and not _same(row, Track(*old[1:])):
-                    changed.add(row.track_id)
-                    db.execute(f"{NEW_REVISION} = ?", (row.folder_id,))
-                    # What the track had before may come back as another file.
-                    _remember(db, "{}.track_id = :track AND {}.audio_hash IS NOT :audio", names)
-                db.execute("DELETE FROM gone_audio WHERE audio_hash = :audio", names)
-                db.execute(
-                    f"INSERT OR REPLACE INTO tracks ({', '.join(TRACK_COLUMNS)}, scan, seen_at,"
-                    f" probed, retry) VALUES ({marks})",
-                    (
-                        *astuple(replace(row, added_at=added or now)),
-                        *(scan, now, PROBE_VERSION, retry),
-                    ),
-                )
-        return changed
-
-    def keep_tracks(self, track_ids: Iterable[TrackId], scan: str) -> None:
-        """Keep the rows of unchanged tracks in a scan that has begun."""
-        with self.transaction() as db:
-            db.executemany(
-                "UPDATE tracks SET scan = ? WHERE track_id = ?", ((scan, t) for t in track_ids)
-            )
-
-    def finish_scan(
-        self,
-        folder: FolderId,
-        scan: str,
-        digest: str,
-        expected: int,
-        ctimes: int | None = None,
-        useless_reads: int | None = None,
-    ) -> int:
-        """Delete the rows that the scan did not see, and store the digest of the folder.
-
-        `ctimes`: the sum of the ctimes of its files when they were listed; None if some files with
-        a new ctime were not read. `useless_reads`: how many times in a row a new ctime turned out
-        to mean nothing; None if this scan says nothing about it. Returns how many rows were
-        deleted.
-
-        Raises:
-            FolderChanged: another scan of the same folder wrote between; neither is whole.
-        """
-        with self.transaction() as db:
-            held = _require_scan(db, folder, scan)
-            now = time.time()
-            names = {"folder": folder, "scan": scan, "now": now}
-            _remember(db, "{}.folder_id = :folder AND {}.scan != :scan", names)
-            gone = db.execute(
-                "DELETE FROM tracks WHERE folder_id = :folder AND scan != :scan", names
-            ).rowcount
-            (rows,) = db.execute(
-                "SELECT count(*) FROM tracks WHERE folder_id = ?", (folder,)
-            ).fetchone()
-            if not held or rows != expected:
-                raise FolderChanged(ANOTHER_SCAN)
-            db.execute(
-                "UPDATE folders SET digest = ?, scanned_at = ?, ctimes = coalesce(?, ctimes)"
-                " WHERE folder_id = ?",
-                (digest, now, ctimes, folder),
-            )
-            if useless_reads is not None:
-                db.execute(
-                    "UPDATE folders SET useless_reads = ?, useless_read_at = ? WHERE folder_id = ?",
-                    (useless_reads, now, folder),
-                )
-        return gone
-
-    def forget_folder(self, folder: FolderId) -> None:
-        """Delete a removed folder from all tables except the embeddings, which stay."""
-        with self.transaction() as db:
-            names = {"folder": folder, "now": time.time()}
-            _remember(db, "{}.folder_id = :folder", names)
-            for table in ("tracks", "folders", "indexed", "failures", "retry_requests"):
-                db.execute(f"DELETE FROM {table} WHERE folder_id = ?", (folder,))
-
-    def forget_gone_audio(self, before: float) -> None:
-        """Delete the remembered times of audio whose last track was deleted before a time."""
-        with self.transaction() as db:
-            db.execute("DELETE FROM gone_audio WHERE gone_at < ?", (before,))
-
-    def file_stats(self, folder: FolderId) -> dict[TrackId, FileStat]:
-        """Track id -> file stat, for the tracks of a folder that need not be read again."""
-        with self.connect() as db:
-            rows = db.execute(
-                "SELECT track_id, size, mtime_ns, ctime_ns FROM tracks"
-                " WHERE folder_id = ? AND probed = ?",
-                (folder, PROBE_VERSION),
-            )
-            return {t: FileStat(*rest) for t, *rest in rows}
-
-    def digest(self, folder: FolderId) -> str | None:
-        """The digest of a folder's manifest; None if it is being scanned or was never scanned."""
-        with self.connect() as db:
-            row = db.execute("SELECT digest FROM folders WHERE folder_id = ?", (folder,)).fetchone()
-        return row[0] if row else None
-
-    def folder_totals(self, folder: FolderId, recipe: RecipeDigest | None = None) -> FolderTotals:
-        """Count the tracks of a folder by state."""
-        with self.connect() as db:
-            row = db.execute(
-                "SELECT count(*), count(t.reason), count(CASE WHEN NOT t.retry THEN e.reason END),"
-                " count(CASE WHEN e.audio_hash IS NOT NULL AND e.reason IS NULL AND NOT t.retry"
-                " THEN 1 END),"
-                " count(CASE WHEN t.reason IS NULL AND (e.audio_hash IS NULL OR t.retry) THEN 1"
-                " END), total(t.duration) FROM tracks t"
-                " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
-                " WHERE t.folder_id = ?",
-                (recipe, folder),
-            ).fetchone()
-        return FolderTotals(*row)
 
     # Embeddings
 
@@ -226,8 +64,8 @@ class Tables(Database):
                     (row.recipe, row.audio_hash),
                 ).fetchone()
                 if before:
-                    # Rows of the index may have these vectors; which collections use this recipe is
-                    # not known here.
+                    # Rows with the old vectors may be in any collection: which ones use this recipe
+                    # is not known here.
                     db.execute(
                         f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE audio_hash = ?)",
                         (row.audio_hash,),
@@ -247,7 +85,7 @@ class Tables(Database):
     ) -> list[Track]:
         """Readable tracks of a folder that have to be embedded under the recipe; all if `force`."""
         sql = (
-            f"SELECT {_TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
+            f"SELECT {TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
             " WHERE t.folder_id = ? AND t.audio_hash IS NOT NULL"
         )
@@ -257,22 +95,10 @@ class Tables(Database):
             return [Track(*row) for row in db.execute(sql + " ORDER BY t.path", (recipe, folder))]
 
     def asked_again(self, folder: FolderId) -> set[TrackId]:
-        """Ids of a folder's tracks that `retry` has embedded again although they have vectors."""
+        """Ids of a folder's tracks that are marked `retry`: to be embedded even with vectors."""
         with self.connect() as db:
             sql = "SELECT track_id FROM tracks WHERE folder_id = ? AND retry"
             return {row[0] for row in db.execute(sql, (folder,))}
-
-    def embeddable(self, folder: FolderId, recipe: RecipeDigest) -> Iterator[Track]:
-        """Stream the tracks of a folder that have vectors under the recipe."""
-        with self.connect() as db:
-            rows = db.execute(
-                f"SELECT {_TRACK_SELECT} FROM tracks t JOIN embeddings e"
-                " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
-                " WHERE t.folder_id = ? AND e.reason IS NULL ORDER BY t.path",
-                (recipe, folder),
-            )
-            for row in rows:
-                yield Track(*row)
 
     def indexable(
         self, folder: FolderId, recipe: RecipeDigest
@@ -281,7 +107,7 @@ class Tables(Database):
         width = len(TRACK_COLUMNS)
         with self.connect() as db:
             rows = db.execute(
-                f"SELECT {_TRACK_SELECT}, {_EMBEDDING_SELECT} FROM tracks t JOIN embeddings e"
+                f"SELECT {TRACK_SELECT}, {EMBEDDING_SELECT} FROM tracks t JOIN embeddings e"
                 " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
                 " WHERE t.folder_id = ? AND e.reason IS NULL ORDER BY t.path",
                 (recipe, folder),
@@ -306,13 +132,6 @@ class Tables(Database):
                 )
         return found
 
-    def forget_unreadable(self, folder: FolderId) -> None:
-        """Have the rejected files of a folder read again by the next scan."""
-        with self.transaction() as db:
-            db.execute(
-                "UPDATE tracks SET probed = 0 WHERE folder_id = ? AND reason IS NOT NULL", (folder,)
-            )
-
     def forget_rejected(self, folder: FolderId, recipe: RecipeDigest) -> None:
         """Have the rejected audio of a folder embedded again under the recipe."""
         with self.transaction() as db:
@@ -322,13 +141,6 @@ class Tables(Database):
                 (recipe, folder),
             )
 
-    # Index and failures
-
-    def mark_dirty(self, folder: FolderId) -> None:
-        """Mark the manifest of a folder as out of date."""
-        with self.transaction() as db:
-            db.execute("UPDATE folders SET digest = NULL WHERE folder_id = ?", (folder,))
-
     def forget_embedding(self, recipe: RecipeDigest, audio_hash: AudioHash) -> None:
         """Have an audio embedded again because its vectors are lost."""
         with self.transaction() as db:
@@ -336,10 +148,7 @@ class Tables(Database):
                 "DELETE FROM embeddings WHERE recipe = ? AND audio_hash = ?", (recipe, audio_hash)
             )
 
-    def folders(self) -> Iterator[tuple[FolderId, bytes, bool]]:
-        """Stream (folder id, path, whether its rows are complete) of every folder."""
-        with self.connect() as db:
-            yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
+    # Index and failures
 
     def put_indexed(
         self,
@@ -362,7 +171,7 @@ class Tables(Database):
                 if not finished:
                     continue
                 db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
-                # What was asked for just now is not yet done.
+                # A request that was made during the run is not finished.
                 db.execute(
                     "DELETE FROM retry_requests WHERE folder_id = ?1 AND NOT EXISTS (SELECT 1 FROM"
                     " tracks WHERE folder_id = ?1 AND retry) AND EXISTS (SELECT 1 FROM folders"
@@ -404,9 +213,9 @@ class Tables(Database):
         shared: bool = False,
         unless_known: bool = False,
     ) -> None:
-        """Record that the last attempt for these (folder id, path) failed, or why it is not done.
+        """Record why the last attempt for these (folder id, path) failed or ended early.
 
-        `shared`: the cause is not in the folder, but something all folders need, e.g. Milvus.
+        `shared`: the cause is not in the folder, but in something all folders need, e.g. Milvus.
         `unless_known`: do not replace a recorded reason.
         """
         how = "IGNORE" if unless_known else "REPLACE"
@@ -415,26 +224,3 @@ class Tables(Database):
                 f"INSERT OR {how} INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
                 ((f, path, stage, message, time.time(), run, shared) for f, path in folders),
             )
-
-
-def _require_scan(db: Connection, folder: FolderId, scan: str) -> bool:
-    """Whether the folder is known; raises FolderChanged if another scan of it has begun."""
-    held = db.execute("SELECT scan FROM folders WHERE folder_id = ?", (folder,)).fetchone()
-    if held is not None and held[0] != scan:
-        raise FolderChanged(ANOTHER_SCAN)
-    return held is not None
-
-
-def _remember(db: Connection, going: str, names: Mapping[str, object]) -> None:
-    """Note when the audio was added that no track will have without these rows."""
-    told = {alias: going.replace("{}", alias) for alias in ("t", "o")}
-    db.execute(_REMEMBER_AUDIO.format(**told), names)
-
-
-def _same(one: Track, other: Track) -> bool:
-    """Whether two rows of a file are equal, apart from when and how the file was read.
-
-    The decoder is not compared: rows of older versions lack it, and no index contains it.
-    """
-    one, other = (replace(t, ctime_ns=0, run_id="", added_at=0.0, decoder="") for t in (one, other))
-    return one == other

@@ -1,9 +1,9 @@
-"""Pooled vectors in one file beside the store: exact search maps it into memory.
+"""Pooled vectors in one file, which exact search maps into memory.
 
-A vector is a function of (audio, recipe, pooling), so two files only grow: `.f32` with the float32
-vectors of length 1, and `.names` with one record per vector: the audio hash and when it was
-embedded. They are a copy and may be deleted at any time. A vector that a power loss destroyed does
-not have length 1, and is read from the store again.
+A vector is a function of (audio, recipe, pooling), so the two files are append-only: `.f32` has the
+float32 vectors of length 1, and `.names` one record per vector: the audio hash and when it was
+embedded. They are a copy of the store and may be deleted at any time. A vector that was damaged by
+a power loss does not have length 1, and is read from the store again.
 """
 
 from __future__ import annotations
@@ -23,13 +23,13 @@ from embed_assets.storage.pooling import pool
 from embed_assets.storage.vector_store import Store, VectorsLost
 
 FOLDER = "search"
-"""Name of the folder, beside that of the store."""
+"""Name of the folder of these files, next to the folder of the store."""
 
 WINDOWS = "-windows"
-"""Suffix of the names of the files of windows (`segment_vector_file.py`)."""
+"""Suffix in the names of the files with windows (`segment_vector_file.py`)."""
 
 LOCK_SECONDS = 5.0
-"""How long to wait for another process that appends; after that nothing is written."""
+"""How long to wait for another process that is appending; then nothing is written."""
 
 APPEND = 1_000
 """Vectors per write."""
@@ -84,7 +84,7 @@ class TrackVectorFile:
         if not self._missing(embedded):
             return
         if self._holds:
-            # Rows held in memory follow the mapped ones: no more can be mapped between them.
+            # Rows in memory are numbered after the mapped ones, so no more rows can be mapped.
             self._hold(self._missing(embedded))
             return
         lock = FileLock(f"{self.names_file}.lock")
@@ -93,7 +93,7 @@ class TrackVectorFile:
             with lock.acquire(timeout=LOCK_SECONDS, poll_interval=0.02):
                 self._map()
                 with open(self.vectors_file, "ab") as vectors, open(self.names_file, "ab") as names:
-                    # What a killed writer left without a name, or with half of one.
+                    # A killed writer may have left vectors without a name, or half a name.
                     whole = os.path.getsize(self.names_file) // _NAME.itemsize
                     names.truncate(whole * _NAME.itemsize)
                     vectors.truncate(whole * 4 * self.spec.dim)
@@ -134,13 +134,13 @@ class TrackVectorFile:
                 yield (audio.encode(), at), pool(windows, self.spec.pooling)
 
     def _map(self) -> None:
-        """Map what the files contain now; rows that were there keep their positions."""
+        """Map the current contents of the files; known rows keep their numbers."""
         known, width = len(self.vectors), self.spec.dim
         try:
             with open(self.names_file, "rb") as file:
                 inode = os.fstat(file.fileno()).st_ino
                 if self._inode not in (None, inode):
-                    # Somebody deleted the files, and others have made new ones: not these rows.
+                    # The files were deleted and made again, so they lack the known rows.
                     return
                 names = np.fromfile(file, _NAME)
             whole = min(len(names), os.path.getsize(self.vectors_file) // (4 * width))
@@ -154,7 +154,7 @@ class TrackVectorFile:
         self._name(names[known:whole], known)
 
     def _hold(self, embedded: Mapping[AudioHash, float]) -> None:
-        """Keep vectors in this process only."""
+        """Read vectors into the memory of this process."""
         for names, vectors in self._read(embedded):
             self._holds = True
             begin = len(self.vectors)

@@ -2,8 +2,8 @@
 
 One file per entry, `<root>/<recipe digest>/<first 2 of the audio hash>/<audio hash>.npy`: a
 standard .npy file that `numpy.load` opens, followed by a checksum, which numpy ignores. It is
-written beside its final place, synced and renamed, so that an entry is complete or absent. Damage
-by a disk or a power loss is noticed when the entry is read.
+written under a temporary name, synced and renamed, so that an entry is complete or absent. Damage
+by a disk or a power loss is detected when the entry is read.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ _DAY = 86400.0
 
 
 class VectorsLost(TransientError):
-    """An entry is missing or damaged: delete it, and embed that audio again."""
+    """An entry is missing or damaged; the audio has to be embedded again."""
 
 
 @dataclass(frozen=True)
@@ -48,13 +48,13 @@ class Store:
 
     def path(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> Path:
         """The path of an entry, whether it exists or not."""
-        return Path(self._place(recipe_digest, audio_hash))
+        return Path(self._file(recipe_digest, audio_hash))
 
-    def _place(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> str:
-        # Text, for `read`: building a Path costs as much as the rest of a read.
+    def _file(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> str:
+        # A str, because building a Path takes as long as the rest of `read`.
         for name in (recipe_digest, audio_hash):
             if not _NAME.fullmatch(name):
-                raise ValueError(f"{name!r} is no digest")
+                raise ValueError(f"{name!r} is not a digest")
         return f"{self.root}/{recipe_digest}/{audio_hash[:2]}/{audio_hash}.npy"
 
     def write(
@@ -93,9 +93,9 @@ class Store:
 
         The checksum is verified. Raises VectorsLost if there is no such entry, or if it is damaged.
         """
-        path = self._place(recipe_digest, audio_hash)
+        path = self._file(recipe_digest, audio_hash)
         try:
-            # os.open and os.read: a third of the time that a buffered file object takes.
+            # os.open and os.read take a third of the time of a buffered file object.
             handle = os.open(path, os.O_RDONLY)
             try:
                 size = os.fstat(handle).st_size
@@ -117,10 +117,10 @@ class Store:
             ) from error
 
     def has(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> bool:
-        """Whether an entry exists; only `read` tells if it is intact."""
+        """Whether an entry exists; only `read` checks that it is intact."""
         path = self.path(recipe_digest, audio_hash)
         try:
-            # An empty file is what some disks make of a rename when the power goes.
+            # Some disks leave an empty file if the power fails during a rename.
             return path.stat().st_size > _FOOTER
         except (FileNotFoundError, NotADirectoryError):
             return False
@@ -197,7 +197,7 @@ def _unpack(raw: bytes) -> np.ndarray:
 
 @lru_cache(maxsize=256)
 def _shape(header: bytes) -> tuple[int, ...]:
-    """Shape in a .npy header; cached, since parsing one costs more than reading the file."""
+    """The shape in a .npy header; cached, since parsing one takes longer than reading the file."""
     stream = io.BytesIO(header)
     np.lib.format.read_magic(stream)
     shape, fortran, dtype = np.lib.format.read_array_header_1_0(stream)

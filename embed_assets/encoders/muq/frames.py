@@ -44,7 +44,7 @@ def mel_spectrogram(config: Mapping[str, Any]) -> Callable[[np.ndarray], np.ndar
     hann = np.float32(0.5 - 0.5 * np.cos(2 * np.pi * np.arange(N_FFT) / N_FFT))
     mean, std = (np.float32(config["stat"][f"melspec_2048_{name}"]) for name in ("mean", "std"))
 
-    @np.errstate(invalid="ignore", over="ignore")  # Bad samples are told by name, in `encode`.
+    @np.errstate(invalid="ignore", over="ignore")  # `encode` reports bad samples, by track.
     def spectrogram(audio: np.ndarray) -> np.ndarray:
         reflected = np.pad(audio, N_FFT // 2, mode="reflect")
         # The one more that the last samples would give is dropped by muq.

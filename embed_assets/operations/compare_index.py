@@ -1,0 +1,64 @@
+"""The end of `sync`: compares the index with the tables, and serves a collection that is ready."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from embed_assets.context import IndexContext
+from embed_assets.errors import IndexBusy
+from embed_assets.identity import IndexSpec
+from embed_assets.index.backend import backend_of
+from embed_assets.index.connection import connect
+from embed_assets.index.promotion import promote_if_ready
+from embed_assets.index.reconcile import reconcile
+from embed_assets.project import Project
+from embed_assets.storage import collection_registry
+
+LITE_SECONDS = 30.0
+"""How long to wait for a Lite index in use before the comparison is skipped."""
+
+
+def matches_tables(project: Project, index: IndexContext, progress: Callable[[str], None]) -> bool:
+    """Compare the index with the tables; False if folders have to be written again.
+
+    A Lite collection whose files have not changed since the last good comparison is not opened. If
+    the index matches, the collection of the settings is served if it is ready.
+    """
+    tables, spec, uri = index.tables, index.spec, index.uri
+    if not tables.holds(spec.collection_key(uri)):
+        return True
+    before = _fingerprint(uri, spec)
+    last = collection_registry.last_served(tables, uri)
+    known = collection_registry.fingerprint_of(tables, uri, spec.collection)
+    if before is not None and before == known and last == spec.collection:
+        return True
+    try:
+        with connect(uri, project.token, wait_seconds=LITE_SECONDS) as client:
+            found = reconcile(client, index)
+            if not all(d.none for d in found.values()):
+                differing = sum(len(d.differing) for d in found.values())
+                progress(f"{differing} folders differ in the index and are written again")
+                return False
+            # A run does this too, but none is needed if the settings were set back to those of a
+            # complete collection, or if the alias was dropped by hand.
+            status = promote_if_ready(client, index)
+    except IndexBusy as e:
+        progress(f"the index was not compared with the tables: {e}")
+        return True
+    served = status.served
+    if status.moved:
+        progress(f"{served} is served now")
+    collection_registry.note_fingerprint(tables, uri, spec.collection, _fingerprint(uri, spec))
+    if served != spec.collection:
+        why = "`embed-assets collections` says why"
+        if collection_registry.is_by_hand(tables, uri, spec.collection):
+            why = "it was chosen by hand; `embed-assets promote` serves the other one"
+        progress(f"{served} is served, not {spec.collection}: {why}")
+    return True
+
+
+def _fingerprint(uri: str, spec: IndexSpec) -> str | None:
+    """The fingerprints of all collections of a spec."""
+    backend = backend_of(uri)
+    every = [backend.fingerprint(one.collection) for one in spec.collection_specs]
+    return None if None in every else " ".join(s for s in every if s)
