@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-fast test-server check stress bench bench-small clean
+.PHONY: install demo test test-fast test-server test-browser check stress bench bench-small clean
 
 install: $(STAMP)
 
@@ -24,7 +24,7 @@ demo: install
 # A file is one worker's, so that what its tests share is made once. Four workers on two cores, for
 # journeys wait more than they work.
 test: install
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not stress and not bench"
+	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not stress and not bench and not browser"
 
 # For every edit: what needs no run of Dagster and no MuQ (embed_assets_tests/tiers.py).
 test-fast: install
@@ -34,7 +34,11 @@ test-fast: install
 test-server: install
 	$(PYTHON) -m venv .venv-milvus
 	.venv-milvus/bin/python -m pip install --quiet 'milvus==2.3.5' 'setuptools<81'
-	EMBED_TEST_MILVUS_SERVER=$(CURDIR)/.venv-milvus/bin/milvus-server $(BIN)/python -m pytest -k server -m "not stress and not bench"
+	EMBED_TEST_MILVUS_SERVER=$(CURDIR)/.venv-milvus/bin/milvus-server $(BIN)/python -m pytest -k server -m "not stress and not bench and not browser"
+
+# The page of serve in a real Chromium: the system's, or Playwright's. Without one they are skipped.
+test-browser: install
+	$(BIN)/python -m pytest -m browser -rs
 
 stress: install
 	$(BIN)/python -m pytest -m stress --timeout 7200 -s

@@ -27,6 +27,7 @@ from embed_assets.search.served import require_spec, served_name, spec_of, wante
 from embed_assets.search.snapshot import Snapshot as IndexSnapshot
 from embed_assets.settings import Settings
 from embed_assets.storage import find_tracks, queries
+from embed_assets.storage.records import Track
 
 if TYPE_CHECKING:
     import numpy as np
@@ -218,6 +219,13 @@ class Snapshot(Questions):
             raise not_indexed(found)
         return replace(found, tracks=there)
 
+    def track(self, track_id: str) -> Track:
+        """The manifest row of an indexed track. Raises NotFound: none has this id."""
+        positions = self._held.tracks.find([track_id])
+        if not positions:
+            raise NotFound(f"no indexed track has the id {track_id!r}")
+        return self._held.tracks.track(positions[0])
+
     def has(self, track_id: str) -> bool:
         """Whether a track with this id is indexed."""
         return bool(self._held.tracks.find([track_id]))
@@ -257,8 +265,8 @@ class Snapshot(Questions):
         if words.strip():
             tracks = [track for _, track in held.tracks()]
             found = find_tracks.best_by_words(tracks, words, len(tracks))
-            rows = sorted((vars(row_of(t)) for t in found), key=lambda row: row["path"])
-            return (row for row in rows if row["path"] > after)
+            by_path = sorted(((display_path(t.path), t) for t in found), key=itemgetter(0))
+            return (vars(row_of(t)) for path, t in by_path if path > after)
         ordered = held.once(
             "by path", lambda: sorted((display_path(t.path), i) for i, t in held.tracks())
         )

@@ -77,7 +77,7 @@ class FFmpegDecoder:
         self._source, self._time_base = opened.source, opened.time_base
         self.damaged = 0
         self.first_error = ""
-        self._frames = self._decode()
+        self._frames = self.frames()
 
     @property
     def rate(self) -> int:
@@ -102,7 +102,7 @@ class FFmpegDecoder:
             self._container.seek(start, stream=self._stream)
             found = False
         self._source.check()
-        self._frames = self._decode()
+        self._frames = self.frames()
         return found
 
     def read(self) -> Chunk | None:
@@ -120,7 +120,8 @@ class FFmpegDecoder:
     def close(self) -> None:
         """See `Decoder`."""
 
-    def _decode(self) -> Iterator[AudioFrame]:
+    def frames(self) -> Iterator[AudioFrame]:
+        """What follows, as FFmpeg's frames with all channels, for callers that play it."""
         import av
 
         context = self._stream.codec_context

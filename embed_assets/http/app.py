@@ -14,11 +14,13 @@ from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
 
 from embed_assets.access import Tokens
 from embed_assets.api import Library
+from embed_assets.http.audio import audio_streams
 from embed_assets.http.audiomuse import audiomuse
 from embed_assets.http.context import Context
 from embed_assets.http.doors import AT_ONCE, Doors
 from embed_assets.http.library import about_library
 from embed_assets.http.metrics import Metrics
+from embed_assets.http.page_routes import page
 from embed_assets.http.playlists import playlists
 from embed_assets.http.problems import ERRORS, PROBLEM, add_handlers
 from embed_assets.http.queries import queries
@@ -50,10 +52,12 @@ def create_app(library: Library, tokens: Tokens = Tokens()) -> FastAPI:  # noqa:
     add_handlers(app)
     app.include_router(queries(context))
     app.include_router(about_library(context))
+    app.include_router(audio_streams(library))
     app.include_router(playlists(context))
     app.include_router(audiomuse(context))
     app.include_router(subsonic(context))
     app.include_router(_health(library, metrics))
+    app.include_router(page(tokens))
     _declare_problems(app.openapi())
     return app
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import re
-import secrets
 import time
 from http import HTTPStatus
 
@@ -13,11 +12,12 @@ from starlette.exceptions import HTTPException
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embed_assets.access import Tokens
+from embed_assets.http import session
 from embed_assets.http.metrics import Metrics
 from embed_assets.http.problems import AUDIOMUSE, path_of, problem
 
-FREE = frozenset({"/healthz", "/readyz", "/api/health"})
-"""Paths that need no token."""
+FREE = frozenset({"/healthz", "/readyz", "/api/health", "/"})
+"""Paths that need no token; neither do the files of the page, which has nothing of the library."""
 
 QUERIES = frozenset(
     {
@@ -54,6 +54,7 @@ WAITING = 64
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
+    "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
@@ -64,6 +65,7 @@ class Doors:
 
     def __init__(self, app: ASGIApp, tokens: Tokens, metrics: Metrics) -> None:
         self.app, self.tokens, self.metrics = app, tokens, metrics
+        self._both = (tokens.full, tokens.read)
         self.in_progress = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -104,13 +106,9 @@ class Doors:
     def _refusal(
         self, method: str, path: str, kind: str, headers: Headers
     ) -> tuple[HTTPStatus, str] | None:
-        # What is below /rest wants a login of the music server instead.
-        if path not in FREE and not path.startswith(SUBSONIC) and self.tokens:
-            full, read = self._given(headers)
-            if not (full or read):
-                return HTTPStatus.UNAUTHORIZED, "send the token as `Authorization: Bearer TOKEN`"
-            if acts(method, path) and not full:
-                return HTTPStatus.FORBIDDEN, self._why_not()
+        # What is below /rest wants a login of the music server instead of a token of ours.
+        if not path.startswith(SUBSONIC) and (refused := self._not_let_in(method, path, headers)):
+            return refused
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > MOST_BODY_BYTES:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE
@@ -118,12 +116,29 @@ class Doors:
             return HTTPStatus.TOO_MANY_REQUESTS, "too many queries at once: ask again later"
         return None
 
+    def _not_let_in(
+        self, method: str, path: str, headers: Headers
+    ) -> tuple[HTTPStatus, str] | None:
+        full, read = self._given(headers)
+        if not (full or read):
+            # A browser may send it for a page of somebody else.
+            full, read = (session.has_cookie(t, headers) for t in self._both)
+            if session.is_foreign(method, headers, has_cookie=full or read):
+                return HTTPStatus.FORBIDDEN, "this request comes from another site than our page"
+        if self.tokens and path not in FREE and not path.startswith("/page/"):
+            if not (full or read):
+                return HTTPStatus.UNAUTHORIZED, "send the token as `Authorization: Bearer TOKEN`"
+            if acts(method, path) and not full:
+                return HTTPStatus.FORBIDDEN, self._why_not()
+        return None
+
     def _given(self, headers: Headers) -> tuple[bool, bool]:
         """Whether the full token was sent, and whether the read token was."""
         scheme, _, bearer = headers.get("authorization", "").partition(" ")
         given = bearer.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
         # Both are compared each time, so that the time tells nothing about either.
-        return _same(given, self.tokens.full), _same(given, self.tokens.read)
+        full, read = (session.is_token(given, token) for token in self._both)
+        return full, read
 
     def _why_not(self) -> str:
         if self.tokens.full:
@@ -143,11 +158,6 @@ def acts(method: str, path: str) -> bool:
         return False
     area, _, rest = path.lstrip("/").partition("/")
     return rest not in {"v1": QUERIES, "api": AUDIOMUSE_QUERIES}.get(area, ())
-
-
-def _same(given: str, token: str) -> bool:
-    # Without a token nothing is the same, not even nothing.
-    return secrets.compare_digest(given.encode(), token.encode()) and bool(token)
 
 
 def kind_of(path: str) -> str:

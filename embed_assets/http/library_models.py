@@ -41,6 +41,7 @@ class ErrorRow(Model):
     message: Annotated[str, Field(description="What happened, and what to do.")]
     at: Annotated[float, Field(description="In seconds since 1970.")]
     run_id: Annotated[str, Field(description="The Dagster run; empty if it was none.")]
+    partition: Annotated[str, Field(description="The Dagster partition of the folder.")]
 
 
 class ServerRow(Model):
@@ -69,6 +70,14 @@ class StatusAnswer(Model):
     encoder: str
     indexed_at: Annotated[
         float | None, Field(description="Last change of the index, in seconds since 1970.")
+    ]
+    rate: Annotated[float, Field(description="Tracks embedded per second, over two minutes.")]
+    eta: Annotated[
+        float | None, Field(description="Seconds until `pending` are embedded; null if unknown.")
+    ]
+    ui: Annotated[
+        str | None,
+        Field(description="Address of the Dagster UI of a running `up`, on its machine."),
     ]
     servers: list[ServerRow]
 

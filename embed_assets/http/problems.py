@@ -14,6 +14,7 @@ from starlette.types import Scope
 from embed_assets.errors import (
     ConfigurationError,
     EmbedAssetsError,
+    LibraryUnavailable,
     NotFound,
     NothingIndexed,
     NotIndexedYet,
@@ -33,6 +34,7 @@ STATUS: tuple[tuple[type[EmbedAssetsError], HTTPStatus], ...] = (
     (NotIndexedYet, HTTPStatus.SERVICE_UNAVAILABLE),
     (NothingIndexed, HTTPStatus.SERVICE_UNAVAILABLE),
     (TransientError, HTTPStatus.SERVICE_UNAVAILABLE),
+    (LibraryUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (NotFound, HTTPStatus.NOT_FOUND),
     (ConfigurationError, HTTPStatus.BAD_REQUEST),
     (EmbedAssetsError, HTTPStatus.INTERNAL_SERVER_ERROR),

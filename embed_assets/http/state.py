@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import json
+import time
+
+import psutil
+
 from embed_assets.api import Library
 from embed_assets.http.context import Context
 from embed_assets.http.library_models import ErrorRow, ServerRow, StatusAnswer
 from embed_assets.identity import display_path
+from embed_assets.library.partition_keys import key_of
 from embed_assets.project import for_reading
 from embed_assets.search.served import wanted_spec
+from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, queries
+
+RATE_SECONDS = 120.0
+"""The rate covers so much of the past, or the part of it since tracks were embedded."""
 
 
 def counts_of(context: Context) -> StatusAnswer:
@@ -35,10 +45,16 @@ def counts_of(context: Context) -> StatusAnswer:
             served=served,
             encoder=library.settings.encoder,
             indexed_at=None,
+            rate=0.0,
+            eta=None,
+            ui=_ui(library.settings),
             servers=servers,
         )
     key = spec.collection_key(project.uri)
     found = queries.counts(project.tables, spec.recipe.digest, key)
+    now, rate = time.time(), 0.0
+    if found.pending:
+        rate = queries.embedding_rate(project.tables, spec.recipe.digest, now - RATE_SECONDS, now)
     return StatusAnswer(
         tracks=found.tracks,
         embedded=found.embedded,
@@ -49,6 +65,9 @@ def counts_of(context: Context) -> StatusAnswer:
         served=served,
         encoder=spec.recipe.encoder,
         indexed_at=queries.last_indexed_at(project.tables, key),
+        rate=rate,
+        eta=found.pending / rate if rate else None,
+        ui=_ui(library.settings),
         servers=servers,
     )
 
@@ -85,6 +104,16 @@ def errors_of(library: Library) -> list[ErrorRow]:
             message=one.message,
             at=one.at,
             run_id=one.run_id,
+            partition=key_of(one.folder),
         )
         for one in (*rejected, *queries.failed_folders(project.tables))
     ]
+
+
+def _ui(settings: Settings) -> str | None:
+    """Address of the Dagster UI of a running `up`, by the note that it keeps while it runs."""
+    try:
+        note = json.loads((settings.dagster_home / "up.json").read_text())
+        return str(note["address"]) if psutil.pid_exists(int(note["session"])) else None
+    except (OSError, ValueError, TypeError, KeyError):
+        return None

@@ -169,6 +169,20 @@ def embedded_since(
     return sum(r[1] for r in rows), max((r[2] for r in rows), default=since), [r[0] for r in rows]
 
 
+def embedding_rate(tables: Tables, recipe: RecipeDigest, since: float, now: float) -> float:
+    """Tracks embedded per second since a time, or since the first one after it; 0 if too few.
+
+    Times are in seconds since 1970.
+    """
+    with tables.connect() as db:
+        n, first = db.execute(
+            "SELECT count(*), min(at) FROM embeddings"
+            " WHERE recipe = ? AND at > ? AND reason IS NULL",
+            (recipe, since),
+        ).fetchone()
+    return (n - 1) / max(now - first, 1.0) if n > 1 else 0.0
+
+
 def seconds_per_track(tables: Tables, recipe: RecipeDigest, tracks: int = 100) -> float | None:
     """Seconds per track over the last embedded tracks, without the pauses between runs.
 
