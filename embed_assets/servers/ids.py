@@ -37,7 +37,7 @@ UNKNOWN_SECONDS = 60.0
 """How long an id that a server does not know is not asked for again."""
 
 MATCHING_SHARE = 0.1
-"""Most of its time that a thread may spend on matching: an import changes the tables all the time."""
+"""Most of its time that a thread spends on matching: an import changes the tables all the time."""
 
 
 @dataclass
