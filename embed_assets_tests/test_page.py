@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.synth import music
 from embed_assets_tests.test_asking import index
 from embed_assets_tests.test_http import detail, running
+from embed_assets_tests.test_http_serve import serving
 
 TOKEN, READ_TOKEN = "a long token", "another one for queries"
 SECONDS = 4.0
@@ -240,11 +242,12 @@ def decoders():
     return found
 
 
-def test_a_client_that_goes_away_ends_its_decoder(client, filled, ids):
-    def hours_of_silence(path):
-        path.write_bytes(riff(44_100, 2, 16, b"", says=1 << 30))
-        os.truncate(path, 1 << 30)
+def hours_of_silence(path):
+    path.write_bytes(riff(44_100, 2, 16, b"", says=1 << 30))
+    os.truncate(path, 1 << 30)
 
+
+def test_a_client_that_goes_away_ends_its_decoder(client, filled, ids):
     with instead(filled.library / "Old/x.wv", hours_of_silence):
         url = f"{client.base_url}/v1/audio/{ids['Old/x.wv']}?as=wav"
         with httpx.stream("GET", url) as answer:
@@ -261,6 +264,18 @@ def test_a_client_that_goes_away_ends_its_decoder(client, filled, ids):
                 assert answer.status_code == 200
             while decoders() and time.monotonic() < until:
                 time.sleep(0.05)
+
+
+def test_the_server_stops_though_somebody_listens(filled, ids):
+    silence = filled.library / "Old/x.tta"
+    with instead(silence, hours_of_silence), serving(filled) as (client, process):
+        for name in ("original", "wav"):
+            url = f"/v1/audio/{ids['Old/x.tta']}"
+            answer = client.send(client.build_request("GET", url, params={"as": name}), stream=True)
+            assert answer.status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        assert "Traceback" not in process.stderr.read()
 
 
 def test_too_many_at_once_are_asked_to_come_back_and_queries_are_answered(client, ids, monkeypatch):
@@ -419,8 +434,6 @@ def test_a_cookie_ends_and_belongs_to_its_token():
 
 
 def test_behind_a_proxy_the_cookie_is_for_its_path_and_for_https(filled):
-    from embed_assets_tests.test_http_serve import serving
-
     with serving(filled, "--root-path", "/music", EMBED_HTTP_TOKEN="token") as (client, _):
         assert client.get("/").status_code == client.get("/page/app.js").status_code == 200
         answer = log_in(client, "token", **{"X-Forwarded-Proto": "https"})

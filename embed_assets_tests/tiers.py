@@ -35,6 +35,7 @@ SLOW = frozenset(
         "test_its_features_are_librosas",
         "test_no_query_fails_while_another_collection_is_served",
         "test_serve_alone_listens_where_the_setting_says_unless_an_option_says_otherwise",
+        "test_the_server_stops_though_somebody_listens",
         "test_the_numbers_are_the_same_with_every_version_of_torch_and_muq",
         "test_the_openapi_document_says_what_the_server_does",
         "test_what_arrives_in_the_library_later_is_matched_without_another_list",

@@ -42,9 +42,9 @@ export function clock(seconds) {
 export function long_time(seconds) {
   const minutes = Math.round(seconds / 60);
   if (minutes < 1) return "less than a minute";
-  if (minutes < 90) return `${minutes} min`;
+  if (minutes < 90) return `about ${minutes} min`;
   const hours = Math.round(minutes / 60);
-  return hours < 48 ? `${hours} h` : `${Math.round(hours / 24)} days`;
+  return hours < 48 ? `about ${hours} h` : `about ${Math.round(hours / 24)} days`;
 }
 
 export const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
