@@ -25,6 +25,7 @@ function show_view() {
     if (link.hash === `#${view}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  scrollTo({ top: 0 });
   if (view === "map") open_map();
   if (view === "library") open_library();
   if (view === "queue") draw_queue();

@@ -51,11 +51,15 @@ export const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${
 
 let hiding = 0;
 
-// A message for eyes and screen readers.
-export function say(text, { failed = false } = {}) {
+// A message for eyes and screen readers; a quiet one is for these only, as eyes see it elsewhere.
+export function say(text, { failed = false, quiet = false } = {}) {
   const live = $("live");
   live.textContent = text;
   live.classList.toggle("failed", failed);
+  if (quiet) {
+    live.classList.remove("shown");
+    return;
+  }
   live.classList.add("shown");
   clearTimeout(hiding);
   hiding = setTimeout(() => live.classList.remove("shown"), failed ? 9000 : 4000);

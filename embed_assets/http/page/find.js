@@ -112,7 +112,6 @@ export function like(track) {
 export function avoid(track) {
   drop(mix.like, track);
   add(mix.avoid, track);
-  say(`Avoiding what sounds like ${name_of(track)}`);
   if (mix.like.length) return similar(false);
   return draw_mix();
 }
@@ -205,7 +204,7 @@ function query(name, path, body, nothing, focus = true) {
     $("words").value = "";
     answer(name, found.matches, { name, notes: found.notes, again: () => playlist_of(path, body) });
     $("answer-text").textContent = found.matches.length ? "" : nothing;
-    say(found.matches.length ? count(found.matches.length, "track") : "Nothing found");
+    say(found.matches.length ? count(found.matches.length, "track") : "Nothing found", { quiet: true });
   }, focus);
 }
 
