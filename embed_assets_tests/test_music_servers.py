@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 
 import pytest
@@ -367,3 +368,32 @@ def test_without_servers_nothing_is_asked_and_nothing_written(filled):
     context.ids.start()
     assert context.ids.ids_of(["x"]) == {}
     assert not (filled.home / "servers.sqlite").exists()
+
+
+def test_commands_put_playlists_on_a_server_and_say_how_much_it_knows(tmp_path):
+    made = library_at(tmp_path / "own")
+    with recorded(Recorded("navidrome", songs("navidrome", made)[:5])) as server:
+        made.settings |= {
+            "EMBED_SERVERS": f"nd=navidrome+{server.url}",
+            "EMBED_SERVER_ND_USER": USER,
+            "EMBED_SERVER_ND_PASSWORD": PASSWORD,
+        }
+        doctor = json.loads(made.run("doctor", "--json").stdout)
+        assert "not listed yet" in next(f for f in doctor if f["check"] == "servers")["message"]
+        done = made.run("radio", NAMES[0], "-n", "9", "--random", "1", "--to", "nd:Evening")
+        assert done.returncode == 0, done.stderr
+        assert "4 tracks put into the playlist Evening of nd" in done.stderr
+        assert f"left out of nd:Evening: {NAMES[5]}" in done.stderr
+        assert len(server.playlists["Evening"]) == 4
+        (row,) = json.loads(made.run("status", "--json").stdout)["servers"]
+        assert (row["kind"], row["items"], row["mapped"], row["problem"]) == ("navidrome", 5, 5, "")
+        assert "navidrome, 5 of 5 tracks known" in made.run("status").stdout
+        assert made.run("path", NAMES[0], NAMES[1], "--to", "nd").returncode == 2
+        other = made.run("similar", NAMES[0], "--to", "lms:Evening")
+        assert other.returncode == 1
+        assert "no music server 'lms'" in other.stderr
+        server.away = True
+        away = made.run("similar", NAMES[0], "--to", "nd:Evening")
+        assert away.returncode == 1
+        assert "music server nd" in away.stderr
+        assert "Traceback" not in away.stderr

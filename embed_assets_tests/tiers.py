@@ -12,6 +12,7 @@ SLOW_FIXTURES = frozenset(
 SLOW = frozenset(
     {
         "test_a_better_map_is_drawn_beside_the_queries",
+        "test_a_client_that_goes_away_ends_its_decoder",
         "test_a_device_that_dies_costs_what_was_under_way",
         "test_a_file_that_takes_a_decoder_for_ever_costs_its_own_worker_only",
         "test_a_look_makes_up_scan_though_scans_are_an_hour_apart",
@@ -24,9 +25,9 @@ SLOW = frozenset(
         "test_a_sync_answers_looks",
         "test_a_task_that_never_ends_is_the_tracks_fault_and_one_that_waits_the_disks",
         "test_a_writer_killed_at_any_moment_leaves_nothing_that_a_repeat_does_not_mend",
-        "test_a_client_that_goes_away_ends_its_decoder",
         "test_behind_a_proxy_its_document_names_the_path_there",
         "test_behind_a_proxy_the_cookie_is_for_its_path_and_for_https",
+        "test_commands_put_playlists_on_a_server_and_say_how_much_it_knows",
         "test_dagster_accepts_the_keys",
         "test_eight_threads_ask_while_runs_write_and_another_collection_is_served",
         "test_eight_threads_ask_while_the_library_changes",

@@ -24,6 +24,7 @@ from embed_assets.http.page_routes import page
 from embed_assets.http.playlists import playlists
 from embed_assets.http.problems import ERRORS, PROBLEM, add_handlers
 from embed_assets.http.queries import queries
+from embed_assets.http.subsonic import subsonic
 
 
 def create_app(library: Library, tokens: Tokens = Tokens()) -> FastAPI:  # noqa: B008  # frozen
@@ -54,6 +55,7 @@ def create_app(library: Library, tokens: Tokens = Tokens()) -> FastAPI:  # noqa:
     app.include_router(audio_streams(library))
     app.include_router(playlists(context))
     app.include_router(audiomuse(context))
+    app.include_router(subsonic(context))
     app.include_router(_health(library, metrics))
     app.include_router(page(tokens))
     _declare_problems(app.openapi())

@@ -30,6 +30,12 @@ QUERIES = frozenset(
 AUDIOMUSE_QUERIES = frozenset({"alchemy", "sem_grove/search", "hyperbolic/similar"})
 """Paths below `/api` that only ask, though by POST."""
 
+SUBSONIC = "/rest/"
+SUBSONIC_QUERIES = frozenset(
+    {"getsonicsimilartracks", "findsonicpath", "getsimilarsongs", "getsimilarsongs2"}
+)
+"""Methods below `/rest` that are answered here, in lower case."""
+
 ACTS = frozenset({"look", "playlists"})
 """First names below `/v1` of what changes something; needs the full token."""
 
@@ -100,6 +106,19 @@ class Doors:
     def _refusal(
         self, method: str, path: str, kind: str, headers: Headers
     ) -> tuple[HTTPStatus, str] | None:
+        # What is below /rest wants a login of the music server instead of a token of ours.
+        if not path.startswith(SUBSONIC) and (refused := self._not_let_in(method, path, headers)):
+            return refused
+        length = headers.get("content-length", "0")
+        if not length.isdecimal() or int(length[:20]) > MOST_BODY_BYTES:
+            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE
+        if kind and self.in_progress >= AT_ONCE + WAITING:
+            return HTTPStatus.TOO_MANY_REQUESTS, "too many queries at once: ask again later"
+        return None
+
+    def _not_let_in(
+        self, method: str, path: str, headers: Headers
+    ) -> tuple[HTTPStatus, str] | None:
         full, read = self._given(headers)
         if not (full or read):
             # A browser may send it for a page of somebody else.
@@ -111,11 +130,6 @@ class Doors:
                 return HTTPStatus.UNAUTHORIZED, "send the token as `Authorization: Bearer TOKEN`"
             if acts(method, path) and not full:
                 return HTTPStatus.FORBIDDEN, self._why_not()
-        length = headers.get("content-length", "0")
-        if not length.isdecimal() or int(length[:20]) > MOST_BODY_BYTES:
-            return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE
-        if kind and self.in_progress >= AT_ONCE + WAITING:
-            return HTTPStatus.TOO_MANY_REQUESTS, "too many queries at once: ask again later"
         return None
 
     def _given(self, headers: Headers) -> tuple[bool, bool]:
@@ -151,6 +165,9 @@ def kind_of(path: str) -> str:
     kind = path.removeprefix("/v1/").partition("/")[0] if path.startswith("/v1/") else ""
     if path.startswith(AUDIOMUSE) and path not in FREE:
         return "audiomuse"
+    if path.startswith(SUBSONIC):
+        method = path.removeprefix(SUBSONIC).removesuffix(".view").lower()
+        return "subsonic" if method in SUBSONIC_QUERIES else ""
     return kind if kind in QUERIES | ACTS else ""
 
 
