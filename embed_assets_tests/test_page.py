@@ -419,6 +419,11 @@ def test_without_a_token_other_sites_cannot_act_either(client):
     assert client.post("/v1/look").status_code == 202
 
 
+def test_other_sites_cannot_load_what_is_played(client, ids):
+    for url in ("/", "/v1/status", f"/v1/audio/{ids['Some/1.mp3']}"):
+        assert client.get(url).headers["cross-origin-resource-policy"] == "same-origin"
+
+
 def test_a_cookie_ends_and_belongs_to_its_token():
     def request(value):
         return Headers({"cookie": f"other=1; {session.COOKIE}={value}"})
