@@ -22,6 +22,7 @@ from urllib.parse import urlsplit
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+INSTALL_SECONDS = 180
 WHY = (
     "no Chromium: install Debian's package `chromium`, run `playwright install chromium`, or name"
     " one in EMBED_TEST_BROWSER"
@@ -115,14 +116,18 @@ def install() -> None:
             [*apt, "install", "--yes", "--no-install-recommends", "chromium"],
         ]
     for way in ways:
-        done = subprocess.run(
-            way,
-            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-        if done.returncode == 0 and executable() is not None:
+        # Without a network they try again and again.
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                way,
+                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=False,
+                timeout=INSTALL_SECONDS,
+            )
+        if executable() is not None:
             return
     print(WHY)
 
