@@ -10,7 +10,7 @@ from contextlib import contextmanager
 import pytest
 
 import embed_assets_tests.live_project as live
-from embed_assets_tests.browser import chromium, until, watch
+from embed_assets_tests.browser import chromium, proxy, until, watch
 from embed_assets_tests.corpus import CONTAINERS
 from embed_assets_tests.encoded import encode
 from embed_assets_tests.live_project import LiveProject
@@ -474,12 +474,23 @@ def test_it_asks_for_the_token_once(browser, filled):
 
 
 def test_it_works_below_the_path_of_a_proxy(browser, filled):
-    # A proxy takes the prefix off; the page asks relative to itself.
-    behind_it = serving(filled, "--root-path", "/music")
-    with behind_it as (client, _), opened(browser, f"{client.base_url}/") as page:
+    served = serving(filled, "--root-path", "/music", EMBED_HTTP_TOKEN="the token")
+    with (
+        served as (client, _),
+        proxy("/music", str(client.base_url)) as address,
+        opened(browser, address, "401 (Unauthorized)") as page,
+    ):
+        page.fill("#token", "the token")
+        page.click("#login button")
+        page.wait_for_selector("#login", state="hidden")
+        (cookie,) = page.context.cookies()
+        assert cookie["path"] == "/music/"
+        assert cookie["httpOnly"]
+        assert cookie["sameSite"] == "Strict"
         search(page, "birch")
         page.get_by_role("button", name="Play Birch song").click()
         plays(page)
+        assert all(url.startswith(address) for url in page.seen.requests)
 
 
 def test_twenty_thousand_tracks_are_no_burden(browser, tmp_path_factory):

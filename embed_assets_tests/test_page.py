@@ -247,13 +247,16 @@ def hours_of_silence(path):
     os.truncate(path, 1 << 30)
 
 
-def test_a_client_that_goes_away_ends_its_decoder(client, filled, ids):
+def test_a_client_that_goes_away_ends_its_decoder(client, filled, ids, monkeypatch):
+    monkeypatch.setenv("EMBED_HTTP_TOKEN", TOKEN)
     with instead(filled.library / "Old/x.wv", hours_of_silence):
         url = f"{client.base_url}/v1/audio/{ids['Old/x.wv']}?as=wav"
         with httpx.stream("GET", url) as answer:
             pieces = answer.iter_raw()
             assert len(next(pieces)) > 0
-            assert decoders()
+            (decoder,) = decoders()
+            # It reads files of strangers: no token is in its reach.
+            assert not any(name.startswith("EMBED_") for name in decoder.environ())
         until = time.monotonic() + PATIENCE
         while decoders() and time.monotonic() < until:
             time.sleep(0.05)
@@ -276,6 +279,16 @@ def test_the_server_stops_though_somebody_listens(filled, ids):
         process.send_signal(signal.SIGTERM)
         assert process.wait(PATIENCE) == 0
         assert "Traceback" not in process.stderr.read()
+
+
+def test_a_file_that_gives_no_audio_holds_no_place(client, ids, monkeypatch):
+    url = f"/v1/audio/{ids['Old/x.wma']}"
+    monkeypatch.setattr(audio, "FIRST_SECONDS", 0.0)
+    for _ in range(2 * audio.MOST_CONVERTED):
+        assert "cannot be decoded" in detail(client.get(url), 503)
+    monkeypatch.undo()
+    assert not decoders()
+    assert client.get(url).status_code == 200
 
 
 def test_too_many_at_once_are_asked_to_come_back_and_queries_are_answered(client, ids, monkeypatch):

@@ -85,6 +85,6 @@ class Stream(Response):
 
 def _ended(process: subprocess.Popen[bytes]) -> None:
     process.kill()
+    process.wait()
     if process.stdout:
         process.stdout.close()
-    process.wait()

@@ -251,6 +251,12 @@ export function set_up_find(save) {
     clearTimeout(typing);
     typing = setTimeout(searched, TYPING);
   };
+  $("words").onkeydown = (event) => {
+    const first = $("results").querySelector("button");
+    if (event.key !== "ArrowDown" || !first) return;
+    event.preventDefault();
+    first.focus();
+  };
   $("run-similar").onclick = () => similar();
   $("run-path").onclick = () => path();
   $("run-radio").onclick = () => attempt(() => player.start_radio(mix.like));
