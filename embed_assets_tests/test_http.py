@@ -308,6 +308,20 @@ def test_more_than_may_wait_are_refused(client, monkeypatch):
     assert client.get("/healthz").status_code == 200
 
 
+def test_metrics_count_unexpected_errors(filled, monkeypatch):
+    def fail(*_: object) -> None:
+        raise ZeroDivisionError("an error of the program")
+
+    with running(filled) as client:
+        monkeypatch.setattr(ea.Library, "snapshot", fail)
+        # uvicorn closes the connection after such an error.
+        headers = {"Connection": "close"}
+        answer = client.post("/v1/similar", json={"seeds": ["blue"]}, headers=headers)
+        assert "please report it" in detail(answer, 500)
+        counted = 'embed_assets_queries_total{kind="similar",status="500"} 1.0'
+        assert counted in client.get("/metrics").text
+
+
 def test_metrics_count_queries_and_tracks(client):
     client.post("/v1/similar", json={"seeds": ["red"]})
     client.post("/v1/similar", json={"seeds": ["no such music"]})

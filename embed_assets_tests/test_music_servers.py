@@ -230,6 +230,43 @@ def test_a_scan_of_the_server_asks_for_a_look_and_its_ids(context, server, fille
         context.ids.stop()
 
 
+def test_a_list_that_is_not_taken_is_not_asked_for_all_the_time(filled, tmp_path, monkeypatch):
+    monkeypatch.setattr(server_ids, "POLL_SECONDS", 0.02)
+    tables = filled.project().tables
+    with recorded(Recorded("jellyfin", songs("jellyfin", filled))) as server:
+        context = context_of(filled, server, tmp_path, monkeypatch)
+        context.ids.start()
+        try:
+            until(lambda: context.ids.listings()["x"].mapped == 6)
+            server.songs = server.songs[:2]
+            server.scan = "2026-01-02T00:00:00Z"
+            until(lambda: context.ids.listings()["x"].problem)
+            looks.finish(tables, looks.begin(tables))
+            asked = server.asked.count("GET /Items")
+            polls = server.asked.count("GET /ScheduledTasks")
+            until(lambda: server.asked.count("GET /ScheduledTasks") >= polls + 5)
+            assert server.asked.count("GET /Items") == asked
+            assert looks.newest(tables).done_at
+            context.ids.list_soon("x")
+            until(lambda: server.asked.count("GET /Items") > asked)
+        finally:
+            context.ids.stop()
+
+
+def test_a_side_table_that_is_deleted_meanwhile_is_made_anew(filled, tmp_path, monkeypatch):
+    monkeypatch.setattr(server_ids, "POLL_SECONDS", 0.02)
+    with recorded(Recorded("jellyfin", songs("jellyfin", filled))) as server:
+        context = context_of(filled, server, tmp_path, monkeypatch)
+        context.ids.start()
+        try:
+            until(lambda: context.ids.listings()["x"].mapped == 6)
+            for file in tmp_path.glob("servers.sqlite*"):
+                file.unlink()
+            until(lambda: context.ids.listings()["x"].mapped == 6)
+        finally:
+            context.ids.stop()
+
+
 def test_what_arrives_in_the_library_later_is_matched_without_another_list(
     server, tmp_path, monkeypatch
 ):

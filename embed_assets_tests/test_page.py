@@ -451,6 +451,13 @@ def test_a_cookie_ends_and_belongs_to_its_token():
         assert not session.has_cookie("token", request(wrong), now=1001.0)
 
 
+@pytest.mark.parametrize("other", ['prefs={"a": 1}', "a=b c", "user={x}, y", "a@b[0]=1"])
+def test_cookies_of_other_programs_on_this_host_log_nobody_out(other):
+    good = f"{session.COOKIE}={session.cookie_of('token', now=1000.0)}"
+    for cookie in (f"{other}; {good}", f"{good}; {other}"):
+        assert session.has_cookie("token", Headers({"cookie": cookie}), now=1001.0)
+
+
 def test_behind_a_proxy_the_cookie_is_for_its_path_and_for_https(filled):
     with serving(filled, "--root-path", "/music", EMBED_HTTP_TOKEN="token") as (client, _):
         assert client.get("/").status_code == client.get("/page/app.js").status_code == 200

@@ -187,6 +187,35 @@ def test_tokens_of_a_login_are_passed_too(through):
     assert answer["subsonic-response"]["error"]["code"] == 10
 
 
+def test_web_players_of_other_origins_may_read_what_the_server_lets_them_read(through):
+    client, server, ids, _ = through
+    headers = {"Origin": "http://player.example"}
+    for query in (login(id=ids[NAMES[0]]), login(id="nothing")):
+        answer = client.get("/rest/getSonicSimilarTracks", params=query, headers=headers)
+        assert answer.headers["access-control-allow-origin"] == "*"
+    url = "/rest/getSimilarSongs"
+    own = httpx.options(f"{server.url}{url}", headers=headers, timeout=PATIENCE)
+    passed = client.options(url, headers=headers)
+    assert (passed.status_code, passed.content) == (own.status_code, own.content)
+
+
+def test_songs_that_are_not_indexed_yet_are_the_servers_business(through):
+    client, server, _, made = through
+    made.put("Artist 0/Album 0/new.flac", 20, title="New", artist="Artist 0", album="Album 0")
+    server.scan()
+    songs = direct(server, "search3", query="New", songCount=9)["searchResult3"]["song"]
+    query = login(id=songs[0]["id"], count="3")
+    own = httpx.get(f"{server.url}/rest/getSimilarSongs", params=query, timeout=PATIENCE)
+    assert client.get("/rest/getSimilarSongs", params=query).content == own.content
+    # The other songs of its album are known.
+    query = login(id=songs[0]["albumId"], count="3")
+    answer = client.get("/rest/getSimilarSongs", params=query).json()["subsonic-response"]
+    assert len(answer["similarSongs"]["song"]) == 3
+    query = login(id=songs[0]["id"], count="3")
+    answer = client.get("/rest/getSonicSimilarTracks", params=query).json()["subsonic-response"]
+    assert answer["error"]["code"] == 70
+
+
 def test_a_server_that_is_away_is_said_to_be(tmp_path):
     made = LiveProject(tmp_path, settings={"EMBED_SERVERS": "sub=subsonic+http://127.0.0.1:9"})
     made.library.mkdir()

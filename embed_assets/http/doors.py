@@ -9,6 +9,7 @@ from http import HTTPStatus
 
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.exceptions import HTTPException
+from starlette.responses import Response
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from embed_assets.access import Tokens
@@ -91,19 +92,22 @@ class Doors:
             await send(message)
 
         refusal = self._refusal(scope["method"], path, kind, Headers(scope=scope))
-        if refusal is not None:
-            response = problem(path, *refusal)
-            if refusal[0] == HTTPStatus.UNAUTHORIZED:
-                response.headers["WWW-Authenticate"] = "Bearer"
-            await response(scope, receive, answer)
-        else:
-            self.in_progress += bool(kind)
-            try:
-                await self.app(scope, _limited(receive), answer)
-            finally:
-                self.in_progress -= bool(kind)
-        if kind:
-            self.metrics.observe(kind, status, time.perf_counter() - started)
+        try:
+            if refusal is not None:
+                await _refused(path, *refusal)(scope, receive, answer)
+            else:
+                self.in_progress += bool(kind)
+                try:
+                    await self.app(scope, _limited(receive), answer)
+                finally:
+                    self.in_progress -= bool(kind)
+        except Exception:
+            # Starlette sends the answer to an unexpected error outside of this middleware.
+            status = status or HTTPStatus.INTERNAL_SERVER_ERROR
+            raise
+        finally:
+            if kind and status:
+                self.metrics.observe(kind, int(status), time.perf_counter() - started)
 
     def _refusal(
         self, method: str, path: str, kind: str, headers: Headers
@@ -149,6 +153,13 @@ class Doors:
             "this needs the token of EMBED_HTTP_TOKEN, which the server does not have; yours may"
             " only ask queries"
         )
+
+
+def _refused(path: str, status: HTTPStatus, why: str) -> Response:
+    response = problem(path, status, why)
+    if status == HTTPStatus.UNAUTHORIZED:
+        response.headers["WWW-Authenticate"] = "Bearer"
+    return response
 
 
 def acts(method: str, path: str) -> bool:

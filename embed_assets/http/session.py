@@ -6,9 +6,9 @@ import hmac
 import re
 import time
 from hashlib import sha256
-from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers
+from starlette.requests import cookie_parser
 
 COOKIE = "embed_assets"
 
@@ -31,11 +31,10 @@ def cookie_of(token: str, now: float | None = None) -> str:
 
 def has_cookie(token: str, headers: Headers, now: float | None = None) -> bool:
     """Whether a request brings a cookie of this token that has not ended."""
-    try:
-        held = SimpleCookie(headers.get("cookie", "")).get(COOKIE)
-    except CookieError:
-        return False
-    found = _FORM.fullmatch(held.value) if held and token else None
+    # Browsers send the cookies of all ports of a host; `SimpleCookie` gives up at the first one of
+    # another program that it cannot read.
+    held = cookie_parser(headers.get("cookie", "")).get(COOKIE, "")
+    found = _FORM.fullmatch(held) if token else None
     if found is None or int(found[1]) <= (time.time() if now is None else now):
         return False
     return hmac.compare_digest(found[2], _proof(token, found[1]))

@@ -8,9 +8,9 @@ of the server, which is asked for each song with it, so that its rights hold.
 
 from __future__ import annotations
 
-import asyncio
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
@@ -21,8 +21,15 @@ from starlette.responses import Response, StreamingResponse
 from embed_assets.api import Snapshot
 from embed_assets.errors import EmbedAssetsError, NotFound, TransientError
 from embed_assets.http.context import Context
-from embed_assets.http.models import MOST_RESULTS
-from embed_assets.http.subsonic_format import response
+from embed_assets.http.subsonic_caller import (
+    GENERIC,
+    HOP_BY_HOP,
+    NOT_FOUND,
+    Answer,
+    Caller,
+    Failed,
+    headers_to_pass,
+)
 from embed_assets.index.nearest import Match
 from embed_assets.servers.config import ServerConfig
 
@@ -32,34 +39,10 @@ if TYPE_CHECKING:
 KINDS = ("subsonic", "navidrome")
 """Kinds of servers that speak this API."""
 
-GENERIC, MISSING_PARAMETER, NOT_FOUND = 0, 10, 70
-"""Error codes of the API."""
-
-SONGS_AT_ONCE = 8
-"""Songs that the server is asked for at the same time."""
-
 TYPICAL = 5
 """Tracks of an artist, or of an album, that stand for it."""
 
 EXTENSION = {"name": "sonicSimilarity", "versions": [1]}
-
-_HOP_BY_HOP = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te"),
-        *("trailer", "transfer-encoding", "upgrade", "host", "content-length", "expect"),
-    }
-)
-_OURS = frozenset({"x-api-key", "cookie"})
-"""Headers that may hold our own tokens."""
-
-Parameters = dict[str, str]
-Answer = dict[str, Any]
-
-
-class _Failed(Exception):  # what the API calls it
-    def __init__(self, code: int, message: str) -> None:
-        super().__init__(message)
-        self.code = code
 
 
 def subsonic(context: Context) -> APIRouter:
@@ -71,7 +54,7 @@ def subsonic(context: Context) -> APIRouter:
         return routes
     proxy = Proxy(context, server)
 
-    @routes.api_route("/rest/{method}", methods=["GET", "POST", "HEAD"])
+    @routes.api_route("/rest/{method}", methods=["GET", "POST", "HEAD", "OPTIONS"])
     async def rest(request: Request, method: str) -> Response:
         return await proxy.answer(request, method)
 
@@ -84,7 +67,7 @@ class Proxy:
     def __init__(self, context: Context, server: ServerConfig) -> None:
         self.context, self.server = context, server
         self._client: httpx.AsyncClient | None = None
-        self._own: dict[str, Callable[[_Caller], Any]] = {
+        self._own: dict[str, Callable[[Caller], Any]] = {
             "getsonicsimilartracks": self._sonic_similar,
             "findsonicpath": self._sonic_path,
             "getsimilarsongs": self._similar_songs,
@@ -98,16 +81,18 @@ class Proxy:
             return Response(status_code=404)
         body = await request.body()
         own = self._own.get(method.removesuffix(".view").lower())
-        if own is None:
+        if own is None or request.method == "OPTIONS":
             return await self._pass_on(request, method, body)
         parameters = dict(parse_qsl(request.url.query, keep_blank_values=True))
         kind = request.headers.get("content-type", "")
         if kind.startswith("application/x-www-form-urlencoded"):
             parameters |= parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)
-        caller = _Caller(self, request, method.removesuffix(".view"), parameters)
+        caller = Caller(
+            self.client(), self.server.name, request, method.removesuffix(".view"), parameters
+        )
         try:
             found = await own(caller)
-        except _Failed as e:
+        except Failed as e:
             return caller.failed(e.code, str(e))
         except NotFound as e:
             return caller.failed(NOT_FOUND, str(e))
@@ -133,7 +118,7 @@ class Proxy:
 
         url = f"/rest/{method}" + (f"?{request.url.query}" if request.url.query else "")
         sent = self.client().build_request(
-            request.method, url, content=body, headers=_to_pass(request.headers.items())
+            request.method, url, content=body, headers=headers_to_pass(request.headers.items())
         )
         try:
             answer = await self.client().send(sent, stream=True)
@@ -153,24 +138,29 @@ class Proxy:
         passed.raw_headers = [
             (name.lower(), value)
             for name, value in answer.headers.raw
-            if name.decode("latin-1").lower() not in _HOP_BY_HOP - {"content-length"}
+            if name.decode("latin-1").lower() not in HOP_BY_HOP - {"content-length"}
         ]
         return passed
 
-    async def _sonic_similar(self, caller: _Caller) -> Answer:
+    async def _snapshot(self, caller: Caller) -> Snapshot:
+        """What is indexed; only for callers whom the server knows."""
+        await caller.require_login()
+        return await run_in_threadpool(self.context.library.snapshot)
+
+    async def _sonic_similar(self, caller: Caller) -> Answer:
         item, count = caller.required("id"), caller.count(10)
-        snapshot = await caller.snapshot()
-        found = await run_in_threadpool(self._like, snapshot, [item], count)
+        snapshot = await self._snapshot(caller)
+        track = await run_in_threadpool(self._track_of, item)
+        found = await run_in_threadpool(self._like, snapshot, [track], count)
         return {"sonicMatch": await caller.matches(found)}
 
-    async def _sonic_path(self, caller: _Caller) -> Answer:
+    async def _sonic_path(self, caller: Caller) -> Answer:
         start, end = caller.required("startSongId"), caller.required("endSongId")
         count = max(2, caller.count(25))
-        snapshot = await caller.snapshot()
+        snapshot = await self._snapshot(caller)
 
         def find() -> list[tuple[str, float]]:
-            first, last = (self.context.ids.track_of(self.server.name, i) for i in (start, end))
-            way = list(snapshot.path(first, last, count))
+            way = list(snapshot.path(self._track_of(start), self._track_of(end), count))
             vectors = snapshot.vectors([m.track_id for m in way])
             # Relative to the start, as the extension has it, and not to the track before.
             begin = vectors[way[0].track_id]
@@ -179,45 +169,57 @@ class Proxy:
 
         return {"sonicMatch": await caller.matches(await run_in_threadpool(find))}
 
-    async def _similar_songs(self, caller: _Caller) -> Answer | None:
+    async def _similar_songs(self, caller: Caller) -> Answer | None:
         item, count = caller.required("id"), caller.count(50)
-        snapshot = await caller.snapshot()
+        snapshot = await self._snapshot(caller)
         seeds = await self._seeds(caller, snapshot, item)
         if not seeds:
-            return None  # Nothing that we know: the server may.
+            return None  # Nothing that is indexed here: the server may know something.
         found = await run_in_threadpool(self._like, snapshot, seeds, count)
         songs = [match["entry"] for match in await caller.matches(found)]
         name = "similarSongs2" if caller.method.lower().endswith("2") else "similarSongs"
         return {name: {"song": songs}}
 
-    async def _seeds(self, caller: _Caller, snapshot: Snapshot, item: str) -> list[str]:
-        """Ids of the server: the song itself, or songs of the album or artist with this id."""
+    async def _seeds(self, caller: Caller, snapshot: Snapshot, item: str) -> list[str]:
+        """Indexed tracks: the song with this id, or tracks of the artist or album with it."""
         name = await run_in_threadpool(self.context.ids.table.artist_name, self.server.name, item)
         if name:
             try:
                 typical = (await run_in_threadpool(snapshot.artists, name, 0, TYPICAL)).tracks
             except NotFound:
                 return []
-            return [one for one, _ in self._with_ids(typical, [1.0] * len(typical))]
+            return [match.track_id for match in typical]
+        if song := await run_in_threadpool(self._indexed, snapshot, [item]):
+            return song
         try:
-            await run_in_threadpool(self.context.ids.track_of, self.server.name, item)
-        except NotFound:
-            album = await caller.ask("getAlbum", id=item)
-            songs = album.get("album", {}).get("song", []) if album else []
-            return [str(song.get("id")) for song in songs if isinstance(song, dict)][:TYPICAL]
-        return [item]
+            album = await caller.ask("getAlbum", id=item) or {}
+        except Failed:
+            return []  # It is not an album.
+        songs = (album.get("album") or {}).get("song") or []
+        ids = [str(song.get("id")) for song in songs if isinstance(song, dict)]
+        return await run_in_threadpool(self._indexed, snapshot, ids[:TYPICAL])
 
-    async def _extensions(self, caller: _Caller) -> Answer:
+    async def _extensions(self, caller: Caller) -> Answer:
         known = await caller.ask("getOpenSubsonicExtensions")
         there = known.get("openSubsonicExtensions", []) if known else []
         others = [one for one in there if one.get("name") != EXTENSION["name"]]
         return {"openSubsonicExtensions": [*others, EXTENSION]}
 
-    def _like(self, snapshot: Snapshot, items: Sequence[str], n: int) -> list[tuple[str, float]]:
-        """(id of the server, cosine) of the `n` tracks nearest to these of the server."""
-        seeds = [self.context.ids.track_of(self.server.name, one) for one in items]
+    def _track_of(self, item: str) -> str:
+        return self.context.ids.track_of(self.server.name, item)
+
+    def _indexed(self, snapshot: Snapshot, items: Sequence[str]) -> list[str]:
+        """The indexed tracks among these songs of the server."""
+        found = []
+        for item in items:
+            with suppress(NotFound):
+                found.append(self._track_of(item))
+        return [match.track_id for match in snapshot.matches(found)]
+
+    def _like(self, snapshot: Snapshot, tracks: Sequence[str], n: int) -> list[tuple[str, float]]:
+        """(id of the server, cosine) of the `n` songs of the server nearest to these tracks."""
         # Twice as many, since the server may not have all.
-        found = list(snapshot.similar(tracks=seeds, n=2 * n))
+        found = list(snapshot.similar(tracks=tracks, n=2 * n))
         return self._with_ids(found, [m.score for m in found])[:n]
 
     def _with_ids(
@@ -226,111 +228,3 @@ class Proxy:
         ids = self.context.ids_for(matches)
         known = [ids.get(m.track_id, {}).get(self.server.name) for m in matches]
         return [(one, score) for one, score in zip(known, scores, strict=True) if one]
-
-
-class _Caller:
-    """A request for a method of ours: its parameters, among them the login, and its format."""
-
-    def __init__(self, proxy: Proxy, request: Request, method: str, parameters: Parameters) -> None:
-        self.proxy, self.request, self.method = proxy, request, method
-        self.parameters = parameters
-        self.envelope: Answer = {"version": parameters.get("v", "1.16.1")}
-
-    def required(self, name: str) -> str:
-        """A parameter that must be there."""
-        value = self.parameters.get(name, "")
-        if not value:
-            raise _Failed(MISSING_PARAMETER, f"the parameter {name} is missing")
-        return value
-
-    def count(self, default: int) -> int:
-        """The parameter `count`, within the limits of ours."""
-        text = self.parameters.get("count", "") or str(default)
-        if not re.fullmatch("[0-9]{1,9}", text):
-            raise _Failed(GENERIC, f"count={text} is not a number")
-        return max(1, min(int(text), MOST_RESULTS))
-
-    async def snapshot(self) -> Snapshot:
-        """What is indexed; only for callers whom the server knows."""
-        if await self.ask("ping") is None:
-            raise _Failed(GENERIC, "the music server does not answer")
-        return await run_in_threadpool(self.proxy.context.library.snapshot)
-
-    async def matches(self, found: Sequence[tuple[str, float]]) -> list[Answer]:
-        """The songs as the server describes them to this caller, with their similarity."""
-        limit = asyncio.Semaphore(SONGS_AT_ONCE)
-
-        async def song(item: str) -> Any:
-            async with limit:
-                try:
-                    return (await self.ask("getSong", id=item) or {}).get("song")
-                except _Failed:
-                    return None  # Gone, or not for this caller.
-
-        songs = await asyncio.gather(*(song(item) for item, _ in found))
-        return [
-            {"entry": one, "similarity": round(max(0.0, min(1.0, score)), 6)}
-            for one, (_, score) in zip(songs, found, strict=True)
-            if isinstance(one, dict)
-        ]
-
-    async def ask(self, method: str, **more: str) -> Answer | None:
-        """What the server answers this caller; None if it has no such method.
-
-        Raises:
-            _Failed: the server refuses; with its words.
-            TransientError: it cannot be reached.
-        """
-        import httpx
-
-        login = {
-            name: self.parameters[name]
-            for name in ("u", "p", "t", "s", "v", "c", "apiKey")
-            if name in self.parameters
-        }
-        headers = {
-            name: value
-            for name, value in _to_pass(self.request.headers.items())
-            if name == "authorization"
-        }
-        try:
-            answer = await self.proxy.client().post(
-                f"/rest/{method}", data=login | more | {"f": "json"}, headers=headers
-            )
-            body = answer.json()["subsonic-response"]
-        except httpx.HTTPError as e:
-            why = e or type(e).__name__
-            raise TransientError(
-                f"the music server {self.proxy.server.name} cannot be reached: {why}"
-            ) from None
-        except (ValueError, KeyError, TypeError):
-            return None
-        for name in ("version", "type", "serverVersion", "openSubsonic"):
-            if name in body:
-                self.envelope[name] = body[name]
-        if body.get("status") == "ok":
-            return dict(body)
-        error = body.get("error") or {}
-        if error.get("code") in (GENERIC, 30) and method == "getOpenSubsonicExtensions":
-            return None
-        raise _Failed(int(error.get("code") or 0), str(error.get("message") or "refused"))
-
-    def ok(self, found: Answer) -> Response:
-        """An answer."""
-        return response(self.parameters, {"status": "ok"} | self.envelope | found)
-
-    def failed(self, code: int, message: str) -> Response:
-        """An error; Subsonic sends those with status 200."""
-        error = {"code": code, "message": message}
-        return response(self.parameters, {"status": "failed"} | self.envelope | {"error": error})
-
-
-def _to_pass(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers that the server gets."""
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in _HOP_BY_HOP | _OURS
-        # A bearer is our token, not the server's.
-        and not (name == "authorization" and not value.lower().startswith("basic "))
-    ]

@@ -36,6 +36,9 @@ STOP_SECONDS = 2.0
 UNKNOWN_SECONDS = 60.0
 """How long an id that a server does not know is not asked for again."""
 
+MATCHING_SHARE = 0.1
+"""Most of its time that a thread spends on matching: an import changes the tables all the time."""
+
 
 @dataclass
 class ServerIds:
@@ -47,6 +50,8 @@ class ServerIds:
     _ours: Ours | None = None
     _seen: object = None
     _wanted: set[str] = field(default_factory=set)
+    _listed: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Scan state and `time.monotonic` of the last complete list, whether it was taken or not."""
     _wakes: dict[str, threading.Event] = field(default_factory=dict)
     _unknown: dict[tuple[str, str], float] = field(default_factory=dict)
     _threads: list[threading.Thread] = field(default_factory=list)
@@ -60,6 +65,7 @@ class ServerIds:
 
     def start(self) -> None:
         """Keep the ids up to date in threads of their own, until `stop`."""
+        self._wakes = {name: threading.Event() for name in self.servers}
         for name in self.servers:
             # A server that does not answer holds up no end of ours.
             thread = threading.Thread(target=self._watch, args=(name,), daemon=True)
@@ -84,9 +90,12 @@ class ServerIds:
     def refresh(self, name: str) -> Listing:
         """List a server now, and match its items; raises what `MusicServer` does."""
         server = self.servers[name]
+        self._listed.pop(name, None)
         try:
             state = server.scan_state() or ""
-            return self.table.replace(name, server.items(), self.ours(), state)
+            listing = self.table.replace(name, server.items(), self.ours(), state)
+            self._listed[name] = state, time.monotonic()
+            return listing
         except EmbedAssetsError as e:
             self.table.note(name, str(e))
             raise
@@ -151,22 +160,23 @@ class ServerIds:
         return self.table.put(name, item, self.ours())
 
     def _watch(self, name: str) -> None:
-        server = self.servers[name]
-        wake = self._wakes.setdefault(name, threading.Event())
+        server, wake = self.servers[name], self._wakes[name]
         if server.has_events:
             threading.Thread(target=_listen, args=(server, wake, self._stop), daemon=True).start()
         first, failed, matched = True, "", None
         while not self._stop.is_set():
             pause = RETRY_SECONDS if server.has_events else POLL_SECONDS
             try:
-                if self._is_due(name, server, first=first):
-                    if not first:
+                if self._is_due(name, server):
+                    if not (first or failed):
                         looks.request(self.tables)
                     self.refresh(name)
                     matched = queries.manifest_state(self.tables)
                 elif (state := queries.manifest_state(self.tables)) != matched:
+                    began = time.monotonic()
                     self.table.match_again(name, self.ours())
                     matched = state
+                    pause = max(pause, (time.monotonic() - began) / MATCHING_SHARE)
                 first, failed = False, ""
             except EmbedAssetsError as e:
                 pause = RETRY_SECONDS
@@ -179,7 +189,7 @@ class ServerIds:
             if wake.wait(pause):
                 wake.clear()
 
-    def _is_due(self, name: str, server: MusicServer, *, first: bool) -> bool:
+    def _is_due(self, name: str, server: MusicServer) -> bool:
         """Whether a server has to be listed: at first, after its scans, and now and then."""
         state = server.scan_state()
         if state is None:
@@ -187,9 +197,11 @@ class ServerIds:
         if name in self._wanted:
             self._wanted.discard(name)
             return True
-        listing = self.table.listing(name)
-        old = (listing.listed_at or 0.0) < time.time() - LIST_AGAIN_SECONDS
-        return first or old or state != listing.scan_state
+        # The side table may be deleted at any time.
+        if name not in self._listed or self.table.listing(name).listed_at is None:
+            return True
+        listed_state, at = self._listed[name]
+        return state != listed_state or at < time.monotonic() - LIST_AGAIN_SECONDS
 
 
 def _listen(server: MusicServer, wake: threading.Event, stop: threading.Event) -> None:
