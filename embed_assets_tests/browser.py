@@ -11,17 +11,21 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
+import httpx
 import pytest
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+INSTALL_SECONDS = 180
 WHY = (
     "no Chromium: install Debian's package `chromium`, run `playwright install chromium`, or name"
     " one in EMBED_TEST_BROWSER"
@@ -95,6 +99,42 @@ def watch(page: Any) -> Watched:
     return seen
 
 
+@contextmanager
+def proxy(prefix: str, behind: str) -> Iterator[str]:
+    """A reverse proxy as many have one: it takes a prefix off. The address of the page below it."""
+
+    class Handler(BaseHTTPRequestHandler):
+        def handle_any(self) -> None:
+            if not self.path.startswith(f"{prefix}/"):
+                self.send_error(404, "not below the prefix")
+                return
+            body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+            url, headers = behind + self.path.removeprefix(prefix), dict(self.headers)
+            with httpx.stream(self.command, url, headers=headers, content=body) as answer:
+                self.send_response_only(answer.status_code)
+                for name, value in answer.headers.multi_items():
+                    if name not in ("transfer-encoding", "connection"):
+                        self.send_header(name, value)
+                self.send_header("Connection", "close")
+                self.end_headers()
+                with suppress(ConnectionError):
+                    for piece in answer.iter_raw():
+                        self.wfile.write(piece)
+            self.close_connection = True
+
+        do_GET = do_POST = do_HEAD = handle_any
+
+        def log_message(self, *_: object) -> None:
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Handler) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}{prefix}/"
+        finally:
+            server.shutdown()
+
+
 def until(page: Any, expression: str, seconds: float = 120.0) -> None:
     """Wait until an expression is true in a page; Playwright's own way needs `unsafe-eval`."""
     end = time.monotonic() + seconds
@@ -115,14 +155,18 @@ def install() -> None:
             [*apt, "install", "--yes", "--no-install-recommends", "chromium"],
         ]
     for way in ways:
-        done = subprocess.run(
-            way,
-            env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-            check=False,
-        )
-        if done.returncode == 0 and executable() is not None:
+        # Without a network they try again and again.
+        with suppress(subprocess.TimeoutExpired):
+            subprocess.run(
+                way,
+                env=os.environ | {"DEBIAN_FRONTEND": "noninteractive"},
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                check=False,
+                timeout=INSTALL_SECONDS,
+            )
+        if executable() is not None:
             return
     print(WHY)
 

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import time
 from contextlib import contextmanager
 
 import pytest
 
 import embed_assets_tests.live_project as live
-from embed_assets_tests.browser import chromium, until, watch
+from embed_assets_tests.browser import chromium, proxy, until, watch
 from embed_assets_tests.corpus import CONTAINERS
 from embed_assets_tests.encoded import encode
 from embed_assets_tests.live_project import LiveProject
+from embed_assets_tests.music_servers import PASSWORD, USER, supysonic
+from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.shelf import Shelf, random_vectors
 from embed_assets_tests.synth import music
 from embed_assets_tests.test_asking import index
@@ -372,6 +376,57 @@ def test_rejected_tracks_are_listed_by_folder_with_the_reason(browser, filled, a
         note.unlink()
 
 
+def test_an_import_shows_how_far_it_is_and_how_long_it_takes(browser, filled, address):
+    tables, now = filled.project().tables, time.time()
+    with tables.transaction() as db:
+        kept = db.execute("SELECT audio_hash, at FROM embeddings").fetchall()
+        for i, (audio_hash, _) in enumerate(kept):
+            db.execute("UPDATE embeddings SET at = ? WHERE audio_hash = ?", (now - i, audio_hash))
+        path = b"Some/1.mp3"
+        own = db.execute("SELECT audio_hash FROM tracks WHERE path = ?", (path,)).fetchone()[0]
+        db.execute("UPDATE tracks SET audio_hash = ? WHERE path = ?", ("e" * 32, path))
+    try:
+        with opened(browser, address) as page:
+            page.wait_for_selector("nav a[data-badge='92%']")
+            page.click("nav a[href='#library']")
+            page.wait_for_selector(
+                "#status:has-text('12 tracks of 13 done, less than a minute left')"
+            )
+            assert page.locator("#status progress").get_attribute("value") == "12"
+    finally:
+        with tables.transaction() as db:
+            db.execute("UPDATE tracks SET audio_hash = ? WHERE path = ?", (own, path))
+            for audio_hash, at in kept:
+                db.execute("UPDATE embeddings SET at = ? WHERE audio_hash = ?", (at, audio_hash))
+
+
+def test_tracks_are_saved_on_a_music_server(browser, filled, tmp_path):
+    with supysonic(tmp_path / "supysonic", filled.library) as nas:
+        logins = {
+            "EMBED_SERVERS": f"nas=subsonic+{nas.url}",
+            "EMBED_SERVER_NAS_USER": USER,
+            "EMBED_SERVER_NAS_PASSWORD": PASSWORD,
+        }
+        with serving(filled, **logins) as (client, _):
+            end = time.monotonic() + PATIENCE
+            while not client.get("/v1/servers").json()[0]["mapped"]:
+                assert time.monotonic() < end
+                time.sleep(0.1)
+            with opened(browser, f"{client.base_url}/") as page:
+                search(page, "song")
+                page.click("#save-all")
+                page.fill("#save-name", "Evening")
+                page.get_by_role("radio", name="nas").check()
+                page.locator("#save-form button.primary").click()
+                page.wait_for_selector("#live:has-text('Saved 10 tracks as Evening in nas')")
+    assert "Evening" in "".join(nas_playlists(tmp_path / "supysonic/db"))
+
+
+def nas_playlists(database):
+    with sqlite3.connect(database) as db:
+        return [name for (name,) in db.execute("SELECT name FROM playlist")]
+
+
 def test_nothing_found_and_a_server_that_is_gone_are_said_in_words(browser, filled):
     with serving(filled) as (client, process):
         # A connection that is refused is written to the console by the browser itself.
@@ -419,12 +474,23 @@ def test_it_asks_for_the_token_once(browser, filled):
 
 
 def test_it_works_below_the_path_of_a_proxy(browser, filled):
-    # A proxy takes the prefix off; the page asks relative to itself.
-    behind_it = serving(filled, "--root-path", "/music")
-    with behind_it as (client, _), opened(browser, f"{client.base_url}/") as page:
+    served = serving(filled, "--root-path", "/music", EMBED_HTTP_TOKEN="the token")
+    with (
+        served as (client, _),
+        proxy("/music", str(client.base_url)) as address,
+        opened(browser, address, "401 (Unauthorized)") as page,
+    ):
+        page.fill("#token", "the token")
+        page.click("#login button")
+        page.wait_for_selector("#login", state="hidden")
+        (cookie,) = page.context.cookies()
+        assert cookie["path"] == "/music/"
+        assert cookie["httpOnly"]
+        assert cookie["sameSite"] == "Strict"
         search(page, "birch")
         page.get_by_role("button", name="Play Birch song").click()
         plays(page)
+        assert all(url.startswith(address) for url in page.seen.requests)
 
 
 def test_twenty_thousand_tracks_are_no_burden(browser, tmp_path_factory):

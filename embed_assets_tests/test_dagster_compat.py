@@ -292,6 +292,16 @@ def test_events_in_batches_are_stored_as_one_by_one(instance, tmp_path, monkeypa
     assert [row[2] for row in in_batch["tags"]] == ["a", "bb", "c"]
 
 
+def test_the_daemon_and_the_steps_of_a_run_have_batches_too(home, instance, monkeypatch):
+    monkeypatch.setenv("DAGSTER_HOME", str(home))
+    with (
+        dg.DagsterInstance.get() as of_daemon,
+        dg.DagsterInstance.from_ref(instance.get_ref()) as of_step,
+    ):
+        for other in (of_daemon, of_step):
+            assert other._get_event_batch_size() == batches.EVENTS_PER_BATCH
+
+
 def test_a_batch_is_on_the_disk_when_the_step_goes_on(instance):
     run = in_batches(instance)
     messages = [e.user_message for e in runs.log_of(instance, run.run_id)]

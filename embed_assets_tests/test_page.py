@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import re
+import signal
 import time
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,6 +28,7 @@ from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.synth import music
 from embed_assets_tests.test_asking import index
 from embed_assets_tests.test_http import detail, running
+from embed_assets_tests.test_http_serve import serving
 
 TOKEN, READ_TOKEN = "a long token", "another one for queries"
 SECONDS = 4.0
@@ -240,17 +242,21 @@ def decoders():
     return found
 
 
-def test_a_client_that_goes_away_ends_its_decoder(client, filled, ids):
-    def hours_of_silence(path):
-        path.write_bytes(riff(44_100, 2, 16, b"", says=1 << 30))
-        os.truncate(path, 1 << 30)
+def hours_of_silence(path):
+    path.write_bytes(riff(44_100, 2, 16, b"", says=1 << 30))
+    os.truncate(path, 1 << 30)
 
+
+def test_a_client_that_goes_away_ends_its_decoder(client, filled, ids, monkeypatch):
+    monkeypatch.setenv("EMBED_HTTP_TOKEN", TOKEN)
     with instead(filled.library / "Old/x.wv", hours_of_silence):
         url = f"{client.base_url}/v1/audio/{ids['Old/x.wv']}?as=wav"
         with httpx.stream("GET", url) as answer:
             pieces = answer.iter_raw()
             assert len(next(pieces)) > 0
-            assert decoders()
+            (decoder,) = decoders()
+            # It reads files of strangers: no token is in its reach.
+            assert not any(name.startswith("EMBED_") for name in decoder.environ())
         until = time.monotonic() + PATIENCE
         while decoders() and time.monotonic() < until:
             time.sleep(0.05)
@@ -261,6 +267,28 @@ def test_a_client_that_goes_away_ends_its_decoder(client, filled, ids):
                 assert answer.status_code == 200
             while decoders() and time.monotonic() < until:
                 time.sleep(0.05)
+
+
+def test_the_server_stops_though_somebody_listens(filled, ids):
+    silence = filled.library / "Old/x.tta"
+    with instead(silence, hours_of_silence), serving(filled) as (client, process):
+        for name in ("original", "wav"):
+            url = f"/v1/audio/{ids['Old/x.tta']}"
+            answer = client.send(client.build_request("GET", url, params={"as": name}), stream=True)
+            assert answer.status_code == 200
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(PATIENCE) == 0
+        assert "Traceback" not in process.stderr.read()
+
+
+def test_a_file_that_gives_no_audio_holds_no_place(client, ids, monkeypatch):
+    url = f"/v1/audio/{ids['Old/x.wma']}"
+    monkeypatch.setattr(audio, "FIRST_SECONDS", 0.0)
+    for _ in range(2 * audio.MOST_CONVERTED):
+        assert "cannot be decoded" in detail(client.get(url), 503)
+    monkeypatch.undo()
+    assert not decoders()
+    assert client.get(url).status_code == 200
 
 
 def test_too_many_at_once_are_asked_to_come_back_and_queries_are_answered(client, ids, monkeypatch):
@@ -404,6 +432,11 @@ def test_without_a_token_other_sites_cannot_act_either(client):
     assert client.post("/v1/look").status_code == 202
 
 
+def test_other_sites_cannot_load_what_is_played(client, ids):
+    for url in ("/", "/v1/status", f"/v1/audio/{ids['Some/1.mp3']}"):
+        assert client.get(url).headers["cross-origin-resource-policy"] == "same-origin"
+
+
 def test_a_cookie_ends_and_belongs_to_its_token():
     def request(value):
         return Headers({"cookie": f"other=1; {session.COOKIE}={value}"})
@@ -426,8 +459,6 @@ def test_cookies_of_other_programs_on_this_host_log_nobody_out(other):
 
 
 def test_behind_a_proxy_the_cookie_is_for_its_path_and_for_https(filled):
-    from embed_assets_tests.test_http_serve import serving
-
     with serving(filled, "--root-path", "/music", EMBED_HTTP_TOKEN="token") as (client, _):
         assert client.get("/").status_code == client.get("/page/app.js").status_code == 200
         answer = log_in(client, "token", **{"X-Forwarded-Proto": "https"})

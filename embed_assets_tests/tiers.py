@@ -12,8 +12,10 @@ SLOW_FIXTURES = frozenset(
 SLOW = frozenset(
     {
         "test_a_better_map_is_drawn_beside_the_queries",
+        "test_a_client_chooses_the_format_and_where_it_begins",
         "test_a_client_that_goes_away_ends_its_decoder",
         "test_a_device_that_dies_costs_what_was_under_way",
+        "test_a_file_that_gives_no_audio_holds_no_place",
         "test_a_file_that_takes_a_decoder_for_ever_costs_its_own_worker_only",
         "test_a_look_makes_up_scan_though_scans_are_an_hour_apart",
         "test_a_pool_that_ends_while_workers_still_start_prints_nothing",
@@ -36,9 +38,11 @@ SLOW = frozenset(
         "test_its_features_are_librosas",
         "test_no_query_fails_while_another_collection_is_served",
         "test_serve_alone_listens_where_the_setting_says_unless_an_option_says_otherwise",
+        "test_the_server_stops_though_somebody_listens",
         "test_the_numbers_are_the_same_with_every_version_of_torch_and_muq",
         "test_the_openapi_document_says_what_the_server_does",
         "test_what_arrives_in_the_library_later_is_matched_without_another_list",
+        "test_what_browsers_cannot_play_is_converted",
     }
 )
 """Slow for another reason."""

@@ -42,6 +42,9 @@ THREADS = 16
 
 CHUNK_BYTES = 1 << 18
 
+FIRST_SECONDS = 60.0
+"""How long the first piece of converted audio may take: a bad file may give none for ever."""
+
 _FLAC, _OGG, _MP4, _WEBM, _WAV = "audio/flac", "audio/ogg", "audio/mp4", "audio/webm", "audio/wav"
 PLAYED_BY_BROWSERS = {
     ("mp3", "mp3"): "audio/mpeg",
@@ -229,22 +232,34 @@ async def _converted(
         return Response(headers=headers)
     command = [sys.executable, "-P", "-m", "embed_assets.audio.transcode", name, str(start)]
     process = subprocess.Popen(
-        command, stdin=opened, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+        command,
+        stdin=opened,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        env=_environment(),
     )
     assert process.stdout is not None  # noqa: S101  # for mypy
     read = partial(process.stdout.read, CHUNK_BYTES)
     stream = Stream(_rest(read, streams), HTTPStatus.OK, headers, streams.threads, process)
     # Before the answer begins, so that it can say what is wrong.
+    first = b""
     try:
-        first = await to_thread.run_sync(read, limiter=streams.threads)
-    except BaseException:
-        process.kill()
-        raise
+        with anyio.move_on_after(FIRST_SECONDS):
+            first = await to_thread.run_sync(read, abandon_on_cancel=True, limiter=streams.threads)
+    finally:
+        if not first:
+            await stream.end()
     if not first:
-        await stream.end()
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, _NOT_DECODED)
     stream.first = first
     return stream
+
+
+def _environment() -> dict[str, str]:
+    """For a process that reads files of strangers: no tokens, and no memory for many threads."""
+    ours = {name: value for name, value in os.environ.items() if not name.startswith("EMBED_")}
+    return ours | {"OPENBLAS_NUM_THREADS": "1"}
 
 
 _NOT_DECODED = "the track cannot be decoded: is its file damaged, or `start` behind its end?"

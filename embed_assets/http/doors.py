@@ -55,7 +55,6 @@ WAITING = 64
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cross-Origin-Resource-Policy": "same-origin",
     "Content-Security-Policy": "default-src 'none'; frame-ancestors 'none'",
     "Cache-Control": "no-store",
 }
@@ -87,6 +86,9 @@ class Doors:
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
+                # Web players of a music server are at home elsewhere.
+                if not path.startswith(SUBSONIC):
+                    headers.setdefault("Cross-Origin-Resource-Policy", "same-origin")
             await send(message)
 
         refusal = self._refusal(scope["method"], path, kind, Headers(scope=scope))

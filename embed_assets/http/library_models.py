@@ -66,6 +66,7 @@ class StatusAnswer(Model):
     pending: int
     folders: int
     folders_indexed: int
+    folders_failed: Annotated[int, Field(description="Folders whose last run failed.")]
     served: Annotated[str | None, Field(description="The collection that answers queries.")]
     encoder: str
     indexed_at: Annotated[

@@ -60,6 +60,7 @@ class _Tables(Collector):
             "tracks_pending": ("Tracks that are not embedded yet", found.pending),
             "folders": ("Music folders", found.folders),
             "folders_indexed": ("Folders that are indexed as they are now", found.folders_indexed),
+            "folders_failed": ("Folders whose last run failed", found.folders_failed),
         }
         for name, (text, value) in figures.items():
             yield GaugeMetricFamily(f"embed_assets_{name}", text, value=value)

@@ -66,7 +66,9 @@ def serve(
             timeout_graceful_shutdown=STOP_SECONDS,
             forwarded_allow_ips="127.0.0.1",
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        server = uvicorn.Server(config)
+        app.state.is_stopping = lambda: server.should_exit
+        server.run(sockets=[listener])
 
 
 def _done(*_: object) -> None:

@@ -15,6 +15,9 @@ from starlette.types import Receive, Scope, Send
 STALLED_SECONDS = 600.0
 """A client that takes nothing for so long, e.g. a paused player, is left; it may ask again."""
 
+STOP_SECONDS = 0.3
+"""How often a stream looks whether the server is to stop: players may keep one open for hours."""
+
 
 class Stream(Response):
     """An answer that is sent piece by piece; whatever it holds is given back when it ends."""
@@ -33,19 +36,29 @@ class Stream(Response):
         self.first = b""
         self.held = ExitStack()
 
-    async def __call__(self, _: Scope, receive: Receive, send: Send) -> None:
-        """Send it, until it ends or the client goes away."""
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it, until it ends, the client goes away or the server stops."""
+        is_stopping = getattr(scope["app"].state, "is_stopping", lambda: False)
         try:
             async with anyio.create_task_group() as tasks:
 
-                async def leave_with_client() -> None:
-                    while (await receive())["type"] != "http.disconnect":
-                        pass
+                def leave() -> None:
                     if self.process:
                         self.process.kill()  # Ends the read that a thread may be in.
                     tasks.cancel_scope.cancel()
 
+                async def leave_with_client() -> None:
+                    while (await receive())["type"] != "http.disconnect":
+                        pass
+                    leave()
+
+                async def leave_with_server() -> None:
+                    while not is_stopping():
+                        await anyio.sleep(STOP_SECONDS)
+                    leave()
+
                 tasks.start_soon(leave_with_client)
+                tasks.start_soon(leave_with_server)
                 with anyio.move_on_after(STALLED_SECONDS) as patience:
                     await self._send(send, patience)
                 tasks.cancel_scope.cancel()
@@ -72,6 +85,6 @@ class Stream(Response):
 
 def _ended(process: subprocess.Popen[bytes]) -> None:
     process.kill()
+    process.wait()
     if process.stdout:
         process.stdout.close()
-    process.wait()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
@@ -91,10 +92,15 @@ class SnapshotNames(Names):
         return self._indexed(track_id(self.library.name, path)) or super().at(path)
 
     def below(self, folder: bytes) -> list[Track]:
-        """The tracks of a folder and its subfolders, ordered by path; b"" is the library."""
-        start = folder + b"/" if folder else b""
-        found = [t for _, t in self.snapshot.tracks() if t.path.startswith(start)]
-        return sorted(found, key=lambda t: t.path) or super().below(folder)
+        """The tracks of a folder and its subfolders, ordered by path; b"" means all."""
+        ordered = self.snapshot.once("by raw path", self._by_path)
+        # "0" comes after "/".
+        low, high = (folder + b"/", folder + b"0") if folder else (b"", b"\xff" * 16)
+        first, last = (bisect_left(ordered, end, key=_path_of) for end in (low, high))
+        return ordered[first:last] or super().below(folder)
+
+    def _by_path(self) -> list[Track]:
+        return sorted((t for _, t in self.snapshot.tracks()), key=_path_of)
 
     def with_id(self, track: str) -> Track | None:
         """The track with an id."""
@@ -108,6 +114,10 @@ class SnapshotNames(Names):
     def _indexed(self, track: str) -> Track | None:
         positions = self.snapshot.find([track])
         return self.snapshot.track(positions[0]) if positions else None
+
+
+def _path_of(track: Track) -> bytes:
+    return track.path
 
 
 def name_of(track: Track) -> str:
@@ -137,10 +147,11 @@ def find(names: Names, query: str, *, here: bool = True) -> Found:
         raise NotFound("name a track by its path, or by words of its title and artist")
     if not _may_be_a_name(query):
         raise NotFound(f"no track can be named {query!r}: it has characters that no file name has")
-    if found := at_path(names, query, here=here):
-        return found
+    # An id first: it is found at once, and no path looks like one.
     if track := names.with_id(query):
         return Found((track,), name_of(track))
+    if found := at_path(names, query, here=here):
+        return found
     shown = display_path(os.fsencode(query))
     if is_audio(os.fsencode(query)) and (track := names.called(shown)):
         return Found((track,), name_of(track))

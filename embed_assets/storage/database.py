@@ -34,6 +34,7 @@ CREATE TABLE IF NOT EXISTS tracks (
 ) WITHOUT ROWID;
 CREATE INDEX IF NOT EXISTS tracks_by_folder ON tracks (folder_id);
 CREATE INDEX IF NOT EXISTS tracks_by_audio ON tracks (audio_hash);
+CREATE INDEX IF NOT EXISTS tracks_by_path ON tracks (path);
 CREATE TABLE IF NOT EXISTS embeddings (
     recipe TEXT, audio_hash TEXT, windows INTEGER, decoded_seconds REAL, note TEXT,
     reason TEXT, message TEXT, engine TEXT, device TEXT, dtype TEXT, run_id TEXT, at REAL,

@@ -4,7 +4,7 @@ import { address, log_in, set_up } from "./api.js";
 import { $, attempt, say } from "./dom.js";
 import * as find from "./find.js";
 import { set_up_keys } from "./keys.js";
-import { open_library, set_up_library } from "./library.js";
+import { open_library, set_up_library, status } from "./library.js";
 import { open_map, redraw_map, set_up_map } from "./map.js";
 import * as player from "./player.js";
 import { open_save, set_up_save } from "./save.js";
@@ -25,6 +25,7 @@ function show_view() {
     if (link.hash === `#${view}`) link.setAttribute("aria-current", "page");
     else link.removeAttribute("aria-current");
   }
+  scrollTo({ top: 0 });
   if (view === "map") open_map();
   if (view === "library") open_library();
   if (view === "queue") draw_queue();
@@ -127,7 +128,11 @@ player.on_change(draw_queue);
 player.set_up_player();
 set_up_save();
 find.set_up_find(open_save);
-set_up_map({ play: (track) => player.play([track]), playing: () => player.current()?.track_id });
+set_up_map({
+  play: (track) => player.play([track]),
+  playing: () => player.current()?.track_id,
+  state: () => status()?.indexed_at ?? null,
+});
 move_with_keys($("results"));
 move_with_keys($("queue"));
 
@@ -160,8 +165,8 @@ set_up_keys([
 ]);
 
 let was_empty = false;
-set_up_library((status) => {
-  const is_empty = !status.served;
+set_up_library((now) => {
+  const is_empty = !now.served;
   if (is_empty && !was_empty) find.nothing_indexed();
   if (!is_empty && was_empty) find.welcome();
   was_empty = is_empty;

@@ -42,20 +42,24 @@ export function clock(seconds) {
 export function long_time(seconds) {
   const minutes = Math.round(seconds / 60);
   if (minutes < 1) return "less than a minute";
-  if (minutes < 90) return `${minutes} min`;
+  if (minutes < 90) return `about ${minutes} min`;
   const hours = Math.round(minutes / 60);
-  return hours < 48 ? `${hours} h` : `${Math.round(hours / 24)} days`;
+  return hours < 48 ? `about ${hours} h` : `about ${Math.round(hours / 24)} days`;
 }
 
 export const count = (n, one, many = `${one}s`) => `${n.toLocaleString("en")} ${n === 1 ? one : many}`;
 
 let hiding = 0;
 
-// A message for eyes and screen readers.
-export function say(text, { failed = false } = {}) {
+// A message for eyes and screen readers; a quiet one is for these only, as eyes see it elsewhere.
+export function say(text, { failed = false, quiet = false } = {}) {
   const live = $("live");
   live.textContent = text;
   live.classList.toggle("failed", failed);
+  if (quiet) {
+    live.classList.remove("shown");
+    return;
+  }
   live.classList.add("shown");
   clearTimeout(hiding);
   hiding = setTimeout(() => live.classList.remove("shown"), failed ? 9000 : 4000);

@@ -110,7 +110,6 @@ export function like(track) {
 export function avoid(track) {
   drop(mix.like, track);
   add(mix.avoid, track);
-  say(`Avoiding what sounds like ${name_of(track)}`);
   if (mix.like.length) return similar(false);
   return draw_mix();
 }
@@ -203,7 +202,7 @@ function query(name, path, body, nothing, focus = true) {
     $("words").value = "";
     answer(name, found.matches, { name, notes: found.notes, again: () => playlist_of(path, body) });
     $("answer-text").textContent = found.matches.length ? "" : nothing;
-    say(found.matches.length ? count(found.matches.length, "track") : "Nothing found");
+    say(found.matches.length ? count(found.matches.length, "track") : "Nothing found", { quiet: true });
   }, focus);
 }
 
@@ -249,6 +248,12 @@ export function set_up_find(save) {
   $("words").oninput = () => {
     clearTimeout(typing);
     typing = setTimeout(searched, TYPING);
+  };
+  $("words").onkeydown = (event) => {
+    const first = $("results").querySelector("button");
+    if (event.key !== "ArrowDown" || !first) return;
+    event.preventDefault();
+    first.focus();
   };
   $("run-similar").onclick = () => similar();
   $("run-path").onclick = () => path();

@@ -47,7 +47,7 @@ function draw() {
 function left(s) {
   if (s.eta === null) return "the rest waits for its turn";
   const rate = s.rate >= 1 ? `${s.rate.toFixed(1)} tracks a second` : `${(s.rate * 60).toFixed(0)} tracks a minute`;
-  return `about ${long_time(s.eta)} left at ${rate}`;
+  return `${long_time(s.eta)} left at ${rate}`;
 }
 
 const is_here = () => ["localhost", "127.0.0.1", "[::1]"].includes(location.hostname);

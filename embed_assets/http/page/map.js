@@ -21,8 +21,10 @@ let chosen = -1;
 let moved = 0;
 let pinched = 0;
 let queued = false;
+let drawn_of = null;
 let play = () => {};
 let playing = () => "";
+let state = () => null;
 
 const size = () => points.track_id.length;
 const track_at = (i) => ({ track_id: points.track_id[i], title: points.title[i], artist: points.artist[i], path: "", album: "", duration: 0 });
@@ -210,6 +212,9 @@ function draw_legend(groups) {
 
 export async function open_map() {
   if (points) fit();
+  // The same state of the index has the same map.
+  const of = state();
+  if (points && of !== null && of === drawn_of) return;
   await attempt(async () => {
     if (!points) $("map-text").textContent = "Drawing…";
     const found = await get("v1/map");
@@ -222,6 +227,7 @@ export async function open_map() {
     draw_legend(found.groups);
     choose(-1);
     fit();
+    drawn_of = found.drawing ? null : of;
     if (found.drawing) setTimeout(() => $("view-map").hidden || open_map(), REDRAWN_AFTER);
   });
   if (!points) $("map-text").textContent = "There is no map yet.";
@@ -230,7 +236,7 @@ export async function open_map() {
 export const redraw_map = redraw;
 
 export function set_up_map(given) {
-  ({ play, playing } = given);
+  ({ play, playing, state } = given);
   canvas.onpointermove = pointer_moved;
   canvas.onpointerdown = (event) => {
     moved = pointers.size ? 99 : 0;
