@@ -210,7 +210,7 @@ def test_the_map_is_walked_with_keys(browser, address):
         page.get_by_role("button", name="Show all").click()
 
 
-@pytest.mark.parametrize("what", ["results", "queue"])
+@pytest.mark.parametrize("what", ["results", "queue", "map"])
 def test_tracks_are_saved_as_a_playlist(browser, address, what, tmp_path):
     with opened(browser, address, accept_downloads=True) as page:
         search(page, "birch")
@@ -218,6 +218,15 @@ def test_tracks_are_saved_as_a_playlist(browser, address, what, tmp_path):
             with answered(page, "similar"):
                 page.get_by_role("button", name="More like Birch song").click()
             page.click("#save-all")
+        elif what == "map":
+            page.click("nav a[href='#map']")
+            page.wait_for_selector("#legend button")
+            page.focus("#canvas")
+            page.keyboard.press("ArrowRight")
+            page.keyboard.press("Enter")
+            plays(page)
+            page.click("nav a[href='#queue']")
+            page.click("#save-queue")
         else:
             page.get_by_role("button", name="Play Birch song").click()
             page.click("nav a[href='#queue']")
@@ -232,7 +241,10 @@ def test_tracks_are_saved_as_a_playlist(browser, address, what, tmp_path):
         lines = (tmp_path / "list.m3u").read_text().splitlines()
         assert lines[0] == "#EXTM3U"
         files = [line for line in lines if not line.startswith("#EXT")]
-        assert ("Some/1.mp3" in files) == (what == "queue")
+        assert files
+        assert all(files)
+        if what != "map":
+            assert ("Some/1.mp3" in files) == (what == "queue")
         page.wait_for_selector("#live:has-text('Saved')")
 
 

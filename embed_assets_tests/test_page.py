@@ -496,3 +496,19 @@ def test_status_says_how_long_an_import_takes_and_where_dagster_is(client, fille
         with tables.transaction() as db:
             for audio_hash, at in kept:
                 db.execute("UPDATE embeddings SET at = ? WHERE audio_hash = ?", (at, audio_hash))
+
+
+def test_modules_of_the_page_import_what_others_export():
+    folder = Path(audio.__file__).parent / "page"
+    definition = re.compile(r"^export (?:async )?(?:function|const|class) ([\w$]+)", re.M)
+    exported = {
+        file.name: set(definition.findall(file.read_text())) for file in folder.glob("*.js")
+    }
+    for file in folder.glob("*.js"):
+        source = file.read_text()
+        for names, other in re.findall(r'^import \{([^}]+)\} from "\./([\w.]+)"', source, re.M):
+            wanted = {name.strip() for name in names.split(",") if name.strip()}
+            assert wanted <= exported[other], (file.name, other)
+        for alias, other in re.findall(r'^import \* as (\w+) from "\./([\w.]+)"', source, re.M):
+            used = set(re.findall(rf"\b{alias}\.([\w$]+)", source))
+            assert used <= exported[other], (file.name, other)

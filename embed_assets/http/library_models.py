@@ -104,8 +104,10 @@ class Points(Model):
     """The tracks of the map, in columns of equal length."""
 
     track_id: list[str]
+    path: Annotated[list[str], Field(description="Relative to the library.")]
     title: list[str]
     artist: list[str]
+    duration: Annotated[list[float], Field(description="In seconds.")]
     x: Annotated[list[float], Field(description="From 0 to 1.")]
     y: Annotated[list[float], Field(description="From 0 to 1.")]
     group: Annotated[list[int], Field(description="Index into `groups`: the colour.")]

@@ -56,13 +56,16 @@ def write_map(tracks: Snapshot, file: Path, by: str = "", method: str = "") -> W
 class MapPoints:
     """The position of each track on the map, in columns of equal length.
 
-    `x`, `y`: from 0 to 1; similar tracks are close. `group`: index into `groups`, the names that
-    the colours mean. `by`: `genre` or `folder`. `method`: `tsne` or `pca`.
+    `path`: relative to the library. `duration`: in seconds. `x`, `y`: from 0 to 1; similar tracks
+    are close. `group`: index into `groups`, the names that the colours mean. `by`: `genre` or
+    `folder`. `method`: `tsne` or `pca`.
     """
 
     track_id: list[str]
+    path: list[str]
     title: list[str]
     artist: list[str]
+    duration: list[float]
     x: list[float]
     y: list[float]
     group: list[int]
@@ -74,14 +77,16 @@ class MapPoints:
 def map_points(tracks: Snapshot, by: str = "", method: str = "") -> MapPoints:
     """The points of the map of the indexed tracks; see `projection.lay_out`."""
     if not len(tracks):
-        return MapPoints([], [], [], [], [], [], [], by or "genre", method or "pca")
+        return MapPoints([], [], [], [], [], [], [], [], [], by or "genre", method or "pca")
     found = lay_out(tracks, by, method)
     rows = [row_of(tracks.track(i)) for i in found.positions]
     points = found.points.round(4).astype(float)
     return MapPoints(
         [row.track_id for row in rows],
+        [row.path for row in rows],
         [row.title for row in rows],
         [row.artist for row in rows],
+        [row.duration for row in rows],
         points[:, 0].tolist(),
         points[:, 1].tolist(),
         found.group,

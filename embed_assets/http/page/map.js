@@ -27,7 +27,8 @@ let playing = () => "";
 let state = () => null;
 
 const size = () => points.track_id.length;
-const track_at = (i) => ({ track_id: points.track_id[i], title: points.title[i], artist: points.artist[i], path: "", album: "", duration: 0 });
+const COLUMNS = ["track_id", "path", "title", "artist", "duration"];
+const track_at = (i) => ({ album: "", ...Object.fromEntries(COLUMNS.map((name) => [name, points[name][i]])) });
 const colour = (group) => COLOURS[Math.min(group, COLOURS.length - 1)];
 const px = (i) => EDGE + points.x[i] * (view.width - 2 * EDGE) * view.scale + view.x;
 const py = (i) => EDGE + (1 - points.y[i]) * (view.height - 2 * EDGE) * view.scale + view.y;
