@@ -55,7 +55,9 @@ def serve(
     with _listening(address, other) as listener, threadpool_limits(1):
         shown = Address(*listener.getsockname()[:2])
         how = "" if until_stdin_ends else " (stop: Ctrl-C)"
-        progress(f"serving {settings.library} at http://{shown}{prefix}{how}")
+        progress(f"a page to search and listen, and queries, at http://{shown}{prefix}/{how}")
+        for one in settings.music_servers():
+            progress(f"music server {one.name}: {one.kind} at {one.url}")
         config = uvicorn.Config(
             app,
             # Queries name music, which is private.

@@ -126,8 +126,8 @@ class ServerIds:
     def server(self, name: str) -> MusicServer:
         """The server of a name. Raises NotFound: there is none."""
         if name not in self.servers:
-            there = ", ".join(self.servers) or "EMBED_SERVERS is not set"
-            raise NotFound(f"there is no music server {name!r}; there are: {there}")
+            there = f"it has {', '.join(self.servers)}" if self.servers else "it is not set"
+            raise NotFound(f"EMBED_SERVERS has no music server {name!r}: {there}")
         return self.servers[name]
 
     def ids_of(self, track_ids: Iterable[str]) -> dict[str, dict[str, str]]:
