@@ -233,7 +233,7 @@ class Snapshot(Questions):
     def matches(self, track_ids: Sequence[str]) -> list[Match]:
         """The indexed ones of these tracks, with score 1."""
         held = self._held.tracks
-        return [held.match(i, 1.0) for i in held.find(track_ids)]
+        return [held.match_with_copies(i, 1.0) for i in held.find(track_ids)]
 
     def farthest(self, track_id: str) -> Match | None:
         """The track that sounds least like an indexed track; None if there is no other."""
@@ -245,7 +245,7 @@ class Snapshot(Questions):
             return None
         scores[~others] = 2.0
         last = int(scores.argmin())
-        return held.match(last, float(scores[last]))
+        return held.match_with_copies(last, float(scores[last]))
 
     def with_audio(self, audio_hash: str) -> Found:
         """The first indexed track with this audio, by path. Raises NotFound: there is none."""

@@ -151,6 +151,11 @@ class Recorded:
                 return ok | {"playlist": {"id": f"p-{name}", "name": name}}
         return ok
 
+    def _endless(self, method, path, query, body, headers):
+        """A Subsonic server that gives the same page, whatever the offset."""
+        found = {"status": "ok", "searchResult3": {"song": self.songs}}
+        return 200, {"subsonic-response": found}
+
     def _jellyfin(self, method, path, query, body, headers):
         if path == "/Users/AuthenticateByName":
             login = json.loads(body)

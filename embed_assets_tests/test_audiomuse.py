@@ -303,6 +303,17 @@ def test_wrong_questions_have_the_form_of_errors(face):
         assert answer.json()["error"]
 
 
+def test_a_track_of_the_library_that_the_server_lacks_is_not_found_there(face):
+    rows = face.get("/v1/tracks", q="song 3").json()["tracks"]
+    face.server.songs = [one for one in face.server.songs if NAMES[3] not in str(one)]
+    face.server.songs = [one for one in face.server.songs if one.get("id") != 13]
+    face.server.scan = "2026-01-02T00:00:00Z"
+    face.post("/v1/look?server=nd")
+    until(lambda: face.get("/v1/servers").json()[0]["mapped"] == len(NAMES) - 1)
+    answer = face.get("/api/track", item_id=rows[0]["track_id"])
+    assert (answer.status_code, list(answer.json())) == (404, ["error"])
+
+
 def test_a_track_that_the_server_has_before_us_is_to_be_asked_for_later(face):
     face.server.songs.append(song(face.kind, 40, "New/Album/40.flac", 123))
     answer = face.get("/api/similar_tracks", item_id=face.id(40))
@@ -341,3 +352,40 @@ def test_metrics_and_status_count_what_is_mapped(navidrome):
     assert 'embed_assets_server_tracks{server="nd",state="mapped"} 12.0' in text
     (row,) = navidrome.get("/v1/status").json()["servers"]
     assert (row["name"], row["items"], row["unmatched"], row["problem"]) == ("nd", 12, 0, "")
+
+
+def test_another_file_with_the_audio_stands_for_one_that_the_server_lacks(tmp_path, monkeypatch):
+    made = LiveProject(tmp_path / "own")
+    made.library.mkdir(parents=True)
+    for i, name in enumerate(NAMES[:3]):
+        made.put(name, i, title=f"Song {i}", artist=f"Artist {i % 3}", album="Album")
+    made.put("Copies/0.flac", 0, title="Bonus", artist="Somebody", album="Hits")
+    index(made.project())
+    ids = {
+        row["path"]: row["track_id"] for row in ea.Library(made.made_settings()).snapshot().listed()
+    }
+    root = made.library
+    songs = [
+        song("navidrome", i, name, (root / name).stat().st_size) for i, name in enumerate(NAMES[:3])
+    ]
+    monkeypatch.setenv("EMBED_SERVER_ND_USER", USER)
+    monkeypatch.setenv("EMBED_SERVER_ND_PASSWORD", PASSWORD)
+    with recorded(Recorded("navidrome", songs)) as server:
+        made.settings["EMBED_SERVERS"] = f"nd=navidrome+{server.url}"
+        with running(made) as client:
+            until(lambda: client.get("/v1/servers").json()[0]["mapped"] == 3)
+            query = {"server": "nd", "name": "Evening", "track_ids": [ids["Copies/0.flac"]]}
+            answer = client.post("/v1/playlists", json=query)
+            assert answer.status_code == 200, answer.text
+            assert (answer.json()["tracks"], answer.json()["left_out"]) == (1, [])
+            assert server.playlists == {"Evening": ["nd0"]}
+            track = client.get("/api/track", params={"item_id": ids["Copies/0.flac"]}).json()
+            assert track["item_id"] == "nd0"
+            # Each file of a duplicate has its own id, or none.
+            (group,) = client.get("/v1/duplicates", params={"least": 1}).json()["groups"]
+            found = {one["path"]: one["ids"] for one in group["tracks"]}
+            assert found == {NAMES[0]: {"nd": "nd0"}, "Copies/0.flac": {}}
+            artists = client.post("/v1/artists", json={"artist": "Artist 1"}).json()
+            assert [one["ids"] for one in artists["tracks"]] == [{"nd": "nd1"}]
+            near = [one for artist in artists["artists"] for one in artist["tracks"]]
+            assert {one["path"]: one["ids"] for one in near}[NAMES[2]] == {"nd": "nd2"}

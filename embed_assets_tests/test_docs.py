@@ -90,6 +90,20 @@ def walks() -> list[str]:
     return text[text.index("## Three walks") : text.index("## Adding an encoder")].split("\n\n**")
 
 
+def test_the_architecture_has_a_row_for_each_package_and_module():
+    text = (ROOT / "docs/architecture.md").read_text()
+    rows = "\n".join(line for line in text.splitlines() if line.startswith("| `"))
+    for path in (ROOT / "embed_assets").iterdir():
+        if path.is_dir() and (path / "__init__.py").exists():
+            assert f"`{path.name}/`" in rows, path.name
+        elif path.suffix == ".py":
+            assert f"`{path.name}`" in rows, path.name
+    for path in (ROOT / "embed_assets/http").glob("[a-z]*.py"):
+        assert f"`http/{path.name}`" in text, path.name
+    for path in re.findall(r"`(\w+/[\w/]+(?:\.\w+|/))`", text):
+        assert "/NAME/" in path or (ROOT / "embed_assets" / path).exists(), path
+
+
 def test_the_walks_name_what_is_there():
     named = [found for walk in walks() for found in NAMED.findall(walk)]
     assert len(named) > 15

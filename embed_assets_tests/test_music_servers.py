@@ -350,6 +350,15 @@ def test_a_real_subsonic_server(tmp_path, monkeypatch):
         assert_each_is_its_own()
 
 
+def test_answers_that_no_server_should_give_end(filled, tmp_path, monkeypatch):
+    """A page that comes again and again, and sizes that are no sizes."""
+    odd = {"id": "1", "title": "Song", "artist": "A", "size": 1e300, "duration": "NaN"}
+    with recorded(Recorded("endless", [odd])) as server:
+        client = connect(ServerConfig("x", "subsonic", server.url, USER, PASSWORD))
+        (item,) = client.items()
+        assert (item.id, item.size, item.duration) == ("1", 0, 0)
+
+
 def until(question):
     end = time.monotonic() + PATIENCE
     while not question():

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from http import HTTPStatus
+from itertools import islice
 from typing import Annotated, Any, Literal
 
 from fastapi import APIRouter, Query
@@ -31,6 +32,9 @@ PER_ARTIST = 3
 
 MOST_MIXED = 200
 """Most results of an alchemy."""
+
+MOST_LISTED = 1_000
+"""Most results of a search for words."""
 
 SPARE = 2
 """So many times the tracks are looked for, since the server may lack some."""
@@ -193,8 +197,10 @@ def _about_lists(context: Context) -> APIRouter:
     @routes.get("/track")
     def track(item_id: Name, server: Name = "") -> Row:
         face = _Face(context, server)
-        (row,) = face.rows(face.snapshot.matches([face.track(item_id).tracks[0].track_id]))
-        return row
+        rows = face.rows(face.snapshot.matches([face.track(item_id).tracks[0].track_id]))
+        if not rows:
+            raise NotFound(f"the music server {face.server} does not have the track {item_id!r}")
+        return rows[0]
 
     @routes.post("/create_playlist", status_code=HTTPStatus.CREATED)
     def create_playlist(query: NewPlaylist) -> Row:
@@ -338,8 +344,8 @@ class _Face:
 
     def search(self, words: str) -> list[Row]:
         """The tracks with these words, as people search."""
-        ids = [row["track_id"] for row in self.snapshot.listed(words)][: 2 * MOST_EXCLUDED]
-        return self.rows(self.snapshot.matches(ids))[:MOST_EXCLUDED]
+        some = islice(self.snapshot.listed(words), SPARE * MOST_LISTED)
+        return self.rows(self.snapshot.matches([row["track_id"] for row in some]))[:MOST_LISTED]
 
     def rows(self, matches: Iterable[Match]) -> list[Row]:
         """The matches that the server has, by its ids."""

@@ -72,13 +72,16 @@ def about_library(context: Context) -> APIRouter:
     ) -> DuplicatesPage:
         """Identical audio, and pairs that may be the same recording, in pages."""
         found = library.snapshot().duplicates(least, where=where)
+        page = found[after : after + n]
+        # Of each file its own id: copies are what this is about.
+        ids = context.ids.ids_of(m.track_id for one in page for m in one.tracks)
         groups = [
             Duplicates(
                 certain=one.certain,
                 score=min(1.0, one.score),
-                tracks=[found_track(m) for m in one.tracks],
+                tracks=[found_track(m, ids.get(m.track_id)) for m in one.tracks],
             )
-            for one in found[after : after + n]
+            for one in page
         ]
         return DuplicatesPage(groups=groups, after=after + n if len(found) > after + n else None)
 

@@ -42,7 +42,9 @@ def playlists(context: Context) -> APIRouter:
     @routes.post("/playlists")
     def put(query: PlaylistQuery) -> PlaylistAnswer:
         """Create a playlist on a music server, or replace the user's own one of this name."""
-        ids = context.ids.ids_of(query.track_ids)
+        # The server may have another file with the audio of an indexed track.
+        indexed = context.library.snapshot().matches(query.track_ids)
+        ids = context.ids.ids_of(query.track_ids) | context.ids_for(indexed)
         known = {track: ids.get(track, {}).get(query.server) for track in query.track_ids}
         there = [one for one in known.values() if one]
         made = context.put_playlist(query.server, query.name, there)

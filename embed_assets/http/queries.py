@@ -129,14 +129,15 @@ def queries(context: Context) -> APIRouter:
     def artists(query: ArtistsQuery) -> ArtistsAnswer:
         """The artists whose music sounds most like an artist's, best first."""
         found = library.snapshot().artists(query.artist, query.n, query.songs)
+        ids = context.ids_for([*found.tracks, *(m for one in found.artists for m in one.tracks)])
         return ArtistsAnswer(
             artist=found.artist,
-            tracks=[found_track(m) for m in found.tracks],
+            tracks=[found_track(m, ids.get(m.track_id)) for m in found.tracks],
             artists=[
                 FoundArtist(
                     artist=one.artist,
                     score=one.score,
-                    tracks=[found_track(m) for m in one.tracks],
+                    tracks=[found_track(m, ids.get(m.track_id)) for m in one.tracks],
                 )
                 for one in found.artists
             ],

@@ -133,4 +133,4 @@ def _nearest(
 ) -> tuple[Match, ...]:
     scores = snapshot.vectors(positions) @ query
     best = np.argsort(-np.round(scores, 6), kind="stable")[:n]
-    return tuple(snapshot.match(int(positions[i]), float(scores[i])) for i in best)
+    return tuple(snapshot.match_with_copies(int(positions[i]), float(scores[i])) for i in best)

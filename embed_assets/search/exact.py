@@ -7,7 +7,6 @@ length 1, and each score is a cosine in [-1, 1].
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -60,7 +59,7 @@ def similar(
         if one_recording:
             found = _distinct(searcher, near.tolist(), [*seeds, *avoid])
         kept = at_most(
-            (_answer(searcher, int(near[i]), float(scores[i])) for i in found), per_artist
+            (searcher.match_with_copies(int(near[i]), float(scores[i])) for i in found), per_artist
         )
         if len(kept) >= n or len(near) < limit:
             return kept[:n]
@@ -121,7 +120,7 @@ def path(
     positions = [start, *chosen, end]
     vectors = searcher.vectors(positions)
     scores = [1.0, *np.einsum("ij,ij->i", vectors[1:], vectors[:-1]).tolist()]
-    return [_answer(searcher, i, s) for i, s in zip(positions, scores, strict=True)]
+    return [searcher.match_with_copies(i, s) for i, s in zip(positions, scores, strict=True)]
 
 
 def radio(
@@ -175,7 +174,7 @@ def _drifting(
         if one_recording:
             allowed &= ~_takes_of(searcher, [chosen])
         vector = searcher.vectors([chosen])[0]
-        yield _answer(searcher, chosen, float(vector @ last))
+        yield searcher.match_with_copies(chosen, float(vector @ last))
         last, recent = vector, [*recent, names[pick]][-RECENT:]
 
 
@@ -249,10 +248,6 @@ def _viterbi(
         chosen.append(layer[k])
         k = int(best[k])
     return chosen[::-1]
-
-
-def _answer(searcher: Snapshot, position: int, score: float) -> Match:
-    return replace(searcher.match(position, score), copies=searcher.copies(position))
 
 
 def _distinct(searcher: Snapshot, ranked: list[int], heard: Sequence[int] = ()) -> list[int]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -117,8 +117,7 @@ def nearest_parts(
     parts = []
     for i in kept:
         if embedding := embeddings.get(hashes[i]):
-            match = searcher.match(positions[i], float(of_track[i]))
-            match = replace(match, copies=searcher.copies(positions[i]))
+            match = searcher.match_with_copies(positions[i], float(of_track[i]))
             windows = windows_of(tracks[i], embedding, windowed.spec.recipe)
             parts.append(_part(match, windows, int(numbers[row[hashes[i]]])))
     return sorted(parts, key=lambda p: (-p.score, p.path))[:n]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import repeat
 from typing import Any, TypeVar
 
@@ -109,6 +109,10 @@ class Snapshot:
         row = row_of(self._state.tracks[position])
         values = {name: getattr(row, name) for name in ROW_FIELDS}
         return Match(score=round(float(np.clip(score, -1, 1)), 6), **values)
+
+    def match_with_copies(self, position: int, score: float) -> Match:
+        """The same, with the paths of the other tracks with this audio, which are not listed."""
+        return replace(self.match(position, score), copies=self.copies(position))
 
     def column(self, field: str) -> tuple[np.ndarray, list[Any]]:
         """A field of all rows as (int `[positions]`, values): row i has `values[codes[i]]`."""

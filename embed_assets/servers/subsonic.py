@@ -40,7 +40,7 @@ class Subsonic:
 
     def items(self) -> Iterator[Item]:
         """Every track of the server, in pages."""
-        offset = 0
+        offset, before = 0, ""
         while True:
             answer = self.call(
                 "search3",
@@ -51,10 +51,11 @@ class Subsonic:
                 albumCount=0,
             )
             songs = rows(answer.get("searchResult3", {}).get("song"))
+            first = text(songs[0].get("id")) if songs else ""
+            if not songs or first == before:
+                return  # A server that does not know `songOffset` gives the same page for ever.
             yield from map(self._item, songs)
-            offset += len(songs)
-            if not songs:
-                return
+            offset, before = offset + len(songs), first
 
     def item(self, item_id: str) -> Item | None:
         """The track with an id; None if the server has none."""

@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 SECONDS = 30.0
 """How long a server may take for a page of items."""
 
+LARGEST = 2.0**63
+"""Numbers from here on do not fit into the side table; no size or duration comes near."""
+
 LOOKUP_SECONDS = 2.0
 """How long it may take for one item: it may itself be waiting for our answer."""
 
@@ -100,11 +103,12 @@ class Web:
 
 
 def number(value: object) -> float:
-    """A number that a server gave as one, or as text; 0 if it is none."""
+    """A number that a server gave as one, or as text; 0 if it is none, or larger than 2^63."""
     try:
-        return float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+        found = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError, OverflowError):
         return 0.0
+    return found if abs(found) < LARGEST else 0.0
 
 
 def text(value: object) -> str:

@@ -15,8 +15,6 @@ const shown = { tracks: [], name: "", again: null, more: null };
 let asking = new AbortController();
 let typing = 0;
 
-export const shown_tracks = () => shown.tracks;
-
 // Each question takes the place of the one before it, which may still be under way.
 function ask(work, focus = true) {
   asking.abort();

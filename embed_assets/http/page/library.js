@@ -11,8 +11,6 @@ let timer = 0;
 let last = null;
 let told = () => {};
 
-export const status = () => last;
-
 // Read the status now and then: often while something is imported, never in a hidden tab.
 async function poll() {
   clearTimeout(timer);
