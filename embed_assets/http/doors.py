@@ -78,11 +78,19 @@ class Doors:
         path = path_of(scope)
         kind = kind_of(path)
         started, status = time.perf_counter(), 0
+        counted = False
+
+        def release() -> None:
+            nonlocal counted
+            self.in_progress -= counted
+            counted = False
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                # The answer is there; a client that does not read it holds up nobody.
+                release()
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -95,17 +103,20 @@ class Doors:
                 response.headers["WWW-Authenticate"] = "Bearer"
             await response(scope, receive, answer)
         else:
-            self.in_progress += bool(kind)
+            counted = bool(kind)
+            self.in_progress += counted
             try:
                 await self.app(scope, _limited(receive), answer)
             finally:
-                self.in_progress -= bool(kind)
+                release()
         if kind:
             self.metrics.observe(kind, status, time.perf_counter() - started)
 
     def _refusal(
         self, method: str, path: str, kind: str, headers: Headers
     ) -> tuple[HTTPStatus, str] | None:
+        if not self.tokens and not session.is_here(headers.get("host", "")):
+            return HTTPStatus.FORBIDDEN, _NOT_HERE
         # What is below /rest wants a login of the music server instead of a token of ours.
         if not path.startswith(SUBSONIC) and (refused := self._not_let_in(method, path, headers)):
             return refused
@@ -123,7 +134,8 @@ class Doors:
         if not (full or read):
             # A browser may send it for a page of somebody else.
             full, read = (session.has_cookie(t, headers) for t in self._both)
-            if session.is_foreign(method, headers, has_cookie=full or read):
+            known, needed = full or read, bool(self.tokens)
+            if session.is_foreign(method, headers, has_cookie=known, needs_token=needed):
                 return HTTPStatus.FORBIDDEN, "this request comes from another site than our page"
         if self.tokens and path not in FREE and not path.startswith("/page/"):
             if not (full or read):
@@ -170,6 +182,11 @@ def kind_of(path: str) -> str:
         return "subsonic" if method in SUBSONIC_QUERIES else ""
     return kind if kind in QUERIES | ACTS else ""
 
+
+_NOT_HERE = (
+    "without a token only this machine may ask, by an address such as 127.0.0.1 or localhost; for"
+    " another name set EMBED_HTTP_TOKEN"
+)
 
 _TOO_LARGE = f"the body has more than {MOST_BODY_BYTES} bytes"
 
