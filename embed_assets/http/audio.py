@@ -229,7 +229,12 @@ async def _converted(
         return Response(headers=headers)
     command = [sys.executable, "-P", "-m", "embed_assets.audio.transcode", name, str(start)]
     process = subprocess.Popen(
-        command, stdin=opened, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=0
+        command,
+        stdin=opened,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        bufsize=0,
+        env=_without_secrets(),
     )
     assert process.stdout is not None  # noqa: S101  # for mypy
     read = partial(process.stdout.read, CHUNK_BYTES)
@@ -245,6 +250,11 @@ async def _converted(
         raise HTTPException(HTTPStatus.SERVICE_UNAVAILABLE, _NOT_DECODED)
     stream.first = first
     return stream
+
+
+def _without_secrets() -> dict[str, str]:
+    """The environment of a process that reads files of strangers: no tokens, no logins."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("EMBED_")}
 
 
 _NOT_DECODED = "the track cannot be decoded: is its file damaged, or `start` behind its end?"

@@ -51,6 +51,9 @@ AT_ONCE = 8
 WAITING = 64
 """Queries that may wait; more are refused."""
 
+MOST_PASSED = 150
+"""Requests and streams of a music server at the same time."""
+
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -66,7 +69,7 @@ class Doors:
     def __init__(self, app: ASGIApp, tokens: Tokens, metrics: Metrics) -> None:
         self.app, self.tokens, self.metrics = app, tokens, metrics
         self._both = (tokens.full, tokens.read)
-        self.in_progress = 0
+        self.in_progress = self.passed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -103,12 +106,16 @@ class Doors:
                 response.headers["WWW-Authenticate"] = "Bearer"
             await response(scope, receive, answer)
         else:
-            counted = bool(kind)
+            is_passed = path.startswith(SUBSONIC)
+            # What waits for a music server holds up no query.
+            counted = bool(kind) and not is_passed
             self.in_progress += counted
+            self.passed += is_passed
             try:
                 await self.app(scope, _limited(receive), answer)
             finally:
                 release()
+                self.passed -= is_passed
         if kind:
             self.metrics.observe(kind, status, time.perf_counter() - started)
 
@@ -123,6 +130,8 @@ class Doors:
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > MOST_BODY_BYTES:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE
+        if path.startswith(SUBSONIC) and self.passed >= MOST_PASSED:
+            return HTTPStatus.TOO_MANY_REQUESTS, "too many requests at once: ask again later"
         if kind and self.in_progress >= AT_ONCE + WAITING:
             return HTTPStatus.TOO_MANY_REQUESTS, "too many queries at once: ask again later"
         return None

@@ -9,14 +9,17 @@ of the server, which is asked for each song with it, so that its rights hold.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
-from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+import anyio
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from embed_assets.api import Snapshot
 from embed_assets.errors import EmbedAssetsError, NotFound, TransientError
@@ -25,6 +28,7 @@ from embed_assets.http.models import MOST_RESULTS
 from embed_assets.http.subsonic_format import response
 from embed_assets.index.nearest import Match
 from embed_assets.servers.config import ServerConfig
+from embed_assets.servers.web import fields, number, rows, text
 
 if TYPE_CHECKING:
     import httpx
@@ -43,14 +47,32 @@ TYPICAL = 5
 
 EXTENSION = {"name": "sonicSimilarity", "versions": [1]}
 
-_HOP_BY_HOP = frozenset(
+_ASKED = frozenset(
     {
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te"),
-        *("trailer", "transfer-encoding", "upgrade", "host", "content-length", "expect"),
+        *("accept", "accept-encoding", "accept-language", "content-type", "user-agent"),
+        *("range", "if-range", "if-none-match", "if-modified-since"),
     }
 )
-_OURS = frozenset({"x-api-key", "cookie"})
-"""Headers that may hold our own tokens."""
+"""Headers that the server gets. No others: it may trust this machine to say who the user is
+(`Remote-User`), and some hold our own tokens."""
+
+_NOT_BACK = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-authenticate", "te", "trailer", "transfer-encoding"),
+        *("upgrade", "set-cookie", "clear-site-data", "content-security-policy"),
+        *("strict-transport-security", "alt-svc", "service-worker-allowed"),
+    }
+)
+"""Headers of the server that clients do not get: of its connection, or about our whole address."""
+
+_HARMLESS = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
+"""What the server sends may be a page; at our address it must not act for our users."""
+
+MOST_ASKED_BYTES = 16 << 20
+"""Size of an answer that is read here."""
+
+ASKED_SECONDS = 30.0
+"""How long the server may take for it."""
 
 Parameters = dict[str, str]
 Answer = dict[str, Any]
@@ -133,7 +155,7 @@ class Proxy:
 
         url = f"/rest/{method}" + (f"?{request.url.query}" if request.url.query else "")
         sent = self.client().build_request(
-            request.method, url, content=body, headers=_to_pass(request.headers.items())
+            request.method, url, content=body, headers=_to_pass(request.headers)
         )
         try:
             answer = await self.client().send(sent, stream=True)
@@ -142,18 +164,14 @@ class Proxy:
                 f"the music server {self.server.name} cannot be reached: {e or type(e).__name__}"
             ) from None
 
-        async def chunks() -> AsyncIterator[bytes]:
-            try:
-                async for chunk in answer.aiter_raw():
-                    yield chunk
-            finally:
-                await answer.aclose()
-
-        passed = StreamingResponse(chunks(), answer.status_code)
+        passed = _Passed(answer)
         passed.raw_headers = [
-            (name.lower(), value)
-            for name, value in answer.headers.raw
-            if name.decode("latin-1").lower() not in _HOP_BY_HOP - {"content-length"}
+            *(
+                (name.lower(), value)
+                for name, value in answer.headers.raw
+                if name.decode("latin-1").lower() not in _NOT_BACK
+            ),
+            _HARMLESS,
         ]
         return passed
 
@@ -203,13 +221,13 @@ class Proxy:
             await run_in_threadpool(self.context.ids.track_of, self.server.name, item)
         except NotFound:
             album = await caller.ask("getAlbum", id=item)
-            songs = album.get("album", {}).get("song", []) if album else []
-            return [str(song.get("id")) for song in songs if isinstance(song, dict)][:TYPICAL]
+            songs = rows(fields(album.get("album")).get("song")) if album else []
+            return [text(song.get("id")) for song in songs][:TYPICAL]
         return [item]
 
     async def _extensions(self, caller: _Caller) -> Answer:
         known = await caller.ask("getOpenSubsonicExtensions")
-        there = known.get("openSubsonicExtensions", []) if known else []
+        there = rows(known.get("openSubsonicExtensions")) if known else []
         others = [one for one in there if one.get("name") != EXTENSION["name"]]
         return {"openSubsonicExtensions": [*others, EXTENSION]}
 
@@ -226,6 +244,22 @@ class Proxy:
         ids = self.context.ids_for(matches)
         known = [ids.get(m.track_id, {}).get(self.server.name) for m in matches]
         return [(one, score) for one, score in zip(known, scores, strict=True) if one]
+
+
+class _Passed(StreamingResponse):
+    """An answer of the server as it comes; also a client that is gone before it gives it back."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        super().__init__(answer.aiter_raw(), answer.status_code)
+        self.answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.answer.aclose()
 
 
 class _Caller:
@@ -281,39 +315,54 @@ class _Caller:
             _Failed: the server refuses; with its words.
             TransientError: it cannot be reached.
         """
-        import httpx
 
         login = {
             name: self.parameters[name]
             for name in ("u", "p", "t", "s", "v", "c", "apiKey")
             if name in self.parameters
         }
-        headers = {
-            name: value
-            for name, value in _to_pass(self.request.headers.items())
-            if name == "authorization"
-        }
-        try:
-            answer = await self.proxy.client().post(
-                f"/rest/{method}", data=login | more | {"f": "json"}, headers=headers
-            )
-            body = answer.json()["subsonic-response"]
-        except httpx.HTTPError as e:
-            why = e or type(e).__name__
-            raise TransientError(
-                f"the music server {self.proxy.server.name} cannot be reached: {why}"
-            ) from None
-        except (ValueError, KeyError, TypeError):
+        body = await self._read(method, login | more | {"f": "json"})
+        if body is None:
             return None
         for name in ("version", "type", "serverVersion", "openSubsonic"):
-            if name in body:
+            if isinstance(body.get(name), (str, bool)):
                 self.envelope[name] = body[name]
         if body.get("status") == "ok":
-            return dict(body)
-        error = body.get("error") or {}
-        if error.get("code") in (GENERIC, 30) and method == "getOpenSubsonicExtensions":
+            return body
+        error = fields(body.get("error"))
+        code = int(number(error.get("code")))
+        if code in (GENERIC, 30) and method == "getOpenSubsonicExtensions":
             return None
-        raise _Failed(int(error.get("code") or 0), str(error.get("message") or "refused"))
+        raise _Failed(code, text(error.get("message")) or "refused")
+
+    async def _read(self, method: str, form: Parameters) -> Answer | None:
+        import httpx
+
+        headers = {
+            name: value
+            for name, value in _to_pass(self.request.headers).items()
+            if name == "authorization"
+        }
+        name, content = self.proxy.server.name, bytearray()
+        try:
+            async with (
+                asyncio.timeout(ASKED_SECONDS),
+                self.proxy.client().stream(
+                    "POST", f"/rest/{method}", data=form, headers=headers
+                ) as answer,
+            ):
+                async for chunk in answer.aiter_bytes():
+                    content += chunk
+                    if len(content) > MOST_ASKED_BYTES:
+                        raise TransientError(f"the music server {name} answers with too much")
+        except (httpx.HTTPError, TimeoutError) as e:
+            why = str(e) or type(e).__name__
+            raise TransientError(f"the music server {name} cannot be reached: {why}") from None
+        try:
+            body = json.loads(content)["subsonic-response"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return body if isinstance(body, dict) else None
 
     def ok(self, found: Answer) -> Response:
         """An answer."""
@@ -325,12 +374,12 @@ class _Caller:
         return response(self.parameters, {"status": "failed"} | self.envelope | {"error": error})
 
 
-def _to_pass(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
+def _to_pass(headers: Mapping[str, str]) -> dict[str, str]:
     """The headers that the server gets."""
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in _HOP_BY_HOP | _OURS
-        # A bearer is our token, not the server's.
-        and not (name == "authorization" and not value.lower().startswith("basic "))
-    ]
+    passed = {name: value for name, value in headers.items() if name in _ASKED}
+    # Without it httpx would ask for compressed answers, which the client may not understand.
+    passed.setdefault("accept-encoding", "identity")
+    # A bearer is our token, not the server's.
+    if (login := headers.get("authorization", "")).lower().startswith("basic "):
+        passed["authorization"] = login
+    return passed
