@@ -45,11 +45,11 @@ def filled(tmp_path_factory):
 
 
 @contextmanager
-def running(made, tokens=NO_TOKENS):
+def running(made, tokens=NO_TOKENS, **more):
     """A client of a server in this process."""
     app = create_app(ea.Library(made.made_settings()), tokens)
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="error"))
+        server = uvicorn.Server(uvicorn.Config(app, access_log=False, log_level="error", **more))
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         thread.start()
         try:

@@ -30,7 +30,7 @@ def status_of(address, path, **headers):
 
 def addresses(world):
     """Where queries were answered, in the order in which `up` said so."""
-    return re.findall(r"HTTP: serving .* at (http://\S+)", world.printed())
+    return re.findall(r"HTTP: a page .* at (http://\S+?)/?\s", world.printed())
 
 
 def doctor(world):

@@ -50,7 +50,8 @@ class Context:
                 f"the music server {server} has none of these tracks: `embed-assets doctor` says"
                 " which of its tracks are known here"
             )
-        return client.put_playlist(name, item_ids)
+        with self.ids.asking(server):
+            return client.put_playlist(name, item_ids)
 
     def named(self, snapshot: Snapshot, names: Sequence[Track]) -> tuple[Found, ...]:
         """The tracks that clients name; raises what `Snapshot.named` and `track_of` do."""

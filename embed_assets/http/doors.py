@@ -52,6 +52,9 @@ AT_ONCE = 8
 WAITING = 64
 """Queries that may wait; more are refused."""
 
+MOST_PASSED = 150
+"""Requests and streams of a music server at the same time."""
+
 HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
@@ -66,7 +69,7 @@ class Doors:
     def __init__(self, app: ASGIApp, tokens: Tokens, metrics: Metrics) -> None:
         self.app, self.tokens, self.metrics = app, tokens, metrics
         self._both = (tokens.full, tokens.read)
-        self.in_progress = 0
+        self.in_progress = self.passed = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, or pass it on."""
@@ -78,11 +81,19 @@ class Doors:
         path = path_of(scope)
         kind = kind_of(path)
         started, status = time.perf_counter(), 0
+        counted = False
+
+        def release() -> None:
+            nonlocal counted
+            self.in_progress -= counted
+            counted = False
 
         async def answer(message: Message) -> None:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
+                # The answer is there; a client that does not read it holds up nobody.
+                release()
                 headers = MutableHeaders(scope=message)
                 for name, value in HEADERS.items():
                     headers.setdefault(name, value)
@@ -92,15 +103,20 @@ class Doors:
             await send(message)
 
         refusal = self._refusal(scope["method"], path, kind, Headers(scope=scope))
+        is_passed = path.startswith(SUBSONIC)
         try:
             if refusal is not None:
                 await _refused(path, *refusal)(scope, receive, answer)
             else:
-                self.in_progress += bool(kind)
+                # What waits for a music server holds up no query.
+                counted = bool(kind) and not is_passed
+                self.in_progress += counted
+                self.passed += is_passed
                 try:
                     await self.app(scope, _limited(receive), answer)
                 finally:
-                    self.in_progress -= bool(kind)
+                    release()
+                    self.passed -= is_passed
         except Exception:
             # Starlette sends the answer to an unexpected error outside of this middleware.
             status = status or HTTPStatus.INTERNAL_SERVER_ERROR
@@ -112,12 +128,16 @@ class Doors:
     def _refusal(
         self, method: str, path: str, kind: str, headers: Headers
     ) -> tuple[HTTPStatus, str] | None:
+        if not self.tokens and not session.is_here(headers.get("host", "")):
+            return HTTPStatus.FORBIDDEN, _NOT_HERE
         # What is below /rest wants a login of the music server instead of a token of ours.
         if not path.startswith(SUBSONIC) and (refused := self._not_let_in(method, path, headers)):
             return refused
         length = headers.get("content-length", "0")
         if not length.isdecimal() or int(length[:20]) > MOST_BODY_BYTES:
             return HTTPStatus.REQUEST_ENTITY_TOO_LARGE, _TOO_LARGE
+        if path.startswith(SUBSONIC) and self.passed >= MOST_PASSED:
+            return HTTPStatus.TOO_MANY_REQUESTS, "too many requests at once: ask again later"
         if kind and self.in_progress >= AT_ONCE + WAITING:
             return HTTPStatus.TOO_MANY_REQUESTS, "too many queries at once: ask again later"
         return None
@@ -129,7 +149,8 @@ class Doors:
         if not (full or read):
             # A browser may send it for a page of somebody else.
             full, read = (session.has_cookie(t, headers) for t in self._both)
-            if session.is_foreign(method, headers, has_cookie=full or read):
+            known, needed = full or read, bool(self.tokens)
+            if session.is_foreign(method, headers, has_cookie=known, needs_token=needed):
                 return HTTPStatus.FORBIDDEN, "this request comes from another site than our page"
         if self.tokens and path not in FREE and not path.startswith("/page/"):
             if not (full or read):
@@ -183,6 +204,11 @@ def kind_of(path: str) -> str:
         return "subsonic" if method in SUBSONIC_QUERIES else ""
     return kind if kind in QUERIES | ACTS else ""
 
+
+_NOT_HERE = (
+    "without a token only this machine may ask, by an address such as 127.0.0.1 or localhost; for"
+    " another name set EMBED_HTTP_TOKEN"
+)
 
 _TOO_LARGE = f"the body has more than {MOST_BODY_BYTES} bytes"
 

@@ -80,6 +80,7 @@ class StatusAnswer(Model):
         str | None,
         Field(description="Address of the Dagster UI of a running `up`, on its machine."),
     ]
+    parts: Annotated[bool, Field(description="Whether parts can be asked for (EMBED_PARTS).")]
     servers: list[ServerRow]
 
 

@@ -102,6 +102,8 @@ async def _of_the_schema(request: Request, error: Exception) -> Response:
     details = "; ".join(
         f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()[:5]
     )
+    if "json" not in request.headers.get("content-type", "json"):
+        details = "send the body as JSON, with the header Content-Type: application/json"
     path = path_of(request.scope)
     wrong = HTTPStatus.UNPROCESSABLE_ENTITY
     if path.startswith(AUDIOMUSE):

@@ -16,7 +16,11 @@ from embed_assets.access import Address, require_token
 from embed_assets.api import Library
 from embed_assets.errors import EmbedAssetsError, ExitCode
 from embed_assets.http.app import create_app
+from embed_assets.http.connections import Connection
 from embed_assets.settings import Settings
+
+LONGEST_HEAD = 1 << 16
+"""Bytes of the headers of a request."""
 
 STOP_SECONDS = 10
 """How long answers in progress may take when the server stops."""
@@ -55,9 +59,14 @@ def serve(
     with _listening(address, other) as listener, threadpool_limits(1):
         shown = Address(*listener.getsockname()[:2])
         how = "" if until_stdin_ends else " (stop: Ctrl-C)"
-        progress(f"serving {settings.library} at http://{shown}{prefix}{how}")
+        progress(f"a page to search and listen, and queries, at http://{shown}{prefix}/{how}")
+        for one in settings.music_servers():
+            progress(f"music server {one.name}: {one.kind} at {one.url}")
         config = uvicorn.Config(
             app,
+            http=Connection,
+            h11_max_incomplete_event_size=LONGEST_HEAD,
+            ws="none",
             # Queries name music, which is private.
             access_log=False,
             root_path=prefix,

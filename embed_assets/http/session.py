@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import re
 import time
 from hashlib import sha256
@@ -40,7 +41,29 @@ def has_cookie(token: str, headers: Headers, now: float | None = None) -> bool:
     return hmac.compare_digest(found[2], _proof(token, found[1]))
 
 
-def is_foreign(method: str, headers: Headers, *, has_cookie: bool) -> bool:
+def is_here(host: str) -> bool:
+    """Whether the header `Host` is an IP address or localhost, or not sent.
+
+    Any page may give its own name the address 127.0.0.1 (DNS rebinding); browsers then take us for
+    the server of that page. An address or localhost cannot be taken over in this way.
+    """
+    name = _name_of(host)
+    if not name or name == "localhost" or name.endswith(".localhost"):
+        return True
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+def _name_of(host: str) -> str:
+    """The host of `host:port`, without brackets."""
+    found = re.fullmatch(r"(?:\[([^\]]*)\]|([^:]*))(?::\d*)?", host.strip())
+    return (found[1] or found[2] or "").lower() if found else "?"
+
+
+def is_foreign(method: str, headers: Headers, *, has_cookie: bool, needs_token: bool) -> bool:
     """Whether a page of another site may be asking for more than to read.
 
     `SameSite` leaves in pages of other ports of this host. Where a browser does not say who asks
@@ -51,6 +74,10 @@ def is_foreign(method: str, headers: Headers, *, has_cookie: bool) -> bool:
         return False
     if site := headers.get("sec-fetch-site"):
         return site not in ("same-origin", "none")
+    if not needs_token:
+        # Older browsers say at least from where a page asks.
+        origin = headers.get("origin")
+        return origin is not None and origin.partition("://")[2] != headers.get("host", "")
     media_type = headers.get("content-type", "").partition(";")[0].strip().lower()
     return has_cookie and media_type != "application/json"
 

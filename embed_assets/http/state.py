@@ -49,6 +49,7 @@ def counts_of(context: Context) -> StatusAnswer:
             rate=0.0,
             eta=None,
             ui=_ui(library.settings),
+            parts=library.settings.parts,
             servers=servers,
         )
     key = spec.collection_key(project.uri)
@@ -70,6 +71,7 @@ def counts_of(context: Context) -> StatusAnswer:
         rate=rate,
         eta=found.pending / rate if rate else None,
         ui=_ui(library.settings),
+        parts=library.settings.parts,
         servers=servers,
     )
 

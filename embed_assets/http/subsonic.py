@@ -9,21 +9,22 @@ of the server, which is asked for each song with it, so that its rights hold.
 from __future__ import annotations
 
 import re
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
+import anyio
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
 from starlette.responses import Response, StreamingResponse
+from starlette.types import Receive, Scope, Send
 
 from embed_assets.api import Snapshot
 from embed_assets.errors import EmbedAssetsError, NotFound, TransientError
 from embed_assets.http.context import Context
 from embed_assets.http.subsonic_caller import (
     GENERIC,
-    HOP_BY_HOP,
     NOT_FOUND,
     Answer,
     Caller,
@@ -32,6 +33,7 @@ from embed_assets.http.subsonic_caller import (
 )
 from embed_assets.index.nearest import Match
 from embed_assets.servers.config import ServerConfig
+from embed_assets.servers.web import fields, rows, text
 
 if TYPE_CHECKING:
     import httpx
@@ -43,6 +45,18 @@ TYPICAL = 5
 """Tracks of an artist, or of an album, that stand for it."""
 
 EXTENSION = {"name": "sonicSimilarity", "versions": [1]}
+
+_NOT_BACK = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-authenticate", "te", "trailer", "transfer-encoding"),
+        *("upgrade", "set-cookie", "clear-site-data", "content-security-policy"),
+        *("strict-transport-security", "alt-svc", "service-worker-allowed"),
+    }
+)
+"""Headers of the server that clients do not get: of its connection, or about our whole address."""
+
+_HARMLESS = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
+"""What the server sends may be a page; at our address it must not act for our users."""
 
 
 def subsonic(context: Context) -> APIRouter:
@@ -118,7 +132,7 @@ class Proxy:
 
         url = f"/rest/{method}" + (f"?{request.url.query}" if request.url.query else "")
         sent = self.client().build_request(
-            request.method, url, content=body, headers=headers_to_pass(request.headers.items())
+            request.method, url, content=body, headers=headers_to_pass(request.headers)
         )
         try:
             answer = await self.client().send(sent, stream=True)
@@ -127,18 +141,14 @@ class Proxy:
                 f"the music server {self.server.name} cannot be reached: {e or type(e).__name__}"
             ) from None
 
-        async def chunks() -> AsyncIterator[bytes]:
-            try:
-                async for chunk in answer.aiter_raw():
-                    yield chunk
-            finally:
-                await answer.aclose()
-
-        passed = StreamingResponse(chunks(), answer.status_code)
+        passed = _Passed(answer)
         passed.raw_headers = [
-            (name.lower(), value)
-            for name, value in answer.headers.raw
-            if name.decode("latin-1").lower() not in HOP_BY_HOP - {"content-length"}
+            *(
+                (name.lower(), value)
+                for name, value in answer.headers.raw
+                if name.decode("latin-1").lower() not in _NOT_BACK
+            ),
+            _HARMLESS,
         ]
         return passed
 
@@ -195,13 +205,12 @@ class Proxy:
             album = await caller.ask("getAlbum", id=item) or {}
         except Failed:
             return []  # It is not an album.
-        songs = (album.get("album") or {}).get("song") or []
-        ids = [str(song.get("id")) for song in songs if isinstance(song, dict)]
+        ids = [text(song.get("id")) for song in rows(fields(album.get("album")).get("song"))]
         return await run_in_threadpool(self._indexed, snapshot, ids[:TYPICAL])
 
     async def _extensions(self, caller: Caller) -> Answer:
         known = await caller.ask("getOpenSubsonicExtensions")
-        there = known.get("openSubsonicExtensions", []) if known else []
+        there = rows(known.get("openSubsonicExtensions")) if known else []
         others = [one for one in there if one.get("name") != EXTENSION["name"]]
         return {"openSubsonicExtensions": [*others, EXTENSION]}
 
@@ -228,3 +237,19 @@ class Proxy:
         ids = self.context.ids_for(matches)
         known = [ids.get(m.track_id, {}).get(self.server.name) for m in matches]
         return [(one, score) for one, score in zip(known, scores, strict=True) if one]
+
+
+class _Passed(StreamingResponse):
+    """An answer of the server as it comes; also a client that is gone before it gives it back."""
+
+    def __init__(self, answer: httpx.Response) -> None:
+        super().__init__(answer.aiter_raw(), answer.status_code)
+        self.answer = answer
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            with anyio.CancelScope(shield=True):
+                await self.answer.aclose()

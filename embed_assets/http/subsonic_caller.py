@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
@@ -13,6 +14,7 @@ from starlette.responses import Response
 from embed_assets.errors import TransientError
 from embed_assets.http.models import MOST_RESULTS
 from embed_assets.http.subsonic_format import response
+from embed_assets.servers.web import fields, number, text
 
 if TYPE_CHECKING:
     import httpx
@@ -23,16 +25,20 @@ GENERIC, MISSING_PARAMETER, NOT_FOUND = 0, 10, 70
 SONGS_AT_ONCE = 8
 """Songs that the server is asked for at the same time."""
 
-HOP_BY_HOP = frozenset(
+_ASKED = frozenset(
     {
-        *("connection", "keep-alive", "proxy-authenticate", "proxy-authorization", "te"),
-        *("trailer", "transfer-encoding", "upgrade", "host", "content-length", "expect"),
+        *("accept", "accept-encoding", "accept-language", "content-type", "user-agent", "origin"),
+        *("range", "if-range", "if-none-match", "if-modified-since"),
     }
 )
-"""Headers of a connection, which a proxy does not pass on."""
+"""Headers that the server gets. No others: it may trust this machine to say who the user is
+(`Remote-User`), and some hold our own tokens."""
 
-_OURS = frozenset({"x-api-key", "cookie"})
-"""Headers that may hold our own tokens."""
+MOST_ASKED_BYTES = 16 << 20
+"""Size of an answer that is read here."""
+
+ASKED_SECONDS = 30.0
+"""How long the server may take for it."""
 
 _CORS = "access-control-allow-origin"
 
@@ -63,7 +69,7 @@ class Caller:
         self.envelope: Answer = {"version": parameters.get("v", "1.16.1")}
         self._sent = {
             name: value
-            for name, value in headers_to_pass(request.headers.items())
+            for name, value in headers_to_pass(request.headers).items()
             if name in ("authorization", "origin")
         }
         self._cors: dict[str, str] = {}
@@ -112,36 +118,54 @@ class Caller:
             Failed: the server refuses; with its code and message.
             TransientError: it cannot be reached.
         """
-        import httpx
-
         login = {
             name: self.parameters[name]
             for name in ("u", "p", "t", "s", "v", "c", "apiKey")
             if name in self.parameters
         }
-        form = login | more | {"f": "json"}
-        try:
-            answer = await self.client.post(f"/rest/{method}", data=form, headers=self._sent)
-            body = answer.json()["subsonic-response"]
-        except httpx.HTTPError as e:
-            raise TransientError(
-                f"the music server {self.server} cannot be reached: {e or type(e).__name__}"
-            ) from None
-        except (ValueError, KeyError, TypeError):
+        body = await self._read(method, login | more | {"f": "json"})
+        if body is None:
             return None
-        if not isinstance(body, dict):
-            return None
-        if _CORS in answer.headers:
-            self._cors = {_CORS: answer.headers[_CORS]}
         for name in ("version", "type", "serverVersion", "openSubsonic"):
-            if name in body:
+            if isinstance(body.get(name), (str, bool)):
                 self.envelope[name] = body[name]
         if body.get("status") == "ok":
             return body
-        error = body.get("error") or {}
-        if error.get("code") in (GENERIC, 30) and method == "getOpenSubsonicExtensions":
+        error = fields(body.get("error"))
+        code = int(number(error.get("code")))
+        if code in (GENERIC, 30) and method == "getOpenSubsonicExtensions":
             return None
-        raise Failed(int(error.get("code") or 0), str(error.get("message") or "refused"))
+        raise Failed(code, text(error.get("message")) or "refused")
+
+    async def _read(self, method: str, form: dict[str, str]) -> Answer | None:
+        import httpx
+
+        content = bytearray()
+        try:
+            async with (
+                asyncio.timeout(ASKED_SECONDS),
+                self.client.stream(
+                    "POST", f"/rest/{method}", data=form, headers=self._sent
+                ) as answer,
+            ):
+                async for chunk in answer.aiter_bytes():
+                    content += chunk
+                    if len(content) > MOST_ASKED_BYTES:
+                        raise TransientError(
+                            f"the music server {self.server} answers with too much"
+                        )
+        except (httpx.HTTPError, TimeoutError) as e:
+            why = str(e) or type(e).__name__
+            raise TransientError(
+                f"the music server {self.server} cannot be reached: {why}"
+            ) from None
+        if _CORS in answer.headers:
+            self._cors = {_CORS: answer.headers[_CORS]}
+        try:
+            body = json.loads(content)["subsonic-response"]
+        except (ValueError, KeyError, TypeError, RecursionError):
+            return None
+        return body if isinstance(body, dict) else None
 
     def ok(self, found: Answer) -> Response:
         """An answer."""
@@ -159,12 +183,12 @@ class Caller:
         return answer
 
 
-def headers_to_pass(headers: Iterable[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The headers of a request that the server gets."""
-    return [
-        (name, value)
-        for name, value in headers
-        if name not in HOP_BY_HOP | _OURS
-        # A bearer is our token, not the server's.
-        and not (name == "authorization" and not value.lower().startswith("basic "))
-    ]
+def headers_to_pass(headers: Mapping[str, str]) -> dict[str, str]:
+    """The headers that the server gets."""
+    passed = {name: value for name, value in headers.items() if name in _ASKED}
+    # Without it httpx would ask for compressed answers, which the client may not understand.
+    passed.setdefault("accept-encoding", "identity")
+    # A bearer is our token, not the server's.
+    if (login := headers.get("authorization", "")).lower().startswith("basic "):
+        passed["authorization"] = login
+    return passed

@@ -103,7 +103,7 @@ class HttpProcess:
         for line in self.output.new().decode(errors="backslashreplace").splitlines():
             if line.startswith("embed-assets: "):
                 self.why = line.removeprefix("embed-assets: ")
-            elif line.startswith("serving "):
+            elif line.startswith("a page to search "):
                 self.told = ""
                 self.info(f"HTTP: {line}")
             elif found := _OF_UVICORN.match(line):

@@ -31,7 +31,7 @@ from embed_assets.errors import AlreadyRunning, ConfigurationError, ExitCode
 from embed_assets.index.promotion import request_promotion
 from embed_assets.operations.dagster_output import bound, tail
 from embed_assets.operations.dagster_process import release, start_held, stop_session
-from embed_assets.operations.http_process import HttpProcess
+from embed_assets.operations.http_process import HttpProcess, is_answering
 from embed_assets.operations.library_log import LibraryLog
 from embed_assets.operations.up_log import UpLog
 from embed_assets.project import Project
@@ -71,6 +71,12 @@ def up(
             return _serve(settings, port, note, verbose=verbose)
     except AlreadyRunning:
         progress(f"already up: {_address_in(note)}")
+        http = settings.http_address
+        if http and http.port and not is_answering(http):
+            progress(
+                f"it was started without EMBED_HTTP={settings.http}: stop it and start it again, or"
+                " run `embed-assets serve` beside it"
+            )
         return ExitCode.DONE
 
 

@@ -87,7 +87,7 @@ def condition(field: str, text: str, *, negate: bool = False) -> Condition:
 
 
 def parse(text: str) -> Condition:
-    """Parse `FIELD=WORDS`, `FIELD!=WORDS` or `FIELD=LEAST..MOST`.
+    """Parse `FIELD=WORDS`, `FIELD!=WORDS` or `FIELD=MIN..MAX`.
 
     Raises:
         ConfigurationError: it is not a condition.
@@ -95,7 +95,8 @@ def parse(text: str) -> Condition:
     found = re.fullmatch(r"\s*([a-z_]+)\s*(!?=)(.*)", text, re.S)
     if not found:
         raise ConfigurationError(
-            f"{text!r} is not a condition: write FIELD=WORDS, FIELD!=WORDS or FIELD=LEAST..MOST"
+            f"{text!r} is not a condition: write FIELD=WORDS, FIELD!=WORDS or FIELD=MIN..MAX,"
+            " e.g. genre=jazz or year=1955..1965"
         )
     return condition(found[1], found[3], negate=found[2] == "!=")
 

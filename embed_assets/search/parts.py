@@ -106,8 +106,9 @@ def require_parts(project: Project, spec: IndexSpec) -> None:
     """
     if not project.parts:
         raise ConfigurationError(
-            "parts of tracks are not indexed: set EMBED_PARTS=true and run `embed-assets sync`."
-            " Nothing is embedded again; docs/index.md has the cost"
+            "parts of tracks are not indexed: set EMBED_PARTS=true for every command, `up` and"
+            " `serve` too, start these again, and run `embed-assets sync`. Nothing is embedded"
+            " again; docs/index.md has the cost"
         )
     if has_parts(project, spec):
         return

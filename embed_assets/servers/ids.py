@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 import threading
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from embed_assets.errors import EmbedAssetsError, NotFound, NotIndexedYet
+from embed_assets.errors import EmbedAssetsError, NotFound, NotIndexedYet, TransientError
 from embed_assets.identity import TrackId
-from embed_assets.servers.base import MusicServer
+from embed_assets.servers.base import Item, MusicServer
 from embed_assets.servers.config import ServerConfig
 from embed_assets.servers.kinds import connect
 from embed_assets.servers.matching import Ours
@@ -31,13 +32,22 @@ LIST_AGAIN_SECONDS = 6 * 3600.0
 """A server is listed again after this time, whatever it says of scans."""
 
 STOP_SECONDS = 2.0
-"""How long a thread may take to end before it is left to itself."""
+"""How long the threads may take to end before they are left to themselves."""
 
 UNKNOWN_SECONDS = 60.0
 """How long an id that a server does not know is not asked for again."""
 
 MATCHING_SHARE = 0.1
 """Most of its time that a thread spends on matching: an import changes the tables all the time."""
+
+WAITING = 3
+"""Queries that may wait for a server at the same time; others go on meanwhile."""
+
+WAIT_SECONDS = 0.3
+"""How long another one waits to be among them."""
+
+MOST_ITEMS = 5_000_000
+"""Tracks of a server."""
 
 
 @dataclass
@@ -55,6 +65,7 @@ class ServerIds:
     _wakes: dict[str, threading.Event] = field(default_factory=dict)
     _unknown: dict[tuple[str, str], float] = field(default_factory=dict)
     _threads: list[threading.Thread] = field(default_factory=list)
+    _waiting: dict[str, threading.Semaphore] = field(default_factory=dict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
 
@@ -77,8 +88,9 @@ class ServerIds:
         self._stop.set()
         for wake in self._wakes.values():
             wake.set()
+        end = time.monotonic() + STOP_SECONDS
         for thread in self._threads:
-            thread.join(STOP_SECONDS)
+            thread.join(max(0.0, end - time.monotonic()))
 
     def list_soon(self, name: str) -> None:
         """Have a server listed at once by its thread. Raises NotFound: there is no such server."""
@@ -93,7 +105,7 @@ class ServerIds:
         self._listed.pop(name, None)
         try:
             state = server.scan_state() or ""
-            listing = self.table.replace(name, server.items(), self.ours(), state)
+            listing = self.table.replace(name, _not_too_many(name, server), self.ours(), state)
             self._listed[name] = state, time.monotonic()
             return listing
         except EmbedAssetsError as e:
@@ -126,9 +138,25 @@ class ServerIds:
     def server(self, name: str) -> MusicServer:
         """The server of a name. Raises NotFound: there is none."""
         if name not in self.servers:
-            there = ", ".join(self.servers) or "EMBED_SERVERS is not set"
-            raise NotFound(f"there is no music server {name!r}; there are: {there}")
+            there = f"it has {', '.join(self.servers)}" if self.servers else "it is not set"
+            raise NotFound(f"EMBED_SERVERS has no music server {name!r}: {there}")
         return self.servers[name]
+
+    @contextmanager
+    def asking(self, name: str) -> Iterator[None]:
+        """Ask a server in the thread of a query; one that hangs must not stop all queries.
+
+        Raises:
+            TransientError: several queries wait for it already.
+        """
+        with self._lock:
+            waiting = self._waiting.setdefault(name, threading.Semaphore(WAITING))
+        if not waiting.acquire(timeout=WAIT_SECONDS):
+            raise TransientError(f"the music server {name} answers too slowly: ask again later")
+        try:
+            yield
+        finally:
+            waiting.release()
 
     def ids_of(self, track_ids: Iterable[str]) -> dict[str, dict[str, str]]:
         """Track id -> name of a server -> its id."""
@@ -149,7 +177,8 @@ class ServerIds:
             item = None
         else:
             # No lock is held: the server may be waiting for our answer.
-            item = server.item(item_id)
+            with self.asking(name):
+                item = server.item(item_id)
         if item is None:
             with self._lock:
                 old = [k for k, at in self._unknown.items() if at < now - UNKNOWN_SECONDS]
@@ -202,6 +231,13 @@ class ServerIds:
             return True
         listed_state, at = self._listed[name]
         return state != listed_state or at < time.monotonic() - LIST_AGAIN_SECONDS
+
+
+def _not_too_many(name: str, server: MusicServer) -> Iterator[Item]:
+    for n, item in enumerate(server.items()):
+        if n >= MOST_ITEMS:
+            raise TransientError(f"the music server {name} lists more than {MOST_ITEMS:,} tracks")
+        yield item
 
 
 def _listen(server: MusicServer, wake: threading.Event, stop: threading.Event) -> None:

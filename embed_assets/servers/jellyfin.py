@@ -9,7 +9,7 @@ from typing import Any
 from embed_assets.errors import ConfigurationError
 from embed_assets.servers.base import PAGE, Item
 from embed_assets.servers.config import ServerConfig
-from embed_assets.servers.web import LOOKUP_SECONDS, Web, number, rows, text
+from embed_assets.servers.web import LOOKUP_SECONDS, Web, fields, number, rows, text
 
 CLIENT = 'MediaBrowser Client="embed_assets", Device="embed_assets", DeviceId="embed_assets"'
 TICKS = 10_000_000
@@ -34,7 +34,7 @@ class Jellyfin:
         start = 0
         while True:
             answer = self._json("GET", "/Items", params=_audio(StartIndex=start, Limit=PAGE))
-            found = rows(answer.get("Items"))
+            found = rows(fields(answer).get("Items"))
             yield from map(_item, found)
             start += len(found)
             if len(found) < PAGE:
@@ -45,7 +45,7 @@ class Jellyfin:
         if len(item_id) != 32 or not item_id.isalnum():
             return None
         answer = self._json("GET", "/Items", params=_audio(Ids=item_id), timeout=LOOKUP_SECONDS)
-        found = [_item(one) for one in rows(answer.get("Items"))]
+        found = [_item(one) for one in rows(fields(answer).get("Items"))]
         return next((one for one in found if one.id == item_id), None)
 
     def normal_id(self, item_id: str) -> str:
@@ -72,7 +72,7 @@ class Jellyfin:
             self._json("POST", f"/Playlists/{known}", json=body)
             return known
         made = self._json("POST", "/Playlists", json=body | {"MediaType": "Audio"})
-        return self.normal_id(text(made.get("Id")))
+        return self.normal_id(text(fields(made).get("Id")))
 
     def playlists(self) -> dict[str, str]:
         """Name -> id of the user's playlists."""
@@ -84,7 +84,7 @@ class Jellyfin:
         )
         return {
             text(one.get("Name")): self.normal_id(text(one.get("Id")))
-            for one in rows(answer.get("Items"))
+            for one in rows(fields(answer).get("Items"))
         }
 
     def _json(self, method: str, path: str, **more: Any) -> Any:
@@ -100,7 +100,7 @@ class Jellyfin:
                 login = {"Username": self.server.user, "Pw": self.server.password}
                 path = "/Users/AuthenticateByName"
                 headers = {"Authorization": f'{CLIENT}, Version="1"'}
-                found = self.web.json("POST", path, json=login, headers=headers) or {}
+                found = fields(self.web.json("POST", path, json=login, headers=headers))
                 self._token = text(found.get("AccessToken"))
                 user = found.get("User")
                 self._user = text(user.get("Id")) if isinstance(user, dict) else ""

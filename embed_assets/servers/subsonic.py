@@ -11,7 +11,7 @@ from typing import Any
 from embed_assets.errors import EmbedAssetsError, TransientError
 from embed_assets.servers.base import PAGE, Item
 from embed_assets.servers.config import ServerConfig
-from embed_assets.servers.web import LOOKUP_SECONDS, SECONDS, Web, number, rows, text
+from embed_assets.servers.web import LOOKUP_SECONDS, SECONDS, Web, fields, number, rows, text
 
 API = "1.16.1"
 CLIENT = "embed_assets"
@@ -50,7 +50,7 @@ class Subsonic:
                 artistCount=0,
                 albumCount=0,
             )
-            songs = rows(answer.get("searchResult3", {}).get("song"))
+            songs = rows(fields(answer.get("searchResult3")).get("song"))
             first = text(songs[0].get("id")) if songs else ""
             if not songs or first == before:
                 return  # A server that does not know `songOffset` gives the same page for ever.
@@ -77,10 +77,10 @@ class Subsonic:
     def scan_state(self) -> str | None:
         """A text that changes when a scan ends; None while one goes on."""
         try:
-            status = self.call("getScanStatus").get("scanStatus", {})
+            status = fields(self.call("getScanStatus").get("scanStatus"))
         except _Failed:
             # Only administrators may ask, or the server has no such method.
-            return text(self.call("getIndexes").get("indexes", {}).get("lastModified"))
+            return text(fields(self.call("getIndexes").get("indexes")).get("lastModified"))
         if status.get("scanning") is True:
             return None
         return f"{text(status.get('count'))} {text(status.get('lastScan'))}"
@@ -99,7 +99,7 @@ class Subsonic:
 
     def playlists(self) -> dict[str, str]:
         """Name -> id of the user's playlists."""
-        found = rows(self.call("getPlaylists").get("playlists", {}).get("playlist"))
+        found = rows(fields(self.call("getPlaylists").get("playlists")).get("playlist"))
         mine = self._credentials().get("u", self.server.user)
         return {
             text(one.get("name")): text(one.get("id"))
@@ -152,7 +152,7 @@ class Subsonic:
         return body
 
     def _error(self, method: str, error: object) -> EmbedAssetsError:
-        known = error if isinstance(error, dict) else {}
+        known = fields(error)
         code, message = int(number(known.get("code"))), text(known.get("message"))
         if code in (WRONG_LOGIN, 42, 43, 44, 50) and method != "getScanStatus":
             return self.web.refused(message)

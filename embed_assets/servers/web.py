@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,12 @@ LARGEST = 2.0**63
 
 LOOKUP_SECONDS = 2.0
 """How long it may take for one item: it may itself be waiting for our answer."""
+
+LARGEST = 2.0**62
+"""Numbers below it fit into tables."""
+
+MOST_BYTES = 64 << 20
+"""Size of an answer; a page of items has a few MB."""
 
 
 class Web:
@@ -55,18 +62,30 @@ class Web:
             return {}
         try:
             return answer.json()
-        except ValueError:
+        except (ValueError, RecursionError):
             raise self.another_kind() from None
 
-    def request(self, method: str, path: str, **more: Any) -> httpx.Response:
-        """The answer, whatever its status. Raises TransientError: there is none."""
+    def request(
+        self, method: str, path: str, *, timeout: float = SECONDS, **more: Any
+    ) -> httpx.Response:
+        """The answer, whatever its status. Raises TransientError: there is none in time."""
         import httpx
 
+        end, content = time.monotonic() + timeout, bytearray()
         try:
-            return self.client.request(method, path, **more)
-        except (httpx.HTTPError, httpx.InvalidURL) as e:
+            with self.client.stream(method, path, timeout=timeout, **more) as answer:
+                for chunk in answer.iter_bytes():
+                    content += chunk
+                    if len(content) > MOST_BYTES:
+                        raise TransientError(
+                            f"{self} answered {path} with more than {MOST_BYTES >> 20} MB"
+                        )
+                    if time.monotonic() > end:
+                        raise TransientError(f"{self} took more than {timeout:.0f} s for {path}")
+        except (httpx.HTTPError, httpx.InvalidURL, UnicodeError) as e:
             why = str(e) or type(e).__name__
             raise TransientError(f"{self} cannot be reached: {why}") from None
+        return httpx.Response(answer.status_code, content=bytes(content))
 
     def lines(self, path: str, headers: dict[str, str], silent: float) -> Iterator[str]:
         """The lines of an answer that goes on; `silent`: most seconds between two of them.
@@ -122,3 +141,8 @@ def text(value: object) -> str:
 def rows(value: object) -> list[dict[str, Any]]:
     """The objects of a list that a server gave."""
     return [one for one in value if isinstance(one, dict)] if isinstance(value, list) else []
+
+
+def fields(value: object) -> dict[str, Any]:
+    """The object that a server gave; empty if it is none."""
+    return value if isinstance(value, dict) else {}

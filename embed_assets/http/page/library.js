@@ -42,6 +42,7 @@ function draw() {
   lines.push(`Encoder ${s.encoder}, ${when}.`);
   const bar = make("progress", { max: String(Math.max(1, s.tracks)), value: String(done), "aria-label": "Tracks done" });
   $("status").replaceChildren(...(s.pending ? [bar] : []), ...lines.map((line) => make("p", {}, line)), dagster(s));
+  document.body.classList.toggle("no-parts", !s.parts);
   const nav = document.querySelector('nav a[href="#library"]');
   nav.dataset.badge = s.pending ? `${Math.floor((100 * done) / s.tracks)}%` : "";
 }
@@ -78,7 +79,7 @@ async function read_errors() {
     $("errors-title").textContent = rows.length ? `Not indexed (${rows.length})` : "Not indexed";
     $("errors-text").textContent = rows.length
       ? "Replace a file, and it is read again."
-      : "Every track could be read, and every folder is done.";
+      : "No problems so far.";
     if (folders.size > many.length) {
       $("errors-text").textContent += ` Here are ${many.length} of ${folders.size} folders; embed-assets errors lists all.`;
     }
