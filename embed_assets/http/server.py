@@ -25,6 +25,9 @@ LONGEST_HEAD = 1 << 16
 STOP_SECONDS = 10
 """How long answers in progress may take when the server stops."""
 
+LEAVE_SECONDS = 1
+"""How long threads may take after that. What they do at that time only reads."""
+
 
 def serve(
     settings: Settings,
@@ -73,7 +76,17 @@ def serve(
             timeout_graceful_shutdown=STOP_SECONDS,
             forwarded_allow_ips="127.0.0.1",
         )
-        uvicorn.Server(config).run(sockets=[listener])
+        try:
+            uvicorn.Server(config).run(sockets=[listener])
+        finally:
+            _leave_soon()
+
+
+def _leave_soon() -> None:
+    """End the process even if a query still waits for a disk or a music server that hangs."""
+    timer = threading.Timer(LEAVE_SECONDS, os._exit, (ExitCode.DONE,))
+    timer.daemon = True
+    timer.start()
 
 
 def _done(*_: object) -> None:

@@ -11,20 +11,19 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-import anyio
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from embed_assets.api import Snapshot
 from embed_assets.errors import EmbedAssetsError, NotFound, TransientError
 from embed_assets.http.context import Context
 from embed_assets.http.models import MOST_RESULTS
+from embed_assets.http.passing import Passed, headers_to_pass
 from embed_assets.http.subsonic_format import response
 from embed_assets.index.nearest import Match
 from embed_assets.servers.config import ServerConfig
@@ -46,27 +45,6 @@ TYPICAL = 5
 """Tracks of an artist, or of an album, that stand for it."""
 
 EXTENSION = {"name": "sonicSimilarity", "versions": [1]}
-
-_ASKED = frozenset(
-    {
-        *("accept", "accept-encoding", "accept-language", "content-type", "user-agent"),
-        *("range", "if-range", "if-none-match", "if-modified-since"),
-    }
-)
-"""Headers that the server gets. No others: it may trust this machine to say who the user is
-(`Remote-User`), and some hold our own tokens."""
-
-_NOT_BACK = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-authenticate", "te", "trailer", "transfer-encoding"),
-        *("upgrade", "set-cookie", "clear-site-data", "content-security-policy"),
-        *("strict-transport-security", "alt-svc", "service-worker-allowed"),
-    }
-)
-"""Headers of the server that clients do not get: of its connection, or about our whole address."""
-
-_HARMLESS = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
-"""What the server sends may be a page; at our address it must not act for our users."""
 
 MOST_ASKED_BYTES = 16 << 20
 """Size of an answer that is read here."""
@@ -155,7 +133,7 @@ class Proxy:
 
         url = f"/rest/{method}" + (f"?{request.url.query}" if request.url.query else "")
         sent = self.client().build_request(
-            request.method, url, content=body, headers=_to_pass(request.headers)
+            request.method, url, content=body, headers=headers_to_pass(request.headers)
         )
         try:
             answer = await self.client().send(sent, stream=True)
@@ -164,16 +142,7 @@ class Proxy:
                 f"the music server {self.server.name} cannot be reached: {e or type(e).__name__}"
             ) from None
 
-        passed = _Passed(answer)
-        passed.raw_headers = [
-            *(
-                (name.lower(), value)
-                for name, value in answer.headers.raw
-                if name.decode("latin-1").lower() not in _NOT_BACK
-            ),
-            _HARMLESS,
-        ]
-        return passed
+        return Passed(answer)
 
     async def _sonic_similar(self, caller: _Caller) -> Answer:
         item, count = caller.required("id"), caller.count(10)
@@ -244,22 +213,6 @@ class Proxy:
         ids = self.context.ids_for(matches)
         known = [ids.get(m.track_id, {}).get(self.server.name) for m in matches]
         return [(one, score) for one, score in zip(known, scores, strict=True) if one]
-
-
-class _Passed(StreamingResponse):
-    """An answer of the server as it comes; also a client that is gone before it gives it back."""
-
-    def __init__(self, answer: httpx.Response) -> None:
-        super().__init__(answer.aiter_raw(), answer.status_code)
-        self.answer = answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self.answer.aclose()
 
 
 class _Caller:
@@ -340,7 +293,7 @@ class _Caller:
 
         headers = {
             name: value
-            for name, value in _to_pass(self.request.headers).items()
+            for name, value in headers_to_pass(self.request.headers).items()
             if name == "authorization"
         }
         name, content = self.proxy.server.name, bytearray()
@@ -372,14 +325,3 @@ class _Caller:
         """An error; Subsonic sends those with status 200."""
         error = {"code": code, "message": message}
         return response(self.parameters, {"status": "failed"} | self.envelope | {"error": error})
-
-
-def _to_pass(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers that the server gets."""
-    passed = {name: value for name, value in headers.items() if name in _ASKED}
-    # Without it httpx would ask for compressed answers, which the client may not understand.
-    passed.setdefault("accept-encoding", "identity")
-    # A bearer is our token, not the server's.
-    if (login := headers.get("authorization", "")).lower().startswith("basic "):
-        passed["authorization"] = login
-    return passed
