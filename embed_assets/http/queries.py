@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 
+from embed_assets.errors import TransientError
 from embed_assets.http.context import Context
 from embed_assets.http.models import (
     MOST_RESULTS,
@@ -163,6 +164,11 @@ def _answer(
     if as_format == "m3u" or (as_format is None and M3U in request.headers.get("accept", "")):
         text, _ = m3u_text(result.library, found)
         return Response(text, media_type=f"{M3U}; charset=utf-8")
-    return Answer.of(
-        result, found, [f.name for f in named], notes_of(named), context.ids_for(found)
-    )
+    notes = list(notes_of(named))
+    try:
+        ids = context.ids_for(found)
+    except TransientError as e:
+        # What it sounds like is known all the same.
+        ids = {}
+        notes.append(f"without the ids of music servers: {e}")
+    return Answer.of(result, found, [f.name for f in named], notes, ids)

@@ -25,6 +25,9 @@ LONGEST_HEAD = 1 << 16
 STOP_SECONDS = 10
 """How long answers in progress may take when the server stops."""
 
+LEAVE_SECONDS = 1
+"""How long threads may take after that. What they do at that time only reads."""
+
 
 def serve(
     settings: Settings,
@@ -77,7 +80,17 @@ def serve(
         )
         server = uvicorn.Server(config)
         app.state.is_stopping = lambda: server.should_exit
-        server.run(sockets=[listener])
+        try:
+            server.run(sockets=[listener])
+        finally:
+            _leave_soon()
+
+
+def _leave_soon() -> None:
+    """End the process even if a query still waits for a disk or a music server that hangs."""
+    timer = threading.Timer(LEAVE_SECONDS, os._exit, (ExitCode.DONE,))
+    timer.daemon = True
+    timer.start()
 
 
 def _done(*_: object) -> None:

@@ -14,22 +14,20 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qsl
 
-import anyio
 from fastapi import APIRouter, Request
 from fastapi.concurrency import run_in_threadpool
-from starlette.responses import Response, StreamingResponse
-from starlette.types import Receive, Scope, Send
+from starlette.responses import Response
 
 from embed_assets.api import Snapshot
 from embed_assets.errors import EmbedAssetsError, NotFound, TransientError
 from embed_assets.http.context import Context
+from embed_assets.http.passing import Passed, headers_to_pass
 from embed_assets.http.subsonic_caller import (
     GENERIC,
     NOT_FOUND,
     Answer,
     Caller,
     Failed,
-    headers_to_pass,
 )
 from embed_assets.index.nearest import Match
 from embed_assets.servers.config import ServerConfig
@@ -45,18 +43,6 @@ TYPICAL = 5
 """Tracks of an artist, or of an album, that stand for it."""
 
 EXTENSION = {"name": "sonicSimilarity", "versions": [1]}
-
-_NOT_BACK = frozenset(
-    {
-        *("connection", "keep-alive", "proxy-authenticate", "te", "trailer", "transfer-encoding"),
-        *("upgrade", "set-cookie", "clear-site-data", "content-security-policy"),
-        *("strict-transport-security", "alt-svc", "service-worker-allowed"),
-    }
-)
-"""Headers of the server that clients do not get: of its connection, or about our whole address."""
-
-_HARMLESS = (b"content-security-policy", b"default-src 'none'; frame-ancestors 'none'; sandbox")
-"""What the server sends may be a page; at our address it must not act for our users."""
 
 
 def subsonic(context: Context) -> APIRouter:
@@ -140,17 +126,7 @@ class Proxy:
             raise TransientError(
                 f"the music server {self.server.name} cannot be reached: {e or type(e).__name__}"
             ) from None
-
-        passed = _Passed(answer)
-        passed.raw_headers = [
-            *(
-                (name.lower(), value)
-                for name, value in answer.headers.raw
-                if name.decode("latin-1").lower() not in _NOT_BACK
-            ),
-            _HARMLESS,
-        ]
-        return passed
+        return Passed(answer)
 
     async def _snapshot(self, caller: Caller) -> Snapshot:
         """What is indexed; only for callers whom the server knows."""
@@ -237,19 +213,3 @@ class Proxy:
         ids = self.context.ids_for(matches)
         known = [ids.get(m.track_id, {}).get(self.server.name) for m in matches]
         return [(one, score) for one, score in zip(known, scores, strict=True) if one]
-
-
-class _Passed(StreamingResponse):
-    """An answer of the server as it comes; also a client that is gone before it gives it back."""
-
-    def __init__(self, answer: httpx.Response) -> None:
-        super().__init__(answer.aiter_raw(), answer.status_code)
-        self.answer = answer
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
-        try:
-            await super().__call__(scope, receive, send)
-        finally:
-            with anyio.CancelScope(shield=True):
-                await self.answer.aclose()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from fastapi import Request
@@ -13,6 +13,7 @@ from starlette.responses import Response
 
 from embed_assets.errors import TransientError
 from embed_assets.http.models import MOST_RESULTS
+from embed_assets.http.passing import headers_to_pass
 from embed_assets.http.subsonic_format import response
 from embed_assets.servers.web import fields, number, text
 
@@ -24,15 +25,6 @@ GENERIC, MISSING_PARAMETER, NOT_FOUND = 0, 10, 70
 
 SONGS_AT_ONCE = 8
 """Songs that the server is asked for at the same time."""
-
-_ASKED = frozenset(
-    {
-        *("accept", "accept-encoding", "accept-language", "content-type", "user-agent", "origin"),
-        *("range", "if-range", "if-none-match", "if-modified-since"),
-    }
-)
-"""Headers that the server gets. No others: it may trust this machine to say who the user is
-(`Remote-User`), and some hold our own tokens."""
 
 MOST_ASKED_BYTES = 16 << 20
 """Size of an answer that is read here."""
@@ -181,14 +173,3 @@ class Caller:
         # Web players of the server are pages of other origins: who may read is for it to say.
         answer.headers.update(self._cors)
         return answer
-
-
-def headers_to_pass(headers: Mapping[str, str]) -> dict[str, str]:
-    """The headers that the server gets."""
-    passed = {name: value for name, value in headers.items() if name in _ASKED}
-    # Without it httpx would ask for compressed answers, which the client may not understand.
-    passed.setdefault("accept-encoding", "identity")
-    # A bearer is our token, not the server's.
-    if (login := headers.get("authorization", "")).lower().startswith("basic "):
-        passed["authorization"] = login
-    return passed

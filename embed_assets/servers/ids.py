@@ -114,7 +114,13 @@ class ServerIds:
 
     def listings(self) -> dict[str, Listing]:
         """What is known of each server, by name."""
-        return {name: self.table.listing(name) for name in self.servers}
+        return {name: self._listing(name) for name in self.servers}
+
+    def _listing(self, name: str) -> Listing:
+        try:
+            return self.table.listing(name)
+        except TransientError as e:
+            return Listing(problem=str(e))
 
     def track_of(self, name: str, item_id: str) -> TrackId:
         """The track that a server means by an id; it is asked if the id is not known yet.

@@ -25,6 +25,9 @@ VERSION = 1
 MATCHED_AT_ONCE = 1_000
 """Items that are matched between two writes."""
 
+READ_SECONDS, WRITE_SECONDS = 2.0, 30.0
+"""How long to wait for another process that holds the file; a query waits for the first."""
+
 ITEM_COLUMNS = tuple(f.name for f in fields(Item) if f.name != "artists")
 _ITEM = ", ".join(ITEM_COLUMNS)
 _MATCHED = "server, artists, track_id, how"
@@ -79,7 +82,7 @@ class SideTable:
         If less than half of the tracks that were mapped and still exist would be mapped, nothing is
         taken over, since the server may have lost a disk; `problem` says so.
         """
-        with self._connect() as db:
+        with self._connect(WRITE_SECONDS) as db:
             # Others may read and write meanwhile: a temporary table is this connection's own.
             db.execute(f"CREATE TEMP TABLE new ({_ITEM}, {_MATCHED}, PRIMARY KEY (server, id))")
             marks = ", ".join("?" * (len(ITEM_COLUMNS) + 4))
@@ -117,7 +120,7 @@ class SideTable:
     def match_again(self, server: str, ours: Ours) -> None:
         """Match what is not mapped, or is mapped to tracks that the library no longer has."""
         listing = self.listing(server)
-        with self._connect() as db:
+        with self._connect(WRITE_SECONDS) as db:
             _match(db, "items", server, ours, listing.prefixes, only_open=True)
 
     def put(self, server: str, item: Item, ours: Ours) -> TrackId | None:
@@ -126,14 +129,14 @@ class SideTable:
         track, how = (found[0], HOW.index(found[1])) if found else (TrackId(""), None)
         row = (*_item_row(server, item)[:-2], track, how)
         marks = ", ".join("?" * len(row))
-        with self._connect() as db:
+        with self._connect(WRITE_SECONDS) as db:
             db.execute(f"INSERT OR REPLACE INTO items ({_ALL}) VALUES ({marks})", row)
             _put_artists(db, server, [json.dumps(item.artists)])
         return track or None
 
     def note(self, server: str, problem: str) -> None:
         """Remember why a server could not be listed, or that it can be."""
-        with self._connect() as db:
+        with self._connect(WRITE_SECONDS) as db:
             db.execute(
                 "INSERT INTO servers (name, problem) VALUES (?, ?) ON CONFLICT (name)"
                 " DO UPDATE SET problem = excluded.problem",
@@ -195,9 +198,9 @@ class SideTable:
             return list(_items(db, sql, (server, n)))
 
     @contextmanager
-    def _connect(self) -> Iterator[sqlite3.Connection]:
+    def _connect(self, seconds: float = READ_SECONDS) -> Iterator[sqlite3.Connection]:
         try:
-            with closing(_open(self.path)) as db:
+            with closing(_open(self.path, seconds)) as db:
                 yield db
         except sqlite3.OperationalError as e:
             raise TransientError(f"{self.path} cannot be used: {e}") from e
@@ -212,9 +215,9 @@ class SideTable:
             raise TransientError(f"{self.path} cannot be used: {e}") from e
 
 
-def _open(path: Path) -> sqlite3.Connection:
+def _open(path: Path, seconds: float) -> sqlite3.Connection:
     path.parent.mkdir(parents=True, exist_ok=True)
-    db = sqlite3.connect(path, timeout=30, isolation_level=None)
+    db = sqlite3.connect(path, timeout=seconds, isolation_level=None)
     try:
         if _version(db) != VERSION:
             db.execute("PRAGMA journal_mode = WAL")
