@@ -467,6 +467,9 @@ def test_it_asks_for_the_token_once(browser, filled):
     with serving(filled, EMBED_HTTP_TOKEN="the token") as (client, _):
         address = f"{client.base_url}/"
         with opened(browser, address, unauthorized) as page:
+            for _ in range(3):
+                page.keyboard.press("Escape")
+            page.wait_for_selector("#login", state="visible")
             page.fill("#token", "wrong")
             page.click("#login button")
             page.wait_for_selector("#login-error:has-text('wrong')")

@@ -1,4 +1,4 @@
-"""Opens a file of the library for a stranger: what the walk would list, and nothing else."""
+"""Opens a file of the library for a client of `serve`: what the walk would list, nothing else."""
 
 from __future__ import annotations
 

@@ -72,6 +72,8 @@ function ask_for_token() {
   logging_in ??= new Promise((done) => {
     const dialog = $("login");
     dialog.oncancel = (event) => event.preventDefault();
+    // Browsers close it all the same at the second Escape.
+    dialog.onclose = () => logging_in && dialog.showModal();
     $("login-error").textContent = "";
     $("login-form").onsubmit = async (event) => {
       event.preventDefault();
