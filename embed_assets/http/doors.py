@@ -104,6 +104,8 @@ class Doors:
             response = problem(path, *refusal)
             if refusal[0] == HTTPStatus.UNAUTHORIZED:
                 response.headers["WWW-Authenticate"] = "Bearer"
+            if refusal[0] == HTTPStatus.BAD_REQUEST:
+                response.headers["Connection"] = "close"
             await response(scope, receive, answer)
         else:
             is_passed = path.startswith(SUBSONIC)
@@ -122,6 +124,9 @@ class Doors:
     def _refusal(
         self, method: str, path: str, kind: str, headers: Headers
     ) -> tuple[HTTPStatus, str] | None:
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy may see the end of the request elsewhere than we do.
+            return HTTPStatus.BAD_REQUEST, "a request has a length or chunks, not both"
         if not self.tokens and not session.is_here(headers.get("host", "")):
             return HTTPStatus.FORBIDDEN, _NOT_HERE
         # What is below /rest wants a login of the music server instead of a token of ours.
