@@ -98,6 +98,18 @@ def test_headers_that_never_end_are_refused(served):
         assert served.get("/healthz").status_code == 200
 
 
+def test_no_request_is_hidden_in_another(served):
+    hidden = b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"
+    with connected(served) as connection:
+        connection.sendall(
+            b"POST /v1/look HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n" + hidden
+        )
+        answers = b"".join(iter(lambda: connection.recv(65536), b""))
+    assert answers.startswith(b"HTTP/1.1 400 ")
+    assert answers.count(b"HTTP/1.1 ") == 1
+
+
 @pytest.mark.parametrize(
     "begun",
     [

@@ -128,6 +128,9 @@ class Doors:
     def _refusal(
         self, method: str, path: str, kind: str, headers: Headers
     ) -> tuple[HTTPStatus, str] | None:
+        if "transfer-encoding" in headers and "content-length" in headers:
+            # A proxy may see the end of the request elsewhere than we do.
+            return HTTPStatus.BAD_REQUEST, "a request has a length or chunks, not both"
         if not self.tokens and not session.is_here(headers.get("host", "")):
             return HTTPStatus.FORBIDDEN, _NOT_HERE
         # What is below /rest wants a login of the music server instead of a token of ours.
@@ -180,6 +183,9 @@ def _refused(path: str, status: HTTPStatus, why: str) -> Response:
     response = problem(path, status, why)
     if status == HTTPStatus.UNAUTHORIZED:
         response.headers["WWW-Authenticate"] = "Bearer"
+    if status == HTTPStatus.BAD_REQUEST:
+        # Where the request ends is not clear, so nothing may follow on this connection.
+        response.headers["Connection"] = "close"
     return response
 
 
