@@ -201,8 +201,7 @@ def test_a_server_of_another_kind_is_said_to_be_one(server):
 def test_a_damaged_side_table_is_made_anew(context):
     context.ids.refresh("x")
     context.ids.table.path.write_bytes(b"this is no database" * 100)
-    with pytest.raises(TransientError, match="was damaged"):
-        context.ids.listings()
+    assert "was damaged" in context.ids.listings()["x"].problem
     assert context.ids.refresh("x").mapped == 6
     context.ids.table.path.unlink()
     assert context.ids.listings()["x"].items == 0
