@@ -45,9 +45,6 @@ SLOW = frozenset(
         "test_the_server_stops_though_somebody_listens",
         "test_what_arrives_in_the_library_later_is_matched_without_another_list",
         "test_what_browsers_cannot_play_is_converted",
-<<<<<<< HEAD
-=======
->>>>>>> breaker
     }
 )
 """Slow for another reason."""
