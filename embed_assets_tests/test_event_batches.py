@@ -61,7 +61,7 @@ with open_instance(Settings.load()) as instance:
 
 
 def green(world) -> set[str]:
-    """The folders of which the UI says that they are in the index."""
+    """The partitions that the UI shows as materialized in `milvus_index`."""
     with world.instance() as instance:
         return set(instance.get_materialized_partitions(state.INDEX_KEY))
 

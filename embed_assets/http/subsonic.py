@@ -1,9 +1,9 @@
 """`/rest`: a proxy in front of a Subsonic server that adds similarity by sound.
 
 It answers `getSonicSimilarTracks`, `findSonicPath`, `getSimilarSongs` and `getSimilarSongs2`, and
-adds the extension `sonicSimilarity` of OpenSubsonic to `getOpenSubsonicExtensions`. Everything else
-is passed on, byte for byte, streams too. There are no accounts of ours: whoever asks needs a login
-of the server, which is asked for each song with it, so that its rights hold.
+adds the extension `sonicSimilarity` of OpenSubsonic to `getOpenSubsonicExtensions`. It passes every
+other request on unchanged, and streams the answer back. Clients log in with their account of the
+music server. The proxy fetches each song with that login, so the server's access rights apply.
 """
 
 from __future__ import annotations

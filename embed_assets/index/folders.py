@@ -83,7 +83,7 @@ def written_versions(tables: Tables, spec: IndexSpec, uri: str) -> dict[bytes, s
 def index_library(
     client: IndexClient, index: IndexContext, paths: Iterable[bytes]
 ) -> Iterator[FolderIndexed | tuple[bytes, Exception]]:
-    """The same as `index_in_batches`, for whoever takes one folder at a time."""
+    """Index these folders as `index_in_batches` does; yields one outcome at a time."""
     return chain.from_iterable(index_in_batches(client, index, paths))
 
 

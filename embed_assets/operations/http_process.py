@@ -52,7 +52,7 @@ class HttpProcess:
         self.thread = threading.Thread(target=self._keep_running, daemon=True)
         self.output = DagsterOutput(self.log)
         self.why = ""
-        self.told = ""
+        self.printed = ""
 
     def __enter__(self) -> HttpProcess:
         if self.settings.http:
@@ -79,9 +79,9 @@ class HttpProcess:
                 self.why = f"`serve` cannot be started ({e.strerror})"
             if self.stopping.is_set():
                 return
-            # A failure that goes on is told once.
-            if self.why != self.told:
-                self.told = self.why
+            # A failure that repeats is printed once.
+            if self.why != self.printed:
+                self.printed = self.why
                 self.info(f"HTTP: {self.why}; it is tried again until it works")
             starts = 1 if time.monotonic() - started > WELL_SECONDS else starts + 1
             self.stopping.wait(min(2.0 ** (starts - 1), LONGEST_PAUSE_SECONDS))
@@ -104,7 +104,7 @@ class HttpProcess:
             if line.startswith("embed-assets: "):
                 self.why = line.removeprefix("embed-assets: ")
             elif line.startswith("a page to search "):
-                self.told = ""
+                self.printed = ""
                 self.info(f"HTTP: {line}")
             elif found := _OF_UVICORN.match(line):
                 self.info(f"HTTP: {found[1]} (more in {self.log})")
