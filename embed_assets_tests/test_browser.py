@@ -85,7 +85,13 @@ def opened(browser, address, *expected, **options):
 def search(page, words):
     with page.expect_response(lambda r: "/v1/tracks" in r.url):
         page.fill("#words", words)
+    drawn(page)
     return page.locator("#results li")
+
+
+def drawn(page):
+    """Wait until the page shows what it was answered: a response is seen before it is drawn."""
+    page.wait_for_selector("#view-find:not([aria-busy])", state="attached")
 
 
 def titles(page, of="#results"):
@@ -97,8 +103,11 @@ def menu(page, row, entry):
     page.get_by_role("menuitem", name=entry).click()
 
 
+@contextmanager
 def answered(page, kind):
-    return page.expect_response(lambda r: f"/v1/{kind}" in r.url and r.request.method == "POST")
+    with page.expect_response(lambda r: f"/v1/{kind}" in r.url and r.request.method == "POST"):
+        yield
+    drawn(page)
 
 
 def plays(page):
