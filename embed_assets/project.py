@@ -12,13 +12,16 @@ from embed_assets.identity import IndexSpec
 from embed_assets.index.backend import Backend, backend_of
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.settings import Settings
+from embed_assets.storage.postgres_address import PostgresAddress
+from embed_assets.storage.postgres_database import PostgresDatabase
+from embed_assets.storage.sqlite_database import SqliteDatabase
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
 
 
-def tables_in(home: Path) -> Tables:
-    """The manifest and embeddings tables of an EMBED_HOME."""
-    return Tables(home / "tables.sqlite")
+def tables_in(home: Path, address: PostgresAddress | None = None) -> Tables:
+    """The manifest and embeddings tables: those at an address, or else those of an EMBED_HOME."""
+    return Tables(PostgresDatabase(address) if address else SqliteDatabase(home / "tables.sqlite"))
 
 
 def store_in(home: Path) -> Store:
@@ -61,7 +64,7 @@ class Project:
         """The project of these settings; opens no files."""
         return cls(
             library=MusicFolder(settings.library),
-            tables=tables_in(settings.home),
+            tables=tables_in(settings.home, settings.tables_address),
             store=store_in(settings.home),
             choice=EncoderConfig(
                 settings.encoder, settings.model, settings.device, settings.model_cache
@@ -94,10 +97,11 @@ class Project:
 
 
 def for_reading(settings: Settings) -> Project:
-    """The project for commands that only read; a missing EMBED_HOME counts as empty.
+    """The project for commands that only read; tables that were never made count as empty.
 
     Raises:
-        ConfigurationError: EMBED_HOME cannot be read.
+        ConfigurationError: EMBED_HOME or the database cannot be read.
+        TransientError: the server of the database is away.
     """
     project = Project.of(settings)
     try:

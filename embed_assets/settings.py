@@ -21,6 +21,7 @@ from embed_assets.encoders import cards
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.address import normal_address
 from embed_assets.servers.config import ServerConfig, parse, with_login
+from embed_assets.storage.postgres_address import PostgresAddress, normal_postgres_url
 
 
 class Settings(BaseSettings):
@@ -35,6 +36,20 @@ class Settings(BaseSettings):
         Path("~/.local/share/embed_assets"),
         description="Folder for all state: Dagster instance, tables, embeddings, Milvus Lite index,"
         " model cache.",
+    )
+    tables: str = Field(
+        "",
+        description="PostgreSQL database of the tables, for several machines:"
+        " `postgresql://user@host/database` (docs/cluster.md). Empty: `tables.sqlite` in"
+        " `EMBED_HOME`.",
+    )
+    tables_password: str = Field(
+        "",
+        description="Password for `EMBED_TABLES`. Empty: PGPASSWORD, PGPASSFILE or `~/.pgpass`.",
+        repr=False,
+    )
+    tables_password_file: Path | None = Field(
+        None, description="A file with this password, instead of `EMBED_TABLES_PASSWORD`."
     )
     encoder: str = Field(
         cards.DEFAULT.name,
@@ -151,7 +166,14 @@ class Settings(BaseSettings):
             there = (dotenv_values(".env") if Path(".env").exists() else {}) | dict(os.environ)
             self._logins.update({k.upper(): v for k, v in there.items() if v and _is_login(k)})
 
-    @field_validator("library", "home", "http_token_file", "http_read_token_file", mode="after")
+    @field_validator(
+        "library",
+        "home",
+        "tables_password_file",
+        "http_token_file",
+        "http_read_token_file",
+        mode="after",
+    )
     @classmethod
     def _absolute(cls, value: Path | None) -> Path | None:
         try:
@@ -173,6 +195,11 @@ class Settings(BaseSettings):
                 " in its name: choose another"
             )
         return value
+
+    @field_validator("tables")
+    @classmethod
+    def _of_postgres(cls, value: str) -> str:
+        return normal_postgres_url(value) if value else value
 
     @field_validator("device")
     @classmethod
@@ -265,6 +292,13 @@ class Settings(BaseSettings):
         return tuple(with_login(server, self._logins) for server in parse(self.servers))
 
     @property
+    def tables_address(self) -> PostgresAddress | None:
+        """Where the tables are; None if in EMBED_HOME."""
+        if not self.tables:
+            return None
+        return PostgresAddress(self.tables, self.tables_password, self.tables_password_file)
+
+    @property
     def index_uri(self) -> str:
         """Address of the index: EMBED_MILVUS_URI with its database, or the Lite file."""
         if not self.milvus_uri:
@@ -347,4 +381,4 @@ def forget_secrets() -> None:
 
 def _shown(value: object) -> str:
     """A value for a message, without the login that an address may hold."""
-    return re.sub(r"//.*@", "//***@", repr(value))
+    return re.sub(r"(//).*(?=@)|(password=)[^&]*", r"\1\2***", repr(value))

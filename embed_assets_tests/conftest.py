@@ -13,6 +13,7 @@ from hypothesis import settings
 from embed_assets.encoders import Encoder
 from embed_assets_tests import small_muq, tiers
 from embed_assets_tests.milvus_server import database, running_server
+from embed_assets_tests.postgres import running_postgres, tables_on
 
 # What a script runs in the background ignores SIGINT, all processes of the tests would, and Dagster
 # treats SIGTERM alike: nothing could be stopped.
@@ -68,6 +69,21 @@ def milvus_server(tmp_path_factory):
     """Address of a real Milvus server; skips where none can be had."""
     with running_server(tmp_path_factory.mktemp("milvus")) as address:
         yield address
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """A real PostgreSQL server; skips where none can be had."""
+    with running_postgres() as server:
+        yield server
+
+
+@pytest.fixture(params=["sqlite", "postgres"])
+def each_database(request):
+    """Have the tables of a test, `tables_at`, in SQLite, and then in PostgreSQL."""
+    server = request.getfixturevalue("postgres") if request.param == "postgres" else None
+    with tables_on(server):
+        yield request.param
 
 
 @pytest.fixture(params=["lite", "server"])

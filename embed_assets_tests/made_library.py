@@ -17,6 +17,7 @@ from embed_assets.library.manifest import MusicFolder
 from embed_assets.storage.records import Embedding, Track
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
+from embed_assets_tests.postgres import tables_at
 
 DIM = 16
 
@@ -47,7 +48,7 @@ class Shelf:
 
     @property
     def tables(self) -> Tables:
-        return Tables(self.root / "home/tables.sqlite")
+        return tables_at(self.root / "home/tables.sqlite")
 
     @property
     def store(self) -> Store:

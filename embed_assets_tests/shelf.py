@@ -18,6 +18,7 @@ from embed_assets.storage.records import Embedding, Track
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
 from embed_assets_tests.indexing import note_indexed
+from embed_assets_tests.postgres import tables_at
 
 DIM = 16
 SPEC = IndexSpec(Recipe("acoustic", "weights", 24000, DIM, 10.0, 3))
@@ -33,7 +34,7 @@ class Shelf:
 
     @property
     def tables(self) -> Tables:
-        return Tables(self.root / "tables.sqlite")
+        return tables_at(self.root / "tables.sqlite")
 
     @property
     def store(self) -> Store:

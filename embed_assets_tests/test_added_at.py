@@ -14,9 +14,9 @@ from embed_assets.identity import folder_id
 from embed_assets.index.collection import ALIAS, load
 from embed_assets.index.connection import connect
 from embed_assets.library.manifest import MusicFolder, scan_folder
-from embed_assets.storage.tables import Tables
 from embed_assets.workers import Pool, open_pool
 from embed_assets_tests.patience import PATIENCE
+from embed_assets_tests.postgres import tables_at
 from embed_assets_tests.synth import write_track
 
 LONG_AGO = 1_234_567_890.0
@@ -33,7 +33,7 @@ class Albums:
 
     def __init__(self, root: Path, pool: Pool) -> None:
         self.library, self.pool = MusicFolder(root / "music"), pool
-        self.tables = Tables(root / "tables.sqlite")
+        self.tables = tables_at(root / "tables.sqlite")
         self.put("Anchor/1.flac", 99)
         self.scan("Anchor")
 
@@ -68,7 +68,7 @@ class Albums:
 
 
 @pytest.fixture
-def albums(tmp_path, pool):
+def albums(each_database, tmp_path, pool):
     made = Albums(tmp_path, pool)
     made.put("Old/1.flac", 1)
     made.put("Old/2.flac", 2)

@@ -97,7 +97,7 @@ def test_no_other_name_is_found():
 
 
 @pytest.fixture
-def shelf(tmp_path):
+def shelf(each_database, tmp_path):
     """A track of each name as its title, and one as its artist."""
     made = Shelf(tmp_path)
     rows = [made.track(f"a/{i:02d}", title=name) for i, name in enumerate(NAMES)]

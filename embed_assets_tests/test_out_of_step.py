@@ -30,8 +30,11 @@ def titles(shelf, spec=MEAN):
     return sorted(t.title for _, t in found.tracks())
 
 
+ON_SQLITE = pytest.mark.parametrize("each_database", ["sqlite"], indirect=True)
+
+
 @pytest.fixture
-def shelf(lite, tmp_path):
+def shelf(each_database, lite, tmp_path):
     made = shelf_of(tmp_path, lite, 2, MEAN)
     with connect(lite) as client:
         made.index(client, MEAN)
@@ -96,6 +99,7 @@ def test_going_back_after_a_retag_serves_every_folder(shelf):
     assert out_of_step(shelf) == {ALBUM}
 
 
+@ON_SQLITE
 def test_after_an_upgrade_everything_is_found_and_rows_without_a_decoder_are_no_others(shelf):
     before = titles(shelf)
     as_the_version_before(shelf.tables.database.path)
@@ -190,6 +194,7 @@ def test_a_folder_that_was_emptied_and_came_back_is_not_taken_for_empty(shelf):
     assert out_of_step(shelf) == {ALBUM}
 
 
+@ON_SQLITE
 def test_a_request_that_was_open_when_tables_were_upgraded_is_not_forgotten(shelf):
     retry_requests.ask(shelf.tables, lambda path: path == ALBUM, [])
     folder = folder_id(shelf.library.name, ALBUM)
@@ -206,6 +211,7 @@ def test_a_request_that_was_open_when_tables_were_upgraded_is_not_forgotten(shel
     assert out_of_step(shelf) == {ALBUM}
 
 
+@ON_SQLITE
 def test_tables_of_the_version_before_are_taken_over_with_all_that_they_say(shelf):
     with connect(shelf.address) as client:
         shelf.index(client, MEAN, list(shelf.albums))

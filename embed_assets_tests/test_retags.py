@@ -19,9 +19,9 @@ from embed_assets.library.manifest import MusicFolder, ScanResult, scan_folder
 from embed_assets.library.unchanged import unchanged
 from embed_assets.library.walk import walk
 from embed_assets.storage.records import UNKNOWN_CTIME, FileStat
-from embed_assets.storage.tables import Tables
 from embed_assets.workers import Pool, open_pool
 from embed_assets_tests.indexing import note_indexed
+from embed_assets_tests.postgres import tables_at
 from embed_assets_tests.synth import write_track
 
 ALBUM = folder_id("music", b"Album")
@@ -38,7 +38,7 @@ class Scanned:
 
     def __init__(self, root: Path, pool: Pool) -> None:
         self.library, self.pool = MusicFolder(root / "music"), pool
-        self.tables = Tables(root / "tables.sqlite")
+        self.tables = tables_at(root / "tables.sqlite")
         for i in (1, 2):
             write_flac(self.file(i), seed=i, title=f"Old {i}")
 
@@ -64,7 +64,7 @@ class Scanned:
 
 
 @pytest.fixture
-def scanned(tmp_path, pool):
+def scanned(each_database, tmp_path, pool):
     made = Scanned(tmp_path, pool)
     made.scan()
     made.index()
@@ -120,12 +120,12 @@ def test_other_audio_of_equal_size_and_time_is_another_audio(tmp_path, pool):
 
 
 def test_other_permissions_cost_a_reading_and_nothing_else(scanned):
-    with scanned.tables.connect() as db:
-        before = db.execute("SELECT track_id, audio_hash, added_at FROM tracks").fetchall()
+    sql = "SELECT track_id, audio_hash, added_at FROM tracks ORDER BY path"
+    before = query(scanned, sql)
     scanned.file(1).chmod(0o640)
     assert scanned.scan().probed == 1
     assert scanned.is_indexed()
-    assert query(scanned, "SELECT track_id, audio_hash, added_at FROM tracks") == before
+    assert query(scanned, sql) == before
     assert scanned.scan().probed == 0
     assert ctimes.known(scanned.tables, time.time()) == {b"Album": scanned.seen()[1]}
 

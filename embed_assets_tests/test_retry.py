@@ -130,7 +130,7 @@ def test_what_was_asked_for_is_done_though_everything_is_killed_on_the_way(world
 
 
 @pytest.fixture
-def shelf(tmp_path):
+def shelf(each_database, tmp_path):
     made = Shelf(tmp_path)
     made.put(
         [made.track("A/1"), made.track("A/2"), made.track("B/1", audio="A/1")], random_vectors(3)

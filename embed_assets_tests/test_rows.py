@@ -20,9 +20,11 @@ from embed_assets_tests.shelf import SPEC, Shelf, random_vectors
 
 FIELDS = ["title", "genre", "year", "bit_rate", "release_id", "added_at", "changed_at", "engine"]
 
+ON_SQLITE = pytest.mark.parametrize("each_database", ["sqlite"], indirect=True)
+
 
 @pytest.fixture
-def shelf(tmp_path):
+def shelf(each_database, tmp_path):
     return Shelf(tmp_path)
 
 
@@ -65,6 +67,7 @@ def test_a_moved_track_was_added_when_its_audio_was(shelf):
     assert (moved.path, moved.added_at) == (b"b/2.mp3", 1234)
 
 
+@ON_SQLITE
 def test_tables_of_the_first_version_keep_their_embeddings_and_have_their_tags_read_again(shelf):
     old = sqlite3.connect(shelf.tables.database.path)
     old.executescript(

@@ -22,7 +22,7 @@ CHANGES = 10
 
 
 @pytest.fixture
-def shelf(tmp_path, monkeypatch):
+def shelf(each_database, tmp_path, monkeypatch):
     monkeypatch.setattr(searcher, "FRESH_SECONDS", 0.0)
     there = Shelf(tmp_path)
     for folder in range(FOLDERS):

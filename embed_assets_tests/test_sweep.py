@@ -20,7 +20,7 @@ DAY = 86_400.0
 
 
 @pytest.fixture
-def shelf(tmp_path):
+def shelf(each_database, tmp_path):
     """Three albums, embedded under two recipes, two days ago."""
     made = shelf_of(tmp_path, "nowhere.db", 3, MEAN, OTHER)
     for path in made.store.root.glob("*/*/*.npy"):

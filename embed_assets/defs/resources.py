@@ -1,6 +1,7 @@
 """Resources: each turns configuration into a plain domain object.
 
-The Milvus token is an `EnvVar`: a plain string would be shown in the webserver's snapshot.
+The Milvus token and the password of the tables are each an `EnvVar`: a plain string would be shown
+in the webserver's snapshot.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from embed_assets.identity import IndexSpec
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.project import store_in, tables_in
 from embed_assets.settings import Settings
+from embed_assets.storage.postgres_address import PostgresAddress
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
 
@@ -38,13 +40,20 @@ class LibraryResource(dg.ConfigurableResource[Any]):
 
 
 class StateResource(dg.ConfigurableResource[Any]):
-    """The state in EMBED_HOME beside the Dagster instance."""
+    """The state beside the Dagster instance: in EMBED_HOME, or the tables in PostgreSQL."""
 
     home: str
+    tables_address: str = ""
+    tables_password: str = ""
+    tables_password_file: str = ""
 
     def tables(self) -> Tables:
         """The manifest and embeddings tables."""
-        return tables_in(Path(self.home))
+        if not self.tables_address:
+            return tables_in(Path(self.home))
+        file = Path(self.tables_password_file) if self.tables_password_file else None
+        address = PostgresAddress(self.tables_address, self.tables_password, file)
+        return tables_in(Path(self.home), address)
 
     def store(self) -> Store:
         """The store of window vectors."""
@@ -112,7 +121,14 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
             settle_seconds=settings.settle_seconds,
             folders_per_run=settings.folders_per_run,
         ),
-        "state": StateResource(home=str(settings.home)),
+        "state": StateResource(
+            home=str(settings.home),
+            tables_address=settings.tables,
+            tables_password=(
+                dg.EnvVar("EMBED_TABLES_PASSWORD") if settings.tables_password else ""
+            ),
+            tables_password_file=str(settings.tables_password_file or ""),
+        ),
         "encoder": EncoderResource(
             name=settings.encoder,
             model=settings.model,

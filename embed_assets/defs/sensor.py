@@ -96,7 +96,7 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
             time.sleep(wait + 0.05)
             budget = 20.0
         try:
-            with request_lock(context.instance, LOCK_SECONDS):
+            with request_lock(index.tables.database, LOCK_SECONDS):
                 # The runs of its last tick have been created, or never will be.
                 found = drop_already_requested(context.instance, found, cursor, recorded=False)
                 prepare(context.instance, index, found.plan)

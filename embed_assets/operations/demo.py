@@ -27,6 +27,7 @@ def demo_settings(settings: Settings) -> Settings:
         milvus_uri=str(home / "milvus.db"),
         milvus_token="",
         milvus_database="",
+        tables="",
         settle_seconds=0,
         _env_file=None,
     )

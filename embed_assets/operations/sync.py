@@ -137,7 +137,7 @@ def sync(
             if cursor.resume is None:  # Otherwise the walk and its counts are continued.
                 left_out = LeftOut()
             found = evaluate(instance, index, cursor, policy, left_out=left_out)
-            with request_lock(instance, LOCK_SECONDS):
+            with request_lock(tables.database, LOCK_SECONDS):
                 found = drop_already_requested(instance, found, cursor)
                 prepare(instance, index, found.plan)
                 line, _, _ = summary(found).rpartition(" (")

@@ -1,0 +1,198 @@
+"""The tables in a PostgreSQL database, for several machines: connections, transactions, locks.
+
+psycopg2 is the driver, as dagster-postgres brings it along. It is imported when a database is used.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import closing, contextmanager, suppress
+from functools import lru_cache
+from hashlib import blake2b
+from itertools import count
+from typing import Any
+
+from embed_assets.errors import ConfigurationError
+from embed_assets.storage import schema
+from embed_assets.storage.database import Connection
+from embed_assets.storage.postgres_address import PostgresAddress
+from embed_assets.storage.postgres_sessions import Session, error_of, open_session, pool_of
+
+STATE = "embed_assets_state"
+"""A table of one row: the version of the schema, and the revision that searches watch."""
+
+ROWS_AT_ONCE = 2000
+POLL_SECONDS = 0.05
+MAKE_SECONDS = 60.0
+_STREAMS = count()
+
+
+class _Connection:
+    """A session that takes statements as `storage/database.py` describes them."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+        self._streams: list[Any] = []
+
+    def execute(self, sql: str, values: Any = (), /) -> Any:
+        cursor = self._session.cursor()
+        cursor.execute(_statement(sql, isinstance(values, Mapping)), _clean(values))
+        return cursor
+
+    def executemany(self, sql: str, values: Iterable[Any], /) -> None:
+        from psycopg2.extras import execute_batch
+
+        with self._session.cursor() as cursor:
+            execute_batch(cursor, _statement(sql, False), map(_clean, values), page_size=500)  # noqa: FBT003
+
+    def stream(self, sql: str, values: Any = (), /) -> Iterator[Any]:
+        # libpq would hold all rows in memory; a cursor of the server has them.
+        cursor = self._session.cursor(f"stream_{next(_STREAMS)}", withhold=True)
+        cursor.itersize = ROWS_AT_ONCE
+        self._streams.append(cursor)
+        cursor.execute(_statement(sql, isinstance(values, Mapping)), _clean(values))
+        yield from cursor
+        cursor.close()
+
+    def close_streams(self) -> None:
+        """End the streams that were left before their last row."""
+        for cursor in self._streams:
+            if not cursor.closed:
+                cursor.close()
+
+
+class PostgresDatabase:
+    """A PostgreSQL database; connections are kept for the next use, and made anew if they broke."""
+
+    def __init__(self, address: PostgresAddress) -> None:
+        self.address = address
+
+    @contextmanager
+    def connect(self, *, durable: bool = True) -> Iterator[Connection]:  # noqa: ARG002
+        """See `Database.connect`; single statements are always durable."""
+        with self._connection() as db:
+            pool = pool_of(self.address)
+            if not pool.has_tables:
+                self._make_tables(db)
+                pool.has_tables = True
+            yield db
+
+    @contextmanager
+    def transaction(self, *, durable: bool = True) -> Iterator[Connection]:
+        """See `Database.transaction`; what it changes is locked, row by row, until it ends."""
+        with self.connect() as db:
+            db.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
+            try:
+                if not durable:
+                    db.execute("SET LOCAL synchronous_commit = off")
+                yield db
+            except BaseException:
+                # If the session broke, the server has rolled back by itself.
+                with suppress(Exception):
+                    db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
+
+    @contextmanager
+    def lock(self, name: str, wait_seconds: float) -> Iterator[None]:
+        """See `Database.lock`: an advisory lock of a session of its own, which ends with it."""
+        key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
+        until = time.monotonic() + wait_seconds
+        with closing(open_session(self.address)) as session:
+            while not self._try_lock(session, key):
+                if time.monotonic() > until:
+                    raise TimeoutError(f"the lock {name} is held by another process")
+                time.sleep(POLL_SECONDS)
+            yield
+
+    def exists(self) -> bool:
+        """See `Database.exists`."""
+        with self._connection() as db:
+            return self._version(db) is not None
+
+    def revision(self) -> object:
+        """See `Database.revision`."""
+        with self.connect() as db:
+            return db.execute(f"SELECT revision FROM {STATE}").fetchone()[0]
+
+    def note_change(self, db: Connection) -> None:
+        """See `Database.note_change`."""
+        db.execute(f"UPDATE {STATE} SET revision = revision + 1")
+
+    @contextmanager
+    def _connection(self) -> Iterator[_Connection]:
+        pool = pool_of(self.address)
+        session = pool.take()
+        import psycopg2
+
+        db = _Connection(session)
+        try:
+            yield db
+            db.close_streams()
+        except psycopg2.Error as e:
+            session.close()
+            if isinstance(e, psycopg2.errors.UndefinedTable):
+                pool.has_tables = False
+            raise error_of(e, self.address) from e
+        except BaseException:
+            with suppress(psycopg2.Error):
+                db.close_streams()
+            raise
+        finally:
+            pool.give_back(session)
+
+    def _try_lock(self, session: Session, key: int) -> bool:
+        import psycopg2
+
+        try:
+            with session.cursor() as cursor:
+                cursor.execute("SELECT pg_try_advisory_lock(%s)", (key,))
+                return cursor.fetchone()[0]
+        except psycopg2.Error as e:
+            raise error_of(e, self.address) from e
+
+    def _version(self, db: _Connection) -> int | None:
+        if db.execute("SELECT to_regclass(?)", (STATE,)).fetchone()[0] is None:
+            return None
+        row = db.execute(f"SELECT version FROM {STATE}").fetchone()
+        return row and row[0]
+
+    def _make_tables(self, db: _Connection) -> None:
+        version = self._version(db)
+        if version is None:
+            # Two processes that make them at once would disturb each other.
+            with self.lock(STATE, MAKE_SECONDS):
+                version = self._version(db)
+                if version is None:
+                    version = schema.VERSION
+                    db.execute("BEGIN")
+                    for statement in schema.postgres_tables():
+                        db.execute(statement)
+                    db.execute(f"CREATE TABLE {STATE} (version BIGINT, revision BIGINT)")
+                    db.execute(f"INSERT INTO {STATE} VALUES (?, 0)", (version,))
+                    db.execute("COMMIT")
+        if version != schema.VERSION:
+            raise ConfigurationError(
+                f"{self.address} has schema {version}, but this version of embed_assets needs"
+                f" {schema.VERSION}: use the version that wrote it, or another EMBED_TABLES"
+            )
+
+
+@lru_cache(maxsize=512)
+def _statement(sql: str, named: bool) -> str:  # noqa: FBT001
+    """A statement with the marks of psycopg2 for values."""
+    sql = sql.replace("%", "%%")
+    return re.sub(r":(\w+)", r"%(\1)s", sql) if named else sql.replace("?", "%s")
+
+
+def _clean(values: Any) -> Any:
+    """Values without NUL in texts, which PostgreSQL does not store."""
+    if isinstance(values, Mapping):
+        return {name: _clean_one(value) for name, value in values.items()}
+    return [_clean_one(value) for value in values]
+
+
+def _clean_one(value: Any) -> Any:
+    return value.replace("\0", "") if isinstance(value, str) and "\0" in value else value
