@@ -1,8 +1,9 @@
 """How fast does `embed-assets serve` answer, and when is it ready?
 
-    python benchmarks/serve.py [--tracks 10000] [--clients 1,8,64] [--seconds 5] [--json]
+    python benchmarks/serve.py [--tracks 10000] [--clients 1,8,64] [--isotropic] [--json]
 
-The server as a process, over random 128-d vectors in the project's own tables, store and index.
+The server as a process, over random 128-d vectors in the tables, store and index of a project. They
+have the spectrum of music, or are `--isotropic`, so that each query has to scan all of them.
 Clients are threads of this process with a connection each, which send the next query when they have
 the answer, for `--seconds` each; they share the machine with the server, so the figures are what
 both manage together. For each kind of query and number of clients: queries per second and the
@@ -36,9 +37,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tracks", type=int, default=10_000)
     parser.add_argument("--clients", default="1,8,64")
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--isotropic", action="store_true", help="vectors without a spectrum")
     args = common.parse(parser, argv, tracks=36, clients="1,2", seconds=0.2)
     common.prepare()
-    figures: dict[str, object] = {"benchmark": "serve", "tracks": args.tracks}
+    figures: dict[str, object] = {
+        "benchmark": "serve",
+        "tracks": args.tracks,
+        "isotropic": args.isotropic,
+    }
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
         root = Path(temporary)
         (root / "library").mkdir()
@@ -47,7 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             "EMBED_HOME": str(root / "home"),
             "EMBED_ENCODER": "acoustic",
         }
-        similar.fill(args.tracks)
+        similar.fill(args.tracks, isotropic=args.isotropic)
         started = time.perf_counter()
         with serving() as (process, port):
             connection = http.client.HTTPConnection("127.0.0.1", port)

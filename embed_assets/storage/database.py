@@ -135,8 +135,7 @@ class Database:
         try:
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            path = self.path or ":memory:"
-            with closing(sqlite3.connect(path, timeout=60, isolation_level=None)) as db:
+            with closing(_open(self.path)) as db:
                 # Dagster reports a committed folder as done, so it must survive a power loss.
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -169,6 +168,26 @@ class Database:
                 db.execute("ROLLBACK")
                 raise
             db.execute("COMMIT")
+
+
+def _open(path: Path | None) -> sqlite3.Connection:
+    """The file, for reading only if its disk is full or read-only, so that queries are answered."""
+    db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None)
+    try:
+        db.execute("PRAGMA user_version")
+    except sqlite3.OperationalError:
+        db.close()
+        if path is None or not path.exists() or _has_log(path):
+            raise
+        # SQLite has to write its lock file. Without a log, nobody writes to the database.
+        address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        db = sqlite3.connect(address, uri=True, isolation_level=None)
+    return db
+
+
+def _has_log(path: Path) -> bool:
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def _upgrade(db: sqlite3.Connection, version: int) -> None:
