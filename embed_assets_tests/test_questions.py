@@ -98,6 +98,23 @@ def test_many_rows_are_answered_as_exactly_as_few(shelf, monkeypatch):
         assert ready._state.prefilter.axes.is_exact_enough is is_exact_enough
 
 
+@pytest.mark.parametrize("kind", ["random", "in order", "in blocks", "equal", "two values"])
+@pytest.mark.parametrize("count", [1, 20, 1_344, 9_999])
+def test_no_candidate_is_lost_whatever_the_order_of_the_rows(kind, count):
+    rng = np.random.default_rng(2)
+    scores = {
+        "random": rng.standard_normal(10_000),
+        "in order": np.arange(10_000),
+        "in blocks": np.repeat(rng.standard_normal(100), 100) + rng.random(10_000) / 100,
+        "equal": np.zeros(10_000),
+        "two values": (np.arange(10_000) % 16 == 0).astype(float),
+    }[kind].astype(np.float32)
+    found = pca_prefilter.highest(scores, count)
+    assert len(set(found.tolist())) == len(found) >= count
+    best = np.sort(scores)[::-1][:count]
+    assert np.sort(scores[found])[::-1][:count].tolist() == best.tolist()
+
+
 def test_like_several_unlike_others_and_at_most_so_many_an_artist(shelf):
     _, vectors = fill(shelf)
     ready = shelf.searcher()
