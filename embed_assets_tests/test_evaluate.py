@@ -9,21 +9,24 @@ import numpy as np
 import pytest
 from scipy.stats import skew
 
+from embed_assets.context import IndexContext
+from embed_assets.defs.neighbours import neighbours_beat_chance
+from embed_assets.defs.resources import resources
 from embed_assets.errors import ConfigurationError
+from embed_assets.index.neighbour_gates import better_neighbours
 from embed_assets.neighbours import lists
 from embed_assets.neighbours.figures import differences, hubs_of, mean_of, relations_of
 from embed_assets.neighbours.labels import Labels, labels_of
 from embed_assets.neighbours.lists import Vectors, nearest_lists
 from embed_assets.neighbours.measure import OTHER_ALBUM, SAME_ALBUM, SAME_GENRE, measure
-from embed_assets.neighbours.ranking import COSINE, Ranking
+from embed_assets.neighbours.ranking import BY_COSINE
 from embed_assets.project import Project
 from embed_assets.search.evaluate import evaluate
 from embed_assets.search.local import local_answers
 from embed_assets.settings import Settings
+from embed_assets.storage import collection_registry
 from embed_assets.storage.records import Embedding
 from embed_assets_tests.shelf import DIM, SPEC, Shelf, random_vectors
-
-BY_COSINE = Ranking(COSINE, np.zeros((0, 1), np.float32))
 
 
 def stored(vectors):
@@ -223,6 +226,27 @@ def test_a_library_is_evaluated_on_its_tags(tmp_path):
         evaluate(answers, -1)
 
 
+def hear(project, spec, rows, vectors):
+    """Store these vectors of tracks under a spec."""
+    for row, vector in zip(rows, vectors, strict=True):
+        windows = np.asarray(vector, np.float32)[None, None]
+        project.store.write(spec.recipe.digest, row.audio_hash, windows)
+    digest = spec.recipe.digest
+    project.tables.put_embeddings(Embedding(digest, r.audio_hash, 1, at=5.0) for r in rows)
+
+
+def move(project, rows, before, after):
+    """Have all that is indexed under a spec be indexed under another one, with its vectors."""
+    for row in rows:
+        windows = project.store.read(before.recipe.digest, row.audio_hash)
+        project.store.write(after.recipe.digest, row.audio_hash, windows)
+    with project.tables.transaction() as db:
+        recipes = after.recipe.digest, before.recipe.digest
+        db.execute("UPDATE embeddings SET recipe = ? WHERE recipe = ?", recipes)
+        keys = after.collection_key(project.uri), before.collection_key(project.uri)
+        db.execute("UPDATE indexed SET collection_key = ? WHERE collection_key = ?", keys)
+
+
 def test_too_few_tracks_are_said_to_be_too_few(tmp_path):
     shelf = Shelf(tmp_path)
     shelf.put([shelf.track("A/1.ogg")], random_vectors(1))
@@ -250,28 +274,60 @@ def test_a_model_is_compared_with_the_built_in_encoder_where_both_have_vectors(t
     rows = library_of(shelf)
     project = project_of(shelf)
     # What is on the shelf is what a model made; half of it the built-in encoder heard, too.
-    recipe = project.spec().recipe
     half = rows[:48]
-    rng = np.random.default_rng(8)
-    for row in half:
-        vector = rng.standard_normal((3, 1, recipe.dim)).astype(np.float32)
-        project.store.write(recipe.digest, row.audio_hash, vector)
-    project.tables.put_embeddings(
-        Embedding(recipe.digest, r.audio_hash, 3, at=5.0, engine="numpy") for r in half
-    )
+    hear(project, project.spec(), half, np.random.default_rng(8).standard_normal((48, 128)))
     made = replace(SPEC, recipe=replace(SPEC.recipe, encoder="muq"))
-    with project.tables.transaction() as db:
-        db.execute(
-            "UPDATE OR IGNORE embeddings SET recipe = ? WHERE recipe = ?",
-            (made.recipe.digest, SPEC.recipe.digest),
-        )
-        key = made.collection_key(project.uri)
-        db.execute("UPDATE indexed SET collection_key = ?", (key,))
-    for row in rows:
-        windows = project.store.read(SPEC.recipe.digest, row.audio_hash)
-        project.store.write(made.recipe.digest, row.audio_hash, windows)
+    move(project, rows, SPEC, made)
     found = evaluate(local_answers(project, made))
     (beside,) = found.beside
     assert (beside.name, beside.tracks, found.tracks) == ("acoustic", 48, 96)
     better = {d.relation: d for d in beside.differences}[OTHER_ALBUM]
     assert better.low > 0, "noise is worse"
+
+
+def noise_under(shelf, rows, weights="noise"):
+    """A spec under which the same tracks have vectors that mean nothing."""
+    made = replace(SPEC, recipe=replace(SPEC.recipe, weights=weights))
+    hear(project_of(shelf), made, rows, random_vectors(len(rows), seed=9))
+    return made
+
+
+def test_before_a_model_is_served_its_neighbours_are_compared_with_those_served(tmp_path):
+    shelf = Shelf(tmp_path)
+    rows = library_of(shelf, artists=20)
+    noise = noise_under(shelf, rows)
+    for spec in (SPEC, noise):
+        collection_registry.note_collection(shelf.tables, shelf.uri, spec)
+    index = IndexContext(shelf.library, shelf.tables, shelf.store, noise, shelf.uri)
+    worse = {d.relation: d for d in better_neighbours(index, SPEC.collection)}
+    assert worse[OTHER_ALBUM].high < 0
+    better = {d.relation: d for d in better_neighbours(index.of(SPEC), noise.collection)}
+    assert better[OTHER_ALBUM].low > 0
+    assert better_neighbours(index, noise.collection) == (), "the same one"
+    assert better_neighbours(index, "tracks_unknown_0") == ()
+
+
+def test_the_check_in_the_ui_has_the_figures_of_every_collection_and_warns(tmp_path):
+    shelf = Shelf(tmp_path)
+    rows = library_of(shelf, artists=20)
+    noise = noise_under(shelf, rows)
+    settings = Settings.load(home=shelf.root, encoder="acoustic")
+    for spec in (SPEC, noise):
+        collection_registry.note_collection(shelf.tables, shelf.uri, spec)
+    collection_registry.note_move(
+        shelf.tables, shelf.uri, SPEC.collection, None, "first", SPEC.collection
+    )
+    found = neighbours_beat_chance(**resources(settings))
+    (record,) = found.metadata["collections"].records
+    assert found.passed
+    assert record.data["served"] == "yes"
+    assert record.data["same artist, another album"].startswith("0.400 (")
+
+    with shelf.tables.transaction() as db:
+        db.execute("UPDATE indexed SET collection_key = ?", (noise.collection_key(shelf.uri),))
+    collection_registry.note_move(
+        shelf.tables, shelf.uri, noise.collection, SPEC.collection, "gates", noise.collection
+    )
+    found = neighbours_beat_chance(**resources(settings))
+    assert not found.passed
+    assert "no more often than by chance" in found.description

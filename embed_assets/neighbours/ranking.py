@@ -91,6 +91,9 @@ class Ranking:
         return np.stack([mean, _roots(square - mean**2)], axis=1)
 
 
+BY_COSINE = Ranking(COSINE, np.zeros((0, 1), np.float32))
+
+
 def _blocks(vectors: np.ndarray) -> Iterator[np.ndarray]:
     for begin in range(0, len(vectors), BLOCK):
         yield vectors[begin : begin + BLOCK]

@@ -23,7 +23,7 @@ from embed_assets.neighbours.figures import (
 from embed_assets.neighbours.labels import Labels, labels_of
 from embed_assets.neighbours.lists import Vectors
 from embed_assets.neighbours.measure import Measured, halves_found, measure
-from embed_assets.neighbours.ranking import COSINE, Ranking
+from embed_assets.neighbours.ranking import BY_COSINE, Ranking
 from embed_assets.project import Project
 from embed_assets.search.local import LocalAnswers
 from embed_assets.search.snapshot import Snapshot
@@ -38,6 +38,9 @@ HALVES = 2_000
 
 FEWEST = 3
 """Tracks without which there is nothing to measure."""
+
+FEWEST_ARTISTS = 10
+"""Artists without which nothing can be said against chance."""
 
 
 @dataclass(frozen=True)
@@ -139,7 +142,7 @@ def evaluate(answers: LocalAnswers, sample: int = 0) -> Evaluation:
         ConfigurationError: there are too few tracks.
     """
     material = material_of(answers.tracks, sample)
-    ranking = Ranking(COSINE, material.vectors.take(slice(0, 0)))
+    ranking = BY_COSINE
     measured = measure(material.vectors, material.labels, material.asked, ranking)
     beside = _beside_built_in(answers.project, material, measured, ranking)
     return Evaluation(
@@ -153,6 +156,24 @@ def evaluate(answers: LocalAnswers, sample: int = 0) -> Evaluation:
         hubs=hubs_of(measured),
         beside=(beside,) if beside else (),
     )
+
+
+def beats_chance(found: Evaluation) -> list[str]:
+    """What is wrong with neighbours: sentences, none if they are better than chance."""
+    wrong = []
+    for one in found.relations:
+        if one.low is None or one.chance is None or one.artists < FEWEST_ARTISTS:
+            continue
+        if one.low <= one.chance:
+            wrong.append(
+                f"the ten nearest are of the {one.relation} no more often than by chance"
+                f" ({one.precision:.3f}, chance {one.chance:.3f})"
+            )
+    for other in found.beside:
+        worse = [d.relation for d in other.differences if d.high < 0]
+        if worse:
+            wrong.append(f"{found.encoder} is worse than {other.name}: {'; '.join(worse)}")
+    return wrong
 
 
 def same_track(project: Project, material: Material) -> SameTrack | None:
