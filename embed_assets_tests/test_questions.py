@@ -12,6 +12,7 @@ from embed_assets.errors import ConfigurationError
 from embed_assets.index.connection import connect
 from embed_assets.index.nearest import similar as asked_of_milvus
 from embed_assets.search import exact, pca_prefilter, searcher, snapshot
+from embed_assets.search.artists import similar_artists
 from embed_assets.search.duplicates import duplicates
 from embed_assets.search.filters import condition, parse
 from embed_assets_tests.indexing import by_brute_force
@@ -71,6 +72,20 @@ def test_a_searcher_that_stays_up_sees_what_comes_changes_and_goes(shelf, monkey
     assert sorted(t.path for _, t in ready.tracks()) == sorted(
         t.path for _, t in shelf.searcher().tracks()
     )
+
+
+def test_artists_that_come_later_are_found_by_a_searcher_that_stays_up(shelf, monkeypatch):
+    monkeypatch.setattr(searcher, "FRESH_SECONDS", 0.0)
+    fill(shelf)
+    ready = shelf.searcher()
+    assert len(similar_artists(ready.snapshot(), "Artist 1").artists) == 5
+    shelf.put([shelf.track("New/a.ogg", artist="Newcomer")], random_vectors(1, seed=5))
+    assert ready.refresh()
+    found = similar_artists(ready.snapshot(), "Artist 1").artists
+    assert "Newcomer" in [one.artist for one in found]
+    shelf.remove(b"New")
+    assert ready.refresh()
+    assert len(similar_artists(ready.snapshot(), "Artist 1").artists) == 5
 
 
 def test_many_rows_are_answered_as_exactly_as_few(shelf, monkeypatch):

@@ -13,6 +13,7 @@ import numpy as np
 from embed_assets.identity import IndexSpec, display_path
 from embed_assets.index.nearest import ROW_FIELDS, Match
 from embed_assets.index.track_rows import row_of
+from embed_assets.neighbours.lists import Vectors
 from embed_assets.search.pca_prefilter import CANDIDATES, CANDIDATES_EACH, PcaPrefilter, highest
 from embed_assets.storage.records import Track
 from embed_assets.storage.tables import Tables
@@ -106,6 +107,11 @@ class Snapshot:
         """float32 `[len(positions), dim]`, rows of length 1."""
         state = self._state
         return state.vectors[state.vector_rows[positions]]
+
+    def stored(self, positions: np.ndarray) -> Vectors:
+        """The same, to be read in blocks."""
+        state = self._state
+        return Vectors(state.vectors, state.vector_rows[positions])
 
     def match(self, position: int, score: float, copies: tuple[str, ...] = ()) -> Match:
         """The track at a position as a match, with its score."""
