@@ -13,6 +13,7 @@ from hypothesis import settings
 from embed_assets.encoders import Encoder
 from embed_assets_tests import small_muq, tiers
 from embed_assets_tests.milvus_server import database, running_server
+from embed_assets_tests.postgres import database_of, running_postgres
 
 # What a script runs in the background ignores SIGINT, all processes of the tests would, and Dagster
 # treats SIGTERM alike: nothing could be stopped.
@@ -67,6 +68,20 @@ def running(tmp_path_factory):
 def milvus_server(tmp_path_factory):
     """Address of a real Milvus server; skips where none can be had."""
     with running_server(tmp_path_factory.mktemp("milvus")) as address:
+        yield address
+
+
+@pytest.fixture(scope="session")
+def postgres_server():
+    """Address of a real PostgreSQL server; skips where none can be had."""
+    with running_postgres() as address:
+        yield address
+
+
+@pytest.fixture
+def postgres(postgres_server):
+    """Address of an empty PostgreSQL database."""
+    with database_of(postgres_server) as address:
         yield address
 
 

@@ -11,16 +11,17 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 from typing import Any
 
 import dagster as dg
 
 from embed_assets.defs import state
-from embed_assets.defs.dagster_compat.runs import lock, read_note, write_note
+from embed_assets.defs.dagster_compat.locks import lock
+from embed_assets.defs.dagster_compat.runs import read_note, write_note
 from embed_assets.defs.evaluation import Evaluation
-from embed_assets.errors import TransientError
+from embed_assets.errors import AlreadyRunning, TransientError
 from embed_assets.identity import PartitionKey
 from embed_assets.planning.values import RunRequest, SensorCursor
 
@@ -38,25 +39,20 @@ MOST_RUNS = 50
 
 @contextmanager
 def request_lock(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[None]:
-    """Hold the lock for requesting runs; the kernel releases it if we are killed.
+    """Hold the lock for requesting runs.
 
     Raises:
         TransientError: another process held it for too long.
     """
-    from filelock import Timeout
-
-    requesting = lock(instance, "asking")
-    try:
-        requesting.acquire(timeout=wait_seconds)
-    except Timeout:
-        raise TransientError(
-            f"another process has been requesting runs for more than {wait_seconds:.0f} s; this is"
-            " retried"
-        ) from None
-    try:
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(lock(instance, "asking", wait_seconds))
+        except AlreadyRunning:
+            raise TransientError(
+                f"another process has been requesting runs for more than {wait_seconds:.0f} s; this"
+                " is retried"
+            ) from None
         yield
-    finally:
-        requesting.release()
 
 
 def drop_already_requested(

@@ -4,6 +4,7 @@ import time
 
 import dagster as dg
 
+from embed_assets.defs.dead_runs import reap
 from embed_assets.defs.evaluation import (
     IMPORT_RUNS,
     LIVE_RUNS,
@@ -13,7 +14,6 @@ from embed_assets.defs.evaluation import (
     run_tags,
     summary,
 )
-from embed_assets.defs.instance import reap
 from embed_assets.defs.jobs import LIBRARY_JOB
 from embed_assets.defs.resources import (
     EncoderResource,
