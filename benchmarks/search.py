@@ -214,6 +214,9 @@ def fill(root: Path, made: np.ndarray) -> tuple[Any, Any, Any]:
     spec = spec_of()
     tables, store = Tables(root / "tables.sqlite"), Made(root / "vectors")
     hashes = [f"{i:032x}" for i in range(len(made))]
+    folders = range(-(-len(made) // PER_FOLDER))
+    for i in folders:
+        tables.begin_scan(f"{i:032x}", b"%08d" % i, "scan")
     tables.put_tracks(
         (
             Track(h, f"{i // PER_FOLDER:032x}", b"%08d.flac" % i, 1, 1, 1, h, duration=200)
@@ -222,7 +225,6 @@ def fill(root: Path, made: np.ndarray) -> tuple[Any, Any, Any]:
         "scan",
     )
     tables.put_embeddings(Embedding(spec.recipe.digest, h, 3, at=1.0) for h in hashes)
-    folders = range(-(-len(made) // PER_FOLDER))
     tables.put_indexed("bench", (IndexedFolder(f"{i:032x}", "v", PER_FOLDER, 0) for i in folders))
     TrackVectorFile(store, spec).keep(dict.fromkeys(hashes, 1.0))
     return tables, store, spec

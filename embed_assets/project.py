@@ -101,7 +101,7 @@ def for_reading(settings: Settings) -> Project:
     """
     project = Project.of(settings)
     try:
-        there = project.tables.path is not None and project.tables.path.exists()
+        there = project.tables.database.exists()
     except OSError as e:
         raise ConfigurationError(
             f"EMBED_HOME={settings.home} cannot be read ({e.strerror}): change its permissions"

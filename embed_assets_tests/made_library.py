@@ -63,7 +63,7 @@ class Shelf:
         version = digest("version", *(repr(t) for t in tracks))
         # A scan of its own, so that what is not among `tracks` goes.
         self.tables.begin_scan(folder, path, version)
-        self.tables.keep_tracks([t.track_id for t in tracks], version)
+        self.tables.keep_tracks(folder, [t.track_id for t in tracks], version)
         self.tables.finish_scan(folder, version, version, len(tracks))
         self.albums[path] = tracks
         self.embed(specs, tracks)

@@ -62,7 +62,7 @@ def test_a_retagged_album_is_found_until_and_after_it_is_indexed_again(shelf):
     one, *others = shelf.albums[ALBUM]
     shelf.tables.put_tracks([replace(one, title="New")], "scan")
     assert len(titles(shelf)) == len(before), "it is being read"
-    shelf.tables.keep_tracks([t.track_id for t in others], "scan")
+    shelf.tables.keep_tracks(folder, [t.track_id for t in others], "scan")
     shelf.tables.finish_scan(folder, "scan", shelf.tables.digest(folder) or "same", 3)
     assert len(titles(shelf)) == len(before), "it is read and not yet indexed"
     assert out_of_step(shelf) == {ALBUM}
@@ -98,7 +98,7 @@ def test_going_back_after_a_retag_serves_every_folder(shelf):
 
 def test_after_an_upgrade_everything_is_found_and_rows_without_a_decoder_are_no_others(shelf):
     before = titles(shelf)
-    as_the_version_before(shelf.tables.path)
+    as_the_version_before(shelf.tables.database.path)
     assert titles(shelf) == before
     assert out_of_step(shelf) == set(shelf.albums)
     folder = folder_id(shelf.library.name, ALBUM)
@@ -168,7 +168,7 @@ def test_a_folder_whose_track_went_and_came_back_between_two_scans_is_indexed_ag
     digest = shelf.tables.digest(folder_id(shelf.library.name, ALBUM))
     folder = folder_id(shelf.library.name, ALBUM)
     shelf.tables.begin_scan(folder, ALBUM, "without it")
-    shelf.tables.keep_tracks([t.track_id for t in shelf.albums[ALBUM][1:]], "without it")
+    shelf.tables.keep_tracks(folder, [t.track_id for t in shelf.albums[ALBUM][1:]], "without it")
     shelf.tables.finish_scan(folder, "without it", "another digest", 2)
     # The run dies here, and the file comes back: the walk gives the digest that was indexed.
     assert out_of_step(shelf) == {ALBUM}

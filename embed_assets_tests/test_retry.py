@@ -196,7 +196,7 @@ def test_a_file_that_is_rejected_as_it_is_read_anew_is_not_to_be_embedded(shelf)
 def scan(shelf, folder, path, *rows):
     shelf.tables.begin_scan(folder, path, "again")
     shelf.tables.put_tracks(rows or [shelf.track("A/1")], "again")
-    shelf.tables.keep_tracks([shelf.track("A/2").track_id], "again")
+    shelf.tables.keep_tracks(folder, [shelf.track("A/2").track_id], "again")
     shelf.tables.finish_scan(folder, "again", "digest", 2)
 
 

@@ -66,7 +66,7 @@ def test_a_moved_track_was_added_when_its_audio_was(shelf):
 
 
 def test_tables_of_the_first_version_keep_their_embeddings_and_have_their_tags_read_again(shelf):
-    old = sqlite3.connect(shelf.tables.path)
+    old = sqlite3.connect(shelf.tables.database.path)
     old.executescript(
         "CREATE TABLE tracks (track_id TEXT PRIMARY KEY, folder_id TEXT NOT NULL, path BLOB NOT"
         " NULL, inode INTEGER, size INTEGER, mtime_ns INTEGER, audio_hash TEXT, reason TEXT,"
@@ -91,7 +91,8 @@ def test_tables_of_the_first_version_keep_their_embeddings_and_have_their_tags_r
     assert shelf.tables.file_stats("f") == {}, (
         "the file is read again, for what is read of it since"
     )
-    shelf.tables.put_tracks([replace(track, release_id="x")], "s")
+    shelf.tables.begin_scan("f", b"a", "read again")
+    shelf.tables.put_tracks([replace(track, release_id="x")], "read again")
     assert shelf.tables.file_stats("f") == {"t": (2, 3, -1)}
     assert shelf.tables.pending("f", SPEC.recipe.digest) == []
 

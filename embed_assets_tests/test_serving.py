@@ -273,7 +273,7 @@ def test_tables_of_the_version_before_are_taken_over(tmp_path):
     import sqlite3
 
     shelf = shelf_of(tmp_path, "nowhere.db", 1, MEAN)
-    with sqlite3.connect(shelf.tables.path) as db:
+    with sqlite3.connect(shelf.tables.database.path) as db:
         db.execute("DROP TABLE collections")
         db.execute("DROP TABLE served")
         db.execute("PRAGMA user_version = 1")

@@ -95,7 +95,7 @@ def scan_folder(
     touched = {ids[f.name] for f in alike if known[ids[f.name]] != f.file_stat}
     same = [f for f in alike if not ctimes_count or ids[f.name] not in touched]
     seen = {f.name for f in same}
-    tables.keep_tracks((ids[f.name] for f in same), scan)
+    tables.keep_tracks(folder, (ids[f.name] for f in same), scan)
     fresh = (
         (f, Track(ids[f.name], folder, prefix + f.name, *f.file_stat, run_id=run_id))
         for f in files

@@ -7,12 +7,10 @@ have the Lite index open, and opening it takes 250 ms, while a query here takes 
 
 from __future__ import annotations
 
-import os
 import threading
 import time
 from collections.abc import Iterable
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -70,7 +68,7 @@ class Searcher(Snapshot):
         """
         with self._lock:
             now = time.monotonic()
-            tables_state = _tables_state(self.tables.path)
+            tables_state = self.tables.database.revision()
             lately = now - self._looked < FRESH_SECONDS
             if tables_state == self._tables_state or (lately and not at_once):
                 return False
@@ -157,15 +155,3 @@ def _without(state: State, folders: dict[str, list[int]], gone: Iterable[str]) -
 def _read_only(array: np.ndarray) -> np.ndarray:
     array.flags.writeable = False
     return array
-
-
-def _tables_state(path: Path | None) -> object:
-    """A value that changes with each transaction committed to the tables."""
-    found: list[tuple[int, int] | None] = []
-    for name in (f"{path}", f"{path}-wal"):
-        try:
-            stat = os.stat(name)
-            found.append((stat.st_size, stat.st_mtime_ns))
-        except OSError:
-            found.append(None)
-    return found

@@ -11,11 +11,10 @@ import json
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from sqlite3 import Connection
 from typing import Any
 
 from embed_assets.identity import AudioHash, FolderId, IndexSpec, RecipeDigest, TrackId, digest
-from embed_assets.storage.database import IS_CURRENT
+from embed_assets.storage.database import IS_CURRENT, Connection, insert
 from embed_assets.storage.records import (
     EMBEDDING_COLUMNS,
     EMBEDDING_SELECT,
@@ -60,7 +59,7 @@ def note_collection(tables: Tables, uri: str, spec: IndexSpec) -> None:
         return
     with tables.transaction() as db:
         db.execute(
-            "INSERT OR IGNORE INTO collections (uri, name, spec, made_at) VALUES (?, ?, ?, ?)",
+            insert("collections", ("uri", "name", "spec", "made_at"), keep=("uri", "name")),
             (_key(uri), spec.collection, spec.dump(), time.time()),
         )
 
@@ -124,7 +123,7 @@ def note_move(
     """Record that the alias was moved."""
     with tables.transaction() as db:
         db.execute(
-            "INSERT INTO served (uri, at, name, before, reason, wanted) VALUES (?, ?, ?, ?, ?, ?)",
+            insert("served", ("uri", "at", "name", "before", "reason", "wanted")),
             (_key(uri), time.time(), name, before, reason, wanted),
         )
 
@@ -165,6 +164,7 @@ def forget_collection(tables: Tables, uri: str, name: str) -> None:
         db.execute("DELETE FROM collections WHERE uri = ? AND name = ?", (_key(uri), name))
         if spec is not None:
             db.execute("DELETE FROM indexed WHERE collection_key = ?", (spec.collection_key(uri),))
+        tables.database.note_change(db)
 
 
 def unfinished(tables: Tables, uri: str, spec: IndexSpec) -> int:
@@ -192,7 +192,7 @@ def written_folders(
     A folder with tracks that still need an embedding counts as not written.
     """
     with tables.connect() as db:
-        yield from db.execute(
+        yield from db.stream(
             f"SELECT f.folder_id, f.path, {IS_CURRENT} FROM folders f LEFT JOIN indexed i"
             " ON i.collection_key = ? AND i.folder_id = f.folder_id ORDER BY f.folder_id",
             (spec.collection_key(uri),),
@@ -207,7 +207,7 @@ def embeddable_tracks(
     The embedding is None if there is none yet.
     """
     with tables.connect() as db:
-        rows = db.execute(
+        rows = db.stream(
             f"SELECT {EMBEDDING_SELECT}, {TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
             " WHERE t.reason IS NULL AND e.reason IS NULL ORDER BY t.folder_id",
@@ -273,6 +273,8 @@ def forget_embeddings(
 
 
 def _named(db: Connection, hashes: list[AudioHash]) -> set[AudioHash]:
+    if not hashes:
+        return set()
     marks = ", ".join("?" * len(hashes))
     sql = f"SELECT DISTINCT audio_hash FROM tracks WHERE audio_hash IN ({marks})"
     return {row[0] for row in db.execute(sql, hashes)}

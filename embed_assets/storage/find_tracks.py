@@ -44,13 +44,12 @@ def tracks_by_id(tables: Tables, track_ids: Iterable[TrackId]) -> dict[TrackId, 
 def track_by_name(tables: Tables, name: str) -> Track | None:
     """The track whose file has this name, as `errors` prints it; it may be a rejected one."""
     with tables.connect() as db:
-        db.create_function("shown", 1, display_path, deterministic=True)
-        row = db.execute(
-            f"SELECT {TRACK_SELECT} FROM tracks t WHERE shown(t.path) = ?1"
-            " OR shown(t.path) LIKE '%/' || ?2 ESCAPE '\\' LIMIT 1",
-            (name, _escaped(name[:300])),
-        ).fetchone()
-    return Track(*row) if row else None
+        end = f"/{name}".casefold()
+        for (path,) in db.stream("SELECT path FROM tracks"):
+            shown = display_path(path)
+            if shown == name or shown.casefold().endswith(end):
+                return track_by_path(tables, path)
+    return None
 
 
 def tracks_by_words(tables: Tables, words: str, limit: int = 10) -> list[Track]:
@@ -60,7 +59,7 @@ def tracks_by_words(tables: Tables, words: str, limit: int = 10) -> list[Track]:
     """
     columns = ", ".join(_Named._fields)
     with tables.connect() as db:
-        rows = db.execute(f"SELECT {columns} FROM tracks WHERE audio_hash IS NOT NULL")
+        rows = db.stream(f"SELECT {columns} FROM tracks WHERE audio_hash IS NOT NULL")
         best = best_by_words(map(_Named._make, rows), words, limit)
     return list(tracks_by_id(tables, [t.track_id for t in best]).values())
 
@@ -105,7 +104,3 @@ def best_by_words(tracks: Iterable[_Words], words: str, limit: int) -> list[_Wor
         )
 
     return heapq.nsmallest(limit, filter(fits, tracks), key=rank)
-
-
-def _escaped(word: str) -> str:
-    return word.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")

@@ -13,6 +13,8 @@ from embed_assets.storage.tables import Tables
 KEPT = 100
 """Number of requests that are kept in the table."""
 
+_COLUMNS = "id, requested_at, begun_at, done_at"
+
 
 @dataclass(frozen=True)
 class Look:
@@ -27,11 +29,11 @@ class Look:
 def request(tables: Tables) -> Look:
     """Request a scan; returns the earlier request, if one is still waiting."""
     with tables.transaction() as db:
-        row = db.execute("SELECT * FROM looks WHERE begun_at IS NULL").fetchone()
+        waiting = f"SELECT {_COLUMNS} FROM looks WHERE begun_at IS NULL"
+        row = db.execute(waiting).fetchone()
         if row is None:
-            row = db.execute(
-                "INSERT INTO looks (requested_at) VALUES (?) RETURNING *", (time.time(),)
-            ).fetchone()
+            db.execute("INSERT INTO looks (requested_at) VALUES (?)", (time.time(),))
+            row = db.execute(waiting).fetchone()
             db.execute("DELETE FROM looks WHERE id <= ?", (row[0] - KEPT,))
     return Look(*row)
 
@@ -60,12 +62,12 @@ def finish(tables: Tables, ids: list[int]) -> None:
 def find(tables: Tables, look: int) -> Look | None:
     """The request with an id, if it is still known."""
     with tables.connect() as db:
-        row = db.execute("SELECT * FROM looks WHERE id = ?", (look,)).fetchone()
+        row = db.execute(f"SELECT {_COLUMNS} FROM looks WHERE id = ?", (look,)).fetchone()
     return Look(*row) if row else None
 
 
 def newest(tables: Tables) -> Look | None:
     """The last request."""
     with tables.connect() as db:
-        row = db.execute("SELECT * FROM looks ORDER BY id DESC LIMIT 1").fetchone()
+        row = db.execute(f"SELECT {_COLUMNS} FROM looks ORDER BY id DESC LIMIT 1").fetchone()
     return Look(*row) if row else None

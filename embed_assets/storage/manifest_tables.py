@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import astuple, replace
-from sqlite3 import Connection
+from pathlib import Path
 
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import FolderId, RecipeDigest, TrackId
-from embed_assets.storage.database import NEW_REVISION, Database
+from embed_assets.storage.database import NEW_REVISION, Connection, Database, replace_row
 from embed_assets.storage.records import (
     PROBE_VERSION,
     TRACK_COLUMNS,
@@ -22,23 +23,45 @@ from embed_assets.storage.records import (
     FolderTotals,
     Track,
 )
+from embed_assets.storage.sqlite_database import SqliteDatabase
 
 ANOTHER_SCAN = "another run is scanning this folder; it will be retried"
 
 _ADDED_AT = """SELECT min(added_at) FROM (
     SELECT added_at FROM tracks WHERE track_id = :track
     UNION ALL SELECT added_at FROM tracks WHERE audio_hash = :audio
-    UNION ALL SELECT added_at FROM gone_audio WHERE audio_hash = :audio)"""
+    UNION ALL SELECT added_at FROM gone_audio WHERE audio_hash = :audio) known"""
 
 _REMEMBER_AUDIO = """INSERT INTO gone_audio
     SELECT t.audio_hash, min(t.added_at), :now FROM tracks t WHERE {t} AND t.audio_hash IS NOT NULL
     AND NOT EXISTS (SELECT 1 FROM tracks o WHERE o.audio_hash = t.audio_hash AND NOT ({o}))
     GROUP BY t.audio_hash ON CONFLICT (audio_hash) DO UPDATE
-    SET added_at = min(added_at, excluded.added_at), gone_at = excluded.gone_at"""
+    SET gone_at = excluded.gone_at, added_at = CASE WHEN excluded.added_at < gone_audio.added_at
+    THEN excluded.added_at ELSE gone_audio.added_at END"""
+
+_PUT_TRACK = replace_row(
+    "tracks", (*TRACK_COLUMNS, "scan", "seen_at", "probed", "retry"), key=("track_id",)
+)
 
 
-class ManifestTables(Database):
-    """The tables `folders`, `tracks` and `gone_audio`."""
+class ManifestTables:
+    """The tables `folders`, `tracks` and `gone_audio` of a database.
+
+    A path is that of a SQLite file; without one, there is an empty database.
+    """
+
+    def __init__(self, database: Database | Path | None) -> None:
+        if database is None or isinstance(database, Path):
+            database = SqliteDatabase(database)
+        self.database: Database = database
+
+    def connect(self, *, durable: bool = True) -> AbstractContextManager[Connection]:
+        """See `Database.connect`."""
+        return self.database.connect(durable=durable)
+
+    def transaction(self, *, durable: bool = True) -> AbstractContextManager[Connection]:
+        """See `Database.transaction`."""
+        return self.database.transaction(durable=durable)
 
     def begin_scan(self, folder: FolderId, path: bytes, scan: str) -> None:
         """Mark the rows of a folder as incomplete until `finish_scan`.
@@ -62,13 +85,15 @@ class ManifestTables(Database):
         Raises:
             FolderChanged: another scan of the same folder began, or `retry` was requested for it.
         """
-        marks = ", ".join("?" * (len(TRACK_COLUMNS) + 4))
         now = time.time()
         changed = set()
+        held: set[FolderId] = set()
         with self.transaction() as db:
             for row in rows:
-                _require_scan(db, row.folder_id, scan)
-                names = {"track": row.track_id, "audio": row.audio_hash, "now": now}
+                if row.folder_id not in held:
+                    _hold_scan(db, row.folder_id, scan)
+                    held.add(row.folder_id)
+                names = {"track": row.track_id, "audio": row.audio, "now": now}
                 old = db.execute(
                     f"SELECT t.retry, {TRACK_SELECT} FROM tracks t WHERE t.track_id = ?",
                     (row.track_id,),
@@ -79,21 +104,25 @@ class ManifestTables(Database):
                     changed.add(row.track_id)
                     db.execute(f"{NEW_REVISION} = ?", (row.folder_id,))
                     # The audio that the track had before may come back in another file.
-                    _remember(db, "{}.track_id = :track AND {}.audio_hash IS NOT :audio", names)
+                    _remember(db, "{}.track_id = :track AND {}.audio_hash <> :audio", names)
                 db.execute("DELETE FROM gone_audio WHERE audio_hash = :audio", names)
                 db.execute(
-                    f"INSERT OR REPLACE INTO tracks ({', '.join(TRACK_COLUMNS)}, scan, seen_at,"
-                    f" probed, retry) VALUES ({marks})",
+                    _PUT_TRACK,
                     (
                         *astuple(replace(row, added_at=added or now)),
-                        *(scan, now, PROBE_VERSION, retry),
+                        *(scan, now, PROBE_VERSION, int(retry)),
                     ),
                 )
         return changed
 
-    def keep_tracks(self, track_ids: Iterable[TrackId], scan: str) -> None:
-        """Keep the rows of unchanged tracks in a scan that has begun; as durable as its begin."""
+    def keep_tracks(self, folder: FolderId, track_ids: Iterable[TrackId], scan: str) -> None:
+        """Keep the rows of unchanged tracks in a scan that has begun; as durable as its begin.
+
+        Raises:
+            FolderChanged: another scan of the folder began, or `retry` was requested for it.
+        """
         with self.transaction(durable=False) as db:
+            _hold_scan(db, folder, scan)
             db.executemany(
                 "UPDATE tracks SET scan = ? WHERE track_id = ?", ((scan, t) for t in track_ids)
             )
@@ -117,7 +146,7 @@ class ManifestTables(Database):
             FolderChanged: another scan of the same folder wrote rows, so they are incomplete.
         """
         with self.transaction() as db:
-            known = _require_scan(db, folder, scan)
+            _hold_scan(db, folder, scan)
             now = time.time()
             names = {"folder": folder, "scan": scan, "now": now}
             _remember(db, "{}.folder_id = :folder AND {}.scan != :scan", names)
@@ -127,7 +156,7 @@ class ManifestTables(Database):
             (rows,) = db.execute(
                 "SELECT count(*) FROM tracks WHERE folder_id = ?", (folder,)
             ).fetchone()
-            if not known or rows != expected:
+            if rows != expected:
                 raise FolderChanged(ANOTHER_SCAN)
             db.execute(
                 "UPDATE folders SET digest = ?, scanned_at = ?, ctimes = coalesce(?, ctimes)"
@@ -160,6 +189,7 @@ class ManifestTables(Database):
             _remember(db, "{}.folder_id = :folder", names)
             for table in ("tracks", "folders", "indexed", "failures", "retry_requests"):
                 db.execute(f"DELETE FROM {table} WHERE folder_id = ?", (folder,))
+            self.database.note_change(db)
 
     def forget_gone_audio(self, before: float) -> None:
         """Delete the remembered times of audio whose last track was deleted before a time."""
@@ -185,17 +215,17 @@ class ManifestTables(Database):
     def folders(self) -> Iterator[tuple[FolderId, bytes, bool]]:
         """Stream (folder id, path, whether its rows are complete) of every folder."""
         with self.connect() as db:
-            yield from db.execute("SELECT folder_id, path, digest IS NOT NULL FROM folders")
+            yield from db.stream("SELECT folder_id, path, digest IS NOT NULL FROM folders")
 
     def folder_totals(self, folder: FolderId, recipe: RecipeDigest | None = None) -> FolderTotals:
         """Count the tracks of a folder by state."""
         with self.connect() as db:
             row = db.execute(
-                "SELECT count(*), count(t.reason), count(CASE WHEN NOT t.retry THEN e.reason END),"
-                " count(CASE WHEN e.audio_hash IS NOT NULL AND e.reason IS NULL AND NOT t.retry"
+                "SELECT count(*), count(t.reason), count(CASE WHEN t.retry = 0 THEN e.reason END),"
+                " count(CASE WHEN e.audio_hash IS NOT NULL AND e.reason IS NULL AND t.retry = 0"
                 " THEN 1 END),"
-                " count(CASE WHEN t.reason IS NULL AND (e.audio_hash IS NULL OR t.retry) THEN 1"
-                " END), total(t.duration) FROM tracks t"
+                " count(CASE WHEN t.reason IS NULL AND (e.audio_hash IS NULL OR t.retry <> 0)"
+                " THEN 1 END), coalesce(sum(t.duration), 0.0) FROM tracks t"
                 " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
                 " WHERE t.folder_id = ?",
                 (recipe, folder),
@@ -203,12 +233,17 @@ class ManifestTables(Database):
         return FolderTotals(*row)
 
 
-def _require_scan(db: Connection, folder: FolderId, scan: str) -> bool:
-    """Whether the folder is known; raises FolderChanged if another scan of it has begun."""
-    row = db.execute("SELECT scan FROM folders WHERE folder_id = ?", (folder,)).fetchone()
-    if row is not None and row[0] != scan:
+def _hold_scan(db: Connection, folder: FolderId, scan: str) -> None:
+    """Let no other scan of the folder begin before the transaction ends.
+
+    Raises:
+        FolderChanged: another one has begun, or the folder was removed: this process was slow, or
+            stood still for a while.
+    """
+    # Changes nothing: it locks the row where a database locks rows, not all of its tables.
+    mine = "UPDATE folders SET scan = scan WHERE folder_id = ? AND scan = ?"
+    if not db.execute(mine, (folder, scan)).rowcount:
         raise FolderChanged(ANOTHER_SCAN)
-    return row is not None
 
 
 def _remember(db: Connection, condition: str, names: Mapping[str, object]) -> None:

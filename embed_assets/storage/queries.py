@@ -57,7 +57,7 @@ def counts(tables: Tables, recipe: RecipeDigest, collection_key: CollectionKey) 
             " count(CASE WHEN e.audio_hash IS NOT NULL AND e.reason IS NULL THEN 1 END),"
             " count(coalesce(t.reason, e.reason)),"
             " count(CASE WHEN t.reason IS NULL AND e.audio_hash IS NULL THEN 1 END),"
-            " total(t.duration) FROM tracks t"
+            " coalesce(sum(t.duration), 0.0) FROM tracks t"
             " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash",
             (recipe,),
         ).fetchone()
@@ -75,14 +75,16 @@ def tracks_frame(tables: Tables, recipe: RecipeDigest) -> pd.DataFrame:
         " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash ORDER BY t.path"
     )
     with tables.connect() as db:
-        frame = pd.read_sql_query(sql, db, params=(recipe,))
+        rows = db.execute(sql, (recipe,))
+        names = [column[0] for column in rows.description]
+        frame = pd.DataFrame.from_records(rows.fetchall(), columns=names)
     return frame.assign(path=frame["path"].map(display_path))
 
 
 def rejected_tracks(tables: Tables, recipe: RecipeDigest) -> Iterator[Problem]:
     """Stream every rejected track, ordered by path."""
     with tables.connect() as db:
-        rows = db.execute(
+        rows = db.stream(
             "SELECT t.path, f.path, coalesce(t.reason, e.reason), coalesce(t.message, e.message),"
             " coalesce(e.at, t.seen_at), coalesce(e.run_id, t.run_id, '') FROM tracks t"
             " JOIN folders f ON f.folder_id = t.folder_id"
@@ -143,7 +145,7 @@ def failures(tables: Tables) -> dict[bytes, bool]:
 def embedded_tracks(tables: Tables, recipe: RecipeDigest) -> Iterator[Track]:
     """Stream every track that has vectors under the recipe, ordered by path."""
     with tables.connect() as db:
-        rows = db.execute(
+        rows = db.stream(
             f"SELECT {TRACK_SELECT} FROM tracks t JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash WHERE e.reason IS NULL"
             " ORDER BY t.path",
@@ -192,7 +194,7 @@ def seconds_per_track(tables: Tables, recipe: RecipeDigest, tracks: int = 100) -
         n, seconds = db.execute(
             "SELECT sum(n), sum(seconds) FROM (SELECT count(*) - 1 AS n, max(at) - min(at) AS"
             " seconds FROM (SELECT run_id, at FROM embeddings WHERE recipe = ?"
-            " ORDER BY at DESC LIMIT ?) GROUP BY run_id)",
+            " ORDER BY at DESC LIMIT ?) lately GROUP BY run_id) runs",
             (recipe, tracks),
         ).fetchone()
     return max(seconds / n, 1e-3) if n else None
@@ -201,27 +203,27 @@ def seconds_per_track(tables: Tables, recipe: RecipeDigest, tracks: int = 100) -
 def last_engine(tables: Tables, recipe: RecipeDigest) -> str:
     """Engine, dtype and device that embedded the last track under a recipe; empty if none."""
     with tables.connect() as db:
-        engine, dtype, device, _ = db.execute(
-            "SELECT engine, dtype, device, max(at) FROM embeddings WHERE recipe = ?"
-            " AND engine != ''",
+        last = db.execute(
+            "SELECT engine, dtype, device FROM embeddings WHERE recipe = ?"
+            " AND engine <> '' ORDER BY at DESC LIMIT 1",
             (recipe,),
         ).fetchone()
-    return f"{engine} in {dtype} on {device}" if engine else ""
+    return "{} in {} on {}".format(*last) if last else ""
 
 
 def every_track(tables: Tables) -> Iterator[Track]:
     """Stream every track of the manifest, rejected ones too."""
     with tables.connect() as db:
-        for row in db.execute(f"SELECT {TRACK_SELECT} FROM tracks t"):
+        for row in db.stream(f"SELECT {TRACK_SELECT} FROM tracks t"):
             yield Track(*row)
 
 
 def manifest_state(tables: Tables) -> tuple[int, float, int]:
     """A value that differs once the manifest has changed; cheap."""
     with tables.connect() as db:
-        sql = "SELECT count(*), total(scanned_at), total(revision) FROM folders"
+        sql = "SELECT count(*), sum(scanned_at), sum(revision) FROM folders"
         folders, scanned_at, revision = db.execute(sql).fetchone()
-    return folders, scanned_at, int(revision)
+    return folders, scanned_at or 0.0, revision or 0
 
 
 def any_track(tables: Tables) -> bool:
@@ -285,8 +287,8 @@ def folder_states(
         while ids := list(islice(rest, 500)):
             rows = db.execute(
                 "SELECT f.folder_id, f.digest, f.revision, count(t.track_id), count(CASE WHEN"
-                " t.track_id IS NOT NULL AND t.reason IS NULL AND (e.audio_hash IS NULL OR t.retry)"
-                " THEN 1 END)"
+                " t.track_id IS NOT NULL AND t.reason IS NULL AND (e.audio_hash IS NULL OR"
+                " t.retry <> 0) THEN 1 END)"
                 " FROM folders f LEFT JOIN tracks t ON t.folder_id = f.folder_id"
                 " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
                 f" WHERE f.folder_id IN ({', '.join('?' * len(ids))}) GROUP BY f.folder_id",

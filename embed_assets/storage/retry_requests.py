@@ -9,7 +9,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable
 
-from embed_assets.identity import FolderId
+from embed_assets.identity import FolderId, TrackId
+from embed_assets.storage.database import replace_row
 from embed_assets.storage.tables import Tables
 
 
@@ -23,18 +24,18 @@ def ask(
     """
     now = time.time()
     with tables.transaction() as db:
-        db.create_function("covers", 1, covers, deterministic=True)
         found = dict(folders)
-        found |= dict(db.execute("SELECT folder_id, path FROM folders WHERE covers(path)"))
-        found |= dict(db.execute("SELECT folder_id, path FROM failures WHERE covers(path)"))
-        found |= dict(
-            db.execute(
-                "SELECT folder_id, path FROM folders WHERE folder_id IN"
-                " (SELECT folder_id FROM tracks WHERE covers(path))"
-            )
-        )
-        tracks = db.execute("UPDATE tracks SET probed = 0, retry = 1 WHERE covers(path)").rowcount
-        for folder, path in found.items():
+        tracks: dict[TrackId, FolderId] = {
+            track: folder
+            for track, folder, path in db.stream("SELECT track_id, folder_id, path FROM tracks")
+            if covers(path)
+        }
+        with_tracks = set(tracks.values())
+        known = db.stream("SELECT folder_id, path FROM folders")
+        found |= {f: path for f, path in known if f in with_tracks or covers(path)}
+        failed = db.stream("SELECT folder_id, path FROM failures")
+        found |= {f: path for f, path in failed if covers(path)}
+        for folder, path in sorted(found.items()):
             # A scan in progress may have read the files before this request: without its `scan` it
             # cannot finish.
             db.execute(
@@ -44,9 +45,13 @@ def ask(
             )
             db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
             db.execute(
-                "INSERT OR REPLACE INTO retry_requests VALUES (?, ?, ?)", (folder, path, now)
+                replace_row("retry_requests", ("folder_id", "path", "at"), key=("folder_id",)),
+                (folder, path, now),
             )
-    return sorted(found.values()), tracks
+        db.executemany(
+            "UPDATE tracks SET probed = 0, retry = 1 WHERE track_id = ?", ((t,) for t in tracks)
+        )
+    return sorted(found.values()), len(tracks)
 
 
 def open_requests(tables: Tables) -> dict[bytes, float]:

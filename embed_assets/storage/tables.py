@@ -1,8 +1,8 @@
 """The tables: what the library contains, and which of it is embedded and indexed.
 
-They are one SQLite file, `tables.sqlite` in EMBED_HOME, so that a folder changes in one transaction
-and a query over the whole library (`status`, `errors`, words in a title) takes milliseconds. The
-assets exchange data only through these tables and `storage/vector_store.py`.
+They are one database, SQLite or PostgreSQL, so that a folder changes in one transaction and a query
+over the whole library (`status`, `errors`, words in a title) takes milliseconds. The assets
+exchange data only through these tables and `storage/vector_store.py`.
 
 - `folders` and `tracks`: the manifest (`storage/manifest_tables.py`). The `digest` of a folder is
   computed from its scanned files; it is NULL during a scan, while the rows are incomplete. `ctimes`
@@ -32,7 +32,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import astuple
 
 from embed_assets.identity import AudioHash, CollectionKey, FolderId, RecipeDigest, TrackId
-from embed_assets.storage.database import IS_CURRENT, NEW_REVISION
+from embed_assets.storage.database import IS_CURRENT, NEW_REVISION, insert, replace_row
 from embed_assets.storage.manifest_tables import ManifestTables
 from embed_assets.storage.records import (
     EMBEDDING_COLUMNS,
@@ -44,9 +44,12 @@ from embed_assets.storage.records import (
     Track,
 )
 
+_FAILURE = ("folder_id", "path", "stage", "message", "at", "run_id", "shared")
+_INDEXED = ("collection_key", "folder_id", "version", "rows", "at", "revision")
+
 
 class Tables(ManifestTables):
-    """The tables of one EMBED_HOME; every method opens its own connection."""
+    """All tables of a database; every method has a connection of its own."""
 
     # Embeddings
 
@@ -56,7 +59,9 @@ class Tables(ManifestTables):
         Not durable until a folder is indexed: a durable write per track would wait for the disk
         each time, and after a power loss the vectors are found in the store again.
         """
-        marks = ", ".join("?" * len(EMBEDDING_COLUMNS))
+        put = replace_row("embeddings", EMBEDDING_COLUMNS, key=("recipe", "audio_hash"))
+        # In one order: two writers that wait for each other's rows would wait for ever.
+        rows = sorted(rows, key=lambda row: row.audio_hash)
         with self.transaction(durable=False) as db:
             for row in rows:
                 before = db.execute(
@@ -70,13 +75,10 @@ class Tables(ManifestTables):
                         f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE audio_hash = ?)",
                         (row.audio_hash,),
                     )
+                db.execute(put, astuple(row))
                 db.execute(
-                    f"INSERT OR REPLACE INTO embeddings ({', '.join(EMBEDDING_COLUMNS)})"
-                    f" VALUES ({marks})",
-                    astuple(row),
-                )
-                db.execute(
-                    "UPDATE tracks SET retry = 0 WHERE audio_hash = ? AND retry AND probed",
+                    "UPDATE tracks SET retry = 0 WHERE audio_hash = ? AND retry <> 0"
+                    " AND probed <> 0",
                     (row.audio_hash,),
                 )
 
@@ -90,14 +92,14 @@ class Tables(ManifestTables):
             " WHERE t.folder_id = ? AND t.audio_hash IS NOT NULL"
         )
         if not force:
-            sql += " AND (e.audio_hash IS NULL OR t.retry)"
+            sql += " AND (e.audio_hash IS NULL OR t.retry <> 0)"
         with self.connect() as db:
             return [Track(*row) for row in db.execute(sql + " ORDER BY t.path", (recipe, folder))]
 
     def asked_again(self, folder: FolderId) -> set[TrackId]:
         """Ids of a folder's tracks that are marked `retry`: to be embedded even with vectors."""
         with self.connect() as db:
-            sql = "SELECT track_id FROM tracks WHERE folder_id = ? AND retry"
+            sql = "SELECT track_id FROM tracks WHERE folder_id = ? AND retry <> 0"
             return {row[0] for row in db.execute(sql, (folder,))}
 
     def indexable(
@@ -106,7 +108,7 @@ class Tables(ManifestTables):
         """Stream the tracks of a folder that have vectors, with their embeddings."""
         width = len(TRACK_COLUMNS)
         with self.connect() as db:
-            rows = db.execute(
+            rows = db.stream(
                 f"SELECT {TRACK_SELECT}, {EMBEDDING_SELECT} FROM tracks t JOIN embeddings e"
                 " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
                 " WHERE t.folder_id = ? AND e.reason IS NULL ORDER BY t.path",
@@ -161,23 +163,21 @@ class Tables(ManifestTables):
 
         `finished`: the folders are up to date, so their failures and requests are deleted.
         """
+        put = replace_row("indexed", _INDEXED, key=("collection_key", "folder_id"))
         with self.transaction() as db:
             for folder, version, rows, revision in written:
-                db.execute(
-                    "INSERT OR REPLACE INTO indexed (collection_key, folder_id, version, rows, at,"
-                    " revision) VALUES (?, ?, ?, ?, ?, ?)",
-                    (collection_key, folder, version, rows, time.time(), revision),
-                )
+                db.execute(put, (collection_key, folder, version, rows, time.time(), revision))
                 if not finished:
                     continue
                 db.execute("DELETE FROM failures WHERE folder_id = ?", (folder,))
                 # A request that was made during the run is not finished.
                 db.execute(
-                    "DELETE FROM retry_requests WHERE folder_id = ?1 AND NOT EXISTS (SELECT 1 FROM"
-                    " tracks WHERE folder_id = ?1 AND retry) AND EXISTS (SELECT 1 FROM folders"
-                    " WHERE folder_id = ?1 AND digest IS NOT NULL)",
-                    (folder,),
+                    "DELETE FROM retry_requests WHERE folder_id = :folder AND NOT EXISTS (SELECT 1"
+                    " FROM tracks WHERE folder_id = :folder AND retry <> 0) AND EXISTS (SELECT 1"
+                    " FROM folders WHERE folder_id = :folder AND digest IS NOT NULL)",
+                    {"folder": folder},
                 )
+            self.database.note_change(db)
 
     def indexed(self, collection_key: CollectionKey) -> dict[bytes, str]:
         """Path of each folder -> the version that was written to this collection.
@@ -218,9 +218,10 @@ class Tables(ManifestTables):
         `shared`: the cause is not in the folder, but in something all folders need, e.g. Milvus.
         `unless_known`: do not replace a recorded reason.
         """
-        how = "IGNORE" if unless_known else "REPLACE"
+        key = ("folder_id",)
+        put = insert("failures", _FAILURE, keep=key) if unless_known else None
         with self.transaction() as db:
             db.executemany(
-                f"INSERT OR {how} INTO failures VALUES (?, ?, ?, ?, ?, ?, ?)",
-                ((f, path, stage, message, time.time(), run, shared) for f, path in folders),
+                put or replace_row("failures", _FAILURE, key),
+                ((f, path, stage, message, time.time(), run, int(shared)) for f, path in folders),
             )
