@@ -139,9 +139,7 @@ class SqliteDatabase:
 
 def _open(path: Path | None) -> _Connection:
     """The file, for reading only if its disk is full or read-only, so that queries are answered."""
-    db = sqlite3.connect(
-        path or ":memory:", timeout=60, isolation_level=None, factory=_Connection
-    )
+    db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None, factory=_Connection)
     try:
         db.execute("PRAGMA user_version")
     except sqlite3.OperationalError:
