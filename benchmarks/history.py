@@ -52,7 +52,7 @@ def age(root: Path, days: int) -> dict[str, Any]:
     os.environ |= {k: v for k, v in world.environment.items() if k.startswith("EMBED_")}
     settings = world.made_settings()
     defs = build_defs(settings)
-    home = settings.dagster_home
+    home = settings.instance_home
 
     def size() -> int:
         return files.size_of(home)

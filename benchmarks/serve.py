@@ -1,17 +1,20 @@
 """How fast does `embed-assets serve` answer, and when is it ready?
 
-    python benchmarks/serve.py [--tracks 10000] [--clients 1,8,64] [--seconds 5] [--json]
+    python benchmarks/serve.py [--tracks 10000] [--clients 1,8,64] [--isotropic] [--json]
 
-The server as a process, over random 128-d vectors in the project's own tables, store and index.
+The server as a process, over random 128-d vectors in the tables, store and index of a project. They
+have the spectrum of music, or are `--isotropic`, so that each query has to scan all of them.
 Clients are threads of this process with a connection each, which send the next query when they have
 the answer, for `--seconds` each; they share the machine with the server, so the figures are what
 both manage together. For each kind of query and number of clients: queries per second and the
-50th, 95th and 99th percentile in milliseconds. `ready_seconds`: from the start of the process to a
-200 of /readyz. `resident_bytes`: of the server, afterwards.
+50th, 95th and 99th percentile in milliseconds, with `--importing` also while another process
+writes all rows again and again (`importing_...`). `ready_seconds`: from the start of the process to
+a 200 of /readyz. `resident_bytes`: of the server, afterwards.
 """
 
 from __future__ import annotations
 
+import argparse
 import http.client
 import json
 import os
@@ -36,9 +39,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--tracks", type=int, default=10_000)
     parser.add_argument("--clients", default="1,8,64")
     parser.add_argument("--seconds", type=float, default=5.0)
+    parser.add_argument("--isotropic", action="store_true", help="vectors without a spectrum")
+    parser.add_argument("--importing", action="store_true", help="also beside a writer")
     args = common.parse(parser, argv, tracks=36, clients="1,2", seconds=0.2)
     common.prepare()
-    figures: dict[str, object] = {"benchmark": "serve", "tracks": args.tracks}
+    figures: dict[str, object] = {
+        "benchmark": "serve",
+        "tracks": args.tracks,
+        "isotropic": args.isotropic,
+    }
     with tempfile.TemporaryDirectory(dir=args.dir) as temporary:
         root = Path(temporary)
         (root / "library").mkdir()
@@ -47,20 +56,30 @@ def main(argv: Sequence[str] | None = None) -> int:
             "EMBED_HOME": str(root / "home"),
             "EMBED_ENCODER": "acoustic",
         }
-        similar.fill(args.tracks)
+        similar.fill(args.tracks, isotropic=args.isotropic)
         started = time.perf_counter()
         with serving() as (process, port):
             connection = http.client.HTTPConnection("127.0.0.1", port)
             while not is_ready(connection):
                 time.sleep(0.01)
             figures["ready_seconds"] = round(time.perf_counter() - started, 2)
-            for kind in ("similar", "path", "radio"):
-                for clients in map(int, args.clients.split(",")):
-                    found = asked(port, kind, clients, args.seconds, args.tracks)
-                    figures |= {f"{kind}_{clients}_{name}": value for name, value in found.items()}
+            figures |= measure(port, args, "")
+            if args.importing:
+                with similar.writer(root, "indexing"):
+                    figures |= measure(port, args, "importing_")
             figures["resident_bytes"] = psutil.Process(process.pid).memory_info().rss
     common.show(figures, args)
     return 0
+
+
+def measure(port: int, args: argparse.Namespace, before: str) -> dict[str, float]:
+    """Each kind of query, for each number of clients."""
+    figures = {}
+    for kind in ("similar", "path", "radio"):
+        for clients in map(int, args.clients.split(",")):
+            found = asked(port, kind, clients, args.seconds, args.tracks)
+            figures |= {f"{before}{kind}_{clients}_{name}": value for name, value in found.items()}
+    return figures
 
 
 @contextmanager

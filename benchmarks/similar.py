@@ -134,8 +134,11 @@ def path_of(i: int) -> bytes:
     return f"Artist {i // 120:04d}/Album {i // PER_FOLDER:05d}/{i:05d}.flac".encode()
 
 
-def fill(n: int) -> None:
-    """Tables, store and index of a library of `n` tracks; without syncing the disk for each."""
+def fill(n: int, *, isotropic: bool = True) -> None:
+    """Tables, store and index of a library of `n` tracks; without syncing the disk for each.
+
+    Not `isotropic`: the dimensions have less and less variance, as with vectors of music.
+    """
     from embed_assets.identity import folder_id, track_id
     from embed_assets.index.connection import connect
     from embed_assets.index.folders import index_library
@@ -148,6 +151,7 @@ def fill(n: int) -> None:
     spec, tables, store, name = project.spec(), project.tables, project.store, project.library.name
     recipe = spec.recipe
     rng = np.random.default_rng(0)
+    spread = np.ones(recipe.dim) if isotropic else np.arange(1, recipe.dim + 1) ** -0.5
     sync, os.fsync = os.fsync, lambda handle: None
     paths = []
     for begin in range(0, n, PER_FOLDER):
@@ -163,7 +167,7 @@ def fill(n: int) -> None:
         tables.put_tracks(rows, "scan")
         tables.finish_scan(folder, "scan", f"{begin:032x}", len(rows))
         for h in hashes:
-            windows = rng.standard_normal((3, len(recipe.frame_stats), recipe.dim))
+            windows = rng.standard_normal((3, len(recipe.frame_stats), recipe.dim)) * spread
             store.write(recipe.digest, h, windows.astype(np.float32))
         tables.put_embeddings([Embedding(recipe.digest, h, 3, 30.0) for h in hashes])
         paths.append(path)

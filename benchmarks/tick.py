@@ -103,7 +103,7 @@ def ticks(settings: Any, library: Path, n: int) -> dict[str, Any]:
 def parts_of_a_tick(settings: Any, instance: Any) -> dict[str, float]:
     """Seconds of the calls that a tick is made of, each taken alone."""
     from embed_assets.defs import state
-    from embed_assets.defs.instance import reap
+    from embed_assets.defs.dead_runs import reap
     from embed_assets.defs.partitions import key_of
     from embed_assets.index.folders import written_versions
     from embed_assets.library.walk import walk
@@ -134,7 +134,7 @@ def write_record(settings: Any, library: Path) -> None:
         with open_instance(making) as instance:
             _index_all(instance, making, library)
         settings.home.mkdir(parents=True)
-        shutil.copytree(making.dagster_home, settings.dagster_home)
+        shutil.copytree(making.instance_home, settings.instance_home)
     _note_in_tables(settings, library)
 
 

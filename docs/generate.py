@@ -149,6 +149,7 @@ SETTINGS_FOOT = """
   [the index](index.md).
 - Why the default is 3 windows of 10 s: [windows](decisions/windows.md).
 - Which engine and precision MuQ runs in on each device: [engines](decisions/engines.md).
+- `EMBED_DAGSTER_HOME`: [several machines](cluster.md).
 - Which runs are deleted after `EMBED_HISTORY_DAYS`: [Dagster's history](index.md#dagsters-history).
 """
 

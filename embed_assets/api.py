@@ -17,13 +17,13 @@ from embed_assets.index.nearest import Match
 from embed_assets.index.track_rows import row_of
 from embed_assets.project import Project, for_reading
 from embed_assets.search.filters import FIELDS
-from embed_assets.search.local import LocalAnswers
+from embed_assets.search.local import LocalAnswers, local_answers
 from embed_assets.search.milvus import MilvusAnswers
 from embed_assets.search.names import Found, Names, at_path, find, name_of, not_indexed
 from embed_assets.search.parts import has_parts
 from embed_assets.search.questions import Questions
 from embed_assets.search.searcher import Searcher
-from embed_assets.search.served import require_spec, served_name, spec_of, wanted_spec
+from embed_assets.search.served import known_spec, require_spec, served_name, spec_of, wanted_spec
 from embed_assets.search.snapshot import Snapshot as IndexSnapshot
 from embed_assets.settings import Settings
 from embed_assets.storage import find_tracks, queries
@@ -69,12 +69,18 @@ class Library(Questions):
     def __repr__(self) -> str:
         return f"Library({str(self.settings.library)!r}, home={str(self.settings.home)!r})"
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, collection: str = "") -> Snapshot:
         """What is indexed now, immutable: for several queries about one state of the library.
 
+        `collection`: another one than the served, by its name.
+
         Raises:
+            NotFound: the tables know no such collection.
             ConfigurationError: nothing is indexed yet.
         """
+        if collection:
+            project = self._project
+            return Snapshot(local_answers(project, known_spec(project, collection)))
         return Snapshot(self._local(parts=True))
 
     def tracks(self) -> pd.DataFrame:

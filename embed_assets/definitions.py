@@ -25,6 +25,11 @@ from embed_assets.defs.execution import EXECUTOR
 from embed_assets.defs.jobs import LIBRARY_JOB, prune_history
 from embed_assets.defs.library_map import MAP_JOB, MAP_SCHEDULE, library_map
 from embed_assets.defs.milvus_index import milvus_index
+from embed_assets.defs.neighbours import (
+    EVALUATION_JOB,
+    EVALUATION_SCHEDULE,
+    neighbours_beat_chance,
+)
 from embed_assets.defs.resources import resources
 from embed_assets.defs.sensor import library_sensor
 from embed_assets.defs.track_manifest import track_manifest
@@ -43,9 +48,9 @@ def build_defs(
             for asset in (track_manifest, audio_embeddings, milvus_index)
         ]
         + [library_map],
-        asset_checks=[index_in_step, wanted_collection_is_served],
-        jobs=[LIBRARY_JOB, RECONCILE_JOB, MAP_JOB, pruning.job],
-        schedules=[RECONCILE_SCHEDULE, MAP_SCHEDULE, pruning],
+        asset_checks=[index_in_step, wanted_collection_is_served, neighbours_beat_chance],
+        jobs=[LIBRARY_JOB, RECONCILE_JOB, MAP_JOB, EVALUATION_JOB, pruning.job],
+        schedules=[RECONCILE_SCHEDULE, MAP_SCHEDULE, EVALUATION_SCHEDULE, pruning],
         sensors=[library_sensor(settings.scan_seconds)],
         resources=resources(settings) | dict(resource_overrides or {}),
         executor=EXECUTOR,

@@ -51,6 +51,11 @@ class Settings(BaseSettings):
     tables_password_file: Path | None = Field(
         None, description="A file with this password, instead of `EMBED_TABLES_PASSWORD`."
     )
+    dagster_home: Path | None = Field(
+        None,
+        description="A folder with your own `dagster.yaml`, which is never changed, e.g. for runs"
+        " on several machines (docs/cluster.md). Empty: `$EMBED_HOME/dagster`.",
+    )
     encoder: str = Field(
         cards.DEFAULT.name,
         description=f"{cards.choices()}.",
@@ -169,6 +174,7 @@ class Settings(BaseSettings):
     @field_validator(
         "library",
         "home",
+        "dagster_home",
         "tables_password_file",
         "http_token_file",
         "http_read_token_file",
@@ -181,9 +187,9 @@ class Settings(BaseSettings):
         except RuntimeError as e:
             raise ValueError(str(e)) from e
 
-    @field_validator("home", mode="after")
+    @field_validator("home", "dagster_home", mode="after")
     @classmethod
-    def _for_databases(cls, value: Path) -> Path:
+    def _for_databases(cls, value: Path | None) -> Path | None:
         # Dagster puts it into the address of its database as it is; Milvus wants UTF-8.
         try:
             text = str(value).encode().decode()
@@ -306,8 +312,13 @@ class Settings(BaseSettings):
         return normal_address(self.milvus_uri, self.milvus_database)
 
     @property
-    def dagster_home(self) -> Path:
-        """Folder of the Dagster instance."""
+    def instance_home(self) -> Path:
+        """Folder of the Dagster instance: its dagster.yaml is ours, or a person's own."""
+        return self.dagster_home or self.home / "dagster"
+
+    @property
+    def up_folder(self) -> Path:
+        """Folder in which `up` notes what it started on this machine."""
         return self.home / "dagster"
 
     @property

@@ -62,6 +62,11 @@ def name_key(name: str) -> str:
     return _forms(name)[1].strip() or _composed(name).strip()
 
 
+def names_in(tag: str) -> list[str]:
+    """The names in a tag, which several values share as "A; B"."""
+    return [name for name in tag.split("; ") if name.strip()]
+
+
 _EMPTY = "  "
 
 

@@ -13,7 +13,7 @@ from hypothesis import settings
 from embed_assets.encoders import Encoder
 from embed_assets_tests import small_muq, tiers
 from embed_assets_tests.milvus_server import database, running_server
-from embed_assets_tests.postgres import running_postgres, tables_on
+from embed_assets_tests.postgres import database_of, running_postgres, tables_on
 
 # What a script runs in the background ignores SIGINT, all processes of the tests would, and Dagster
 # treats SIGTERM alike: nothing could be stopped.
@@ -72,16 +72,23 @@ def milvus_server(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def postgres():
+def postgres_server():
     """A real PostgreSQL server; skips where none can be had."""
     with running_postgres() as server:
         yield server
 
 
+@pytest.fixture
+def postgres(postgres_server):
+    """Address of an empty PostgreSQL database."""
+    with database_of(postgres_server) as address:
+        yield address
+
+
 @pytest.fixture(params=["sqlite", "postgres"])
 def each_database(request):
     """Have the tables of a test, `tables_at`, in SQLite, and then in PostgreSQL."""
-    server = request.getfixturevalue("postgres") if request.param == "postgres" else None
+    server = request.getfixturevalue("postgres_server") if request.param == "postgres" else None
     with tables_on(server):
         yield request.param
 

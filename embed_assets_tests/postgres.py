@@ -10,6 +10,7 @@ import socket
 import subprocess
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import closing, contextmanager, suppress
 from dataclasses import dataclass, field
@@ -80,6 +81,17 @@ class PostgresServer:
             with session.cursor() as cursor:
                 cursor.execute(sql)
                 return cursor.fetchall() if cursor.description else []
+
+
+@contextmanager
+def database_of(server: PostgresServer) -> Iterator[str]:
+    """Address of an empty database of a server, which is dropped afterwards."""
+    name = f"test_{uuid.uuid4().hex[:12]}"
+    server.execute(f"CREATE DATABASE {name} OWNER {USER}")
+    try:
+        yield server.address(name)
+    finally:
+        server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def psycopg2() -> Any:

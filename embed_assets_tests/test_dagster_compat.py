@@ -29,11 +29,12 @@ from dagster._core.storage.event_log.sqlite.sqlite_event_log import SqliteEventL
 from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
 from dagster._daemon.types import DaemonHeartbeat
 from dagster_shared.serdes import deserialize_value
-from filelock import Timeout
 
 import embed_assets
 from embed_assets.defs import dagster_compat
 from embed_assets.defs.dagster_compat import batches, pools, runs
+from embed_assets.defs.dagster_compat.locks import lock
+from embed_assets.errors import AlreadyRunning
 from embed_assets_tests.patience import PATIENCE
 
 PACKAGE = Path(embed_assets.__file__).parent
@@ -140,10 +141,10 @@ def test_a_lock_and_a_note_are_those_of_all_who_have_the_instance(home, instance
     assert runs.read_note(instance, "embed_assets/note") == ""
     runs.write_note(instance, "embed_assets/note", "one")
     runs.write_note(instance, "embed_assets/note", "two")
-    with runs.open_folder(home) as other, runs.lock(instance, "turns"):
+    with runs.open_folder(home) as other, lock(instance, "turns"):
         assert runs.read_note(other, "embed_assets/note") == "two"
-        with pytest.raises(Timeout):
-            runs.lock(other, "turns").acquire(timeout=0)
+        with pytest.raises(AlreadyRunning), lock(other, "turns", 0):
+            pass
 
 
 def test_a_range_is_run_and_its_failure_says_what_the_step_said(instance):

@@ -169,6 +169,7 @@ def test_the_dashboard_and_the_alerts_use_the_metrics_that_there_are(filled, mon
     samples = set(re.findall(r"^(embed_assets_\w+)", text, re.M))
     families = {f for f in families if not f.endswith("_created")}
     shown, alerts = (set(re.findall(r"embed_assets_\w+", " ".join(e))) for e in expressions())
+    samples.add("embed_assets_runs")  # Only beside `up`, see test_http_up.
     assert shown | alerts <= samples
     assert {f for f in families if any(s.startswith(f) for s in shown)} == families
     variables = re.findall(r"label_values\((\w+)", read("grafana.json"))

@@ -21,7 +21,8 @@ import dagster as dg
 from embed_assets.definitions import library_job
 from embed_assets.defs.dagster_compat import batches
 from embed_assets.defs.execution import IN_PROCESS
-from embed_assets.defs.instance import open_instance, worker_tags
+from embed_assets.defs.dead_runs import worker_tags
+from embed_assets.defs.instance import open_instance
 from embed_assets.defs.state import add_keys, range_tags
 from embed_assets.index import folders
 from embed_assets.settings import Settings

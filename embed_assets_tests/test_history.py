@@ -147,7 +147,7 @@ class Aged:
         }
 
     def bytes(self):
-        return files.size_of(self.settings.dagster_home)
+        return files.size_of(self.settings.instance_home)
 
 
 @pytest.fixture
@@ -175,7 +175,7 @@ def aged(world):
         start = made.now - 1000 * HOUR
         old = {*made.kept, reconciled, cancelled.run_id}
         again = [f for f in FOLDERS if f not in (KILLED, CANCELLED, RETRIED, WAITING)]
-        with AgedHome(made.settings.dagster_home) as home:
+        with AgedHome(made.settings.instance_home) as home:
             home.date([made.imported], start - HOUR)
             with sqlite3.connect(world.home / "tables.sqlite") as tables:
                 tables.execute("UPDATE indexed SET at = ?", (start - HOUR,))
@@ -462,7 +462,7 @@ def test_a_sensor_that_finds_nothing_to_do_writes_no_log(world, instance):
         context._log_key, context._instance_ref = key, instance.get_ref()
         tick = defs.resolve_sensor_def("library_sensor").evaluate_tick(context)
     assert not tick.run_requests
-    assert not (settings.dagster_home / "storage" / "__repository__").exists()
+    assert not (settings.instance_home / "storage" / "__repository__").exists()
 
 
 def test_dagster_deletes_a_run_with_its_materializations_and_leaves_the_rest_behind(instance):

@@ -63,6 +63,13 @@ def test_up_answers_queries_from_an_empty_home_to_its_end(world):
     )
     assert [m["path"] for m in answer.json()["matches"]] == ["Album/02.ogg"]
 
+    def finished_runs():
+        text = httpx.get(f"{address}/metrics", headers={"X-API-Key": READ}, timeout=PATIENCE).text
+        found = re.search(r'^embed_assets_runs{status="SUCCESS"} (\d+)', text, re.M)
+        return found and int(found[1])
+
+    world.until(finished_runs, "the metrics count its run")
+
     for process in world.processes():
         line = " ".join(process.cmdline())
         assert FULL not in line

@@ -105,6 +105,7 @@ def test_the_page_has_every_command_that_prints_json():
         ("radio", ["Album/01.ogg", "-n", "3"]),
         ("duplicates", ["--min-score", "-1"]),
         ("map", ["map.html"]),
+        ("evaluate", []),
         ("collections", []),
         ("collections --check", []),
         ("gc", ["--dry-run"]),

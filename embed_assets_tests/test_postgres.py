@@ -22,14 +22,14 @@ SECRET = "not-for-others"
 
 
 @pytest.fixture
-def guarded(postgres, tmp_path):
+def guarded(postgres_server, tmp_path):
     """Address of an empty database whose user needs a password."""
     name = "guarded_" + tmp_path.name.replace("-", "_")[:40]
-    if not postgres.execute("SELECT 1 FROM pg_roles WHERE rolname = 'guarded'"):
-        postgres.execute(f"CREATE ROLE guarded LOGIN PASSWORD '{SECRET}'")
-    postgres.execute(f"CREATE DATABASE {name} OWNER guarded")
-    yield postgres.address(name, "guarded")
-    postgres.execute(f"DROP DATABASE {name} WITH (FORCE)")
+    if not postgres_server.execute("SELECT 1 FROM pg_roles WHERE rolname = 'guarded'"):
+        postgres_server.execute(f"CREATE ROLE guarded LOGIN PASSWORD '{SECRET}'")
+    postgres_server.execute(f"CREATE DATABASE {name} OWNER guarded")
+    yield postgres_server.address(name, "guarded")
+    postgres_server.execute(f"DROP DATABASE {name} WITH (FORCE)")
 
 
 def use(url: str, password: str = "", file: Path | None = None) -> Tables:
@@ -55,12 +55,18 @@ def test_the_password_comes_from_a_setting_a_file_or_where_libpq_looks(
     use(f"{guarded}?application_name=pgpass")
 
 
-def test_a_wrong_login_or_database_fails_at_once_and_names_them_but_no_password(guarded, postgres):
+def test_a_wrong_login_or_database_fails_at_once_and_names_them_but_no_password(
+    guarded, postgres_server
+):
     wrong = [
         (guarded, "wrong-" + SECRET, "password authentication failed"),
         (guarded, "", "no password supplied"),
-        (postgres.address("nowhere"), "", 'database "nowhere" does not exist'),
-        (postgres.address("postgres", "nobody_here"), "", 'role "nobody_here" does not exist'),
+        (postgres_server.address("nowhere"), "", 'database "nowhere" does not exist'),
+        (
+            postgres_server.address("postgres", "nobody_here"),
+            "",
+            'role "nobody_here" does not exist',
+        ),
     ]
     for number, (url, password, why) in enumerate(wrong):
         with pytest.raises(ConfigurationError, match=why) as error:
@@ -77,8 +83,8 @@ def test_a_server_that_is_away_is_named_and_awaited():
         use("postgresql://me@no-such-host.invalid/music")
 
 
-def test_tables_of_a_newer_version_are_left_alone(postgres, tmp_path):
-    url = postgres.schema(str(tmp_path))
+def test_tables_of_a_newer_version_are_left_alone(postgres_server, tmp_path):
+    url = postgres_server.schema(str(tmp_path))
     tables = use(url)
     with tables.connect() as db:
         db.execute(f"UPDATE {STATE} SET version = version + 1")
@@ -86,16 +92,16 @@ def test_tables_of_a_newer_version_are_left_alone(postgres, tmp_path):
         use(f"{url}&application_name=another")
 
 
-def test_an_encoding_that_lacks_letters_is_refused(postgres):
-    postgres.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
+def test_an_encoding_that_lacks_letters_is_refused(postgres_server):
+    postgres_server.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
     with pytest.raises(ConfigurationError, match="has the encoding LATIN1"):
-        use(postgres.address("latin"))
+        use(postgres_server.address("latin"))
 
 
-def test_a_user_without_rights_is_told_so(postgres):
-    postgres.execute("CREATE ROLE stranger LOGIN")
+def test_a_user_without_rights_is_told_so(postgres_server):
+    postgres_server.execute("CREATE ROLE stranger LOGIN")
     with pytest.raises(ConfigurationError, match="permission denied"):
-        use(postgres.address("postgres", "stranger"))
+        use(postgres_server.address("postgres", "stranger"))
 
 
 def test_without_the_driver_the_extra_is_named(monkeypatch):
@@ -128,16 +134,16 @@ def test_an_address_is_any_that_libpq_knows():
     assert str(socket) == "the database 'music' on /run/postgresql"
 
 
-def test_commands_that_only_look_make_no_tables(postgres, tmp_path):
-    settings = Settings(home=tmp_path, tables=postgres.schema(str(tmp_path)))
+def test_commands_that_only_look_make_no_tables(postgres_server, tmp_path):
+    settings = Settings(home=tmp_path, tables=postgres_server.schema(str(tmp_path)))
     assert not queries.any_track(for_reading(settings).tables)
     assert not Project.of(settings).tables.database.exists()
     use(settings.tables)
     assert for_reading(settings).tables.database.exists()
 
 
-def test_few_sessions_are_kept(postgres, tmp_path):
-    tables = use(f"{postgres.schema(str(tmp_path))}&application_name=few")
+def test_few_sessions_are_kept(postgres_server, tmp_path):
+    tables = use(f"{postgres_server.schema(str(tmp_path))}&application_name=few")
     started = threading.Barrier(8)
 
     def ask() -> None:
@@ -150,22 +156,22 @@ def test_few_sessions_are_kept(postgres, tmp_path):
     for thread in threads:
         thread.join()
     count = "SELECT count(*) FROM pg_stat_activity WHERE application_name = 'few'"
-    assert postgres.execute(count)[0][0] <= KEPT + 4  # Those that are ended may linger.
+    assert postgres_server.execute(count)[0][0] <= KEPT + 4  # Those that are ended may linger.
     for _ in range(20):
         queries.any_track(tables)
-    assert postgres.execute(count)[0][0] <= KEPT
+    assert postgres_server.execute(count)[0][0] <= KEPT
 
 
-def test_a_process_that_was_cut_off_amid_writing_has_written_nothing(postgres, tmp_path):
+def test_a_process_that_was_cut_off_amid_writing_has_written_nothing(postgres_server, tmp_path):
     """As a host that stood still for a minute is: the server has given up its transaction."""
-    tables = use(f"{postgres.schema(str(tmp_path))}&application_name=frozen")
+    tables = use(f"{postgres_server.schema(str(tmp_path))}&application_name=frozen")
     tables.begin_scan("f", b"F", "scan")
 
     def rows():
         from embed_assets.storage.records import Track
 
         yield Track("id", "f", b"a.mp3", 1, 1, 1, "audio")
-        postgres.execute(
+        postgres_server.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
             " WHERE application_name = 'frozen' AND state = 'idle in transaction'"
         )

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
-from embed_assets.defs.instance import HOST_TAG, PID_TAG, begin_to_cancel, reap, worker_tags
+from embed_assets.defs.dead_runs import HOST_TAG, PID_TAG, begin_to_cancel, reap, worker_tags
 from embed_assets.defs.state import add_keys, range_tags
 from embed_assets.errors import Reason, TransientError
 from embed_assets.workers import cpu_count, open_pool

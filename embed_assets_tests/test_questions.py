@@ -12,6 +12,7 @@ from embed_assets.errors import ConfigurationError
 from embed_assets.index.connection import connect
 from embed_assets.index.nearest import similar as asked_of_milvus
 from embed_assets.search import exact, pca_prefilter, searcher, snapshot
+from embed_assets.search.artists import similar_artists
 from embed_assets.search.duplicates import duplicates
 from embed_assets.search.filters import condition, parse
 from embed_assets_tests.indexing import by_brute_force
@@ -73,6 +74,20 @@ def test_a_searcher_that_stays_up_sees_what_comes_changes_and_goes(shelf, monkey
     )
 
 
+def test_artists_that_come_later_are_found_by_a_searcher_that_stays_up(shelf, monkeypatch):
+    monkeypatch.setattr(searcher, "FRESH_SECONDS", 0.0)
+    fill(shelf)
+    ready = shelf.searcher()
+    assert len(similar_artists(ready.snapshot(), "Artist 1").artists) == 5
+    shelf.put([shelf.track("New/a.ogg", artist="Newcomer")], random_vectors(1, seed=5))
+    assert ready.refresh()
+    found = similar_artists(ready.snapshot(), "Artist 1").artists
+    assert "Newcomer" in [one.artist for one in found]
+    shelf.remove(b"New")
+    assert ready.refresh()
+    assert len(similar_artists(ready.snapshot(), "Artist 1").artists) == 5
+
+
 def test_many_rows_are_answered_as_exactly_as_few(shelf, monkeypatch):
     """By candidates along the axes, where these suffice, and by all where they do not."""
     monkeypatch.setattr(snapshot, "EXACT_ROWS", 500)
@@ -96,6 +111,23 @@ def test_many_rows_are_answered_as_exactly_as_few(shelf, monkeypatch):
             assert [rows[i] for i in found] == order.tolist()
             assert cosines == pytest.approx(scores, abs=1e-5)
         assert ready._state.prefilter.axes.is_exact_enough is is_exact_enough
+
+
+@pytest.mark.parametrize("kind", ["random", "in order", "in blocks", "equal", "two values"])
+@pytest.mark.parametrize("count", [1, 20, 1_344, 9_999])
+def test_no_candidate_is_lost_whatever_the_order_of_the_rows(kind, count):
+    rng = np.random.default_rng(2)
+    scores = {
+        "random": rng.standard_normal(10_000),
+        "in order": np.arange(10_000),
+        "in blocks": np.repeat(rng.standard_normal(100), 100) + rng.random(10_000) / 100,
+        "equal": np.zeros(10_000),
+        "two values": (np.arange(10_000) % 16 == 0).astype(float),
+    }[kind].astype(np.float32)
+    found = pca_prefilter.highest(scores, count)
+    assert len(set(found.tolist())) == len(found) >= count
+    best = np.sort(scores)[::-1][:count]
+    assert np.sort(scores[found])[::-1][:count].tolist() == best.tolist()
 
 
 def test_like_several_unlike_others_and_at_most_so_many_an_artist(shelf):

@@ -76,7 +76,7 @@ def test_processes_that_ask_for_the_encoder_at_once_have_it_one_after_the_other(
         instance.event_log_storage.initialize_concurrency_limit_to_default("gpu")
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(["embed_assets.definitions"])
-    home = str(world.made_settings().dagster_home)
+    home = str(world.made_settings().instance_home)
     together = context.Barrier(3)
     asking = [
         context.Process(target=take_turns, args=(home, f"run {i}", together)) for i in range(3)

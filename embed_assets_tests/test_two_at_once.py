@@ -64,7 +64,7 @@ def test_what_another_look_asked_for_meanwhile_is_left_out(world):
         assert [found.plan.requests for found, _ in looks] == [sensors.plan.requests] * 3
         (request,) = sensors.plan.requests
         project = world.project()
-        with request_lock(project.tables.database, PATIENCE):
+        with request_lock(instance, PATIENCE):
             prepare(instance, project.index(), sensors.plan)
             record_requested(instance, sensors)
         left = drop_already_requested(instance, syncs, cursor)

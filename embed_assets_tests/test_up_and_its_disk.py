@@ -49,7 +49,7 @@ up.up(Settings.load(), int(sys.argv[1]), print)
 def test_a_second_up_is_told_by_the_lock_alone(world):
     settings = world.made_settings()
     prepare_home(settings)
-    (settings.dagster_home / "up.json").write_text('{"address": "http://127.0.0.1:1"}')
+    (settings.instance_home / "up.json").write_text('{"address": "http://127.0.0.1:1"}')
     assert running_address(settings) is None, "a note without a process says nothing"
     holder = subprocess.Popen(
         [sys.executable, "-c", HOLDS],

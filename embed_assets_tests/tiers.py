@@ -5,9 +5,12 @@ from __future__ import annotations
 import pytest
 
 SLOW_FIXTURES = frozenset(
-    {"world", "world_at", "two_collections", "running", "small", "milvus_server", "disk"}
+    {
+        *("world", "world_at", "two_collections", "running", "small", "milvus_server", "disk"),
+        "postgres_server",
+    }
 )
-"""Runs of Dagster, MuQ's weights, a Milvus server, a mounted disk: seconds for each test."""
+"""Runs of Dagster, MuQ's weights, a server, a mounted disk: seconds for each test."""
 
 SLOW = frozenset(
     {
@@ -17,6 +20,7 @@ SLOW = frozenset(
         "test_a_device_that_dies_costs_what_was_under_way",
         "test_a_file_that_gives_no_audio_holds_no_place",
         "test_a_file_that_takes_a_decoder_for_ever_costs_its_own_worker_only",
+        "test_a_lock_is_free_again_when_its_holder_is_killed",
         "test_a_look_makes_up_scan_though_scans_are_an_hour_apart",
         "test_a_pool_that_ends_while_workers_still_start_prints_nothing",
         "test_a_port_in_use_is_said_once_and_tried_until_it_is_free",
@@ -38,6 +42,8 @@ SLOW = frozenset(
         "test_it_gives_the_vectors_and_rows_that_a_process_a_core_gives",
         "test_its_features_are_librosas",
         "test_no_query_fails_while_another_collection_is_served",
+        "test_nobody_waits_beside_a_free_slot",
+        "test_one_slot_is_given_to_one_step",
         "test_serve_alone_listens_where_the_setting_says_unless_an_option_says_otherwise",
         "test_serve_ends_though_a_music_server_hangs",
         "test_the_numbers_are_the_same_with_every_version_of_torch_and_muq",

@@ -17,6 +17,7 @@ from embed_assets.defs.history import Pruned
 from embed_assets.index.gates import Gate
 from embed_assets.index.nearest import Match
 from embed_assets.library.left_out import LeftOutCounts
+from embed_assets.neighbours.figures import Difference, Hubs, Relation
 from embed_assets.operations.collections import CollectionRow, ServingJson
 from embed_assets.operations.doctor import Finding
 from embed_assets.operations.errors import ErrorRow
@@ -28,6 +29,7 @@ from embed_assets.operations.sync import SyncResult
 from embed_assets.operations.try_int8 import Trial
 from embed_assets.search.draw import WrittenMap
 from embed_assets.search.duplicates import DuplicateGroup
+from embed_assets.search.evaluate import Beside, Evaluation, SameTrack
 from embed_assets.search.segments import Part
 from embed_assets.storage.garbage import GcReport
 
@@ -101,6 +103,7 @@ SHAPES: dict[str, Shape] = {
     ),
     "duplicates": Shape(fields_of(DuplicateGroup), is_list=True),
     "map": Shape(fields_of(WrittenMap)),
+    "evaluate": Shape(fields_of(Evaluation)),
     "collections": Shape(
         fields_of(CollectionRow),
         is_list=True,
@@ -124,5 +127,10 @@ OBJECTS: dict[str, type] = {
     "pruned": Pruned,
     "left-out counts": LeftOutCounts,
     "music servers": ServerRow,
+    "relation": Relation,
+    "same track": SameTrack,
+    "hubs": Hubs,
+    "comparison": Beside,
+    "difference": Difference,
 }
 """Objects inside these shapes, by their names in docs/json.md."""

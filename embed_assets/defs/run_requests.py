@@ -18,12 +18,12 @@ from typing import Any
 import dagster as dg
 
 from embed_assets.defs import state
+from embed_assets.defs.dagster_compat.locks import lock
 from embed_assets.defs.dagster_compat.runs import read_note, write_note
 from embed_assets.defs.evaluation import Evaluation
-from embed_assets.errors import TransientError
+from embed_assets.errors import AlreadyRunning, TransientError
 from embed_assets.identity import PartitionKey
 from embed_assets.planning.values import RunRequest, SensorCursor
-from embed_assets.storage.database import Database
 
 REQUESTED = "embed_assets/asked"
 """Key in Dagster's cursor storage: what the last tick of the sensor requested."""
@@ -38,16 +38,16 @@ MOST_RUNS = 50
 
 
 @contextmanager
-def request_lock(database: Database, wait_seconds: float) -> Iterator[None]:
-    """Hold the lock for requesting runs; it ends with its process.
+def request_lock(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[None]:
+    """Hold the lock for requesting runs.
 
     Raises:
         TransientError: another process held it for too long.
     """
-    with ExitStack() as held:
+    with ExitStack() as stack:
         try:
-            held.enter_context(database.lock("asking", wait_seconds))
-        except TimeoutError:
+            stack.enter_context(lock(instance, "asking", wait_seconds))
+        except AlreadyRunning:
             raise TransientError(
                 f"another process has been requesting runs for more than {wait_seconds:.0f} s; this"
                 " is retried"

@@ -4,6 +4,7 @@ import time
 
 import dagster as dg
 
+from embed_assets.defs.dead_runs import reap
 from embed_assets.defs.evaluation import (
     IMPORT_RUNS,
     LIVE_RUNS,
@@ -13,7 +14,6 @@ from embed_assets.defs.evaluation import (
     run_tags,
     summary,
 )
-from embed_assets.defs.instance import reap
 from embed_assets.defs.jobs import LIBRARY_JOB
 from embed_assets.defs.resources import (
     EncoderResource,
@@ -96,7 +96,7 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
             time.sleep(wait + 0.05)
             budget = 20.0
         try:
-            with request_lock(index.tables.database, LOCK_SECONDS):
+            with request_lock(context.instance, LOCK_SECONDS):
                 # The runs of its last tick have been created, or never will be.
                 found = drop_already_requested(context.instance, found, cursor, recorded=False)
                 prepare(context.instance, index, found.plan)

@@ -17,6 +17,7 @@ from embed_assets.defs.dagster_compat.runs import (
     WILL_BE_RETRIED,
     is_to_be_retried,
     read_note,
+    watches_workers,
     write_note,
 )
 from embed_assets.defs.execution import GPU_POOL
@@ -57,7 +58,12 @@ def embedding_at_once(instance: dg.DagsterInstance) -> int:
 
 
 def fit_gpu_pool(instance: dg.DagsterInstance, devices: int) -> None:
-    """Set the slots of the pool `gpu` to one per device, unless a person chose another number."""
+    """Set the slots of the pool `gpu` to one per device, unless a person chose another number.
+
+    Where runs go to other machines, this one's devices say nothing, and only a person can choose.
+    """
+    if watches_workers(instance):
+        return
     slots, by_hand = _gpu_pool(instance)
     if slots != devices and not by_hand:
         # Recorded first, with the old number: any other number counts as chosen by a person.

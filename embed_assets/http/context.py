@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from embed_assets.api import Library, Snapshot
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.http.models import Audio, ServerTrack, Track
 from embed_assets.identity import track_id
 from embed_assets.index.nearest import Match
@@ -57,14 +57,27 @@ class Context:
         """The tracks that clients name; raises what `Snapshot.named` and `track_of` do."""
         return tuple(self._one(snapshot, name) for name in names)
 
-    def ids_for(self, matches: Iterable[Match]) -> Ids:
-        """The servers' ids of these tracks, or else of other files with their audio."""
+    def ids_and_notes(
+        self, matches: Iterable[Match], *, copies: bool = True
+    ) -> tuple[Ids, list[str]]:
+        """The same as `ids_for`; while they cannot be read, none, and a note that says so."""
+        try:
+            return self.ids_for(matches, copies=copies), []
+        except TransientError as e:
+            return {}, [f"without the ids of music servers: {e}"]
+
+    def ids_for(self, matches: Iterable[Match], *, copies: bool = True) -> Ids:
+        """The servers' ids of these tracks, or else, with `copies`, of files with their audio.
+
+        Raises:
+            TransientError: the ids cannot be read.
+        """
         if not self.ids.servers:
             return {}
         same = {
             match.track_id: [
                 match.track_id,
-                *(track_id(self.folder, os.fsencode(path)) for path in match.copies),
+                *(track_id(self.folder, os.fsencode(p)) for p in match.copies if copies),
             ]
             for match in matches
         }

@@ -74,7 +74,8 @@ def about_library(context: Context) -> APIRouter:
         found = library.snapshot().duplicates(least, where=where)
         page = found[after : after + n]
         # Of each file its own id: copies are what this is about.
-        ids = context.ids.ids_of(m.track_id for one in page for m in one.tracks)
+        matches = (match for one in page for match in one.tracks)
+        ids, notes = context.ids_and_notes(matches, copies=False)
         groups = [
             Duplicates(
                 certain=one.certain,
@@ -83,7 +84,9 @@ def about_library(context: Context) -> APIRouter:
             )
             for one in page
         ]
-        return DuplicatesPage(groups=groups, after=after + n if len(found) > after + n else None)
+        return DuplicatesPage(
+            groups=groups, notes=notes, after=after + n if len(found) > after + n else None
+        )
 
     @routes.get("/map")
     def map_of_library(by: Literal["", "genre", "folder"] = "") -> MapAnswer:

@@ -96,6 +96,7 @@ class DuplicatesPage(Model):
     """Some of the duplicates: identical audio first, then pairs, likeliest first."""
 
     groups: list[Duplicates]
+    notes: Annotated[list[str], Field(description="What to know about the answer.")]
     after: Annotated[
         int | None, Field(description="Send this as `after` for the next page; null at the end.")
     ]

@@ -13,6 +13,13 @@ from embed_assets.errors import EmbedAssetsError
 from embed_assets.http.context import Context
 from embed_assets.http.state import counts_of
 
+RUN_STATUSES = ("QUEUED", "STARTING", "STARTED", "CANCELING", "SUCCESS", "FAILURE", "CANCELED")
+RUNS_QUERY = "\n".join(
+    f"{s}: runsOrError(filter: {{statuses: [{s}]}}) {{ ... on Runs {{ count }} }}"
+    for s in RUN_STATUSES
+)
+UI_SECONDS = 2.0
+
 SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0)
 
 
@@ -34,7 +41,7 @@ class Metrics:
             buckets=SECONDS,
             registry=self.registry,
         )
-        self.registry.register(_Tables(context))
+        self.registry.register(_State(context))
 
     def observe(self, kind: str, status: int, seconds: float) -> None:
         """Count an answered query."""
@@ -42,8 +49,8 @@ class Metrics:
         self.seconds.labels(kind).observe(seconds)
 
 
-class _Tables(Collector):
-    """Figures from the tables, read when Prometheus asks."""
+class _State(Collector):
+    """Figures from the tables and of Dagster's runs, read when Prometheus asks."""
 
     def __init__(self, context: Context) -> None:
         self.context = context
@@ -68,6 +75,8 @@ class _Tables(Collector):
             age = max(0.0, time.time() - found.indexed_at)
             text = "Seconds since the index last changed"
             yield GaugeMetricFamily("embed_assets_index_age_seconds", text, value=age)
+        if found.ui is not None:
+            yield from _runs(found.ui)
         if not found.servers:
             return
         tracks = GaugeMetricFamily(
@@ -79,3 +88,24 @@ class _Tables(Collector):
             tracks.add_metric((one.name, "mapped"), one.mapped)
             tracks.add_metric((one.name, "unmatched"), one.unmatched)
         yield tracks
+
+
+def _runs(ui: str) -> Iterator[Metric]:
+    """How many runs Dagster has in each status; nothing if its UI does not answer."""
+    import httpx
+
+    try:
+        answer = httpx.post(
+            f"{ui}/graphql",
+            json={"query": f"{{ {RUNS_QUERY} }}"},
+            timeout=UI_SECONDS,
+            trust_env=False,
+        )
+        counts = {s: int(answer.json()["data"][s]["count"]) for s in RUN_STATUSES}
+    except (httpx.HTTPError, ValueError, TypeError, KeyError):
+        return
+    text = "Runs in Dagster's history, by status"
+    runs = GaugeMetricFamily("embed_assets_runs", text, labels=("status",))
+    for status, count in counts.items():
+        runs.add_metric((status,), count)
+    yield runs

@@ -10,7 +10,6 @@ from typing import Annotated, Any, Literal
 from fastapi import APIRouter, Query, Request, Response
 from starlette.exceptions import HTTPException
 
-from embed_assets.errors import TransientError
 from embed_assets.http.context import Context
 from embed_assets.http.models import (
     MOST_RESULTS,
@@ -130,7 +129,8 @@ def queries(context: Context) -> APIRouter:
     def artists(query: ArtistsQuery) -> ArtistsAnswer:
         """The artists whose music sounds most like an artist's, best first."""
         found = library.snapshot().artists(query.artist, query.n, query.songs)
-        ids = context.ids_for([*found.tracks, *(m for one in found.artists for m in one.tracks)])
+        matches = [*found.tracks, *(m for one in found.artists for m in one.tracks)]
+        ids, notes = context.ids_and_notes(matches)
         return ArtistsAnswer(
             artist=found.artist,
             tracks=[found_track(m, ids.get(m.track_id)) for m in found.tracks],
@@ -142,7 +142,7 @@ def queries(context: Context) -> APIRouter:
                 )
                 for one in found.artists
             ],
-            notes=list(found.notes),
+            notes=[*found.notes, *notes],
         )
 
     return routes
@@ -164,11 +164,5 @@ def _answer(
     if as_format == "m3u" or (as_format is None and M3U in request.headers.get("accept", "")):
         text, _ = m3u_text(result.library, found)
         return Response(text, media_type=f"{M3U}; charset=utf-8")
-    notes = list(notes_of(named))
-    try:
-        ids = context.ids_for(found)
-    except TransientError as e:
-        # What it sounds like is known all the same.
-        ids = {}
-        notes.append(f"without the ids of music servers: {e}")
-    return Answer.of(result, found, [f.name for f in named], notes, ids)
+    ids, notes = context.ids_and_notes(found)
+    return Answer.of(result, found, [f.name for f in named], [*notes_of(named), *notes], ids)

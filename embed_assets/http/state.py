@@ -117,7 +117,7 @@ def errors_of(library: Library) -> list[ErrorRow]:
 def _ui(settings: Settings) -> str | None:
     """Address of the Dagster UI of a running `up`, by the note that it keeps while it runs."""
     try:
-        note = json.loads((settings.dagster_home / "up.json").read_text())
+        note = json.loads((settings.up_folder / "up.json").read_text())
         return str(note["address"]) if psutil.pid_exists(int(note["session"])) else None
     except (OSError, ValueError, TypeError, KeyError):
         return None

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import re
 import secrets
 from collections.abc import Callable, Hashable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -17,9 +18,11 @@ from embed_assets.errors import TrackRejected
 from embed_assets.identity import ROW_SCHEMA_VERSION, IndexSpec
 from embed_assets.index.collection import count, ensure, load, width_of
 from embed_assets.index.nearest import vectors_of
+from embed_assets.index.neighbour_gates import better_neighbours
 from embed_assets.index.reconcile import IndexDiff, compare
 from embed_assets.index.row_kinds import kind_of
 from embed_assets.index.row_vectors import Windows
+from embed_assets.neighbours.figures import Difference
 from embed_assets.storage import collection_registry
 from embed_assets.storage.vector_store import VectorsLost
 
@@ -141,6 +144,7 @@ def _validate(
         gates.append(_self_recall(ids, hits))
         if beside is not None and beside != name:
             gates += _overlap(client, beside, ids, hits)
+            gates += [_better(one, beside) for one in better_neighbours(index, beside)]
     return gates, diff
 
 
@@ -170,6 +174,14 @@ def _as_stored(
             continue
         worst = min(worst, float(meant @ vector) if meant.shape == vector.shape else -1.0)
     return Gate("cosine_to_store", worst > STORE_COSINE, round(worst, 6), f"above {STORE_COSINE:g}")
+
+
+def _better(one: Difference, served: str) -> Gate:
+    """How much more often neighbours belong together than in the served collection."""
+    word = "better" if one.low > 0 else "worse" if one.high < 0 else "no clear difference"
+    name = re.sub("[^a-z]+", "_", one.relation)
+    remark = f"informational; {word} than in {served} ({one.low:+.3f} to {one.high:+.3f})"
+    return Gate(f"neighbours_of_{name}", None, one.difference, remark)
 
 
 def _step_aside(client: IndexClient, names: list[str]) -> None:

@@ -56,6 +56,9 @@ NUMBERS = (
 SECONDS = ("duration", "start", "end")
 """The fields in seconds, stored as FLOAT."""
 
+_TEXTS = tuple((k, v) for k, v in TEXT_BYTES.items() if k not in ("row_digest", "part_id"))
+_MOST = tuple((name, 2**53 if name.endswith("_at") else 2**31 - 1) for name in NUMBERS)
+
 
 def fit(text: str, max_bytes: int) -> str:
     r"""Cut text to `max_bytes` of UTF-8 between characters; lone surrogates become `\udcXX`."""
@@ -111,12 +114,15 @@ class TrackRow:
     run_id: str = ""
 
     def __post_init__(self) -> None:
-        for name, size in TEXT_BYTES.items():
-            if name not in ("row_digest", "part_id"):
-                object.__setattr__(self, name, fit(getattr(self, name), size))
-        for name in NUMBERS:
-            top = 2**53 if name.endswith("_at") else 2**31 - 1
-            object.__setattr__(self, name, min(max(int(getattr(self, name)), 0), top))
+        # Nearly all values fit; there are many rows, with many fields.
+        for name, size in _TEXTS:
+            text = getattr(self, name)
+            if (fitted := fit(text, size)) is not text:
+                object.__setattr__(self, name, fitted)
+        for name, top in _MOST:
+            number = getattr(self, name)
+            if type(number) is not int or not 0 <= number <= top:
+                object.__setattr__(self, name, min(max(int(number), 0), top))
         if not 0 <= self.duration < 1e9:
             object.__setattr__(self, "duration", 0.0)
 

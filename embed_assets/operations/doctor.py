@@ -159,7 +159,7 @@ def _home(settings: Settings, project: Project) -> str:
         raise ConfigurationError(
             f"EMBED_HOME={settings.home} is not writable: change its owner or permissions"
         )
-    parts = [settings.dagster_home, project.store.root, Path(project.uri)]
+    parts = [settings.instance_home, project.store.root, Path(project.uri)]
     for part in (folder, *(p for p in parts if p.exists())):
         free = shutil.disk_usage(part).free
         if free < FREE_BYTES:

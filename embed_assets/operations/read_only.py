@@ -26,7 +26,7 @@ def require_setting(settings: Settings) -> None:
 @contextmanager
 def open_existing(settings: Settings) -> Iterator[dg.DagsterInstance]:
     """The Dagster instance of EMBED_HOME, or an empty one in memory if there is none."""
-    if (settings.dagster_home / "dagster.yaml").exists():
+    if (settings.instance_home / "dagster.yaml").exists():
         with open_instance(settings) as instance:
             yield instance
     else:
@@ -36,4 +36,4 @@ def open_existing(settings: Settings) -> Iterator[dg.DagsterInstance]:
 
 def address_of_up(settings: Settings) -> str | None:
     """Address of the UI of a running `up`, or None."""
-    return running_address(settings) if settings.dagster_home.exists() else None
+    return running_address(settings) if settings.instance_home.exists() else None

@@ -21,9 +21,10 @@ import dagster as dg
 
 from embed_assets.defs.dagster_compat.pools import free_slots
 from embed_assets.defs.dagster_compat.runs import begin_to_cancel_run, cancel_run
+from embed_assets.defs.dead_runs import worker_tags
 from embed_assets.defs.evaluation import run_tags
 from embed_assets.defs.execution import IN_PROCESS, PRELOADED
-from embed_assets.defs.instance import open_instance, worker_tags
+from embed_assets.defs.instance import open_instance
 from embed_assets.errors import EmbedAssetsError
 from embed_assets.planning.values import RunRequest
 from embed_assets.settings import Settings

@@ -14,9 +14,10 @@ from multiprocessing import connection
 import dagster as dg
 
 from embed_assets.defs.dagster_compat.runs import log_of
+from embed_assets.defs.dead_runs import cancel_unserved_queue, reap
 from embed_assets.defs.evaluation import IMPORT_RUNS, Evaluation, evaluate, prepare, summary
 from embed_assets.defs.execution import wrong_setting
-from embed_assets.defs.instance import cancel_unserved_queue, open_instance, reap
+from embed_assets.defs.instance import open_instance
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.run_requests import drop_already_requested, request_lock
 from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
@@ -137,7 +138,7 @@ def sync(
             if cursor.resume is None:  # Otherwise the walk and its counts are continued.
                 left_out = LeftOut()
             found = evaluate(instance, index, cursor, policy, left_out=left_out)
-            with request_lock(tables.database, LOCK_SECONDS):
+            with request_lock(instance, LOCK_SECONDS):
                 found = drop_already_requested(instance, found, cursor)
                 prepare(instance, index, found.plan)
                 line, _, _ = summary(found).rpartition(" (")

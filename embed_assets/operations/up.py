@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import sys
 import time
 from contextlib import suppress
@@ -15,14 +16,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.defs.dagster_compat.processes import CodeServerWatch
+from embed_assets.defs.dead_runs import begin_to_cancel, last_up, note_up, reap
 from embed_assets.defs.evaluation import LIVE_RUNS
 from embed_assets.defs.instance import (
     allow_runs,
-    begin_to_cancel,
     cannot_write,
     open_instance,
     prepare_home,
-    reap,
     sole_starter,
 )
 from embed_assets.defs.run_requests import forget_requested
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
 
     import dagster as dg
 
+    from embed_assets.defs.dagster_compat.locks import HeldLock
     from embed_assets.settings import Settings
 
 WELL_SECONDS = 20.0
@@ -51,6 +52,11 @@ STARTS = 4
 """After this many shorter runs in a row, `up` pauses before it restarts Dagster, or gives up."""
 
 LONGEST_PAUSE_SECONDS = 60.0
+
+LOCK_SECONDS = 10.0
+"""How often `up` looks whether it still holds its lock, where a server keeps it."""
+
+NO_ADDRESS = "its address is not known yet"
 
 
 def up(
@@ -64,13 +70,13 @@ def up(
         ConfigurationError: EMBED_HOME cannot be written, or the port is taken.
         TransientError: its disk is full, or fails.
     """
-    note = prepare_home(settings) / "up.json"
+    prepare_home(settings)
     try:
         # `status` and `doctor` take the lock for a moment, to see whether an `up` holds it.
-        with sole_starter(settings, wait_seconds=2.0):
-            return _serve(settings, port, note, verbose=verbose)
+        with sole_starter(settings, wait_seconds=2.0) as lock:
+            return _serve(settings, port, lock, verbose=verbose)
     except AlreadyRunning:
-        progress(f"already up: {_address_in(note)}")
+        progress(f"already up: {_address(settings)}")
         http = settings.http_address
         if http and http.port and not is_answering(http):
             progress(
@@ -91,7 +97,7 @@ def running_address(settings: Settings) -> str | None:
         with sole_starter(settings):
             return None
     except AlreadyRunning:
-        return _address_in(settings.dagster_home / "up.json")
+        return _address(settings)
 
 
 @dataclass(frozen=True)
@@ -100,6 +106,7 @@ class _Session:
 
     settings: Settings
     port: int
+    lock: HeldLock
     instance: dg.DagsterInstance
     log: UpLog
     http: HttpProcess
@@ -111,11 +118,12 @@ class _Session:
         return f"http://127.0.0.1:{self.port}"
 
 
-def _serve(settings: Settings, port: int, note: Path, *, verbose: bool) -> int:
+def _serve(settings: Settings, port: int, lock: HeldLock, *, verbose: bool) -> int:
+    note = _note_of(settings)
     # The Dagster of an `up` that was killed keeps running, and keeps the port.
     if (left_behind := _read_note(note).get("session")) is not None:
         # After a reboot another session may have this number.
-        stop_session(left_behind, of_home=str(settings.dagster_home))
+        stop_session(left_behind, of_home=str(settings.instance_home))
     _require_port(port)
     stopping: list[int] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
@@ -129,7 +137,8 @@ def _serve(settings: Settings, port: int, note: Path, *, verbose: bool) -> int:
             UpLog(library, _dagster_log(settings), verbose=verbose) as log,
             HttpProcess(settings, log.info) as http,
         ):
-            up = _Session(settings, port, instance, log, http, stopping)
+            up = _Session(settings, port, lock, instance, log, http, stopping)
+            note_up(instance, up.address)
             log.info(f"Dagster UI: {up.address}  (library {settings.library}, stop with Ctrl-C)")
             code = _keep_running(up, note)
             note.unlink(missing_ok=True)
@@ -172,17 +181,26 @@ def _run_dagster(up: _Session, note: Path) -> tuple[int, bool]:
     """Run Dagster until it ends or is stopped; returns its exit code, and whether it came up."""
     dagster_log = _dagster_log(up.settings)
     environment = os.environ | up.settings.environment()
-    environment["DAGSTER_HOME"] = str(up.settings.dagster_home)
+    environment["DAGSTER_HOME"] = str(up.settings.instance_home)
     try:
         # In another session Ctrl-C in the terminal does not reach it: `up` stops it.
         process = start_held(_command(up.port), environment, dagster_log)
     except OSError as e:
-        raise cannot_write(up.settings.dagster_home, e) from e
+        raise cannot_write(up.settings.up_folder, e) from e
     try:
         _write_note(note, up.address, process.pid)
         release(process)
         code_server = CodeServerWatch(process.pid)
+        look_at = time.monotonic() + LOCK_SECONDS
         while process.poll() is None and not up.stopping:
+            if time.monotonic() > look_at:
+                if not up.lock.is_held():
+                    up.log.info(
+                        "the connection that holds the lock of `up` was lost, and another"
+                        " `up` has taken it: this one ends"
+                    )
+                    up.stopping.append(0)
+                look_at = time.monotonic() + LOCK_SECONDS
             if code_server.is_lost():
                 up.log.info("the code server of Dagster has ended; it is started again")
             bound(dagster_log)
@@ -198,6 +216,10 @@ def _run_dagster(up: _Session, note: Path) -> tuple[int, bool]:
         stop_session(process.pid)
         process.wait()
     return process.returncode, bool(code_server.had_code)
+
+
+def _note_of(settings: Settings) -> Path:
+    return settings.up_folder / "up.json"
 
 
 def _dagster_log(settings: Settings) -> Path:
@@ -242,8 +264,6 @@ def _read_note(note: Path) -> dict[str, Any]:
 
 
 def _require_port(port: int) -> None:
-    import socket
-
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
@@ -254,5 +274,12 @@ def _require_port(port: int) -> None:
             ) from e
 
 
-def _address_in(note: Path) -> str:
-    return _read_note(note).get("address", "its address is not known yet")
+def _address(settings: Settings) -> str:
+    """Address of the UI of an `up` that runs; of a person's own instance, also on another host."""
+    if settings.dagster_home is None:
+        return _read_note(_note_of(settings)).get("address", NO_ADDRESS)
+    with open_instance(settings) as instance:
+        host, address = last_up(instance)
+    if host == socket.gethostname():
+        return address
+    return f"{address} on {host}" if host else NO_ADDRESS

@@ -14,9 +14,7 @@ import numpy as np
 from embed_assets.errors import NotFound
 from embed_assets.index.nearest import Match
 from embed_assets.search.snapshot import Snapshot
-from embed_assets.words import has_words, name_key
-
-SEPARATOR = "; "
+from embed_assets.words import has_words, name_key, names_in
 
 
 @dataclass(frozen=True)
@@ -89,11 +87,6 @@ def similar_artists(snapshot: Snapshot, artist: str, n: int = 20, songs: int = 3
     )
 
 
-def artists_of_track(artist: str) -> list[str]:
-    """The names in the tag of a track."""
-    return [name for name in artist.split(SEPARATOR) if name.strip()]
-
-
 def _named(every: _Artists, artist: str) -> list[int]:
     """Artists with this name, or else with these words in their names, most tracks first."""
     key = name_key(artist)
@@ -111,7 +104,7 @@ def _artists_of(snapshot: Snapshot) -> _Artists:
     tracks: dict[str, list[np.ndarray]] = defaultdict(list)
     starts = np.flatnonzero(np.diff(codes[live], prepend=-1))
     for some in np.split(live, starts[1:]) if len(live) else ():
-        for name in dict.fromkeys(artists_of_track(values[codes[some[0]]])):
+        for name in dict.fromkeys(names_in(values[codes[some[0]]])):
             if key := name_key(name):
                 spelled[key][name] = spelled[key].get(name, 0) + len(some)
                 tracks[key].append(some)

@@ -14,6 +14,7 @@ from embed_assets.search import exact
 from embed_assets.search.answers import Filters
 from embed_assets.search.filters import Condition
 from embed_assets.search.names import OTHERS, Found, SnapshotNames, name_of, not_indexed
+from embed_assets.search.searcher import Searcher
 from embed_assets.search.segments import Part, nearest_parts
 from embed_assets.search.snapshot import Snapshot
 from embed_assets.storage.segment_vector_file import SegmentVectorFile
@@ -92,3 +93,9 @@ class LocalAnswers:
             raise not_indexed(found)
         first, *others = tracks
         return Found((first,), name_of(first), tuple(others[:OTHERS]))
+
+
+def local_answers(project: Project, spec: IndexSpec) -> LocalAnswers:
+    """Answers from a collection that need not be served; reads all of its tracks."""
+    key = spec.collection_key(project.uri)
+    return LocalAnswers(project, Searcher(project.tables, project.store, spec, key).snapshot())

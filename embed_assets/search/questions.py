@@ -14,6 +14,7 @@ from embed_assets.search.answers import Drift, Filters, Query, Result
 from embed_assets.search.artists import SimilarArtists, similar_artists
 from embed_assets.search.draw import MapPoints, WrittenMap, map_points, write_map
 from embed_assets.search.duplicates import DuplicateGroup, duplicates
+from embed_assets.search.evaluate import Evaluation, evaluate
 from embed_assets.search.filters import Condition, conditions
 from embed_assets.search.local import LocalAnswers
 from embed_assets.search.milvus import MilvusAnswers
@@ -212,6 +213,14 @@ class Questions(ABC):
         `min_score`: lowest cosine of a suggested pair; None: the encoder's default.
         """
         return duplicates(self._local().tracks, min_score, where=conditions(where))
+
+    def evaluate(self, sample: int = 0) -> Evaluation:
+        """How good the neighbours are, by the library's own tags; see docs/evaluate.md.
+
+        `sample`: number of tracks whose neighbours are looked at; 0: all, which takes minutes from
+        100,000 tracks on.
+        """
+        return evaluate(self._local(), sample)
 
     def draw_map(self, file: str | Path = "map.html", by: str = "", method: str = "") -> WrittenMap:
         """Draw the library in one HTML file; returns what was drawn, and how.

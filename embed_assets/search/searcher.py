@@ -126,6 +126,7 @@ class Searcher(Snapshot):
             vectors=self._pooled.vectors,
             columns={},
             twins=[],
+            results={},
         )
 
     def _rows_of(self, db: Any, folders: list[str], total: int) -> list[tuple[Any, ...]]:
@@ -147,7 +148,8 @@ def _without(state: State, folders: dict[str, list[int]], gone: Iterable[str]) -
     for i in [i for folder in gone for i in folders.pop(folder, ())]:
         live_mask[i] = False
         position.pop(state.tracks[i].track_id, None)
-    return replace(state, live_mask=_read_only(live_mask), position=position, twins=[])
+    live_mask = _read_only(live_mask)
+    return replace(state, live_mask=live_mask, position=position, twins=[], results={})
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

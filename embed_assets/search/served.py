@@ -5,8 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 
 from embed_assets import encoders
-from embed_assets.errors import ConfigurationError, NothingIndexed, WeightsMissing
-from embed_assets.identity import IndexSpec
+from embed_assets.errors import ConfigurationError, NotFound, NothingIndexed, WeightsMissing
+from embed_assets.identity import TRACKS, IndexSpec
 from embed_assets.index.collection import ALIAS, served
 from embed_assets.index.connection import connect
 from embed_assets.project import Project
@@ -54,6 +54,17 @@ def require_spec(project: Project, name: str) -> IndexSpec:
         " another version). `embed-assets sync` fills and serves the collection of the current"
         " settings; until then only `embed-assets similar` works"
     )
+
+
+def known_spec(project: Project, name: str) -> IndexSpec:
+    """The spec of any collection. Raises NotFound: the tables do not know it."""
+    spec = collection_registry.spec_of(project.tables, project.uri, name)
+    if spec is None or spec.collection != name or spec.rows != TRACKS:
+        raise NotFound(
+            f"the tables know no collection of tracks {name!r}: `embed-assets collections` lists"
+            " the names"
+        )
+    return spec
 
 
 def wanted_spec(project: Project) -> IndexSpec | None:

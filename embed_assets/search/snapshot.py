@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from itertools import repeat
 from typing import Any, TypeVar
 
@@ -13,7 +13,8 @@ import numpy as np
 from embed_assets.identity import IndexSpec, display_path
 from embed_assets.index.nearest import ROW_FIELDS, Match
 from embed_assets.index.track_rows import row_of
-from embed_assets.search.pca_prefilter import CANDIDATES, CANDIDATES_EACH, PcaPrefilter
+from embed_assets.neighbours.lists import Vectors
+from embed_assets.search.pca_prefilter import CANDIDATES, CANDIDATES_EACH, PcaPrefilter, highest
 from embed_assets.storage.records import Track
 from embed_assets.storage.tables import Tables
 
@@ -22,6 +23,9 @@ EXACT_ROWS = 20_000
 
 ASKED_BEFORE = 4
 """Queries before the axes are computed, which takes a second for 100,000 rows."""
+
+FEW = 8
+"""Up to this many codes, comparing with each is faster than numpy's `isin`."""
 
 Result = TypeVar("Result")
 
@@ -104,15 +108,20 @@ class Snapshot:
         state = self._state
         return state.vectors[state.vector_rows[positions]]
 
-    def match(self, position: int, score: float) -> Match:
+    def stored(self, positions: np.ndarray) -> Vectors:
+        """The same, to be read in blocks."""
+        state = self._state
+        return Vectors(state.vectors, state.vector_rows[positions])
+
+    def match(self, position: int, score: float, copies: tuple[str, ...] = ()) -> Match:
         """The track at a position as a match, with its score."""
         row = row_of(self._state.tracks[position])
         values = {name: getattr(row, name) for name in ROW_FIELDS}
-        return Match(score=round(float(np.clip(score, -1, 1)), 6), **values)
+        return Match(score=round(min(max(score, -1.0), 1.0), 6), copies=copies, **values)
 
     def match_with_copies(self, position: int, score: float) -> Match:
         """The same, with the paths of the other tracks with this audio, which are not listed."""
-        return replace(self.match(position, score), copies=self.copies(position))
+        return self.match(position, score, self.copies(position))
 
     def column(self, field: str) -> tuple[np.ndarray, list[Any]]:
         """A field of all rows as (int `[positions]`, values): row i has `values[codes[i]]`."""
@@ -140,16 +149,18 @@ class Snapshot:
     def of_same_audio(self, positions: Sequence[int]) -> np.ndarray:
         """bool `[positions]`: these tracks, and those with the same audio as one of them."""
         codes, _ = self.column("audio_hash")
-        return np.isin(codes, codes[list(positions)])
+        return _any_of(codes, codes[list(positions)].tolist())
 
     def of_audio(self, hashes: Collection[str]) -> np.ndarray:
         """bool `[positions]`: tracks with one of these audio hashes."""
         codes, values = self.column("audio_hash")
-        return np.isin(codes, [i for i, value in enumerate(values) if value in hashes])
+        return _any_of(codes, [i for i, value in enumerate(values) if value in hashes])
 
     def copies(self, position: int) -> tuple[str, ...]:
         """Paths of the other tracks with the same audio, in order."""
         positions, codes = self._copied()
+        if not len(positions):
+            return ()
         code = self.column("audio_hash")[0][position]
         begin, end = np.searchsorted(codes, [code, code + 1])
         same = (i for i in positions[begin:end].tolist() if i != position)
@@ -248,9 +259,19 @@ def _candidates(
     approximate_scores = along[state.vector_rows]
     approximate_scores[~allowed] = -2.0
     count = min(CANDIDATES + CANDIDATES_EACH * n, len(approximate_scores) - 1)
-    positions = np.argpartition(approximate_scores, -count)[-count:]
+    positions = highest(approximate_scores, count)
     positions = positions[allowed[positions]]
     return positions, state.vectors[state.vector_rows[positions]] @ query
+
+
+def _any_of(codes: np.ndarray, wanted: Sequence[int]) -> np.ndarray:
+    """bool: which codes are among those wanted."""
+    if len(wanted) > FEW:
+        return np.isin(codes, wanted)
+    found = np.zeros(len(codes), bool)
+    for code in wanted:
+        found |= codes == code
+    return found
 
 
 def _attribute(field: str) -> Callable[[Track, tuple[Any, ...]], Any]:

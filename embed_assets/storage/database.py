@@ -66,14 +66,6 @@ class Database(Protocol):
         Raises the same errors as `connect`.
         """
 
-    def lock(self, name: str, wait_seconds: float) -> AbstractContextManager[None]:
-        """Hold a lock between all processes that use these tables; it ends with its process.
-
-        Raises:
-            TimeoutError: another process held it for all of `wait_seconds`.
-            TransientError: the database cannot be used just now.
-        """
-
     def exists(self) -> bool:
         """Whether the tables were ever made; makes nothing."""
 

@@ -1,4 +1,4 @@
-"""The tables in a PostgreSQL database, for several machines: connections, transactions, locks.
+"""The tables in a PostgreSQL database, for several machines: connections and transactions.
 
 psycopg2 is the driver, as dagster-postgres brings it along. It is imported when a database is used.
 """
@@ -6,11 +6,9 @@ psycopg2 is the driver, as dagster-postgres brings it along. It is imported when
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import closing, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from functools import lru_cache
-from hashlib import blake2b
 from itertools import count
 from typing import Any
 
@@ -18,14 +16,12 @@ from embed_assets.errors import ConfigurationError
 from embed_assets.storage import schema
 from embed_assets.storage.database import Connection
 from embed_assets.storage.postgres_address import PostgresAddress
-from embed_assets.storage.postgres_sessions import Session, error_of, open_session, pool_of
+from embed_assets.storage.postgres_sessions import Session, error_of, pool_of
 
 STATE = "embed_assets_state"
 """A table of one row: the version of the schema, and the revision that searches watch."""
 
 ROWS_AT_ONCE = 2000
-POLL_SECONDS = 0.05
-MAKE_SECONDS = 60.0
 _STREAMS = count()
 
 
@@ -95,18 +91,6 @@ class PostgresDatabase:
                 raise
             db.execute("COMMIT")
 
-    @contextmanager
-    def lock(self, name: str, wait_seconds: float) -> Iterator[None]:
-        """See `Database.lock`: an advisory lock of a session of its own, which ends with it."""
-        key = int.from_bytes(blake2b(name.encode(), digest_size=8).digest(), "big", signed=True)
-        until = time.monotonic() + wait_seconds
-        with closing(open_session(self.address)) as session:
-            while not self._try_lock(session, key):
-                if time.monotonic() > until:
-                    raise TimeoutError(f"the lock {name} is held by another process")
-                time.sleep(POLL_SECONDS)
-            yield
-
     def exists(self) -> bool:
         """See `Database.exists`."""
         with self._connection() as db:
@@ -143,16 +127,6 @@ class PostgresDatabase:
         finally:
             pool.give_back(session)
 
-    def _try_lock(self, session: Session, key: int) -> bool:
-        import psycopg2
-
-        try:
-            with session.cursor() as cursor:
-                cursor.execute("SELECT pg_try_advisory_lock(%s)", (key,))
-                return cursor.fetchone()[0]
-        except psycopg2.Error as e:
-            raise error_of(e, self.address) from e
-
     def _version(self, db: _Connection) -> int | None:
         if db.execute("SELECT to_regclass(?)", (STATE,)).fetchone()[0] is None:
             return None
@@ -162,17 +136,19 @@ class PostgresDatabase:
     def _make_tables(self, db: _Connection) -> None:
         version = self._version(db)
         if version is None:
-            # Two processes that make them at once would disturb each other.
-            with self.lock(STATE, MAKE_SECONDS):
-                version = self._version(db)
-                if version is None:
-                    version = schema.VERSION
-                    db.execute("BEGIN")
-                    for statement in schema.postgres_tables():
-                        db.execute(statement)
-                    db.execute(f"CREATE TABLE {STATE} (version BIGINT, revision BIGINT)")
-                    db.execute(f"INSERT INTO {STATE} VALUES (?, 0)", (version,))
-                    db.execute("COMMIT")
+            # Processes that make them at once would disturb each other. The transaction begins with
+            # the lock held: it would not see what was made while it waited.
+            db.execute("SELECT pg_advisory_lock(hashtext(?))", (STATE,))
+            version = self._version(db)
+            if version is None:
+                version = schema.VERSION
+                db.execute("BEGIN")
+                for statement in schema.postgres_tables():
+                    db.execute(statement)
+                db.execute(f"CREATE TABLE {STATE} (version BIGINT, revision BIGINT)")
+                db.execute(f"INSERT INTO {STATE} VALUES (?, 0)", (version,))
+                db.execute("COMMIT")
+            db.execute("SELECT pg_advisory_unlock(hashtext(?))", (STATE,))
         if version != schema.VERSION:
             raise ConfigurationError(
                 f"{self.address} has schema {version}, but this version of embed_assets needs"

@@ -1,4 +1,4 @@
-"""The tables in a SQLite file: connections, transactions, locks, upgrades from older versions."""
+"""The tables in a SQLite file: connections, transactions, upgrades from older versions."""
 
 from __future__ import annotations
 
@@ -61,10 +61,7 @@ class SqliteDatabase:
         try:
             if self.path is not None:
                 self.path.parent.mkdir(parents=True, exist_ok=True)
-            path = self.path or ":memory:"
-            with closing(
-                sqlite3.connect(path, timeout=60, isolation_level=None, factory=_Connection)
-            ) as db:
+            with closing(_open(self.path)) as db:
                 # Dagster reports a committed folder as done, so it must survive a power loss.
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 version = db.execute("PRAGMA user_version").fetchone()[0]
@@ -98,29 +95,6 @@ class SqliteDatabase:
                 raise
             db.execute("COMMIT")
 
-    @contextmanager
-    def lock(self, name: str, wait_seconds: float) -> Iterator[None]:
-        """See `Database.lock`: a file beside the tables."""
-        from filelock import FileLock, Timeout
-
-        if self.path is None:
-            yield
-            return
-        held = FileLock(self.path.with_name(f"{name}.lock"))
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            held.acquire(timeout=wait_seconds)
-        except Timeout:
-            raise TimeoutError(f"{held.lock_file} is held by another process") from None
-        except OSError as e:
-            raise TransientError(
-                f"{held.lock_file} cannot be locked: {e}; is the disk full, or read-only?"
-            ) from e
-        try:
-            yield
-        finally:
-            held.release()
-
     def exists(self) -> bool:
         """See `Database.exists`. Raises OSError if the folder cannot be read."""
         return self.path is not None and self.path.exists()
@@ -138,6 +112,26 @@ class SqliteDatabase:
 
     def note_change(self, db: Connection) -> None:
         """See `Database.note_change`: committing suffices."""
+
+
+def _open(path: Path | None) -> _Connection:
+    """The file, for reading only if its disk is full or read-only, so that queries are answered."""
+    db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None, factory=_Connection)
+    try:
+        db.execute("PRAGMA user_version")
+    except sqlite3.OperationalError:
+        db.close()
+        if path is None or not path.exists() or _has_log(path):
+            raise
+        # SQLite has to write its lock file. Without a log, nobody writes to the database.
+        address = f"{path.absolute().as_uri()}?mode=ro&immutable=1"
+        db = sqlite3.connect(address, uri=True, isolation_level=None, factory=_Connection)
+    return db
+
+
+def _has_log(path: Path) -> bool:
+    log = path.with_name(f"{path.name}-wal")
+    return log.exists() and log.stat().st_size > 0
 
 
 def _upgrade(db: sqlite3.Connection, version: int) -> None:

@@ -5,6 +5,7 @@ underscore, or call what Dagster does not mark as public; ruff and test_dagster_
 Each module says what Dagster lacks, why that is needed, and which upstream issue is about it:
 
 - `pools`: slots of concurrency pools: claimed one process at a time, read, set and freed.
+- `locks`: locks between processes, on one machine or on several.
 - `batches`: events and metadata of many partitions, stored together.
 - `runs`: system tags, a run's log, ending a run whose worker is gone, notes beside the runs.
 - `processes`: what Dagster's processes import, and whether its code server still has its code.

@@ -5,9 +5,9 @@ What Dagster 1.13 lacks:
 - A claim that is safe between processes. Its engines run in AUTOCOMMIT, so two processes that claim
   at once may both get the one slot, on SQLite and on PostgreSQL. And Dagster assigns a slot only
   when a holder frees it: a step that enqueues just after that check, or a holder killed during it,
-  leaves everyone waiting beside a free slot. `patch_claims` puts a file lock around claim and free,
-  and assigns a free slot to whoever waits. Upstream: dagster-io/dagster#31243 is closed as stale;
-  the review of pull request #34092 notes the AUTOCOMMIT.
+  leaves everyone waiting beside a free slot. `patch_claims` puts a lock (`locks`) around claim and
+  free, and assigns a free slot to whoever waits. Upstream: dagster-io/dagster#31243 is closed as
+  stale; the review of pull request #34092 notes the AUTOCOMMIT.
 - A pause between claims. `interval_to_next_pending_claim_check` is never above 0, so a run with its
   steps in its own process spins on one core; and the wait between claims grows to 15 s, in which
   the encoder would idle. Upstream: pull request #20367, closed unmerged.
@@ -25,7 +25,7 @@ from typing import Any
 import dagster as dg
 from dagster._core.execution.plan import instance_concurrency_context as upstream
 
-from embed_assets.defs.dagster_compat.runs import lock
+from embed_assets.defs.dagster_compat.locks import lock
 
 CLAIM_SECONDS = 1.0
 """How often a step that waits for a slot asks for it."""

@@ -8,6 +8,7 @@ What Dagster 1.13 lacks:
   that no public module exports. Upstream: no issue found.
 - A run's log: `get_records_for_run` is not public, nor is what an event says beside its message,
   e.g. the metadata of a `dg.Failure`, or a worker's pid. Upstream: no issue found.
+- Whether the run launcher notices a dead worker: `run_launcher` is not public.
 - Ending a run whose worker is gone. DefaultRunLauncher has no health check: after a power loss runs
   stay STARTED, and hold their slots, for ever. Upstream: no issue found.
 - Whether a daemon lives, and how a sensor's ticks ended. Upstream: no issue found.
@@ -29,7 +30,6 @@ from dagster._core.storage import tags
 
 if TYPE_CHECKING:
     from dagster._core.scheduler.instigation import InstigatorTick
-    from filelock import FileLock
 
 PARTITION_TAG = tags.PARTITION_NAME_TAG
 RANGE_START_TAG = tags.ASSET_PARTITION_RANGE_START_TAG
@@ -47,11 +47,12 @@ def open_folder(home: Path) -> dg.DagsterInstance:
     return dg.DagsterInstance.from_config(str(home))
 
 
-def lock(instance: dg.DagsterInstance, name: str) -> FileLock:
-    """A lock between all processes that have this instance, as a file in its folder."""
-    from filelock import FileLock
+def watches_workers(instance: dg.DagsterInstance) -> bool:
+    """Whether the run launcher itself asks for the health of its workers, wherever they are.
 
-    return FileLock(Path(instance.root_directory) / f"{name}.lock")
+    Where it does not, as Dagster's default one, the workers are processes of one machine.
+    """
+    return instance.run_launcher.supports_check_run_worker_health
 
 
 def read_note(instance: dg.DagsterInstance, key: str) -> str:

@@ -1,0 +1,114 @@
+"""The command `evaluate`: how good the neighbours are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Annotated
+
+import typer
+
+from embed_assets.api import open_library
+from embed_assets.cli.terminal import AsJson, print_json
+from embed_assets.formats import counted, plain
+from embed_assets.neighbours.figures import Difference, Hubs, Relation
+from embed_assets.search.evaluate import Evaluation
+
+WIDTH = 28
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command(epilog="Example: embed-assets evaluate --sample 10000")(evaluate)
+
+
+def evaluate(
+    collection: Annotated[
+        str, typer.Option("--collection", metavar="NAME", help="Default: the one that is served.")
+    ] = "",
+    sample: Annotated[
+        int,
+        typer.Option(
+            "--sample",
+            min=0,
+            help="Number of tracks whose neighbours are looked at, always the same ones; 0: all.",
+        ),
+    ] = 0,
+    as_json: AsJson = False,
+) -> None:
+    """Measure how good the neighbours are, by the library's own tags.
+
+    Prints how often the ten nearest of a track are by the same artist, on the same album, of the
+    same genre; how often a track finds itself; and how many tracks are in every list or in none.
+    10,000 tracks take about ten seconds. See docs/evaluate.md.
+    """
+    found = open_library().snapshot(collection).evaluate(sample)
+    if as_json:
+        print_json(found)
+        return
+    _print(found)
+
+
+def _print(found: Evaluation) -> None:
+    typer.echo(
+        plain(
+            f"{found.collection}: the ten nearest of {found.asked} of"
+            f" {counted(found.tracks, 'track')}, ranked by {found.ranking}"
+        )
+    )
+    typer.echo(f"\n{'share of the ten nearest':{WIDTH}}   found  (95 %)         chance  possible")
+    _print_relations(found.relations)
+    typer.echo()
+    if same := found.same_track:
+        typer.echo(
+            f"{'one half finds the other':{WIDTH}}   {_share(same.found)}   {_range(same)}"
+            f"   {same.chance:.4f}  among {counted(same.tracks, 'track')}"
+        )
+    _print_hubs(found.hubs)
+    for other in found.beside:
+        typer.echo(plain(f"\nbeside {other.name} ({counted(other.tracks, 'track')} of both):"))
+        _print_relations(other.relations)
+        _print_hubs(other.hubs)
+        _print_differences(f"{found.encoder} is better by", other.differences)
+
+
+def _print_relations(relations: Iterable[Relation]) -> None:
+    for one in relations:
+        if one.precision is None:
+            typer.echo(f"{one.relation:{WIDTH}}   no tracks with such tags")
+            continue
+        typer.echo(
+            f"{one.relation:{WIDTH}}   {_share(one.precision)}   {_range(one)}"
+            f"   {_share(one.chance)}   {_share(one.possible)}   {counted(one.tracks, 'track')},"
+            f" {counted(one.artists, 'artist')}"
+        )
+
+
+def _print_hubs(hubs: Hubs) -> None:
+    shares = ""
+    if hubs.orphans is not None and hubs.top_percent is not None:
+        shares = (
+            f"; {hubs.orphans:.1%} of the tracks are in no list, the top 1 % hold"
+            f" {hubs.top_percent:.1%} of all places, one track is in {hubs.most} lists"
+        )
+    skewness = "unknown" if hubs.skewness is None else f"{hubs.skewness:.2f}"
+    typer.echo(f"{'skewness of occurrences':{WIDTH}}   {skewness}{shares}")
+
+
+def _print_differences(heading: str, differences: Iterable[Difference]) -> None:
+    for one in differences:
+        word = "better" if one.low > 0 else "worse" if one.high < 0 else "no clear difference"
+        typer.echo(
+            plain(
+                f"{heading} {one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f}), {word}:"
+                f" {one.relation}"
+            )
+        )
+
+
+def _share(value: float | None) -> str:
+    return "    -" if value is None else f"{value:5.3f}"
+
+
+def _range(one: Relation | object) -> str:
+    low, high = getattr(one, "low", None), getattr(one, "high", None)
+    return f"{_share(low)} to {_share(high)}"
