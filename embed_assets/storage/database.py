@@ -49,6 +49,10 @@ class Connection(Protocol):
 class Database(Protocol):
     """Where the tables are."""
 
+    @property
+    def place(self) -> str:
+        """The file or the address, without a password."""
+
     def connect(self, *, durable: bool = True) -> AbstractContextManager[Connection]:
         """A connection; creates or upgrades the tables if necessary.
 
@@ -66,6 +70,12 @@ class Database(Protocol):
         Raises the same errors as `connect`.
         """
 
+    def snapshot(self) -> AbstractContextManager[Connection]:
+        """A connection for reading that sees all tables as they are when it begins.
+
+        Raises the same errors as `connect`.
+        """
+
     def exists(self) -> bool:
         """Whether the tables were ever made; makes nothing."""
 
@@ -74,6 +84,9 @@ class Database(Protocol):
 
     def note_change(self, db: Connection) -> None:
         """Have `revision` differ once the transaction of this connection is committed."""
+
+    def continue_numbers(self, db: Connection) -> None:
+        """Have new rows get higher numbers than rows that were written with theirs."""
 
 
 NEW_REVISION = "UPDATE folders SET revision = revision + 1 WHERE folder_id"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from functools import lru_cache
 from itertools import count
 from typing import Any
@@ -65,6 +65,11 @@ class PostgresDatabase:
     def __init__(self, address: PostgresAddress) -> None:
         self.address = address
 
+    @property
+    def place(self) -> str:
+        """See `Database.place`."""
+        return self.address.url
+
     @contextmanager
     def connect(self, *, durable: bool = True) -> Iterator[Connection]:  # noqa: ARG002
         """See `Database.connect`; single statements are always durable."""
@@ -78,18 +83,14 @@ class PostgresDatabase:
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[Connection]:
         """See `Database.transaction`; what it changes is locked, row by row, until it ends."""
-        with self.connect() as db:
-            db.execute("BEGIN ISOLATION LEVEL READ COMMITTED")
-            try:
-                if not durable:
-                    db.execute("SET LOCAL synchronous_commit = off")
-                yield db
-            except BaseException:
-                # If the session broke, the server has rolled back by itself.
-                with suppress(Exception):
-                    db.execute("ROLLBACK")
-                raise
-            db.execute("COMMIT")
+        with self._transaction("READ COMMITTED") as db:
+            if not durable:
+                db.execute("SET LOCAL synchronous_commit = off")
+            yield db
+
+    def snapshot(self) -> AbstractContextManager[Connection]:
+        """See `Database.snapshot`; others may write meanwhile."""
+        return self._transaction("REPEATABLE READ READ ONLY")
 
     def exists(self) -> bool:
         """See `Database.exists`."""
@@ -104,6 +105,27 @@ class PostgresDatabase:
     def note_change(self, db: Connection) -> None:
         """See `Database.note_change`."""
         db.execute(f"UPDATE {STATE} SET revision = revision + 1")
+
+    def continue_numbers(self, db: Connection) -> None:
+        """See `Database.continue_numbers`."""
+        for table in ("served", "looks"):
+            db.execute(
+                f"SELECT setval(pg_get_serial_sequence('{table}', 'id'), coalesce(max(id), 0) + 1,"
+                f" FALSE) FROM {table}"
+            )
+
+    @contextmanager
+    def _transaction(self, kind: str) -> Iterator[Connection]:
+        with self.connect() as db:
+            db.execute(f"BEGIN ISOLATION LEVEL {kind}")
+            try:
+                yield db
+            except BaseException:
+                # If the session broke, the server has rolled back by itself.
+                with suppress(Exception):
+                    db.execute("ROLLBACK")
+                raise
+            db.execute("COMMIT")
 
     @contextmanager
     def _connection(self) -> Iterator[_Connection]:

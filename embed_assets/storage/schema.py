@@ -6,6 +6,8 @@ compare numbers alike. The modules beside it say what the tables are for (`table
 
 from __future__ import annotations
 
+import re
+
 VERSION = 9
 """Raise it with each change of the tables, and write how a file of the version before is upgraded
 into `sqlite_database.py`, and a database into `postgres_database.py`."""
@@ -63,6 +65,9 @@ CREATE TABLE IF NOT EXISTS looks (
     id {counter}, requested_at {float} NOT NULL, begun_at {float}, done_at {float}
 );
 """
+
+TABLES = tuple(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", _TABLES))
+"""The names of the tables."""
 
 _SQLITE = {
     "text": "TEXT",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import sqlite3
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
 
 from embed_assets.errors import ConfigurationError, TransientError
@@ -55,6 +55,11 @@ class SqliteDatabase:
     def __init__(self, path: Path | None) -> None:
         self.path = path
 
+    @property
+    def place(self) -> str:
+        """See `Database.place`."""
+        return str(self.path and self.path.resolve())
+
     @contextmanager
     def connect(self, *, durable: bool = True) -> Iterator[Connection]:
         """See `Database.connect`."""
@@ -95,6 +100,10 @@ class SqliteDatabase:
                 raise
             db.execute("COMMIT")
 
+    def snapshot(self) -> AbstractContextManager[Connection]:
+        """See `Database.snapshot`; nobody writes meanwhile."""
+        return self.transaction()
+
     def exists(self) -> bool:
         """See `Database.exists`. Raises OSError if the folder cannot be read."""
         return self.path is not None and self.path.exists()
@@ -112,6 +121,9 @@ class SqliteDatabase:
 
     def note_change(self, db: Connection) -> None:
         """See `Database.note_change`: committing suffices."""
+
+    def continue_numbers(self, db: Connection) -> None:
+        """See `Database.continue_numbers`: SQLite does so by itself."""
 
 
 def _open(path: Path | None) -> _Connection:
