@@ -47,6 +47,8 @@ def test_the_assets_have_what_people_and_runs_rely_on():
 
 def test_a_token_is_in_nothing_that_the_webserver_is_sent(monkeypatch):
     monkeypatch.setenv("EMBED_MILVUS_TOKEN", "root:secret-of-mine")
+    monkeypatch.setenv("EMBED_TABLES", "postgresql://me@host/music")
+    monkeypatch.setenv("EMBED_TABLES_PASSWORD", "secret-of-mine-too")
     settings = Settings.load()
     defs = build_defs(settings)
     snapshot = dg.serialize_value(
@@ -55,6 +57,7 @@ def test_a_token_is_in_nothing_that_the_webserver_is_sent(monkeypatch):
         ).RepositorySnap.from_def(defs.get_repository_def())
     )
     assert "EMBED_MILVUS_TOKEN" in snapshot
+    assert "EMBED_TABLES_PASSWORD" in snapshot
     assert "secret-of-mine" not in snapshot
     assert "secret-of-mine" not in repr(settings)
 

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.operations.doctor import doctor
 from embed_assets.project import Project, for_reading
 from embed_assets.settings import Settings
 from embed_assets.storage import queries
@@ -81,6 +82,19 @@ def test_a_server_that_is_away_is_named_and_awaited():
         use("postgresql://me@127.0.0.1:1/music")
     with pytest.raises(TransientError, match=r"no-such-host\.invalid"):
         use("postgresql://me@no-such-host.invalid/music")
+
+
+def test_doctor_says_where_the_tables_are_or_why_they_are_not(postgres, tmp_path):
+    music = tmp_path / "music"
+    music.mkdir()
+    settings = Settings(home=tmp_path / "home", library=music, encoder="acoustic", tables=postgres)
+    checks = {f.check: f for f in doctor(settings)}
+    assert checks["tables"].ok
+    assert checks["tables"].message.startswith(postgres)
+    away = settings.model_copy(update={"tables": "postgresql://me@127.0.0.1:1/music"})
+    checks = {f.check: f for f in doctor(away)}
+    assert not checks["tables"].ok
+    assert "'music' on 127.0.0.1:1 cannot be used" in checks["tables"].message
 
 
 def test_tables_of_a_newer_version_are_left_alone(postgres_server, tmp_path):

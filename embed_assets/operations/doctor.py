@@ -55,10 +55,14 @@ class Finding:
 
 def doctor(settings: Settings, *, deep: bool = False) -> list[Finding]:
     """Check everything a run needs; changes nothing. `deep` reads every stored vector."""
-    project = for_reading(settings)
+    try:
+        project = for_reading(settings)
+    except EmbedAssetsError:
+        project = Project.of(settings)  # The check of the tables says why.
     left_out = LeftOut()
     checks: list[tuple[str, Callable[[Settings, Project], str]]] = [
         ("settings", _settings),
+        ("tables", _tables),
         ("library", lambda _, project: _library(project, left_out)),
         ("left out", lambda *_: _left_out(left_out)),
         ("encoder", _encoder),
@@ -103,6 +107,14 @@ def _settings(settings: Settings, project: Project) -> str:
     if mistyped := settings.mistyped():
         raise ConfigurationError("; ".join(mistyped))
     return "no variable looks like a mistyped setting"
+
+
+def _tables(settings: Settings, project: Project) -> str:
+    database = Project.of(settings).tables.database
+    if not database.exists():
+        return f"{database.place}: not made yet"
+    with database.connect():
+        return database.place
 
 
 def _library(project: Project, left_out: LeftOut) -> str:
