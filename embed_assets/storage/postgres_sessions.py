@@ -143,8 +143,8 @@ def error_of(error: psycopg2.Error, address: PostgresAddress) -> EmbedAssetsErro
     passing = code[:2] in ("08", "25", "40", "53", "55", "57", "58", "XX") or code == "42P01"
     if passing or isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
         return TransientError(
-            f"the tables in {address} cannot be used: {text.rstrip('?')}. Start PostgreSQL if it does"
-            " not run, and see its log; this is retried"
+            f"the tables in {address} cannot be used: {text.rstrip('?')}. Start PostgreSQL if it"
+            " does not run, and see its log; this is retried"
         )
     raise error
 
