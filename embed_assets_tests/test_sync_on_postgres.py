@@ -7,7 +7,6 @@ import time
 import pytest
 
 from embed_assets.errors import TransientError
-from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.postgres import running_postgres
 
 OUTAGE_SECONDS = 3.0
@@ -41,21 +40,25 @@ def test_a_library_is_indexed_with_its_tables_in_postgres(shared):
         assert found.returncode == 0, f"{command}: {found.stderr}"
 
 
-@pytest.mark.parametrize("step", ["track_manifest", "audio_embeddings", "milvus_index"])
-def test_a_database_that_is_killed_amid_a_step_stops_nothing_for_good(shared, step):
-    begun = {
-        "track_manifest": "SELECT count(*) FROM tracks",
-        "audio_embeddings": "SELECT count(*) FROM embeddings",
-        "milvus_index": "SELECT count(*) FROM indexed",
-    }
-    for i in range(6):
-        shared.album(f"Album {i}", *range(3 * i, 3 * i + 3))
+BEGUN = {
+    "track_manifest": "SELECT count(*) FROM tracks",
+    "audio_embeddings": "SELECT count(*) FROM embeddings",
+    "milvus_index": "SELECT count(*) FROM indexed",
+}
+"""What grows while a step runs."""
+
+
+def test_a_database_that_is_killed_amid_each_step_stops_nothing_for_good(shared):
     shared.up()
-    shared.until(lambda: count(shared, begun[step]) > 0, f"{step} has begun")
-    shared.server.kill()
-    time.sleep(OUTAGE_SECONDS)
-    shared.server.start()
-    shared.until(lambda: in_step(shared), "everything is indexed", PATIENCE)
+    for n, (step, sql) in enumerate(BEGUN.items()):
+        before = count(shared, sql)
+        for i in range(4 * n, 4 * n + 4):
+            shared.album(f"Album {i}", 2 * i, 2 * i + 1)
+        shared.until(lambda: count(shared, sql) > before, f"{step} has begun")  # noqa: B023
+        shared.server.kill()
+        time.sleep(OUTAGE_SECONDS)
+        shared.server.start()
+        shared.until(lambda: in_step(shared), f"everything is indexed, after {step}")
     assert shared.down() == 0
     shared.assert_index_is_library()
     assert shared.sync()["runs"] == []
