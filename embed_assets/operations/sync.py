@@ -184,8 +184,7 @@ def sync(
         result.folders, result.tracks = found.plan.folders, found.plan.files
         result.links_skipped = left_out.links
         result.failed_folders = len(cursor.attempts) + found.plan.unreadable
-    if result.failed_folders:
-        _note_ends(settings, project, {k: v for k, v in ended.items() if k in cursor.attempts})
+    _note_ends(settings, project, {k: v for k, v in ended.items() if k in cursor.attempts})
     rejected = queries.rejected_tracks(tables, spec.recipe.digest) if result.rejected else ()
     result.listed = bool(result.failed_folders or next(iter(rejected), None))
     result.seconds = time.monotonic() - started
@@ -228,7 +227,7 @@ def _end_of(run: dg.DagsterRun | None) -> tuple[str, str]:
 
 def _note_ends(settings: Settings, project: Project, ended: Mapping[str, tuple[str, str]]) -> None:
     """Record folders that are not done and have no reason yet, for `errors`."""
-    explained = {key_of(p.folder) for p in problems(settings, project)}
+    explained = {key_of(p.folder) for p in problems(settings, project)} if ended else set()
     for key in ended.keys() - explained:
         run_id, why = ended[key]
         path = path_of(key)
