@@ -32,8 +32,8 @@ SAMPLE = 1_000
 NEAREST = 10
 """Nearest tracks of the sample that CSLS takes the mean of."""
 
-BLOCK = 8_192
-"""Vectors that are measured at a time: 32 MiB of cosines with the sample."""
+BLOCK = 2_048
+"""Vectors that are measured at a time: 16 MiB of cosines with the sample."""
 
 SAME = 1 - 1e-5
 """A cosine from which a vector of the sample is that of the track itself, and does not count."""

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from embed_assets.errors import ConfigurationError, TransientError
 
-SCHEMA_VERSION = 9
+SCHEMA_VERSION = 10
 
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS folders (
@@ -59,6 +59,9 @@ CREATE TABLE IF NOT EXISTS gone_audio (
 CREATE TABLE IF NOT EXISTS collections (
     uri TEXT, name TEXT, spec TEXT, made_at REAL, gates TEXT, gates_at REAL, fingerprint TEXT,
     PRIMARY KEY (uri, name)
+) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS rankings (
+    collection_key TEXT PRIMARY KEY, method TEXT NOT NULL, at REAL NOT NULL, why TEXT NOT NULL
 ) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS served (
     id INTEGER PRIMARY KEY, uri TEXT, at REAL, name TEXT, before TEXT, reason TEXT,
