@@ -29,7 +29,7 @@ from embed_assets.operations.sync import SyncResult
 from embed_assets.operations.try_int8 import Trial
 from embed_assets.search.draw import WrittenMap
 from embed_assets.search.duplicates import DuplicateGroup
-from embed_assets.search.evaluate import Beside, Evaluation, SameTrack
+from embed_assets.search.evaluation import Beside, Evaluation, SameTrack
 from embed_assets.search.segments import Part
 from embed_assets.storage.garbage import GcReport
 
