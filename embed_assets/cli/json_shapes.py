@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, TypedDict, get_type_hints
 
 from embed_assets.defs.history import Pruned
+from embed_assets.embedding.canary.report import Comparison, Report
 from embed_assets.index.gates import Gate
 from embed_assets.index.nearest import Match
 from embed_assets.library.left_out import LeftOutCounts
@@ -93,6 +94,7 @@ SHAPES: dict[str, Shape] = {
     "errors --clear": Shape(fields_of(Cleared)),
     "retry": Shape(fields_of(Asked)),
     "doctor": Shape(fields_of(Finding), is_list=True),
+    "canary": Shape(fields_of(Report)),
     "similar": Shape(_MATCHES.fields, is_list=True, note="`score` is the cosine to the query."),
     "parts": Shape(
         fields_of(Part), is_list=True, note="`score` is the cosine of the best window of a track."
@@ -123,6 +125,7 @@ SHAPES: dict[str, Shape] = {
 OBJECTS: dict[str, type] = {
     "match": Match,
     "gate": Gate,
+    "comparison": Comparison,
     "history": History,
     "pruned": Pruned,
     "left-out counts": LeftOutCounts,
