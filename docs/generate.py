@@ -114,6 +114,8 @@ def json_type(kind: Any) -> str:
             return f"[{name}](#{name.replace(' ', '-')})"
     if kind in JSON_NAMES:
         return JSON_NAMES[kind]
+    if isinstance(kind, type) and issubclass(kind, str):
+        return "string"
     inner = [json_type(k) for k in get_args(kind) if k is not ...]
     if get_origin(kind) is dict:
         return f"object: {inner[0]} to {inner[1]}"

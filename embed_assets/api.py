@@ -16,6 +16,8 @@ from embed_assets.identity import TRACKS, IndexSpec, display_path
 from embed_assets.index.nearest import Match
 from embed_assets.index.track_rows import row_of
 from embed_assets.project import Project, for_reading
+from embed_assets.search.evaluate import BEST
+from embed_assets.search.evaluation import Evaluation
 from embed_assets.search.filters import FIELDS
 from embed_assets.search.local import LocalAnswers, local_answers
 from embed_assets.search.milvus import MilvusAnswers
@@ -121,9 +123,14 @@ class Library(Questions):
 
         settings = ready(self.settings, progress, may_be_empty=confirm_removals)
         result = sync(settings, confirm_removals=confirm_removals, progress=progress)
-        for searcher in list(self._searchers.values()):
-            searcher.refresh(at_once=True)
+        self._refresh()
         return result
+
+    def choose_ranking(self, method: str = BEST, sample: int = 0) -> Evaluation:
+        """As in `Questions`; the next query ranks by it."""
+        found = super().choose_ranking(method, sample)
+        self._refresh()
+        return found
 
     def embed(self, file: str | Path) -> np.ndarray:
         """The vector of any audio file, float32 `[dim]` of length 1; nothing is stored.
@@ -145,6 +152,10 @@ class Library(Questions):
         """Whether a name is the path of a track or folder, or a track id, and not just words."""
         names = Names(self._project)
         return bool(at_path(names, name) or names.with_id(name))
+
+    def _refresh(self) -> None:
+        for searcher in list(self._searchers.values()):
+            searcher.refresh(at_once=True)
 
     @property
     def _project(self) -> Project:

@@ -15,6 +15,7 @@ from typing import Any
 import dagster as dg
 
 from embed_assets.defs.audio_embeddings import audio_embeddings
+from embed_assets.defs.canary import CANARY_JOB, CANARY_SCHEDULE, vectors_reproducible
 from embed_assets.defs.checks import (
     RECONCILE_JOB,
     RECONCILE_SCHEDULE,
@@ -48,9 +49,20 @@ def build_defs(
             for asset in (track_manifest, audio_embeddings, milvus_index)
         ]
         + [library_map],
-        asset_checks=[index_in_step, wanted_collection_is_served, neighbours_beat_chance],
-        jobs=[LIBRARY_JOB, RECONCILE_JOB, MAP_JOB, EVALUATION_JOB, pruning.job],
-        schedules=[RECONCILE_SCHEDULE, MAP_SCHEDULE, EVALUATION_SCHEDULE, pruning],
+        asset_checks=[
+            index_in_step,
+            wanted_collection_is_served,
+            neighbours_beat_chance,
+            vectors_reproducible,
+        ],
+        jobs=[LIBRARY_JOB, RECONCILE_JOB, MAP_JOB, EVALUATION_JOB, CANARY_JOB, pruning.job],
+        schedules=[
+            RECONCILE_SCHEDULE,
+            MAP_SCHEDULE,
+            EVALUATION_SCHEDULE,
+            CANARY_SCHEDULE,
+            pruning,
+        ],
         sensors=[library_sensor(settings.scan_seconds)],
         resources=resources(settings) | dict(resource_overrides or {}),
         executor=EXECUTOR,

@@ -267,12 +267,12 @@ def test_a_sync_that_is_stopped_cancels_its_run_and_tries_no_step_again(world):
 
 
 IMPATIENT = """
-from embed_assets.operations import sync
+from embed_assets.operations import sync, sync_progress
 from embed_assets.settings import Settings
 
-sync.SAY_SECONDS = sync.EVALUATE_SECONDS = sync.WAIT_SECONDS = 0.02
+sync_progress.SAY_SECONDS = sync.EVALUATE_SECONDS = sync.WAIT_SECONDS = 0.02
 # Each time that it could: on a busy machine its own bound on what that costs leaves most out.
-sync._Progress.__call__ = sync._Progress._print
+sync.SyncProgress.__call__ = sync.SyncProgress._print
 sync.sync(Settings.load(), progress=print)
 """
 

@@ -60,6 +60,8 @@ def compare(found: Any, kind: Any, where: str) -> None:
             compare(value, get_args(kind)[1], where)
     elif kind is float:
         assert type(found) in (int, float), where
+    elif isinstance(kind, type) and issubclass(kind, str):
+        assert type(found) is str, (where, found)
     elif kind is not object:
         assert type(found) is kind, (where, found)
 
@@ -109,6 +111,7 @@ def test_the_page_has_every_command_that_prints_json():
         ("collections", []),
         ("collections --check", []),
         ("gc", ["--dry-run"]),
+        ("canary", []),
     ],
 )
 def test_a_command_prints_what_the_page_says(two_collections, command, arguments):

@@ -14,6 +14,7 @@ from embed_assets.cli.terminal import AsJson, print_json, require_text
 from embed_assets.errors import ExitCode
 from embed_assets.formats import plain
 from embed_assets.identity import PARTS, CollectionName, parts_of
+from embed_assets.neighbours.ranking import COSINE
 from embed_assets.settings import Settings
 
 if TYPE_CHECKING:
@@ -69,6 +70,8 @@ def collections(
         if row["complete"] is not None:
             missing = f"no, {row['folders_missing']} folders are missing or out of date"
             typer.echo(f"    complete:  {'yes' if row['complete'] else missing}")
+        if row["ranking"] not in (None, COSINE):
+            typer.echo(f"    ranked by: {row['ranking']}, chosen with `evaluate --choose`")
         typer.echo(f"    gates:     {_gates(row, rows)}")
     if not rows:
         typer.echo("nothing is indexed yet: `embed-assets sync`")

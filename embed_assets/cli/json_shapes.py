@@ -14,6 +14,7 @@ from itertools import pairwise
 from typing import Any, TypedDict, get_type_hints
 
 from embed_assets.defs.history import Pruned
+from embed_assets.embedding.canary.report import Comparison, Report
 from embed_assets.index.gates import Gate
 from embed_assets.index.nearest import Match
 from embed_assets.library.left_out import LeftOutCounts
@@ -29,7 +30,7 @@ from embed_assets.operations.sync import SyncResult
 from embed_assets.operations.try_int8 import Trial
 from embed_assets.search.draw import WrittenMap
 from embed_assets.search.duplicates import DuplicateGroup
-from embed_assets.search.evaluate import Beside, Evaluation, SameTrack
+from embed_assets.search.evaluation import Beside, Evaluation, SameTrack
 from embed_assets.search.segments import Part
 from embed_assets.storage.garbage import GcReport
 
@@ -93,6 +94,7 @@ SHAPES: dict[str, Shape] = {
     "errors --clear": Shape(fields_of(Cleared)),
     "retry": Shape(fields_of(Asked)),
     "doctor": Shape(fields_of(Finding), is_list=True),
+    "canary": Shape(fields_of(Report)),
     "similar": Shape(_MATCHES.fields, is_list=True, note="`score` is the cosine to the query."),
     "parts": Shape(
         fields_of(Part), is_list=True, note="`score` is the cosine of the best window of a track."
@@ -123,6 +125,7 @@ SHAPES: dict[str, Shape] = {
 OBJECTS: dict[str, type] = {
     "match": Match,
     "gate": Gate,
+    "comparison": Comparison,
     "history": History,
     "pruned": Pruned,
     "left-out counts": LeftOutCounts,

@@ -1,4 +1,4 @@
-"""Commands about the state of the library: `status`, `errors`, `retry`, `doctor`.
+"""Commands about the state of the library: `status`, `errors`, `retry`, `doctor`, `canary`.
 
 They parse arguments and print; `command_line` adds them.
 """
@@ -22,6 +22,7 @@ def add_to(app: typer.Typer) -> None:
     app.command(epilog="Example: embed-assets errors --json")(errors)
     app.command(epilog='Example: embed-assets retry "Nina Simone/Pastel Blues"')(retry)
     app.command(epilog="Example: embed-assets doctor --deep")(doctor)
+    app.command(epilog="Example: embed-assets canary")(canary)
 
 
 def status(
@@ -145,6 +146,37 @@ def doctor(
             typer.echo(plain(f"{f.check:8} {word:8} {f.message}"))
     wrong = any(f.ok is False for f in found)
     raise typer.Exit(ExitCode.FAILED if wrong else ExitCode.DONE)
+
+
+def canary(
+    accept: Annotated[
+        bool,
+        typer.Option(
+            "--accept",
+            help="Take what this machine gives now as right: new vectors are written again, beside"
+            " stored ones that differ.",
+        ),
+    ] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Check that this machine still makes the vectors that are stored; see docs/canary.md.
+
+    Embeds twelve tracks of the library and a made-up clip again, and names the first stage that
+    differs: decoder, resampler, features or encoder. `up` does so daily, and each run that embeds
+    does after an upgrade. Exit code 1: vectors differ, and no new ones are written.
+    """
+    from embed_assets.operations.canary import canary as command
+
+    found = command(Settings.load(), accept=accept)
+    if as_json:
+        print_json(found)
+    else:
+        for each in found.comparisons:
+            distance = "first" if each.distance is None else f"{each.distance:.1e}"
+            words = "  ".join(word for word in (each.stage, each.name, each.note) if word)
+            typer.echo(plain(f"{each.level:6} {distance:8} {words}"))
+        typer.echo(plain(found.message))
+    raise typer.Exit(ExitCode.FAILED if found.level == "error" else ExitCode.DONE)
 
 
 def _print_requested(folders: list[str], tracks: int) -> None:

@@ -13,6 +13,7 @@ from rich.text import Text
 
 from embed_assets.cli.terminal import print_json
 from embed_assets.formats import counted, duration, plain
+from embed_assets.neighbours.ranking import COSINE
 from embed_assets.operations.music_servers import ServerRow
 from embed_assets.operations.status import Status
 
@@ -69,6 +70,8 @@ def _layout(s: Status) -> Group:
         ("collection", _collection(s)),
         ("UI", s.ui or "not up: `embed-assets up`"),
     ]
+    if s.ranking != COSINE:
+        rows.insert(-1, ("neighbours", f"ranked by {s.ranking}: see `embed-assets evaluate`"))
     rows += [(one.name, _server(one)) for one in s.servers]
     if s.links_skipped:
         links = f"{counted(s.links_skipped, 'symbolic link')} not followed"

@@ -6,6 +6,7 @@ from typing import Any
 
 import dagster as dg
 
+from embed_assets.defs.canary import check_before_embedding
 from embed_assets.defs.checks import READABLE, every_track_readable
 from embed_assets.defs.execution import (
     GPU_POOL,
@@ -134,7 +135,11 @@ class _Step:
         music, tables = self.work.library, self.work.tables
         changed: list[bytes] = []
         for path, outcome in embed_folders(
-            self.work, self._unchanged(paths, changed), pool, self._count
+            self.work,
+            self._unchanged(paths, changed),
+            pool,
+            self._count,
+            lambda: check_before_embedding(self.run, self.work, pool),
         ):
             if isinstance(outcome, FolderChanged):
                 tables.mark_dirty(self._folder(path))

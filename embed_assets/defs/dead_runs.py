@@ -118,6 +118,14 @@ def cancel_unserved_queue(instance: dg.DagsterInstance) -> list[str]:
     return freed
 
 
+def only_the_daemon_runs(instance: dg.DagsterInstance) -> bool:
+    """Whether runs must be left to a daemon that runs: its launcher judges every run.
+
+    It would take one whose worker is a process of `sync` for dead.
+    """
+    return watches_workers(instance) and queue_is_served(instance, DAEMON_SECONDS)
+
+
 def note_up(instance: dg.DagsterInstance, address: str) -> None:
     """Record that `up` runs on this machine, as do the workers that Dagster starts itself."""
     write_note(instance, UP, json.dumps({"host": socket.gethostname(), "address": address}))

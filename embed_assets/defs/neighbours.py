@@ -13,7 +13,8 @@ from embed_assets.defs.resources import (
 from embed_assets.errors import ConfigurationError
 from embed_assets.neighbours.figures import Relation
 from embed_assets.project import Project
-from embed_assets.search.evaluate import Evaluation, beats_chance, evaluate
+from embed_assets.search.evaluate import beats_chance, evaluate
+from embed_assets.search.evaluation import Evaluation
 from embed_assets.search.local import local_answers
 from embed_assets.storage import collection_registry
 

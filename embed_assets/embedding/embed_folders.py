@@ -67,12 +67,15 @@ def embed_folders(
     paths: Iterable[bytes],
     pool: Pool | DecodeAhead,
     on_track: Callable[[Embedding], None] | None = None,
+    before_first: Callable[[], None] = lambda: None,
 ) -> Iterator[tuple[bytes, EmbedResult | BaseException]]:
     """Embed the tracks of folders that have no vectors under the recipe.
 
     Yields each folder with its outcome, when it is done. The next folder starts while the last
     tracks of the previous one are in progress, so no worker is idle. Audio with a known hash is
     never embedded again, wherever it is now. `on_track` gets the row of each finished track.
+    `before_first` is called before the first track that has no stored vectors; what it raises ends
+    the generator.
 
     If tracks fail, the folder's outcome is the first error; the other tracks are kept:
         FolderChanged: a file changed since it was scanned; its vectors were not stored.
@@ -80,9 +83,9 @@ def embed_folders(
         ConfigurationError: the encoder cannot be loaded, or the library is missing.
     """
     under_way = _UnderWay(context)
-    jobs = under_way.first_tries(paths)
+    jobs = _asking(before_first, under_way.first_tries(paths))
     while True:
-        for job, outcome in pool.allowing(_more_seconds).run(embed_track, jobs):
+        for job, outcome in pool.allowing(more_seconds).run(embed_track, jobs):
             row = under_way.take(job, outcome)
             if row is not None and on_track is not None:
                 on_track(row)
@@ -91,6 +94,19 @@ def embed_folders(
             break
         jobs = under_way.next_tries()
     yield from under_way.finished()
+
+
+def _asking(before_first: Callable[[], None], jobs: Iterable[Job]) -> Iterator[Job]:
+    asked = False
+    for job in jobs:
+        if not asked and (job.force or not _is_stored(job)):
+            before_first()
+            asked = True
+        yield job
+
+
+def _is_stored(job: Job) -> bool:
+    return Store(job.store).has(job.recipe.digest, job.track.audio)
 
 
 @dataclass
@@ -219,7 +235,7 @@ def _take(
     return outcome.row
 
 
-def _more_seconds(job: Job) -> float:
+def more_seconds(job: Job) -> float:
     """Extra seconds for long audio: ten times what a slow core needs for it with MuQ."""
     planned = job.recipe.windows * job.recipe.window_seconds
     return 5.0 * min(job.track.duration, planned or job.track.duration)

@@ -16,7 +16,7 @@ from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected
 from embed_assets.identity import Recipe
 from embed_assets.library.unchanged import unchanged
-from embed_assets.storage.records import Embedding, Track
+from embed_assets.storage.records import FOUND_IN_STORE, Embedding, Track
 from embed_assets.storage.vector_store import Store, VectorsLost
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def embed_track(job: Job) -> Done:
     with unchanged(job.path, job.track.file_stat, job.track.path, lambda: same_audio(job)):
         stream = iter_windows(job.path, job.track.duration, policy, job.recipe.sample_rate)
         limit = max(1, int(BATCH_SECONDS // job.recipe.window_seconds))
-        for batch in _equal_lengths(stream.windows, limit):
+        for batch in equal_lengths(stream.windows, limit):
             clock.lap("decode")
             vectors.append(encoder.encode(np.stack(batch)))
             clock.lap("encode")
@@ -172,7 +172,7 @@ def from_store(job: Job) -> Done | None:
         audio_hash=audio,
         windows=len(windows),
         decoded_seconds=seconds,
-        note="found in the store",
+        note=FOUND_IN_STORE,
         run_id=job.run_id,
         at=time.time(),
     )
@@ -195,7 +195,7 @@ def _encoder(choice: EncoderConfig) -> Encoder:
     return choice.load()
 
 
-def _equal_lengths(windows: Iterator[np.ndarray], limit: int) -> Iterator[list[np.ndarray]]:
+def equal_lengths(windows: Iterator[np.ndarray], limit: int) -> Iterator[list[np.ndarray]]:
     """Group consecutive windows of the same length: a batch is never padded."""
     batch: list[np.ndarray] = []
     for window in windows:

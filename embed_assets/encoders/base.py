@@ -40,6 +40,8 @@ class EncoderCard:
     load_exact: (model, cache) -> Encoder, in float32 on the CPU, which others are compared with.
     first_load_notice: (info, device, cache) -> str, what the first load spends minutes on.
     unused_files: (in_use, model, cache) -> list[Path]; `embed_assets.encoders.unused_files`.
+    features: (Encoder, window float32 [T]) -> float32 array: what it computes from a window before
+        its model, such as a mel spectrogram; the canary then tells a change of it from others.
     """
 
     name: str
@@ -68,6 +70,7 @@ class EncoderCard:
     load_exact: str = ""
     first_load_notice: str = ""
     unused_files: str = ""
+    features: str = ""
 
 
 def call(function: str, *arguments: Any) -> Any:

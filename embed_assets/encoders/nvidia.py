@@ -6,7 +6,9 @@ import ctypes
 import glob
 import os
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 
 _MAJOR, _MINOR = 75, 76
 """CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_* in the driver's interface."""
@@ -34,6 +36,15 @@ def nvidia_gpu() -> str:
     if there is not None:
         return f"its driver counts {len(there)}" if there else ""
     return next(iter(sorted(glob.glob("/dev/nvidia[0-9]*"))), "")
+
+
+def driver_version() -> str:
+    """The version of the driver; empty if there is none."""
+    with suppress(OSError):
+        return Path("/sys/module/nvidia/version").read_text().strip()
+    with suppress(OSError, AttributeError):
+        return f"CUDA {_number(ctypes.CDLL('libcuda.so.1').cuDriverGetVersion)}"
+    return ""
 
 
 def near_the_best() -> list[int]:

@@ -12,6 +12,7 @@ from embed_assets.index.connection import connect
 from embed_assets.index.gates import Gate
 from embed_assets.index.promotion import Listed, ServingStatus
 from embed_assets.project import Project
+from embed_assets.search.order import chosen_method
 from embed_assets.search.served import wanted_spec
 
 LITE_SECONDS = 120.0
@@ -49,6 +50,8 @@ class CollectionRow(TypedDict):
     """Dimensions of a vector."""
     row_schema: int | None
     """Version of the fields of a row."""
+    ranking: str | None
+    """What neighbours are ranked by; see `evaluate --choose`."""
     gates_passed: bool | None
     """Whether it passed its gates when they were last measured; null if they never were."""
     gates: list[Gate]
@@ -80,7 +83,7 @@ def collections(project: Project) -> list[CollectionRow]:
     """Every collection of the index, the served one first, as `--json` prints them."""
     with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
         found = promotion.listed(client, wanted_spec(project), project.tables, project.uri)
-    return [_as_json(c) for c in found]
+    return [_as_json(c, _ranking(project, c)) for c in found]
 
 
 def check(project: Project) -> ServingStatus:
@@ -129,7 +132,13 @@ def status_json(status: ServingStatus) -> ServingJson:
     }
 
 
-def _as_json(one: Listed) -> CollectionRow:
+def _ranking(project: Project, one: Listed) -> str | None:
+    if one.spec is None or one.spec.rows != TRACKS:
+        return None
+    return chosen_method(project.tables, one.spec.collection_key(project.uri))
+
+
+def _as_json(one: Listed, ranking: str | None) -> CollectionRow:
     gates = one.gates or {"passed": None, "gates": []}
     spec, recipe = one.spec, one.spec.recipe if one.spec else None
     return {
@@ -147,6 +156,7 @@ def _as_json(one: Listed) -> CollectionRow:
         "pooling": spec.pooling if spec else None,
         "width": spec.dim if spec else None,
         "row_schema": spec.row_schema if spec else None,
+        "ranking": ranking,
         "gates_passed": gates["passed"],
         "gates": gates["gates"],
         "gates_at": None if one.gates_at is None else iso(one.gates_at),

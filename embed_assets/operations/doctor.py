@@ -23,6 +23,7 @@ from embed_assets.library import ctimes
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import Folder, require_library, walk
 from embed_assets.operations import music_servers
+from embed_assets.operations.canary import last_result
 from embed_assets.operations.errors import failed_folders
 from embed_assets.operations.http_process import is_answering
 from embed_assets.operations.read_only import address_of_up, open_existing
@@ -71,6 +72,7 @@ def doctor(settings: Settings, *, deep: bool = False) -> list[Finding]:
         ("device", _device),
         ("index", _index),
         ("vectors", lambda _, project: _vectors(project, deep=deep)),
+        ("canary", _canary),
         ("tracks", _tracks),
         ("ctimes", _ctimes),
         ("dagster", _dagster),
@@ -281,6 +283,13 @@ def _vectors(project: Project, *, deep: bool) -> str:
         )
     more = "" if deep or len(hashes) == len(tracks) else f" of {len(tracks)}; --deep reads all"
     return f"{len(hashes)} stored vectors read, none damaged{more}"
+
+
+def _canary(settings: Settings, project: Project) -> str:
+    found = last_result(project)
+    if found is None:
+        raise _Unknown("vectors were not checked yet: the first run that embeds checks them")
+    return found
 
 
 def _tracks(settings: Settings, project: Project) -> str:

@@ -19,6 +19,7 @@ from embed_assets.defs.dagster_compat import files
 from embed_assets.defs.evaluation import evaluate
 from embed_assets.defs.history import VACUUM_SECONDS, Pruned, prune
 from embed_assets.defs.instance import open_instance
+from embed_assets.embedding.canary.notes import Notes
 from embed_assets.errors import TransientError
 from embed_assets.identity import IndexSpec
 from embed_assets.index.connection import connect
@@ -134,6 +135,7 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
         unused = [
             *encoders.unused_files(weights, settings.model, settings.model_cache),
             *unused_files(project.store, specs),
+            *Notes.beside(project.store).unused(recipes),
         ]
     swept = collect_garbage(
         project.tables, project.store, recipes, older_than=older_than, dry_run=dry_run

@@ -12,11 +12,14 @@ from embed_assets.defs.evaluation import evaluate
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import RecipeDigest
 from embed_assets.library.left_out import LeftOut
+from embed_assets.neighbours.ranking import COSINE
 from embed_assets.operations.errors import failed_folders
 from embed_assets.operations.music_servers import ServerRow, music_servers
 from embed_assets.operations.read_only import address_of_up, open_existing, require_setting
 from embed_assets.planning.values import Policy, SensorCursor
-from embed_assets.project import for_reading
+from embed_assets.project import Project, for_reading
+from embed_assets.search.order import chosen_method
+from embed_assets.search.served import spec_of
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, queries
 from embed_assets.storage.tables import Tables
@@ -77,6 +80,8 @@ class Status:
     """The collection that searches use; null before the first."""
     served_by_hand: bool
     """Whether `served` was chosen with `promote` or `rollback`, and not by the settings."""
+    ranking: str
+    """What neighbours are ranked by in the served collection; see `evaluate --choose`."""
     milvus: str
     """Why the Milvus server cannot be reached; empty if it can, and for Milvus Lite."""
     problem: str
@@ -113,6 +118,7 @@ def status(settings: Settings) -> Status:
         failed = len(failed_folders(instance, project))
         rate = _rate(instance, project.tables, spec.recipe.digest, goes_on=live > 0)
     left = max(plan.files - found.embedded - found.rejected, 0) if plan else found.pending
+    served = collection_registry.last_served(project.tables, project.uri)
     return Status(
         library=str(settings.library or ""),
         ui=address_of_up(settings),
@@ -136,12 +142,18 @@ def status(settings: Settings) -> Status:
         device=settings.device,
         engine=queries.last_engine(project.tables, spec.recipe.digest),
         collection=spec.collection,
-        served=collection_registry.last_served(project.tables, project.uri),
+        served=served,
         served_by_hand=collection_registry.is_by_hand(project.tables, project.uri, spec.collection),
+        ranking=_ranking(project, served),
         milvus=project.backend.unreachable(),
         problem=problem,
         servers=music_servers(settings),
     )
+
+
+def _ranking(project: Project, served: str | None) -> str:
+    spec = spec_of(project, served) if served else None
+    return chosen_method(project.tables, spec.collection_key(project.uri)) if spec else COSINE
 
 
 def _rate(

@@ -14,7 +14,7 @@ from multiprocessing import connection
 import dagster as dg
 
 from embed_assets.defs.dagster_compat.runs import log_of
-from embed_assets.defs.dead_runs import cancel_unserved_queue, reap
+from embed_assets.defs.dead_runs import cancel_unserved_queue, only_the_daemon_runs, reap
 from embed_assets.defs.evaluation import IMPORT_RUNS, Evaluation, evaluate, prepare, summary
 from embed_assets.defs.execution import wrong_setting
 from embed_assets.defs.instance import open_instance
@@ -22,8 +22,8 @@ from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.run_requests import drop_already_requested, request_lock
 from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
 from embed_assets.errors import ConfigurationError
-from embed_assets.formats import counted, duration
-from embed_assets.identity import IndexSpec, folder_id
+from embed_assets.formats import counted
+from embed_assets.identity import folder_id
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import require_library
 from embed_assets.operations.compare_index import matches_tables
@@ -34,6 +34,8 @@ from embed_assets.operations.run_processes import (
     stopped_at_the_end,
     wait_for_record,
 )
+from embed_assets.operations.sync_by_daemon import refuse_to_remove, wait_for_daemon
+from embed_assets.operations.sync_progress import SyncProgress
 from embed_assets.operations.up import running_address
 from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
@@ -44,9 +46,6 @@ from embed_assets.storage.records import NOT_DONE
 WAIT_SECONDS = 0.5
 EVALUATE_SECONDS = 5.0
 """How often the library is evaluated while more runs could be started."""
-
-SAY_SECONDS = 15.0
-"""Seconds between lines about the progress."""
 
 PATIENCE_SECONDS = 10.0
 """If the retry interval of a failed folder is longer than this, `sync` does not wait for it."""
@@ -109,12 +108,14 @@ def sync(
     require_library(index.library.root, may_be_empty=confirm_removals)
     cursor = SensorCursor()
     result = SyncResult()
-    report = _Progress(project, spec, progress)
+    report = SyncProgress(project, spec, progress)
     compared, printed = False, ""
     running: list[RunProcess] = []
     ended: dict[str, tuple[str, str]] = {}
     left_out = LeftOut()
     with open_instance(settings) as instance, stopped_at_the_end(instance, running, progress):
+        if only_the_daemon_runs(instance):
+            return _by_daemon(instance, settings, project, progress, removals=confirm_removals)
         asked = looks.begin(tables)
         if running_address(settings) is None:
             # If an `up` is running, its settings decide how many GPUs are used.
@@ -183,14 +184,34 @@ def sync(
         result.folders, result.tracks = found.plan.folders, found.plan.files
         result.links_skipped = left_out.links
         result.failed_folders = len(cursor.attempts) + found.plan.unreadable
-    if result.failed_folders:
-        explained = {key_of(p.folder) for p in problems(settings, project)}
-        unexplained = (cursor.attempts.keys() - explained) & ended.keys()
-        _note_ends(project, {key: ended[key] for key in unexplained})
+    _note_ends(settings, project, {k: v for k, v in ended.items() if k in cursor.attempts})
     rejected = queries.rejected_tracks(tables, spec.recipe.digest) if result.rejected else ()
     result.listed = bool(result.failed_folders or next(iter(rejected), None))
     result.seconds = time.monotonic() - started
     return result
+
+
+def _by_daemon(
+    instance: dg.DagsterInstance,
+    settings: Settings,
+    project: Project,
+    progress: Callable[[str], None],
+    *,
+    removals: bool,
+) -> SyncResult:
+    if removals:
+        refuse_to_remove()
+    started = time.monotonic()
+    waited = wait_for_daemon(instance, project, project.index(), settings.settle_seconds, progress)
+    plan = waited.found.plan
+    return SyncResult(
+        folders=plan.folders,
+        tracks=plan.files,
+        failed_folders=waited.failed_folders + plan.unreadable,
+        links_skipped=waited.left_out.links,
+        seconds=time.monotonic() - started,
+        listed=bool(waited.failed_folders or plan.unreadable),
+    )
 
 
 def _end_of(run: dg.DagsterRun | None) -> tuple[str, str]:
@@ -204,9 +225,11 @@ def _end_of(run: dg.DagsterRun | None) -> tuple[str, str]:
     return run.run_id, f"its run ended early ({run.status.value.lower()}); its log says why"
 
 
-def _note_ends(project: Project, ended: Mapping[str, tuple[str, str]]) -> None:
+def _note_ends(settings: Settings, project: Project, ended: Mapping[str, tuple[str, str]]) -> None:
     """Record folders that are not done and have no reason yet, for `errors`."""
-    for key, (run_id, why) in ended.items():
+    explained = {key_of(p.folder) for p in problems(settings, project)} if ended else set()
+    for key in ended.keys() - explained:
+        run_id, why = ended[key]
         path = path_of(key)
         folder = folder_id(project.library.name, path)
         message = f"{why}; it is retried automatically"
@@ -240,43 +263,6 @@ def _wait(
         meanwhile()
         if room:
             return
-
-
-class _Progress:
-    """Prints a line now and then: how many tracks are embedded, and the time left."""
-
-    def __init__(self, project: Project, spec: IndexSpec, progress: Callable[[str], None]) -> None:
-        self.tables, self.uri = project.tables, project.uri
-        self.spec, self.progress = spec, progress
-        self.preparation = project.choice.first_load_notice()
-        self.files = 0
-        self.began, self.due = time.time(), time.monotonic() + SAY_SECONDS
-
-    def __call__(self) -> None:
-        """Print a line if nothing was printed for a while."""
-        started = time.monotonic()
-        if started < self.due:
-            return
-        self._print()
-        # Counting a large library takes a second: use at most a fiftieth of the time for it.
-        now = time.monotonic()
-        self.due = now + max(SAY_SECONDS, 50 * (now - started))
-
-    def _print(self) -> None:
-        recipe = self.spec.recipe.digest
-        now, _, _ = queries.embedded_since(self.tables, recipe, self.began)
-        if not now:
-            if self.preparation:
-                self.progress(self.preparation)
-                self.preparation = ""
-            return
-        counts = queries.counts(self.tables, recipe, self.spec.collection_key(self.uri))
-        left = max(self.files - counts.embedded - counts.rejected, 0)
-        rate = now / (time.time() - self.began)
-        self.progress(
-            f"{counts.embedded} of {self.files} tracks embedded, {rate:.1f} tracks/s"
-            + (f", {duration(left / rate)} to go" if left else "")
-        )
 
 
 def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> None:

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -11,10 +12,8 @@ from embed_assets.encoders.cards import WITHOUT_DOWNLOAD
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import ConfigurationError, TrackRejected
 from embed_assets.identity import IndexSpec
+from embed_assets.neighbours.choose import Choice, best_method
 from embed_assets.neighbours.figures import (
-    Difference,
-    Hubs,
-    Relation,
     differences,
     hubs_of,
     mean_of,
@@ -23,18 +22,24 @@ from embed_assets.neighbours.figures import (
 from embed_assets.neighbours.labels import Labels, labels_of
 from embed_assets.neighbours.lists import Vectors
 from embed_assets.neighbours.measure import Measured, halves_found, measure
-from embed_assets.neighbours.ranking import BY_COSINE, Ranking
+from embed_assets.neighbours.ranking import BY_COSINE, COSINE, METHODS, Ranking
 from embed_assets.project import Project
+from embed_assets.search.evaluation import Beside, Evaluation, SameTrack
 from embed_assets.search.local import LocalAnswers
+from embed_assets.search.order import sample_of
 from embed_assets.search.snapshot import Snapshot
 from embed_assets.storage import collection_registry
 from embed_assets.storage.pooling import pool
+from embed_assets.storage.ranking_choice import choose_ranking
 from embed_assets.storage.track_vector_file import TrackVectorFile
 from embed_assets.storage.vector_store import VectorsLost
 
 HALVES = 2_000
 """Tracks whose windows are read for `SameTrack`: each is a file."""
 
+
+BEST = "best"
+"""Stands for the best method, as `best_method` finds it."""
 
 FEWEST = 3
 """Tracks without which there is nothing to measure."""
@@ -44,67 +49,12 @@ FEWEST_ARTISTS = 10
 
 
 @dataclass(frozen=True)
-class SameTrack:
-    """How often the two halves of a track find each other; needs no tags."""
-
-    found: float
-    """Share of tracks whose second half is the one nearest to their first half."""
-    low: float | None
-    """Lower end of its 95 % confidence interval, by drawing artists."""
-    high: float | None
-    """Upper end."""
-    chance: float
-    """The expected share of random choices."""
-    tracks: int
-    """Number of tracks, each with at least two windows; these are searched, too."""
-
-
-@dataclass(frozen=True)
-class Beside:
-    """The same figures for other vectors or another order of neighbours."""
-
-    name: str
-    """The encoder, the collection or the order."""
-    tracks: int
-    """Number of tracks that both have; only these are compared."""
-    relations: tuple[Relation, ...]
-    """Its figures by tags."""
-    hubs: Hubs
-    """Its figures without tags."""
-    differences: tuple[Difference, ...]
-    """By how much the evaluated collection is better."""
-
-
-@dataclass(frozen=True)
-class Evaluation:
-    """How good the neighbours in a collection are."""
-
-    collection: str
-    """The collection that was evaluated."""
-    encoder: str
-    """The encoder that made its vectors."""
-    ranking: str
-    """What neighbours are ranked by."""
-    tracks: int
-    """Number of its tracks; identical audio counts once."""
-    asked: int
-    """Number of tracks whose neighbours were looked at; less than `tracks` for a sample."""
-    relations: tuple[Relation, ...]
-    """How often the ten nearest of a track belong together with it by their tags."""
-    same_track: SameTrack | None
-    """How often a track finds itself; null if no track has two windows."""
-    hubs: Hubs
-    """How evenly tracks occur among the neighbours of others."""
-    beside: tuple[Beside, ...]
-    """What it is compared with: the built-in encoder, if its vectors are stored."""
-
-
-@dataclass(frozen=True)
 class Material:
     """What is evaluated: vectors and labels of the tracks of a snapshot, one for each audio.
 
     In the order of track ids, which are hashes: the first ones are a random sample, and the same
-    one while the library grows.
+    one while the library grows. `asked`: positions in this order. `sample`: vectors that other
+    orders of neighbours measure tracks against.
     """
 
     snapshot: Snapshot
@@ -112,6 +62,11 @@ class Material:
     vectors: Vectors
     labels: Labels
     asked: np.ndarray
+    sample: np.ndarray
+
+    def measure(self, method: str) -> Measured:
+        """What neighbours are worth if they are ranked by a method."""
+        return measure(self.vectors, self.labels, self.asked, Ranking(method, self.sample))
 
 
 def material_of(snapshot: Snapshot, sample: int = 0) -> Material:
@@ -128,9 +83,12 @@ def material_of(snapshot: Snapshot, sample: int = 0) -> Material:
         raise ConfigurationError(
             f"{len(positions)} tracks are indexed: neighbours can be evaluated from {FEWEST} on"
         )
-    labels = labels_of([snapshot.track(i) for i in positions.tolist()])
+    tracks = [snapshot.track(i) for i in positions.tolist()]
     asked = np.arange(min(sample, len(positions)) or len(positions))
-    return Material(snapshot, positions, snapshot.stored(positions), labels, asked)
+    vectors = snapshot.stored(positions)
+    audio = (t.audio for t in tracks)
+    compared = vectors.array[sample_of(zip(audio, vectors.rows.tolist(), strict=True))]
+    return Material(snapshot, positions, vectors, labels_of(tracks), asked, compared)
 
 
 def evaluate(answers: LocalAnswers, sample: int = 0) -> Evaluation:
@@ -142,19 +100,55 @@ def evaluate(answers: LocalAnswers, sample: int = 0) -> Evaluation:
         ConfigurationError: there are too few tracks.
     """
     material = material_of(answers.tracks, sample)
-    ranking = BY_COSINE
-    measured = measure(material.vectors, material.labels, material.asked, ranking)
-    beside = _beside_built_in(answers.project, material, measured, ranking)
+    method = answers.ranking
+    measured = {one: material.measure(one) for one in dict.fromkeys((method, COSINE))}
+    return _evaluation(answers, material, method, measured)
+
+
+def choose(answers: LocalAnswers, method: str, sample: int = 0) -> Evaluation:
+    """Evaluate all orders of neighbours, and use one from now on: `BEST` or a method.
+
+    Raises:
+        ConfigurationError: there are too few tracks, or there is no such method.
+    """
+    if method not in (BEST, *METHODS):
+        there = ", ".join((BEST, *METHODS))
+        raise ConfigurationError(f"there is no order {method!r}: choose one of {there}")
+    material = material_of(answers.tracks, sample)
+    measured = {one: material.measure(one) for one in METHODS}
+    choice = best_method(measured) if method == BEST else Choice(method, "chosen by hand")
+    found = _evaluation(answers, material, choice.method, measured)
+    key = answers.spec.collection_key(answers.project.uri)
+    choose_ranking(answers.project.tables, key, choice.method, choice.why)
+    return replace(found, chosen=choice.method, why=choice.why)
+
+
+def _evaluation(
+    answers: LocalAnswers, material: Material, method: str, every: Mapping[str, Measured]
+) -> Evaluation:
+    measured = every[method]
+    others = [
+        Beside(
+            name,
+            len(material.labels),
+            relations_of(other),
+            hubs_of(other),
+            differences(measured, other),
+        )
+        for name, other in every.items()
+        if name != method
+    ]
+    built_in = _beside_built_in(answers.project, material, method, measured)
     return Evaluation(
         collection=answers.spec.collection,
         encoder=answers.spec.recipe.encoder,
-        ranking=ranking.method,
+        ranking=method,
         tracks=len(material.positions),
         asked=len(material.asked),
         relations=relations_of(measured),
         same_track=same_track(answers.project, material),
         hubs=hubs_of(measured),
-        beside=(beside,) if beside else (),
+        beside=(*others, built_in) if built_in else tuple(others),
     )
 
 
@@ -204,7 +198,7 @@ def same_track(project: Project, material: Material) -> SameTrack | None:
 
 
 def _beside_built_in(
-    project: Project, material: Material, measured: Measured, ranking: Ranking
+    project: Project, material: Material, method: str, measured: Measured
 ) -> Beside | None:
     """The built-in encoder, if the store has its vectors: a model should be better than it."""
     if material.snapshot.spec.recipe.encoder == WITHOUT_DOWNLOAD.name:
@@ -222,15 +216,15 @@ def _beside_built_in(
             continue
         rows = np.array([pooled.rows[t.audio][0] for t in tracks if t.audio in pooled.rows])
         other = Vectors(pooled.vectors, rows)
-        return _compare(WITHOUT_DOWNLOAD.name, material, measured, ranking, there, other)
+        return _compare(WITHOUT_DOWNLOAD.name, material, method, measured, there, other)
     return None
 
 
 def _compare(
     name: str,
     material: Material,
+    method: str,
     measured: Measured,
-    ranking: Ranking,
     there: np.ndarray,
     other: Vectors,
 ) -> Beside:
@@ -238,8 +232,9 @@ def _compare(
     labels = material.labels.take(there)
     asked = np.flatnonzero(np.isin(np.flatnonzero(there), material.asked))
     if not there.all():
+        ranking = Ranking(method, material.sample)
         measured = measure(material.vectors.only(there), labels, asked, ranking)
-    beside = measure(other, labels, asked, ranking)
+    beside = measure(other, labels, asked, BY_COSINE)
     return Beside(
         name,
         len(labels),

@@ -36,6 +36,11 @@ class LocalAnswers:
         """What the vectors were made with."""
         return self.tracks.spec
 
+    @property
+    def ranking(self) -> str:
+        """What neighbours are ranked by."""
+        return self.tracks.ranking
+
     @cached_property
     def names(self) -> SnapshotNames:
         """Finds tracks by the names that people give."""

@@ -16,14 +16,17 @@ from embed_assets.index.connection import connect
 from embed_assets.index.expected_rows import vocabulary
 from embed_assets.index.milvus_compat import PAGE
 from embed_assets.index.nearest import Match
+from embed_assets.neighbours.ranking import COSINE, SAMPLE, Ranking
 from embed_assets.project import Project
 from embed_assets.search import filters as milvus_filters
 from embed_assets.search.answers import Filters
 from embed_assets.search.filters import Condition
 from embed_assets.search.names import Found, Names, not_indexed
+from embed_assets.search.order import chosen_method
 from embed_assets.search.recordings import first_takes
 from embed_assets.search.segments import MOST_IDS, Part, ask_parts
 from embed_assets.search.served import WAIT_SECONDS, spec_of
+from embed_assets.storage import collection_registry
 from embed_assets.storage.segment_vector_file import SegmentVectorFile
 
 if TYPE_CHECKING:
@@ -33,6 +36,12 @@ if TYPE_CHECKING:
 
 SPARE = 4
 """How many times as many hits are requested from a server if some may be left out."""
+
+RERANKED, FEWEST_RERANKED = 10, 200
+"""How many times as many hits are ranked again, if another order than by cosine was chosen."""
+
+_SAMPLES: dict[tuple[str, str], np.ndarray] = {}
+"""(address, collection) -> vectors of the sample for such an order."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +55,14 @@ class MilvusAnswers:
     def spec(self) -> IndexSpec | None:
         """What the collection was made with, if the tables know it."""
         return spec_of(self.project, self.collection)
+
+    @cached_property
+    def ranking(self) -> str:
+        """What neighbours are ranked by."""
+        if self.spec is None:
+            return COSINE
+        key = self.spec.collection_key(self.project.uri)
+        return chosen_method(self.project.tables, key)
 
     @cached_property
     def names(self) -> Names:
@@ -65,6 +82,9 @@ class MilvusAnswers:
             where = f"({where}) and {copies}" if where else copies
         filtered = avoid or filters.per_artist or filters.one_recording or len(own) > MOST_IDS
         limit = SPARE * n if filtered else n
+        reordered = self.ranking != COSINE
+        if reordered:
+            limit = min(max(RERANKED * n, FEWEST_RERANKED), PAGE)
         with self._client() as client:
             load(client, self.collection)
             near, mine = self._mean(client, seeds)
@@ -74,12 +94,14 @@ class MilvusAnswers:
                 found = nearest.similar(client, near, limit, out, self.collection, where=where)
                 kept = [m for m in found if m.audio_hash not in own]
                 vectors = {}
-                if far is not None or filters.one_recording:
+                if far is not None or filters.one_recording or reordered:
                     ids = [m.track_id for m in kept]
                     vectors = nearest.vectors_of(client, ids, self.collection)
-                if far is not None:
                     # A track may have been removed between the two requests.
                     kept = [m for m in kept if m.track_id in vectors]
+                if reordered:
+                    kept = self._reordered(client, near, kept, vectors)
+                if far is not None:
                     kept = [m for m in kept if m.score >= float(vectors[m.track_id] @ far)]
                 if filters.one_recording:
                     encoder = self.spec.recipe.encoder if self.spec else ""
@@ -110,6 +132,35 @@ class MilvusAnswers:
         """Track id -> float32 `[dim]` of length 1, for indexed tracks."""
         with self._client() as client:
             return nearest.vectors_of(client, track_ids, self.collection)
+
+    def _reordered(
+        self,
+        client: IndexClient,
+        query: np.ndarray,
+        matches: list[Match],
+        vectors: dict[str, np.ndarray],
+    ) -> list[Match]:
+        """The matches in the order that was chosen for the collection."""
+        if not matches:
+            return []
+        ranking = Ranking(self.ranking, self._sample(client))
+        numbers = ranking.numbers(np.stack([vectors[m.track_id] for m in matches]))
+        cosines = np.array([m.score for m in matches], np.float32)
+        scores = ranking.scores(cosines, ranking.numbers(query[None])[0], numbers)
+        order = sorted(range(len(matches)), key=lambda i: (-scores[i], matches[i].path))
+        return [matches[i] for i in order]
+
+    def _sample(self, client: IndexClient) -> np.ndarray:
+        """Vectors of the sample that tracks are measured against, read once in a process."""
+        key = self.project.uri, self.collection
+        if key not in _SAMPLES and self.spec is not None:
+            ids = collection_registry.lowest_audio(
+                self.project.tables, self.project.uri, self.spec, SAMPLE
+            )
+            found = nearest.vectors_of(client, ids, self.collection)
+            vectors = [found[i] for i in ids if i in found]
+            _SAMPLES[key] = np.array(vectors, np.float32).reshape(-1, self.spec.dim)
+        return _SAMPLES[key]
 
     def _client(self) -> AbstractContextManager[IndexClient]:
         return connect(self.project.uri, self.project.token, wait_seconds=WAIT_SECONDS)

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from embed_assets.search.order import Ordered
+
 AXES = (64, 256)
 """Numbers of axes that are tried in turn, until the candidates contain the true neighbours."""
 
@@ -35,8 +37,11 @@ class PcaPrefilter:
         self.axes, self.parts, self.is_exact_enough = axes, parts, is_exact_enough
 
     @classmethod
-    def of(cls, vectors: np.ndarray) -> PcaPrefilter:
-        """Axes of float32 `[n, dim]` vectors, from a sample, and whether they are exact enough."""
+    def of(cls, vectors: np.ndarray, order: Ordered | None = None) -> PcaPrefilter:
+        """Axes of float32 `[n, dim]` vectors, from a sample, and whether they are exact enough.
+
+        `order`: in which neighbours are ranked; None: by cosine.
+        """
         rng = np.random.default_rng(0)
         some = np.sort(rng.choice(len(vectors), min(SAMPLE, len(vectors)), replace=False))
         first = _first_axes(vectors[some], min(AXES[-1], vectors.shape[1]), rng)
@@ -44,7 +49,7 @@ class PcaPrefilter:
         for k in AXES:
             axes = np.ascontiguousarray(first[:, :k])
             parts = vectors @ axes
-            if _worst_place(queries, vectors, axes, parts) < CANDIDATES / MARGIN:
+            if _worst_place(queries, vectors, axes, parts, order) < CANDIDATES / MARGIN:
                 return cls(axes, parts, is_exact_enough=True)
         return cls(axes[:, :0], parts[:, :0], is_exact_enough=False)
 
@@ -54,7 +59,7 @@ class PcaPrefilter:
         if known < len(vectors):
             self.parts = np.concatenate([self.parts, vectors[known:] @ self.axes])
 
-    def approximate_scores(self, query: np.ndarray) -> np.ndarray:
+    def approximate_cosines(self, query: np.ndarray) -> np.ndarray:
         """Approximate cosines with a float32 `[dim]` query of length 1: float32 `[n]`."""
         return self.parts @ (self.axes.T @ query)
 
@@ -81,13 +86,19 @@ def _first_axes(vectors: np.ndarray, n: int, rng: np.random.Generator) -> np.nda
 
 
 def _worst_place(
-    queries: np.ndarray, vectors: np.ndarray, axes: np.ndarray, parts: np.ndarray
+    queries: np.ndarray,
+    vectors: np.ndarray,
+    axes: np.ndarray,
+    parts: np.ndarray,
+    order: Ordered | None,
 ) -> int:
     """The worst rank of a true neighbour (of ten) in the approximate scores."""
     worst = 0
-    exact = queries @ vectors.T
-    approximate_scores = (queries @ axes) @ parts.T
-    for true, guess in zip(exact, approximate_scores, strict=True):
+    every = slice(None)
+    for query in queries:
+        true, guess = vectors @ query, parts @ (axes.T @ query)
+        if order is not None:
+            true, guess = (order.scores(query, x, every) for x in (true, guess))
         best = np.argpartition(true, -10)[-10:]
         worst = max(worst, int((guess > guess[best].min()).sum()))
     return worst

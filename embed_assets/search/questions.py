@@ -9,16 +9,19 @@ from pathlib import Path
 
 from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.index.nearest import Match
+from embed_assets.neighbours.ranking import COSINE
 from embed_assets.search import exact
 from embed_assets.search.answers import Drift, Filters, Query, Result
 from embed_assets.search.artists import SimilarArtists, similar_artists
 from embed_assets.search.draw import MapPoints, WrittenMap, map_points, write_map
 from embed_assets.search.duplicates import DuplicateGroup, duplicates
-from embed_assets.search.evaluate import Evaluation, evaluate
+from embed_assets.search.evaluate import BEST, choose, evaluate
+from embed_assets.search.evaluation import Evaluation
 from embed_assets.search.filters import Condition, conditions
 from embed_assets.search.local import LocalAnswers
 from embed_assets.search.milvus import MilvusAnswers
 from embed_assets.search.names import Found, Names, find, find_each, notes_of, with_ids
+from embed_assets.search.order import note_of
 from embed_assets.search.parts import Range, part_of, parts
 from embed_assets.search.served import require_spec
 
@@ -74,7 +77,7 @@ class Questions(ABC):
             answers,
             matches,
             Query(_names(seeds), n, filters, _names(unlike)),
-            notes_of((*seeds, *unlike)),
+            (*notes_of((*seeds, *unlike)), *_ranking_notes(answers)),
         )
 
     def parts(
@@ -131,7 +134,8 @@ class Questions(ABC):
         matches = exact.path(
             answers.tracks, first, last, steps, where=filters.where, one_recording=one_recording
         )
-        return _result(answers, matches, Query(_names(ends), steps, filters), notes_of(ends))
+        notes = (*notes_of(ends), *_ranking_notes(answers))
+        return _result(answers, matches, Query(_names(ends), steps, filters), notes)
 
     def radio(
         self,
@@ -191,7 +195,8 @@ class Questions(ABC):
             one_recording=one_recording,
         )
         query_of_seeds = Query(_names(seeds), None, filters)
-        return Drift(matches, _result(answers, [], query_of_seeds, notes_of(seeds)))
+        notes = (*notes_of(seeds), *_ranking_notes(answers))
+        return Drift(matches, _result(answers, [], query_of_seeds, notes))
 
     def artists(self, artist: str, n: int = 20, songs: int = 3) -> SimilarArtists:
         """The `n` artists that sound most like an artist, each with `songs` tracks.
@@ -222,6 +227,14 @@ class Questions(ABC):
         """
         return evaluate(self._local(), sample)
 
+    def choose_ranking(self, method: str = BEST, sample: int = 0) -> Evaluation:
+        """Evaluate all orders of neighbours, and rank by the best one, or by `method`, from now on.
+
+        It is kept for this collection until another one is chosen; scores stay cosines.
+        `cosine`: as it was. Within a second, all processes rank by it.
+        """
+        return choose(self._local(), method, sample)
+
     def draw_map(self, file: str | Path = "map.html", by: str = "", method: str = "") -> WrittenMap:
         """Draw the library in one HTML file; returns what was drawn, and how.
 
@@ -242,6 +255,10 @@ def _seeds(names: Names, query: Tracks, track_ids: Sequence[str]) -> tuple[Found
 
 def _names(found: Sequence[Found]) -> tuple[str, ...]:
     return tuple(one.name for one in found)
+
+
+def _ranking_notes(answers: LocalAnswers | MilvusAnswers) -> tuple[str, ...]:
+    return () if answers.ranking == COSINE else (note_of(answers.ranking),)
 
 
 def _result(

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 
 from embed_assets.identity import CollectionKey, IndexSpec
+from embed_assets.neighbours.ranking import COSINE
+from embed_assets.search.order import Order, chosen_method, sample_of
 from embed_assets.search.snapshot import PROVENANCE, Prefilter, Snapshot, State
 from embed_assets.storage.records import TRACK_COLUMNS, TRACK_SELECT, Track
 from embed_assets.storage.tables import Tables
@@ -78,7 +80,8 @@ class Searcher(Snapshot):
                 there = dict(db.execute(query, (self.collection_key,)))
                 changed = [f for f, at in there.items() if self._seen.get(f) != at]
                 gone = self._seen.keys() - there.keys()
-                if not changed and not gone:
+                method = chosen_method(self.tables, self.collection_key)
+                if not changed and not gone and method == self._state.order.method:
                     self._tables_state = tables_state
                     return False
                 folders = dict(self._folders)
@@ -89,6 +92,9 @@ class Searcher(Snapshot):
                     # The known axes were computed from what is now the smaller part.
                     state = replace(state, prefilter=Prefilter())
                 state = self._with(state, self._rows_of(db, changed, len(there)), folders)
+                if method != state.order.method or state.prefilter is not self._state.prefilter:
+                    order = Order(method, () if method == COSINE else _sample(state))
+                    state = replace(state, prefilter=Prefilter(), order=order)
             self._seen, self._folders, self._tables_state = there, folders, tables_state
             self._state = state
             return True
@@ -150,6 +156,11 @@ def _without(state: State, folders: dict[str, list[int]], gone: Iterable[str]) -
         position.pop(state.tracks[i].track_id, None)
     live_mask = _read_only(live_mask)
     return replace(state, live_mask=live_mask, position=position, twins=[], results={})
+
+
+def _sample(state: State) -> list[int]:
+    live = np.flatnonzero(state.live_mask).tolist()
+    return sample_of((state.tracks[i].audio, int(state.vector_rows[i])) for i in live)
 
 
 def _read_only(array: np.ndarray) -> np.ndarray:

@@ -14,6 +14,7 @@ from embed_assets.identity import IndexSpec, display_path
 from embed_assets.index.nearest import ROW_FIELDS, Match
 from embed_assets.index.track_rows import row_of
 from embed_assets.neighbours.lists import Vectors
+from embed_assets.search.order import Order, Ordered
 from embed_assets.search.pca_prefilter import CANDIDATES, CANDIDATES_EACH, PcaPrefilter, highest
 from embed_assets.storage.records import Track
 from embed_assets.storage.tables import Tables
@@ -33,28 +34,33 @@ PROVENANCE = ("at", "engine", "device", "dtype", "run_id")
 
 
 class Prefilter:
-    """The PCA prefilter, computed after some queries; safe for threads."""
+    """The PCA prefilter, computed after some queries; safe for threads, for one order only."""
 
     def __init__(self) -> None:
         self.axes: PcaPrefilter | None = None
         self._asked = 0
         self._lock = threading.Lock()
 
-    def approximate_scores(self, vectors: np.ndarray, query: np.ndarray) -> np.ndarray | None:
-        """Approximate cosines of the rows of `vectors`; None if all must be scanned."""
+    def approximate_cosines(
+        self, vectors: np.ndarray, query: np.ndarray, order: Ordered | None
+    ) -> np.ndarray | None:
+        """Approximate cosines of the rows of `vectors`; None if all must be scanned.
+
+        `order`: in which the candidates must be enough; None: by cosine.
+        """
         with self._lock:
             self._asked += 1
             if self._asked <= ASKED_BEFORE:
                 return None
             if self.axes is None:
-                self.axes = PcaPrefilter.of(vectors)
+                self.axes = PcaPrefilter.of(vectors, order)
             self.axes.extend(vectors)
-        return self.axes.approximate_scores(query) if self.axes.is_exact_enough else None
+        return self.axes.approximate_cosines(query) if self.axes.is_exact_enough else None
 
 
 @dataclass(frozen=True)
 class State:
-    """All that a query reads. Immutable, except the caches, the last four fields."""
+    """All that a query reads. Immutable, except the caches, the last six fields."""
 
     tracks: list[Track]
     provenance: list[tuple[Any, ...]]
@@ -63,6 +69,7 @@ class State:
     live_mask: np.ndarray
     vectors: np.ndarray
     prefilter: Prefilter
+    order: Order = field(default_factory=Order)
     columns: dict[str, tuple[np.ndarray, list[Any]]] = field(default_factory=dict)
     twins: list[tuple[np.ndarray, np.ndarray]] = field(default_factory=list)
     results: dict[Any, Any] = field(default_factory=dict)
@@ -142,6 +149,11 @@ class Snapshot:
         return dict(zip(PROVENANCE, self._state.provenance[position], strict=True))
 
     @property
+    def ranking(self) -> str:
+        """What neighbours are ranked by: a method of `neighbours.ranking.METHODS`."""
+        return self._state.order.method
+
+    @property
     def live_mask(self) -> np.ndarray:
         """bool `[positions]`, read-only: which positions have a track."""
         return self._state.live_mask
@@ -207,7 +219,8 @@ class Snapshot:
     ) -> tuple[np.ndarray, np.ndarray]:
         """Positions and cosines of the `n` nearest to a float32 `[dim]` vector, best first.
 
-        `allowed`: bool `[positions]`, which tracks may be returned. Ties are ordered by path.
+        `allowed`: bool `[positions]`, which tracks may be returned. Ties are ordered by path. If
+        another order was chosen for the collection, the cosines need not fall.
         """
         state = self._state
         query = (query / max(float(np.linalg.norm(query)), 1e-12)).astype(np.float32)
@@ -225,7 +238,11 @@ class Snapshot:
             scores[~allowed] = -2.0
             found = np.arange(len(scores)), scores
         positions, cosines = found
-        return _best(state, positions, cosines, n)
+        ranks = cosines
+        if (order := _order(state)) is not None:
+            rows = state.vector_rows[positions]
+            ranks = np.where(cosines >= -1.5, order.scores(query, cosines, rows), -np.inf)
+        return _best(state, positions, cosines, ranks, n)
 
 
 def _scores(state: State, query: np.ndarray) -> np.ndarray:
@@ -234,32 +251,39 @@ def _scores(state: State, query: np.ndarray) -> np.ndarray:
     return scores
 
 
+def _order(state: State) -> Ordered | None:
+    return None if state.order.by_cosine else state.order.of(state.vectors)
+
+
 def _best(
-    state: State, positions: np.ndarray, scores: np.ndarray, n: int
+    state: State, positions: np.ndarray, cosines: np.ndarray, ranks: np.ndarray, n: int
 ) -> tuple[np.ndarray, np.ndarray]:
-    if n < len(scores):
-        least = np.partition(scores, -n)[-n]
+    if n < len(ranks):
+        least = np.partition(ranks, -n)[-n]
         # Ties for the last place are ordered by path, so all of them are kept.
-        near = np.flatnonzero(scores >= least - 1e-6)
-        positions, scores = positions[near], scores[near]
-    scores = np.clip(scores, -1.0, 1.0)
-    rounded = np.round(scores.astype(np.float64), 6).tolist()
+        near = np.flatnonzero(ranks >= least - 1e-6)
+        positions, cosines, ranks = positions[near], cosines[near], ranks[near]
+    cosines = np.clip(cosines, -1.0, 1.0)
+    rounded = np.round((cosines if ranks is cosines else ranks).astype(np.float64), 6).tolist()
     paths = [state.tracks[i].path for i in positions.tolist()]
     ranked = sorted(range(len(paths)), key=lambda i: (-rounded[i], paths[i]))[:n]
-    return positions[ranked], scores[ranked].astype(np.float32)
+    return positions[ranked], cosines[ranked].astype(np.float32)
 
 
 def _candidates(
     state: State, query: np.ndarray, n: int, allowed: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray] | None:
     """Positions of the candidates and their cosines; None if all must be scanned."""
-    along = state.prefilter.approximate_scores(state.vectors, query)
+    order = _order(state)
+    along = state.prefilter.approximate_cosines(state.vectors, query, order)
     if along is None:
         return None
-    approximate_scores = along[state.vector_rows]
-    approximate_scores[~allowed] = -2.0
-    count = min(CANDIDATES + CANDIDATES_EACH * n, len(approximate_scores) - 1)
-    positions = highest(approximate_scores, count)
+    ranks = along[state.vector_rows]
+    if order is not None:
+        ranks = order.scores(query, ranks, state.vector_rows)
+    ranks[~allowed] = -np.inf
+    count = min(CANDIDATES + CANDIDATES_EACH * n, len(ranks) - 1)
+    positions = highest(ranks, count)
     positions = positions[allowed[positions]]
     return positions, state.vectors[state.vector_rows[positions]] @ query
 

@@ -163,7 +163,9 @@ def forget_collection(tables: Tables, uri: str, name: str) -> None:
     with tables.transaction() as db:
         db.execute("DELETE FROM collections WHERE uri = ? AND name = ?", (_key(uri), name))
         if spec is not None:
-            db.execute("DELETE FROM indexed WHERE collection_key = ?", (spec.collection_key(uri),))
+            for table in ("indexed", "rankings"):
+                key = spec.collection_key(uri)
+                db.execute(f"DELETE FROM {table} WHERE collection_key = ?", (key,))
         tables.database.note_change(db)
 
 
@@ -233,6 +235,19 @@ def sample_tracks(
     with tables.connect() as db:
         rows = db.execute(sql.format(">="), (recipe, start, n)).fetchall()
         return rows + db.execute(sql.format("<"), (recipe, start, n - len(rows))).fetchall()
+
+
+def lowest_audio(tables: Tables, uri: str, spec: IndexSpec, n: int) -> list[TrackId]:
+    """The ids of `n` tracks of a collection, one for each of the lowest audio hashes."""
+    with tables.connect() as db:
+        rows = db.execute(
+            "SELECT min(t.track_id) FROM tracks t"
+            " JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+            " JOIN indexed i ON i.collection_key = ? AND i.folder_id = t.folder_id"
+            " WHERE e.reason IS NULL GROUP BY t.audio_hash ORDER BY t.audio_hash LIMIT ?",
+            (spec.recipe.digest, spec.collection_key(uri), n),
+        )
+        return [row[0] for row in rows]
 
 
 def forget_written(tables: Tables, uri: str, spec: IndexSpec, folders: Iterable[bytes]) -> None:

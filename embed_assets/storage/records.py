@@ -110,6 +110,9 @@ class IndexedFolder(NamedTuple):
     revision: int
 
 
+FOUND_IN_STORE = "found in the store"
+"""The `note` of an embedding whose vectors were there when the tables had been lost."""
+
 EMPTY = "empty"
 """Version of a folder that was removed from the index."""
 

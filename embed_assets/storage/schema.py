@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-VERSION = 9
+VERSION = 10
 """Raise it with each change of the tables, and write how a file of the version before is upgraded
 into `sqlite_database.py`, and a database into `postgres_database.py`."""
 
@@ -57,6 +57,10 @@ CREATE TABLE IF NOT EXISTS gone_audio (
 CREATE TABLE IF NOT EXISTS collections (
     uri {text}, name {text}, spec {text}, made_at {float}, gates {text}, gates_at {float},
     fingerprint {text}, PRIMARY KEY (uri, name)
+) {by_key};
+CREATE TABLE IF NOT EXISTS rankings (
+    collection_key {text} PRIMARY KEY, method {text} NOT NULL, at {float} NOT NULL,
+    why {text} NOT NULL
 ) {by_key};
 CREATE TABLE IF NOT EXISTS served (
     id {number}, uri {text}, at {float}, name {text}, before {text}, reason {text}, wanted {text}

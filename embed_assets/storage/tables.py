@@ -19,6 +19,7 @@ exchange data only through these tables and `storage/vector_store.py`.
   the previous rows until then.
 - `collections` and `served`: the spec and gates of each collection, and when it was served
   (`storage/collection_registry.py`).
+- `rankings`: what neighbours in a collection are ranked by (`storage/ranking_choice.py`).
 - `failures`: folders whose last attempt failed, until an attempt succeeds.
 - `looks`: requests to scan the library now (`storage/looks.py`).
 

@@ -18,6 +18,7 @@ ACOUSTIC = EncoderCard(
     describe="embed_assets.encoders.acoustic.encoder:describe",
     load="embed_assets.encoders.acoustic.encoder:load",
     is_quick=True,
+    features="embed_assets.encoders.acoustic.encoder:features_of",
     # Ten tracks against themselves as MP3 of 128 kbit/s gave .953 or more (of 64 kbit/s, which cuts
     # off the treble, .49 or more), and the 903 pairs of other tracks of about one length among 383
     # gave .56 at most.

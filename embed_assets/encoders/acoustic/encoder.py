@@ -91,6 +91,11 @@ def load(*_: object) -> Acoustic:
     return Acoustic()
 
 
+def features_of(_: Acoustic, window: np.ndarray) -> np.ndarray:
+    """What is projected to a vector: float32 [T] at 22,050 Hz -> float32 [266]."""
+    return features(window)
+
+
 class Acoustic:
     """Acoustic features as an encoder; see the module and `encoders.Encoder`."""
 

@@ -40,11 +40,13 @@ if TYPE_CHECKING:
 class MuqEncoder:
     """MuQ on one device. `info`, `device`, `engine`, `dtype`, `warning` as in Encoder.
 
-    `frames` is the engine: float32 [B, T] -> the last hidden state, [B, F, dim].
+    `frames` is the engine: float32 [B, T] -> the last hidden state, [B, F, dim]; `mel` its mel
+    spectrogram of a window: float32 [T] -> [128, frames].
     """
 
     info: EncoderInfo
     frames: Callable[[np.ndarray], Frames]
+    mel: Callable[[np.ndarray], np.ndarray]
     device: str
     engine: str
     dtype: str
@@ -88,6 +90,11 @@ class MuqEncoder:
         return vectors
 
 
+def mel_of(encoder: MuqEncoder, window: np.ndarray) -> np.ndarray:
+    """The mel spectrogram of a window, as the encoder's model gets it."""
+    return encoder.mel(window)
+
+
 def info(model: str, cache: Path) -> EncoderInfo:
     """Describe the MuQ weights `model`; see `embed_assets.encoders.describe`."""
     return _info(_find(model, cache), model)
@@ -103,7 +110,7 @@ def load_int8(model: str, device: str, cache: Path) -> MuqEncoder:  # noqa: ARG0
     found = _find(model, cache)
     described = _info_int8(found, model, cache)
     engine = int8_engine.load(found, cache)
-    return MuqEncoder(described, engine.frames, "cpu", "openvino", engine.dtype)
+    return MuqEncoder(described, engine.frames, engine.mel, "cpu", "openvino", engine.dtype)
 
 
 def load(model: str, device: str, cache: Path) -> MuqEncoder:
@@ -124,7 +131,9 @@ def load(model: str, device: str, cache: Path) -> MuqEncoder:
             ) from refused
         warning = f"OpenVINO cannot be used, so torch is used, which is slower: {refused}"
         return _on_torch(found, described, model, where, warning)
-    return MuqEncoder(described, engine.frames, where, "openvino", engine.dtype, engine.warning)
+    return MuqEncoder(
+        described, engine.frames, engine.mel, where, "openvino", engine.dtype, engine.warning
+    )
 
 
 def reference(model: str, cache: Path) -> MuqEncoder:
@@ -141,7 +150,7 @@ def exact(model: str, cache: Path) -> MuqEncoder:
         engine = openvino_engine.load(found, model, "CPU", cache, ("float32",))
     except Refused as refused:
         return _on_torch(found, described, model, "cpu", str(refused))
-    return MuqEncoder(described, engine.frames, "cpu", "openvino", engine.dtype)
+    return MuqEncoder(described, engine.frames, engine.mel, "cpu", "openvino", engine.dtype)
 
 
 def make_int8(model: str, cache: Path, music: Sequence[np.ndarray]) -> None:
@@ -202,7 +211,9 @@ def _on_gpu(
     except BaseException:
         end_leases()
         raise
-    return MuqEncoder(described, engine.frames, where, "torch", engine.dtype, engine.warning)
+    return MuqEncoder(
+        described, engine.frames, engine.mel, where, "torch", engine.dtype, engine.warning
+    )
 
 
 def _cuda_devices() -> dict[int, str]:
@@ -221,7 +232,7 @@ def _on_torch(
     found: weights_.Weights, described: EncoderInfo, model: str, where: str, warning: str = ""
 ) -> MuqEncoder:
     engine = torch_engine.load(load_module(found, model), where)
-    return MuqEncoder(described, engine.frames, where, "torch", engine.dtype, warning)
+    return MuqEncoder(described, engine.frames, engine.mel, where, "torch", engine.dtype, warning)
 
 
 def _info_int8(found: weights_.Weights, model: str, cache: Path) -> EncoderInfo:

@@ -50,11 +50,14 @@ OpenVINO 2026.4 gives other values for it in bfloat16 on a CPU with AMX: it is d
 class Engine:
     """A compiled encoder: `frames` takes float32 [B, T] and gives float32 [B, F, dim].
 
+    `mel` is what it computes before the model: float32 [T] -> [128, frames].
+
     Windows go through one by one: a batch gains nothing on a CPU and costs memory. `warning`: why
     it is not in the fastest dtype.
     """
 
     frames: Callable[[np.ndarray], np.ndarray]
+    mel: Callable[[np.ndarray], np.ndarray]
     dtype: str
     warning: str = ""
 
@@ -275,4 +278,4 @@ def _compile(ov: Any, model: Path, device: str, dtype: str, weights: Weights) ->
         request = compiled("float32") if alone and float_ == "bfloat16" else usual
         return np.concatenate([request.infer([spectrogram(x)[None]])[0] for x in audio])
 
-    return Engine(frames, dtype)
+    return Engine(frames, spectrogram, dtype)

@@ -34,10 +34,13 @@ _CHECKED = slice(1, None)
 class Engine:
     """`frames` takes numpy's float32 [B, T] and gives [B, F, dim] on the device.
 
+    `mel` is what it computes before the model: numpy's float32 [T] -> [128, frames].
+
     `warning`: why it is not in the fastest dtype.
     """
 
     frames: Callable[[np.ndarray], torch.Tensor]
+    mel: Callable[[np.ndarray], np.ndarray]
     dtype: str
     warning: str = ""
 
@@ -55,7 +58,7 @@ def load(module: torch.nn.Module, device: str) -> Engine:
     import torch
 
     if device == "cpu":
-        return Engine(one_by_one(module), "float32")
+        return Engine(one_by_one(module), partial(_mel, module, device), "float32")
     theirs = parity_check.vectors(one_by_one(module), _CHECKED)
     worst: list[str] = []
     try:
@@ -68,7 +71,8 @@ def load(module: torch.nn.Module, device: str) -> Engine:
             cosine = parity_check.smallest_cosine(parity_check.vectors(forward, _CHECKED), theirs)
             if cosine >= parity_check.SMALLEST_COSINE[dtype]:
                 warning = parity_check.refused(worst, dtype)
-                return Engine(Batches(forward, GPU_BATCH_SECONDS), dtype, warning)
+                batches = Batches(forward, GPU_BATCH_SECONDS)
+                return Engine(batches, partial(_mel, module, device), dtype, warning)
             worst.append(f"{cosine:.4f} in {dtype}")
     except RuntimeError as error:
         said = str(error).strip().partition("\n")[0]
@@ -103,11 +107,23 @@ def _forward(module: torch.nn.Module, device: str, dtype: str, audio: np.ndarray
         # From pinned memory (`devices.alloc_pinned`) the copy is the device's own affair.
         there = torch.from_numpy(audio).to(device, non_blocking=device.startswith("cuda"))
         # In muq's own order, so that the mel spectrogram stays outside of autocast.
-        mel = module.model.preprocessing(there, features=["melspec_2048"])
-        mel = module.model.normalize(mel)["melspec_2048"]
+        mel = _normalised_mel(module, there)
         lower = dtype != "float32"
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=lower):
             return module.model.conformer(module.model.conv(mel))[0].float()
+
+
+def _normalised_mel(module: torch.nn.Module, audio: torch.Tensor) -> torch.Tensor:
+    mel = module.model.preprocessing(audio, features=["melspec_2048"])
+    return module.model.normalize(mel)["melspec_2048"]
+
+
+def _mel(module: torch.nn.Module, device: str, window: np.ndarray) -> np.ndarray:
+    import torch
+
+    with torch.inference_mode():
+        there = torch.from_numpy(window[None]).to(device)
+        return _normalised_mel(module, there)[0].float().cpu().numpy()
 
 
 def one_by_one(module: torch.nn.Module) -> Callable[[np.ndarray], torch.Tensor]:

@@ -1,0 +1,82 @@
+"""Embedded libraries for the tests of the canary, and ways to break a stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import soxr
+
+from embed_assets.audio import decoders
+from embed_assets.embedding.embed_folders import EmbedContext
+from embed_assets.encoders.acoustic.encoder import constants
+from embed_assets.encoders.config import EncoderConfig
+from embed_assets.library.manifest import MusicFolder, scan_folder
+from embed_assets.storage.tables import Tables
+from embed_assets.storage.vector_store import Store
+from embed_assets.workers import open_pool
+from embed_assets_tests.embedded import embed_folder
+from embed_assets_tests.synth import write_track
+
+CHOICE = EncoderConfig("acoustic", "", "cpu", Path())
+
+
+def embed(root: Path, count: int = 6) -> EmbedContext:
+    endings = ("flac", "mp3", "ogg")
+    for i in range(count):
+        name = f"{i}.{endings[i % 3]}"
+        write_track(root / "music/Album" / name, seconds=3 + i, seed=i)
+    context = EmbedContext(
+        MusicFolder(root / "music"),
+        CHOICE.recipe(2.0, 2),
+        CHOICE,
+        Tables(root / "tables.sqlite"),
+        Store(root / "vectors"),
+    )
+    with open_pool(2) as pool:
+        scan_folder(context.library, b"Album", context.tables, pool)
+        assert embed_folder(context, b"Album", pool).embedded == count
+    return context
+
+
+def with_own_notes(embedded: EmbedContext, root: Path) -> EmbedContext:
+    """The same library and vectors, in a home that has no notes yet."""
+    store = Store(root / "vectors")
+    store.root.symlink_to(embedded.store.root)
+    return replace(embedded, store=store)
+
+
+def resample_badly(monkeypatch):
+    real = soxr.resample
+    monkeypatch.setattr(soxr, "resample", lambda x, a, b, **_: real(x, a, b, quality="QQ"))
+
+
+def decode_badly(monkeypatch):
+    """MP3 in a few bits: what a decoder with another output format may do."""
+    real = decoders._mono
+
+    def coarse(frame):
+        samples = real(frame)
+        return np.round(samples * 16) / np.float32(16)
+
+    monkeypatch.setattr(decoders, "_mono", coarse)
+
+
+def other_mel(monkeypatch):
+    filters = constants()["mel"]
+    monkeypatch.setitem(constants(), "mel", np.roll(filters, 1, axis=0))
+
+
+def other_weights(monkeypatch):
+    noise = np.random.default_rng(0).standard_normal(constants()["projection"].shape)
+    worse = constants()["projection"] * (1 + 0.3 * noise)
+    monkeypatch.setitem(constants(), "projection", worse.astype(np.float32))
+
+
+BROKEN = {
+    "resampler": resample_badly,
+    "decoder": decode_badly,
+    "features": other_mel,
+    "encoder": other_weights,
+}

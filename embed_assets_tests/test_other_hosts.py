@@ -1,0 +1,151 @@
+"""An instance in PostgreSQL whose runs go to other hosts: `up`, `sync` and the hosts' settings."""
+
+import json
+import socket
+import subprocess
+import sys
+
+import dagster as dg
+import pytest
+
+from embed_assets.defs.dagster_compat.pools import set_pool_limit
+from embed_assets.defs.dead_runs import reap
+from embed_assets_tests.assertions import slots_held
+from embed_assets_tests.live_project import LiveProject
+from embed_assets_tests.other_hosts import PRIVATE, can_be_private
+from embed_assets_tests.patience import PATIENCE
+
+YAML = """
+instance_class: {{module: embed_assets.defs.dagster_compat.batches, class: BatchingInstance}}
+storage: {{postgres: {{postgres_url: "{url}"}}}}
+run_launcher:
+  module: embed_assets_tests.other_hosts
+  class: OtherHosts
+  config: {{folder: "{hosts}"}}
+run_coordinator:
+  module: dagster
+  class: QueuedRunCoordinator
+  config: {{dequeue_interval_seconds: 1}}
+concurrency: {{pools: {{granularity: op}}, runs: {{max_concurrent_runs: 4}}}}
+run_monitoring:
+  enabled: true
+  poll_interval_seconds: 5
+  start_timeout_seconds: 600
+  free_slots_after_run_end_seconds: 5
+run_retries: {{enabled: true, max_retries: 1, retry_on_asset_or_op_failure: false}}
+telemetry: {{enabled: false}}
+"""
+
+
+@pytest.fixture
+def cluster(world, postgres):
+    """A world whose instance is a person's own, in PostgreSQL, with workers on other hosts."""
+    home, hosts = world.root / "own", world.root / "hosts"
+    for folder in (home, hosts):
+        folder.mkdir()
+    url = postgres.replace("postgresql://", "postgresql+psycopg2://")
+    (home / "dagster.yaml").write_text(YAML.format(url=url, hosts=hosts))
+    world.settings["EMBED_DAGSTER_HOME"] = str(home)
+    with world.instance() as instance:
+        for pool in ("gpu", "milvus"):
+            set_pool_limit(instance, pool, 1)
+    return world
+
+
+def runs_of(world):
+    with world.instance() as instance:
+        return instance.get_runs()
+
+
+def test_up_can_be_restarted_while_runs_go_on_elsewhere(cluster):
+    own = cluster.root / "own" / "dagster.yaml"
+    before = own.read_bytes()
+    for i in range(4):
+        cluster.album(f"Album {i}", *range(5 * i, 5 * i + 5))
+    cluster.up()
+    cluster.until(cluster.embedded_runs, "a run on another host embeds")
+    assert cluster.down() == 0
+    with cluster.instance() as instance:
+        (started,) = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        assert reap(instance, grace_seconds=0.0) == []
+    cluster.up()
+    cluster.until(cluster.in_step, "all is in")
+    ends = {run.run_id: run.status for run in runs_of(cluster)}
+    assert ends[started.run_id] == dg.DagsterRunStatus.SUCCESS, "the run was left alone"
+    assert set(ends.values()) == {dg.DagsterRunStatus.SUCCESS}
+    assert len(cluster.embedded_runs()) == 20
+    assert own.read_bytes() == before
+    cluster.assert_index_is_library()
+
+
+def test_a_host_that_is_killed_is_noticed_and_its_work_is_done_elsewhere(cluster):
+    for i in range(4):
+        cluster.album(f"Album {i}", *range(5 * i, 5 * i + 5))
+    cluster.up()
+    cluster.until(cluster.embedded_runs, "a run on another host embeds")
+    with cluster.instance() as instance:
+        (run,) = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        for process in instance.run_launcher.processes(run):
+            process.kill()
+    done = cluster.embedded_runs()
+    cluster.until(cluster.in_step, "all is in")
+    cluster.until(lambda: not slots_held(cluster), "no slot is held")
+    after = cluster.embedded_runs()
+    assert done.items() <= after.items(), "embedded again"
+    assert {r.status for r in runs_of(cluster)} == {
+        dg.DagsterRunStatus.FAILURE,
+        dg.DagsterRunStatus.SUCCESS,
+    }
+    cluster.assert_index_is_library()
+
+
+def on_another_host(world, *command):
+    """A process with another host name, and its own processes, where that is allowed."""
+    line = [sys.executable, "-m", "embed_assets.cli", *command]
+    if can_be_private():
+        named = ["sh", "-c", 'hostname another && exec "$@"', "sh"]
+        line = [*PRIVATE, "--uts", *named, *line]
+    return subprocess.run(
+        line,
+        env=world.environment,
+        cwd=world.root,
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+    )
+
+
+def test_an_instance_has_one_up_on_whichever_host(cluster, tmp_path_factory):
+    cluster.album("Album", 1)
+    cluster.up()
+    other = LiveProject(tmp_path_factory.mktemp("other"), settings=dict(cluster.settings))
+    other.settings["EMBED_LIBRARY"] = str(cluster.library)
+    told = on_another_host(other, "up", "--port", "1")
+    here = f"http://127.0.0.1:{cluster.port}"
+    assert told.returncode == 0, told.stderr
+    place = f"{here} on {socket.gethostname()}" if can_be_private() else here
+    assert f"already up: {place}" in told.stderr
+    assert not [run for run in runs_of(cluster) if run.is_failure]
+
+
+def test_sync_leaves_the_runs_to_the_daemon_whose_launcher_would_take_its_own_for_dead(cluster):
+    cluster.settings["EMBED_SCAN_SECONDS"] = "3600"
+    cluster.album("Before", 1)
+    cluster.up()
+    cluster.until(cluster.in_step, "the first album is in")
+    cluster.album("Album", 2)
+    done = cluster.sync()
+    assert (done["folders"], done["failed_folders"], done["runs"]) == (2, 0, [])
+    cluster.assert_index_is_library()
+    refused = cluster.run("sync", "--confirm-removals")
+    assert refused.returncode == 2
+    assert "stop `embed-assets up`" in refused.stderr
+    cluster.down()
+
+
+def test_without_a_daemon_sync_executes_its_runs_itself(cluster):
+    cluster.album("Album", 1)
+    done = cluster.sync()
+    assert len(done["runs"]) == 1
+    cluster.assert_index_is_library()
+    assert json.loads(cluster.run("status", "--json").stdout)["folders_in_step"] == 1
