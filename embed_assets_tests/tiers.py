@@ -5,7 +5,16 @@ from __future__ import annotations
 import pytest
 
 SLOW_FIXTURES = frozenset(
-    {"world", "world_at", "two_collections", "running", "small", "milvus_server", "disk"}
+    {
+        "world",
+        "world_at",
+        "two_collections",
+        "running",
+        "small",
+        "small_mulan",
+        "milvus_server",
+        "disk",
+    }
 )
 """Runs of Dagster, MuQ's weights, a Milvus server, a mounted disk: seconds for each test."""
 
