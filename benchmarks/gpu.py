@@ -128,7 +128,7 @@ def short_of_memory(encoder: Any, seconds: int) -> list[float]:
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(most / total)
     try:
-        return [round(speed(encoder, seconds), 1), encoder.frames.seconds]
+        return [round(speed(encoder, seconds), 1), encoder.running.frames.seconds]
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0)
 

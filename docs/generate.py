@@ -187,7 +187,11 @@ def encoders() -> str:
         "space": [card.space for card in cards],
         "engines": [", ".join(card.engines) for card in cards],
         "runs on": ["CPU, GPU" if card.runs_on_gpu else "CPU" for card in cards],
-        "text search": ["yes" if card.has_text else "no" for card in cards],
+        "search by words": ["yes" if card.has_words else "no" for card in cards],
+        "windows": [
+            f"{card.window_seconds:g} s only" if card.only_this_window else "of any length"
+            for card in cards
+        ],
         "may be one recording from": [f"cosine {card.same_recording_cosine:g}" for card in cards],
     }
     lines = [

@@ -61,9 +61,10 @@ class Settings(BaseSettings):
         description=f"{cards.choices()}.",
     )
     model: str = Field(
-        cards.DEFAULT.default_model,
-        description=f"Weights of {cards.with_weights()}: a Hugging Face id, or a local folder"
-        " with config.json and model.safetensors.",
+        "",
+        validate_default=True,
+        description="Weights: a Hugging Face id, or a local folder with config.json and"
+        f" model.safetensors. Empty: {cards.with_weights()}.",
     )
     device: str = Field(
         "auto",
@@ -206,6 +207,11 @@ class Settings(BaseSettings):
     @classmethod
     def _of_postgres(cls, value: str) -> str:
         return normal_postgres_url(value) if value else value
+
+    @field_validator("model")
+    @classmethod
+    def _of_the_encoder(cls, value: str, info: ValidationInfo) -> str:
+        return value or cards.default_model(info.data.get("encoder", ""))
 
     @field_validator("device")
     @classmethod

@@ -130,6 +130,21 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="session")
+def small_mulan(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small MuQ-MuLan, beside it upstream's copy and `cache`: made once, for all workers."""
+    from embed_assets_tests import small_mulan
+
+    root = tmp_path_factory.getbasetemp()
+    if "PYTEST_XDIST_WORKER" in os.environ:
+        root = root.parent
+    folder = root / "small_mulan" / "small"
+    with FileLock(root / "small_mulan.lock"):
+        if not folder.exists():
+            small_mulan.save(folder)
+    return folder
+
+
 @pytest.fixture
 def copy(small: Path, tmp_path: Path) -> Path:
     return Path(shutil.copytree(small, tmp_path / "copy"))

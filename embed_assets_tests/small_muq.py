@@ -114,28 +114,39 @@ def save(folder: Path, seed: int = 0, **changes: Any) -> Path:
 
 @contextlib.contextmanager
 def hub(
-    folder: Path, model: str, *, stalls: bool = False, asked: list[str] | None = None
+    folder: Path,
+    model: str,
+    *,
+    stalls: bool = False,
+    asked: list[str] | None = None,
+    others: dict[str, Path] | None = None,
 ) -> Iterator[str]:
-    """Serve `folder` as the only model of a Hugging Face hub on loopback; yields its HF_ENDPOINT.
+    """Serve `folder` as a model of a Hugging Face hub on loopback; yields its HF_ENDPOINT.
+
+    `others`: the folders of more models, by their ids; otherwise it is the only one.
 
     `stalls`: of weights it sends half, and then nothing. `asked`: which bytes of them were asked
     for, by each request.
 
     huggingface_hub reads HF_ENDPOINT when it is imported: set it for a process of its own.
     """
-    files = {p.name: p.read_bytes() for p in folder.iterdir() if p.name != "README.md"}
+    models = {model: folder} | (others or {})
+    served = {
+        name: {p.name: p.read_bytes() for p in where.iterdir() if p.suffix not in (".md", "")}
+        for name, where in models.items()
+    }
     commit = "0123456789abcdef0123456789abcdef01234567"
     over = threading.Event()
 
-    def etag(name: str) -> str:
+    def etag(name: str, raw: bytes) -> str:
         kind = hashlib.sha256 if name.endswith(".safetensors") else hashlib.sha1
-        return kind(files[name]).hexdigest()
+        return kind(raw).hexdigest()
 
-    def listing() -> list[dict[str, Any]]:
+    def listing(files: dict[str, bytes]) -> list[dict[str, Any]]:
         rows = []
         for name, raw in files.items():
-            row = {"type": "file", "path": name, "size": len(raw), "oid": etag(name)}
-            lfs = {"lfs": {"oid": etag(name), "size": len(raw), "pointerSize": 130}}
+            row = {"type": "file", "path": name, "size": len(raw), "oid": etag(name, raw)}
+            lfs = {"lfs": {"oid": etag(name, raw), "size": len(raw), "pointerSize": 130}}
             rows.append(row | (lfs if name.endswith(".safetensors") else {}))
         return rows
 
@@ -145,24 +156,28 @@ def hub(
         def do_GET(self) -> None:
             path = self.path.partition("?")[0]
             name = path.rpartition("/")[2]
-            if path.startswith(f"/api/models/{model}/tree/"):
-                self.answer(200, json.dumps(listing()).encode())
-            elif path == f"/api/models/{model}" or path.startswith(f"/api/models/{model}/"):
+            asked_for = (m for m in served if f"/{m}/" in f"{path}/")
+            model = max(asked_for, key=len, default="")
+            files = served.get(model, {})
+            if model and path.startswith(f"/api/models/{model}/tree/"):
+                self.answer(200, json.dumps(listing(files)).encode())
+            elif model and f"{path}/".startswith(f"/api/models/{model}/"):
                 siblings = [{"rfilename": name} for name in files]
                 body = {"id": model, "sha": commit, "siblings": siblings, "tags": []}
                 self.answer(200, json.dumps(body).encode())
-            elif path.startswith(f"/{model}/resolve/") and name in files:
-                headers = {"ETag": f'"{etag(name)}"', "X-Repo-Commit": commit}
-                self.send(name, headers)
+            elif model and path.startswith(f"/{model}/resolve/") and name in files:
+                raw = files[name]
+                headers = {"ETag": f'"{etag(name, raw)}"', "X-Repo-Commit": commit}
+                self.send(name, raw, headers)
             else:
-                there = path.startswith(f"/{model}/resolve/")
+                there = model and path.startswith(f"/{model}/resolve/")
                 code = "EntryNotFound" if there else "RepoNotFound"
                 self.answer(404, b"{}", {"X-Error-Code": code})
 
         do_HEAD = do_GET
 
-        def send(self, name: str, headers: dict[str, str]) -> None:
-            body, wanted = files[name], self.headers.get("Range", "")
+        def send(self, name: str, body: bytes, headers: dict[str, str]) -> None:
+            wanted = self.headers.get("Range", "")
             if self.command == "HEAD" or not name.endswith(".safetensors"):
                 return self.answer(200, body, headers)
             if asked is not None:

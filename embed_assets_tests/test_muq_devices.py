@@ -18,7 +18,7 @@ from embed_assets.encoders import devices
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.encoders.devices import lease_cuda
 from embed_assets.encoders.muq import encoder as muq
-from embed_assets.encoders.muq import torch_engine
+from embed_assets.encoders.muq import engines, torch_engine
 from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets_tests.patience import PATIENCE
 
@@ -66,8 +66,8 @@ def test_a_single_window_that_memory_cannot_hold_fails_the_step() -> None:
 def test_a_gpu_that_cannot_be_used_is_not_kept_from_others(
     small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(muq, "resolve_device", lambda wanted: "cuda")
-    monkeypatch.setattr(muq, "_cuda_devices", lambda: {0: "only"})
+    monkeypatch.setattr(engines, "resolve_device", lambda wanted: "cuda")
+    monkeypatch.setattr(engines, "_cuda_devices", lambda: {0: "only"})
     for _ in range(2):
         with pytest.raises(ConfigurationError, match="cannot run MuQ on cuda:0"):
             muq.load(str(small), "cuda", tmp_path)

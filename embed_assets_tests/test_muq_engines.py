@@ -20,9 +20,10 @@ from embed_assets import encoders
 from embed_assets.encoders import Encoder, weights
 from embed_assets.encoders.muq import openvino_engine, parity_check, torch_engine
 from embed_assets.encoders.muq.card import MUQ
+from embed_assets.encoders.muq.checkpoint import AudioModule
 from embed_assets.encoders.muq.converted import ConvertedModelCache, crc
-from embed_assets.encoders.muq.encoder import reference
-from embed_assets.encoders.muq.module import load_module
+from embed_assets.encoders.muq.encoder import _checkpoint, reference
+from embed_assets.encoders.muq.module import audio_module
 from embed_assets.errors import ConfigurationError, DeviceFailed
 from embed_assets.storage.pooling import pool
 from embed_assets_tests import muq_tools
@@ -121,7 +122,8 @@ def test_a_dtype_that_gives_other_vectors_is_passed_over_with_a_warning(
 ) -> None:
     monkeypatch.setitem(parity_check.SMALLEST_COSINE, "bfloat16", 1.1)
     found = weights.find(str(small), cache, MUQ)
-    engine = openvino_engine.load(found, str(small), "CPU", cache, ("bfloat16", "float32"))
+    checkpoint = _checkpoint(found, str(small), cache)
+    engine = openvino_engine.load(checkpoint, "CPU", ("bfloat16", "float32"))
     assert engine.dtype == "float32"
     assert re.search(r"cosine .* in bfloat16\): using float32 instead", engine.warning)
 
@@ -208,10 +210,8 @@ def test_a_cache_that_cannot_be_written_costs_speed_not_vectors(
 def test_torch_on_another_device_must_give_the_vectors_of_the_plain_module(
     small: Path, tmp_path: Path, plain: Encoder, windows: list[np.ndarray]
 ) -> None:
-    import torch
-
-    def module() -> torch.nn.Module:
-        return load_module(weights.find(str(small), tmp_path, MUQ), str(small))
+    def module() -> AudioModule:
+        return audio_module(weights.find(str(small), tmp_path, MUQ), str(small))
 
     # To torch another device than the reference's, on any machine.
     engine = torch_engine.load(module(), "cpu:0")
@@ -227,7 +227,7 @@ def test_a_gpu_that_fails_is_no_track_s_fault(plain: Encoder) -> None:
     def broken(audio: object) -> NoReturn:
         raise RuntimeError("CUDA error: unspecified launch failure\nCompile with ...")
 
-    gpu = replace(plain, frames=broken, device="cuda:1")
+    gpu = replace(plain, running=replace(plain.running, frames=broken, device="cuda:1"))
     with pytest.raises(
         DeviceFailed, match=r"cuda:1 failed \(CUDA error: unspecified launch failure\)"
     ):

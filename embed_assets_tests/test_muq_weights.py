@@ -47,14 +47,14 @@ def test_a_damaged_note_of_a_digest_is_made_anew(copy: Path, tmp_path: Path) -> 
         assert encoders.describe("muq", str(copy), tmp_path / "cache") == first
 
 
-@pytest.mark.parametrize("name", ["", "MuQ", "muq-mulan"])
+@pytest.mark.parametrize("name", ["", "MuQ", "muq-mulan-2"])
 def test_an_unknown_encoder_names_the_setting_and_the_choices(name: str, tmp_path: Path) -> None:
     for call in (
         lambda: encoders.describe(name, "m", tmp_path),
         lambda: encoders.load(name, "m", "cpu", tmp_path),
     ):
         with pytest.raises(
-            ConfigurationError, match=r"EMBED_ENCODER.*one of: muq, muq-int8, acoustic"
+            ConfigurationError, match=r"EMBED_ENCODER.*one of: muq, muq-int8, muq-mulan, acoustic"
         ):
             call()
 

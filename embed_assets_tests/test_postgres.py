@@ -106,6 +106,17 @@ def test_tables_of_a_newer_version_are_left_alone(postgres_server, tmp_path):
         use(f"{url}&application_name=another")
 
 
+def test_tables_of_an_older_version_are_upgraded_and_keep_their_rows(postgres_server, tmp_path):
+    url = postgres_server.schema(str(tmp_path))
+    with use(url).connect() as db:
+        db.execute("INSERT INTO looks (requested_at) VALUES (1.0)")
+        db.execute("DROP TABLE rankings")
+        db.execute(f"UPDATE {STATE} SET version = 9")
+    with use(f"{url}&application_name=another").connect() as db:
+        assert db.execute("SELECT requested_at FROM looks").fetchall() == [(1.0,)]
+        assert db.execute("SELECT method FROM rankings").fetchall() == []
+
+
 def test_an_encoding_that_lacks_letters_is_refused(postgres_server):
     postgres_server.execute("CREATE DATABASE latin ENCODING 'LATIN1' LOCALE 'C' TEMPLATE template0")
     with pytest.raises(ConfigurationError, match="has the encoding LATIN1"):

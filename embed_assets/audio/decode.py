@@ -121,18 +121,35 @@ def _windows(
             duration = audio.header_seconds
         _require_length(reader, duration, claimed)
         covered = 0.0
+        beginning = _Beginning()
         try:
             for start, window in _cut_all(reader, duration, policy, sample_rate, claimed):
                 end = start + len(window) / sample_rate
                 stream.decoded_seconds += end - max(start, covered)
                 covered = end
                 stream.starts.append(start)
-                yield window
+                yield beginning.fill(window) if policy.wraps else window
             if stream.starts and reader.loudest < SILENCE:
                 raise _silent(reader, stream.decoded_seconds)
         finally:
             stream.damaged_packets = reader.damaged
             stream.note = _note(reader, audio.decoder, decodes.unread_links, duration, claimed)
+
+
+class _Beginning:
+    """The first window of a track, whose samples fill what the last one lacks."""
+
+    def __init__(self) -> None:
+        self.window: np.ndarray | None = None
+
+    def fill(self, window: np.ndarray) -> np.ndarray:
+        """A window at its full length; the first one as it is."""
+        import numpy as np
+
+        if self.window is None:
+            self.window = window
+        missing = max(0, len(self.window) - len(window))
+        return np.concatenate([window, self.window[:missing]]) if missing else window
 
 
 def _silent(reader: Reader, seconds: float) -> TrackRejected:
@@ -187,7 +204,10 @@ def _cut_all(
             end = reader.end_seconds
             if handed_out == 0.0 or end - handed_out >= SHORTEST_TAIL:
                 _require_length(reader, end, claimed)
-                start, length = max(0.0, end - length), min(length, end)
+                if policy.wraps and handed_out:
+                    length = end - start
+                else:
+                    start, length = max(0.0, end - length), min(length, end)
                 window = reader.cut(start, length, sample_rate)
                 if window is not None:
                     yield start, window

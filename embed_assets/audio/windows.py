@@ -15,10 +15,15 @@ SHORTEST_TAIL = 0.1
 
 @dataclass(frozen=True)
 class WindowPolicy:
-    """How much of a track is embedded: `count` windows of `seconds`; count 0: the whole track."""
+    """How much of a track is embedded: `count` windows of `seconds`; count 0: the whole track.
+
+    `wraps`: where a track that is embedded completely ends within a window, the track's beginning
+    fills it. Otherwise that window ends where the track does, and overlaps the one before.
+    """
 
     seconds: float
     count: int
+    wraps: bool = False
 
     def __post_init__(self) -> None:
         if not (math.isfinite(self.seconds) and self.seconds > 0):
@@ -36,8 +41,8 @@ def plan(duration: float, policy: WindowPolicy) -> list[tuple[float, float]]:
 
     Fewer windows than fit: spread evenly, centres at (i + .5) / count of the track. Otherwise the
     track is tiled without gaps and the last window ends where the track ends, overlapping its
-    neighbour rather than being padded. A track shorter than one window is one window at its own
-    length. `duration` must be above 0.
+    neighbour rather than being padded; with `wraps` it is shorter, as far as it is of this part. A
+    track shorter than one window is one window at its own length. `duration` must be above 0.
     """
     if not (math.isfinite(duration) and duration > 0):
         raise ValueError(f"a track's duration must be above 0 s, not {duration}")
@@ -52,9 +57,10 @@ def plan(duration: float, policy: WindowPolicy) -> list[tuple[float, float]]:
         ]
     full = int(duration // length)
     starts = [i * length for i in range(full)]
-    if duration - full * length >= SHORTEST_TAIL:
-        starts.append(last)
-    return [(start, length) for start in starts]
+    tiles = [(start, length) for start in starts]
+    if (tail := duration - full * length) >= SHORTEST_TAIL:
+        tiles.append((full * length, tail) if policy.wraps else (last, length))
+    return tiles
 
 
 def placed(

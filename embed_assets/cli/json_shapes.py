@@ -125,7 +125,7 @@ SHAPES: dict[str, Shape] = {
 OBJECTS: dict[str, type] = {
     "match": Match,
     "gate": Gate,
-    "comparison": Comparison,
+    "canary comparison": Comparison,
     "history": History,
     "pruned": Pruned,
     "left-out counts": LeftOutCounts,

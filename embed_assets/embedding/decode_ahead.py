@@ -130,11 +130,11 @@ def decode_track(job: Job) -> DecodedTrack | Job | Done:
     import numpy as np
 
     from embed_assets.audio.decode import read_windows
-    from embed_assets.audio.windows import WindowPolicy, plan
+    from embed_assets.audio.windows import plan
 
     if not job.force and (kept := from_store(job)):
         return kept
-    policy = WindowPolicy(job.recipe.window_seconds, job.recipe.windows)
+    policy = job.policy
     duration = job.track.duration
     if duration <= 0 or sum(s for _, s in plan(duration, policy)) > LONGEST_SECONDS:
         return job

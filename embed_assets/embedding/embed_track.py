@@ -12,6 +12,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from embed_assets.audio.windows import WindowPolicy
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected
 from embed_assets.identity import Recipe
@@ -40,6 +41,13 @@ class Job:
     run_id: str
     force: bool
 
+    @property
+    def policy(self) -> WindowPolicy:
+        """Which windows of the track are embedded."""
+        recipe = self.recipe
+        wraps = self.choice.card.wraps_short_windows
+        return WindowPolicy(recipe.window_seconds, recipe.windows, wraps)
+
 
 @dataclass(frozen=True)
 class Done:
@@ -63,14 +71,13 @@ def embed_track(job: Job) -> Done:
     import numpy as np
 
     from embed_assets.audio.decode import iter_windows
-    from embed_assets.audio.windows import WindowPolicy
 
     if not job.force and (kept := from_store(job)):
         return kept
     clock = _Clock()
     encoder = load_encoder(job)
     clock.lap("load")
-    policy = WindowPolicy(job.recipe.window_seconds, job.recipe.windows)
+    policy = job.policy
     vectors: list[np.ndarray] = []
     with unchanged(job.path, job.track.file_stat, job.track.path, lambda: same_audio(job)):
         stream = iter_windows(job.path, job.track.duration, policy, job.recipe.sample_rate)

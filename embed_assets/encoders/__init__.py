@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Callable, Collection
 from pathlib import Path
 
-from embed_assets.encoders.base import Encoder, EncoderCard, EncoderInfo, call
-from embed_assets.encoders.cards import CARDS, card_of
+from embed_assets.encoders.base import Encoder, EncoderCard, EncoderInfo, Words, call
+from embed_assets.encoders.cards import CARDS, card_of, with_words
 from embed_assets.errors import ConfigurationError
 
-__all__ = ["Encoder", "EncoderCard", "EncoderInfo"]
+__all__ = ["Encoder", "EncoderCard", "EncoderInfo", "Words"]
 
 
 def describe(name: str, model: str, cache: Path) -> EncoderInfo:
@@ -32,10 +32,18 @@ def fetch(name: str, model: str, cache: Path, progress: Callable[[str], None]) -
     Raises ConfigurationError if it cannot be downloaded, TransientError if the disk is full.
     """
     card = card_of(name)
-    if card.default_model:
+    if not card.default_model:
+        return
+
+    def begin() -> None:
+        progress(f"downloading {model}: {card.note}")
+
+    if card.fetch:
+        call(card.fetch, model, cache, begin)
+    else:
         from embed_assets.encoders import weights
 
-        weights.fetch(model, cache, card, lambda: progress(f"downloading {model}: {card.note}"))
+        weights.fetch(model, cache, card, begin)
 
 
 def load(name: str, model: str, device: str, cache: Path) -> Encoder:
@@ -48,6 +56,24 @@ def load(name: str, model: str, device: str, cache: Path) -> Encoder:
     if not card.runs_on_gpu:
         require_device(name, device)
     return call(card.load, model, device, cache)
+
+
+def words(name: str, model: str, cache: Path) -> Words:
+    """Load the text side of the encoder `name`, on the CPU; takes seconds, the first time a minute.
+
+    Raises ConfigurationError: it has none, or as `load`. `phrases.py` keeps what it gives.
+    """
+    require_words(name)
+    return call(card_of(name).load_words, model, cache)
+
+
+def require_words(name: str) -> None:
+    """Fail if an encoder has no text side; raises ConfigurationError."""
+    if not card_of(name).has_words:
+        raise ConfigurationError(
+            f"EMBED_ENCODER is {name}, which knows no words: set EMBED_ENCODER={with_words()}, and"
+            " run `embed-assets sync`, which embeds all music again"
+        )
 
 
 def require_device(name: str, device: str) -> None:
@@ -84,11 +110,17 @@ def require(name: str, model: str, device: str, cache: Path) -> None:
 def unused_files(in_use: Collection[str], model: str, cache: Path) -> list[Path]:
     """Files beside the weights that are not needed any more, and incomplete downloads.
 
-    `in_use`: values of `EncoderInfo.weights`; files for EMBED_MODEL stay too. All can be created
-    again.
+    `in_use`: values of `EncoderInfo.weights`; files for EMBED_MODEL and for default models stay
+    too. All can be created again.
     """
-    from embed_assets.encoders import download, weights
+    from embed_assets.encoders import download, phrases, weights
 
-    kept = [c.unused_files for c in CARDS.values() if c.unused_files]
-    unused = [file for each in kept for file in call(each, in_use, model, cache)]
+    unused = phrases.unused(in_use, cache)
+    for card in CARDS.values():
+        if card.unused_files:
+            # EMBED_MODEL may be that of another encoder.
+            configured, default = (
+                call(card.unused_files, in_use, m, cache) for m in (model, card.default_model)
+            )
+            unused += [file for file in configured if file in default]
     return [*unused, *download.stopped(weights.hub_cache(cache))]

@@ -7,6 +7,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     import numpy as np
 
 
@@ -30,7 +32,12 @@ class EncoderCard:
     default_model: hub id of its weights; empty for an encoder without weights.
     download_size: of these weights, for people.
     instead: the encoder to suggest if the weights cannot be downloaded.
-    has_text: whether it also turns text into vectors.
+    only_this_window: whether it knows no other length of a window.
+    wraps_short_windows: whether what a window lacks at the end of a track is filled with the
+        track's beginning; otherwise the last window ends where the track does.
+    fetch: (model, cache, begin) -> None, downloads its weights; empty: config and weights of one
+        model. `begin` is called before a download.
+    load_words: (model, cache) -> Words, its text side; empty: it turns only music into vectors.
     runs_on_gpu: whether EMBED_DEVICE may be more than the CPU.
     is_quick: whether thousands of tracks take only minutes, on any machine.
     worker_bytes, worker_bytes_per_second: memory of a process that has loaded it, and for each
@@ -59,7 +66,10 @@ class EncoderCard:
     default_model: str = ""
     download_size: str = ""
     instead: str = ""
-    has_text: bool = False
+    only_this_window: bool = False
+    wraps_short_windows: bool = False
+    fetch: str = ""
+    load_words: str = ""
     runs_on_gpu: bool = False
     is_quick: bool = False
     worker_bytes: int = 0
@@ -71,6 +81,11 @@ class EncoderCard:
     first_load_notice: str = ""
     unused_files: str = ""
     features: str = ""
+
+    @property
+    def has_words(self) -> bool:
+        """Whether it also turns words into vectors, for `embed-assets find`."""
+        return bool(self.load_words)
 
 
 def call(function: str, *arguments: Any) -> Any:
@@ -132,5 +147,16 @@ class Encoder(Protocol):
         T is in samples at `info.sample_rate`, S is `len(info.frame_stats)`. A window's vector does
         not depend on the others of its batch. Raises TrackRejected when a window is shorter than
         `info.min_seconds` or a vector is not finite.
+        """
+        ...
+
+
+class Words(Protocol):
+    """The loaded text side of an encoder: its vectors may be compared with those of music."""
+
+    def vectors(self, phrases: Sequence[str]) -> np.ndarray:
+        """float32 [n, dim], each of length 1; a phrase's vector does not depend on the others.
+
+        Raises ConfigurationError for a phrase that is empty or too long.
         """
         ...

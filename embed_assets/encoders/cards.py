@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from embed_assets.encoders.acoustic.card import ACOUSTIC
 from embed_assets.encoders.base import EncoderCard
+from embed_assets.encoders.mulan.card import MUQ_MULAN
 from embed_assets.encoders.muq.card import MUQ, MUQ_INT8
 from embed_assets.errors import ConfigurationError
 
-CARDS: dict[str, EncoderCard] = {card.name: card for card in (MUQ, MUQ_INT8, ACOUSTIC)}
+CARDS: dict[str, EncoderCard] = {card.name: card for card in (MUQ, MUQ_INT8, MUQ_MULAN, ACOUSTIC)}
 """Encoders by their names, the values of EMBED_ENCODER."""
 
 DEFAULT = MUQ
@@ -33,6 +34,16 @@ def same_recording_cosine(name: str) -> float:
     return CARDS.get(name, EncoderCard).same_recording_cosine
 
 
+def wraps_short_windows(name: str) -> bool:
+    """Whether a track's beginning fills its last window; also for another version's encoder."""
+    return CARDS.get(name, EncoderCard).wraps_short_windows
+
+
+def has_words(name: str) -> bool:
+    """Whether an encoder turns words into vectors; also for another version's encoder."""
+    return CARDS.get(name, EncoderCard).load_words != ""
+
+
 def choices() -> str:
     """The encoders and a few words on each, in one line."""
     *most, last = (f"`{card.name}` ({card.summary})" for card in CARDS.values())
@@ -40,5 +51,19 @@ def choices() -> str:
 
 
 def with_weights() -> str:
-    """The names of the encoders that use EMBED_MODEL, in one line."""
-    return " and ".join(f"`{card.name}`" for card in CARDS.values() if card.default_model)
+    """The default of EMBED_MODEL for each encoder that uses it, in one line."""
+    names: dict[str, list[str]] = {}
+    for card in CARDS.values():
+        if card.default_model:
+            names.setdefault(card.default_model, []).append(f"`{card.name}`")
+    return ", ".join(f"`{model}` for {' and '.join(users)}" for model, users in names.items())
+
+
+def default_model(name: str) -> str:
+    """The weights of an encoder if EMBED_MODEL does not name others; empty if it has none."""
+    return CARDS[name].default_model if name in CARDS else ""
+
+
+def with_words() -> str:
+    """The names of the encoders that turn words into vectors, for messages."""
+    return " or ".join(card.name for card in CARDS.values() if card.has_words)

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embed_assets import encoders
 from embed_assets.encoders import devices
 from embed_assets.encoders.base import Encoder, EncoderCard, call
 from embed_assets.encoders.cards import card_of
+from embed_assets.errors import ConfigurationError
 from embed_assets.identity import Recipe
 from embed_assets.workers import cpu_count
+
+if TYPE_CHECKING:
+    import numpy as np
 
 _CGROUP_MEMORY = (
     ("/sys/fs/cgroup", "memory.max", "memory.current"),
@@ -40,8 +46,10 @@ class EncoderConfig:
         """The recipe of this encoder with a window policy; loads nothing.
 
         Raises:
-            ConfigurationError: no such encoder, or its weights are not on this machine.
+            ConfigurationError: no such encoder, its weights are not on this machine, or it knows
+                no windows of this length.
         """
+        self.require_window(window_seconds)
         info = encoders.describe(self.name, self.model, self.cache)
         return Recipe(
             encoder=info.name,
@@ -52,6 +60,19 @@ class EncoderConfig:
             windows=windows,
             frame_stats=info.frame_stats,
         )
+
+    def require_window(self, seconds: float) -> None:
+        """Refuse a length of windows that the encoder does not know.
+
+        Raises:
+            ConfigurationError: says which it knows.
+        """
+        card = self.card
+        if card.only_this_window and seconds != card.window_seconds:
+            raise ConfigurationError(
+                f"EMBED_WINDOW_SECONDS is {seconds:g}, but EMBED_ENCODER={self.name} knows only"
+                f" windows of {card.window_seconds:g} s: leave EMBED_WINDOW_SECONDS unset"
+            )
 
     def require(self) -> None:
         """Fail before any work if the encoder cannot be loaded; loads nothing.
@@ -64,6 +85,17 @@ class EncoderConfig:
     def load(self) -> Encoder:
         """The encoder, loaded; see `embed_assets.encoders.load`."""
         return encoders.load(self.name, self.model, self.device, self.cache)
+
+    def phrase_vectors(self, phrases: Sequence[str]) -> np.ndarray:
+        """Vectors of phrases, float32 [n, dim] of length 1, to be compared with those of music.
+
+        Raises:
+            ConfigurationError: the encoder knows no words, cannot be loaded, or a phrase is empty
+                or too long.
+        """
+        from embed_assets.encoders.phrases import phrases_of
+
+        return phrases_of(self.name, self.model, self.cache).vectors(phrases)
 
     def uses_single_device(self) -> bool:
         """Whether one process uses the whole device, while others decode for it."""

@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 CONFIG = "config.json"
 WEIGHTS = "model.safetensors"
+FILES = (CONFIG, WEIGHTS)
 
 _HUB_ID = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?", re.ASCII)
 _HUB_PATIENCE = 10.0  # seconds to wait for an answer of the hub before a download
@@ -52,22 +53,29 @@ def find(model: str, cache: Path, card: EncoderCard) -> Weights:
     that needs them, for messages. Raises WeightsMissing if they are not downloaded, and
     ConfigurationError if they are incomplete.
     """
-    folder = _local_folder(model) or _downloaded(model, cache, card)
+    said = f"EMBED_MODEL is {model!r}"
+    folder = _local_folder(model)
+    if folder is None:
+        folder = downloaded(model, FILES, cache, card, said)
     try:
         raw = (folder / CONFIG).read_bytes()
-        name = _sha256(folder / WEIGHTS, cache)
+        name = sha256(folder / WEIGHTS, cache)
     except OSError as error:
-        raise _unreadable(model, folder, error) from error
+        raise unreadable(model, folder, error) from error
+    return Weights(folder, json_object(raw, folder / CONFIG, said), _digest(name, raw))
+
+
+def json_object(raw: bytes, file: Path, said: str) -> dict[str, Any]:
+    """What a file with a JSON object holds; raises ConfigurationError if it is damaged."""
     try:
-        config = json.loads(raw)
-        if not isinstance(config, dict):
+        found = json.loads(raw)
+        if not isinstance(found, dict):
             raise ValueError("it is not a JSON object")
     except ValueError as error:
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}, but {folder / CONFIG} is damaged: {error}. Download it"
-            " again."
+            f"{said}, but {file} is damaged: {error}. Download it again."
         ) from error
-    return Weights(folder, config, _digest(name, raw))
+    return found
 
 
 def check(weights: Weights, model: str) -> None:
@@ -79,7 +87,7 @@ def check(weights: Weights, model: str) -> None:
         raw = (weights.folder / CONFIG).read_bytes()
         there = _digest(file_sha256(weights.folder / WEIGHTS), raw)
     except OSError as error:
-        raise _unreadable(model, weights.folder, error) from error
+        raise unreadable(model, weights.folder, error) from error
     if there != weights.digest:
         file = (weights.folder / WEIGHTS).resolve()
         raise ConfigurationError(
@@ -88,7 +96,8 @@ def check(weights: Weights, model: str) -> None:
         )
 
 
-def _unreadable(model: str, folder: Path, error: OSError) -> ConfigurationError:
+def unreadable(model: str, folder: Path, error: OSError) -> ConfigurationError:
+    """The error for a file of weights that cannot be read."""
     return ConfigurationError(
         f"EMBED_MODEL is {model!r}, but {error.filename or folder} cannot be read:"
         f" {error.strerror or error}. Make it readable, or download it again."
@@ -110,20 +119,36 @@ def fetch(
     """
     if folder := _local_folder(model):
         return folder
+    return download(model, FILES, cache, card, f"EMBED_MODEL is {model!r}", begin)
+
+
+def download(
+    repository: str,
+    names: tuple[str, ...],
+    cache: Path,
+    card: EncoderCard,
+    said: str,
+    begin: Callable[[], None] = lambda: None,
+) -> Path:
+    """Download files of a repository of the hub if they are missing; returns their folder.
+
+    `said`: which setting names the repository, for messages. Raises as `fetch`.
+    """
     with contextlib.suppress(ConfigurationError):
-        return _downloaded(model, cache, card)
+        return downloaded(repository, names, cache, card, said)
     import httpx
     from huggingface_hub import HfApi, constants, errors, snapshot_download
 
-    where = f"EMBED_MODEL is {model!r}, which could not be downloaded from {constants.ENDPOINT}"
+    where = f"{said}, which could not be downloaded from {constants.ENDPOINT}"
     try:
         # snapshot_download has no limit of its own: on a network that swallows packets it would
         # sit for minutes before it says so.
-        HfApi().model_info(model, timeout=_HUB_PATIENCE)
+        HfApi().model_info(repository, timeout=_HUB_PATIENCE)
         begin()
-        with contextlib.suppress(errors.EntryNotFoundError):
-            into_cache(model, WEIGHTS, hub_cache(cache), _HUB_PATIENCE)
-        snapshot_download(model, cache_dir=hub_cache(cache), allow_patterns=[CONFIG, WEIGHTS])
+        for name in names:
+            with contextlib.suppress(errors.EntryNotFoundError):
+                into_cache(repository, name, hub_cache(cache), _HUB_PATIENCE)
+        snapshot_download(repository, cache_dir=hub_cache(cache), allow_patterns=list(names))
     except errors.GatedRepoError as error:
         raise ConfigurationError(
             f"{where}: its owner grants access on request. Ask for it on the model's page, then "
@@ -149,11 +174,11 @@ def fetch(
             f"{error.strerror or _first_line(error)}; {advice}."
         ) from error
     try:
-        return _downloaded(model, cache, card)
+        return downloaded(repository, names, cache, card, said)
     except ConfigurationError as error:
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}, which exists at {constants.ENDPOINT} but lacks {CONFIG} or"
-            f" {WEIGHTS}. Leave EMBED_MODEL unset for the default."
+            f"{said}, which exists at {constants.ENDPOINT} but lacks {' or '.join(names)}. Leave"
+            " EMBED_MODEL unset for the default."
         ) from error
 
 
@@ -188,25 +213,30 @@ def _local_folder(model: str) -> Path | None:
     return folder
 
 
-def _downloaded(model: str, cache: Path, card: EncoderCard) -> Path:
+def downloaded(
+    repository: str, names: tuple[str, ...], cache: Path, card: EncoderCard, said: str
+) -> Path:
+    """The folder in the hub's cache with these files of a repository; no network.
+
+    `said`: which setting names the repository, for messages. Raises WeightsMissing.
+    """
     from huggingface_hub import try_to_load_from_cache
 
     found = {
-        name: try_to_load_from_cache(model, name, cache_dir=hub_cache(cache))
-        for name in (CONFIG, WEIGHTS)
+        name: try_to_load_from_cache(repository, name, cache_dir=hub_cache(cache)) for name in names
     }
     missing = [
         name for name, path in found.items() if not (isinstance(path, str) and os.path.isfile(path))
     ]
     if missing:
         raise WeightsMissing(
-            f"EMBED_MODEL is {model!r}, but its {' and '.join(missing)} "
-            f"{'is' if len(missing) == 1 else 'are'} not in {hub_cache(cache)}: {_get_them(card)}."
+            f"{said}, but its {' and '.join(missing)} {'is' if len(missing) == 1 else 'are'} not in"
+            f" {hub_cache(cache)}: {_get_them(card)}."
         )
-    return Path(str(found[WEIGHTS])).parent
+    return Path(str(found[names[-1]])).parent
 
 
-def _sha256(path: Path, cache: Path) -> str:
+def sha256(path: Path, cache: Path) -> str:
     """SHA-256 of a file: the hub's name of its blob, or computed once and stored below `cache`."""
     real = path.resolve()
     if SHA256.fullmatch(real.name):

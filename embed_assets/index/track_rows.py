@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from embed_assets.audio.decode import heard_seconds
 from embed_assets.audio.windows import WindowPolicy, placed
+from embed_assets.encoders.cards import wraps_short_windows
 from embed_assets.identity import Recipe, display_path
 from embed_assets.index.row import TrackRow
 from embed_assets.storage.records import Embedding, Track
@@ -52,7 +53,8 @@ def row_of(
 
 def windows_of(track: Track, embedding: Embedding, recipe: Recipe) -> list[tuple[float, float]]:
     """(start, length) in seconds of the embedded windows of a track, in order."""
-    policy = WindowPolicy(recipe.window_seconds, recipe.windows)
+    wraps = wraps_short_windows(recipe.encoder)
+    policy = WindowPolicy(recipe.window_seconds, recipe.windows, wraps)
     # Windows that tile a track say by themselves how much of it was heard.
     tiled = policy.covers(track.duration)
     heard = embedding.decoded_seconds if tiled else heard_seconds(embedding.note)

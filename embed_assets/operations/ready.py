@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from embed_assets import encoders
 from embed_assets.library.walk import require_library
-from embed_assets.project import fitted
+from embed_assets.project import Project, fitted
 from embed_assets.settings import Settings
 
 
@@ -19,10 +19,11 @@ def ready(
 
     Raises:
         LibraryUnavailable: the library is not there.
-        ConfigurationError: device or weights cannot work as configured.
+        ConfigurationError: device, windows or weights cannot work as configured.
     """
     require_library(settings.library, may_be_empty=may_be_empty)
     encoders.require_device(settings.encoder, settings.device)
+    Project.of(settings).choice.require_window(settings.window_seconds)
     settings = fitted(settings)
     encoders.fetch(settings.encoder, settings.model, settings.model_cache, progress)
     encoders.require(settings.encoder, settings.model, settings.device, settings.model_cache)

@@ -9,6 +9,7 @@ from dataclasses import asdict, dataclass
 from embed_assets import encoders
 from embed_assets.audio.windows import WindowPolicy
 from embed_assets.embedding.compare import EngineConfig, Pass, calibrate, distance, embed, pooled
+from embed_assets.encoders.cards import default_model
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.encoders.muq.card import MUQ, MUQ_INT8
 from embed_assets.errors import ConfigurationError
@@ -94,7 +95,7 @@ def try_int8(settings: Settings, tracks: int, progress: Callable[[str], None]) -
     from embed_assets.encoders.muq.encoder import must_make_int8
 
     root = require_library(settings.library)
-    model, cache = settings.model, settings.model_cache
+    model, cache = _model(settings), settings.model_cache
     encoders.require_device(MUQ_INT8.name, settings.device)
     encoders.fetch(MUQ_INT8.name, model, cache, progress)
     to_make = must_make_int8(model, settings.device, cache)
@@ -197,3 +198,9 @@ class _Progress:
         self.printed = now
         left = (now - self.began) / max(1, self.done - 1) * (self.total - self.done)
         self.progress(f"{self.what}: {self.done} of {self.total} tracks, {left / 60:.0f} min to go")
+
+
+def _model(settings: Settings) -> str:
+    """EMBED_MODEL, unless it is not set or the default of an encoder with other weights."""
+    another = settings.model in ("", default_model(settings.encoder))
+    return MUQ_INT8.default_model if another else settings.model

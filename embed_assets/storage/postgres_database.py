@@ -157,18 +157,21 @@ class PostgresDatabase:
 
     def _make_tables(self, db: _Connection) -> None:
         version = self._version(db)
-        if version is None:
+        if version is None or version < schema.VERSION:
             # Processes that make them at once would disturb each other. The transaction begins with
             # the lock held: it would not see what was made while it waited.
             db.execute("SELECT pg_advisory_lock(hashtext(?))", (STATE,))
             version = self._version(db)
-            if version is None:
-                version = schema.VERSION
+            if version is None or version < schema.VERSION:
                 db.execute("BEGIN")
                 for statement in schema.postgres_tables():
                     db.execute(statement)
-                db.execute(f"CREATE TABLE {STATE} (version BIGINT, revision BIGINT)")
-                db.execute(f"INSERT INTO {STATE} VALUES (?, 0)", (version,))
+                if version is None:
+                    db.execute(f"CREATE TABLE {STATE} (version BIGINT, revision BIGINT)")
+                    db.execute(f"INSERT INTO {STATE} VALUES (?, 0)", (schema.VERSION,))
+                else:
+                    db.execute(f"UPDATE {STATE} SET version = ?", (schema.VERSION,))
+                version = schema.VERSION
                 db.execute("COMMIT")
             db.execute("SELECT pg_advisory_unlock(hashtext(?))", (STATE,))
         if version != schema.VERSION:

@@ -27,7 +27,7 @@ MUQ = EncoderCard(
     load_exact="embed_assets.encoders.muq.encoder:exact",
     first_load_notice="embed_assets.encoders.muq.encoder:first_load_notice",
     unused_files="embed_assets.encoders.muq.encoder:unused_files",
-    features="embed_assets.encoders.muq.encoder:mel_of",
+    features="embed_assets.encoders.muq.engines:mel_of",
 )
 
 MUQ_INT8 = replace(

@@ -12,9 +12,10 @@ import json
 import math
 import os
 import shutil
+import time
 import uuid
 import zlib
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,14 +24,18 @@ from embed_assets.identity import digest
 
 MODEL = "model.xml"
 REFERENCE = "reference.npy"
-_FILES = (MODEL, "model.bin", REFERENCE)
+GRAPH = (MODEL, "model.bin")
+
+MAKING_SECONDS = 3600.0
+"""Longer than any conversion takes."""
 
 
 @dataclass(frozen=True)
 class ConvertedModelCache:
-    """A folder of this kind, whether it is there or not."""
+    """A folder of this kind, whether it is there or not; `files`: what is in it."""
 
     folder: Path
+    files: tuple[str, ...] = (*GRAPH, REFERENCE)
 
     @property
     def model(self) -> Path:
@@ -46,7 +51,7 @@ class ConvertedModelCache:
         """Whether all files are there, unharmed: each is read through."""
         try:
             manifest = json.loads((self.folder / "manifest.json").read_bytes())
-            files = [(self.folder / name, *manifest[name]) for name in _FILES]
+            files = [(self.folder / name, *manifest[name]) for name in self.files]
             return all(p.stat().st_size == size and crc(p) == value for p, size, value in files)
         except (OSError, ValueError, KeyError, TypeError):
             return False
@@ -99,9 +104,9 @@ class ConvertedModelCache:
         try:
             making.mkdir()
             make(making)
-            files = {n: [(making / n).stat().st_size, crc(making / n)] for n in _FILES}
+            files = {n: [(making / n).stat().st_size, crc(making / n)] for n in self.files}
             (making / "manifest.json").write_text(json.dumps(files))
-            for name in (*_FILES, "manifest.json"):
+            for name in (*self.files, "manifest.json"):
                 with open(making / name, "rb") as file:
                     os.fsync(file.fileno())
             if folder.is_symlink() or folder.is_file():
@@ -110,6 +115,16 @@ class ConvertedModelCache:
             making.rename(folder)
         finally:
             shutil.rmtree(making, ignore_errors=True)
+
+
+def unused_in(folder: Path, needed: Collection[str]) -> list[Path]:
+    """Folders of conversions in `folder` whose names are not needed; not what is just made."""
+    found = []
+    for one in folder.glob("*/"):
+        making = one.name[0] == "." and time.time() - one.stat().st_mtime < MAKING_SECONDS
+        if one.name not in needed and not making:
+            found.append(one)
+    return sorted(found)
 
 
 def crc(path: Path) -> int:

@@ -21,7 +21,13 @@ from typing import TYPE_CHECKING, Any
 
 from embed_assets.encoders.muq import openvino_engine, quantise
 from embed_assets.encoders.muq.card import MUQ_INT8
-from embed_assets.encoders.muq.converted import MODEL, REFERENCE, ConvertedModelCache
+from embed_assets.encoders.muq.checkpoint import Checkpoint
+from embed_assets.encoders.muq.converted import (
+    MAKING_SECONDS,
+    MODEL,
+    REFERENCE,
+    ConvertedModelCache,
+)
 from embed_assets.encoders.nvidia import nvidia_gpu
 from embed_assets.encoders.openvino_runtime import Refused, import_openvino
 from embed_assets.encoders.weights import CONFIG, Weights, is_full
@@ -38,9 +44,6 @@ QUANTISATION = 1
 
 SMALLEST_COSINE = 0.98
 """Between a vector of the check audio and torch's, below which the engine is refused."""
-
-MAKING_SECONDS = 3600.0
-"""Longer than any conversion takes."""
 
 INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
 _INSTEAD = "or set EMBED_ENCODER=muq, whose vectors are exact"
@@ -123,7 +126,7 @@ def require_maker() -> None:
         )
 
 
-def make(weights: Weights, model: str, cache: Path, music: Sequence[np.ndarray]) -> None:
+def make(weights: Weights, made_of: Checkpoint, cache: Path, music: Sequence[np.ndarray]) -> None:
     """Make the model unless it is there whole: minutes and gigabytes, while other processes wait.
 
     Activations have the ranges that they take on `music`: float32 [T] at 24 kHz each.
@@ -134,7 +137,7 @@ def make(weights: Weights, model: str, cache: Path, music: Sequence[np.ndarray])
     """
     with _explained(cache):
         ov = import_openvino()
-        conversion(weights.digest, cache).ensure(partial(_quantise, ov, weights, model, music))
+        conversion(weights.digest, cache).ensure(partial(_quantise, ov, weights, made_of, music))
 
 
 def load(weights: Weights, cache: Path) -> openvino_engine.Engine:
@@ -149,7 +152,7 @@ def load(weights: Weights, cache: Path) -> openvino_engine.Engine:
         ov = import_openvino()
         if not kept.is_whole():
             raise RuntimeError(f"{kept.folder} is damaged; `embed-assets try-int8` makes it again")
-        checked = openvino_engine.check(ov, kept, "CPU", "int8", weights)
+        checked = openvino_engine.check(ov, kept, "CPU", "int8", weights.config)
         if checked.cosine < SMALLEST_COSINE:
             raise RuntimeError(
                 f"its vectors differ too much from torch's (cosine {checked.cosine:.4f}, wanted"
@@ -177,12 +180,12 @@ def _explained(cache: Path) -> Iterator[None]:
 
 
 def _quantise(
-    ov: Any, weights: Weights, model: str, music: Sequence[np.ndarray], folder: Path
+    ov: Any, weights: Weights, made_of: Checkpoint, music: Sequence[np.ndarray], folder: Path
 ) -> None:
     """Write what a ConvertedModelCache has into `folder`."""
     exact = folder / "float"
     exact.mkdir()
-    openvino_engine.convert(ov, weights, model, exact, minimal=False)
+    openvino_engine.convert(ov, made_of, exact, minimal=False)
     quantise.in_process(exact / MODEL, weights.folder / CONFIG, music, folder / MODEL)
     (exact / REFERENCE).rename(folder / REFERENCE)
     shutil.rmtree(exact)

@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from embed_assets.encoders.muq.checkpoint import AudioModule
 from embed_assets.encoders.muq.frames import MIN_SAMPLES
 from embed_assets.encoders.weights import CONFIG, WEIGHTS, Weights
 from embed_assets.errors import ConfigurationError
@@ -22,9 +23,15 @@ if TYPE_CHECKING:
     import torch
 
 # The parts that make a vector; heads for pre-training (linear, quantizer, rvq) do not.
-_PARTS = ("model.conv.", "model.conformer.")
+MUQ_PARTS = ("model.conv.", "model.conformer.")
 # Of these, what is computed or never run, and differs between versions of torch and transformers.
 _UNUSED = ("inv_freq", "num_batches_tracked", "pos_conv_embed")
+
+
+def audio_module(weights: Weights, model: str) -> AudioModule:
+    """MuQ for the engines; raises what `load_module` does."""
+    module = load_module(weights, model)
+    return AudioModule(lambda audio: module(audio).last_hidden_state, (module,), module.model)
 
 
 def load_module(weights: Weights, model: str) -> torch.nn.Module:
@@ -33,15 +40,26 @@ def load_module(weights: Weights, model: str) -> torch.nn.Module:
     `model` is EMBED_MODEL, for messages. Raises ConfigurationError when the weights are damaged, do
     not fit their config, or do not run.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import safe_open
 
     folder = weights.folder
     muq = _muq()
-    try:
+    with explained(folder, model, "MuQ"), quiet():
         with safe_open(folder / WEIGHTS, "pt") as file:
             there = set(file.keys())
-        with quiet():
-            module = muq.from_pretrained(str(folder)).eval()
+        module = muq.from_pretrained(str(folder)).eval()
+    check_keys(there, set(module.state_dict()), MUQ_PARTS, folder, model)
+    _check_run(module, weights, model)
+    return module
+
+
+@contextlib.contextmanager
+def explained(folder: Path, model: str, name: str) -> Iterator[None]:
+    """Turn what goes wrong when weights are loaded into a ConfigurationError for people."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
     except (SafetensorError, OSError) as error:
         raise ConfigurationError(
             f"EMBED_MODEL is {model!r}, but {folder / WEIGHTS} is damaged or incomplete: {error}."
@@ -49,12 +67,9 @@ def load_module(weights: Weights, model: str) -> torch.nn.Module:
         ) from error
     except (AttributeError, ImportError, KeyError, TypeError, ValueError, RuntimeError) as error:
         raise ConfigurationError(
-            f"EMBED_MODEL is {model!r}: {folder / CONFIG} and {WEIGHTS} do not make a MuQ model"
+            f"EMBED_MODEL is {model!r}: {folder / CONFIG} and {WEIGHTS} do not make a {name} model"
             f" ({type(error).__name__}: {error}). Download both again."
         ) from error
-    _check_keys(there, set(module.state_dict()), folder, model)
-    _check_run(module, weights, model)
-    return module
 
 
 def _check_run(module: torch.nn.Module, weights: Weights, model: str) -> None:
@@ -99,11 +114,16 @@ def _muq() -> Any:
     return MuQ
 
 
-def _check_keys(there: set[str], expected: set[str], folder: Path, model: str) -> None:
-    """Refuse weights that the hub's loader would leave random, or drop, without a word."""
+def check_keys(
+    there: set[str], expected: set[str], parts: tuple[str, ...], folder: Path, model: str
+) -> None:
+    """Refuse weights that the hub's loader would leave random, or drop, without a word.
+
+    `parts`: beginnings of the names that count. Raises ConfigurationError.
+    """
 
     def of_a_vector(keys: set[str]) -> set[str]:
-        return {k for k in keys if k.startswith(_PARTS) and not any(u in k for u in _UNUSED)}
+        return {k for k in keys if k.startswith(parts) and not any(u in k for u in _UNUSED)}
 
     missing = sorted(of_a_vector(expected) - there)
     extra = sorted(of_a_vector(there) - expected)

@@ -11,7 +11,7 @@ import errno
 import gc
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -22,13 +22,13 @@ import numpy as np
 from embed_assets.encoders.muq import parity_check, torch_engine
 from embed_assets.encoders.muq.converted import MODEL, REFERENCE, ConvertedModelCache
 from embed_assets.encoders.muq.frames import N_MELS, mel_spectrogram
-from embed_assets.encoders.muq.module import load_module, quiet
+from embed_assets.encoders.muq.module import quiet
 from embed_assets.encoders.openvino_runtime import Refused, import_openvino
-from embed_assets.encoders.weights import Weights
-from embed_assets.encoders.weights import check as check_weights
 
 if TYPE_CHECKING:
     import torch
+
+    from embed_assets.encoders.muq.checkpoint import AudioModule, Checkpoint
 
 CONVERSION = 4
 """Raised when the conversion, the check audio or what is kept changes: all is made anew."""
@@ -62,13 +62,7 @@ class Engine:
     warning: str = ""
 
 
-def load(
-    weights: Weights,
-    model: str,
-    device: str,
-    cache: Path,
-    dtypes: tuple[str, ...] | None = None,
-) -> Engine:
+def load(checkpoint: Checkpoint, device: str, dtypes: tuple[str, ...] | None = None) -> Engine:
     """The engine for these weights on an OpenVINO device, such as CPU or GPU, one thread.
 
     The first call converts and checks, a minute or so, while other processes wait; later ones take
@@ -77,15 +71,15 @@ def load(
 
     Raises:
         Refused: OpenVINO cannot be had, fails, or gives other vectors.
-        ConfigurationError: the weights are damaged, or do not make a MuQ model.
+        ConfigurationError: the weights are damaged, or do not make a model.
     """
     ov = import_openvino()
-    kept = conversion(weights.digest, cache)
+    kept = checkpoint.conversion
     worst: list[str] = []
     try:
-        converted(ov, weights, model, cache)
+        kept.ensure(partial(convert, ov, checkpoint))
         for dtype in dtypes or _dtypes(device):
-            checked = check(ov, kept, device, dtype, weights)
+            checked = check(ov, kept, device, dtype, checkpoint.muq_config)
             if checked.cosine >= parity_check.SMALLEST_COSINE[dtype]:
                 return replace(checked.engine(), warning=parity_check.refused(worst, dtype))
             worst.append(f"{checked.cosine:.4f} in {dtype}")
@@ -101,13 +95,6 @@ def load(
 def conversion(digest_of_weights: str, cache: Path) -> ConvertedModelCache:
     """The conversion of these weights, whether it is there or not."""
     return ConvertedModelCache(cache / "openvino" / f"{digest_of_weights}-{CONVERSION}")
-
-
-def converted(ov: Any, weights: Weights, model: str, cache: Path) -> ConvertedModelCache:
-    """The conversion of these weights, made unless it is there; raises OSError, RuntimeError."""
-    kept = conversion(weights.digest, cache)
-    kept.ensure(partial(convert, ov, weights, model))
-    return kept
 
 
 def version(ov: Any) -> str:
@@ -143,7 +130,7 @@ def cpu_has(*wanted: str) -> bool:
 # Converting
 
 
-def convert(ov: Any, weights: Weights, model: str, folder: Path, *, minimal: bool = True) -> None:
+def convert(ov: Any, checkpoint: Checkpoint, folder: Path, *, minimal: bool = True) -> None:
     """Write what a ConvertedModelCache has into `folder`; raises OSError, RuntimeError.
 
     `minimal`: with fewer multiplications, which 8 bits are not enough for.
@@ -152,11 +139,11 @@ def convert(ov: Any, weights: Weights, model: str, folder: Path, *, minimal: boo
 
     from embed_assets.encoders.muq.winograd import STRIDES, minimal_conv
 
-    check_weights(weights, model)
-    module: Any = load_module(weights, model)
+    checkpoint.check()
+    module: Any = checkpoint.load()
     try:
         np.save(folder / REFERENCE, parity_check.vectors(torch_engine.one_by_one(module)))
-        first, second = module.model.conv.conv
+        first, second = module.muq.conv.conv
         # What takes the spectrogram itself has one channel, and nothing to save.
         large = ((first, 2), (second, 1), (second, 2), (second, 3))
         for block, number in large if minimal else ():
@@ -184,19 +171,19 @@ def save(ov: Any, graph: Any, file: Path) -> None:
         raise
 
 
-def _graph(ov: Any, module: torch.nn.Module) -> Any:
-    """The OpenVINO model of convolutions and conformer, for any number of frames."""
+def _graph(ov: Any, module: AudioModule) -> Any:
+    """The OpenVINO model of all that follows the spectrogram, for any number of frames."""
     import torch
 
     class Encoder(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
-            self.conv, self.conformer = module.model.conv, module.model.conformer
+            self.parts = torch.nn.ModuleList(module.modules)
 
         def forward(self, mel: torch.Tensor) -> torch.Tensor:
             # Kept from an earlier call, they would be traced as a constant of that call's length.
-            self.conformer.embed_positions.cached_rotary_positional_embedding = None
-            return self.conformer(self.conv(mel))[0]
+            module.muq.conformer.embed_positions.cached_rotary_positional_embedding = None
+            return module.after_spectrogram(mel)
 
     with torch.no_grad(), quiet():
         graph = ov.convert_model(
@@ -204,11 +191,11 @@ def _graph(ov: Any, module: torch.nn.Module) -> Any:
             example_input=torch.zeros(1, N_MELS, 400),
             input=[ov.PartialShape([1, N_MELS, -1])],
         )
-    _scale_weights(ov, graph)
+    scale_weights(ov, graph)
     return graph
 
 
-def _scale_weights(ov: Any, graph: Any) -> None:
+def scale_weights(ov: Any, graph: Any) -> None:
     """Multiply weights once by what their products are multiplied by, as Conformer's halves.
 
     OpenVINO does so by itself, for a second at each loading.
@@ -238,13 +225,15 @@ class Checked:
     engine: Callable[[], Engine]
 
 
-def check(ov: Any, kept: ConvertedModelCache, device: str, dtype: str, weights: Weights) -> Checked:
+def check(
+    ov: Any, kept: ConvertedModelCache, device: str, dtype: str, muq_config: Mapping[str, Any]
+) -> Checked:
     """Hold a conversion's engine against torch's vectors; it is compiled once, here or later."""
     made: list[Engine] = []
 
     def engine() -> Engine:
         if not made:
-            made.append(_compile(ov, kept.model, device, dtype, weights))
+            made.append(_compile(ov, kept.model, device, dtype, muq_config))
         return made[0]
 
     def measure() -> float:
@@ -258,8 +247,10 @@ def check(ov: Any, kept: ConvertedModelCache, device: str, dtype: str, weights: 
     return Checked(kept.cosine(what, measure), engine)
 
 
-def _compile(ov: Any, model: Path, device: str, dtype: str, weights: Weights) -> Engine:
-    spectrogram, hop = mel_spectrogram(weights.config), weights.config.get("hop_length", 240)
+def _compile(
+    ov: Any, model: Path, device: str, dtype: str, muq_config: Mapping[str, Any]
+) -> Engine:
+    spectrogram, hop = mel_spectrogram(muq_config), muq_config.get("hop_length", 240)
     # What is not quantised in a model in int8 is computed in the fastest of the others.
     float_ = _dtypes(device)[0] if dtype == "int8" else dtype
 

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import numpy as np
     import torch
 
+    from embed_assets.encoders.muq.checkpoint import AudioModule
+
 GPU_BATCH_SECONDS = 480.0
 """Audio in one call on a GPU, at first; half of it after each time that memory was short.
 
@@ -45,8 +47,8 @@ class Engine:
     warning: str = ""
 
 
-def load(module: torch.nn.Module, device: str) -> Engine:
-    """The engine for a `muq.MuQ` module in evaluation mode, which it moves to the device.
+def load(module: AudioModule, device: str) -> Engine:
+    """The engine for a module, which it moves to the device.
 
     On a GPU some seconds of audio must give the CPU's vectors before anything else does, in
     bfloat16 or else in float32.
@@ -65,7 +67,8 @@ def load(module: torch.nn.Module, device: str) -> Engine:
         if device.startswith("cuda"):
             # What is asked without a device, as by autocast, is asked of this one.
             torch.cuda.set_device(device)
-        module = module.to(device)
+        for part in module.modules:
+            part.to(device)
         for dtype in _dtypes(device):
             forward = partial(_forward, module, device, dtype)
             cosine = parity_check.smallest_cosine(parity_check.vectors(forward, _CHECKED), theirs)
@@ -100,7 +103,7 @@ def _dtypes(device: str) -> tuple[str, ...]:
     return ("float32",)
 
 
-def _forward(module: torch.nn.Module, device: str, dtype: str, audio: np.ndarray) -> torch.Tensor:
+def _forward(module: AudioModule, device: str, dtype: str, audio: np.ndarray) -> torch.Tensor:
     import torch
 
     with torch.inference_mode():
@@ -110,15 +113,15 @@ def _forward(module: torch.nn.Module, device: str, dtype: str, audio: np.ndarray
         mel = _normalised_mel(module, there)
         lower = dtype != "float32"
         with torch.autocast(torch.device(device).type, torch.bfloat16, enabled=lower):
-            return module.model.conformer(module.model.conv(mel))[0].float()
+            return module.after_spectrogram(mel).float()
 
 
-def _normalised_mel(module: torch.nn.Module, audio: torch.Tensor) -> torch.Tensor:
-    mel = module.model.preprocessing(audio, features=["melspec_2048"])
-    return module.model.normalize(mel)["melspec_2048"]
+def _normalised_mel(module: AudioModule, audio: torch.Tensor) -> torch.Tensor:
+    mel = module.muq.preprocessing(audio, features=["melspec_2048"])
+    return module.muq.normalize(mel)["melspec_2048"]
 
 
-def _mel(module: torch.nn.Module, device: str, window: np.ndarray) -> np.ndarray:
+def _mel(module: AudioModule, device: str, window: np.ndarray) -> np.ndarray:
     import torch
 
     with torch.inference_mode():
@@ -126,7 +129,7 @@ def _mel(module: torch.nn.Module, device: str, window: np.ndarray) -> np.ndarray
         return _normalised_mel(module, there)[0].float().cpu().numpy()
 
 
-def one_by_one(module: torch.nn.Module) -> Callable[[np.ndarray], torch.Tensor]:
+def one_by_one(module: AudioModule) -> Callable[[np.ndarray], torch.Tensor]:
     """The module itself: float32 [B, T] -> [B, F, dim], on the CPU."""
     import torch
 
@@ -135,7 +138,7 @@ def one_by_one(module: torch.nn.Module) -> Callable[[np.ndarray], torch.Tensor]:
         # muq calls what it gives float32 batch by batch; one at a time bounds memory, and a batch
         # gains nothing on a CPU.
         windows = torch.from_numpy(audio)
-        return torch.cat([module(window[None]).last_hidden_state for window in windows])
+        return torch.cat([module.whole(window[None]) for window in windows])
 
     return frames
 

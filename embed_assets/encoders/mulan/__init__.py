@@ -1,0 +1,1 @@
+"""MuQ-MuLan: vectors of music and of words in one space."""
