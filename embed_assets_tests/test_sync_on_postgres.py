@@ -49,10 +49,11 @@ BEGUN = {
 
 
 def test_a_database_that_is_killed_amid_each_step_stops_nothing_for_good(shared):
+    shared.album("First", 0)
     shared.up()
     for n, (step, sql) in enumerate(BEGUN.items()):
         before = count(shared, sql)
-        for i in range(4 * n, 4 * n + 4):
+        for i in range(4 * n + 1, 4 * n + 5):
             shared.album(f"Album {i}", 2 * i, 2 * i + 1)
         shared.until(lambda: count(shared, sql) > before, f"{step} has begun")  # noqa: B023
         shared.server.kill()

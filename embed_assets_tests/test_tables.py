@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import random
 import signal
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from dataclasses import replace
 
 import psutil
@@ -16,7 +18,7 @@ import pytest
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import display_path
 from embed_assets.index.folders import EMPTY
-from embed_assets.storage import collection_registry, looks, queries
+from embed_assets.storage import collection_registry, looks, queries, retry_requests
 from embed_assets.storage.find_tracks import track_by_name, tracks_below
 from embed_assets.storage.records import CHANGED, Embedding, IndexedFolder, Track
 from embed_assets_tests.patience import PATIENCE
@@ -157,6 +159,49 @@ def test_writers_of_the_same_audio_do_not_wait_for_each_other_for_ever(tables):
             done.result(PATIENCE)
     with tables.connect() as db:
         assert db.execute("SELECT count(*) FROM embeddings").fetchone()[0] == 40
+
+
+def test_writers_of_every_kind_at_once_leave_no_rows_without_their_folder(tables):
+    def work(seed: int) -> None:
+        rng = random.Random(seed)
+        for _ in range(20):
+            write(tables, rng)
+
+    with ThreadPoolExecutor(6) as pool:
+        for done in [pool.submit(work, seed) for seed in range(6)]:
+            done.result(PATIENCE)
+    with tables.connect() as db:
+        lost = db.execute(
+            "SELECT count(*) FROM tracks WHERE folder_id NOT IN (SELECT folder_id FROM folders)"
+        ).fetchone()[0]
+    assert lost == 0
+
+
+def write(tables, rng: random.Random) -> None:
+    """One of the things that runs, `retry` and `gc` do, with folders and audio that all share."""
+    folders, audio = [f"f{i}" for i in range(6)], [f"audio {i}" for i in range(8)]
+    folder, name = rng.choice(folders), str(rng.random())
+    kind = rng.choice(["scan", "scan", "embed", "retry", "forget", "index", "gc", "fail"])
+    if kind == "scan":
+        rows = [
+            replace(track(b"%d" % i, folder, title=name), audio_hash=rng.choice(audio))
+            for i in range(rng.randrange(1, 6))
+        ]
+        rows = [replace(r, track_id=f"{folder} {r.path!r}") for r in rows]
+        with suppress(FolderChanged):
+            scan(tables, *rows, folder=folder, name=name)
+    elif kind == "embed":
+        tables.put_embeddings(Embedding("r", a, 1, at=1.0) for a in rng.sample(audio, 4))
+    elif kind == "retry":
+        retry_requests.ask(tables, lambda path: path.endswith(folder.encode()), [])
+    elif kind == "forget":
+        tables.forget_folder(folder)
+    elif kind == "index":
+        tables.put_indexed("k", [IndexedFolder(f, "v", 1, 0) for f in rng.sample(folders, 3)])
+    elif kind == "gc":
+        collection_registry.forget_embeddings(tables, "r", audio[:4], unless_named=True)
+    else:
+        tables.put_failures([(f, b"F") for f in rng.sample(folders, 3)], "step", "why", "run")
 
 
 # Other processes

@@ -67,6 +67,8 @@ class Database(Protocol):
     def transaction(self, *, durable: bool = True) -> AbstractContextManager[Connection]:
         """A connection inside a write transaction; it is rolled back on an exception.
 
+        There is one at a time, so nothing that it reads is changed before it ends.
+
         Raises the same errors as `connect`.
         """
 

@@ -87,12 +87,12 @@ class ManifestTables:
         """
         now = time.time()
         changed = set()
-        held: set[FolderId] = set()
+        checked: set[FolderId] = set()
         with self.transaction() as db:
             for row in rows:
-                if row.folder_id not in held:
-                    _hold_scan(db, row.folder_id, scan)
-                    held.add(row.folder_id)
+                if row.folder_id not in checked:
+                    _require_scan(db, row.folder_id, scan)
+                    checked.add(row.folder_id)
                 names = {"track": row.track_id, "audio": row.audio, "now": now}
                 old = db.execute(
                     f"SELECT t.retry, {TRACK_SELECT} FROM tracks t WHERE t.track_id = ?",
@@ -122,7 +122,7 @@ class ManifestTables:
             FolderChanged: another scan of the folder began, or `retry` was requested for it.
         """
         with self.transaction(durable=False) as db:
-            _hold_scan(db, folder, scan)
+            _require_scan(db, folder, scan)
             db.executemany(
                 "UPDATE tracks SET scan = ? WHERE track_id = ?", ((scan, t) for t in track_ids)
             )
@@ -146,7 +146,7 @@ class ManifestTables:
             FolderChanged: another scan of the same folder wrote rows, so they are incomplete.
         """
         with self.transaction() as db:
-            _hold_scan(db, folder, scan)
+            _require_scan(db, folder, scan)
             now = time.time()
             names = {"folder": folder, "scan": scan, "now": now}
             _remember(db, "{}.folder_id = :folder AND {}.scan != :scan", names)
@@ -233,16 +233,14 @@ class ManifestTables:
         return FolderTotals(*row)
 
 
-def _hold_scan(db: Connection, folder: FolderId, scan: str) -> None:
-    """Let no other scan of the folder begin before the transaction ends.
+def _require_scan(db: Connection, folder: FolderId, scan: str) -> None:
+    """Check that the folder is there, and that no other scan of it has begun.
 
     Raises:
-        FolderChanged: another one has begun, or the folder was removed: this process was slow, or
-            stood still for a while.
+        FolderChanged: one has: this process was slow, or stood still for a while.
     """
-    # Changes nothing: it locks the row where a database locks rows, not all of its tables.
-    mine = "UPDATE folders SET scan = scan WHERE folder_id = ? AND scan = ?"
-    if not db.execute(mine, (folder, scan)).rowcount:
+    mine = "SELECT 1 FROM folders WHERE folder_id = ? AND scan = ?"
+    if db.execute(mine, (folder, scan)).fetchone() is None:
         raise FolderChanged(ANOTHER_SCAN)
 
 

@@ -21,6 +21,15 @@ from embed_assets.storage.postgres_sessions import Session, error_of, pool_of
 STATE = "embed_assets_state"
 """A table of one row: the version of the schema, and the revision that searches watch."""
 
+_WRITE = (
+    "BEGIN ISOLATION LEVEL READ COMMITTED;"
+    f" SELECT pg_advisory_xact_lock(hashtext('{STATE} ' || current_schema()))"
+)
+"""One writer at a time, as in SQLite: writers of several folders that lock row by row wait for each
+other for ever, and one that removes a folder misses the rows of one that is adding to it."""
+
+_NOT_DURABLE = "SET LOCAL synchronous_commit = off"
+
 ROWS_AT_ONCE = 2000
 _STREAMS = count()
 
@@ -82,15 +91,13 @@ class PostgresDatabase:
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[Connection]:
-        """See `Database.transaction`; what it changes is locked, row by row, until it ends."""
-        with self._transaction("READ COMMITTED") as db:
-            if not durable:
-                db.execute("SET LOCAL synchronous_commit = off")
+        """See `Database.transaction`."""
+        with self._transaction(_WRITE if durable else f"{_WRITE}; {_NOT_DURABLE}") as db:
             yield db
 
     def snapshot(self) -> AbstractContextManager[Connection]:
         """See `Database.snapshot`; others may write meanwhile."""
-        return self._transaction("REPEATABLE READ READ ONLY")
+        return self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
 
     def exists(self) -> bool:
         """See `Database.exists`."""
@@ -115,10 +122,10 @@ class PostgresDatabase:
             )
 
     @contextmanager
-    def _transaction(self, kind: str) -> Iterator[Connection]:
+    def _transaction(self, begin: str) -> Iterator[Connection]:
         with self.connect() as db:
-            db.execute(f"BEGIN ISOLATION LEVEL {kind}")
             try:
+                db.execute(begin)
                 yield db
             except BaseException:
                 # If the session broke, the server has rolled back by itself.

@@ -35,8 +35,8 @@ _OPTIONS = {
 _SETTINGS = (
     # As long as SQLite waits for a writer.
     "SET lock_timeout = '60s';"
-    # A process that stands still amid a transaction keeps its locks no longer than that.
-    "SET idle_in_transaction_session_timeout = '60s';"
+    # A process that stands still amid a transaction holds up the other writers no longer than that.
+    "SET idle_in_transaction_session_timeout = '30s';"
     "SET tcp_keepalives_idle = 20; SET tcp_keepalives_interval = 5; SET tcp_keepalives_count = 3"
 )
 _WRONG_LOGIN = re.compile(

@@ -90,7 +90,7 @@ class SqliteDatabase:
 
     @contextmanager
     def transaction(self, *, durable: bool = True) -> Iterator[Connection]:
-        """See `Database.transaction`; one at a time, so nothing that it reads changes."""
+        """See `Database.transaction`."""
         with self.connect(durable=durable) as db:
             db.execute("BEGIN IMMEDIATE")
             try:

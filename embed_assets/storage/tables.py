@@ -61,8 +61,6 @@ class Tables(ManifestTables):
         each time, and after a power loss the vectors are found in the store again.
         """
         put = replace_row("embeddings", EMBEDDING_COLUMNS, key=("recipe", "audio_hash"))
-        # In one order: two writers that wait for each other's rows would wait for ever.
-        rows = sorted(rows, key=lambda row: row.audio_hash)
         with self.transaction(durable=False) as db:
             for row in rows:
                 before = db.execute(
