@@ -14,7 +14,7 @@ from embed_assets.errors import ConfigurationError
 from embed_assets.formats import counted
 from embed_assets.neighbours.figures import Relation
 from embed_assets.project import Project
-from embed_assets.search.evaluate import beats_chance, evaluate
+from embed_assets.search.evaluate import evaluate, problems_of
 from embed_assets.search.evaluation import Evaluation
 from embed_assets.search.local import local_answers
 from embed_assets.storage import collection_registry
@@ -66,7 +66,7 @@ def neighbours_beat_chance(
             continue
         records.append(_record(found, is_served=known.name == served))
         if known.name == served:
-            problems = beats_chance(found)
+            problems = problems_of(found)
     metadata: dict[str, Any] = {
         "collections": dg.MetadataValue.table(
             records, schema=dg.TableSchema([dg.TableColumn(c, "string") for c in COLUMNS])
