@@ -26,6 +26,7 @@ from embed_assets.operations.retry import Asked
 from embed_assets.operations.status import Status
 from embed_assets.operations.sync import SyncResult
 from embed_assets.operations.try_int8 import Trial
+from embed_assets.search.by_words import WordMatch
 from embed_assets.search.draw import WrittenMap
 from embed_assets.search.duplicates import DuplicateGroup
 from embed_assets.search.segments import Part
@@ -92,6 +93,7 @@ SHAPES: dict[str, Shape] = {
     "retry": Shape(fields_of(Asked)),
     "doctor": Shape(fields_of(Finding), is_list=True),
     "similar": Shape(_MATCHES.fields, is_list=True, note="`score` is the cosine to the query."),
+    "find": Shape(fields_of(WordMatch), is_list=True, note="`score` is the cosine to the phrases."),
     "parts": Shape(
         fields_of(Part), is_list=True, note="`score` is the cosine of the best window of a track."
     ),
