@@ -22,10 +22,10 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/embed-assets demo
 
-# A file is one worker's, so that what its tests share is made once. Four workers on two cores, for
+# A file is one worker's, so that what its tests share is made once. Five workers on two cores, for
 # journeys wait more than they work.
 test: install
-	$(BIN)/python -m pytest -n 4 --dist loadfile --no-loadscope-reorder -m "not stress and not bench and not browser"
+	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder -m "not stress and not bench and not browser"
 
 # For every edit: what needs no run of Dagster and no MuQ (embed_assets_tests/tiers.py).
 test-fast: install

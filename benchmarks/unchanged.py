@@ -110,7 +110,7 @@ def run(settings: Any, instance: Any, keys: list[Any]) -> dict[str, float]:
     from embed_assets.operations.run_processes import start_run
     from embed_assets.planning.values import RunRequest
 
-    started = start_run(settings, RunRequest(tuple(keys)))
+    started = start_run(settings, RunRequest(tuple(keys)), {})
     cpu = cpu_seconds(started.process)
     made = started.run(instance)
     assert made is not None, "the run's process died before it began"

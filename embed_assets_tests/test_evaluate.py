@@ -106,6 +106,8 @@ def test_tracks_without_a_tag_or_a_partner_are_not_asked_for():
         shelf_like.track("C/2", genre="jazz"),
         shelf_like.track("C/3", artist="Alone"),
     ]
+    nobody = [shelf_like.track("V/1", artist="Unknown Artist", album_artist="Various Artists")]
+    assert labels_of(nobody).artist.tolist() == [-1]
     labels = labels_of(rows)
     assert labels.artist.tolist() == [0, 0, 0, 0, -1, -1, 1]
     assert labels.genre.tolist() == [0, 0, -1, -1, -1, 0, -1]

@@ -19,6 +19,7 @@ from embed_assets.encoders.config import EncoderConfig
 from embed_assets.encoders.mulan import text_engine, weights
 from embed_assets.encoders.mulan.encoder import clips_of, reference
 from embed_assets.encoders.mulan.module import audio_module
+from embed_assets.encoders.muq import torch_engine
 from embed_assets.encoders.muq.parity_check import SMALLEST_COSINE
 from embed_assets.errors import ConfigurationError, Reason, TrackRejected
 from embed_assets_tests import small_mulan as small
@@ -60,6 +61,23 @@ def test_it_gives_upstreams_vector_of_audio(mulan: Encoder, upstream: Any, secon
     ours = mulan.encode(audio[None])
     assert ours.shape == (1, 1, small.DIM)
     assert cosine(ours[0, 0], theirs) >= SMALLEST_COSINE[mulan.dtype]
+
+
+def test_the_layer_of_its_config_is_used_also_where_a_gpu_takes_it_apart(
+    upstream: Any, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    edit_config(folder, lambda config: config["audio_model"].update(use_layer_idx=1))
+    module = audio_module(weights.find(str(folder), tmp_path), str(folder))
+    # To torch another device than the reference's, on any machine.
+    engine = torch_engine.load(module, "cpu:0")
+    audio = small.sound(10)
+    last = upstream(wavs=torch.from_numpy(audio[None]))[0].detach().numpy()
+    monkeypatch.setattr(upstream.mulan.audio, "use_layer_idx", 1)
+    theirs = upstream(wavs=torch.from_numpy(audio[None]))[0].detach().numpy()
+    assert cosine(engine.frames(audio[None]).numpy()[0, 0], theirs) >= 0.9999
+    assert cosine(last, theirs) < 0.99
 
 
 def test_its_vectors_tell_sounds_apart(mulan: Encoder) -> None:

@@ -4,10 +4,12 @@ import json
 import socket
 import subprocess
 import sys
+import time
 
 import dagster as dg
 import pytest
 
+from embed_assets.defs.activity import cause_of
 from embed_assets.defs.dagster_compat.pools import set_pool_limit
 from embed_assets.defs.dead_runs import reap
 from embed_assets_tests.assertions import slots_held
@@ -149,3 +151,24 @@ def test_without_a_daemon_sync_executes_its_runs_itself(cluster):
     assert len(done["runs"]) == 1
     cluster.assert_index_is_library()
     assert json.loads(cluster.run("status", "--json").stdout)["folders_in_step"] == 1
+
+
+def test_a_host_with_other_settings_is_refused_without_a_storm_of_runs(cluster):
+    differs = cluster.root / "hosts" / "environment"
+    differs.write_text("EMBED_WINDOWS=5")
+    cluster.album("Album", 1)
+    cluster.up()
+
+    def failed():
+        return [run for run in runs_of(cluster) if run.is_failure]
+
+    cluster.until(failed, "the host refuses")
+    with cluster.instance() as instance:
+        assert "EMBED_WINDOWS is 5 here and 3 there" in cause_of(instance, failed()[0].run_id)
+    assert not cluster.embedded_runs()
+    assert not list(cluster.project().tables.folders())
+    time.sleep(20)
+    assert len(failed()) <= 3
+    differs.unlink()
+    cluster.until(cluster.in_step, "a host with the same settings does it")
+    cluster.assert_index_is_library()

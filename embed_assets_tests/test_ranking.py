@@ -7,7 +7,7 @@ import pytest
 from scipy.stats import norm
 
 from embed_assets.api import Library
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.neighbours import ranking as ranking_module
 from embed_assets.neighbours.choose import best_method
 from embed_assets.neighbours.labels import Labels
@@ -194,6 +194,9 @@ def test_answers_say_that_another_order_was_chosen(shelf):
         assert "ranked by centred" in found.notes[0]
     (row,) = [r for r in collections(project_of(shelf)) if r["name"] == SPEC.collection]
     assert row["ranking"] == CENTRED
+    assert library.snapshot(SPEC.collection).evaluate(10).ranking == CENTRED
+    with pytest.raises(NotFound, match="the tables know no collection of tracks 'tracks_x'"):
+        library.snapshot("tracks_x")
     library.choose_ranking(COSINE)
     assert library.similar(asked).notes == ()
 

@@ -11,7 +11,7 @@ import typer
 
 from embed_assets.access import DEFAULT_ADDRESS, Address
 from embed_assets.api import Library, open_library
-from embed_assets.cli import evaluate, index, queries, reports, tables, terminal
+from embed_assets.cli import cluster, evaluate, index, queries, reports, tables, terminal, words
 from embed_assets.cli.terminal import AsJson
 from embed_assets.errors import EmbedAssetsError, ExitCode
 from embed_assets.formats import counted
@@ -133,6 +133,7 @@ def try_int8(
 
 queries.add_to(app)
 evaluate.add_to(app)
+words.add_to(app)
 
 
 @app.command(epilog="Example: embed-assets demo")
@@ -165,6 +166,7 @@ def demo() -> None:
 
 index.add_to(app)
 tables.add_to(app)
+cluster.add_to(app)
 
 
 @app.command(epilog="Example: embed-assets serve --port 8000")

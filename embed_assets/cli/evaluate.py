@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Annotated
 
 import typer
@@ -62,13 +62,15 @@ def evaluate(
         return
     _print(found)
     if found.chosen is not None:
-        typer.echo(plain(f"\nneighbours are ranked by {found.chosen} from now on: {found.why}"))
+        typer.echo()
+        typer.echo(plain(f"neighbours are ranked by {found.chosen} from now on: {found.why}"))
 
 
 def _print(found: Evaluation) -> None:
+    asked = f"{found.asked} of" if found.asked < found.tracks else "each of"
     typer.echo(
         plain(
-            f"{found.collection}: the ten nearest of {found.asked} of"
+            f"{found.collection}: the ten nearest of {asked}"
             f" {counted(found.tracks, 'track')}, ranked by {found.ranking}"
         )
     )
@@ -76,29 +78,37 @@ def _print(found: Evaluation) -> None:
     _print_relations(found.relations)
     typer.echo()
     if same := found.same_track:
+        found_share = f"{_share(same.found)}   {_range(same.low, same.high)}"
         typer.echo(
-            f"{'one half finds the other':{WIDTH}}   {_share(same.found)}   {_range(same)}"
+            f"{'one half finds the other':{WIDTH}}   {found_share}"
             f"   {same.chance:.4f}  among {counted(same.tracks, 'track')}"
         )
     _print_hubs(found.hubs)
     for other in found.beside:
-        typer.echo(plain(f"\nbeside {other.name} ({counted(other.tracks, 'track')} of both):"))
-        _print_relations(other.relations)
+        typer.echo()
+        typer.echo(plain(f"beside {other.name} ({counted(other.tracks, 'track')} of both):"))
+        _print_relations(other.relations, {d.relation: d for d in other.differences})
         _print_hubs(other.hubs)
-        name = found.ranking if other.name in METHODS else found.encoder
-        _print_differences(f"{name} is better by", other.differences)
 
 
-def _print_relations(relations: Iterable[Relation]) -> None:
+def _print_relations(
+    relations: Iterable[Relation], differences: Mapping[str, Difference] | None = None
+) -> None:
+    """A line each; with `differences`, by how much what is evaluated is better than these."""
     for one in relations:
         if one.precision is None:
             typer.echo(f"{one.relation:{WIDTH}}   no tracks with such tags")
             continue
-        typer.echo(
-            f"{one.relation:{WIDTH}}   {_share(one.precision)}   {_range(one)}"
-            f"   {_share(one.chance)}   {_share(one.possible)}   {counted(one.tracks, 'track')},"
-            f" {counted(one.artists, 'artist')}"
-        )
+        found = f"{one.relation:{WIDTH}}   {_share(one.precision)}   {_range(one.low, one.high)}"
+        if differences is None:
+            tracks = f"{counted(one.tracks, 'track')}, {counted(one.artists, 'artist')}"
+            typer.echo(f"{found}   {_share(one.chance)}   {_share(one.possible)}   {tracks}")
+        elif change := differences.get(one.relation):
+            word = "better" if change.low > 0 else "worse" if change.high < 0 else "not clear"
+            typer.echo(
+                f"{found}   the above is {change.difference:+.3f}"
+                f" ({change.low:+.3f} to {change.high:+.3f}), {word}"
+            )
 
 
 def _print_hubs(hubs: Hubs) -> None:
@@ -112,21 +122,9 @@ def _print_hubs(hubs: Hubs) -> None:
     typer.echo(f"{'skewness of occurrences':{WIDTH}}   {skewness}{shares}")
 
 
-def _print_differences(heading: str, differences: Iterable[Difference]) -> None:
-    for one in differences:
-        word = "better" if one.low > 0 else "worse" if one.high < 0 else "no clear difference"
-        typer.echo(
-            plain(
-                f"{heading} {one.difference:+.3f} ({one.low:+.3f} to {one.high:+.3f}), {word}:"
-                f" {one.relation}"
-            )
-        )
-
-
 def _share(value: float | None) -> str:
     return "    -" if value is None else f"{value:5.3f}"
 
 
-def _range(one: Relation | object) -> str:
-    low, high = getattr(one, "low", None), getattr(one, "high", None)
+def _range(low: float | None, high: float | None) -> str:
     return f"{_share(low)} to {_share(high)}"

@@ -211,5 +211,5 @@ def _print_check(status: Any, as_json: bool) -> None:
 
 def _print_gates(status: Any) -> None:
     for gate in status.report.gates if status.report else ():
-        word = {True: "ok", False: f"WRONG, wanted {gate.wanted}", None: ""}[gate.passed]
+        word = {True: "ok", False: f"WRONG, wanted {gate.wanted}", None: gate.wanted}[gate.passed]
         typer.echo(f"    {gate.name:20} {gate.value:<10g} {word}".rstrip())

@@ -28,6 +28,7 @@ from embed_assets.operations.retry import Asked
 from embed_assets.operations.status import Status
 from embed_assets.operations.sync import SyncResult
 from embed_assets.operations.try_int8 import Trial
+from embed_assets.search.by_words import WordMatch
 from embed_assets.search.draw import WrittenMap
 from embed_assets.search.duplicates import DuplicateGroup
 from embed_assets.search.evaluation import Beside, Evaluation, SameTrack
@@ -96,6 +97,7 @@ SHAPES: dict[str, Shape] = {
     "doctor": Shape(fields_of(Finding), is_list=True),
     "canary": Shape(fields_of(Report)),
     "similar": Shape(_MATCHES.fields, is_list=True, note="`score` is the cosine to the query."),
+    "find": Shape(fields_of(WordMatch), is_list=True, note="`score` is the cosine to the phrases."),
     "parts": Shape(
         fields_of(Part), is_list=True, note="`score` is the cosine of the best window of a track."
     ),

@@ -78,7 +78,7 @@ def similar(
         per_artist=per_artist,
         one_recording=one_recording,
     )
-    _print_result(
+    print_result(
         answer,
         f"Sounds like {answer.query.name}:",
         Playlists(library, m3u, to),
@@ -127,7 +127,7 @@ def parts(
         one_recording=one_recording,
     )
     heading = f"Parts that sound like {answer.query.name}{f', {part}' if part else ''}:"
-    _print_result(
+    print_result(
         answer,
         heading,
         Playlists(library, m3u, to),
@@ -156,7 +156,7 @@ def path(
     library = open_library()
     answer = library.path(start, end, steps, where=where, one_recording=one_recording)
     heading = "A path (score: the cosine to the track before):"
-    _print_result(answer, heading, Playlists(library, m3u, to), as_json=as_json, asked=steps)
+    print_result(answer, heading, Playlists(library, m3u, to), as_json=as_json, asked=steps)
 
 
 @with_filters
@@ -190,7 +190,7 @@ def radio(
     heading = f"Drifting from {drifting.result.query.name}:"
     if as_json or m3u or to:
         playlists = Playlists(library, m3u, to)
-        _print_result(drifting.take(n or None), heading, playlists, as_json=as_json, asked=n)
+        print_result(drifting.take(n or None), heading, playlists, as_json=as_json, asked=n)
         return
     print_notes(drifting.result.notes)
     print_matches(heading, islice(drifting, n or None), asked=n)
@@ -252,7 +252,7 @@ def draw_map(
     typer.echo(plain(f"{found['file']}: {what}"))
 
 
-def _print_result(
+def print_result(
     result: Result,
     heading: str,
     playlists: Playlists,

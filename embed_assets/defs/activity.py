@@ -21,6 +21,7 @@ from embed_assets.defs.dagster_compat.runs import (
     last_ticks,
     log_of,
     sensor_ids,
+    step_failures,
 )
 from embed_assets.defs.partitions import ROOT, path_of
 from embed_assets.defs.ranged_run import REMOVE_TAG
@@ -162,6 +163,9 @@ def _outcome(key: str, values: Mapping[str, Any]) -> FolderOutcome:
 
 def cause_of(instance: dg.DagsterInstance, run_id: str) -> str:
     """Why a run failed, and that its folders are retried."""
+    for said, _ in step_failures(instance, run_id):
+        if said:
+            return f"{said.removesuffix('.')}. It is retried automatically"
     kinds = dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE
     for entry in log_of(instance, run_id, *kinds):
         if message := entry.get_dagster_event().message:

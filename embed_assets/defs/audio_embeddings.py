@@ -14,6 +14,7 @@ from embed_assets.defs.execution import (
     no_retry_on_interrupt,
     wrong_settings_fail_at_once,
 )
+from embed_assets.defs.host_check import refuse_other_host
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.ranged_run import (
     Progress,
@@ -23,7 +24,12 @@ from embed_assets.defs.ranged_run import (
     paths_of,
     rejects_of,
 )
-from embed_assets.defs.resources import EncoderResource, LibraryResource, StateResource
+from embed_assets.defs.resources import (
+    EncoderResource,
+    LibraryResource,
+    MilvusResource,
+    StateResource,
+)
 from embed_assets.defs.track_manifest import track_manifest
 from embed_assets.embedding.decode_ahead import DecodeAhead, open_embedders
 from embed_assets.embedding.embed_folders import EmbedContext, EmbedResult, embed_folders
@@ -84,8 +90,10 @@ def audio_embeddings(
     library: LibraryResource,
     state: StateResource,
     encoder: EncoderResource,
+    milvus: MilvusResource,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster wants the bare class
     """Embed the tracks without vectors, in each folder of the run."""
+    refuse_other_host(context, encoder, milvus)
     music, tables, store = library.library(), state.tables(), state.store()
     choice = encoder.choice()
     with wrong_settings_fail_at_once("audio_embeddings"):

@@ -15,6 +15,8 @@ from typing import Any
 import dagster as dg
 
 from embed_assets.defs.dagster_compat.runs import cancel_run, read_note, watches_workers, write_note
+from embed_assets.defs.execution import wrong_settings_fail_at_once
+from embed_assets.defs.resources import EncoderResource, MilvusResource
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec, digest
 
@@ -58,23 +60,25 @@ def spec_tags(instance: dg.DagsterInstance, spec: IndexSpec, uri: str) -> dict[s
     return {SPEC_TAG: name}
 
 
-def require_wanted(
-    instance: dg.DagsterInstance, run: dg.DagsterRun, spec: IndexSpec, uri: str
+def refuse_other_host(
+    context: dg.AssetExecutionContext, encoder: EncoderResource, milvus: MilvusResource
 ) -> None:
-    """Refuse a run that was requested for other settings than those of this host.
+    """Fail a step, before it reads or writes anything, if its run wants other settings than ours.
 
     Somebody who executes an old run again, where all runs are on one machine, wants it with the
     settings of today.
 
     Raises:
-        ConfigurationError: names each setting that differs, with both values.
+        dagster.Failure: without retries; names each setting that differs, with both values.
     """
-    name, values = run.tags.get(SPEC_TAG), wanted(spec, uri)
-    again = run.parent_run_id is not None and not watches_workers(instance)
-    if name is None or again or name == _digest(values):
+    instance, run = context.instance, context.run
+    name = run.tags.get(SPEC_TAG)
+    if name is None or (run.parent_run_id is not None and not watches_workers(instance)):
         return
-    asked = _explained(instance).get(name)
-    raise ConfigurationError(_differs(values, asked["values"] if asked else None, asked or {}))
+    with wrong_settings_fail_at_once(context.asset_key.path[-1]):
+        values = wanted(encoder.spec(), milvus.uri)
+        if name != _digest(values):
+            raise ConfigurationError(_differs(values, _explained(instance).get(name)))
 
 
 def differs_from_last(instance: dg.DagsterInstance, spec: IndexSpec, uri: str) -> str:
@@ -83,7 +87,7 @@ def differs_from_last(instance: dg.DagsterInstance, spec: IndexSpec, uri: str) -
     values = wanted(spec, uri)
     if asked is None or _digest(asked["values"]) == _digest(values):
         return ""
-    return _differs(values, asked["values"], asked)
+    return _differs(values, asked)
 
 
 def cancel_outdated(instance: dg.DagsterInstance, spec: IndexSpec, uri: str) -> None:
@@ -104,20 +108,24 @@ def _digest(values: Mapping[str, Any]) -> str:
     return digest("wanted", json.dumps(values, sort_keys=True))
 
 
-def _differs(own: Mapping[str, Any], other: Mapping[str, Any] | None, asked: Any) -> str:
-    here, there = socket.gethostname(), asked.get("host", "")
-    if other is None:
-        what = "other settings or weights"
-    else:
-        # As JSON has them: a tuple is a list there.
-        mine = json.loads(json.dumps(dict(own)))
-        names = [n for n in mine.keys() | other.keys() if mine.get(n) != other.get(n)]
-        # Another encoder has its own weights, width and rate.
-        named = [n for n in NAMES if n in names][: 1 if "encoder" in names else None]
-        what = "; ".join(f"{NAMES[n]} is {mine[n]!r} here and {other[n]!r} there" for n in named)
-        what = what or "another version of embed_assets"
+def _differs(own: Mapping[str, Any], asked: Mapping[str, Any] | None) -> str:
+    here, there, what = socket.gethostname(), "", "other settings or weights"
+    if asked is not None:
+        there = f" ({asked['host']})"
+        what = _named(json.loads(json.dumps(dict(own))), asked["values"])
     return (
-        f"this host ({here}) differs from the one that requests runs"
-        f"{f' ({there})' if there else ''}: {what}. Nothing was written. Give all hosts the same"
-        " EMBED_* settings and weights; `embed-assets doctor` compares them"
+        f"this host ({here}) differs from the one that requests runs{there}: {what}. Nothing was"
+        " written. Give all hosts the same EMBED_* settings and weights; `embed-assets doctor`"
+        " compares them"
+    )
+
+
+def _named(own: Mapping[str, Any], other: Mapping[str, Any]) -> str:
+    """The settings that differ. Another encoder has its own weights, width and rate."""
+    names = [n for n in NAMES if own[n] != other.get(n)]
+    if "encoder" in names and "weights" in names:
+        names.remove("weights")
+    return (
+        "; ".join(f"{NAMES[n]} is {own[n]!r} here and {other.get(n)!r} there" for n in names)
+        or "it has another version of embed_assets"
     )

@@ -39,7 +39,8 @@ def prepare_home(settings: Settings) -> Path:
     if settings.dagster_home is not None:
         if not (home / "dagster.yaml").is_file():
             raise ConfigurationError(
-                f"EMBED_DAGSTER_HOME={home}: there is no dagster.yaml: put yours there, or leave"
+                f"EMBED_DAGSTER_HOME={home}: there is no dagster.yaml: put yours there"
+                " (`embed-assets cluster-config` prints one for several machines), or leave"
                 " EMBED_DAGSTER_HOME empty"
             )
         return home

@@ -10,6 +10,7 @@ from embed_assets.defs.checks import describe_status, evaluation_of
 from embed_assets.defs.dagster_compat.batches import store_materializations
 from embed_assets.defs.dagster_compat.runs import VERSION_TAG
 from embed_assets.defs.execution import MILVUS_POOL, RETRIES, no_retry_on_interrupt
+from embed_assets.defs.host_check import refuse_other_host
 from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
 from embed_assets.defs.ranged_run import (
     folder_metadata,
@@ -73,6 +74,7 @@ def milvus_index(
     milvus: MilvusResource,
 ) -> Iterator[dg.DagsterEvent]:
     """Index each folder of the run; a folder is reported after it was read back."""
+    refuse_other_host(context, encoder, milvus)
     music, tables = library.library(), state.tables()
     stage = context.asset_key.path[-1]
     todo = dict.fromkeys(context.partition_keys)

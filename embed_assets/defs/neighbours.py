@@ -11,9 +11,10 @@ from embed_assets.defs.resources import (
     StateResource,
 )
 from embed_assets.errors import ConfigurationError
+from embed_assets.formats import counted
 from embed_assets.neighbours.figures import Relation
 from embed_assets.project import Project
-from embed_assets.search.evaluate import beats_chance, evaluate
+from embed_assets.search.evaluate import evaluate, problems_of
 from embed_assets.search.evaluation import Evaluation
 from embed_assets.search.local import local_answers
 from embed_assets.storage import collection_registry
@@ -24,6 +25,7 @@ SAMPLE = 2_000
 COLUMNS = (
     "collection",
     "served",
+    "ranked by",
     "tracks",
     "same artist, another album",
     "same album",
@@ -64,7 +66,7 @@ def neighbours_beat_chance(
             continue
         records.append(_record(found, is_served=known.name == served))
         if known.name == served:
-            problems = beats_chance(found)
+            problems = problems_of(found)
     metadata: dict[str, Any] = {
         "collections": dg.MetadataValue.table(
             records, schema=dg.TableSchema([dg.TableColumn(c, "string") for c in COLUMNS])
@@ -74,7 +76,7 @@ def neighbours_beat_chance(
         passed=not problems,
         severity=dg.AssetCheckSeverity.WARN,
         description="; ".join([*problems, *notes])
-        or f"the neighbours of {len(records)} collections were measured",
+        or f"measured the neighbours of {counted(len(records), 'collection')}",
         metadata=metadata,
     )
 
@@ -84,6 +86,7 @@ def _record(found: Evaluation, *, is_served: bool) -> dg.TableRecord:
     values = (
         found.collection,
         "yes" if is_served else "",
+        found.ranking,
         f"{found.asked} of {found.tracks}" if found.asked < found.tracks else str(found.tracks),
         *map(_cell, found.relations),
         f"{same.found:.3f} of {same.tracks}" if same else "",

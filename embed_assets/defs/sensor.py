@@ -14,6 +14,7 @@ from embed_assets.defs.evaluation import (
     run_tags,
     summary,
 )
+from embed_assets.defs.host_check import cancel_outdated, spec_tags
 from embed_assets.defs.jobs import LIBRARY_JOB
 from embed_assets.defs.resources import (
     EncoderResource,
@@ -75,6 +76,7 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
         index = index_context(library, state, encoder, milvus)
         for run_id in reap(context.instance):
             context.log.warning(f"run {run_id} had lost its worker; its folders are retried")
+        cancel_outdated(context.instance, index.spec, index.uri)
         embedding = embedding_at_once(context.instance)
         policy = Policy(
             library.settle_seconds,
@@ -105,13 +107,15 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
             return dg.SensorResult(skip_reason=str(e), cursor=context.cursor)
         if found.complete:
             looks.finish(index.tables, asked)
+        tags: dict[str, str] = {}
         if found.plan.requests:
+            tags = spec_tags(context.instance, index.spec, index.uri)
             # Dagster writes and keeps a file for each tick that logs: 17,280 a day.
             context.log.info(summary(found))
         return dg.SensorResult(
             # No run_key: a used key is never launched again, and A -> B -> A is normal.
             run_requests=[
-                dg.RunRequest(tags=run_tags(r), run_config=run_config(r))
+                dg.RunRequest(tags=run_tags(r) | tags, run_config=run_config(r))
                 for r in found.plan.requests
             ],
             skip_reason=None if found.plan.requests else summary(found),

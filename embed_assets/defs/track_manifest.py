@@ -6,6 +6,7 @@ from typing import Any
 import dagster as dg
 
 from embed_assets.defs.execution import RETRIES, no_retry_on_interrupt
+from embed_assets.defs.host_check import refuse_other_host
 from embed_assets.defs.partitions import MUSIC_FOLDERS
 from embed_assets.defs.ranged_run import (
     REMOVE_TAG,
@@ -16,7 +17,12 @@ from embed_assets.defs.ranged_run import (
     one_by_one,
     rejects_of,
 )
-from embed_assets.defs.resources import LibraryResource, StateResource
+from embed_assets.defs.resources import (
+    EncoderResource,
+    LibraryResource,
+    MilvusResource,
+    StateResource,
+)
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import folder_id
 from embed_assets.library.manifest import scan_folder
@@ -64,8 +70,11 @@ def track_manifest(
     config: ScanConfig,
     library: LibraryResource,
     state: StateResource,
+    encoder: EncoderResource,
+    milvus: MilvusResource,
 ) -> None:
     """Scan each folder of the run."""
+    refuse_other_host(context, encoder, milvus)
     music = library.library()
     tables = state.tables()
     may_remove = context.run.tags.get(REMOVE_TAG) == "true"

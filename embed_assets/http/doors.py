@@ -22,7 +22,8 @@ FREE = frozenset({"/healthz", "/readyz", "/api/health", "/"})
 
 QUERIES = frozenset(
     {
-        *("similar", "path", "radio", "parts", "artists", "tracks", "duplicates", "map", "export"),
+        *("similar", "find", "path", "radio", "parts", "artists"),
+        *("tracks", "duplicates", "map", "export"),
         *("status", "errors", "servers"),
     }
 )

@@ -69,6 +69,7 @@ class StatusAnswer(Model):
     folders_failed: Annotated[int, Field(description="Folders whose last run failed.")]
     served: Annotated[str | None, Field(description="The collection that answers queries.")]
     encoder: str
+    words: Annotated[bool, Field(description="Whether music is found by words: `/v1/find`.")]
     indexed_at: Annotated[
         float | None, Field(description="Last change of the index, in seconds since 1970.")
     ]

@@ -16,8 +16,11 @@ MOST_SEEDS = 64
 MOST_EXCLUDED = 1_000
 MOST_SONGS = 20
 LONGEST_TEXT = 4_096
+MOST_PHRASES = 16
+LONGEST_PHRASE = 1_000
 
 Text = Annotated[str, Field(min_length=1, max_length=LONGEST_TEXT)]
+Phrase = Annotated[str, Field(min_length=1, max_length=LONGEST_PHRASE)]
 
 
 class Model(BaseModel):
@@ -131,6 +134,31 @@ class PartsQuery(Model):
     one_recording: OneRecording = False
 
 
+class FindQuery(Model):
+    """A query for music by words of what is heard."""
+
+    phrases: Annotated[
+        list[Phrase],
+        Field(
+            min_length=1,
+            max_length=MOST_PHRASES,
+            description="What is to be heard; two to four short phrases, which are averaged.",
+        ),
+    ]
+    without: Annotated[
+        list[Phrase],
+        Field(max_length=MOST_PHRASES, description="Phrases of which half is subtracted."),
+    ] = []
+    like: Annotated[
+        list[Track],
+        Field(max_length=MOST_SEEDS, description="Results should be like these as well."),
+    ] = []
+    n: Count = 20
+    where: Where = []
+    per_artist: Annotated[int, Field(ge=0, description="Most per artist; 0: no limit.")] = 0
+    one_recording: OneRecording = False
+
+
 class ArtistsQuery(Model):
     """A query for the artists that sound most like one."""
 
@@ -155,6 +183,10 @@ class FoundTrack(Model):
     ] = {}
     start: Annotated[float | None, Field(description="Of the part, in seconds.")] = None
     end: Annotated[float | None, Field(description="Of the part, in seconds.")] = None
+    deviations: Annotated[
+        float | None,
+        Field(description="Of `find`: standard deviations of the score above the library's mean."),
+    ] = None
 
 
 class Answer(Model):

@@ -12,14 +12,17 @@ from starlette.exceptions import HTTPException
 
 from embed_assets.http.context import Context
 from embed_assets.http.models import (
+    MOST_PHRASES,
     MOST_RESULTS,
     MOST_SEEDS,
     Answer,
     ArtistsAnswer,
     ArtistsQuery,
+    FindQuery,
     FoundArtist,
     PartsQuery,
     PathQuery,
+    Phrase,
     RadioQuery,
     SimilarQuery,
     Text,
@@ -124,6 +127,38 @@ def queries(context: Context) -> APIRouter:
             one_recording=query.one_recording,
         )
         return _answer(context, request, as_format, result, result, seeds)
+
+    @routes.post("/find", responses=_ANSWERS, response_model=Answer)
+    def find(request: Request, query: FindQuery, as_format: Format = None) -> Any:
+        """The tracks that sound most like what phrases say, best first; see docs/words.md.
+
+        The first query of a while loads a model, for some seconds.
+        """
+        snapshot = library.snapshot()
+        like = context.named(snapshot, query.like)
+        result = snapshot.find(
+            query.phrases,
+            query.n,
+            without=query.without,
+            like=_ids(like),
+            where=query.where,
+            per_artist=query.per_artist,
+            one_recording=query.one_recording,
+        )
+        return _answer(context, request, as_format, result, result, like)
+
+    @routes.get("/find", responses=_ANSWERS, response_model=Answer)
+    def find_by(
+        request: Request,
+        q: Annotated[list[Phrase], Query(min_length=1, max_length=MOST_PHRASES)],
+        without: Annotated[list[Phrase], Query(alias="not", max_length=MOST_PHRASES)] = [],  # noqa: B006
+        n: Annotated[int, Query(ge=1, le=MOST_RESULTS)] = 20,
+        where: Annotated[list[Text], Query(max_length=MOST_SEEDS)] = [],  # noqa: B006
+        as_format: Format = None,
+    ) -> Any:
+        """The same, for simple queries."""
+        query = FindQuery(phrases=list(q), without=list(without), n=n, where=where)
+        return find(request, query, as_format)
 
     @routes.post("/artists", responses=ERRORS)
     def artists(query: ArtistsQuery) -> ArtistsAnswer:

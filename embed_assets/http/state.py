@@ -8,6 +8,7 @@ import time
 import psutil
 
 from embed_assets.api import Library
+from embed_assets.encoders.cards import has_words
 from embed_assets.http.context import Context
 from embed_assets.http.library_models import ErrorRow, ServerRow, StatusAnswer
 from embed_assets.identity import display_path
@@ -45,6 +46,7 @@ def counts_of(context: Context) -> StatusAnswer:
             folders_failed=0,
             served=served,
             encoder=library.settings.encoder,
+            words=has_words(library.settings.encoder),
             indexed_at=None,
             rate=0.0,
             eta=None,
@@ -67,6 +69,7 @@ def counts_of(context: Context) -> StatusAnswer:
         folders_failed=len(queries.failed_folders(project.tables)),
         served=served,
         encoder=spec.recipe.encoder,
+        words=has_words(spec.recipe.encoder) and spec.pooling == "mean",
         indexed_at=queries.last_indexed_at(project.tables, key),
         rate=rate,
         eta=found.pending / rate if rate else None,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+
 import numpy as np
 
 from embed_assets.context import IndexContext
@@ -17,6 +19,9 @@ from embed_assets.storage.track_vector_file import TrackVectorFile
 
 ASKED = 1_000
 """Tracks whose neighbours are looked at: seconds for 100,000 tracks."""
+
+MOST = 100_000
+"""Tracks among which neighbours are looked for."""
 
 
 def better_neighbours(index: IndexContext, served: str) -> tuple[Difference, ...]:
@@ -53,9 +58,11 @@ def better_neighbours(index: IndexContext, served: str) -> tuple[Difference, ...
 
 
 def _tracks(index: IndexContext, spec: IndexSpec) -> dict[AudioHash, Track]:
-    """One track for each audio that is embedded."""
+    """One track for each audio that is embedded; of a larger library those with the lowest ids."""
     every = collection_registry.embeddable_tracks(index.tables, spec.recipe.digest)
-    return {track.audio: track for track, embedding in every if embedding is not None}
+    embedded = (track for track, embedding in every if embedding is not None)
+    lowest = heapq.nsmallest(MOST, embedded, key=lambda track: track.track_id)
+    return {track.audio: track for track in lowest}
 
 
 def _pooled(

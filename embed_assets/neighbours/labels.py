@@ -13,6 +13,11 @@ from embed_assets.words import name_key, names_in
 UNKNOWN = -1
 """The number of an artist or a genre without a name."""
 
+_NOBODY = ("", "Unknown", "Unknown Artist", "Various", "Various Artists", "VA")
+
+NOBODY = frozenset(map(name_key, _NOBODY))
+"""What tags say if there is no single artist."""
+
 
 @dataclass(frozen=True)
 class Labels:
@@ -54,7 +59,9 @@ def labels_of(tracks: Sequence[Track]) -> Labels:
     genres: list[Hashable] = []
     groups: list[Hashable] = []
     for track in tracks:
-        artist = first(track.artist) or first(track.album_artist)
+        artist = next(
+            (a for a in map(first, (track.artist, track.album_artist)) if a not in NOBODY), ""
+        )
         album = first(track.album)
         artists.append(artist)
         albums.append((album, (album and first(track.album_artist)) or track.folder_id))

@@ -19,14 +19,8 @@ CENTRED = "centred"
 MUTUAL_PROXIMITY = "mutual-proximity"
 CSLS = "csls"
 
-METHODS = {
-    COSINE: "the cosine itself",
-    CENTRED: "cosines after the mean of the library is subtracted",
-    MUTUAL_PROXIMITY: "how rare so high a cosine is for either track, if its cosines are normally"
-    " distributed (mutual proximity)",
-    CSLS: "twice the cosine less the mean of those to the ten nearest of a sample (CSLS)",
-}
-"""The methods, and what each ranks by."""
+METHODS = (COSINE, CENTRED, MUTUAL_PROXIMITY, CSLS)
+"""The methods; docs/evaluate.md says what each ranks by."""
 
 SAMPLE = 1_000
 """Tracks of the library that each track is measured against."""
@@ -61,15 +55,14 @@ class Ranking:
         rises with the cosine; only values of one query can be compared.
         """
         first, second = of_query[..., 0, None], of_query[..., 1, None]
-        match self.method:
-            case "centred":
-                return (cosines - first - numbers[:, 0]) / (second * numbers[:, 1])
-            case "mutual-proximity":
-                mine = _share_above((cosines - first) / second)
-                theirs = _share_above((cosines - numbers[:, 0]) / numbers[:, 1])
-                return -np.log(mine + theirs - mine * theirs)
-            case "csls":
-                return 2.0 * cosines - first - numbers[:, 0]
+        if self.method == CENTRED:
+            return (cosines - first - numbers[:, 0]) / (second * numbers[:, 1])
+        if self.method == MUTUAL_PROXIMITY:
+            mine = _share_above((cosines - first) / second)
+            theirs = _share_above((cosines - numbers[:, 0]) / numbers[:, 1])
+            return -np.log(mine + theirs - mine * theirs)
+        if self.method == CSLS:
+            return 2.0 * cosines - first - numbers[:, 0]
         return cosines
 
     def _numbers(self, vectors: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from embed_assets.index.reconcile import compare
 from embed_assets.library import ctimes
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import Folder, require_library, walk
-from embed_assets.operations import music_servers
+from embed_assets.operations import doctor_cluster, music_servers
 from embed_assets.operations.canary import last_result
 from embed_assets.operations.errors import failed_folders
 from embed_assets.operations.http_process import is_answering
@@ -76,6 +76,7 @@ def doctor(settings: Settings, *, deep: bool = False) -> list[Finding]:
         ("tracks", _tracks),
         ("ctimes", _ctimes),
         ("dagster", _dagster),
+        ("cluster", doctor_cluster.describe),
         ("http", _http),
         ("servers", lambda settings, _: music_servers.describe(settings)),
     ]

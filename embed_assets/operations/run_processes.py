@@ -11,7 +11,7 @@ import os
 import signal
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from multiprocessing import resource_tracker
@@ -59,12 +59,17 @@ class RunProcess:
         return next((r.dagster_run for r in instance.get_run_records(mine, limit=1)), None)
 
 
-def start_run(settings: Settings, request: RunRequest) -> RunProcess:
-    """Execute a run request in a new process, which ends with this one."""
+def start_run(settings: Settings, request: RunRequest, tags: Mapping[str, str]) -> RunProcess:
+    """Execute a run request in a new process, which ends with this one.
+
+    `tags`: more tags of the run than those of its request.
+    """
     context = multiprocessing.get_context("forkserver")
     context.set_forkserver_preload(PRELOADED)
     name = uuid.uuid4().hex
-    process = context.Process(target=_execute, args=(settings.without_http(), request, name))
+    process = context.Process(
+        target=_execute, args=(settings.without_http(), request, name, dict(tags))
+    )
     # Ctrl-C in the terminal reaches all processes. `sync` handles it and stops its runs in order;
     # in a run it would be a failed step with a traceback. So SIGINT is blocked here, which the
     # fork server and its children inherit. The resource tracker is started before, as it unblocks
@@ -114,7 +119,7 @@ def stopped_at_the_end(
                 free_slots(instance, run.run_id)
 
 
-def _execute(settings: Settings, request: RunRequest, name: str) -> None:
+def _execute(settings: Settings, request: RunRequest, name: str, tags: Mapping[str, str]) -> None:
     from embed_assets.definitions import library_job
 
     end_with_parent()
@@ -127,7 +132,7 @@ def _execute(settings: Settings, request: RunRequest, name: str) -> None:
         dg.execute_job(
             dg.reconstructable(library_job),
             instance=instance,
-            tags=run_tags(request) | worker_tags() | {REQUEST_TAG: name},
+            tags={**run_tags(request), **tags, **worker_tags(), REQUEST_TAG: name},
             # The log of the run is in the UI; the terminal gets one line per run.
             run_config=IN_PROCESS | {"loggers": {"console": {"config": {"log_level": "CRITICAL"}}}},
             raise_on_error=False,

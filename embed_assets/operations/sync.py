@@ -17,6 +17,7 @@ from embed_assets.defs.dagster_compat.runs import log_of
 from embed_assets.defs.dead_runs import cancel_unserved_queue, only_the_daemon_runs, reap
 from embed_assets.defs.evaluation import IMPORT_RUNS, Evaluation, evaluate, prepare, summary
 from embed_assets.defs.execution import wrong_setting
+from embed_assets.defs.host_check import spec_tags
 from embed_assets.defs.instance import open_instance
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.run_requests import drop_already_requested, request_lock
@@ -147,7 +148,8 @@ def sync(
                     printed = line
                     progress(line)
                 report.files = found.plan.files
-                begun = [start_run(settings, request) for request in found.plan.requests]
+                tags = spec_tags(instance, spec, index.uri)
+                begun = [start_run(settings, request, tags) for request in found.plan.requests]
                 running.extend(begun)
                 wait_for_record(begun, instance)
             if not running and not _is_waiting(found):

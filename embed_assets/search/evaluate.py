@@ -21,7 +21,7 @@ from embed_assets.neighbours.figures import (
 )
 from embed_assets.neighbours.labels import Labels, labels_of
 from embed_assets.neighbours.lists import Vectors
-from embed_assets.neighbours.measure import Measured, halves_found, measure
+from embed_assets.neighbours.measure import SAME_GENRE, Measured, halves_found, measure
 from embed_assets.neighbours.ranking import BY_COSINE, COSINE, METHODS, Ranking
 from embed_assets.project import Project
 from embed_assets.search.evaluation import Beside, Evaluation, SameTrack
@@ -36,7 +36,6 @@ from embed_assets.storage.vector_store import VectorsLost
 
 HALVES = 2_000
 """Tracks whose windows are read for `SameTrack`: each is a file."""
-
 
 BEST = "best"
 """Stands for the best method, as `best_method` finds it."""
@@ -152,21 +151,24 @@ def _evaluation(
     )
 
 
-def beats_chance(found: Evaluation) -> list[str]:
-    """What is wrong with neighbours: sentences, none if they are better than chance."""
+def problems_of(found: Evaluation) -> list[str]:
+    """What is wrong with neighbours, as sentences: they are no better than chance, or worse than
+    those that cost nothing. Genres are not judged, as tags of genres often say little.
+    """
     wrong = []
     for one in found.relations:
-        if one.low is None or one.chance is None or one.artists < FEWEST_ARTISTS:
+        if one.relation == SAME_GENRE or one.artists < FEWEST_ARTISTS:
             continue
-        if one.low <= one.chance:
+        if one.low is not None and one.chance is not None and one.low <= one.chance:
             wrong.append(
                 f"the ten nearest are of the {one.relation} no more often than by chance"
                 f" ({one.precision:.3f}, chance {one.chance:.3f})"
             )
     for other in found.beside:
-        worse = [d.relation for d in other.differences if d.high < 0]
+        name = found.ranking if other.name in METHODS else found.encoder
+        worse = [d.relation for d in other.differences if d.high < 0 and d.relation != SAME_GENRE]
         if worse:
-            wrong.append(f"{found.encoder} is worse than {other.name}: {'; '.join(worse)}")
+            wrong.append(f"{name} is worse than {other.name}: {'; '.join(worse)}")
     return wrong
 
 

@@ -10,11 +10,10 @@ from collections.abc import Iterator, Sequence
 
 import numpy as np
 
-from embed_assets.encoders.cards import same_recording_cosine
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.nearest import Match, at_most
 from embed_assets.search.filters import Condition
-from embed_assets.search.recordings import SAME_LENGTH_SECONDS, distinct
+from embed_assets.search.recordings import distinct_positions, takes_of
 from embed_assets.search.snapshot import Snapshot
 from embed_assets.words import name_key
 
@@ -51,13 +50,32 @@ def similar(
     if avoid:
         allowed &= ~searcher.of_same_audio(avoid)
         allowed &= searcher.scores(query) >= searcher.scores(direction(searcher, avoid))
+    heard = [*seeds, *avoid] if one_recording else None
+    return nearest(searcher, query, n, allowed, per_artist=per_artist, heard=heard)
+
+
+def nearest(
+    searcher: Snapshot,
+    query: np.ndarray,
+    n: int,
+    allowed: np.ndarray,
+    *,
+    per_artist: int = 0,
+    heard: Sequence[int] | None = None,
+) -> list[Match]:
+    """The `n` allowed tracks nearest to a float32 `[dim]` vector, best first; one per audio.
+
+    `allowed`: bool `[positions]`. `heard`: tracks whose other recordings are left out, as other
+    recordings of a better result are; None: recordings do not matter.
+    """
+    searcher = searcher.snapshot()
     allowed = searcher.one_each(allowed)
     limit = n
     while True:
         near, scores = searcher.nearest(query, limit, allowed)
         found = list(range(len(near)))
-        if one_recording:
-            found = _distinct(searcher, near.tolist(), [*seeds, *avoid])
+        if heard is not None:
+            found = distinct_positions(searcher, near.tolist(), heard)
         kept = at_most(
             (searcher.match_with_copies(int(near[i]), float(scores[i])) for i in found), per_artist
         )
@@ -113,7 +131,7 @@ def path(
     first, last = searcher.vectors([start, end])
     allowed = searcher.one_each(mask(searcher, where) & ~searcher.of_same_audio([start, end]))
     if one_recording:
-        allowed &= ~_takes_of(searcher, [start, end])
+        allowed &= ~takes_of(searcher, [start, end])
     points = _between(first, last, steps - 2)
     layers = _layers(searcher, points, allowed, one_recording=one_recording)
     chosen = _viterbi(searcher, first, last, points, layers)
@@ -157,7 +175,7 @@ def _drifting(
     home = direction(searcher, seeds)
     allowed = searcher.one_each(mask(searcher, where) & ~searcher.of_same_audio(seeds))
     if one_recording:
-        allowed &= ~_takes_of(searcher, seeds)
+        allowed &= ~takes_of(searcher, seeds)
     last, recent = home, [_artist(searcher, i) for i in seeds][-RECENT:]
     while True:
         query = _unit((1 - drift) * home + drift * last.astype(np.float64))
@@ -172,7 +190,7 @@ def _drifting(
         chosen = int(near[pick])
         allowed[chosen] = False
         if one_recording:
-            allowed &= ~_takes_of(searcher, [chosen])
+            allowed &= ~takes_of(searcher, [chosen])
         vector = searcher.vectors([chosen])[0]
         yield searcher.match_with_copies(chosen, float(vector @ last))
         last, recent = vector, [*recent, names[pick]][-RECENT:]
@@ -204,7 +222,7 @@ def _layers(
         if not one_recording:
             break
         everyone.sort(key=lambda i: searcher.track(i).path)
-        everyone = sorted(everyone[k] for k in _distinct(searcher, everyone))
+        everyone = sorted(everyone[k] for k in distinct_positions(searcher, everyone))
         if len(everyone) >= len(points) or limit >= len(allowed):
             break
         limit *= 4
@@ -248,29 +266,6 @@ def _viterbi(
         chosen.append(layer[k])
         k = int(best[k])
     return chosen[::-1]
-
-
-def _distinct(searcher: Snapshot, ranked: list[int], heard: Sequence[int] = ()) -> list[int]:
-    """Indices into `ranked`, without other recordings of an earlier track or of `heard`."""
-    positions = [*heard, *ranked]
-    seconds = [searcher.track(i).duration for i in positions]
-    least = same_recording_cosine(searcher.spec.recipe.encoder)
-    kept = distinct(
-        seconds, lambda some: searcher.vectors([positions[k] for k in some]), least, len(heard)
-    )
-    return [k - len(heard) for k in kept]
-
-
-def _takes_of(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
-    """bool `[positions]`: tracks that may be the same recording as one of these."""
-    codes, values = searcher.column("duration")
-    seconds = np.array(values)[codes]
-    least = same_recording_cosine(searcher.spec.recipe.encoder)
-    found = np.zeros(len(seconds), bool)
-    for i in positions:
-        near = np.flatnonzero(np.abs(seconds - seconds[i]) <= SAME_LENGTH_SECONDS)
-        found[near[searcher.vectors(near) @ searcher.vectors([i])[0] >= least]] = True
-    return found
 
 
 def _unit(vector: np.ndarray) -> np.ndarray:

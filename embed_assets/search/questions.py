@@ -13,6 +13,8 @@ from embed_assets.neighbours.ranking import COSINE
 from embed_assets.search import exact
 from embed_assets.search.answers import Drift, Filters, Query, Result
 from embed_assets.search.artists import SimilarArtists, similar_artists
+from embed_assets.search.by_words import find as find_by_words
+from embed_assets.search.by_words import phrase_vector
 from embed_assets.search.draw import MapPoints, WrittenMap, map_points, write_map
 from embed_assets.search.duplicates import DuplicateGroup, duplicates
 from embed_assets.search.evaluate import BEST, choose, evaluate
@@ -79,6 +81,34 @@ class Questions(ABC):
             Query(_names(seeds), n, filters, _names(unlike)),
             (*notes_of((*seeds, *unlike)), *_ranking_notes(answers)),
         )
+
+    def find(
+        self,
+        phrases: str | Sequence[str],
+        n: int = 20,
+        *,
+        without: str | Sequence[str] = (),
+        like: Tracks = (),
+        where: Where = (),
+        per_artist: int = 0,
+        one_recording: bool = False,
+    ) -> Result:
+        """The `n` tracks that sound most like what the phrases say, best first.
+
+        Phrases are averaged, and half of `without` is subtracted. `like`: tracks that results
+        should be like as well. The matches have `deviations`: how far a score stands out from
+        those of the library. Needs an encoder that knows words (EMBED_ENCODER=muq-mulan).
+        """
+        answers = self._local()
+        wanted, unwanted = _texts(phrases), _texts(without)
+        seeds = find_each(answers.names, like)
+        filters = Filters(tuple(conditions(where)), per_artist, one_recording)
+        positions = answers.positions(seeds)
+        words = phrase_vector(answers.project, answers.spec, wanted, unwanted)
+        matches, notes = find_by_words(answers.tracks, words, positions, n, filters)
+        names = (*(f'"{phrase}"' for phrase in wanted), *_names(seeds))
+        asked = Query(names, n, filters, tuple(f'"{phrase}"' for phrase in unwanted))
+        return _result(answers, matches, asked, (*notes_of(seeds), *notes))
 
     def parts(
         self,
@@ -251,6 +281,10 @@ def _seeds(names: Names, query: Tracks, track_ids: Sequence[str]) -> tuple[Found
             "name a track by its path, by words of its title and artist, or by track ids"
         )
     return seeds
+
+
+def _texts(phrases: str | Sequence[str]) -> tuple[str, ...]:
+    return (phrases,) if isinstance(phrases, str) else tuple(phrases)
 
 
 def _names(found: Sequence[Found]) -> tuple[str, ...]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from embed_assets.encoders.cards import same_recording_cosine
 from embed_assets.index.nearest import Found, Match
+from embed_assets.search.snapshot import Snapshot
 from embed_assets.storage.records import Track
 
 SAME_LENGTH_SECONDS = 2.0
@@ -79,3 +80,28 @@ def first_takes(
     kept = distinct(seconds, stacked.__getitem__, same_recording_cosine(encoder), len(known))
     takes = {rows[i].track_id for i in kept}
     return [m for m in matches if m.track_id in takes or m.track_id not in vectors]
+
+
+def distinct_positions(
+    searcher: Snapshot, ranked: list[int], heard: Sequence[int] = ()
+) -> list[int]:
+    """Indices into `ranked`, without other recordings of an earlier track or of `heard`."""
+    positions = [*heard, *ranked]
+    seconds = [searcher.track(i).duration for i in positions]
+    least = same_recording_cosine(searcher.spec.recipe.encoder)
+    kept = distinct(
+        seconds, lambda some: searcher.vectors([positions[k] for k in some]), least, len(heard)
+    )
+    return [k - len(heard) for k in kept]
+
+
+def takes_of(searcher: Snapshot, positions: Sequence[int]) -> np.ndarray:
+    """bool `[positions]`: tracks that may be the same recording as one of these."""
+    codes, values = searcher.column("duration")
+    seconds = np.array(values)[codes]
+    least = same_recording_cosine(searcher.spec.recipe.encoder)
+    found = np.zeros(len(seconds), bool)
+    for i in positions:
+        near = np.flatnonzero(np.abs(seconds - seconds[i]) <= SAME_LENGTH_SECONDS)
+        found[near[searcher.vectors(near) @ searcher.vectors([i])[0] >= least]] = True
+    return found

@@ -83,6 +83,11 @@ def pool_limit(instance: dg.DagsterInstance, pool: str) -> int | None:
     return None if found is None or found.from_default else found.limit
 
 
+def default_limit(instance: dg.DagsterInstance) -> int | None:
+    """The limit that dagster.yaml gives to pools without one of their own."""
+    return instance.event_log_storage.get_pool_config().default_pool_limit
+
+
 def set_pool_limit(instance: dg.DagsterInstance, pool: str, limit: int) -> None:
     """Set a pool's limit, as `dagster instance concurrency set` does."""
     instance.event_log_storage.set_concurrency_slots(pool, limit)

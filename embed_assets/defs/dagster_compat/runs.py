@@ -28,6 +28,8 @@ from dagster import DagsterEventType
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.storage import tags
 
+from embed_assets.defs.dagster_compat.locks import is_postgres
+
 if TYPE_CHECKING:
     from dagster._core.scheduler.instigation import InstigatorTick
 
@@ -53,6 +55,25 @@ def watches_workers(instance: dg.DagsterInstance) -> bool:
     Where it does not, as Dagster's default one, the workers are processes of one machine.
     """
     return instance.run_launcher.supports_check_run_worker_health
+
+
+def frees_slots_of_ended_runs(instance: dg.DagsterInstance) -> bool:
+    """Whether the daemon frees the slots of pools that a run which has ended still holds."""
+    settings = instance.run_monitoring_settings
+    return bool(settings.get("enabled") and settings.get("free_slots_after_run_end_seconds"))
+
+
+def clock_ahead(instance: dg.DagsterInstance) -> float:
+    """By how many seconds our clock is ahead of that of the database; 0 for files."""
+    import sqlalchemy as db
+
+    if not is_postgres(instance):
+        return 0.0
+    with instance.event_log_storage.index_connection() as connection:
+        before = time.time()
+        query = db.text("SELECT extract(epoch FROM clock_timestamp())")
+        there = float(connection.execute(query).scalar())
+    return (before + time.time()) / 2 - there
 
 
 def read_note(instance: dg.DagsterInstance, key: str) -> str:

@@ -72,10 +72,11 @@ def load(model: str, device: str, cache: Path) -> MulanEncoder:
     found = weights.find(model, cache)
     running = engines.load(_checkpoint(found, model, cache), device, cache)
     # Here rather than at the first query, which would wait for it: whoever embeds has minutes.
-    try:
-        text_engine.convert_once(found, model, cache)
-    except Refused as refused:
-        logging.getLogger(__name__).warning("text is left to torch: %s", refused)
+    if not text_engine.conversion(found.digest, cache).folder.is_dir():
+        try:
+            text_engine.convert_once(found, model, cache)
+        except Refused as refused:
+            logging.getLogger(__name__).warning("text is left to torch: %s", refused)
     return MulanEncoder(_info(found), running)
 
 

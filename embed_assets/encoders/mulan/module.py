@@ -13,6 +13,8 @@ from dataclasses import dataclass, fields
 from itertools import combinations
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from embed_assets.encoders.mulan.weights import MulanWeights
 from embed_assets.encoders.muq.checkpoint import AudioModule
 from embed_assets.encoders.muq.module import MUQ_PARTS, check_keys, explained, quiet
@@ -20,7 +22,6 @@ from embed_assets.encoders.weights import WEIGHTS
 from embed_assets.errors import ConfigurationError
 
 if TYPE_CHECKING:
-    import numpy as np
     import torch
 
 TOO_ALIKE = 0.99
@@ -131,13 +132,12 @@ def text_module(found: MulanWeights, model: str) -> TextModule:
 
 def require_unlike(vectors: np.ndarray, what: str, found: MulanWeights, model: str) -> None:
     """Refuse a tower that gives unlike sounds or texts the same vector, of [n, dim]."""
-    pairs = [float(a @ b) for a, b in combinations(vectors, 2)]
-    # A comparison with NaN is false.
-    if not all(cosine <= TOO_ALIKE for cosine in pairs):
+    smallest = min(float(np.nan_to_num(a @ b, nan=1.0)) for a, b in combinations(vectors, 2))
+    if smallest > TOO_ALIKE:
         raise ConfigurationError(
             f"EMBED_MODEL is {model!r}: its vectors of unlike {what} are almost the same (cosine"
-            f" {max(pairs):.4f}), so {found.own.folder / WEIGHTS} was not trained to tell them"
-            " apart, or is damaged. Use another model, or download it again."
+            f" {smallest:.4f} and more), so {found.own.folder / WEIGHTS} was not trained to tell"
+            " them apart, or is damaged. Use another model, or download it again."
         )
 
 

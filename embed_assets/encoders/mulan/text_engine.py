@@ -45,13 +45,7 @@ TEXT_CONVERSION = 1
 TABLE = "words.npy"
 LIMIT = "longest.npy"
 
-CHECK_TEXTS = (
-    "calm piano",
-    "fast heavy metal with distorted guitars and shouting",
-    "a woman singing softly over strings",
-    "欢快的电子舞曲",
-    "rain",
-)
+CHECK_TEXTS = ("calm piano", "loud guitars and drums", "a woman singing", "欢快的电子舞曲", "rain")
 
 
 @dataclass(frozen=True)
@@ -92,7 +86,7 @@ def require_trained(tower: TextEngine, found: MulanWeights, model: str) -> np.nd
 def conversion(digest: str, cache: Path) -> ConvertedModelCache:
     """The conversion of the text tower of these weights, whether it is there or not."""
     folder = cache / MUQ_MULAN.name / f"{digest}-text-{TEXT_CONVERSION}"
-    return ConvertedModelCache(folder, (*GRAPH, REFERENCE, TABLE, LIMIT, TOKENIZER))
+    return ConvertedModelCache(folder, (*GRAPH, REFERENCE, LIMIT, TOKENIZER), (TABLE,))
 
 
 def convert_once(found: MulanWeights, model: str, cache: Path) -> Any:

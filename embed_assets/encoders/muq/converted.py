@@ -32,10 +32,19 @@ MAKING_SECONDS = 3600.0
 
 @dataclass(frozen=True)
 class ConvertedModelCache:
-    """A folder of this kind, whether it is there or not; `files`: what is in it."""
+    """A folder of this kind, whether it is there or not.
+
+    `files`: what is in it. `mapped`: more files, of which little is read: of these only the size is
+    checked.
+    """
 
     folder: Path
     files: tuple[str, ...] = (*GRAPH, REFERENCE)
+    mapped: tuple[str, ...] = ()
+
+    @property
+    def _every(self) -> tuple[str, ...]:
+        return (*self.files, *self.mapped)
 
     @property
     def model(self) -> Path:
@@ -48,9 +57,11 @@ class ConvertedModelCache:
         return self.folder / REFERENCE
 
     def is_whole(self) -> bool:
-        """Whether all files are there, unharmed: each is read through."""
+        """Whether all files are there, unharmed: each is read through, unless it is mapped."""
         try:
             manifest = json.loads((self.folder / "manifest.json").read_bytes())
+            if any((self.folder / n).stat().st_size != manifest[n][0] for n in self.mapped):
+                return False
             files = [(self.folder / name, *manifest[name]) for name in self.files]
             return all(p.stat().st_size == size and crc(p) == value for p, size, value in files)
         except (OSError, ValueError, KeyError, TypeError):
@@ -104,9 +115,9 @@ class ConvertedModelCache:
         try:
             making.mkdir()
             make(making)
-            files = {n: [(making / n).stat().st_size, crc(making / n)] for n in self.files}
+            files = {n: [(making / n).stat().st_size, crc(making / n)] for n in self._every}
             (making / "manifest.json").write_text(json.dumps(files))
-            for name in (*self.files, "manifest.json"):
+            for name in (*self._every, "manifest.json"):
                 with open(making / name, "rb") as file:
                     os.fsync(file.fileno())
             if folder.is_symlink() or folder.is_file():

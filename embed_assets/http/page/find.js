@@ -196,6 +196,21 @@ export function part(track, seconds) {
   return query(`Like ${name_of(track)} at ${clock(seconds)}`, "v1/parts", body, "No other track has such a part.");
 }
 
+// Music that sounds like words; commas separate phrases, and a minus makes one unwanted.
+function by_sound() {
+  clearTimeout(typing);
+  const all = $("words").value.split(",").map((phrase) => phrase.trim()).filter(Boolean);
+  const without = all.filter((phrase) => phrase.startsWith("-")).map((phrase) => phrase.slice(1).trim()).filter(Boolean);
+  const phrases = all.filter((phrase) => !phrase.startsWith("-"));
+  if (!phrases.length) {
+    $("words").focus();
+    return say("Say what it should sound like, e.g. calm piano, rain");
+  }
+  const body = { phrases, without, like: ids(mix.like), n: FOUND, where: conditions(), one_recording: true };
+  const name = [...phrases.map((phrase) => `“${phrase}”`), ...without.map((phrase) => `not “${phrase}”`)].join(", ");
+  return query(mix.like.length ? `${name}, like ${names(mix.like)}` : name, "v1/find", body, "No track fits. Remove a condition.");
+}
+
 function query(name, path, body, nothing, focus = true) {
   return ask(async (signal) => {
     const found = await post(path, body, signal);
@@ -255,6 +270,7 @@ export function set_up_find(save) {
     event.preventDefault();
     first.focus();
   };
+  $("by-sound").onclick = by_sound;
   $("run-similar").onclick = () => similar();
   $("run-path").onclick = () => path();
   $("run-radio").onclick = () => attempt(() => player.start_radio(mix.like));

@@ -43,6 +43,7 @@ function draw() {
   const bar = make("progress", { max: String(Math.max(1, s.tracks)), value: String(done), "aria-label": "Tracks done" });
   $("status").replaceChildren(...(s.pending ? [bar] : []), ...lines.map((line) => make("p", {}, line)), dagster(s));
   document.body.classList.toggle("no-parts", !s.parts);
+  document.body.classList.toggle("words", s.words);
   const nav = document.querySelector('nav a[href="#library"]');
   nav.dataset.badge = s.pending ? `${Math.floor((100 * done) / s.tracks)}%` : "";
 }

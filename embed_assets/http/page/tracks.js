@@ -41,7 +41,7 @@ export function row(track, { play, remove, score, current = false }) {
     icon_button("play", part ? `Play ${name} at ${part}` : `Play ${name}`, play),
     text,
   );
-  if (score && track.score !== undefined) item.append(score_of(track.score));
+  if (score && track.score !== undefined) item.append(score_of(track));
   item.append(make("span", { class: "length" }, clock(track.duration)));
   item.append(icon_button("alike", `More like ${name}`, () => actions.alike(track), { title: "More like this" }));
   const more = icon_button("more", `More about ${name}`, (event) => menu_of(track, event.currentTarget), {
@@ -53,13 +53,16 @@ export function row(track, { play, remove, score, current = false }) {
   return item;
 }
 
-function score_of(score) {
-  const shown = score.toFixed(2);
+// Of music found by words, how far it stands out tells more than its cosine.
+function score_of({ score, deviations }) {
+  const by_words = deviations !== null && deviations !== undefined;
+  const shown = by_words ? `${deviations < 0 ? "" : "+"}${deviations.toFixed(1)}` : score.toFixed(2);
   const bar = make("span", { class: "bar", "aria-hidden": "true" });
-  bar.style.setProperty("--score", Math.max(0, score));
+  bar.style.setProperty("--score", Math.max(0, by_words ? Math.min(1, deviations / 4) : score));
+  const title = by_words ? "Standard deviations above the library's mean" : "How alike it sounds: 1 is the same";
   return make(
     "span",
-    { class: "score", title: "How alike it sounds: 1 is the same" },
+    { class: "score", title },
     make("span", { class: "unseen" }, "Score "),
     shown,
     bar,

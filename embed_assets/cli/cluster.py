@@ -1,0 +1,38 @@
+"""The command `cluster-config`, about runs on several machines.
+
+It parses arguments and prints; `command_line` adds it.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from embed_assets.cli.terminal import require_text
+
+
+def cluster_config(
+    address: Annotated[
+        str, typer.Option(help="Address of Ray's dashboard, as the machine of `up` reaches it.")
+    ] = "http://127.0.0.1:8265",
+    runs: Annotated[int, typer.Option(min=1, help="How many runs at once, on all machines.")] = 4,
+    gpus: Annotated[int, typer.Option(min=0, help="GPUs for each run; 0: --cpus instead.")] = 0,
+    cpus: Annotated[int, typer.Option(min=1, help="Processors for each run without a GPU.")] = 4,
+) -> None:
+    """Print a dagster.yaml for runs on several machines (PostgreSQL, Ray), and what to start where.
+
+    The file goes to stdout, the steps to stderr. See docs/cluster.md.
+    """
+    from embed_assets.operations import cluster_config as command
+
+    require_text("--address", address)
+    typer.echo(command.cluster_config(address, runs, gpus, cpus), nl=False)
+    typer.echo(command.steps(runs), err=True, nl=False)
+
+
+def add_to(app: typer.Typer) -> None:
+    """Add this command to the command line."""
+    app.command("cluster-config", epilog="Example: embed-assets cluster-config > dagster.yaml")(
+        cluster_config
+    )

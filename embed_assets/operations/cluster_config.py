@@ -1,0 +1,41 @@
+"""`cluster-config`: the dagster.yaml for runs on several machines, and what to start where."""
+
+from __future__ import annotations
+
+from importlib import resources
+
+STEPS = """\
+1. On each machine, the UI's included: the same version of embed_assets with the extra `cluster`,
+   `pip install 'dagster-ray==0.4.8' 'ray[default]==2.60.*'`, the command `dagster` on the PATH,
+   and in the environment of `ray start` and of `up`:
+       EMBED_LIBRARY=...               the music, mounted anywhere
+       EMBED_HOME=...                  weights and caches
+       EMBED_MILVUS_URI=http://...     a server: Milvus Lite belongs to one machine
+       EMBED_DAGSTER_HOME=...          a folder with the dagster.yaml above
+       DAGSTER_POSTGRES_URL=postgresql+psycopg2://user:password@host:5432/dagster
+   and the same other EMBED_* settings everywhere.
+2. On one machine:           ray start --head --num-cpus=0 --dashboard-host=127.0.0.1
+   Anybody who reaches Ray's ports may run programs: keep them in a network of your own.
+3. On each machine for runs: ray start --address=HEAD:6379
+4. Once:                     export DAGSTER_HOME=$EMBED_DAGSTER_HOME
+                             dagster instance concurrency set gpu {runs}
+                             dagster instance concurrency set milvus 1
+5. On each machine:          embed-assets doctor
+6. On the UI's machine:      embed-assets up
+"""
+
+
+def cluster_config(address: str, runs: int, gpus: int, cpus: int) -> str:
+    """The text of dagster.yaml; `runs`: how many at once, each with these GPUs or processors."""
+    text = (resources.files("embed_assets") / "cluster.yaml").read_text()
+    resource, amount = ("num_gpus", gpus) if gpus else ("num_cpus", cpus)
+    return (
+        text.replace("RESOURCE: AMOUNT", f"{resource}: {amount}")
+        .replace("ADDRESS", address)
+        .replace("RUNS", str(runs))
+    )
+
+
+def steps(runs: int) -> str:
+    """What to start where, in order."""
+    return STEPS.format(runs=runs)
