@@ -69,6 +69,8 @@ def test_a_wrong_login_or_database_fails_at_once_and_names_them_but_no_password(
             'role "nobody_here" does not exist',
         ),
     ]
+    # Nothing listens at the other address.
+    wrong.append((wrong[0][0].replace("@", "@127.0.0.2,"), "", "no password supplied"))
     for number, (url, password, why) in enumerate(wrong):
         with pytest.raises(ConfigurationError, match=why) as error:
             use(f"{url}?application_name=wrong{number}", password)

@@ -127,7 +127,11 @@ def error_of(error: psycopg2.Error, address: PostgresAddress) -> EmbedAssetsErro
     """What an error means for the one who waits."""
     import psycopg2
 
-    text = " ".join(str(error).split())
+    # A host may have several addresses: what a server said is more than that another was silent.
+    # Other lines are hints, and details of statements.
+    lines = str(error).splitlines() or ["the session was lost"]
+    said = (line for line in lines if "FATAL:" in line or _WRONG_LOGIN.search(line))
+    text = next(said, lines[0]).strip()
     code = error.pgcode or ""
     if _WRONG_LOGIN.search(text) and not code:
         return ConfigurationError(
@@ -143,7 +147,7 @@ def error_of(error: psycopg2.Error, address: PostgresAddress) -> EmbedAssetsErro
     passing = code[:2] in ("08", "25", "40", "53", "55", "57", "58", "XX") or code == "42P01"
     if passing or isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
         return TransientError(
-            f"the tables in {address} cannot be used: {text.rstrip('?')}. Start PostgreSQL if it"
+            f"the tables in {address} cannot be used: {text}. Start PostgreSQL if it"
             " does not run, and see its log; this is retried"
         )
     raise error
