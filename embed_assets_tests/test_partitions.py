@@ -5,8 +5,10 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from embed_assets.defs.evaluation import Evaluation, summary
 from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of, path_of
 from embed_assets.errors import ConfigurationError
+from embed_assets.planning.values import Plan
 
 NASTY = st.text(alphabet=". %25AaFf\n\t\x7f\u202e\u2028…éé", min_size=1, max_size=10)
 PART = (
@@ -59,3 +61,9 @@ def test_an_ordinary_name_is_its_own_key():
 def test_a_key_that_is_no_folders_is_refused(key):
     with pytest.raises(ConfigurationError, match="no key of a music folder"):
         path_of(key)
+
+
+@pytest.mark.parametrize(("folders", "said"), [(79_999, False), (80_000, True), (10**7, True)])
+def test_a_library_too_large_for_dagsters_pages_is_told_so_before(folders, said):
+    found = Evaluation(Plan(folders=folders), True, 0, 0.0, 0, {})
+    assert ("docs/decisions/partitions.md" in summary(found)) == said

@@ -19,6 +19,7 @@ from embed_assets.identity import PartitionKey, RecipeDigest, folder_id
 from embed_assets.index.folders import version_of, written_versions
 from embed_assets.library import ctimes
 from embed_assets.library.left_out import LeftOut
+from embed_assets.library.partition_keys import about_many
 from embed_assets.library.walk import Folder, order, require_library, walk
 from embed_assets.planning.compare import compare, plan_removals
 from embed_assets.planning.runs import plan_of, plan_runs, record_attempts, split_imports
@@ -165,6 +166,8 @@ def summary(found: Evaluation) -> str:
         parts.append("waiting until folders stop changing")
     if not found.complete:
         parts.append("the walk continues at the next look")
+    if many := about_many(plan.folders):
+        parts.append(many)
     return ", ".join(parts) + f" ({found.seconds:.1f} s)"
 
 

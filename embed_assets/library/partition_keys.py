@@ -14,6 +14,9 @@ from embed_assets.errors import ConfigurationError
 from embed_assets.identity import PartitionKey
 
 ROOT = "."
+
+MOST_PARTITIONS = 100_000
+"""More than that slow down the pages of Dagster's UI; see docs/decisions/partitions.md."""
 _ESCAPE = re.compile(r"%([0-9A-F]{2})")
 _AMBIGUOUS = re.compile(r"%(?=[0-9A-F]{2})")
 _PLAIN = re.compile(r"[!-$&-~][ !-$&-~]*(?<! )")
@@ -58,3 +61,13 @@ def path_of(key: str) -> bytes:
 
 def _escaped(char: str) -> str:
     return "".join(f"%{b:02X}" for b in char.encode("utf-8", "surrogateescape"))
+
+
+def about_many(folders: int) -> str:
+    """What to know about this many folders, for people; empty for fewer than 80,000."""
+    if folders < 0.8 * MOST_PARTITIONS:
+        return ""
+    return (
+        f"Dagster's UI becomes slow above {MOST_PARTITIONS:,} folders, and each folder is a"
+        " partition: docs/decisions/partitions.md says what happens then"
+    )

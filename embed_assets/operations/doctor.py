@@ -21,6 +21,7 @@ from embed_assets.index.connection import connect
 from embed_assets.index.reconcile import compare
 from embed_assets.library import ctimes
 from embed_assets.library.left_out import LeftOut
+from embed_assets.library.partition_keys import about_many
 from embed_assets.library.walk import Folder, require_library, walk
 from embed_assets.operations import doctor_cluster, music_servers
 from embed_assets.operations.canary import last_result
@@ -140,7 +141,8 @@ def _library(project: Project, left_out: LeftOut) -> str:
         raise ConfigurationError(
             f"EMBED_LIBRARY={root} contains no audio files: is it the right folder?{links}"
         )
-    return f"{root}: {files} audio files in {folders} folders"
+    many = about_many(folders)
+    return f"{root}: {files} audio files in {folders} folders{'. ' if many else ''}{many}"
 
 
 def _left_out(left_out: LeftOut) -> str:
