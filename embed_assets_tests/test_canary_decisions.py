@@ -4,20 +4,28 @@ from __future__ import annotations
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
 
 from embed_assets.audio import decoders
 from embed_assets.embedding.canary import clip
-from embed_assets.embedding.canary.check import VectorsDrifted, check, require_same_vectors
+from embed_assets.embedding.canary.check import (
+    VectorsDrifted,
+    check,
+    recent_report,
+    require_same_vectors,
+)
 from embed_assets.embedding.canary.notes import Notes
 from embed_assets.embedding.canary.outcomes import TRACKS
 from embed_assets.embedding.canary.report import Level, Report, level_of, tolerance
-from embed_assets.embedding.embed_folders import EmbedContext
+from embed_assets.embedding.decode_ahead import DecodeAhead
+from embed_assets.embedding.embed_folders import EmbedContext, embed_folders
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
+from embed_assets.workers import open_pool
 from embed_assets_tests.canary_tools import (
     CHOICE,
     decode_badly,
@@ -115,6 +123,39 @@ def test_a_first_installation_is_never_held_up(tmp_path, monkeypatch):
     assert report.level is Level.WARN
     assert report.stage == "decoder"
     assert check(empty, HERE).level is Level.OK, "this is how it decodes here"
+
+
+def test_a_check_of_the_last_hour_is_enough_for_each_run_of_a_backfill(home, versions, monkeypatch):
+    assert recent_report(home) is None
+    made = check(home, HERE)
+    assert recent_report(home) == made
+    versions["soxr"] = "1.1.0"
+    assert recent_report(home) is None
+    resample_badly(monkeypatch)
+    assert check(home, HERE).level is Level.ERROR
+    assert recent_report(home) is None, "drift is looked at again each time"
+
+
+def test_where_other_processes_decode_the_device_checks_before_its_first_track(tmp_path):
+    """As on a GPU; here both kinds of processes use the CPU."""
+    made = []
+    with open_pool(1) as decoders_, open_pool(1) as device:
+        ahead = DecodeAhead(decoders_, device)
+        context = embed(tmp_path, 3)
+        again = replace(context, force=True)
+        ask = lambda: made.append(require_same_vectors(again, ahead))  # noqa: E731
+        ((_, outcome),) = embed_folders(again, [b"Album"], ahead, before_first=ask)
+    assert outcome.embedded == 3
+    assert [(report.level, report.tracks) for report in made] == [(Level.OK, 3)]
+
+
+def test_nothing_is_asked_if_no_track_is_to_be_embedded(home):
+    asked = []
+    with open_pool(1) as pool:
+        before = partial(asked.append, 1)
+        ((_, outcome),) = embed_folders(home, [b"Album"], pool, before_first=before)
+    assert outcome.reused == 6
+    assert not asked
 
 
 # What is no drift

@@ -33,6 +33,7 @@ SLOW = frozenset(
         "test_a_sync_answers_looks",
         "test_a_task_that_never_ends_is_the_tracks_fault_and_one_that_waits_the_disks",
         "test_a_writer_killed_at_any_moment_leaves_nothing_that_a_repeat_does_not_mend",
+        "test_an_index_of_an_encoder_without_words_names_the_setting",
         "test_behind_a_proxy_its_document_names_the_path_there",
         "test_behind_a_proxy_the_cookie_is_for_its_path_and_for_https",
         "test_commands_put_playlists_on_a_server_and_say_how_much_it_knows",

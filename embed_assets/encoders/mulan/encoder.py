@@ -121,7 +121,6 @@ def conversion(digest: str, cache: Path) -> ConvertedModelCache:
 
 def _checkpoint(found: MulanWeights, model: str, cache: Path) -> Checkpoint:
     return Checkpoint(
-        name="MuQ-MuLan",
         muq_config=found.muq_config,
         conversion=conversion(found.digest, cache),
         check=partial(weights.check, found, model),

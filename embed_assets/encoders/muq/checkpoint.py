@@ -49,14 +49,12 @@ class AudioModule:
 class Checkpoint:
     """Weights on this machine as the engines need them.
 
-    name: of the model, for messages.
     muq_config: MuQ's config, which decides the spectrogram.
     conversion: where the conversion for OpenVINO is kept.
     check: reads the weights through; raises ConfigurationError if they are damaged.
     load: makes the module; raises ConfigurationError if the weights do not make one.
     """
 
-    name: str
     muq_config: Mapping[str, Any]
     conversion: ConvertedModelCache
     check: Callable[[], None]

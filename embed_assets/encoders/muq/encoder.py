@@ -133,7 +133,6 @@ def _find(model: str, cache: Path) -> weights_.Weights:
 
 def _checkpoint(found: weights_.Weights, model: str, cache: Path) -> Checkpoint:
     return Checkpoint(
-        name="MuQ",
         muq_config=found.config,
         conversion=openvino_engine.conversion(found.digest, cache),
         check=partial(weights_.check, found, model),
