@@ -9,6 +9,7 @@ import time
 import dagster as dg
 import pytest
 
+from embed_assets.definitions import build_defs
 from embed_assets.defs.activity import cause_of
 from embed_assets.defs.dagster_compat.pools import set_pool_limit
 from embed_assets.defs.dead_runs import reap
@@ -172,3 +173,16 @@ def test_a_host_with_other_settings_is_refused_without_a_storm_of_runs(cluster):
     differs.unlink()
     cluster.until(cluster.in_step, "a host with the same settings does it")
     cluster.assert_index_is_library()
+
+
+def test_why_a_run_failed_is_said_in_one_line(world):
+    with world.instance() as instance:
+        run = instance.create_run_for_job(library_job_of(world))
+        instance.report_run_failed(run, "Marking run as failed.\nall that Ray knows of its job")
+        assert (
+            cause_of(instance, run.run_id) == "Marking run as failed. It is retried automatically"
+        )
+
+
+def library_job_of(world):
+    return build_defs(world.made_settings()).resolve_job_def("bring_in_step")

@@ -169,7 +169,9 @@ def cause_of(instance: dg.DagsterInstance, run_id: str) -> str:
     kinds = dg.DagsterEventType.STEP_FAILURE, dg.DagsterEventType.PIPELINE_FAILURE
     for entry in log_of(instance, run_id, *kinds):
         if message := entry.get_dagster_event().message:
-            return f"{message} It is retried automatically"
+            # Of a worker on another machine it may go on with all that its engine knows of it.
+            said = message.strip().partition("\n")[0]
+            return f"{said} It is retried automatically"
     return "the run failed; its log in the Dagster UI says why. It is retried automatically"
 
 
