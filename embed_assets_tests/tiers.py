@@ -84,9 +84,11 @@ LONG_FILES = frozenset(
     {
         "test_failures",
         "test_journeys",
+        "test_other_hosts",
         "test_power_loss",
         "test_retry",
         "test_stress",
+        "test_sync_on_postgres",
         "test_ui",
     }
 )
