@@ -144,7 +144,9 @@ def test_similar_keeps_its_filters_and_limits_in_another_order(shelf):
     assert [m.path for m in found] == list(first.values())[:20], "the nearest of each artist"
 
 
-def test_a_searcher_that_stays_up_ranks_by_what_is_chosen_later(shelf, monkeypatch):
+def test_a_searcher_that_stays_up_ranks_by_what_is_chosen_later(
+    each_database, shelf, monkeypatch
+):
     monkeypatch.setattr(searcher, "FRESH_SECONDS", 0.0)
     _, vectors = fill(shelf)
     ready = shelf.searcher()
