@@ -129,6 +129,21 @@ def test_many_rows_are_ranked_as_exactly_as_few(shelf, method, monkeypatch):
     assert quick._state.prefilter.axes.is_exact_enough
 
 
+def test_an_older_snapshot_is_asked_while_a_newer_one_has_more_tracks(shelf, monkeypatch):
+    for name, value in (("EXACT_ROWS", 100), ("ASKED_BEFORE", 0)):
+        monkeypatch.setattr(snapshot, name, value)
+    _, vectors = fill(shelf)
+    chosen(shelf, CSLS)
+    ready = shelf.searcher()
+    expected = shelf.searcher().nearest(vectors[5], 10)[0].tolist()
+    older = ready.snapshot()
+    shelf.put([shelf.track("New/a.ogg")], random_vectors(1, seed=9))
+    assert ready.refresh(at_once=True)
+    newer = ready.snapshot()
+    newer._state.order.of(newer._state.vectors)
+    assert older.nearest(vectors[5], 10)[0].tolist() == expected
+
+
 def test_similar_keeps_its_filters_and_limits_in_another_order(shelf):
     fill(shelf)
     chosen(shelf, CSLS)
@@ -144,9 +159,7 @@ def test_similar_keeps_its_filters_and_limits_in_another_order(shelf):
     assert [m.path for m in found] == list(first.values())[:20], "the nearest of each artist"
 
 
-def test_a_searcher_that_stays_up_ranks_by_what_is_chosen_later(
-    each_database, shelf, monkeypatch
-):
+def test_a_searcher_that_stays_up_ranks_by_what_is_chosen_later(each_database, shelf, monkeypatch):
     monkeypatch.setattr(searcher, "FRESH_SECONDS", 0.0)
     _, vectors = fill(shelf)
     ready = shelf.searcher()
