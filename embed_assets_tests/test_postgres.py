@@ -138,10 +138,15 @@ def test_a_schema_that_is_missing_is_said_to_be_so(postgres_server):
 
 def test_whoever_is_interrupted_amid_a_transaction_holds_nobody_up(postgres_server, tmp_path):
     tables = use(f"{postgres_server.schema(str(tmp_path))}&application_name=interrupted")
-    with pytest.raises(KeyboardInterrupt), tables.connect() as db:
-        db.execute("BEGIN")
-        db.execute("INSERT INTO looks (requested_at) VALUES (1.0)")
-        raise KeyboardInterrupt
+
+    def interrupted() -> None:
+        with tables.connect() as db:
+            db.execute("BEGIN")
+            db.execute("INSERT INTO looks (requested_at) VALUES (1.0)")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
     with tables.connect() as db:
         assert db.execute("SELECT id FROM looks").fetchall() == []
     idle = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
