@@ -187,12 +187,23 @@ def test_milvus_ranks_again_what_it_found(shelf, monkeypatch):
     monkeypatch.setattr("embed_assets.search.milvus.spec_of", lambda *_: SPEC)
     asked = MilvusAnswers(project, SPEC.collection)
     assert asked.ranking == MUTUAL_PROXIMITY
-    there = asked.similar([Found((rows[7],), "seven")], [], 10, Filters())
-    ready = shelf.searcher()
-    (seed,) = ready.find([rows[7].track_id])
-    here = exact.similar(ready, [seed], 10)
+
+    def both():
+        ready = shelf.searcher()
+        (seed,) = ready.find([rows[7].track_id])
+        there = asked.similar([Found((rows[7],), "seven")], [], 10, Filters())
+        return there, exact.similar(ready, [seed], 10)
+
+    there, here = both()
     assert [m.path for m in there] == [m.path for m in here]
     assert [m.score for m in there] == pytest.approx([m.score for m in here], abs=1e-5)
+
+    # Tracks that came since belong to the sample of a small library.
+    monkeypatch.setattr("embed_assets.search.milvus.FEWEST_RERANKED", 700)
+    new = [shelf.track(f"New/{i}.ogg") for i in range(400)]
+    shelf.put(new, random_vectors(400, seed=9) - 2.0, index=True)
+    there, here = both()
+    assert [m.path for m in there] == [m.path for m in here]
 
 
 def project_of(shelf):
