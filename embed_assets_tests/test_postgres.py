@@ -153,6 +153,21 @@ def test_whoever_is_interrupted_amid_a_transaction_holds_nobody_up(postgres_serv
     assert postgres_server.execute(f"{idle} AND application_name = 'interrupted'")[0][0] == 0
 
 
+def test_whoever_waits_too_long_for_another_writer_is_told_so(postgres_server, tmp_path):
+    tables = use(f"{postgres_server.schema(str(tmp_path))}&application_name=impatient")
+
+    def impatient() -> None:
+        with tables.connect() as db:
+            db.execute("SET lock_timeout = '10ms'")
+            db.execute(f"SELECT pg_advisory_lock(hashtext('{STATE} ' || current_schema()))")
+
+    with (
+        tables.transaction(),
+        pytest.raises(TransientError, match="another process has been writing"),
+    ):
+        impatient()
+
+
 def test_without_the_driver_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg2", None)
     with pytest.raises(ConfigurationError, match=r"embed_assets\[cluster\]"):

@@ -153,6 +153,11 @@ def error_of(error: psycopg2.Error, address: PostgresAddress) -> EmbedAssetsErro
             f"EMBED_TABLES: {address} has no schema that search_path names: create it (CREATE"
             " SCHEMA ...), or correct the address"
         )
+    if code == "55P03":
+        return TransientError(
+            f"another process has been writing to the tables in {address} for more than a minute;"
+            " this is retried"
+        )
     # Transactions that were ended (25, 40, 57), resources (53), a table dropped a moment ago.
     passing = code[:2] in ("08", "25", "40", "53", "55", "57", "58", "XX") or code == "42P01"
     if passing or isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
