@@ -22,15 +22,17 @@ from embed_assets_tests.synth import write_track
 CHOICE = EncoderConfig("acoustic", "", "cpu", Path())
 
 
-def embed(root: Path, count: int = 6, choice: EncoderConfig = CHOICE) -> EmbedContext:
-    """A home with tracks of a few formats, embedded by real workers."""
+def embed(
+    root: Path, count: int = 6, choice: EncoderConfig = CHOICE, window_seconds: float = 2.0
+) -> EmbedContext:
+    """A home with tracks of a few formats, each longer than a window, embedded by real workers."""
     endings = ("flac", "mp3", "ogg")
     for i in range(count):
         name = f"{i}.{endings[i % 3]}"
-        write_track(root / "music/Album" / name, seconds=3 + i, seed=i)
+        write_track(root / "music/Album" / name, seconds=window_seconds + 1 + i, seed=i)
     context = EmbedContext(
         MusicFolder(root / "music"),
-        choice.recipe(2.0, 2),
+        choice.recipe(window_seconds, 2),
         choice,
         Tables(root / "tables.sqlite"),
         Store(root / "vectors"),

@@ -17,7 +17,8 @@ from embed_assets.embedding.canary.stages import FEATURES, fingerprint
 from embed_assets.embedding.embed_folders import EmbedContext
 from embed_assets.encoders.base import Encoder
 from embed_assets.encoders.config import EncoderConfig
-from embed_assets.encoders.muq.encoder import mel_of, reference
+from embed_assets.encoders.muq.encoder import reference
+from embed_assets.encoders.muq.engines import mel_of
 from embed_assets_tests import muq_tools
 from embed_assets_tests.canary_tools import embed, resample_badly, with_own_notes
 from embed_assets_tests.embedded import HERE
@@ -88,15 +89,18 @@ def test_each_stage_of_muq_is_named(home, loaded, encoder, monkeypatch):
     assert report.stage == "resampler"
 
     def other_frames(audio: np.ndarray) -> np.ndarray:
-        return np.roll(encoder.frames(audio), 1, axis=2)
+        return np.roll(encoder.running.frames(audio), 1, axis=2)
 
     def other_mel(window: np.ndarray) -> np.ndarray:
-        return np.roll(encoder.mel(window), 1, axis=0)
+        return np.roll(encoder.running.mel(window), 1, axis=0)
 
-    loaded(replace(encoder, frames=other_frames))
+    def with_running(**changes: object) -> Encoder:
+        return replace(encoder, running=replace(encoder.running, **changes))
+
+    loaded(with_running(frames=other_frames))
     report = check(home, HERE)
     assert (report.level, report.stage) == (Level.ERROR, "encoder")
-    loaded(replace(encoder, frames=other_frames, mel=other_mel))
+    loaded(with_running(frames=other_frames, mel=other_mel))
     report = check(home, HERE)
     assert (report.level, report.stage) == (Level.ERROR, "features")
 
@@ -108,3 +112,10 @@ def test_the_features_of_both_engines_are_one_spectrogram(encoder, small):
     assert (
         fingerprint(mel_of(encoder, window)).differs_by(fingerprint(mel_of(torch, window))) < 1e-3
     )
+
+
+def test_short_tracks_of_mulan_are_cut_as_when_they_were_embedded(small_mulan, tmp_path):
+    choice = EncoderConfig("muq-mulan", str(small_mulan), "cpu", small_mulan.parent / "cache")
+    report = check(embed(tmp_path, 3, choice, window_seconds=10.0), HERE)
+    assert (report.level, report.tracks, report.skipped) == (Level.OK, 3, 0), report
+    assert report.distance < 1e-5

@@ -40,7 +40,7 @@ def said(world):
     return one["ok"], one["message"]
 
 
-def test_what_is_printed_can_be_used_and_doctor_says_what_is_left_to_do(world, own):
+def test_what_is_printed_can_be_used_and_doctor_says_what_is_left_to_do(world, own, postgres):
     before = sorted(f.name for f in own.iterdir())
     ok, message = said(world)
     assert not ok
@@ -55,6 +55,10 @@ def test_what_is_printed_can_be_used_and_doctor_says_what_is_left_to_do(world, o
     with open_folder(own) as instance:
         spec_tags(instance, index.spec, index.uri)
     world.settings["EMBED_MILVUS_URI"] = "http://127.0.0.1:1"
+    ok, message = said(world)
+    assert not ok
+    assert "the tables are in EMBED_HOME" in message
+    world.settings["EMBED_TABLES"] = postgres
     ok, message = said(world)
     assert not ok
     assert "EMBED_MILVUS_URI (with EMBED_MILVUS_DATABASE) is 'http://127.0.0.1:1' here" in message

@@ -5,7 +5,7 @@ import pytest
 
 from embed_assets.definitions import build_defs, library_job
 from embed_assets.defs.execution import IN_PROCESS
-from embed_assets.defs.host_check import SPEC_TAG, spec_tags
+from embed_assets.defs.host_check import SPEC_TAG, cancel_outdated, spec_tags
 from embed_assets.defs.resources import resources
 from embed_assets.defs.state import add_keys, range_tags
 from embed_assets.project import Project
@@ -103,3 +103,24 @@ def test_a_queued_run_of_earlier_settings_makes_way_for_one_of_now(world, reques
         assert instance.get_run_by_id(queued.run_id).status == dg.DagsterRunStatus.CANCELED
     (request,) = tick.run_requests
     assert request.tags[SPEC_TAG] != requested[SPEC_TAG]
+
+
+def test_an_old_run_that_somebody_executes_again_is_not_canceled_in_the_queue(world, requested):
+    world.settings["EMBED_WINDOWS"] = "5"
+    settings = world.made_settings()
+    index = Project.of(settings).index()
+    with world.instance() as instance:
+        job = build_defs(settings).resolve_job_def("bring_in_step")
+        old = instance.create_run_for_job(job, tags=requested)
+        instance.report_run_failed(old)
+        again = instance.create_run_for_job(
+            job,
+            tags=requested,
+            remote_job_origin=_origin(),
+            parent_run_id=old.run_id,
+            root_run_id=old.run_id,
+        )
+        event = dg.DagsterEventType.PIPELINE_ENQUEUED.value
+        instance.report_dagster_event(dg.DagsterEvent(event, "bring_in_step"), again.run_id)
+        cancel_outdated(instance, index.spec, index.uri)
+        assert instance.get_run_by_id(again.run_id).status == dg.DagsterRunStatus.QUEUED

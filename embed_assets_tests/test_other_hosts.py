@@ -13,6 +13,9 @@ from embed_assets.definitions import build_defs
 from embed_assets.defs.activity import cause_of
 from embed_assets.defs.dagster_compat.pools import set_pool_limit
 from embed_assets.defs.dead_runs import reap
+from embed_assets.errors import TransientError
+from embed_assets.operations.sync_by_daemon import wait_for_daemon
+from embed_assets.project import Project
 from embed_assets_tests.assertions import slots_held
 from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.other_hosts import PRIVATE, can_be_private
@@ -144,6 +147,13 @@ def test_sync_leaves_the_runs_to_the_daemon_whose_launcher_would_take_its_own_fo
     assert refused.returncode == 2
     assert "stop `embed-assets up`" in refused.stderr
     cluster.down()
+
+
+def test_sync_that_waits_for_a_daemon_ends_when_that_has_ended(cluster):
+    cluster.album("Album", 1)
+    project = Project.of(cluster.made_settings())
+    with cluster.instance() as instance, pytest.raises(TransientError, match="up` has ended"):
+        wait_for_daemon(instance, project, project.index(), 0.0, print)
 
 
 def test_without_a_daemon_sync_executes_its_runs_itself(cluster):

@@ -131,6 +131,43 @@ def test_a_user_without_rights_is_told_so(postgres_server):
         use(postgres_server.address("postgres", "stranger"))
 
 
+def test_a_schema_that_is_missing_is_said_to_be_so(postgres_server):
+    with pytest.raises(ConfigurationError, match="CREATE SCHEMA"):
+        use(f"{postgres_server.address('music')}?options=-csearch_path%3Dnot_there")
+
+
+def test_whoever_is_interrupted_amid_a_transaction_holds_nobody_up(postgres_server, tmp_path):
+    tables = use(f"{postgres_server.schema(str(tmp_path))}&application_name=interrupted")
+
+    def interrupted() -> None:
+        with tables.connect() as db:
+            db.execute("BEGIN")
+            db.execute("INSERT INTO looks (requested_at) VALUES (1.0)")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        interrupted()
+    with tables.connect() as db:
+        assert db.execute("SELECT id FROM looks").fetchall() == []
+    idle = "SELECT count(*) FROM pg_stat_activity WHERE state LIKE 'idle in transaction%'"
+    assert postgres_server.execute(f"{idle} AND application_name = 'interrupted'")[0][0] == 0
+
+
+def test_whoever_waits_too_long_for_another_writer_is_told_so(postgres_server, tmp_path):
+    tables = use(f"{postgres_server.schema(str(tmp_path))}&application_name=impatient")
+
+    def impatient() -> None:
+        with tables.connect() as db:
+            db.execute("SET lock_timeout = '10ms'")
+            db.execute(f"SELECT pg_advisory_lock(hashtext('{STATE} ' || current_schema()))")
+
+    with (
+        tables.transaction(),
+        pytest.raises(TransientError, match="another process has been writing"),
+    ):
+        impatient()
+
+
 def test_without_the_driver_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg2", None)
     with pytest.raises(ConfigurationError, match=r"embed_assets\[cluster\]"):

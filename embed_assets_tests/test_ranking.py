@@ -129,6 +129,21 @@ def test_many_rows_are_ranked_as_exactly_as_few(shelf, method, monkeypatch):
     assert quick._state.prefilter.axes.is_exact_enough
 
 
+def test_an_older_snapshot_is_asked_while_a_newer_one_has_more_tracks(shelf, monkeypatch):
+    for name, value in (("EXACT_ROWS", 100), ("ASKED_BEFORE", 0)):
+        monkeypatch.setattr(snapshot, name, value)
+    _, vectors = fill(shelf)
+    chosen(shelf, CSLS)
+    ready = shelf.searcher()
+    expected = shelf.searcher().nearest(vectors[5], 10)[0].tolist()
+    older = ready.snapshot()
+    shelf.put([shelf.track("New/a.ogg")], random_vectors(1, seed=9))
+    assert ready.refresh(at_once=True)
+    newer = ready.snapshot()
+    newer._state.order.of(newer._state.vectors)
+    assert older.nearest(vectors[5], 10)[0].tolist() == expected
+
+
 def test_similar_keeps_its_filters_and_limits_in_another_order(shelf):
     fill(shelf)
     chosen(shelf, CSLS)
@@ -144,7 +159,7 @@ def test_similar_keeps_its_filters_and_limits_in_another_order(shelf):
     assert [m.path for m in found] == list(first.values())[:20], "the nearest of each artist"
 
 
-def test_a_searcher_that_stays_up_ranks_by_what_is_chosen_later(shelf, monkeypatch):
+def test_a_searcher_that_stays_up_ranks_by_what_is_chosen_later(each_database, shelf, monkeypatch):
     monkeypatch.setattr(searcher, "FRESH_SECONDS", 0.0)
     _, vectors = fill(shelf)
     ready = shelf.searcher()
@@ -172,12 +187,23 @@ def test_milvus_ranks_again_what_it_found(shelf, monkeypatch):
     monkeypatch.setattr("embed_assets.search.milvus.spec_of", lambda *_: SPEC)
     asked = MilvusAnswers(project, SPEC.collection)
     assert asked.ranking == MUTUAL_PROXIMITY
-    there = asked.similar([Found((rows[7],), "seven")], [], 10, Filters())
-    ready = shelf.searcher()
-    (seed,) = ready.find([rows[7].track_id])
-    here = exact.similar(ready, [seed], 10)
+
+    def both():
+        ready = shelf.searcher()
+        (seed,) = ready.find([rows[7].track_id])
+        there = asked.similar([Found((rows[7],), "seven")], [], 10, Filters())
+        return there, exact.similar(ready, [seed], 10)
+
+    there, here = both()
     assert [m.path for m in there] == [m.path for m in here]
     assert [m.score for m in there] == pytest.approx([m.score for m in here], abs=1e-5)
+
+    # Tracks that came since belong to the sample of a small library.
+    monkeypatch.setattr("embed_assets.search.milvus.FEWEST_RERANKED", 700)
+    new = [shelf.track(f"New/{i}.ogg") for i in range(400)]
+    shelf.put(new, random_vectors(400, seed=9) - 2.0, index=True)
+    there, here = both()
+    assert [m.path for m in there] == [m.path for m in here]
 
 
 def project_of(shelf):

@@ -20,6 +20,7 @@ from embed_assets.identity import display_path
 from embed_assets.index.folders import EMPTY
 from embed_assets.storage import collection_registry, looks, queries, retry_requests
 from embed_assets.storage.find_tracks import track_by_name, tracks_below
+from embed_assets.storage.golden_tracks import golden_tracks
 from embed_assets.storage.records import CHANGED, Embedding, IndexedFolder, Track
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.postgres import tables_at
@@ -133,6 +134,32 @@ def test_what_fails_in_the_middle_was_never_written(tables):
     with pytest.raises(Exception, match="the disk fails"):
         tables.put_tracks(rows(), "scan")
     assert not queries.any_track(tables)
+
+
+def test_golden_tracks_are_the_same_few_whatever_else_there_is(tables):
+    def embedded(audio: str, at: float, **more: str) -> Embedding:
+        return Embedding("recipe", audio, 1, at=at, **more)
+
+    rows = [replace(track(f"{n}.mp3".encode()), audio_hash=n) for n in ("1", "2", "3", "4", "5")]
+    scan(tables, *rows, replace(track(b"0, a copy.mp3"), audio_hash="3"))
+    tables.put_embeddings(
+        [
+            embedded("0", 9.0),  # No track has it any more.
+            embedded("1", 9.0, note="damaged"),
+            embedded("2", 9.0, reason="bad_vector"),
+            *(embedded(audio, 5.0 + int(audio)) for audio in ("3", "4", "5")),
+        ]
+    )
+
+    def found(limit: int, **more: object) -> list[tuple[str, bytes]]:
+        chosen = golden_tracks(tables, "recipe", limit, **more)
+        assert all(row.audio_hash == one.audio for one, row in chosen)
+        return [(one.audio, one.path) for one, _ in chosen]
+
+    assert found(2) == [("3", b"0, a copy.mp3"), ("4", b"4.mp3")]
+    assert [audio for audio, _ in found(9)] == ["3", "4", "5"]
+    assert [audio for audio, _ in found(2, since=9.5)] == ["5"]
+    assert [audio for audio, _ in found(2, since=9.5, also=["3"])] == ["3", "5"]
 
 
 def test_searches_notice_what_is_indexed_and_nothing_else_is_needed(tables, each_database):

@@ -140,6 +140,20 @@ def test_the_model_is_released_when_nobody_asked_for_a_while(tmp_path: Path) -> 
     assert model.loads == 2
 
 
+def test_the_model_is_released_also_after_a_phrase_that_it_refuses(tmp_path: Path) -> None:
+    class Refusing(Counted):
+        def vectors(self, phrases: list[str]) -> np.ndarray:
+            raise ConfigurationError("a phrase is too long")
+
+    phrases = Phrases(Refusing(), tmp_path, idle_seconds=0.05)
+    with pytest.raises(ConfigurationError, match="too long"):
+        phrases.vectors(["rain"])
+    until = time.monotonic() + PATIENCE
+    while phrases.is_loaded:
+        assert time.monotonic() < until
+        time.sleep(0.02)
+
+
 def test_what_is_remembered_has_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(phrases_, "MOST_KEPT", 3)
     phrases = Phrases(Counted(), tmp_path)

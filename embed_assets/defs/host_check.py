@@ -65,15 +65,12 @@ def refuse_other_host(
 ) -> None:
     """Fail a step, before it reads or writes anything, if its run wants other settings than ours.
 
-    Somebody who executes an old run again, where all runs are on one machine, wants it with the
-    settings of today.
-
     Raises:
         dagster.Failure: without retries; names each setting that differs, with both values.
     """
-    instance, run = context.instance, context.run
-    name = run.tags.get(SPEC_TAG)
-    if name is None or (run.parent_run_id is not None and not watches_workers(instance)):
+    instance = context.instance
+    name = _wanted_by(instance, context.run)
+    if name is None:
         return
     with wrong_settings_fail_at_once(context.asset_key.path[-1]):
         values = wanted(encoder.spec(), milvus.uri)
@@ -96,8 +93,19 @@ def cancel_outdated(instance: dg.DagsterInstance, spec: IndexSpec, uri: str) -> 
     name = _digest(wanted(spec, uri))
     for record in instance.get_run_records(queued):
         run = record.dagster_run
-        if run.tags.get(SPEC_TAG, name) != name:
+        if _wanted_by(instance, run) not in (None, name):
             cancel_run(instance, run, "it was requested for other settings than those of now")
+
+
+def _wanted_by(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str | None:
+    """The digest that a host must have for a run; None: any.
+
+    Somebody who executes an old run again, where all runs are on one machine, wants it with the
+    settings of today.
+    """
+    if run.parent_run_id is not None and not watches_workers(instance):
+        return None
+    return run.tags.get(SPEC_TAG)
 
 
 def _explained(instance: dg.DagsterInstance) -> dict[str, Any]:

@@ -72,12 +72,15 @@ class Phrases:
         with self._lock:
             if self._timer:
                 self._timer.cancel()
-            if self._words is None:
-                self._words = self._load()
-            vector = self._words.vectors([phrase])[0]
-            self._timer = threading.Timer(self.idle_seconds, self.release)
-            self._timer.daemon = True
-            self._timer.start()
+            try:
+                if self._words is None:
+                    self._words = self._load()
+                vector = self._words.vectors([phrase])[0]
+            finally:
+                # Also after a phrase that it refuses.
+                self._timer = threading.Timer(self.idle_seconds, self.release)
+                self._timer.daemon = True
+                self._timer.start()
         # On a full or read-only disk it is computed each time.
         with suppress(OSError):
             _write(file, vector)

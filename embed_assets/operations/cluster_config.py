@@ -9,8 +9,9 @@ STEPS = """\
    `pip install 'dagster-ray==0.4.8' 'ray[default]==2.60.*'`, the command `dagster` on the PATH,
    and in the environment of `ray start` and of `up`:
        EMBED_LIBRARY=...               the music, mounted anywhere
-       EMBED_HOME=...                  weights and caches
-       EMBED_MILVUS_URI=http://...     a server: Milvus Lite belongs to one machine
+       EMBED_HOME=...                  weights and caches; mount one folder `vectors` in all of them
+       EMBED_TABLES=postgresql://...   the tables: SQLite belongs to one machine
+       EMBED_MILVUS_URI=http://...     a server: so does Milvus Lite
        EMBED_DAGSTER_HOME=...          a folder with the dagster.yaml above
        DAGSTER_POSTGRES_URL=postgresql+psycopg2://user:password@host:5432/dagster
    and the same other EMBED_* settings everywhere.

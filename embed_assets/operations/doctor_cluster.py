@@ -41,7 +41,7 @@ def describe(settings: Settings, project: Project) -> str:
         _require_yaml(instance, settings)
         if elsewhere:
             _require_pools(instance, settings)
-            _require_host(project)
+            _require_host(settings, project)
         ahead = clock_ahead(instance)
         if abs(ahead) > MOST_SECONDS_APART:
             raise TransientError(
@@ -90,7 +90,7 @@ def _require_pools(instance: dg.DagsterInstance, settings: Settings) -> None:
         )
 
 
-def _require_host(project: Project) -> None:
+def _require_host(settings: Settings, project: Project) -> None:
     if shutil.which("dagster") is None:
         raise ConfigurationError(
             "the command `dagster` is not on the PATH, by which a run is started on this host: add"
@@ -100,4 +100,9 @@ def _require_host(project: Project) -> None:
         raise ConfigurationError(
             f"Milvus Lite ({project.uri}) belongs to one machine, and runs are on several: name a"
             " Milvus server in EMBED_MILVUS_URI"
+        )
+    if settings.tables_address is None:
+        raise ConfigurationError(
+            "the tables are in EMBED_HOME, on one machine, and runs are on several: name a"
+            " PostgreSQL database in EMBED_TABLES, as docs/cluster.md says"
         )

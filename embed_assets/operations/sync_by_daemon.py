@@ -12,9 +12,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from embed_assets.context import IndexContext
+from embed_assets.defs.dead_runs import only_the_daemon_runs
 from embed_assets.defs.evaluation import Evaluation, evaluate, prepare, summary
 from embed_assets.defs.run_requests import request_lock
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.library.left_out import LeftOut
 from embed_assets.operations.compare_index import matches_tables
 from embed_assets.planning.values import Policy, SensorCursor
@@ -46,7 +47,11 @@ def wait_for_daemon(
     settle_seconds: float,
     progress: Callable[[str], None],
 ) -> Waited:
-    """Have the sensor scan until every folder is up to date, or has failed since we began."""
+    """Have the sensor scan until every folder is up to date, or has failed since we began.
+
+    Raises:
+        TransientError: the daemon has ended.
+    """
     began = time.time()
     cursor, policy = SensorCursor(), Policy(settle_seconds, max_new_runs=0)
     compared, printed, left_out = False, "", LeftOut()
@@ -65,6 +70,11 @@ def wait_for_daemon(
         failed = [p for p in queries.failed_folders(index.tables) if p.at >= began]
         debouncing = plan.debounced_in is not None
         if plan.due > len(failed) or plan.running or debouncing or not found.complete:
+            if not only_the_daemon_runs(instance):
+                raise TransientError(
+                    "`embed-assets up` has ended, and so nothing starts the runs: start it again,"
+                    " or run `embed-assets sync` again, which then executes them itself"
+                )
             if plan.due:
                 looks.request(index.tables)
             time.sleep(EVALUATE_SECONDS)

@@ -151,16 +151,21 @@ class MilvusAnswers:
         return [matches[i] for i in order]
 
     def _sample(self, client: IndexClient) -> np.ndarray:
-        """Vectors of the sample that tracks are measured against, read once in a process."""
+        """Vectors of the sample that tracks are measured against, read once in a process.
+
+        In a library with fewer tracks than the sample, which may grow, each time.
+        """
         key = self.project.uri, self.collection
-        if key not in _SAMPLES and self.spec is not None:
-            ids = collection_registry.lowest_audio(
-                self.project.tables, self.project.uri, self.spec, SAMPLE
-            )
-            found = nearest.vectors_of(client, ids, self.collection)
-            vectors = [found[i] for i in ids if i in found]
-            _SAMPLES[key] = np.array(vectors, np.float32).reshape(-1, self.spec.dim)
-        return _SAMPLES[key]
+        if key in _SAMPLES:
+            return _SAMPLES[key]
+        spec = self.spec or self.project.spec()
+        ids = collection_registry.lowest_audio(self.project.tables, self.project.uri, spec, SAMPLE)
+        found = nearest.vectors_of(client, ids, self.collection)
+        vectors = [found[i] for i in ids if i in found]
+        sample = np.array(vectors, np.float32).reshape(-1, spec.dim)
+        if len(sample) == SAMPLE:
+            _SAMPLES[key] = sample
+        return sample
 
     def _client(self) -> AbstractContextManager[IndexClient]:
         return connect(self.project.uri, self.project.token, wait_seconds=WAIT_SECONDS)

@@ -45,7 +45,8 @@ class Order:
             if known < len(vectors):
                 new = self._ranking.numbers(vectors[known:])
                 self._numbers = np.concatenate([self._numbers, new])
-            return Ordered(self._ranking, self._numbers)
+            # A newer snapshot may have measured more.
+            return Ordered(self._ranking, self._numbers[: len(vectors)])
 
 
 class Ordered:

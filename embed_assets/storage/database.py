@@ -82,7 +82,7 @@ class Database(Protocol):
         """Whether the tables were ever made; makes nothing."""
 
     def revision(self) -> object:
-        """A value that differs once folders were indexed or removed; cheap."""
+        """A value that differs once folders were indexed or removed, or ranked otherwise; cheap."""
 
     def note_change(self, db: Connection) -> None:
         """Have `revision` differ once the transaction of this connection is committed."""

@@ -32,17 +32,21 @@ def golden_tracks(
     marks = ", ".join("?" * len(also)) or "NULL"
     width = len(TRACK_COLUMNS)
     found: dict[str, tuple[Track, Embedding]] = {}
+    # Chosen by the database: PostgreSQL would otherwise send the whole library.
+    chosen = (
+        "SELECT e.audio_hash FROM embeddings e WHERE e.recipe = ? AND e.reason IS NULL"
+        f" AND e.note IN ('', ?) AND (e.at >= ? OR e.audio_hash IN ({marks}))"
+        " AND EXISTS (SELECT 1 FROM tracks t WHERE t.audio_hash = e.audio_hash)"
+        " ORDER BY e.audio_hash LIMIT ?"
+    )
     with tables.connect() as db:
         rows = db.execute(
             f"SELECT {TRACK_SELECT}, {EMBEDDING_SELECT} FROM embeddings e JOIN tracks t"
-            " ON t.audio_hash = e.audio_hash WHERE e.recipe = ? AND e.reason IS NULL"
-            f" AND e.note IN ('', ?) AND (e.at >= ? OR e.audio_hash IN ({marks}))"
+            f" ON t.audio_hash = e.audio_hash WHERE e.recipe = ? AND e.audio_hash IN ({chosen})"
             " ORDER BY e.audio_hash, t.path",
-            (recipe, FOUND_IN_STORE, since, *also),
+            (recipe, recipe, FOUND_IN_STORE, since, *also, limit),
         )
         for row in rows:
             track = Track(*row[:width])
             found.setdefault(track.audio, (track, Embedding(*row[width:])))
-            if len(found) == limit:
-                break
     return list(found.values())

@@ -69,9 +69,14 @@ class Pool:
             session.close()
 
     def give_back(self, session: Session) -> None:
-        """Keep a session for the next use, unless it broke."""
+        """Keep a session for the next use, unless it broke, or was left amid a transaction."""
+        from psycopg2.extensions import TRANSACTION_STATUS_IDLE
+
         with self._lock:
-            if not session.closed and len(self._idle) < KEPT:
+            usable = not session.closed and (
+                session.get_transaction_status() == TRANSACTION_STATUS_IDLE
+            )
+            if usable and len(self._idle) < KEPT:
                 self._idle.append(session)
                 return
         session.close()
@@ -142,6 +147,16 @@ def error_of(error: psycopg2.Error, address: PostgresAddress) -> EmbedAssetsErro
         return ConfigurationError(
             f"EMBED_TABLES: the user may not use the tables in {address}: {text}. Make it the owner"
             " of the database"
+        )
+    if code == "3F000":
+        return ConfigurationError(
+            f"EMBED_TABLES: {address} has no schema that search_path names: create it (CREATE"
+            " SCHEMA ...), or correct the address"
+        )
+    if code == "55P03":
+        return TransientError(
+            f"another process has been writing to the tables in {address} for more than a minute;"
+            " this is retried"
         )
     # Transactions that were ended (25, 40, 57), resources (53), a table dropped a moment ago.
     passing = code[:2] in ("08", "25", "40", "53", "55", "57", "58", "XX") or code == "42P01"

@@ -37,3 +37,4 @@ def choose_ranking(tables: Tables, collection_key: CollectionKey, method: str, w
             ),
             (collection_key, method, time.time(), why),
         )
+        tables.database.note_change(db)

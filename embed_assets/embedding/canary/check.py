@@ -1,9 +1,8 @@
 """Checks that new vectors are like the stored ones; embedding asks here before it begins.
 
-A golden track whose vectors were
-made again once is noted with what each stage gave; from then on a difference is drift. A track that
-never gave its stored vectors, while most others do, is left out: its file may be a copy of the one
-that was embedded, with another length in its header.
+A golden track whose vectors were made again once is noted with what each stage gave; from then on a
+difference is drift. A track that never gave its stored vectors, while most others do, is left out:
+its file may be a copy of the one that was embedded, with another length in its header.
 """
 
 from __future__ import annotations

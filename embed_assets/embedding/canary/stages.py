@@ -76,7 +76,6 @@ def embed_stages(subject: Subject) -> Stages:
         TrackRejected, TransientError, ConfigurationError, OSError: as `embed_track`.
     """
     from embed_assets.audio.decode import iter_windows
-    from embed_assets.audio.windows import WindowPolicy
 
     job = subject.job
     if not subject.is_clip and not same_audio(job):
@@ -86,10 +85,9 @@ def embed_stages(subject: Subject) -> Stages:
     made: dict[str, list[Fingerprint]] = {SAMPLES: [], FEATURES: []}
     if subject.is_clip:
         made = {DECODER: [_decoded(job)]} | made
-    policy = WindowPolicy(job.recipe.window_seconds, job.recipe.windows)
     limit = max(1, int(BATCH_SECONDS // job.recipe.window_seconds))
     vectors: list[np.ndarray] = []
-    stream = iter_windows(job.path, job.track.duration, policy, job.recipe.sample_rate)
+    stream = iter_windows(job.path, job.track.duration, job.policy, job.recipe.sample_rate)
     for batch in equal_lengths(stream.windows, limit):
         vectors.append(encoder.encode(np.stack(batch)))
         made[SAMPLES] += map(fingerprint, batch)
