@@ -1,6 +1,9 @@
 """A person's own dagster.yaml: what `cluster-config` prints, and what `doctor` says of it."""
 
 import json
+import os
+import sys
+from pathlib import Path
 
 import pytest
 import yaml
@@ -29,6 +32,8 @@ def own(world, postgres, monkeypatch):
     url = postgres.replace("postgresql://", "postgresql+psycopg2://")
     monkeypatch.setenv("DAGSTER_POSTGRES_URL", url)
     world.settings |= {"EMBED_DAGSTER_HOME": str(folder), "DAGSTER_POSTGRES_URL": url}
+    # `doctor` looks for the command `dagster`.
+    world.settings["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     return folder
 
 

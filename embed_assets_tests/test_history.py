@@ -198,7 +198,9 @@ def test_after_six_weeks_nothing_that_is_shown_or_done_changes_and_the_home_is_b
             "numPartitions": 20,
         }
         checks = before["milvus_index"]["assetChecksOrError"]["checks"]
-        assert {c["executionForLatestMaterialization"]["status"] for c in checks} == {"SUCCEEDED"}
+        made = [c["executionForLatestMaterialization"] for c in checks]
+        # Neighbours are measured once a day, and not here.
+        assert [one["status"] for one in made if one] == ["SUCCEEDED"] * 2
         assert asked == []
         assert ask(LOG, id=aged.imported)["logsForRun"]["events"]
         size, runs = aged.bytes(), len(aged.instance.get_run_ids())

@@ -40,7 +40,12 @@ def doctor(world):
 
 
 def serving(world):
-    return [p for p in world.processes() if "serve" in p.cmdline()]
+    found = []
+    for process in world.processes():
+        with suppress(psutil.Error):  # It may end meanwhile.
+            if "serve" in process.cmdline():
+                found.append(process)
+    return found
 
 
 def test_up_answers_queries_from_an_empty_home_to_its_end(world):
