@@ -131,6 +131,27 @@ def test_a_user_without_rights_is_told_so(postgres_server):
         use(postgres_server.address("postgres", "stranger"))
 
 
+def test_tables_of_another_program_are_left_alone_and_named(postgres, postgres_server, tmp_path):
+    name = postgres.rpartition("/")[2]
+    postgres_server.execute("CREATE TABLE tracks (title TEXT)", name)
+    postgres_server.execute("ALTER TABLE tracks OWNER TO music", name)
+    tables = Tables(PostgresDatabase(PostgresAddress(postgres)))
+    for command in (tables.database.exists, tables.database.revision):
+        with pytest.raises(ConfigurationError, match=r"of another program .*\(tracks\): use an"):
+            command()
+    made = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    assert postgres_server.execute(made, name) == [("tracks",)]
+    postgres_server.execute("CREATE SCHEMA own AUTHORIZATION music", name)
+    use(f"{postgres}?options=-csearch_path%3Down")
+
+
+def test_a_schema_that_is_missing_is_told(postgres):
+    tables = Tables(PostgresDatabase(PostgresAddress(f"{postgres}?options=-csearch_path%3Dnone")))
+    for command in (tables.database.exists, tables.database.revision):
+        with pytest.raises(ConfigurationError, match="lacks the schema"):
+            command()
+
+
 def test_without_the_driver_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg2", None)
     with pytest.raises(ConfigurationError, match=r"embed_assets\[cluster\]"):
