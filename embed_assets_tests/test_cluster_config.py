@@ -77,6 +77,7 @@ def test_what_is_printed_can_be_used_and_doctor_says_what_is_left_to_do(world, o
         ({"run_monitoring": {"enabled": False}}, "free_slots_after_run_end_seconds"),
         ({"storage": {"postgres": {"url": "x"}}}, "its dagster.yaml cannot be used"),
         ({"instance_class": {"module": "not_there", "class": "X"}}, "cannot be used"),
+        ({"run_launcher": {"module": "not_there", "class": "X"}}, "Install what it needs"),
     ],
 )
 def test_doctor_names_what_is_wrong_in_a_persons_own_file(world, own, change, message):
