@@ -106,6 +106,12 @@ def test_a_folder_without_a_file_is_refused(world):
     assert "there is no dagster.yaml" in done.stderr
 
 
+def test_any_address_is_one_value_of_the_file():
+    for address in ("http://head:8265", "http://head: {8265} #RUNS", 'a"\n: b'):
+        made = yaml.safe_load(cluster_config(address, 2, gpus=0, cpus=8))
+        assert made["run_launcher"]["config"]["ray"]["address"] == address
+
+
 def test_a_run_gets_gpus_or_processors():
     with_gpu = yaml.safe_load(cluster_config("http://head:8265", 2, gpus=1, cpus=8))
     without = yaml.safe_load(cluster_config("http://head:8265", 2, gpus=0, cpus=8))
