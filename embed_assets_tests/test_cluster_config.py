@@ -86,6 +86,7 @@ def test_what_is_printed_can_be_used_and_doctor_says_what_is_left_to_do(world, o
         ({"run_monitoring": {"enabled": False}}, "free_slots_after_run_end_seconds"),
         ({"storage": {"postgres": {"url": "x"}}}, "its dagster.yaml cannot be used"),
         ({"instance_class": {"module": "not_there", "class": "X"}}, "cannot be used"),
+        ({"run_launcher": {"module": "not_there", "class": "X"}}, "Install what it needs"),
     ],
 )
 def test_doctor_names_what_is_wrong_in_a_persons_own_file(world, own, change, message):
@@ -112,6 +113,12 @@ def test_a_folder_without_a_file_is_refused(world):
     done = world.run("sync")
     assert done.returncode == 2
     assert "there is no dagster.yaml" in done.stderr
+
+
+def test_any_address_is_one_value_of_the_file():
+    for address in ("http://head:8265", "http://head: {8265} #RUNS", 'a"\n: b'):
+        made = yaml.safe_load(cluster_config(address, 2, gpus=0, cpus=8))
+        assert made["run_launcher"]["config"]["ray"]["address"] == address
 
 
 def test_a_run_gets_gpus_or_processors():

@@ -252,7 +252,7 @@ def move(project, rows, before, after):
 def test_too_few_tracks_are_said_to_be_too_few(tmp_path):
     shelf = Shelf(tmp_path)
     shelf.put([shelf.track("A/1.ogg")], random_vectors(1))
-    with pytest.raises(ConfigurationError, match="1 tracks are indexed"):
+    with pytest.raises(ConfigurationError, match="1 different track with vectors"):
         evaluate(local_answers(project_of(shelf), SPEC))
 
 

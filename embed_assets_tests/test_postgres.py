@@ -168,6 +168,20 @@ def test_whoever_waits_too_long_for_another_writer_is_told_so(postgres_server, t
         impatient()
 
 
+def test_tables_of_another_program_are_left_alone_and_named(postgres, postgres_server, tmp_path):
+    name = postgres.rpartition("/")[2]
+    postgres_server.execute("CREATE TABLE tracks (title TEXT)", name)
+    postgres_server.execute("ALTER TABLE tracks OWNER TO music", name)
+    tables = Tables(PostgresDatabase(PostgresAddress(postgres)))
+    for command in (tables.database.exists, tables.database.revision):
+        with pytest.raises(ConfigurationError, match=r"of another program .*\(tracks\): use an"):
+            command()
+    made = "SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace"
+    assert postgres_server.execute(made, name) == [("tracks",)]
+    postgres_server.execute("CREATE SCHEMA own AUTHORIZATION music", name)
+    use(f"{postgres}?options=-csearch_path%3Down")
+
+
 def test_without_the_driver_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg2", None)
     with pytest.raises(ConfigurationError, match=r"embed_assets\[cluster\]"):

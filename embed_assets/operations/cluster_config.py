@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from importlib import resources
 
 STEPS = """\
@@ -32,8 +33,8 @@ def cluster_config(address: str, runs: int, gpus: int, cpus: int) -> str:
     resource, amount = ("num_gpus", gpus) if gpus else ("num_cpus", cpus)
     return (
         text.replace("RESOURCE: AMOUNT", f"{resource}: {amount}")
-        .replace("ADDRESS", address)
         .replace("RUNS", str(runs))
+        .replace("ADDRESS", json.dumps(address))
     )
 
 

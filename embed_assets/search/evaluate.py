@@ -11,6 +11,7 @@ import numpy as np
 from embed_assets.encoders.cards import WITHOUT_DOWNLOAD
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import ConfigurationError, TrackRejected
+from embed_assets.formats import counted
 from embed_assets.identity import IndexSpec
 from embed_assets.neighbours.choose import Choice, best_method
 from embed_assets.neighbours.figures import (
@@ -80,7 +81,8 @@ def material_of(snapshot: Snapshot, sample: int = 0) -> Material:
     positions = np.array(sorted(one_each, key=lambda i: snapshot.track(i).track_id), np.intp)
     if len(positions) < FEWEST:
         raise ConfigurationError(
-            f"{len(positions)} tracks are indexed: neighbours can be evaluated from {FEWEST} on"
+            f"{counted(len(positions), 'different track')} with vectors: neighbours can be"
+            f" evaluated from {FEWEST} on; `embed-assets doctor` says if vectors are missing"
         )
     tracks = [snapshot.track(i) for i in positions.tolist()]
     asked = np.arange(min(sample, len(positions)) or len(positions))

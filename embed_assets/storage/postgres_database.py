@@ -102,7 +102,7 @@ class PostgresDatabase:
     def exists(self) -> bool:
         """See `Database.exists`."""
         with self._connection() as db:
-            return self._version(db) is not None
+            return self._version_or_free(db) is not None
 
     def revision(self) -> object:
         """See `Database.revision`."""
@@ -162,8 +162,35 @@ class PostgresDatabase:
         row = db.execute(f"SELECT version FROM {STATE}").fetchone()
         return row and row[0]
 
-    def _make_tables(self, db: _Connection) -> None:
+    def _version_or_free(self, db: _Connection) -> int | None:
+        """The version of the tables; None where they can be made.
+
+        Raises ConfigurationError: tables of another program have their names, or the schema is
+        missing.
+        """
+        # Read before the version: others may make the tables at this moment.
+        schema_name, names = db.execute(
+            "SELECT current_schema()::text, (SELECT string_agg(c.relname::text, ', ')"
+            " FROM pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
+            " WHERE n.nspname = current_schema() AND c.relname = ANY(?))",
+            (list(schema.TABLES),),
+        ).fetchone()
         version = self._version(db)
+        if version is None and schema_name is None:
+            raise ConfigurationError(
+                f"EMBED_TABLES: {self.address} lacks the schema in which tables are made: create it"
+                " (CREATE SCHEMA ... AUTHORIZATION the user), or correct the options of the address"
+            )
+        if version is None and names:
+            raise ConfigurationError(
+                f"EMBED_TABLES: {self.address} has tables of another program with the same names"
+                f" ({names}): use an empty database, or a schema of its own with"
+                " ?options=-csearch_path%3DNAME"
+            )
+        return version
+
+    def _make_tables(self, db: _Connection) -> None:
+        version = self._version_or_free(db)
         if version is None or version < schema.VERSION:
             # Processes that make them at once would disturb each other. The transaction begins with
             # the lock held: it would not see what was made while it waited.

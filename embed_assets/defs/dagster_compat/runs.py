@@ -29,6 +29,7 @@ from dagster._core.definitions.data_version import DATA_VERSION_TAG
 from dagster._core.storage import tags
 
 from embed_assets.defs.dagster_compat.locks import is_postgres
+from embed_assets.errors import ConfigurationError
 
 if TYPE_CHECKING:
     from dagster._core.scheduler.instigation import InstigatorTick
@@ -53,8 +54,18 @@ def watches_workers(instance: dg.DagsterInstance) -> bool:
     """Whether the run launcher itself asks for the health of its workers, wherever they are.
 
     Where it does not, as Dagster's default one, the workers are processes of one machine.
+
+    Raises ConfigurationError: this machine cannot load the launcher that dagster.yaml names.
     """
-    return instance.run_launcher.supports_check_run_worker_health
+    try:
+        launcher = instance.run_launcher
+    except Exception as e:
+        raise ConfigurationError(
+            f"the run launcher of dagster.yaml in {instance.root_directory} cannot be used:"
+            f" {str(e).strip() or type(e).__name__}. Install what it needs on this machine"
+            " (docs/cluster.md), or correct dagster.yaml"
+        ) from e
+    return launcher.supports_check_run_worker_health
 
 
 def frees_slots_of_ended_runs(instance: dg.DagsterInstance) -> bool:
