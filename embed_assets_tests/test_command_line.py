@@ -174,6 +174,17 @@ def test_status_that_is_watched_as_json_prints_a_document_a_line_until_ctrl_c(wo
         process.wait()
 
 
+def test_output_onto_a_full_disk_ends_with_one_line(tmp_path):
+    main = (sys.executable, "-c", "from embed_assets.cli import main; main()", "cluster-config")
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(main, stdout=full, stderr=subprocess.PIPE, text=True, cwd=tmp_path)
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "embed-assets: what it prints or reads: No space left on device; make room, or check the"
+        " disk"
+    ]
+
+
 def test_collections_check_prints_the_verdict_and_ends_with_1_if_a_gate_fails(here):
     here.album("Album", 1, 2)
     here.sync()

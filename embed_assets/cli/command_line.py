@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 import sys
 from collections.abc import Callable
@@ -13,7 +14,7 @@ from embed_assets.access import DEFAULT_ADDRESS, Address
 from embed_assets.api import Library, open_library
 from embed_assets.cli import cluster, evaluate, index, queries, reports, tables, terminal, words
 from embed_assets.cli.terminal import AsJson
-from embed_assets.errors import EmbedAssetsError, ExitCode
+from embed_assets.errors import EmbedAssetsError, ExitCode, is_passing
 from embed_assets.formats import counted
 from embed_assets.settings import Settings, forget_secrets
 
@@ -222,6 +223,14 @@ def main() -> None:
         sys.exit(e.exit_code)
     except KeyboardInterrupt:
         sys.exit(ExitCode.INTERRUPTED)
+    except OSError as e:
+        if not is_passing(e):
+            raise
+        where = e.filename or "what it prints or reads"
+        terminal.print_note(f"embed-assets: {where}: {e.strerror}; make room, or check the disk")
+        # Python would try again to write the rest while it ends, and complain.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        sys.exit(ExitCode.FAILED)
 
 
 def _progress(*, quiet: bool) -> Callable[[str], None]:
