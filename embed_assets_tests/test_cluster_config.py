@@ -58,7 +58,7 @@ def test_what_is_printed_can_be_used_and_doctor_says_what_is_left_to_do(world, o
     assert "Milvus Lite" in message
     index = Project.of(world.made_settings()).index()
     with open_folder(own) as instance:
-        spec_tags(instance, index.spec, index.uri)
+        spec_tags(instance, index)
     world.settings["EMBED_MILVUS_URI"] = "http://127.0.0.1:1"
     ok, message = said(world)
     assert not ok
@@ -71,7 +71,7 @@ def test_what_is_printed_can_be_used_and_doctor_says_what_is_left_to_do(world, o
     assert "EMBED_WINDOWS is 5 here and 3 there; EMBED_MILVUS_URI" in said(world)[1]
     index = Project.of(world.made_settings()).index()
     with open_folder(own) as instance:
-        spec_tags(instance, index.spec, index.uri)
+        spec_tags(instance, index)
     ok, message = said(world)
     assert ok, message
     assert "their launcher watches them" in message

@@ -23,7 +23,7 @@ def requested(world):
 
 def tags_of(instance, world):
     index = Project.of(world.made_settings()).index()
-    return spec_tags(instance, index.spec, index.uri)
+    return spec_tags(instance, index)
 
 
 def execute(instance, world, tags):
@@ -32,6 +32,17 @@ def execute(instance, world, tags):
     result = job.execute_in_process(instance=instance, tags=tags, raise_on_error=False)
     failures = [e.step_failure_data for e in result.all_events if e.is_step_failure]
     return result, [f.user_failure_data for f in failures if f.user_failure_data]
+
+
+def test_a_host_whose_tables_are_elsewhere_is_refused(world, requested):
+    world.settings["EMBED_TABLES"] = "postgresql://me@127.0.0.1:1/music"
+    with world.instance() as instance:
+        _, failures = execute(instance, world, requested)
+    (failure,) = failures
+    assert "EMBED_TABLES (empty: in EMBED_HOME) is 'postgresql://me@127.0.0.1:1/music' here" in (
+        failure.description
+    )
+    assert failure.metadata["wrong"].value == "setting", "it is not retried"
 
 
 @pytest.mark.parametrize(
@@ -122,5 +133,5 @@ def test_an_old_run_that_somebody_executes_again_is_not_canceled_in_the_queue(wo
         )
         event = dg.DagsterEventType.PIPELINE_ENQUEUED.value
         instance.report_dagster_event(dg.DagsterEvent(event, "bring_in_step"), again.run_id)
-        cancel_outdated(instance, index.spec, index.uri)
+        cancel_outdated(instance, index)
         assert instance.get_run_by_id(again.run_id).status == dg.DagsterRunStatus.QUEUED

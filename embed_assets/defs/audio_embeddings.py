@@ -93,7 +93,7 @@ def audio_embeddings(
     milvus: MilvusResource,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster wants the bare class
     """Embed the tracks without vectors, in each folder of the run."""
-    refuse_other_host(context, encoder, milvus)
+    refuse_other_host(context, library, state, encoder, milvus)
     music, tables, store = library.library(), state.tables(), state.store()
     choice = encoder.choice()
     with wrong_settings_fail_at_once("audio_embeddings"):

@@ -14,11 +14,18 @@ from typing import Any
 
 import dagster as dg
 
+from embed_assets.context import IndexContext
 from embed_assets.defs.dagster_compat.runs import cancel_run, read_note, watches_workers, write_note
 from embed_assets.defs.execution import wrong_settings_fail_at_once
-from embed_assets.defs.resources import EncoderResource, MilvusResource
+from embed_assets.defs.resources import (
+    EncoderResource,
+    LibraryResource,
+    MilvusResource,
+    StateResource,
+    index_context,
+)
 from embed_assets.errors import ConfigurationError
-from embed_assets.identity import IndexSpec, digest
+from embed_assets.identity import digest
 
 SPEC_TAG = "embed_assets/spec"
 """Tag of a run: the digest of the settings for which it was requested."""
@@ -37,19 +44,21 @@ NAMES = {
     "pooling": "EMBED_POOLING",
     "parts": "EMBED_PARTS",
     "uri": "EMBED_MILVUS_URI (with EMBED_MILVUS_DATABASE)",
+    "tables": "EMBED_TABLES (empty: in EMBED_HOME)",
 }
 """What a person can change to make two hosts alike; the rest is the version of embed_assets."""
 
 
-def wanted(spec: IndexSpec, uri: str) -> dict[str, Any]:
-    """All settings that decide vectors and rows, with the version of what makes them."""
-    plain = asdict(spec)
-    return {**plain.pop("recipe"), **plain, "uri": uri}
+def run_settings(index: IndexContext) -> dict[str, Any]:
+    """All settings that decide vectors, rows and where they go, with the version of the code."""
+    plain = asdict(index.spec)
+    places = {"uri": index.uri, "tables": index.tables.database.place}
+    return {**plain.pop("recipe"), **plain, **places}
 
 
-def spec_tags(instance: dg.DagsterInstance, spec: IndexSpec, uri: str) -> dict[str, str]:
+def spec_tags(instance: dg.DagsterInstance, index: IndexContext) -> dict[str, str]:
     """Tags of a run that is requested now, by this process."""
-    values = wanted(spec, uri)
+    values = run_settings(index)
     name = _digest(values)
     known = _explained(instance)
     if next(reversed(known), None) != name:
@@ -61,7 +70,11 @@ def spec_tags(instance: dg.DagsterInstance, spec: IndexSpec, uri: str) -> dict[s
 
 
 def refuse_other_host(
-    context: dg.AssetExecutionContext, encoder: EncoderResource, milvus: MilvusResource
+    context: dg.AssetExecutionContext,
+    library: LibraryResource,
+    state: StateResource,
+    encoder: EncoderResource,
+    milvus: MilvusResource,
 ) -> None:
     """Fail a step, before it reads or writes anything, if its run wants other settings than ours.
 
@@ -73,24 +86,24 @@ def refuse_other_host(
     if name is None:
         return
     with wrong_settings_fail_at_once(context.asset_key.path[-1]):
-        values = wanted(encoder.spec(), milvus.uri)
+        values = run_settings(index_context(library, state, encoder, milvus))
         if name != _digest(values):
             raise ConfigurationError(_differs(values, _explained(instance).get(name)))
 
 
-def differs_from_last(instance: dg.DagsterInstance, spec: IndexSpec, uri: str) -> str:
+def differs_from_last(instance: dg.DagsterInstance, index: IndexContext) -> str:
     """How the settings of this host differ from those of the last run request; empty: not."""
     asked = next(reversed(_explained(instance).values()), None)
-    values = wanted(spec, uri)
+    values = run_settings(index)
     if asked is None or _digest(asked["values"]) == _digest(values):
         return ""
     return _differs(values, asked)
 
 
-def cancel_outdated(instance: dg.DagsterInstance, spec: IndexSpec, uri: str) -> None:
+def cancel_outdated(instance: dg.DagsterInstance, index: IndexContext) -> None:
     """Cancel queued runs of earlier settings: their folders are evaluated with those of today."""
     queued = dg.RunsFilter(statuses=[dg.DagsterRunStatus.QUEUED])
-    name = _digest(wanted(spec, uri))
+    name = _digest(run_settings(index))
     for record in instance.get_run_records(queued):
         run = record.dagster_run
         if _wanted_by(instance, run) not in (None, name):

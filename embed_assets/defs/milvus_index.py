@@ -74,7 +74,7 @@ def milvus_index(
     milvus: MilvusResource,
 ) -> Iterator[dg.DagsterEvent]:
     """Index each folder of the run; a folder is reported after it was read back."""
-    refuse_other_host(context, encoder, milvus)
+    refuse_other_host(context, library, state, encoder, milvus)
     music, tables = library.library(), state.tables()
     stage = context.asset_key.path[-1]
     todo = dict.fromkeys(context.partition_keys)

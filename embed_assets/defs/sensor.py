@@ -76,7 +76,7 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
         index = index_context(library, state, encoder, milvus)
         for run_id in reap(context.instance):
             context.log.warning(f"run {run_id} had lost its worker; its folders are retried")
-        cancel_outdated(context.instance, index.spec, index.uri)
+        cancel_outdated(context.instance, index)
         embedding = embedding_at_once(context.instance)
         policy = Policy(
             library.settle_seconds,
@@ -109,7 +109,7 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
             looks.finish(index.tables, asked)
         tags: dict[str, str] = {}
         if found.plan.requests:
-            tags = spec_tags(context.instance, index.spec, index.uri)
+            tags = spec_tags(context.instance, index)
             # Dagster writes and keeps a file for each tick that logs: 17,280 a day.
             context.log.info(summary(found))
         return dg.SensorResult(

@@ -74,7 +74,7 @@ def track_manifest(
     milvus: MilvusResource,
 ) -> None:
     """Scan each folder of the run."""
-    refuse_other_host(context, encoder, milvus)
+    refuse_other_host(context, library, state, encoder, milvus)
     music = library.library()
     tables = state.tables()
     may_remove = context.run.tags.get(REMOVE_TAG) == "true"

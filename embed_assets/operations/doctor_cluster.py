@@ -49,7 +49,7 @@ def describe(settings: Settings, project: Project) -> str:
                 f" {'ahead of' if ahead > 0 else 'behind'} that of the database: run NTP on both"
             )
         index = project.index()
-        if said := differs_from_last(instance, index.spec, index.uri):
+        if said := differs_from_last(instance, index):
             raise ConfigurationError(said)
         where = "a database of PostgreSQL" if is_postgres(instance) else "files of this machine"
     return f"{settings.dagster_home}: {where}; runs are " + (

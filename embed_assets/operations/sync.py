@@ -148,7 +148,7 @@ def sync(
                     printed = line
                     progress(line)
                 report.files = found.plan.files
-                tags = spec_tags(instance, spec, index.uri)
+                tags = spec_tags(instance, index)
                 begun = [start_run(settings, request, tags) for request in found.plan.requests]
                 running.extend(begun)
                 wait_for_record(begun, instance)
