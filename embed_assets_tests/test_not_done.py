@@ -48,7 +48,7 @@ from embed_assets.operations import sync
 from embed_assets.operations.run_processes import RunProcess
 from embed_assets.settings import Settings
 
-def killed_as_it_starts(settings, request):
+def killed_as_it_starts(settings, request, tags):
     process = multiprocessing.get_context("spawn").Process(target=int)
     process.start()
     return RunProcess(request, "no run has this name", process)

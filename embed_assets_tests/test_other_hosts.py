@@ -1,10 +1,12 @@
 """An instance in PostgreSQL whose runs go to other hosts: `up`, `sync` and the hosts' settings."""
 
 import json
+import os
 import socket
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import dagster as dg
 import pytest
@@ -20,6 +22,8 @@ from embed_assets_tests.assertions import slots_held
 from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.other_hosts import PRIVATE, can_be_private
 from embed_assets_tests.patience import PATIENCE
+
+ROOT = Path(__file__).resolve().parent.parent
 
 YAML = """
 instance_class: {{module: embed_assets.defs.dagster_compat.batches, class: BatchingInstance}}
@@ -52,6 +56,9 @@ def cluster(world, postgres):
     url = postgres.replace("postgresql://", "postgresql+psycopg2://")
     (home / "dagster.yaml").write_text(YAML.format(url=url, hosts=hosts))
     world.settings["EMBED_DAGSTER_HOME"] = str(home)
+    # Where the launcher of the tests is, and the command `dagster` that it starts.
+    world.settings["PYTHONPATH"] = f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+    world.settings["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
     with world.instance() as instance:
         for pool in ("gpu", "milvus"):
             set_pool_limit(instance, pool, 1)

@@ -48,7 +48,8 @@ def describe(settings: Settings, project: Project) -> str:
                 f"the clock of this host is {abs(ahead):.0f} s"
                 f" {'ahead of' if ahead > 0 else 'behind'} that of the database: run NTP on both"
             )
-        index = project.index()
+        # Not `project`, which has empty tables where none were made yet.
+        index = Project.of(settings).index()
         if said := differs_from_last(instance, index):
             raise ConfigurationError(said)
         where = "a database of PostgreSQL" if is_postgres(instance) else "files of this machine"
