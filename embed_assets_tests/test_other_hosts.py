@@ -77,11 +77,19 @@ def test_up_can_be_restarted_while_runs_go_on_elsewhere(cluster):
         cluster.album(f"Album {i}", *range(5 * i, 5 * i + 5))
     cluster.up()
     cluster.until(cluster.embedded_runs, "a run on another host embeds")
-    assert cluster.down() == 0
     with cluster.instance() as instance:
         (started,) = instance.get_runs(dg.RunsFilter(statuses=[dg.DagsterRunStatus.STARTED]))
+        # It stands still meanwhile: otherwise a fast machine would be done with it.
+        held = instance.run_launcher.processes(started)
+        for process in held:
+            process.suspend()
+        assert cluster.down() == 0
+        run = instance.get_run_by_id(started.run_id)
+        assert run.status == dg.DagsterRunStatus.STARTED, "stopping `up` ends no run elsewhere"
         assert reap(instance, grace_seconds=0.0) == []
     cluster.up()
+    for process in held:
+        process.resume()
     cluster.until(cluster.in_step, "all is in")
     ends = {run.run_id: run.status for run in runs_of(cluster)}
     assert ends[started.run_id] == dg.DagsterRunStatus.SUCCESS, "the run was left alone"
