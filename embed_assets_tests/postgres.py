@@ -135,7 +135,7 @@ def running_postgres() -> Iterator[PostgresServer]:
         with open(data / "postgresql.conf", "a") as conf:
             conf.write(
                 "listen_addresses = '127.0.0.1'\nunix_socket_directories = ''\nfsync = off\n"
-                "shared_buffers = 16MB\nmax_connections = 60\n"
+                "shared_buffers = 16MB\nmax_connections = 1000\n"
             )
         hba = data / "pg_hba.conf"
         hba.write_text(f"host all guarded 127.0.0.1/32 scram-sha-256\n{hba.read_text()}")
