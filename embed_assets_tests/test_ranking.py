@@ -142,6 +142,7 @@ def test_an_older_snapshot_is_asked_while_a_newer_one_has_more_tracks(shelf, mon
     newer = ready.snapshot()
     newer._state.order.of(newer._state.vectors)
     assert older.nearest(vectors[5], 10)[0].tolist() == expected
+    assert len(set(newer.nearest(vectors[5], 400)[0].tolist())) == 301, "all that there are"
 
 
 def test_similar_keeps_its_filters_and_limits_in_another_order(shelf):

@@ -282,7 +282,7 @@ def _candidates(
     if order is not None:
         ranks = order.scores(query, ranks, state.vector_rows)
     ranks[~allowed] = -np.inf
-    count = min(CANDIDATES + CANDIDATES_EACH * n, len(ranks) - 1)
+    count = min(CANDIDATES + CANDIDATES_EACH * n, len(ranks))
     positions = highest(ranks, count)
     positions = positions[allowed[positions]]
     return positions, state.vectors[state.vector_rows[positions]] @ query
