@@ -30,6 +30,7 @@ To = Annotated[
         " playlist of that name is replaced.",
     ),
 ]
+PerArtist = Annotated[int, typer.Option(min=0, help="Most results per artist; 0: no limit.")]
 OneRecording = Annotated[
     bool,
     typer.Option(

@@ -13,6 +13,7 @@ from embed_assets.api import open_library
 from embed_assets.cli.options import (
     M3u,
     OneRecording,
+    PerArtist,
     Query,
     To,
     Where,
@@ -54,9 +55,7 @@ def similar(
             " words; repeatable."
         ),
     ] = None,
-    per_artist: Annotated[
-        int, typer.Option(min=0, help="Most results per artist; 0: no limit.")
-    ] = 0,
+    per_artist: PerArtist = 0,
     where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,
@@ -102,9 +101,7 @@ def parts(
         ),
     ] = "",
     n: Annotated[int, typer.Option("-n", min=1, max=1000, help="Number of results.")] = 20,
-    per_artist: Annotated[
-        int, typer.Option(min=0, help="Most results per artist; 0: no limit.")
-    ] = 0,
+    per_artist: PerArtist = 0,
     where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,

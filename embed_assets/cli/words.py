@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from embed_assets.api import open_library
-from embed_assets.cli.options import M3u, OneRecording, To, with_filters
+from embed_assets.cli.options import M3u, OneRecording, PerArtist, To, with_filters
 from embed_assets.cli.playlists import Playlists
 from embed_assets.cli.queries import print_result
 from embed_assets.cli.terminal import AsJson
@@ -35,9 +35,7 @@ def find(
         list[str] | None,
         typer.Option(help="Also be like this: a path, a folder or words of a title; repeatable."),
     ] = None,
-    per_artist: Annotated[
-        int, typer.Option(min=0, help="Most results per artist; 0: no limit.")
-    ] = 0,
+    per_artist: PerArtist = 0,
     where: Any = (),
     one_recording: OneRecording = False,
     m3u: M3u = None,

@@ -6,7 +6,7 @@ What Dagster 1.13 lacks:
   at once may both get the one slot, on SQLite and on PostgreSQL. And Dagster assigns a slot only
   when a holder frees it: a step that enqueues just after that check, or a holder killed during it,
   leaves everyone waiting beside a free slot. `patch_claims` puts a lock (`locks`) around claim and
-  free, and assigns a free slot to whoever waits. Upstream: dagster-io/dagster#31243 is closed as
+  free, and assigns a free slot to a waiting step. Upstream: dagster-io/dagster#31243 is closed as
   stale; the review of pull request #34092 notes the AUTOCOMMIT.
 - A pause between claims. `interval_to_next_pending_claim_check` is never above 0, so a run with its
   steps in its own process spins on one core; and the wait between claims grows to 15 s, in which
