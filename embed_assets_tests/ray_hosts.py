@@ -38,7 +38,6 @@ mkdir "$at/music" "$at/own"
 mount --bind "$music" "$at/music"
 mount -o remount,bind,ro "$at/music"
 mount --bind "$own" "$at/own"
-if [ -n "$VECTORS" ]; then mount --bind "$VECTORS" "$at/own/home/vectors"; fi
 mount -t tmpfs -o ro none "$hidden"
 cd "$at/own"
 set +e
@@ -106,7 +105,7 @@ class Host:
 
     def start(self, *command: str) -> None:
         """Start the machine, and a command on it."""
-        for folder in ("home/vectors", "tmp"):
+        for folder in ("home", "tmp"):
             (self.own / folder).mkdir(parents=True, exist_ok=True)
         with open(self.own / "console.log", "ab") as log:
             self.process = subprocess.Popen(

@@ -37,7 +37,7 @@ def _namespaces():
 
 
 @pytest.fixture(scope="module")
-def made(_namespaces, tmp_path_factory, postgres_server, milvus_server):
+def made(_namespaces, tmp_path_factory, postgres_server, milvus_server, object_server):
     """A head and two hosts, with a library that is empty."""
     root = tmp_path_factory.mktemp("cluster")
     world = LiveProject(root / "up")
@@ -51,6 +51,8 @@ def made(_namespaces, tmp_path_factory, postgres_server, milvus_server):
             "EMBED_ENCODER": "acoustic",
             "EMBED_TABLES": tables,
             "EMBED_MILVUS_URI": index,
+            "EMBED_VECTORS": f"s3://{object_server.bucket()}/vectors",
+            **object_server.environment,
             "EMBED_FOLDERS_PER_RUN": "2",
             "DAGSTER_POSTGRES_URL": notes.replace("postgresql://", "postgresql+psycopg2://"),
         }
@@ -61,8 +63,6 @@ def made(_namespaces, tmp_path_factory, postgres_server, milvus_server):
                 place.mkdir(parents=True)
                 (place / "dagster.yaml").write_text(yaml.stdout)
             cluster.settings["EMBED_DAGSTER_HOME"] = str(cluster.at / "own/dagster")
-            cluster.settings["VECTORS"] = str(world.home / "vectors")
-            (world.home / "vectors").mkdir(parents=True)
             world.settings |= shared | {
                 "EMBED_DAGSTER_HOME": str(world.root / "dagster"),
                 "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
@@ -85,7 +85,9 @@ def made(_namespaces, tmp_path_factory, postgres_server, milvus_server):
 def hosts(made, monkeypatch):
     """The world and the cluster, with both hosts."""
     world, cluster = made
-    monkeypatch.setenv("DAGSTER_POSTGRES_URL", world.settings["DAGSTER_POSTGRES_URL"])
+    for name, value in world.settings.items():
+        if name.startswith(("AWS_", "DAGSTER_")):
+            monkeypatch.setenv(name, value)
     for name in "ab":
         if cluster.hosts[name].process is None:
             cluster.start_host(name)
