@@ -22,6 +22,7 @@ from embed_assets.errors import ConfigurationError
 from embed_assets.index.address import normal_address
 from embed_assets.servers.config import ServerConfig, parse, with_login
 from embed_assets.storage.postgres_address import PostgresAddress, normal_postgres_url
+from embed_assets.storage.vectors_address import normal_vectors_address
 
 
 class Settings(BaseSettings):
@@ -50,6 +51,20 @@ class Settings(BaseSettings):
     )
     tables_password_file: Path | None = Field(
         None, description="A file with this password, instead of `EMBED_TABLES_PASSWORD`."
+    )
+    vectors: str = Field(
+        "",
+        description="Where the vectors of all windows are stored, for several machines:"
+        " `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, or a folder"
+        " (docs/vectors.md). Empty: `vectors` in `EMBED_HOME`.",
+    )
+    vectors_cache_gb: float = Field(
+        2.0,
+        ge=0.0,
+        le=100_000.0,
+        allow_inf_nan=False,
+        description="How many GB of copies of an object store are kept in `EMBED_HOME`, on each"
+        " machine. 0: none.",
     )
     dagster_home: Path | None = Field(
         None,
@@ -208,6 +223,11 @@ class Settings(BaseSettings):
     def _of_postgres(cls, value: str) -> str:
         return normal_postgres_url(value) if value else value
 
+    @field_validator("vectors")
+    @classmethod
+    def _a_folder_or_a_bucket(cls, value: str) -> str:
+        return normal_vectors_address(value) if value else value
+
     @field_validator("model")
     @classmethod
     def _of_the_encoder(cls, value: str, info: ValidationInfo) -> str:
@@ -309,6 +329,11 @@ class Settings(BaseSettings):
         if not self.tables:
             return None
         return PostgresAddress(self.tables, self.tables_password, self.tables_password_file)
+
+    @property
+    def vectors_cache_bytes(self) -> int:
+        """EMBED_VECTORS_CACHE_GB in bytes."""
+        return int(self.vectors_cache_gb * 1e9)
 
     @property
     def index_uri(self) -> str:

@@ -51,6 +51,11 @@ def test_a_host_whose_tables_are_elsewhere_is_refused(world, requested):
         ("EMBED_WINDOWS", "5", "EMBED_WINDOWS is 5 here and 3 there"),
         ("EMBED_POOLING", "enriched", "EMBED_POOLING is 'enriched' here and 'mean' there"),
         ("EMBED_MILVUS_URI", "/elsewhere/milvus.db", "EMBED_MILVUS_URI"),
+        (
+            "EMBED_VECTORS",
+            "s3://other/vectors",
+            "EMBED_VECTORS (empty: in EMBED_HOME) is 's3://other/vectors' here and '' there",
+        ),
     ],
 )
 def test_a_host_with_other_settings_is_refused_and_writes_nothing(
@@ -68,7 +73,7 @@ def test_a_host_with_other_settings_is_refused_and_writes_nothing(
     retries = [e for e in result.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"]
     assert not retries
     assert not list(world.project().tables.folders())
-    assert not world.project().store.root.exists()
+    assert not (world.home / "vectors").exists()
     assert not (world.home / "milvus.db").exists()
 
 

@@ -7,7 +7,7 @@ import pytest
 SLOW_FIXTURES = frozenset(
     {
         *("world", "world_at", "two_collections", "running", "small", "small_mulan"),
-        *("milvus_server", "postgres_server", "disk"),
+        *("milvus_server", "postgres_server", "object_server", "disk"),
     }
 )
 """Runs of Dagster, MuQ's weights, a server, a mounted disk: seconds for each test."""

@@ -45,6 +45,7 @@ NAMES = {
     "parts": "EMBED_PARTS",
     "uri": "EMBED_MILVUS_URI (with EMBED_MILVUS_DATABASE)",
     "tables": "EMBED_TABLES (empty: in EMBED_HOME)",
+    "vectors": "EMBED_VECTORS (empty: in EMBED_HOME)",
 }
 """What a person can change to make two hosts alike; the rest is the version of embed_assets."""
 
@@ -52,7 +53,11 @@ NAMES = {
 def run_settings(index: IndexContext) -> dict[str, Any]:
     """All settings that decide vectors, rows and where they go, with the version of the code."""
     plain = asdict(index.spec)
-    places = {"uri": index.uri, "tables": index.tables.database.place}
+    places = {
+        "uri": index.uri,
+        "tables": index.tables.database.place,
+        "vectors": index.store.address,
+    }
     return {**plain.pop("recipe"), **plain, **places}
 
 

@@ -10,8 +10,10 @@ STEPS = """\
    `pip install 'dagster-ray==0.4.8' 'ray[default]==2.60.*'`, the command `dagster` on the PATH,
    and in the environment of `ray start` and of `up`:
        EMBED_LIBRARY=...               the music, mounted anywhere
-       EMBED_HOME=...                  weights and caches; mount one folder `vectors` in all of them
+       EMBED_HOME=...                  weights and caches, a folder of its own on each machine
        EMBED_TABLES=postgresql://...   the tables: SQLite belongs to one machine
+       EMBED_VECTORS=s3://...          the vectors, with AWS_ACCESS_KEY_ID and the like beside it;
+                                       or the path of a folder that is mounted on all machines
        EMBED_MILVUS_URI=http://...     a server: so does Milvus Lite
        EMBED_DAGSTER_HOME=...          a folder with the dagster.yaml above
        DAGSTER_POSTGRES_URL=postgresql+psycopg2://user:password@host:5432/dagster
