@@ -46,7 +46,7 @@ def counts_of(context: Context) -> StatusAnswer:
             folders_failed=0,
             served=served,
             encoder=library.settings.encoder,
-            words=has_words(library.settings.encoder),
+            words=library.settings.words or has_words(library.settings.encoder),
             indexed_at=None,
             rate=0.0,
             eta=None,
@@ -69,7 +69,7 @@ def counts_of(context: Context) -> StatusAnswer:
         folders_failed=len(queries.failed_folders(project.tables)),
         served=served,
         encoder=spec.recipe.encoder,
-        words=has_words(spec.recipe.encoder) and spec.pooling == "mean",
+        words=bool(spec.words) or (has_words(spec.recipe.encoder) and spec.pooling == "mean"),
         indexed_at=queries.last_indexed_at(project.tables, key),
         rate=rate,
         eta=found.pending / rate if rate else None,
@@ -102,7 +102,7 @@ def errors_of(library: Library) -> list[ErrorRow]:
     """
     project = for_reading(library.settings)
     spec = wanted_spec(project)
-    rejected = queries.rejected_tracks(project.tables, spec.recipe.digest) if spec else iter(())
+    rejected = queries.rejects(project.tables, spec) if spec else iter(())
     return [
         ErrorRow(
             path=display_path(one.path),
