@@ -21,6 +21,7 @@ from embed_assets.definitions import build_defs
 from embed_assets.defs.execution import IN_PROCESS
 from embed_assets.defs.host_check import run_settings, spec_tags
 from embed_assets.defs.state import add_keys, range_tags
+from embed_assets.encoders.config import EncoderConfig, VectorConfig
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import WORDS, IndexSpec, track_id
 from embed_assets.index import promotion
@@ -159,6 +160,16 @@ def beside(world: LiveProject, small_mulan: Path) -> LiveProject:
     shutil.copytree(cache, world.home / "models", ignore=shutil.ignore_patterns(".*", "*.tmp"))
     world.settings |= {"EMBED_WORDS_MODEL": str(small_mulan), "EMBED_DEVICE": "cpu"}
     return world
+
+
+def test_an_encoder_that_knows_words_itself_needs_no_other(small_mulan: Path) -> None:
+    mulan = EncoderConfig(NAME, str(small_mulan), "cpu", small_mulan.parent / "cache")
+    itself = VectorConfig(mulan, 10.0, 3, "mean", words=mulan)
+    assert (itself.spec().words, itself.encoders()) == (None, (mulan,))
+    wider = replace(itself, pooling="enriched")
+    spec = wider.spec()
+    assert [one.pooling for one in spec.every_collection] == ["enriched", "mean"]
+    assert wider.passes(spec) == ((spec.recipe, mulan),), "the same vectors serve for both"
 
 
 def run(world: LiveProject, *folders: str, tags: dict[str, str] | None = None) -> Any:

@@ -245,8 +245,6 @@ def _index(settings: Settings, project: Project) -> str:
     for one, diff in list(zip(there, every, strict=True))[1:]:
         found += f", {diff.rows} {'of parts' if one.rows == PARTS else 'for `find`'}"
     found += ", matching the tables"
-    if (beside := spec.words_spec) and words != beside.collection:
-        found += f"; {words or 'none'} is served for `find`, not yet {beside.collection}"
     missing = (
         collection_registry.unfinished(project.tables, project.uri, one)
         for one in spec.every_collection
@@ -254,6 +252,8 @@ def _index(settings: Settings, project: Project) -> str:
     waiting = max(every[0].waiting, *missing)
     if waiting:
         found += f" except for {waiting} folders that are not indexed yet"
+    if (beside := spec.words_spec) and words != beside.collection:
+        found += f"; `find` uses {words or 'none'}, not yet {beside.collection}"
     if served == spec.collection:
         return f"{found}, served"
     known = collection_registry.known(project.tables, project.uri).get(spec.collection)
