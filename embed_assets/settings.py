@@ -6,6 +6,7 @@ which never reads configuration.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from contextlib import suppress
@@ -149,6 +150,12 @@ class Settings(BaseSettings):
         description="Most folders in a run. Runs of an import also end after ten minutes of work."
         " On a GPU the default is 1024.",
     )
+    run_tags: str = Field(
+        "",
+        description="Tags of the runs that embed, as a JSON object. With several machines they say"
+        " what such a run needs of one, e.g. `dagster-k8s/config` or `dagster-ray/config`"
+        " (docs/cluster.md).",
+    )
     http: str = Field(
         "",
         description="`host:port` at which `embed-assets up` also answers queries over HTTP, e.g."
@@ -259,6 +266,17 @@ class Settings(BaseSettings):
             raise ValueError("must be auto, cpu, cuda, cuda:N, mps or openvino:GPU")
         return value
 
+    @field_validator("run_tags")
+    @classmethod
+    def _a_json_object(cls, value: str) -> str:
+        try:
+            tags = json.loads(value or "{}")
+        except ValueError as e:
+            raise ValueError(f"is not JSON: {e}") from None
+        if not isinstance(tags, dict):
+            raise ValueError('must be a JSON object: {"name of a tag": its value}')
+        return value
+
     @field_validator("http")
     @classmethod
     def _an_address(cls, value: str) -> str:
@@ -347,6 +365,12 @@ class Settings(BaseSettings):
         if not self.tables:
             return None
         return PostgresAddress(self.tables, self.tables_password, self.tables_password_file)
+
+    @property
+    def tags_of_runs(self) -> dict[str, str]:
+        """EMBED_RUN_TAGS as Dagster keeps tags: a value that is no text is JSON."""
+        tags = json.loads(self.run_tags or "{}")
+        return {k: v if isinstance(v, str) else json.dumps(v) for k, v in tags.items()}
 
     @property
     def vectors_cache_bytes(self) -> int:
