@@ -25,7 +25,9 @@ _LOGINS = {
 }
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
 _PASSING = frozenset({"408", "409", "429", "RequestTimeout", "SlowDown", "InternalError"})
-_WITHOUT_LOGIN = re.compile(r"169\.254\.|metadata\.google|InstanceCredentials|NoCredentials")
+_WITHOUT_LOGIN = re.compile(
+    r"169\.254\.|/latest/(api/token|meta-data)|/computeMetadata/|/metadata/identity"
+)
 
 
 def endpoint(kind: str) -> str:
