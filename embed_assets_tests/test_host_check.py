@@ -2,6 +2,8 @@
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run_iterator
 
 from embed_assets.definitions import build_defs, library_job
 from embed_assets.defs.execution import IN_PROCESS
@@ -140,3 +142,20 @@ def test_an_old_run_that_somebody_executes_again_is_not_canceled_in_the_queue(wo
         instance.report_dagster_event(dg.DagsterEvent(event, "bring_in_step"), again.run_id)
         cancel_outdated(instance, index)
         assert instance.get_run_by_id(again.run_id).status == dg.DagsterRunStatus.QUEUED
+
+
+def test_a_run_that_was_failed_while_its_host_stood_still_does_nothing_more(world):
+    world.album("Album", 1)
+    job = build_defs(world.made_settings()).resolve_job_def("bring_in_step")
+    with world.instance() as instance:
+        add_keys(instance, ["Album"])
+        tags = range_tags(["Album"]) | tags_of(instance, world)
+        run = instance.create_run_for_job(job, tags=tags, run_config=IN_PROCESS)
+        for event in execute_run_iterator(InMemoryJob(job), run, instance):
+            if event.is_step_success and event.step_key == "track_manifest":
+                instance.report_run_failed(run, "its host does not answer")
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+        failures = instance.all_logs(run.run_id, {dg.DagsterEventType.STEP_FAILURE})
+    said = failures[0].dagster_event.step_failure_data.user_failure_data.description
+    assert "this run was ended (FAILURE) while this host" in said
+    assert not world.embedded_runs()

@@ -104,7 +104,7 @@ def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
 def is_fast(item: pytest.Item) -> bool:
     """Whether a test belongs to the fast tier; a new one does unless it has a slow fixture."""
     name = getattr(item, "originalname", item.name)
-    not_fast = ("stress", "bench", "browser")
+    not_fast = ("stress", "bench", "browser", "cluster")
     if any(item.get_closest_marker(mark) for mark in not_fast) or name in SLOW:
         return False
     return name in FAST or SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))

@@ -6,9 +6,9 @@ import json
 from importlib import resources
 
 STEPS = """\
-1. On each machine, the UI's included: the same version of embed_assets with the extra `cluster`,
-   `pip install 'dagster-ray==0.4.8' 'ray[default]==2.60.*'`, the command `dagster` on the PATH,
-   and in the environment of `ray start` and of `up`:
+1. On each machine, the UI's included: the same Python, the same version of embed_assets with the
+   extra `cluster`, the commands `dagster` and `ray` on the PATH, and in the environment of
+   `ray start` and of `up`:
        EMBED_LIBRARY=...               the music, mounted anywhere
        EMBED_HOME=...                  weights and caches, a folder of its own on each machine
        EMBED_TABLES=postgresql://...   the tables: SQLite belongs to one machine
@@ -26,6 +26,7 @@ STEPS = """\
                              dagster instance concurrency set milvus 1
 5. On each machine:          embed-assets doctor
 6. On the UI's machine:      embed-assets up
+docs/ray.md has each step in detail.
 """
 
 

@@ -52,7 +52,7 @@ def obstore() -> Any:
     except ImportError:
         raise ConfigurationError(
             "EMBED_VECTORS names an object store, and obstore is not installed: run `pip install"
-            " 'embed_assets[cluster]'`"
+            " 'embed_assets[shared]'`"
         ) from None
     return obstore
 
