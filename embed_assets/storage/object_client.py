@@ -29,7 +29,14 @@ Otherwise a step would wait for each of its tracks.
 
 
 class Missing(Exception):
-    """There is no such object."""
+    """There is no such object.
+
+    `is_certain`: the answer is that of an object store, and not of any web server.
+    """
+
+    def __init__(self, *, is_certain: bool) -> None:
+        super().__init__()
+        self.is_certain = is_certain
 
 
 class AlreadyThere(Exception):
@@ -66,10 +73,18 @@ class Server:
     said: str = ""
 
 
-def call(address: str, doing: str, function: Callable[..., R], *args: Any, **how: Any) -> R:
+def call(
+    address: str,
+    doing: str,
+    function: Callable[..., R],
+    *args: Any,
+    may_be_missing: bool = False,
+    **how: Any,
+) -> R:
     """`function(client, *args, **how)`, with the client of an address.
 
-    `doing`: what this does, for messages, e.g. `read x.npy`.
+    `doing`: what this does, for messages, e.g. `read x.npy`. `may_be_missing`: raise Missing if
+    there is no such object.
 
     Raises:
         Missing, AlreadyThere, NotSupported: the caller knows what to do.
@@ -88,8 +103,8 @@ def call(address: str, doing: str, function: Callable[..., R], *args: Any, **how
         problem = NotSupported()
     except (errors.BaseError, OSError, ValueError) as error:
         problem = object_errors.problem_of(doing, address, error)
-        if isinstance(error, FileNotFoundError) and not object_errors.is_missing_bucket(error):
-            problem = Missing()
+        if may_be_missing and object_errors.is_missing_object(error):
+            problem = Missing(is_certain=object_errors.is_certain(error))
         elif how.get("mode") == "create" and object_errors.is_not_implemented(error):
             problem = NotSupported()
         elif isinstance(problem, TransientError):

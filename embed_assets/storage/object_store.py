@@ -100,7 +100,9 @@ class ObjectStore:
         """See `Store`; a request."""
         name = entry_name(recipe_digest, audio_hash)
         try:
-            return bool(self._call(f"look for {name}", obstore().head, name)["size"])
+            return bool(
+                self._call(f"look for {name}", obstore().head, name, may_be_missing=True)["size"]
+            )
         except Missing:
             return False
 
@@ -118,12 +120,12 @@ class ObjectStore:
         for begin in range(0, len(names), NAMES_PER_CALL):
             some = names[begin : begin + NAMES_PER_CALL]
             try:
-                self._call(f"delete {some[0]}", obstore().delete, some)
+                self._delete(some)
             except Missing:
                 # Some stores stop at one that is gone already.
                 for name in some:
                     with suppress(Missing):
-                        self._call(f"delete {name}", obstore().delete, name)
+                        self._delete([name])
 
     def recipes(self) -> Iterator[RecipeDigest]:
         """See `Store`."""
@@ -161,7 +163,7 @@ class ObjectStore:
         probes = [name for name in old if name.startswith(PROBE_NAME)]
         for name in probes:
             with suppress(Missing):
-                self._call(f"delete {name}", obstore().delete, name)
+                self._delete([name])
         return len(probes)
 
     def check(self) -> str:
@@ -193,7 +195,7 @@ class ObjectStore:
             yield name
         finally:
             with suppress(Missing):
-                self._call(f"delete {name}", obstore().delete, name)
+                self._delete([name])
 
     def _create(self, name: str, raw: bytes) -> bool:
         """Put an object if there is none; returns whether there was none.
@@ -224,7 +226,9 @@ class ObjectStore:
                     return unpack(copy)
         try:
             raw = self._get(name)
-        except Missing:
+        except Missing as missing:
+            if not missing.is_certain:
+                next(self.recipes(), None)
             raise VectorsLost(
                 f"no vectors at {self.where}/{name}: embed this audio again"
             ) from None
@@ -242,7 +246,10 @@ class ObjectStore:
         def get(client: Any, name: str) -> bytes:
             return bytes(obstore().get(client, name).bytes())
 
-        return self._call(f"read {name}", get, name)
+        return self._call(f"read {name}", get, name, may_be_missing=True)
+
+    def _delete(self, names: list[str]) -> None:
+        self._call(f"delete {names[0]}", obstore().delete, names, may_be_missing=True)
 
     def _next(self, name: str, pages: Any) -> Any:
         return self._call(f"list {name}", lambda _: next(pages, None))
