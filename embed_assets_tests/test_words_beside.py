@@ -276,7 +276,7 @@ def test_switched_off_it_is_no_longer_asked_and_what_it_made_can_go(beside: Live
     assert [c["name"] for c in json.loads(done.stdout)] == [project.spec().collection]
     swept = gc(world.made_settings(), dry_run=False, older_than=0.0)
     assert swept.recipes_in_use == [project.spec().recipe.digest]
-    assert not list(project.store.hashes(words.recipe.digest))
+    assert not list(project.store.entries(words.recipe.digest))
     assert len(ea.Library(world.made_settings()).similar("Album/01.ogg")) == 1
 
 
