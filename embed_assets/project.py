@@ -13,11 +13,14 @@ from embed_assets.identity import IndexSpec
 from embed_assets.index.backend import Backend, backend_of
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.settings import Settings
+from embed_assets.storage.folder_store import FolderStore
+from embed_assets.storage.object_store import ObjectStore
 from embed_assets.storage.postgres_address import PostgresAddress
 from embed_assets.storage.postgres_database import PostgresDatabase
 from embed_assets.storage.sqlite_database import SqliteDatabase
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
+from embed_assets.storage.vectors_address import is_folder
 
 
 def tables_in(home: Path, address: PostgresAddress | None = None) -> Tables:
@@ -25,9 +28,16 @@ def tables_in(home: Path, address: PostgresAddress | None = None) -> Tables:
     return Tables(PostgresDatabase(address) if address else SqliteDatabase(home / "tables.sqlite"))
 
 
-def store_in(home: Path) -> Store:
-    """The store of window vectors of an EMBED_HOME."""
-    return Store(home / "vectors")
+def store_in(home: Path, address: str = "", cache_bytes: int = 0) -> Store:
+    """The store of window vectors at an address in normal form, or else that of an EMBED_HOME.
+
+    `cache_bytes`: how much of the disk copies of an object store may take.
+    """
+    if not address:
+        return FolderStore(home / "vectors")
+    if is_folder(address):
+        return FolderStore(Path(address), home)
+    return ObjectStore(address, home, cache_bytes)
 
 
 FOLDERS_PER_GPU_RUN = 1024
@@ -76,7 +86,7 @@ class Project:
         return cls(
             library=MusicFolder(settings.library),
             tables=tables_in(settings.home, settings.tables_address),
-            store=store_in(settings.home),
+            store=store_in(settings.home, settings.vectors, settings.vectors_cache_bytes),
             vectors=vectors_of(settings),
             uri=settings.index_uri,
             token=settings.milvus_token or None,

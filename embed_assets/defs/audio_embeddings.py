@@ -9,6 +9,7 @@ import dagster as dg
 
 from embed_assets.defs.canary import check_before_embedding
 from embed_assets.defs.checks import READABLE, every_track_readable
+from embed_assets.defs.dead_runs import refuse_ended_run
 from embed_assets.defs.execution import (
     GPU_POOL,
     RETRIES,
@@ -98,6 +99,7 @@ def audio_embeddings(
     milvus: MilvusResource,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster wants the bare class
     """Embed the tracks without vectors, in each folder of the run."""
+    refuse_ended_run(context)
     refuse_other_host(context, library, state, encoder, milvus)
     music, tables, store = library.library(), state.tables(), state.store()
     vectors = encoder.vectors()

@@ -133,15 +133,23 @@ def _metadata(report: Report) -> Mapping[str, Any]:
     }
 
 
-CANARY_JOB = dg.define_asset_job(
-    "canary",
-    selection=dg.AssetSelection.checks(vectors_reproducible),
-    description="Embed a few tracks again and compare their vectors with the stored ones",
-)
+CANARY_JOB = "canary"
+"""Name of the job of `canary_job`."""
+
+
+def canary_job(tags: Mapping[str, str]) -> Any:
+    """The job of the check; its runs have these tags, as those that embed."""
+    return dg.define_asset_job(
+        CANARY_JOB,
+        selection=dg.AssetSelection.checks(vectors_reproducible),
+        tags=tags,
+        description="Embed a few tracks again and compare their vectors with the stored ones",
+    )
+
 
 CANARY_SCHEDULE = dg.ScheduleDefinition(
     name="daily_canary",
-    job=CANARY_JOB,
+    job_name=CANARY_JOB,
     cron_schedule="53 2 * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )

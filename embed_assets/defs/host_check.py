@@ -46,6 +46,7 @@ NAMES = {
     "words_weights": "the digest of the weights (EMBED_WORDS_MODEL)",
     "uri": "EMBED_MILVUS_URI (with EMBED_MILVUS_DATABASE)",
     "tables": "EMBED_TABLES (empty: in EMBED_HOME)",
+    "vectors": "EMBED_VECTORS (empty: in EMBED_HOME)",
 }
 """What a person can change to make two hosts alike; the rest is the version of embed_assets."""
 
@@ -53,7 +54,11 @@ NAMES = {
 def run_settings(index: IndexContext) -> dict[str, Any]:
     """All settings that decide vectors, rows and where they go, with the version of the code."""
     plain = index.spec.as_json()
-    places = {"uri": index.uri, "tables": index.tables.database.place}
+    places = {
+        "uri": index.uri,
+        "tables": index.tables.database.place,
+        "vectors": index.store.address,
+    }
     values = {**plain.pop("recipe"), **plain, **places}
     if words := plain.get("words"):
         values |= {"words": True, "words_weights": words["weights"], "words_recipe": words}

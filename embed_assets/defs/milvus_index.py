@@ -9,6 +9,7 @@ from embed_assets.defs.audio_embeddings import audio_embeddings
 from embed_assets.defs.checks import describe_status, evaluation_of
 from embed_assets.defs.dagster_compat.batches import store_materializations
 from embed_assets.defs.dagster_compat.runs import VERSION_TAG
+from embed_assets.defs.dead_runs import refuse_ended_run
 from embed_assets.defs.execution import MILVUS_POOL, RETRIES, no_retry_on_interrupt
 from embed_assets.defs.host_check import refuse_other_host
 from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
@@ -75,6 +76,7 @@ def milvus_index(
     milvus: MilvusResource,
 ) -> Iterator[dg.DagsterEvent]:
     """Index each folder of the run; a folder is reported after it was read back."""
+    refuse_ended_run(context)
     refuse_other_host(context, library, state, encoder, milvus)
     music, tables = library.library(), state.tables()
     stage = context.asset_key.path[-1]
@@ -101,6 +103,7 @@ def milvus_index(
                 yield from store_materializations(context, made)
                 for one in made:
                     todo.pop(one.partition)
+                refuse_ended_run(context)
             mirror_to_served(client, index, paths)
             status = promote_if_ready(client, index)
             if any(one.moved or one.why for one in status.each):

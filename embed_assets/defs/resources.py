@@ -40,9 +40,11 @@ class LibraryResource(dg.ConfigurableResource[Any]):
 
 
 class StateResource(dg.ConfigurableResource[Any]):
-    """The state beside the Dagster instance: in EMBED_HOME, or the tables in PostgreSQL."""
+    """The state beside the Dagster instance: in EMBED_HOME, or where the settings say."""
 
     home: str
+    vectors: str = ""
+    vectors_cache_bytes: int = 0
     tables_address: str = ""
     tables_password: str = ""
     tables_password_file: str = ""
@@ -57,7 +59,7 @@ class StateResource(dg.ConfigurableResource[Any]):
 
     def store(self) -> Store:
         """The store of window vectors."""
-        return store_in(Path(self.home))
+        return store_in(Path(self.home), self.vectors, self.vectors_cache_bytes)
 
 
 class EncoderResource(dg.ConfigurableResource[Any]):
@@ -133,6 +135,8 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
         ),
         "state": StateResource(
             home=str(settings.home),
+            vectors=settings.vectors,
+            vectors_cache_bytes=settings.vectors_cache_bytes,
             tables_address=settings.tables,
             tables_password=(
                 dg.EnvVar("EMBED_TABLES_PASSWORD") if settings.tables_password else ""

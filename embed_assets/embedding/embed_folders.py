@@ -108,7 +108,7 @@ def _asking(before_first: Callable[[], None], jobs: Iterable[Job]) -> Iterator[J
 
 
 def _is_stored(job: Job) -> bool:
-    return Store(job.store).has(job.recipe.digest, job.track.audio)
+    return job.store.has(job.recipe.digest, job.track.audio)
 
 
 @dataclass
@@ -198,7 +198,7 @@ class _UnderWay:
                     local_path(context.library.root or "", track.path),
                     context.recipe,
                     context.choice,
-                    context.store.root,
+                    context.store,
                     context.run_id,
                     context.force or track.track_id in folder.asked,
                 )
@@ -244,10 +244,10 @@ def more_seconds(job: Job) -> float:
 
 
 def _forget_lost(tables: Tables, store: Store, folder: FolderId, recipe: Recipe) -> None:
-    """Forget embeddings whose vectors are missing in the store, so that they are embedded again."""
-    for track, _ in list(tables.indexable(folder, recipe.digest)):
-        if not store.has(recipe.digest, track.audio):
-            tables.forget_embedding(recipe.digest, track.audio)
+    """Forget embeddings whose vectors are known to be lost, so that they are embedded again."""
+    embedded = [track.audio for track, _ in tables.indexable(folder, recipe.digest)]
+    for audio_hash in store.known_lost(recipe.digest, embedded):
+        tables.forget_embedding(recipe.digest, audio_hash)
 
 
 def _rejected(job: Job, error: TrackRejected) -> Embedding:

@@ -32,7 +32,8 @@ from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project, for_reading
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, queries
-from embed_assets.storage.vector_store import VectorsLost
+from embed_assets.storage.vector_store import VectorsLost, Wanted
+from embed_assets.storage.vectors_address import is_folder
 
 FREE_BYTES = 1 << 30
 BUSY_SECONDS = 5.0
@@ -176,7 +177,9 @@ def _home(settings: Settings, project: Project) -> str:
         raise ConfigurationError(
             f"EMBED_HOME={settings.home} is not writable: change its owner or permissions"
         )
-    parts = [settings.instance_home, project.store.root, Path(project.uri)]
+    parts = [settings.instance_home, settings.home / "vectors", Path(project.uri)]
+    if is_folder(settings.vectors):
+        parts.append(Path(settings.vectors or folder))
     for part in (folder, *(p for p in parts if p.exists())):
         free = shutil.disk_usage(part).free
         if free < FREE_BYTES:
@@ -284,17 +287,20 @@ def _vectors(project: Project, *, deep: bool) -> str:
     if not deep and len(hashes) > SAMPLE:
         hashes = random.sample(hashes, SAMPLE)
     lost = []
-    for recipe, audio_hash in hashes:
-        try:
-            project.store.read(recipe, audio_hash)
-        except VectorsLost:
-            lost.append(tracks[recipe, audio_hash])
+    for recipe in recipes:
+        some = [audio_hash for of, audio_hash in hashes if of == recipe]
+        found = project.store.read_many(recipe, map(Wanted, some))
+        for audio_hash, windows in zip(some, found, strict=True):
+            if isinstance(windows, VectorsLost):
+                lost.append(tracks[recipe, audio_hash])
+            elif isinstance(windows, TransientError):
+                raise windows
     if lost:
         folder = display_path(lost[0].rpartition(b"/")[0])
         raise TransientError(
-            f"{len(lost)} of {len(hashes)} stored vectors are missing or damaged (first:"
-            f" {display_path(lost[0])!r}): check the disk, then run `embed-assets retry"
-            f" {folder!r}` to embed them again"
+            f"{len(lost)} of {len(hashes)} vectors stored in {project.store.where} are missing or"
+            f" damaged (first: {display_path(lost[0])!r}): check the disk, then run `embed-assets"
+            f" retry {folder!r}` to embed them again"
         )
     more = "" if deep or len(hashes) == len(tracks) else f" of {len(tracks)}; --deep reads all"
     return f"{len(hashes)} stored vectors read, none damaged{more}"
