@@ -166,8 +166,8 @@ def _may_pass(outcome: object) -> TypeGuard[Exception]:
 
 def _of_words(metadata: dict[str, Any]) -> dict[str, Any]:
     """What the metadata of a folder says of its vectors for `find`."""
-    names = ("embedded", "reused", "rejected", "rejects", "seconds", "engine", "engine_warning")
-    names += ("failed",)
+    counts = ("embedded", "reused", "rejected", "rejects", "failed")
+    names = (*counts, "seconds", "engine", "engine_warning")
     return {f"words_{name}": metadata[name] for name in names if name in metadata}
 
 
