@@ -6,7 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from embed_assets.context import IndexContext
-from embed_assets.encoders.config import EncoderConfig
+from embed_assets.encoders.cards import OF_WORDS
+from embed_assets.encoders.config import EncoderConfig, VectorConfig
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec
 from embed_assets.index.backend import Backend, backend_of
@@ -49,9 +50,23 @@ In runs of this size that is a small part; larger ones would gain little.
 def fitted(settings: Settings) -> Settings:
     """The settings, with a run size that suits this machine unless one is set."""
     chosen = "folders_per_run" in settings.model_fields_set
-    if chosen or not Project.of(settings).choice.uses_nvidia():
+    if chosen or not any(one.uses_nvidia() for one in vectors_of(settings).encoders()):
         return settings
     return settings.model_copy(update={"folders_per_run": FOLDERS_PER_GPU_RUN})
+
+
+def vectors_of(settings: Settings) -> VectorConfig:
+    """Which vectors the settings ask for."""
+    device, cache = settings.device, settings.model_cache
+    words = EncoderConfig(OF_WORDS.name, settings.words_model, device, cache)
+    return VectorConfig(
+        EncoderConfig(settings.encoder, settings.model, device, cache),
+        settings.window_seconds,
+        settings.windows,
+        settings.pooling,
+        settings.parts,
+        words if settings.words else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -61,11 +76,7 @@ class Project:
     library: MusicFolder
     tables: Tables
     store: Store
-    choice: EncoderConfig
-    window_seconds: float
-    windows: int
-    pooling: str
-    parts: bool
+    vectors: VectorConfig
     uri: str
     token: str | None
 
@@ -76,16 +87,15 @@ class Project:
             library=MusicFolder(settings.library),
             tables=tables_in(settings.home, settings.tables_address),
             store=store_in(settings.home, settings.vectors, settings.vectors_cache_bytes),
-            choice=EncoderConfig(
-                settings.encoder, settings.model, settings.device, settings.model_cache
-            ),
-            window_seconds=settings.window_seconds,
-            windows=settings.windows,
-            pooling=settings.pooling,
-            parts=settings.parts,
+            vectors=vectors_of(settings),
             uri=settings.index_uri,
             token=settings.milvus_token or None,
         )
+
+    @property
+    def choice(self) -> EncoderConfig:
+        """The encoder of tracks."""
+        return self.vectors.choice
 
     @property
     def backend(self) -> Backend:
@@ -98,8 +108,7 @@ class Project:
         Raises:
             ConfigurationError: no such encoder, or its weights are not on this machine.
         """
-        recipe = self.choice.recipe(self.window_seconds, self.windows)
-        return IndexSpec(recipe, self.pooling, parts=self.parts)
+        return self.vectors.spec()
 
     def index(self) -> IndexContext:
         """The context of runs over folders; raises the same errors as `spec`."""

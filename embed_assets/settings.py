@@ -82,6 +82,18 @@ class Settings(BaseSettings):
         description="Weights: a Hugging Face id, or a local folder with config.json and"
         f" model.safetensors. Empty: {cards.with_weights()}.",
     )
+    words: bool = Field(
+        default=False,
+        description=f"Also embed with `{cards.OF_WORDS.name}`, into a collection of its own, for"
+        " `embed-assets find`. See docs/words.md for the cost.",
+    )
+    words_model: str = Field(
+        "",
+        validate_default=True,
+        description=f"Weights of `{cards.OF_WORDS.name}` for `EMBED_WORDS`: a Hugging Face id or a"
+        f" local folder. Empty: `EMBED_MODEL` if that is the encoder,"
+        f" else `{cards.OF_WORDS.default_model}`.",
+    )
     device: str = Field(
         "auto",
         description="`auto` (CUDA if available, otherwise the CPU), `cpu`, `cuda`, `cuda:N`, `mps`,"
@@ -239,6 +251,12 @@ class Settings(BaseSettings):
     @classmethod
     def _of_the_encoder(cls, value: str, info: ValidationInfo) -> str:
         return value or cards.default_model(info.data.get("encoder", ""))
+
+    @field_validator("words_model")
+    @classmethod
+    def _of_words(cls, value: str, info: ValidationInfo) -> str:
+        is_encoder = info.data.get("encoder") == cards.OF_WORDS.name
+        return value or (is_encoder and info.data.get("model")) or cards.OF_WORDS.default_model
 
     @field_validator("device")
     @classmethod

@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from embed_assets.api import Library
 from embed_assets.audio.decode import heard_seconds, read_windows
 from embed_assets.audio.windows import WindowPolicy, placed
-from embed_assets.cli import app
+from embed_assets.cli.command_line import app
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.address import is_server
 from embed_assets.operations.collections import collections, drop

@@ -217,7 +217,7 @@ def test_the_next_collection_is_served_with_its_parts_and_back(uri, tmp_path):
             wide.segment_spec.collection,
         }
         assert listed[PARTS.segment_spec.collection].spec == MEAN.segment_spec
-        back = promotion.rollback(client, shelf.tables, uri, wide.collection)
+        back = promotion.rollback(client, shelf.context(wide))
         assert back.served == MEAN.collection
         with pytest.raises(NotFound, match="there is no collection parts_"):
             promote(client, shelf, wide.segment_spec.collection, wide)

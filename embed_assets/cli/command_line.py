@@ -223,8 +223,8 @@ def serve(
     )
 
 
-def main() -> None:
-    """Entry point: our own errors become one line on stderr and an exit code."""
+def run() -> None:
+    """Run a command; our own errors become one line on stderr and an exit code."""
     for sentence in Settings.mistyped():
         terminal.print_note(sentence)
     try:
@@ -232,8 +232,6 @@ def main() -> None:
     except EmbedAssetsError as e:
         terminal.print_note(f"embed-assets: {e}")
         sys.exit(e.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)
     except OSError as e:
         if not is_passing(e):
             raise

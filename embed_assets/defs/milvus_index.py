@@ -64,7 +64,8 @@ COLUMNS = dg.TableSchema(
         "The folder's rows in the Milvus collection behind the alias `tracks`: one row per readable"
         " track. The data version identifies the files and the index spec. New settings fill"
         " another collection, which is served once it is complete and passes its gates. With"
-        " EMBED_PARTS the windows have their own collection."
+        " EMBED_PARTS the windows have their own collection. With EMBED_WORDS there is another one,"
+        " behind the alias `words`, with the vectors for `find`."
     ),
 )
 def milvus_index(
@@ -95,8 +96,8 @@ def milvus_index(
                         todo.pop(key)
                         continue
                     if report.version == DIRTY:
-                        recipe = index.spec.recipe.digest
-                        note_not_ready(music, tables, report.path, recipe, context.run_id)
+                        recipes = index.spec.recipes
+                        note_not_ready(music, tables, report.path, recipes, context.run_id)
                     made.append(_materialization(context, index, report))
                 # Stored before the next batch is asked for, which records the folders of this one.
                 yield from store_materializations(context, made)
@@ -105,7 +106,7 @@ def milvus_index(
                 refuse_ended_run(context)
             mirror_to_served(client, index, paths)
             status = promote_if_ready(client, index)
-            if status.moved or status.why:
+            if any(one.moved or one.why for one in status.each):
                 context.log.info(describe_status(status))
                 context.log_event(evaluation_of(status))
     except EmbedAssetsError as e:
@@ -132,6 +133,7 @@ def _materialization(
             "deleted": report.deleted,
             "unchanged": report.unchanged,
             **({"parts": report.parts} if index.spec.parts else {}),
+            **({"words": report.words} if index.spec.words else {}),
             "collection": index.spec.collection,
             "version": report.version,
         },

@@ -50,7 +50,8 @@ class EmbedResult:
 class EmbedContext:
     """What embedding works with: the library, the encoder, and where vectors are stored.
 
-    `run_id` is recorded with each vector; `force` also embeds tracks that have vectors.
+    `run_id` is recorded with each vector; `force` also embeds tracks that have vectors. `last`: the
+    tracks are not embedded under another recipe afterwards, so that a retry is done.
     """
 
     library: MusicFolder
@@ -60,6 +61,7 @@ class EmbedContext:
     store: Store
     run_id: str = ""
     force: bool = False
+    last: bool = True
 
 
 def embed_folders(
@@ -165,7 +167,7 @@ class _UnderWay:
     def take(self, job: Job, outcome: Done | BaseException) -> Embedding | None:
         """Record the outcome of a track; returns its row, or None if it is to be retried."""
         (first, _), *others = self._claims.pop(job.track.audio)
-        row = _take(first, job, outcome, self.context.tables)
+        row = _take(first, job, outcome, self.context)
         settled = [first]
         if row is None:
             self.unsettled += others
@@ -217,7 +219,7 @@ def _pending(context: EmbedContext, folder: _Folder) -> list[Track]:
 
 
 def _take(
-    folder: _Folder, job: Job, outcome: Done | BaseException, tables: Tables
+    folder: _Folder, job: Job, outcome: Done | BaseException, context: EmbedContext
 ) -> Embedding | None:
     """Record the outcome of a track; None: its folder is retried."""
     if isinstance(outcome, TrackRejected):
@@ -227,7 +229,7 @@ def _take(
         folder.problem = folder.problem or _as_problem(job, outcome)
         return None
     try:
-        tables.put_embeddings([outcome.row])
+        context.tables.put_embeddings([outcome.row], finished=context.last)
     except TransientError as error:
         folder.problem = folder.problem or error
         return None

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 
 from embed_assets.context import IndexContext
 from embed_assets.identity import CollectionName, FolderId, IndexSpec, digest
-from embed_assets.index.collection import ensure, rows_by_folder, served
+from embed_assets.index.collection import ensure, rows_by_folder
+from embed_assets.index.folders import served_beside
 from embed_assets.index.row_kinds import kind_of
 from embed_assets.index.writer import FolderRows, NoVectors, index_folders
 from embed_assets.storage import collection_registry
@@ -48,15 +49,9 @@ def reconcile(client: IndexClient, index: IndexContext) -> dict[CollectionName, 
     differ are marked as not written, so that the next evaluation requests ordinary runs for them.
     """
     spec, tables, uri = index.spec, index.tables, index.uri
-    wanted = spec.collection_specs
-    specs = list(wanted)
-    now = served(client)
-    if now and now != spec.collection:
-        other = collection_registry.spec_of(tables, uri, now, parts=spec.parts)
-        if other is not None and other.row_schema == spec.row_schema:
-            specs += other.collection_specs
+    wanted = spec.every_collection
     found = {}
-    for one in specs:
+    for one in (*wanted, *served_beside(client, index)):
         diff = compare(client, one, tables, uri)
         repair(client, one, tables, uri, diff)
         if one not in wanted:

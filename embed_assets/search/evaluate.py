@@ -258,5 +258,5 @@ def _built_in_specs(project: Project) -> list[IndexSpec]:
     every = collection_registry.known(project.tables, project.uri).values()
     known = [c.spec for c in every if c.spec is not None and c.spec.recipe.encoder == name]
     card = EncoderConfig(name, "", "auto", project.choice.cache)
-    recipe = card.recipe(project.window_seconds, project.windows)
+    recipe = card.recipe(project.vectors.window_seconds, project.vectors.windows)
     return [*reversed(known), IndexSpec(recipe)]
