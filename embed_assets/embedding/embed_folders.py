@@ -229,7 +229,7 @@ def _take(
         folder.problem = folder.problem or _as_problem(job, outcome)
         return None
     try:
-        context.tables.put_embeddings([outcome.row], finished=context.last)
+        context.tables.put_embeddings([outcome.row], finished=context.last, keep=not job.force)
     except TransientError as error:
         folder.problem = folder.problem or error
         return None
