@@ -12,7 +12,17 @@ import typer
 
 from embed_assets.access import DEFAULT_ADDRESS, Address
 from embed_assets.api import Library, open_library
-from embed_assets.cli import cluster, evaluate, index, queries, reports, tables, terminal, words
+from embed_assets.cli import (
+    cluster,
+    evaluate,
+    index,
+    queries,
+    reports,
+    shards,
+    tables,
+    terminal,
+    words,
+)
 from embed_assets.cli.terminal import AsJson
 from embed_assets.errors import EmbedAssetsError, ExitCode, is_passing
 from embed_assets.formats import counted
@@ -167,6 +177,7 @@ def demo() -> None:
 
 index.add_to(app)
 tables.add_to(app)
+shards.add_to(app)
 cluster.add_to(app)
 
 

@@ -170,10 +170,33 @@ class Store:
         return removed
 
 
-def _pack(windows: np.ndarray) -> bytes:
+def to_npy(windows: np.ndarray) -> bytes:
+    """A standard .npy file of float32 [n_windows, S, dim]."""
     buffer = io.BytesIO()
     np.lib.format.write_array(buffer, np.ascontiguousarray(windows, dtype="<f4"), version=(1, 0))
-    raw = buffer.getvalue()
+    return buffer.getvalue()
+
+
+def from_npy(raw: bytes | memoryview) -> np.ndarray:
+    """The windows of a standard .npy file: float32 [n_windows, S, dim], finite, read-only.
+
+    Raises ValueError, saying what is wrong, for anything else; never unpickles, and takes no more
+    memory than `raw`.
+    """
+    if len(raw) < _HEADER_START + 2:
+        raise ValueError(f"only {len(raw)} bytes")
+    start = _HEADER_START + 2 + int.from_bytes(raw[_HEADER_START : _HEADER_START + 2], "little")
+    shape = _shape(bytes(raw[:start]))
+    if len(raw) - start != 4 * math.prod(shape):
+        raise ValueError("its length differs")
+    array = np.frombuffer(raw, dtype="<f4", count=math.prod(shape), offset=start).reshape(shape)
+    if not np.isfinite(array).all():
+        raise ValueError("it contains NaN or infinity")
+    return array
+
+
+def _pack(windows: np.ndarray) -> bytes:
+    raw = to_npy(windows)
     return raw + _MAGIC + zlib.crc32(raw).to_bytes(4, "little")
 
 
@@ -183,16 +206,10 @@ def _unpack(raw: bytes) -> np.ndarray:
     end = len(raw) - _FOOTER
     if raw[end:-4] != _MAGIC:
         raise ValueError("its end is missing")
-    if zlib.crc32(memoryview(raw)[:end]) != int.from_bytes(raw[-4:], "little"):
+    content = memoryview(raw)[:end]
+    if zlib.crc32(content) != int.from_bytes(raw[-4:], "little"):
         raise ValueError("its checksum differs")
-    start = _HEADER_START + 2 + int.from_bytes(raw[_HEADER_START : _HEADER_START + 2], "little")
-    shape = _shape(raw[:start])
-    if end - start != 4 * math.prod(shape):
-        raise ValueError("its length differs")
-    array = np.frombuffer(raw, dtype="<f4", count=math.prod(shape), offset=start).reshape(shape)
-    if not np.isfinite(array).all():
-        raise ValueError("it contains NaN or infinity")
-    return array
+    return from_npy(content)
 
 
 @lru_cache(maxsize=256)
