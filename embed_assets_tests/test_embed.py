@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,7 @@ from embed_assets.library.manifest import MusicFolder, scan_folder
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
 from embed_assets.workers import Pool, open_pool
+from embed_assets_tests.embedded import Here
 from embed_assets_tests.encoded import silent_flac
 from embed_assets_tests.synth import write_track
 
@@ -65,6 +67,24 @@ def test_audio_that_several_folders_hold_is_embedded_once(library, pool, tmp_pat
     again, rows = embed(library, pool, tmp_path)
     assert [counts(again[p]) for p in PATHS] == [(0, 2, 0)] * 3
     assert rows == []
+
+
+class OneAhead(Here):
+    """Takes the next task before it does one, as a pool of processes does."""
+
+    def run(self, function, items):
+        items = iter(items)
+        waiting = list(islice(items, 1))
+        for item in items:
+            yield waiting[0], function(waiting[0])
+            waiting = [item]
+        yield from ((item, function(item)) for item in waiting)
+
+
+def test_the_next_folder_keeps_what_is_noted_of_audio_that_was_just_embedded(library, tmp_path):
+    outcomes, rows = embed(library, OneAhead(), tmp_path)
+    assert [counts(outcomes[p]) for p in PATHS] == [(2, 0, 0), (1, 1, 0), (1, 1, 0)]
+    assert {(row.engine, row.note) for row in rows} == {("numpy", "")}
 
 
 def test_what_changed_in_one_folder_is_had_from_another_that_holds_the_same(

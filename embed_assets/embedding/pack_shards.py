@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,6 +71,8 @@ class Packer:
         self._pending: dict[AudioHash, Embedding] = {}
         self._bytes = 0
         self._packed_at = time.monotonic()
+        self._thread = ThreadPoolExecutor(1)
+        self._packing: tuple[Future[None], dict[AudioHash, Embedding]] | None = None
 
     def resume(self, note: Callable[[str], None]) -> None:
         """Find out what the folder has already; `note` gets a line for each shard that is damaged.
@@ -117,18 +120,40 @@ class Packer:
         self._put_missing(Embedding(digest, h, note=AT_HOME) for h in new)
 
     def add(self, row: Embedding) -> None:
-        """Take a finished embedding, or a rejection; writes a shard if there is enough for one."""
+        """Take a finished embedding, or a rejection; writes a shard if there is enough for one.
+
+        It is written in a thread, as a GPU would wait for it.
+        """
         self._add(row)
         full = len(self._pending) >= MOST_TRACKS or self._bytes >= MOST_BYTES
         if full or time.monotonic() - self._packed_at >= PACK_SECONDS:
-            self.pack()
+            self._begin_to_pack()
 
     def pack(self) -> None:
-        """Write what was added as a shard, if there is anything."""
+        """Write what was added as a shard, if there is anything; returns when it is on the disk."""
+        self._begin_to_pack()
+        self._end_packing()
+
+    def _begin_to_pack(self) -> None:
+        self._end_packing()
         self._packed_at = time.monotonic()
-        rows, self._pending, self._bytes = list(self._pending.values()), {}, 0
-        if not rows:
+        rows = self._pending
+        if rows:
+            self._pending, self._bytes = {}, 0
+            self._packing = self._thread.submit(self._write, list(rows.values())), rows
+
+    def _end_packing(self) -> None:
+        """Wait until the last shard is written; if that fails, its rows are pending again."""
+        if self._packing is None:
             return
+        (future, rows), self._packing = self._packing, None
+        try:
+            future.result()
+        except BaseException:
+            self._pending = rows | self._pending
+            raise
+
+    def _write(self, rows: list[Embedding]) -> None:
         durations = shard_rows.durations(self.tables, [row.audio_hash for row in rows])
         clips = clips_of(self.store, self.recipe.digest)
         contents = Contents(self.recipe, self.origin, rows, durations, clips, self.store)

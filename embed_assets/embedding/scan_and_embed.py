@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from embed_assets.embedding.canary.check import require_same_vectors
 from embed_assets.embedding.decode_ahead import DecodeAhead
 from embed_assets.embedding.embed_folders import EmbedContext, EmbedResult, embed_folders
-from embed_assets.errors import LibraryUnavailable, TransientError
-from embed_assets.identity import display_path, folder_id
+from embed_assets.errors import LibraryUnavailable
+from embed_assets.identity import folder_id
 from embed_assets.library.manifest import scan_folder
 from embed_assets.library.walk import Folder, library_in_a_run
 from embed_assets.storage.records import Embedding
@@ -87,11 +87,6 @@ class _Scanning:
 
     def _scan(self, folder: Folder) -> BaseException | None:
         library, tables = self.context.library, self.context.tables
-        if folder.digest is None:
-            return TransientError(
-                f"{display_path(folder.path)}: the folder cannot be read: {folder.error}; check its"
-                " permissions and the disk"
-            )
         if tables.digest(folder_id(library.name, folder.path)) == folder.digest:
             return None
         try:

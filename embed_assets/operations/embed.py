@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import os
 import platform
-import signal
-import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
-from contextlib import closing, contextmanager
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -22,7 +20,6 @@ from embed_assets.embedding.embed_folders import EmbedContext, EmbedResult
 from embed_assets.embedding.pack_shards import Packer, WorkStore
 from embed_assets.embedding.scan_and_embed import scan_and_embed
 from embed_assets.errors import (
-    AlreadyRunning,
     ConfigurationError,
     FolderChanged,
     LibraryUnavailable,
@@ -35,15 +32,13 @@ from embed_assets.library.walk import Folder, require_library, walk
 from embed_assets.operations.known_audio import read_known
 from embed_assets.operations.ready import ready
 from embed_assets.operations.sync_progress import SAY_SECONDS
+from embed_assets.operations.work_folder import stopped_by_sigterm, work_folder
 from embed_assets.project import Project, store_in, tables_in
 from embed_assets.settings import Settings
 from embed_assets.storage import queries
 from embed_assets.storage.records import Embedding
 from embed_assets.storage.shard_manifest import Origin
 from embed_assets.workers import cpu_count, open_pool
-
-WORK = "work"
-"""The folder beside the shards."""
 
 PAUSES = (0.0, 2.0, 10.0)
 """Seconds before each try of folders that failed for a temporary reason."""
@@ -118,7 +113,7 @@ def embed_into(
     recipe = project.spec().recipe
     left_out = read_known(known, recipe) if known else []
     found = _chosen(root, folders)
-    with _work_folder(into) as work, _stopped_by_sigterm():
+    with work_folder(into) as work, stopped_by_sigterm():
         tables = tables_in(work)
         store = WorkStore(store_in(work).root)
         origin = Origin(host=platform.node(), environment=environment(settings.device))
@@ -147,24 +142,21 @@ def _embed_all(
 ) -> None:
     if notice := context.choice.first_load_notice():
         progress(notice)
-    report = _Progress(result, progress)
-    left = {folder.path: folder for folder in folders}
-    problems: dict[bytes, str] = {}
+    report = _Progress(result.tracks, progress)
+    problems = {f.path: _unreadable(f) for f in folders if f.digest is None}
+    left = {f.path: f for f in folders if f.path not in problems}
 
     def on_track(row: Embedding) -> None:
         packer.add(row)
-        report.count(row)
+        report.add(row)
 
     for failed_tries, pause in enumerate(PAUSES):
-        if not left:
-            break
         time.sleep(pause)
         try:
             for path, outcome in _outcomes(context, list(left.values()), on_track, failed_tries):
                 if isinstance(outcome, EmbedResult):
                     del left[path]
-                    _count(context, path, outcome, result)
-                    report.done(result)
+                    report.done(_with_vectors(context, path))
                     continue
                 if isinstance(outcome, FolderChanged):
                     context.tables.mark_dirty(folder_id(context.library.name, path))
@@ -173,7 +165,17 @@ def _embed_all(
             if failed_tries == len(PAUSES) - 1:
                 raise
             progress(str(error))
-    _list_problems(context, folders, left, problems, result)
+        if not left:
+            break
+    not_done = [f.path for f in folders if f.digest is None or f.path in left]
+    result.embedded = report.embedded
+    there = report.with_vectors + sum(_with_vectors(context, path) for path in left)
+    result.reused = there - report.embedded
+    _list_problems(context, folders, not_done, problems, result)
+
+
+def _unreadable(folder: Folder) -> str:
+    return f"it cannot be read: {folder.error}; check its permissions and the disk"
 
 
 def _outcomes(
@@ -197,11 +199,10 @@ def _outcomes(
             yield path, outcome
 
 
-def _count(context: EmbedContext, path: bytes, done: EmbedResult, result: EmbedIntoResult) -> None:
+def _with_vectors(context: EmbedContext, path: bytes) -> int:
+    """Tracks of a folder that have vectors."""
     folder = folder_id(context.library.name, path)
-    total = context.tables.folder_totals(folder, context.recipe.digest)
-    result.embedded += done.embedded
-    result.reused += total.embedded - done.embedded
+    return context.tables.folder_totals(folder, context.recipe.digest).embedded
 
 
 def _list_problems(
@@ -226,31 +227,37 @@ def _list_problems(
 class _Progress:
     """Prints a line now and then, as `sync` does."""
 
-    def __init__(self, result: EmbedIntoResult, progress: Callable[[str], None]) -> None:
-        self.files, self.progress = result.tracks, progress
+    def __init__(self, files: int, progress: Callable[[str], None]) -> None:
+        self.files, self.progress = files, progress
         self.began = self.said = time.monotonic()
-        self.now = self.rejected = self.before = 0
+        self.embedded = self.rejected = 0
+        """Since it began."""
+        self.with_vectors = 0
+        """Of the folders that are done."""
 
-    def count(self, row: Embedding) -> None:
+    def add(self, row: Embedding) -> None:
         """A track was embedded or rejected."""
-        self.now += row.reason is None
-        self.rejected += row.reason is not None
+        if row.reason is None:
+            self.embedded += 1
+        else:
+            self.rejected += 1
         self._say()
 
-    def done(self, result: EmbedIntoResult) -> None:
-        """A folder is done: what it had before is in the result."""
-        self.before = result.reused
+    def done(self, with_vectors: int) -> None:
+        """A folder is done, and has so many tracks with vectors."""
+        self.with_vectors += with_vectors
         self._say()
 
     def _say(self) -> None:
         at = time.monotonic()
-        if at - self.said < SAY_SECONDS or not self.now:
+        if at - self.said < SAY_SECONDS or not self.embedded:
             return
         self.said = at
-        rate = self.now / (at - self.began)
-        left = max(self.files - self.now - self.before - self.rejected, 0)
+        done = max(self.with_vectors, self.embedded)
+        rate = self.embedded / (at - self.began)
+        left = max(self.files - done - self.rejected, 0)
         self.progress(
-            f"{self.now + self.before} of {self.files} tracks embedded, {rate:.1f} tracks/s"
+            f"{done} of {self.files} tracks embedded, {rate:.1f} tracks/s"
             + (f", {duration(left / rate)} to go" if left else "")
         )
 
@@ -274,41 +281,3 @@ def _relative(root: Path, name: str) -> bytes:
 
 def _covers(wanted: bytes, path: bytes) -> bool:
     return not wanted or path == wanted or path.startswith(wanted + b"/")
-
-
-@contextmanager
-def _work_folder(into: Path) -> Iterator[Path]:
-    """The folder of work beside the shards, which no other process uses meanwhile."""
-    from filelock import FileLock, Timeout
-
-    work = into / WORK
-    try:
-        work.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(work / "lock")
-        lock.acquire(timeout=0)
-    except Timeout:
-        raise AlreadyRunning(
-            f"another `embed-assets embed` writes shards into {into}: wait for it, or choose"
-            " another folder for this one"
-        ) from None
-    except OSError as e:
-        raise ConfigurationError(
-            f"--into {into}: {e.strerror}; choose a folder that can be written"
-        ) from e
-    try:
-        yield work
-    finally:
-        lock.release()
-
-
-@contextmanager
-def _stopped_by_sigterm() -> Iterator[None]:
-    """SIGTERM ends the work as Ctrl-C does, so that what is finished becomes a shard."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)

@@ -6,35 +6,30 @@ tracks are embedded again. What the library has already stays as it is, so a uni
 
 from __future__ import annotations
 
-import random
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from embed_assets.embedding.canary.spot_check import Sample, SpotChecker
-from embed_assets.embedding.embed_folders import EmbedContext
-from embed_assets.errors import LibraryUnavailable, Reason
+from embed_assets.errors import Reason
 from embed_assets.formats import counted
 from embed_assets.identity import Recipe
-from embed_assets.library.walk import require_library
 from embed_assets.operations.recipe_differences import recipe_differences
+from embed_assets.operations.shard_checker import ShardChecker
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import shard_rows
 from embed_assets.storage.records import Embedding
 from embed_assets.storage.shard_file import EntryDamaged, Shard, open_shard, shards_in
 from embed_assets.storage.shard_manifest import ShardRefused, ShardTrack
-from embed_assets.workers import open_pool
-
-if TYPE_CHECKING:
-    import numpy as np
 
 TRACKS_AT_ONCE = 200
 """Tracks whose rows are written together: while they are, no other process writes rows."""
+
+WRITERS = 16
+"""Threads that write vectors; each waits for the disk."""
 
 OF_ITS_MACHINE = frozenset({Reason.DECODER_CRASHED, Reason.DECODER_TIMED_OUT, Reason.BAD_VECTOR})
 """Rejections that another machine may not repeat, so that this one tries for itself."""
@@ -67,7 +62,7 @@ class UnionResult:
     not_in_library: int = 0
     """Of the new tracks, those whose audio no scanned file of the library has, so far."""
     checked: int = 0
-    """Tracks that were embedded again to compare their vectors, beside the canary's clip."""
+    """Tracks of the shards that were taken that were embedded again, to compare their vectors."""
     unchecked: int = 0
     """Shards with new tracks that could not be compared: they have neither clip nor known music."""
     warnings: list[str] = field(default_factory=list)
@@ -101,7 +96,7 @@ def union(
     project = Project.of(settings)
     recipe = project.spec().recipe
     result = UnionResult()
-    with _Checking(project, recipe, check, progress) as checking:
+    with ShardChecker(project, recipe, check, progress) as checking:
         taking = _Taking(project, recipe, checking, result)
         for path in _shards(places, result):
             try:
@@ -138,10 +133,11 @@ class _Taking:
     """Takes shards, one after the other."""
 
     def __init__(
-        self, project: Project, recipe: Recipe, checking: _Checking, result: UnionResult
+        self, project: Project, recipe: Recipe, checking: ShardChecker, result: UnionResult
     ) -> None:
         self.tables, self.store, self.recipe = project.tables, project.store, recipe
         self.checking, self.result = checking, result
+        self.writers = ThreadPoolExecutor(WRITERS)
 
     def take(self, shard: Shard) -> int:
         """Take what is new in a shard; returns how many tracks.
@@ -157,7 +153,11 @@ class _Taking:
                 f" {recipe_differences(there.recipe, self.recipe)}"
             )
         missing = list(self._missing(shard))
-        self.checking.compare(shard, missing, self.result)
+        compared = self.checking.compare(shard, missing)
+        self.result.checked += compared.tracks
+        self.result.unchecked += compared.nothing
+        if compared.warning:
+            self.result.warnings.append(f"{shard.path.name}: taken, but {compared.warning}")
         before = self.result.new
         damaged: list[str] = []
         for start in range(0, len(missing), TRACKS_AT_ONCE):
@@ -183,6 +183,7 @@ class _Taking:
 
     def _take_some(self, shard: Shard, tracks: Sequence[ShardTrack], damaged: list[str]) -> None:
         rows: list[Embedding] = []
+        writing: list[Future[None]] = []
         now = time.time()
         for track in tracks:
             try:
@@ -190,8 +191,11 @@ class _Taking:
             except EntryDamaged as e:
                 damaged.append(f"{track.audio_hash}: {e}")
                 continue
-            self.store.write(self.recipe.digest, track.audio, windows)
+            arguments = self.recipe.digest, track.audio, windows
+            writing.append(self.writers.submit(self.store.write, *arguments))
             rows.append(track.row(self.recipe.digest, shard.path.stem, now))
+        for written in writing:
+            written.result()
         self.tables.put_embeddings(rows)
         there = shard_rows.tracks_with(self.tables, [row.audio_hash for row in rows])
         self.result.new += len(rows)
@@ -210,91 +214,3 @@ class _Taking:
             now = time.time()
             self.tables.put_embeddings(row.row(digest, shard.path.stem, now) for row in new)
             self.result.rejected += len(new)
-
-
-class _Checking:
-    """Embeds a few tracks of each shard again, in a process that is started for the first one."""
-
-    def __init__(
-        self, project: Project, recipe: Recipe, number: int, progress: Callable[[str], None]
-    ) -> None:
-        self.number, self.progress = number, progress
-        self.context = EmbedContext(
-            project.library, recipe, project.choice, project.tables, project.store
-        )
-        self._processes = ExitStack()
-        # Which tracks are chosen should not be known to who made the shard.
-        self._random = random.SystemRandom()
-
-    def __enter__(self) -> _Checking:
-        return self
-
-    def __exit__(self, *failed: Any) -> None:
-        self._processes.__exit__(*failed)
-
-    @cached_property
-    def _checker(self) -> SpotChecker:
-        if notice := self.context.choice.first_load_notice():
-            self.progress(notice)
-        return SpotChecker(self.context, self._processes.enter_context(open_pool(1)))
-
-    def compare(self, shard: Shard, tracks: Sequence[ShardTrack], result: UnionResult) -> None:
-        """Compare the clip and some of these tracks with what this machine makes of them.
-
-        Raises:
-            ShardRefused: they differ; says by how much.
-        """
-        if not self.number or not tracks:
-            return
-        found = self._checker.check(_clips(shard), self._samples(shard, tracks), self.number)
-        result.checked += len(found.tracks)
-        result.unchecked += not found.comparisons
-        worst = found.worst
-        if worst is None:
-            return
-        far = (
-            f"{worst.name} has other vectors here (cosine distance {worst.distance:.2g}), made"
-            f" there by {_maker(shard)}"
-        )
-        if found.passed:
-            result.warnings.append(f"{shard.path.name}: taken, but {far}")
-            return
-        raise ShardRefused(
-            f"{far}; {found.limit:.1g} is allowed. See docs/shards.md; `--check 0` takes it all the"
-            " same"
-        )
-
-    def _has_library(self) -> bool:
-        try:
-            require_library(self.context.library.root)
-        except LibraryUnavailable:
-            return False
-        return True
-
-    def _samples(self, shard: Shard, tracks: Sequence[ShardTrack]) -> Iterator[Sample]:
-        """Tracks that the library has, in random order."""
-        if not self._has_library():
-            return
-        shuffled = self._random.sample(tracks, len(tracks))
-        for start in range(0, len(shuffled), shard_rows.HASHES_AT_ONCE):
-            some = shuffled[start : start + shard_rows.HASHES_AT_ONCE]
-            there = shard_rows.tracks_with(self.context.tables, [t.audio for t in some])
-            for track in some:
-                if track.audio in there:
-                    try:
-                        yield Sample(there[track.audio], shard.read(track), track.dtype)
-                    except EntryDamaged:
-                        continue
-
-
-def _clips(shard: Shard) -> Iterator[tuple[str, np.ndarray, str]]:
-    """Formats of the clip, their vectors and dtype, as its machine made them."""
-    for clip in shard.manifest.clips:
-        with suppress(EntryDamaged):
-            yield clip.format, shard.read_clip(clip), clip.dtype
-
-
-def _maker(shard: Shard) -> str:
-    origin, made = shard.manifest.origin, shard.manifest.tracks[0]
-    host = f" on {origin.host}" if origin.host else ""
-    return f"{made.engine}, {made.dtype}, {made.device}{host}"
