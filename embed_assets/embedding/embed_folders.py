@@ -239,7 +239,8 @@ def _take(
         folder.problem = folder.problem or _as_problem(job, outcome)
         return None
     try:
-        tables.put_embeddings([outcome.row])
+        # What was found may have come with a shard just now, whose row says how it was made.
+        tables.put_embeddings([outcome.row], keep_vectors=outcome.found)
     except TransientError as error:
         folder.problem = folder.problem or error
         return None
