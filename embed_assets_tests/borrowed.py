@@ -13,8 +13,8 @@ import numpy as np
 
 import embed_assets
 from embed_assets.settings import Settings
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.shard_file import Contents, open_shard, write_shard
-from embed_assets.storage.vector_store import Store
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.privileges import give_up_roots
 
@@ -98,7 +98,7 @@ def settings_at(root: Path, library: Path | None = None, **changes: Any) -> Sett
 def remade(shard: Path, folder: Path, *, turn: bool = False, **changes: Any) -> Path:
     """A copy of a shard with other contents, and right checksums; `turn`: with other vectors."""
     folder.mkdir(parents=True, exist_ok=True)
-    store = Store(folder / "vectors")
+    store = FolderStore(folder / "vectors")
 
     def turned(windows: np.ndarray) -> np.ndarray:
         return np.ascontiguousarray(windows[:, :, ::-1]) if turn else windows

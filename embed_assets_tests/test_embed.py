@@ -15,9 +15,9 @@ from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import folder_id
 from embed_assets.library.manifest import MusicFolder, scan_folder
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.records import Embedding
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.vector_store import Store
 from embed_assets.workers import Pool, open_pool
 from embed_assets_tests.embedded import HERE, Here
 from embed_assets_tests.encoded import silent_flac
@@ -48,7 +48,7 @@ def library(tmp_path: Path) -> MusicFolder:
 
 
 def embed(library: MusicFolder, pool: Pool, root: Path, between=lambda: None):
-    tables, store = Tables(root / "tables.sqlite"), Store(root / "store")
+    tables, store = Tables(root / "tables.sqlite"), FolderStore(root / "store")
     for path in PATHS:
         scan_folder(library, path, tables, pool)
     between()
@@ -91,7 +91,7 @@ def test_the_next_folder_keeps_what_is_noted_of_audio_that_was_just_embedded(lib
 
 
 def test_what_a_shard_brings_meanwhile_keeps_how_it_was_made(library, tmp_path):
-    tables, store = Tables(tmp_path / "tables.sqlite"), Store(tmp_path / "store")
+    tables, store = Tables(tmp_path / "tables.sqlite"), FolderStore(tmp_path / "store")
     scan_folder(library, b"A", tables, HERE)
     embedding = EmbedContext(library, RECIPE, CHOICE, tables, store)
 

@@ -18,8 +18,8 @@ from embed_assets.operations import embed as operation
 from embed_assets.operations.embed import embed_into
 from embed_assets.operations.known_audio import write_known
 from embed_assets.operations.union import union
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.shard_file import open_shard, shards_in
-from embed_assets.storage.vector_store import Store
 from embed_assets_tests.borrowed import Borrowed, settings_at
 from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.patience import PATIENCE
@@ -78,11 +78,12 @@ def test_killed_before_packed_vectors_are_deleted_it_packs_none_twice(tmp_path, 
     settings = settings_at(tmp_path, make_library(tmp_path / "music", 3))
     into = tmp_path / "shards"
 
-    def killed(*_) -> None:
-        raise SystemExit
+    def killed(_store, _recipe, hashes) -> None:
+        if hashes:
+            raise SystemExit
 
     with monkeypatch.context() as patched:
-        patched.setattr(Store, "delete", killed)
+        patched.setattr(FolderStore, "delete", killed)
         with pytest.raises(SystemExit):
             embed_into(settings, into)
     assert unpacked(into) == len(audio_in(into)) == 3
@@ -122,6 +123,22 @@ def test_what_is_at_home_is_left_out(tmp_path):
         embed_into(other, tmp_path / "third", known=tmp_path / "known.txt")
     with pytest.raises(ConfigurationError, match="did not write it"):
         embed_into(there, tmp_path / "third", known=library / "Album 0/0.ogg")
+
+
+def test_vectors_for_find_come_along(tmp_path, small_mulan):
+    words = {"words": True, "words_model": str(small_mulan), "device": "cpu"}
+    library = make_library(tmp_path / "music", 2)
+    there = settings_at(tmp_path / "there", library, **words)
+    made = embed_into(there, tmp_path / "shards")
+    assert (made.tracks, made.embedded, made.rejected, len(made.shards)) == (2, 4, [], 2)
+    home = settings_at(tmp_path / "there", **words).model_copy(update={"tables": ""})
+    found = union(home, [tmp_path / "shards"])
+    assert (found.shards, found.new, found.refused, found.unchecked) == (2, 4, [], 0)
+    write_known(home, tmp_path / "known.txt")
+    again = embed_into(there, tmp_path / "more", known=tmp_path / "known.txt")
+    assert (again.embedded, again.reused) == (0, 4)
+    only_tracks = settings_at(tmp_path / "other", library)
+    assert union(only_tracks, [tmp_path / "shards"], check=0).new == 2
 
 
 def test_a_wrong_folder_is_named_before_any_work(tmp_path):

@@ -157,7 +157,7 @@ def embedded(project, path):
     folder, audio = folder_id(project.library.name, path), digest("audio", full)
     files = list_audio(project.library.root, path)
     windows = np.random.default_rng(1).standard_normal((3, 1, recipe.dim)).astype(np.float32)
-    project.store.write(recipe.digest, audio, windows)
+    project.store.write(recipe.digest, audio, windows, replace=True)
     tables.put_embeddings([Embedding(recipe.digest, audio, 3, 30.0)])
     track = Track(
         track_id(project.library.name, full), folder, full, 1, 1, 1, audio, duration=180.0

@@ -25,7 +25,7 @@ from embed_assets.project import Project
 from embed_assets.storage import shard_rows
 from embed_assets.storage.records import Embedding
 from embed_assets.storage.shard_file import open_shard, shards_in
-from embed_assets.storage.vector_store import to_npy
+from embed_assets.storage.vector_format import to_npy
 from embed_assets.workers import open_pool
 from embed_assets_tests.borrowed import NOT_NEEDED, Borrowed, remade, settings_at
 from embed_assets_tests.embedded import embed_folder

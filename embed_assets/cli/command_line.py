@@ -21,6 +21,7 @@ from embed_assets.cli import (
     shards,
     tables,
     terminal,
+    vectors,
     words,
 )
 from embed_assets.cli.terminal import AsJson
@@ -178,6 +179,7 @@ def demo() -> None:
 index.add_to(app)
 tables.add_to(app)
 shards.add_to(app)
+vectors.add_to(app)
 cluster.add_to(app)
 
 
@@ -223,8 +225,8 @@ def serve(
     )
 
 
-def main() -> None:
-    """Entry point: our own errors become one line on stderr and an exit code."""
+def run() -> None:
+    """Run a command; our own errors become one line on stderr and an exit code."""
     for sentence in Settings.mistyped():
         terminal.print_note(sentence)
     try:
@@ -232,8 +234,6 @@ def main() -> None:
     except EmbedAssetsError as e:
         terminal.print_note(f"embed-assets: {e}")
         sys.exit(e.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)
     except OSError as e:
         if not is_passing(e):
             raise

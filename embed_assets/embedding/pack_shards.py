@@ -10,16 +10,17 @@ from collections.abc import Callable, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from embed_assets.embedding.canary.spot_check import clips_of
 from embed_assets.errors import TransientError
 from embed_assets.identity import AudioHash, Recipe, RecipeDigest
 from embed_assets.storage import shard_rows
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.records import Embedding
 from embed_assets.storage.shard_file import Contents, open_shard, shards_in, write_shard
 from embed_assets.storage.shard_manifest import Origin, ShardManifest, ShardRefused
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.vector_store import Store
 
 MOST_TRACKS = 4096
 MOST_BYTES = 256 << 20
@@ -33,13 +34,16 @@ AT_HOME = "known at home"
 
 
 @dataclass(frozen=True)
-class WorkStore(Store):
+class WorkStore(FolderStore):
     """The vectors under a recipe that are not packed yet.
 
-    `elsewhere`: audio whose vectors are in shards, or at home.
+    `elsewhere`: audio whose vectors are in shards, or at home; worker processes do not get it.
     """
 
-    elsewhere: set[AudioHash] = field(default_factory=set)
+    elsewhere: set[AudioHash] = field(default_factory=set, compare=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return FolderStore, (self.root,)
 
     def has(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> bool:
         """Whether the audio need not be embedded."""
@@ -109,8 +113,8 @@ class Packer:
             if unpacked:
                 self._add(row)
         # A worker was killed between storing vectors and telling how they were made.
-        for audio in [h for h in self.store.hashes(digest) if h not in known]:
-            self.store.delete(digest, audio)
+        there = [entry.audio_hash for entry in self.store.entries(digest)]
+        self.store.delete(digest, [audio for audio in there if audio not in known])
 
     def leave_out(self, hashes: Iterable[AudioHash]) -> None:
         """Do not embed this audio: its vectors are at home. Call it after `resume`."""
@@ -161,10 +165,9 @@ class Packer:
         self.written.append(path)
         packed = {track.audio for track in manifest.tracks}
         self.store.elsewhere.update(packed)
+        self.store.delete(self.recipe.digest, packed)
         for row in rows:
-            if row.audio_hash in packed:
-                self.store.delete(row.recipe, row.audio_hash)
-            elif row.reason is None:
+            if row.reason is None and row.audio_hash not in packed:
                 self.tables.forget_embedding(row.recipe, row.audio_hash)
 
     def _add(self, row: Embedding) -> None:
@@ -174,9 +177,9 @@ class Packer:
     def _know(self, manifest: ShardManifest, name: str) -> None:
         """Have the tables and the store know what is in a shard."""
         digest, now = self.recipe.digest, time.time()
-        for track in manifest.tracks:
-            self.store.elsewhere.add(track.audio)
-            self.store.delete(digest, track.audio)
+        packed = [track.audio for track in manifest.tracks]
+        self.store.elsewhere.update(packed)
+        self.store.delete(digest, packed)
         self._put_missing(row.row(digest, name, now) for row in manifest.tracks)
         self._put_missing(row.row(digest, name, now) for row in manifest.rejected)
 

@@ -33,7 +33,7 @@ from embed_assets.operations.known_audio import read_known
 from embed_assets.operations.ready import ready
 from embed_assets.operations.sync_progress import SAY_SECONDS
 from embed_assets.operations.work_folder import stopped_by_sigterm, work_folder
-from embed_assets.project import Project, store_in, tables_in
+from embed_assets.project import Project, tables_in
 from embed_assets.settings import Settings
 from embed_assets.storage import queries
 from embed_assets.storage.records import Embedding
@@ -75,9 +75,9 @@ class EmbedIntoResult:
     tracks: int = 0
     """Audio files in them."""
     embedded: int = 0
-    """Tracks that were embedded now."""
+    """Tracks that were embedded now; with `EMBED_WORDS` counted for each encoder."""
     reused: int = 0
-    """Tracks whose vectors were there: in a shard, by `--known`, or of a file with equal audio."""
+    """Those whose vectors were there: in a shard, by `--known`, or of a file with equal audio."""
     rejected: list[RejectedTrack] = field(default_factory=list)
     """Tracks that cannot be embedded; no failure."""
     failed: list[UnfinishedFolder] = field(default_factory=list)
@@ -110,25 +110,28 @@ def embed_into(
     settings = ready(settings, progress)
     project = Project.of(settings)
     root = require_library(project.library.root)
-    recipe = project.spec().recipe
-    left_out = read_known(known, recipe) if known else []
+    passes = project.vectors.passes(project.spec())
+    left_out = read_known(known, [recipe for recipe, _ in passes]) if known else {}
     found = _chosen(root, folders)
+    result = EmbedIntoResult(folders=len(found), tracks=sum(f.files for f in found))
     with work_folder(into) as work, stopped_by_sigterm():
         tables = tables_in(work)
-        store = WorkStore(store_in(work).root)
         origin = Origin(host=platform.node(), environment=environment(settings.device))
-        packer = Packer(into, recipe, origin, tables, store)
-        packer.resume(progress)
-        packer.leave_out(left_out)
-        context = EmbedContext(project.library, recipe, project.choice, tables, store)
-        result = EmbedIntoResult(folders=len(found), tracks=sum(f.files for f in found))
         # While one connection is open, no other is the last: SQLite tidies up behind each last one.
         with tables.connect():
-            try:
-                _embed_all(context, found, packer, result, progress)
-            finally:
-                packer.pack()
-        result.shards = [path.name for path in packer.written]
+            for recipe, choice in passes:
+                store = WorkStore(work / "vectors")
+                packer = Packer(into, recipe, origin, tables, store)
+                packer.resume(progress)
+                packer.leave_out(left_out.get(recipe.digest, ()))
+                context = EmbedContext(project.library, recipe, choice, tables, store)
+                try:
+                    _embed_all(context, found, packer, result, progress)
+                finally:
+                    packer.pack()
+                result.shards += [path.name for path in packer.written]
+                failed = {folder.path for folder in result.failed}
+                found = [f for f in found if display_path(f.path) not in failed]
     result.seconds = round(time.monotonic() - started, 3)
     return result
 
@@ -142,7 +145,7 @@ def _embed_all(
 ) -> None:
     if notice := context.choice.first_load_notice():
         progress(notice)
-    report = _Progress(result.tracks, progress)
+    report = _Progress(context.recipe.encoder, result.tracks, progress)
     problems = {f.path: _unreadable(f) for f in folders if f.digest is None}
     left = {f.path: f for f in folders if f.path not in problems}
 
@@ -168,9 +171,9 @@ def _embed_all(
         if not left:
             break
     not_done = [f.path for f in folders if f.digest is None or f.path in left]
-    result.embedded = report.embedded
+    result.embedded += report.embedded
     there = report.with_vectors + sum(_with_vectors(context, path) for path in left)
-    result.reused = there - report.embedded
+    result.reused += there - report.embedded
     _list_problems(context, folders, not_done, problems, result)
 
 
@@ -213,12 +216,13 @@ def _list_problems(
     result: EmbedIntoResult,
 ) -> None:
     looked_at = {folder.path for folder in folders}
-    result.rejected = [
+    listed = {track.path for track in result.rejected}
+    result.rejected += [
         RejectedTrack(display_path(p.path), p.reason, p.message or "")
         for p in queries.rejected_tracks(context.tables, context.recipe.digest)
-        if p.folder in looked_at
+        if p.folder in looked_at and display_path(p.path) not in listed
     ]
-    result.failed = [
+    result.failed += [
         UnfinishedFolder(display_path(path), problems.get(path, "not reached: start it again"))
         for path in left
     ]
@@ -227,8 +231,8 @@ def _list_problems(
 class _Progress:
     """Prints a line now and then, as `sync` does."""
 
-    def __init__(self, files: int, progress: Callable[[str], None]) -> None:
-        self.files, self.progress = files, progress
+    def __init__(self, encoder: str, files: int, progress: Callable[[str], None]) -> None:
+        self.encoder, self.files, self.progress = encoder, files, progress
         self.began = self.said = time.monotonic()
         self.embedded = self.rejected = 0
         """Since it began."""
@@ -257,7 +261,7 @@ class _Progress:
         rate = self.embedded / (at - self.began)
         left = max(self.files - done - self.rejected, 0)
         self.progress(
-            f"{done} of {self.files} tracks embedded, {rate:.1f} tracks/s"
+            f"{done} of {self.files} tracks embedded with {self.encoder}, {rate:.1f} tracks/s"
             + (f", {duration(left / rate)} to go" if left else "")
         )
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields
 
 from embed_assets.identity import Recipe
@@ -14,11 +15,13 @@ _SETTINGS = {
 }
 
 
-def recipe_differences(there: Recipe, here: Recipe) -> str:
+def recipe_differences(there: Recipe, wanted: Sequence[Recipe]) -> str:
     """What differs, with both values; e.g. `EMBED_WINDOWS: 5 there, 3 here`.
 
-    If the encoders differ, only they are named: the rest follows from them.
+    `wanted`: the recipes of this machine, the tracks' first; compared is the one of the same
+    encoder. If there is none, only the encoders are named: the rest follows from them.
     """
+    here = next((recipe for recipe in wanted if recipe.encoder == there.encoder), wanted[0])
     names = [field.name for field in fields(Recipe)]
     both = [(name, getattr(there, name), getattr(here, name)) for name in names]
     differing = [(n, a, b) for n, a, b in both if a != b]

@@ -6,7 +6,6 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
-from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.embedding.canary.spot_check import Sample, SpotChecker
@@ -38,16 +37,12 @@ class Compared:
 
 
 class ShardChecker:
-    """Embeds a few tracks of each shard again, in a process that is started for the first one."""
+    """Embeds a few tracks of each shard again, in a process for each encoder."""
 
-    def __init__(
-        self, project: Project, recipe: Recipe, number: int, progress: Callable[[str], None]
-    ) -> None:
-        self.number, self.progress = number, progress
-        self.context = EmbedContext(
-            project.library, recipe, project.choice, project.tables, project.store
-        )
+    def __init__(self, project: Project, number: int, progress: Callable[[str], None]) -> None:
+        self.project, self.number, self.progress = project, number, progress
         self._processes = ExitStack()
+        self._checkers: dict[Recipe, SpotChecker] = {}
         # Which tracks are chosen should not be known to who made the shard.
         self._random = random.SystemRandom()
 
@@ -57,11 +52,16 @@ class ShardChecker:
     def __exit__(self, *failed: Any) -> None:
         self._processes.__exit__(*failed)
 
-    @cached_property
-    def _checker(self) -> SpotChecker:
-        if notice := self.context.choice.first_load_notice():
-            self.progress(notice)
-        return SpotChecker(self.context, self._processes.enter_context(open_pool(1)))
+    def _checker(self, recipe: Recipe) -> SpotChecker:
+        if recipe not in self._checkers:
+            project = self.project
+            choice = dict(project.vectors.passes(project.spec()))[recipe]
+            if notice := choice.first_load_notice():
+                self.progress(notice)
+            pool = self._processes.enter_context(open_pool(1))
+            context = EmbedContext(project.library, recipe, choice, project.tables, project.store)
+            self._checkers[recipe] = SpotChecker(context, pool)
+        return self._checkers[recipe]
 
     def compare(self, shard: Shard, tracks: Sequence[ShardTrack]) -> Compared:
         """Compare the clip and some of these tracks with what this machine makes of them.
@@ -71,7 +71,8 @@ class ShardChecker:
         """
         if not self.number or not tracks:
             return Compared()
-        found = self._checker.check(_clips(shard), self._samples(shard, tracks), self.number)
+        checker = self._checker(shard.manifest.recipe)
+        found = checker.check(_clips(shard), self._samples(shard, tracks), self.number)
         compared = Compared(len(found.tracks), nothing=not found.comparisons)
         worst = found.worst
         if worst is None:
@@ -89,7 +90,7 @@ class ShardChecker:
 
     def _has_library(self) -> bool:
         try:
-            require_library(self.context.library.root)
+            require_library(self.project.library.root)
         except LibraryUnavailable:
             return False
         return True
@@ -101,7 +102,7 @@ class ShardChecker:
         shuffled = self._random.sample(tracks, len(tracks))
         for start in range(0, len(shuffled), shard_rows.HASHES_AT_ONCE):
             some = shuffled[start : start + shard_rows.HASHES_AT_ONCE]
-            there = shard_rows.tracks_with(self.context.tables, [t.audio for t in some])
+            there = shard_rows.tracks_with(self.project.tables, [t.audio for t in some])
             for track in some:
                 if track.audio in there:
                     try:

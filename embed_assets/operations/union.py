@@ -8,10 +8,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from embed_assets.errors import Reason
 from embed_assets.formats import counted
@@ -21,15 +20,16 @@ from embed_assets.operations.shard_checker import ShardChecker
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import shard_rows
+from embed_assets.storage.parallel import map_parallel
 from embed_assets.storage.records import Embedding
 from embed_assets.storage.shard_file import EntryDamaged, Shard, open_shard, shards_in
 from embed_assets.storage.shard_manifest import ShardRefused, ShardTrack
 
+if TYPE_CHECKING:
+    import numpy as np
+
 TRACKS_AT_ONCE = 200
 """Tracks whose rows are written together: while they are, no other process writes rows."""
-
-WRITERS = 16
-"""Threads that write vectors; each waits for the disk."""
 
 OF_ITS_MACHINE = frozenset({Reason.DECODER_CRASHED, Reason.DECODER_TIMED_OUT, Reason.BAD_VECTOR})
 """Rejections that another machine may not repeat, so that this one tries for itself."""
@@ -94,10 +94,10 @@ def union(
     """
     started = time.monotonic()
     project = Project.of(settings)
-    recipe = project.spec().recipe
+    recipes = project.spec().recipes
     result = UnionResult()
-    with ShardChecker(project, recipe, check, progress) as checking:
-        taking = _Taking(project, recipe, checking, result)
+    with ShardChecker(project, check, progress) as checking:
+        taking = _Taking(project, recipes, checking, result)
         for path in _shards(places, result):
             try:
                 with open_shard(path) as shard:
@@ -133,11 +133,14 @@ class _Taking:
     """Takes shards, one after the other."""
 
     def __init__(
-        self, project: Project, recipe: Recipe, checking: ShardChecker, result: UnionResult
+        self,
+        project: Project,
+        recipes: Sequence[Recipe],
+        checking: ShardChecker,
+        result: UnionResult,
     ) -> None:
-        self.tables, self.store, self.recipe = project.tables, project.store, recipe
+        self.tables, self.store, self.recipes = project.tables, project.store, recipes
         self.checking, self.result = checking, result
-        self.writers = ThreadPoolExecutor(WRITERS)
 
     def take(self, shard: Shard) -> int:
         """Take what is new in a shard; returns how many tracks.
@@ -147,10 +150,10 @@ class _Taking:
             OSError: it cannot be read.
         """
         there = shard.manifest
-        if there.recipe_digest != self.recipe.digest:
+        if there.recipe not in self.recipes:
             raise ShardRefused(
                 "its vectors are of other settings:"
-                f" {recipe_differences(there.recipe, self.recipe)}"
+                f" {recipe_differences(there.recipe, self.recipes)}"
             )
         missing = list(self._missing(shard))
         compared = self.checking.compare(shard, missing)
@@ -170,39 +173,42 @@ class _Taking:
 
     def _missing(self, shard: Shard) -> Iterator[ShardTrack]:
         """The tracks of a shard that have no vectors here."""
-        digest, tracks = self.recipe.digest, shard.manifest.tracks
+        digest, tracks = shard.manifest.recipe.digest, shard.manifest.tracks
         for start in range(0, len(tracks), shard_rows.HASHES_AT_ONCE):
             some = tracks[start : start + shard_rows.HASHES_AT_ONCE]
             known = shard_rows.reasons(self.tables, digest, [t.audio for t in some])
-            for track in some:
-                embedded = track.audio in known and known[track.audio] is None
-                if embedded and self.store.has(digest, track.audio):
-                    self.result.known += 1
-                else:
-                    yield track
+            embedded = {audio for audio, reason in known.items() if reason is None}
+            embedded.difference_update(self.store.known_lost(digest, embedded))
+            self.result.known += len(embedded)
+            yield from (track for track in some if track.audio not in embedded)
 
     def _take_some(self, shard: Shard, tracks: Sequence[ShardTrack], damaged: list[str]) -> None:
-        rows: list[Embedding] = []
-        writing: list[Future[None]] = []
-        now = time.time()
-        for track in tracks:
-            try:
-                windows = shard.read(track)
-            except EntryDamaged as e:
-                damaged.append(f"{track.audio_hash}: {e}")
-                continue
-            arguments = self.recipe.digest, track.audio, windows
-            writing.append(self.writers.submit(self.store.write, *arguments))
-            rows.append(track.row(self.recipe.digest, shard.path.stem, now))
-        for written in writing:
-            written.result()
-        self.tables.put_embeddings(rows)
+        digest, now = shard.manifest.recipe.digest, time.time()
+
+        def intact() -> Iterator[tuple[Embedding, np.ndarray]]:
+            for track in tracks:
+                try:
+                    windows = shard.read(track)
+                except EntryDamaged as e:
+                    damaged.append(f"{track.audio_hash}: {e}")
+                    continue
+                yield track.row(digest, shard.path.stem, now), windows
+
+        def write(one: tuple[Embedding, np.ndarray]) -> Embedding:
+            row, windows = one
+            # An entry without a row is replaced: the row says how this one was made.
+            self.store.write(digest, row.audio_hash, windows, embedded_at=int(row.at), replace=True)
+            return row
+
+        rows = list(map_parallel(write, intact()))
+        # What a person asked to be embedded again is embedded again.
+        self.tables.put_embeddings(rows, finished=False)
         there = shard_rows.tracks_with(self.tables, [row.audio_hash for row in rows])
         self.result.new += len(rows)
         self.result.not_in_library += len(rows) - len(there)
 
     def _take_rejected(self, shard: Shard) -> None:
-        digest, rejected = self.recipe.digest, shard.manifest.rejected
+        digest, rejected = shard.manifest.recipe.digest, shard.manifest.rejected
         for start in range(0, len(rejected), shard_rows.HASHES_AT_ONCE):
             some = [
                 row
@@ -212,5 +218,6 @@ class _Taking:
             known = shard_rows.reasons(self.tables, digest, [row.audio for row in some])
             new = [row for row in some if row.audio not in known]
             now = time.time()
-            self.tables.put_embeddings(row.row(digest, shard.path.stem, now) for row in new)
+            rows = [row.row(digest, shard.path.stem, now) for row in new]
+            self.tables.put_embeddings(rows, finished=False)
             self.result.rejected += len(new)

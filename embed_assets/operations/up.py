@@ -248,7 +248,7 @@ def _sleep(seconds: float, stopping: list[int]) -> None:
 
 
 def _reap(up: _Session) -> None:
-    fit_gpu_pool(up.instance, Project.of(up.settings).choice.device_slots())
+    fit_gpu_pool(up.instance, Project.of(up.settings).vectors.device_slots())
     allow_runs(up.settings, embedding_at_once(up.instance) + LIVE_RUNS)
     forget_requested(up.instance)
     # No daemon is running now, so workers that have not begun never will.

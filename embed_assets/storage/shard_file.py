@@ -32,7 +32,8 @@ from embed_assets.storage.shard_manifest import (
     ShardTrack,
     parse_manifest,
 )
-from embed_assets.storage.vector_store import Store, VectorsLost, from_npy, to_npy
+from embed_assets.storage.vector_format import from_npy, to_npy
+from embed_assets.storage.vector_store import Store, VectorsLost
 
 if TYPE_CHECKING:
     import numpy as np

@@ -54,10 +54,13 @@ class Tables(ManifestTables):
 
     # Embeddings
 
-    def put_embeddings(self, rows: Iterable[Embedding], *, keep_vectors: bool = False) -> None:
-        """Write the results of embedding, and clear the marks of `retry`.
+    def put_embeddings(
+        self, rows: Iterable[Embedding], *, finished: bool = True, keep_vectors: bool = False
+    ) -> None:
+        """Write the results of embedding, and clear the marks of `retry` if that is `finished`.
 
-        `keep_vectors`: rows of audio that has vectors by now stay as they are.
+        Otherwise the audio is to be embedded under another recipe, too. `keep_vectors`: rows of
+        audio that has vectors by now stay as they are.
 
         Not durable until a folder is indexed: a durable write per track would wait for the disk
         each time, and after a power loss the vectors are found in the store again.
@@ -79,6 +82,8 @@ class Tables(ManifestTables):
                         (row.audio_hash,),
                     )
                 db.execute(put, astuple(row))
+                if not finished:
+                    continue
                 db.execute(
                     "UPDATE tracks SET retry = 0 WHERE audio_hash = ? AND retry <> 0"
                     " AND probed <> 0",

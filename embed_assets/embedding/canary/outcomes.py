@@ -175,7 +175,7 @@ def embed_golden_tracks(
 def subject_of(context: EmbedContext, track: Track) -> Subject:
     """A track of the library, to be embedded again."""
     path = local_path(context.library.root or "", track.path)
-    job = Job(track, path, context.recipe, context.choice, context.store.root, "", force=True)
+    job = Job(track, path, context.recipe, context.choice, context.store, "", force=True)
     return Subject(display_path(track.path), job)
 
 
