@@ -18,6 +18,7 @@ import pytest
 import embed_assets as ea
 from embed_assets import encoders
 from embed_assets.definitions import build_defs
+from embed_assets.defs import audio_embeddings
 from embed_assets.defs.execution import IN_PROCESS
 from embed_assets.defs.host_check import run_settings, spec_tags
 from embed_assets.defs.state import add_keys, range_tags
@@ -276,8 +277,32 @@ def test_switched_off_it_is_no_longer_asked_and_what_it_made_can_go(beside: Live
     assert [c["name"] for c in json.loads(done.stdout)] == [project.spec().collection]
     swept = gc(world.made_settings(), dry_run=False, older_than=0.0)
     assert swept.recipes_in_use == [project.spec().recipe.digest]
-    assert not list(project.store.hashes(words.recipe.digest))
+    assert not list(project.store.entries(words.recipe.digest))
     assert len(ea.Library(world.made_settings()).similar("Album/01.ogg")) == 1
+
+
+def test_what_fails_for_words_only_is_retried_and_holds_back_no_search_by_sound(
+    beside: LiveProject, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world = beside
+    world.settings["EMBED_WORDS"] = "true"
+    world.album("Album", 1, 2)
+    spec = world.project().spec()
+    wrong = world.project().store.root / spec.words.digest
+    wrong.parent.mkdir(parents=True)
+    wrong.write_text("no folder can be made here")
+    monkeypatch.setattr(audio_embeddings, "LAST_TRY", 0)
+    assert run(world, "Album").success
+    lib = ea.Library(world.made_settings())
+    assert len(lib.similar("Album/01.ogg")) == 1
+    (listed,) = errors(world.made_settings())
+    assert (listed["path"], listed["reason"]) == ("Album", "audio_embeddings failed")
+    assert spec.words.digest in listed["message"]
+    wrong.unlink()
+    run(world, "Album")
+    assert both_in_step(world)
+    assert not errors(world.made_settings())
+    assert len(lib.find("rain")) == 2
 
 
 KILLED = """

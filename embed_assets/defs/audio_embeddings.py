@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeGuard
 
 import dagster as dg
 
@@ -17,12 +17,13 @@ from embed_assets.defs.execution import (
     wrong_settings_fail_at_once,
 )
 from embed_assets.defs.host_check import refuse_other_host
-from embed_assets.defs.partitions import MUSIC_FOLDERS
+from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
 from embed_assets.defs.ranged_run import (
     Progress,
     each_folder,
     folder_metadata,
     note_changed,
+    note_failure,
     rejects_of,
 )
 from embed_assets.defs.resources import (
@@ -34,11 +35,14 @@ from embed_assets.defs.resources import (
 from embed_assets.defs.track_manifest import track_manifest
 from embed_assets.embedding.decode_ahead import DecodeAhead, open_embedders
 from embed_assets.embedding.embed_folders import EmbedContext, EmbedResult, embed_folders
-from embed_assets.errors import FolderChanged
+from embed_assets.errors import ConfigurationError, FolderChanged
 from embed_assets.identity import FolderId, folder_id
 from embed_assets.storage import queries
 from embed_assets.storage.records import Embedding
 from embed_assets.workers import Pool
+
+LAST_TRY = RETRIES.max_retries
+"""Number of the last retry of the step."""
 
 REUSED = "none: all vectors were reused"
 
@@ -132,25 +136,38 @@ def _in_turn(
 ) -> Outcomes:
     """Embed the folders with one encoder after the other, so that one at a time is in memory.
 
-    A folder that failed with an encoder is left out of what the next ones do.
+    A folder that failed with an encoder is left out of what the next ones do. One that fails with
+    the encoder of words only is retried like others; after the last try it is done as far as
+    searches by sound need it, stays out of date, and `errors` lists it.
     """
     done: dict[bytes, dict[str, Any]] = {path: {} for path in paths}
     for work in works:
         first = work is works[0]
         step = _Step(context, work, list(done), retry_rejected=retry_rejected, beside=not first)
-        for path, outcome in step.embed_all():
-            if isinstance(outcome, BaseException):
+        forgiving = not first and context.retry_number >= LAST_TRY
+        for path, outcome in step.outcomes() if forgiving else step.embed_all():
+            made = outcome
+            if forgiving and _may_pass(outcome):
+                stage = context.asset_key.path[-1]
+                note_failure(context, work.library, work.tables, key_of(path), stage, outcome)
+                made = {"failed": str(outcome)}
+            if isinstance(made, BaseException):
                 del done[path]
-                yield path, outcome
+                yield path, made
                 continue
-            done[path] |= outcome if first else _of_words(outcome)
+            done[path] |= made if first else _of_words(made)
             if work.last:
                 yield path, done[path]
 
 
+def _may_pass(outcome: object) -> TypeGuard[Exception]:
+    return isinstance(outcome, Exception) and not isinstance(outcome, ConfigurationError)
+
+
 def _of_words(metadata: dict[str, Any]) -> dict[str, Any]:
     """What the metadata of a folder says of its vectors for `find`."""
-    names = ("embedded", "reused", "rejected", "rejects", "seconds", "engine", "engine_warning")
+    counts = ("embedded", "reused", "rejected", "rejects", "failed")
+    names = (*counts, "seconds", "engine", "engine_warning")
     return {f"words_{name}": metadata[name] for name in names if name in metadata}
 
 
@@ -194,6 +211,18 @@ class _Step:
             yield from self._embed(self.paths, pool)
         log.info(f"{choice.name}: {self.progress.line()}")
         log.info(self.seconds_line())
+
+    def outcomes(self) -> Outcomes:
+        """The same; if an error that may pass ends it, it is that of each folder that is left."""
+        left = dict.fromkeys(self.paths)
+        try:
+            for path, outcome in self.embed_all():
+                del left[path]
+                yield path, outcome
+        except Exception as error:
+            if not _may_pass(error):
+                raise
+            yield from ((path, error) for path in left)
 
     def _embed(self, paths: list[bytes], pool: Pool | DecodeAhead) -> Outcomes:
         music, tables = self.work.library, self.work.tables

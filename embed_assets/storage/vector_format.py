@@ -24,11 +24,12 @@ FOOTER_BYTES = len(_MAGIC) + 4
 
 _HEADER_START = len(b"\x93NUMPY\x01\x00")
 _NAME = re.compile(r"[0-9A-Za-z_-]{3,128}")
+_RECIPE = re.compile(r"[0-9a-f]{32}")
 
 
-def is_digest(name: str) -> bool:
-    """Whether this can be the digest of a recipe, or an audio hash."""
-    return _NAME.fullmatch(name) is not None
+def is_recipe(name: str) -> bool:
+    """Whether a folder is called like those of recipes; others are left alone."""
+    return _RECIPE.fullmatch(name) is not None
 
 
 def entry_name(recipe_digest: RecipeDigest, audio_hash: AudioHash) -> str:
@@ -39,10 +40,11 @@ def entry_name(recipe_digest: RecipeDigest, audio_hash: AudioHash) -> str:
     return f"{recipe_digest}/{audio_hash[:2]}/{audio_hash}.npy"
 
 
-def hash_of(file_name: str) -> AudioHash | None:
-    """The audio hash of an entry whose name ends so; None if it is no entry."""
+def hash_of(folder: str, file_name: str) -> AudioHash | None:
+    """The audio hash of an entry in a folder of a recipe; None if it is no entry."""
     name, dot, ending = file_name.rpartition(".")
-    return AudioHash(name) if dot and ending == "npy" and is_digest(name) else None
+    is_entry = dot and ending == "npy" and name[:2] == folder and _NAME.fullmatch(name)
+    return AudioHash(name) if is_entry else None
 
 
 def pack(windows: np.ndarray) -> bytes:
