@@ -65,7 +65,7 @@ check: install
 
 # MUSIC=DIR, a folder of real music: without it tracks are synthesised where that means something.
 bench: install
-	for b in walk tick history scan similar search serve server_ids index parts muq_memory hand_over stop; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
+	for b in walk tick history scan similar search serve server_ids index parts vectors muq_memory hand_over stop; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
 	for b in encoder drop bulk; do $(BIN)/python benchmarks/$$b.py $(if $(MUSIC),--music '$(MUSIC)') --json || exit 1; done
 	$(if $(MUSIC),$(BIN)/python benchmarks/muq_pipeline.py --music '$(MUSIC)' --json)
 	$(if $(MUSIC),$(BIN)/python benchmarks/retrieval.py '$(MUSIC)' --json)

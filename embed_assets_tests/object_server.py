@@ -21,7 +21,8 @@ from typing import Any
 import httpx
 import pytest
 
-from embed_assets.storage.object_store import ObjectStore, _client
+from embed_assets.storage.object_client import server_of
+from embed_assets.storage.object_store import ObjectStore
 from embed_assets_tests.patience import PATIENCE
 
 LOGIN = {
@@ -114,7 +115,7 @@ def running_objects(log: Path) -> Iterator[ObjectServer]:
 
 def client_of(store: ObjectStore) -> Any:
     """obstore's own view of a store, to look behind ours."""
-    return _client(store.address)
+    return server_of(store.address).client
 
 
 def raw_of(store: Any, name: str) -> bytes:

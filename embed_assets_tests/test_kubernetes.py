@@ -14,7 +14,7 @@ import pytest
 import typer.main
 import yaml
 
-from embed_assets.cli import app
+from embed_assets.cli.command_line import app
 from embed_assets.definitions import build_defs
 from embed_assets.http.doors import FREE
 from embed_assets.settings import Settings

@@ -17,12 +17,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import httpx
 import numpy as np
 import pytest
 
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
 from embed_assets.settings import Settings
-from embed_assets.storage import object_errors, object_store
+from embed_assets.storage import object_client, object_errors
 from embed_assets.storage.object_store import ObjectStore
 from embed_assets.storage.vector_store import VectorsLost, Wanted
 from embed_assets.storage.vectors_address import FORMS, normal_vectors_address, parts_of
@@ -32,7 +33,6 @@ from embed_assets_tests.object_server import (
     client_of,
     names_in,
     put_raw,
-    running_objects,
 )
 
 RECIPE, HASH = "a" * 32, "b7" * 16
@@ -71,7 +71,8 @@ def problems(store: ObjectStore, *names: str) -> dict[str, EmbedAssetsError]:
         assert not isinstance(error, VectorsLost), f"{name} takes it for lost vectors"
         shown = "".join(traceback.format_exception(error)) + repr(store)
         assert LOGIN["AWS_SECRET_ACCESS_KEY"] not in shown
-        assert error.__context__ is None, f"{name}: Dagster would store the text of obstore"
+        assert "obstore" not in type(error.__context__).__module__
+        assert "Debug source" not in shown, f"{name}: Dagster would store the text of obstore"
         found[name] = error
     return found
 
@@ -114,37 +115,47 @@ def test_the_parts_of_an_address() -> None:
 
 
 def test_a_server_that_is_away_is_waited_for_and_nothing_is_lost(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    object_server: ObjectServer, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_store, "RETRYING", timedelta(seconds=0.2))
-    with running_objects(tmp_path / "log") as server:
-        for name, value in server.environment.items():
-            monkeypatch.setenv(name, value)
-        store = ObjectStore(f"s3://{server.bucket()}", tmp_path)
-        store.write(RECIPE, HASH, WINDOWS)
-        server.kill()
-        for name, error in problems(store, "write", "read many", "entries").items():
-            assert isinstance(error, TransientError), name
-            assert f"{store.address} (at 127.0.0.1:{server.port})" in str(error)
-            assert "it cannot be reached; check that the server is up" in str(error)
-        server.start()
-        httpx_put(server, store)
-        store.write(RECIPE, HASH, WINDOWS)
-        np.testing.assert_array_equal(store.read(RECIPE, HASH), WINDOWS)
+    monkeypatch.setattr(object_client, "RETRYING", timedelta(seconds=0.2))
+    monkeypatch.setattr(object_client, "PAUSE_SECONDS", 0.0)
+    store.write(RECIPE, HASH, WINDOWS)
+    object_server.kill()
+    for name, error in problems(store, "write", "read many", "entries").items():
+        assert isinstance(error, TransientError), name
+        assert f"{store.address} (at 127.0.0.1:{object_server.port})" in str(error)
+        assert "it cannot be reached; check that the server is up" in str(error)
+    object_server.start()
+    make_bucket_again(object_server, store)
+    store.write(RECIPE, HASH, WINDOWS)
+    np.testing.assert_array_equal(store.read(RECIPE, HASH), WINDOWS)
 
 
-def httpx_put(server: ObjectServer, store: ObjectStore) -> None:
-    """Make the bucket of a server again, which has forgotten all."""
-    import httpx
-
+def make_bucket_again(server: ObjectServer, store: ObjectStore) -> None:
+    """A server that was killed has forgotten all; each test has a bucket of its own."""
     httpx.put(f"{server.url}/{parts_of(store.address)[1]}").raise_for_status()
+
+
+def test_a_step_over_many_tracks_does_not_wait_for_each_while_the_server_is_away(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_client, "RETRYING", timedelta(seconds=0.2))
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")
+    store = ObjectStore(f"s3://{bucket}", tmp_path)
+    asked = time.monotonic()
+    for _ in range(1000):
+        with pytest.raises(TransientError, match="it cannot be reached"):
+            store.read(RECIPE, HASH)
+    assert time.monotonic() - asked < 60
+    object_client.server_of(store.address).silent_until = 0.0
 
 
 def test_a_server_that_hangs_is_given_up_in_time(
     object_server: ObjectServer, store: ObjectStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(object_store, "TIMEOUT", timedelta(seconds=0.5))
-    monkeypatch.setattr(object_store, "RETRYING", timedelta(seconds=0.2))
+    monkeypatch.setattr(object_client, "TIMEOUT", timedelta(seconds=0.5))
+    monkeypatch.setattr(object_client, "RETRYING", timedelta(seconds=0.2))
+    monkeypatch.setattr(object_client, "PAUSE_SECONDS", 0.0)
     started = time.monotonic()
     with object_server.frozen():
         for call in ("write", "read", "entries"):
@@ -197,6 +208,7 @@ def answering(status: int, code: str, method: str = "") -> Iterator[str]:
     [
         (403, "AccessDenied", ConfigurationError, "the login is refused (403 AccessDenied)"),
         (403, "SignatureDoesNotMatch", ConfigurationError, "AWS_SECRET_ACCESS_KEY"),
+        (404, "", ConfigurationError, "404: check EMBED_VECTORS"),
         (400, "ExpiredToken", ConfigurationError, "400 ExpiredToken"),
         (400, "RequestTimeout", TransientError, "400 RequestTimeout"),
         (503, "SlowDown", TransientError, "503 SlowDown"),
@@ -206,12 +218,13 @@ def answering(status: int, code: str, method: str = "") -> Iterator[str]:
 def test_what_a_store_answers_is_waited_for_or_is_a_setting(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, status: int, code: str, kind: Any, said: str
 ) -> None:
-    monkeypatch.setattr(object_store, "RETRYING", timedelta(seconds=0.05))
+    monkeypatch.setattr(object_client, "RETRYING", timedelta(seconds=0.05))
+    monkeypatch.setattr(object_client, "PAUSE_SECONDS", 0.0)
     with answering(status, code) as url:
         for name, value in (LOGIN | {"AWS_ENDPOINT_URL": url}).items():
             monkeypatch.setenv(name, value)
         store = ObjectStore(f"s3://bucket-{code.lower()}", tmp_path)
-        for name, error in problems(store, "read", "write", "delete").items():
+        for name, error in problems(store, "read", "write", "entries").items():
             assert isinstance(error, kind), name
             assert said in str(error)
 
@@ -219,7 +232,7 @@ def test_what_a_store_answers_is_waited_for_or_is_a_setting(
 def test_a_store_that_cannot_put_if_absent_is_written_all_the_same(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, bucket: str
 ) -> None:
-    monkeypatch.setattr(object_store, "RETRYING", timedelta(seconds=0.05))
+    monkeypatch.setattr(object_client, "RETRYING", timedelta(seconds=0.05))
     with answering(501, "NotImplemented", "PUT") as url:
         monkeypatch.setenv("AWS_ENDPOINT_URL", url)
         ObjectStore("s3://old-server", tmp_path).write(RECIPE, HASH, WINDOWS)
@@ -238,7 +251,20 @@ def test_put_if_absent_may_be_turned_off(
     assert "cannot put objects only if absent" in other.check()
 
 
-def test_without_a_login_it_is_said_which_variables_have_it() -> None:
+def test_without_a_login_it_is_said_which_variables_have_it(
+    bucket: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(object_client, "RETRYING", timedelta(seconds=0.05))
+    monkeypatch.setenv("AWS_METADATA_ENDPOINT", "http://127.0.0.1:9")
+    monkeypatch.delenv("AWS_ACCESS_KEY_ID")
+    monkeypatch.delenv("AWS_SECRET_ACCESS_KEY")
+    store = ObjectStore(f"s3://{bucket}", tmp_path)
+    (error,) = problems(store, "read").values()
+    assert isinstance(error, ConfigurationError)
+    assert "no login was found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in str(error)
+
+
+def test_a_machine_whose_role_is_refused_is_said_to_have_no_login() -> None:
     text = (
         "Generic S3 error: Error performing PUT http://169.254.169.254/latest/api/token in 9ms"
         " - Server returned non-2xx status code: 403 Forbidden: denied"
@@ -252,7 +278,7 @@ def test_without_obstore_it_is_said_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'embed_assets\[cluster\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install 'embed_assets\[shared\]'"):
         ObjectStore("s3://music", tmp_path).read(RECIPE, HASH)
 
 

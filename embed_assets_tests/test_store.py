@@ -118,6 +118,9 @@ def test_a_listing_has_entries_and_nothing_else_with_sizes_and_times(store: Stor
         store.write(RECIPE, audio_hash, windows(1, 1, 4))
     put_raw(store, f"{RECIPE}/b7/.{HASH}.123.tmp", b"half")
     put_raw(store, f"{RECIPE}/.DS_Store", b"x")
+    put_raw(store, f"{RECIPE}/b7/{'cd' * 16}.npy", b"in the wrong folder")
+    put_raw(store, f"photos/b7/{HASH}.npy", b"of somebody else")
+    assert list(store.recipes()) == [RECIPE]
     assert hashes(store) == sorted(many)
     assert hashes(store, "none") == []
     for entry in store.entries(RECIPE):

@@ -21,7 +21,7 @@ from embed_assets.storage.vector_format import (
     FOOTER_BYTES,
     entry_name,
     hash_of,
-    is_digest,
+    is_recipe,
     pack,
     unpack,
 )
@@ -181,13 +181,13 @@ class FolderStore:
     def recipes(self) -> Iterator[RecipeDigest]:
         """See `Store`."""
         for entry in _scan(self.root):
-            if entry.is_dir(follow_symlinks=False) and is_digest(entry.name):
+            if entry.is_dir(follow_symlinks=False) and is_recipe(entry.name):
                 yield RecipeDigest(entry.name)
 
     def entries(self, recipe_digest: RecipeDigest) -> Iterator[Entry]:
         """See `Store`."""
         for file in self._files(recipe_digest):
-            audio_hash = hash_of(file.name)
+            audio_hash = hash_of(file.path.split(os.sep)[-2], file.name)
             if audio_hash is None:
                 continue
             try:

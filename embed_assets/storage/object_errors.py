@@ -23,9 +23,12 @@ _LOGINS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+_NO_OBJECT = frozenset({"NoSuchKey", "BlobNotFound"})
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
 _PASSING = frozenset({"408", "409", "429", "RequestTimeout", "SlowDown", "InternalError"})
-_WITHOUT_LOGIN = re.compile(r"169\.254\.|metadata\.google|InstanceCredentials|NoCredentials")
+_WITHOUT_LOGIN = re.compile(
+    r"169\.254\.|/latest/(api/token|meta-data)|/computeMetadata/|/metadata/identity"
+)
 
 
 def endpoint(kind: str) -> str:
@@ -40,9 +43,14 @@ def place(address: str) -> str:
     return f"{address} (at {server})" if server else address
 
 
-def is_missing_bucket(error: Exception) -> bool:
-    """Whether not only the object is missing."""
-    return _code(error) in _NO_BUCKET
+def is_missing_object(error: Exception) -> bool:
+    """Whether only the object is missing."""
+    return isinstance(error, FileNotFoundError) and _code(error) not in _NO_BUCKET
+
+
+def is_certain(error: Exception) -> bool:
+    """Whether an object store says that the object is missing: a web server says 404, too."""
+    return _code(error) in _NO_OBJECT
 
 
 def is_not_implemented(error: Exception) -> bool:

@@ -11,33 +11,27 @@ import uuid
 from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from datetime import timedelta
-from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.errors import TransientError
 from embed_assets.identity import AudioHash, RecipeDigest
 from embed_assets.storage import object_errors
+from embed_assets.storage.object_client import AlreadyThere, Missing, NotSupported, call, obstore
 from embed_assets.storage.parallel import map_parallel
 from embed_assets.storage.vector_cache import VectorCache
-from embed_assets.storage.vector_format import entry_name, hash_of, is_digest, pack, unpack
+from embed_assets.storage.vector_format import entry_name, hash_of, is_recipe, pack, unpack
 from embed_assets.storage.vector_store import Entry, VectorsLost, Wanted
-from embed_assets.storage.vectors_address import parts_of
 
 if TYPE_CHECKING:
     import numpy as np
 
 R = TypeVar("R")
-TIMEOUT = timedelta(seconds=30)
-"""How long a request may take."""
-
-RETRYING = timedelta(seconds=15)
-"""How long a request that failed is repeated; a step that fails is tried again later anyway."""
 
 NAMES_PER_CALL = 1_000
 """Names in a request that lists or deletes: what S3 takes."""
 
+PROBE_NAME = ".embed_assets-"
 PROBE = b"embed_assets"
 """What is written to see whether that can be done."""
 
@@ -78,7 +72,7 @@ class ObjectStore:
         if replace or not self._create(name, raw):
             if not replace and self._is_intact(recipe_digest, audio_hash):
                 return
-            self._call("write", name, _obstore().put, name, raw)
+            self._call(f"write {name}", obstore().put, name, raw)
         if embedded_at is not None:
             self.cache.put(recipe_digest, audio_hash, embedded_at, raw)
 
@@ -106,8 +100,10 @@ class ObjectStore:
         """See `Store`; a request."""
         name = entry_name(recipe_digest, audio_hash)
         try:
-            return bool(self._call("look for", name, _obstore().head, name)["size"])
-        except _Missing:
+            return bool(
+                self._call(f"look for {name}", obstore().head, name, may_be_missing=True)["size"]
+            )
+        except Missing:
             return False
 
     def known_lost(
@@ -124,45 +120,51 @@ class ObjectStore:
         for begin in range(0, len(names), NAMES_PER_CALL):
             some = names[begin : begin + NAMES_PER_CALL]
             try:
-                self._call("delete", some[0], _obstore().delete, some)
-            except _Missing:
+                self._delete(some)
+            except Missing:
                 # Some stores stop at one that is gone already.
                 for name in some:
-                    with suppress(_Missing):
-                        self._call("delete", name, _obstore().delete, name)
+                    with suppress(Missing):
+                        self._delete([name])
 
     def recipes(self) -> Iterator[RecipeDigest]:
         """See `Store`."""
-        found = self._call("list", "recipes", _obstore().list_with_delimiter)
+        found = self._call("list recipes", obstore().list_with_delimiter)
         for prefix in found["common_prefixes"]:
             name = prefix.strip("/")
-            if is_digest(name):
+            if is_recipe(name):
                 yield RecipeDigest(name)
 
     def entries(self, recipe_digest: RecipeDigest) -> Iterator[Entry]:
         """See `Store`; a request for each thousand."""
         pages = self._call(
-            "list",
-            recipe_digest,
-            _obstore().list,
+            f"list {recipe_digest}",
+            obstore().list,
             f"{recipe_digest}/",
             chunk_size=NAMES_PER_CALL,
         )
         while page := self._next(recipe_digest, pages):
             for there in page:
-                audio_hash = hash_of(there["path"].rpartition("/")[2])
-                if audio_hash is not None:
+                folder, _, file = there["path"].removeprefix(f"{recipe_digest}/").rpartition("/")
+                if audio_hash := hash_of(folder, file):
                     yield Entry(audio_hash, there["size"], there["last_modified"].timestamp())
 
     def now(self) -> float:
         """See `Store`: when an object that is written now was written."""
         with self._probe() as name:
-            found = self._call("look for", name, _obstore().head, name)
+            found = self._call(f"look for {name}", obstore().head, name)
         return found["last_modified"].timestamp()
 
-    def sweep_temporary(self, older_than: float) -> int:  # noqa: ARG002  # see below
-        """See `Store`: there are none."""
-        return 0
+    def sweep_temporary(self, older_than: float) -> int:
+        """See `Store`: only `check` and `now` leave something, if they are killed."""
+        before = self.now() - older_than
+        found = self._call("list its root", obstore().list_with_delimiter)["objects"]
+        old = [o["path"] for o in found if o["last_modified"].timestamp() < before]
+        probes = [name for name in old if name.startswith(PROBE_NAME)]
+        for name in probes:
+            with suppress(Missing):
+                self._delete([name])
+        return len(probes)
 
     def check(self) -> str:
         """See `Store`."""
@@ -177,23 +179,23 @@ class ObjectStore:
         """What is to be said of putting an object that is there only if there is none."""
         kept = "vectors are whole all the same, and the last writer's are kept"
         try:
-            self._call("write", name, _obstore().put, name, PROBE, mode="create")
-        except _AlreadyThere:
+            self._call(f"write {name}", obstore().put, name, PROBE, mode="create")
+        except AlreadyThere:
             return ""
-        except _NotSupported:
+        except NotSupported:
             return f"; it cannot put objects only if absent (AWS_CONDITIONAL_PUT=disabled): {kept}"
         return f"; it replaces objects although asked not to: {kept}"
 
     @contextmanager
     def _probe(self) -> Iterator[str]:
         """Write a small object, and delete it."""
-        name = f".embed_assets-{uuid.uuid4().hex}"
-        self._call("write", name, _obstore().put, name, PROBE)
+        name = f"{PROBE_NAME}{uuid.uuid4().hex}"
+        self._call(f"write {name}", obstore().put, name, PROBE)
         try:
             yield name
         finally:
-            with suppress(_Missing):
-                self._call("delete", name, _obstore().delete, name)
+            with suppress(Missing):
+                self._delete([name])
 
     def _create(self, name: str, raw: bytes) -> bool:
         """Put an object if there is none; returns whether there was none.
@@ -201,11 +203,11 @@ class ObjectStore:
         A store that cannot do this in one step replaces it.
         """
         try:
-            self._call("write", name, _obstore().put, name, raw, mode="create")
-        except _AlreadyThere:
+            self._call(f"write {name}", obstore().put, name, raw, mode="create")
+        except AlreadyThere:
             return False
-        except _NotSupported:
-            self._call("write", name, _obstore().put, name, raw)
+        except NotSupported:
+            self._call(f"write {name}", obstore().put, name, raw)
         return True
 
     def _is_intact(self, recipe_digest: RecipeDigest, audio_hash: AudioHash) -> bool:
@@ -224,7 +226,9 @@ class ObjectStore:
                     return unpack(copy)
         try:
             raw = self._get(name)
-        except _Missing:
+        except Missing as missing:
+            if not missing.is_certain:
+                next(self.recipes(), None)
             raise VectorsLost(
                 f"no vectors at {self.where}/{name}: embed this audio again"
             ) from None
@@ -240,71 +244,15 @@ class ObjectStore:
 
     def _get(self, name: str) -> bytes:
         def get(client: Any, name: str) -> bytes:
-            return bytes(_obstore().get(client, name).bytes())
+            return bytes(obstore().get(client, name).bytes())
 
-        return self._call("read", name, get, name)
+        return self._call(f"read {name}", get, name, may_be_missing=True)
+
+    def _delete(self, names: list[str]) -> None:
+        self._call(f"delete {names[0]}", obstore().delete, names, may_be_missing=True)
 
     def _next(self, name: str, pages: Any) -> Any:
-        return self._call("list", name, lambda _: next(pages, None))
+        return self._call(f"list {name}", lambda _: next(pages, None))
 
-    def _call(self, what: str, name: str, function: Callable[..., R], *args: Any, **how: Any) -> R:
-        """`function(client, *args, **how)`; what obstore raises is said in our words.
-
-        Raises _Missing, _AlreadyThere and _NotSupported, with which the callers know what to do.
-        """
-        errors = _obstore().exceptions
-        problem: Exception
-        try:
-            return function(_client(self.address), *args, **how)
-        except errors.AlreadyExistsError:
-            problem = _AlreadyThere()
-        except (errors.NotSupportedError, NotImplementedError):
-            problem = _NotSupported()
-        except (errors.BaseError, OSError, ValueError) as error:
-            problem = object_errors.problem_of(f"{what} {name}", self.address, error)
-            if isinstance(error, FileNotFoundError) and not object_errors.is_missing_bucket(error):
-                problem = _Missing()
-            elif how.get("mode") == "create" and object_errors.is_not_implemented(error):
-                problem = _NotSupported()
-        # Raised out here, the text of obstore is not in its traceback: it may hold signatures.
-        raise problem
-
-
-class _Missing(Exception):
-    """There is no such object."""
-
-
-class _AlreadyThere(Exception):
-    """There is such an object."""
-
-
-class _NotSupported(Exception):
-    """This kind of store does not know the request."""
-
-
-def _obstore() -> Any:
-    try:
-        import obstore
-        import obstore.exceptions
-    except ImportError:
-        raise ConfigurationError(
-            "EMBED_VECTORS names an object store, and obstore is not installed: run `pip install"
-            " 'embed_assets[shared]'`"
-        ) from None
-    return obstore
-
-
-@lru_cache(maxsize=8)
-def _client(address: str) -> Any:
-    """The store of obstore; this process keeps it, with its connections."""
-    from obstore.store import AzureStore, GCSStore, S3Store
-
-    kind, bucket, prefix = parts_of(address)
-    plain = object_errors.endpoint(kind).startswith("http://")
-    how: dict[str, Any] = {
-        "prefix": prefix or None,
-        "client_options": {"timeout": TIMEOUT, "allow_http": plain},
-        "retry_config": {"max_retries": 4, "retry_timeout": RETRYING},
-    }
-    kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-    return kinds[kind](bucket, **how)
+    def _call(self, doing: str, function: Callable[..., R], *args: Any, **how: Any) -> R:
+        return call(self.address, doing, function, *args, **how)
