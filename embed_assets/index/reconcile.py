@@ -13,7 +13,8 @@ from embed_assets.identity import CollectionName, FolderId, IndexSpec, digest
 from embed_assets.index.collection import ensure, rows_by_folder
 from embed_assets.index.folders import served_beside
 from embed_assets.index.row_kinds import kind_of
-from embed_assets.index.writer import FolderRows, NoVectors, index_folders
+from embed_assets.index.row_vectors import NoVectors
+from embed_assets.index.writer import FolderRows, index_folders
 from embed_assets.storage import collection_registry
 from embed_assets.storage.tables import Tables
 

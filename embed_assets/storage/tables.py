@@ -55,12 +55,12 @@ class Tables(ManifestTables):
     # Embeddings
 
     def put_embeddings(
-        self, rows: Iterable[Embedding], *, finished: bool = True, keep: bool = False
+        self, rows: Iterable[Embedding], *, finished: bool = True, keep_vectors: bool = False
     ) -> None:
         """Write the results of embedding, and clear the marks of `retry` if that is `finished`.
 
-        Otherwise the audio is to be embedded under another recipe, too. `keep`: the row of audio
-        that another worker embedded meanwhile stays, as its vectors do.
+        Otherwise the audio is to be embedded under another recipe, too. `keep_vectors`: rows of
+        audio that has vectors by now stay as they are.
 
         Not durable until a folder is indexed: a durable write per track would wait for the disk
         each time, and after a power loss the vectors are found in the store again.
@@ -69,18 +69,19 @@ class Tables(ManifestTables):
         with self.transaction(durable=False) as db:
             for row in rows:
                 before = db.execute(
-                    "SELECT 1 FROM embeddings WHERE recipe = ? AND audio_hash = ?",
+                    "SELECT reason FROM embeddings WHERE recipe = ? AND audio_hash = ?",
                     (row.recipe, row.audio_hash),
                 ).fetchone()
-                if before and not keep:
+                if before and before[0] is None and keep_vectors:
+                    continue
+                if before:
                     # Rows with the old vectors may be in any collection: which ones use this recipe
                     # is not known here.
                     db.execute(
                         f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE audio_hash = ?)",
                         (row.audio_hash,),
                     )
-                if not (before and keep):
-                    db.execute(put, astuple(row))
+                db.execute(put, astuple(row))
                 if not finished:
                     continue
                 db.execute(
