@@ -112,6 +112,7 @@ class IndexSpec:
 
     `parts`: beside the collection of tracks the windows are to have one, that of `segment_spec`; it
     says nothing of the tracks' own, whose name and digest are the same with and without.
+    `vector_type`, `shards`: how a server stores the rows, which it cannot change later.
     """
 
     recipe: Recipe
@@ -119,6 +120,8 @@ class IndexSpec:
     row_schema: int = ROW_SCHEMA_VERSION
     rows: str = TRACKS
     parts: bool = False
+    vector_type: str = "float32"
+    shards: int = 1
 
     @property
     def dim(self) -> int:
@@ -134,7 +137,9 @@ class IndexSpec:
 
     @cached_property
     def _digest(self) -> IndexDigest:
-        parts = "index", self.recipe.digest, self.pooling, str(self.row_schema)
+        parts = ["index", self.recipe.digest, self.pooling, str(self.row_schema)]
+        if (self.vector_type, self.shards) != ("float32", 1):
+            parts += [self.vector_type, str(self.shards)]
         return IndexDigest(digest(*parts))
 
     @property

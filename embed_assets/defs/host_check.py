@@ -43,6 +43,11 @@ NAMES = {
     "windows": "EMBED_WINDOWS",
     "pooling": "EMBED_POOLING",
     "parts": "EMBED_PARTS",
+    "vector_type": "EMBED_MILVUS_VECTOR_TYPE",
+    "shards": "EMBED_MILVUS_SHARDS",
+    "index": "EMBED_MILVUS_INDEX",
+    "replicas": "EMBED_MILVUS_REPLICAS",
+    "mmap": "EMBED_MILVUS_MMAP",
     "uri": "EMBED_MILVUS_URI (with EMBED_MILVUS_DATABASE)",
     "tables": "EMBED_TABLES (empty: in EMBED_HOME)",
 }
@@ -53,7 +58,9 @@ def run_settings(index: IndexContext) -> dict[str, Any]:
     """All settings that decide vectors, rows and where they go, with the version of the code."""
     plain = asdict(index.spec)
     places = {"uri": index.uri, "tables": index.tables.database.place}
-    return {**plain.pop("recipe"), **plain, **places}
+    # Two hosts that want different ones would change a collection back and forth.
+    options = asdict(index.options) if index.options else {}
+    return {**plain.pop("recipe"), **plain, **options, **places}
 
 
 def spec_tags(instance: dg.DagsterInstance, index: IndexContext) -> dict[str, str]:
@@ -143,7 +150,7 @@ def _differs(own: Mapping[str, Any], asked: Mapping[str, Any] | None) -> str:
 
 def _named(own: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """The settings that differ. Another encoder has its own weights, width and rate."""
-    names = [n for n in NAMES if own[n] != other.get(n)]
+    names = [n for n in NAMES if n in own and n in other and own[n] != other[n]]
     if "encoder" in names and "weights" in names:
         names.remove("weights")
     return (

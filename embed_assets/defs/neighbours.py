@@ -119,6 +119,8 @@ def _project(
         parts=False,
         uri=milvus.uri,
         token=None,
+        vector_type=milvus.vector_type,
+        shards=milvus.shards,
     )
 
 

@@ -17,6 +17,7 @@ from urllib.parse import urlsplit
 from embed_assets.identity import CollectionName, digest
 from embed_assets.index import milvus_compat
 from embed_assets.index.address import is_server, normal_address
+from embed_assets.index.options import DEFAULT_OPTIONS, IndexOptions
 
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
@@ -63,10 +64,15 @@ class Backend(Protocol):
         """
 
 
-def backend_of(uri: str) -> Backend:
-    """The backend of an address; opens nothing. Raises ValueError: it cannot be an address."""
+def backend_of(uri: str, options: IndexOptions | None = None) -> Backend:
+    """The backend of an address; opens nothing. Raises ValueError: it cannot be an address.
+
+    `options`: how a server is to hold the collections that its clients create.
+    """
     uri = normal_address(uri)
-    return ServerBackend(uri) if is_server(uri) else LiteBackend(Path(uri))
+    if not is_server(uri):
+        return LiteBackend(Path(uri))
+    return ServerBackend(uri, options or DEFAULT_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -124,6 +130,7 @@ class ServerBackend:
     """A Milvus server, at `http(s)://host[:port][/database]`."""
 
     uri: str
+    options: IndexOptions = DEFAULT_OPTIONS
     exclusive = False
     advice = "check that the server is running and that EMBED_MILVUS_URI is right"
 
@@ -132,7 +139,7 @@ class ServerBackend:
         """A client; other processes may have theirs at the same time."""
         from embed_assets.index.clients import ServerClient
 
-        client = ServerClient(self.uri, token)
+        client = ServerClient(self.uri, token, self.options)
         try:
             yield client
         finally:

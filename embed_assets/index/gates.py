@@ -19,6 +19,7 @@ from embed_assets.identity import ROW_SCHEMA_VERSION, IndexSpec
 from embed_assets.index.collection import count, ensure, load, width_of
 from embed_assets.index.nearest import vectors_of
 from embed_assets.index.neighbour_gates import better_neighbours
+from embed_assets.index.options import search_params
 from embed_assets.index.reconcile import IndexDiff, compare
 from embed_assets.index.row_kinds import kind_of
 from embed_assets.index.row_vectors import Windows
@@ -198,14 +199,14 @@ def _search(
     key: str = "track_id",
 ) -> list[list[tuple[str, float]]]:
     """(key, cosine) of the rows nearest to each query, best first."""
-    found = []
+    found, kind, limit = [], client.vector_type(name), NEIGHBOURS + 1
     for i in range(0, len(vectors), QUERIES_A_CALL):
         answer = client.search(
             name,
-            vectors[i : i + QUERIES_A_CALL],
-            limit=NEIGHBOURS + 1,
+            [kind.encode(v) for v in vectors[i : i + QUERIES_A_CALL]],
+            limit=limit,
             output_fields=[key],
-            search_params={"metric_type": "COSINE", "params": {"ef": 128}},
+            search_params=search_params(limit),
             consistency_level="Strong",
         )
         found += [[(h["entity"][key], float(h["distance"])) for h in hits] for hits in answer]

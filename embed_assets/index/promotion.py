@@ -22,6 +22,9 @@ from embed_assets.storage.tables import Tables
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
 
+ALIAS_LOCK = "alias"
+"""Lock of the tables: one process at a time decides which collection is served, and moves it."""
+
 PREFIXES = (f"{TRACKS}_", f"{PARTS}_")
 
 
@@ -60,20 +63,41 @@ def promote_if_ready(client: IndexClient, index: IndexContext) -> ServingStatus:
     The first collection of an index is served at once, so that an import can be searched from its
     first folders on. Folders that fail the comparison are written again by later runs.
     """
+    if (status := _not_to_be_moved(client, index)) is not None:
+        return status
+    with index.tables.database.lock(ALIAS_LOCK):
+        # Another process may have moved it while this one waited.
+        if (status := _not_to_be_moved(client, index)) is not None:
+            return status
+        return _move_if_it_passes(client, index)
+
+
+def _not_to_be_moved(client: IndexClient, index: IndexContext) -> ServingStatus | None:
+    """Why the alias stays where it is, as far as is known without measuring; else None."""
     spec, tables, uri = index.spec, index.tables, index.uri
     wanted, now = spec.collection, collection.served(client)
-    if now is None:
-        return _move(client, tables, uri, wanted, None, "first", wanted)
     last = collection_registry.last_move(tables, uri)
+    if now is None:
+        return None
     if now == wanted:
-        if last is None or last.name != now or last.wanted != wanted:
-            collection_registry.note_move(tables, uri, now, now, "settings", wanted)
-        return ServingStatus(wanted, now)
+        recorded = last is not None and (last.name, last.wanted) == (now, wanted)
+        return ServingStatus(wanted, now) if recorded else None
     if missing := collection_registry.unfinished(tables, uri, spec):
         return ServingStatus(wanted, now, why=f"it is being filled, {missing} folders are missing")
     if last and last.name == now and collection_registry.is_by_hand(tables, uri, wanted):
         why = "the other one was chosen by hand; `embed-assets promote` serves this one"
         return ServingStatus(wanted, now, why=why)
+    return None
+
+
+def _move_if_it_passes(client: IndexClient, index: IndexContext) -> ServingStatus:
+    tables, uri = index.tables, index.uri
+    wanted, now = index.spec.collection, collection.served(client)
+    if now is None:
+        return _move(client, tables, uri, wanted, None, "first", wanted)
+    if now == wanted:
+        collection_registry.note_move(tables, uri, now, now, "settings", wanted)
+        return ServingStatus(wanted, now)
     report = validate(client, index, now)
     collection_registry.note_gates(tables, uri, wanted, report.as_json())
     if not report.passed:
@@ -124,6 +148,11 @@ def promote(
         NotFound: there is no such collection.
         ConfigurationError: nothing is known of it, or a gate failed.
     """
+    with index.tables.database.lock(ALIAS_LOCK):
+        return _promote(client, index, name, anyway=anyway)
+
+
+def _promote(client: IndexClient, index: IndexContext, name: str, *, anyway: bool) -> ServingStatus:
     tables, uri, wanted = index.tables, index.uri, index.spec.collection
     now = _require(client, name)
     if now == name:
@@ -158,6 +187,11 @@ def rollback(client: IndexClient, tables: Tables, uri: str, wanted: str) -> Serv
     Raises:
         NotFound: nothing was served before, or it was dropped.
     """
+    with tables.database.lock(ALIAS_LOCK):
+        return _rollback(client, tables, uri, wanted)
+
+
+def _rollback(client: IndexClient, tables: Tables, uri: str, wanted: str) -> ServingStatus:
     now = collection.served(client)
     moves = collection_registry.moves(tables, uri)
     arrived = next(
@@ -181,9 +215,10 @@ def drop(client: IndexClient, name: str, tables: Tables, uri: str) -> None:
         NotFound: there is no such collection.
         ConfigurationError: it is served.
     """
-    _require(client, name, PREFIXES)
-    collection.drop(client, name)
-    collection_registry.forget_collection(tables, uri, name)
+    with tables.database.lock(ALIAS_LOCK):
+        _require(client, name, PREFIXES)
+        collection.drop(client, name)
+        collection_registry.forget_collection(tables, uri, name)
 
 
 def listed(client: IndexClient, spec: IndexSpec | None, tables: Tables, uri: str) -> list[Listed]:

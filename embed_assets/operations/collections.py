@@ -8,7 +8,6 @@ from embed_assets.errors import ConfigurationError
 from embed_assets.formats import iso
 from embed_assets.identity import PARTS, TRACKS
 from embed_assets.index import promotion
-from embed_assets.index.connection import connect
 from embed_assets.index.gates import Gate
 from embed_assets.index.promotion import Listed, ServingStatus
 from embed_assets.project import Project
@@ -81,7 +80,7 @@ class ServingJson(TypedDict):
 
 def collections(project: Project) -> list[CollectionRow]:
     """Every collection of the index, the served one first, as `--json` prints them."""
-    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
         found = promotion.listed(client, wanted_spec(project), project.tables, project.uri)
     return [_as_json(c, _ranking(project, c)) for c in found]
 
@@ -94,27 +93,27 @@ def check(project: Project) -> ServingStatus:
     """
     if not project.tables.holds(project.spec().collection_key(project.uri)):
         raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
-    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
         return promotion.promote_if_ready_and_validate(client, project.index())
 
 
 def drop(project: Project, name: str) -> None:
     """Drop a collection by name, unless it is served."""
-    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
         promotion.drop(client, name, project.tables, project.uri)
 
 
 def promote(project: Project, name: str | None, *, anyway: bool = False) -> ServingStatus:
     """Serve a collection by hand; default: that of the settings."""
     index = project.index()
-    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
         return promotion.promote(client, index, name or index.spec.collection, anyway=anyway)
 
 
 def rollback(project: Project) -> ServingStatus:
     """Serve the previous collection."""
     wanted = project.spec().collection
-    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
         return promotion.rollback(client, project.tables, project.uri, wanted)
 
 

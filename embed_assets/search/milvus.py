@@ -12,7 +12,6 @@ import numpy as np
 from embed_assets.identity import IndexSpec
 from embed_assets.index import nearest
 from embed_assets.index.collection import id_list, load
-from embed_assets.index.connection import connect
 from embed_assets.index.expected_rows import vocabulary
 from embed_assets.index.milvus_compat import PAGE
 from embed_assets.index.nearest import Match
@@ -168,7 +167,7 @@ class MilvusAnswers:
         return sample
 
     def _client(self) -> AbstractContextManager[IndexClient]:
-        return connect(self.project.uri, self.project.token, wait_seconds=WAIT_SECONDS)
+        return self.project.open_index(wait_seconds=WAIT_SECONDS)
 
     def _mean(
         self, client: IndexClient, found: Sequence[Found]

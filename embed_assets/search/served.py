@@ -8,7 +8,6 @@ from embed_assets import encoders
 from embed_assets.errors import ConfigurationError, NotFound, NothingIndexed, WeightsMissing
 from embed_assets.identity import TRACKS, IndexSpec
 from embed_assets.index.collection import ALIAS, served
-from embed_assets.index.connection import connect
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry
@@ -26,7 +25,7 @@ def served_name(project: Project) -> str:
     if project.backend.exclusive:
         name = project.backend.behind_alias(ALIAS)
     else:
-        with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
+        with project.open_index(wait_seconds=WAIT_SECONDS) as client:
             name = served(client)
     if name is None:
         raise NothingIndexed("nothing is indexed yet: run `embed-assets sync`")

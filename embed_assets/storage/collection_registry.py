@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -201,19 +201,42 @@ def written_folders(
         )
 
 
+def written_states(
+    tables: Tables, uri: str, spec: IndexSpec, folders: Sequence[FolderId]
+) -> dict[FolderId, tuple[Any, ...] | None]:
+    """What the tables know of folders that are written in their current version, to compare later.
+
+    A folder of the manifest that is not written has None. Unknown folders are left out.
+    """
+    found: dict[FolderId, tuple[Any, ...] | None] = {}
+    with tables.connect() as db:
+        for folder, current, *state in db.execute(
+            f"SELECT f.folder_id, {IS_CURRENT}, i.at, i.version, i.revision, f.digest"
+            " FROM folders f LEFT JOIN indexed i"
+            " ON i.collection_key = ? AND i.folder_id = f.folder_id"
+            f" WHERE f.folder_id IN ({', '.join('?' * len(folders))})",
+            (spec.collection_key(uri), *folders),
+        ):
+            found[folder] = tuple(state) if current else None
+    return found
+
+
 def embeddable_tracks(
-    tables: Tables, recipe: RecipeDigest
+    tables: Tables, recipe: RecipeDigest, folders: Sequence[FolderId] | None = None
 ) -> Iterator[tuple[Track, Embedding | None]]:
     """Stream each track that is not rejected with its embedding, ordered by folder id.
 
-    The embedding is None if there is none yet.
+    The embedding is None if there is none yet. `folders`: only tracks of these, some hundreds.
     """
+    some, values = "", tuple(folders or ())
+    if folders is not None:
+        some = f" AND t.folder_id IN ({', '.join('?' * len(values))})"
     with tables.connect() as db:
         rows = db.stream(
             f"SELECT {EMBEDDING_SELECT}, {TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
-            " WHERE t.reason IS NULL AND e.reason IS NULL ORDER BY t.folder_id",
-            (recipe,),
+            f" WHERE t.reason IS NULL AND e.reason IS NULL{some} ORDER BY t.folder_id",
+            (recipe, *values),
         )
         n = len(EMBEDDING_COLUMNS)
         for row in rows:
