@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 REACH_SECONDS = 3.0
 """How long to wait for a server's port to open."""
 
+SERVER_WRITERS = 4
+"""Each waits for the server's clock when it reads back; more would hold more batches in memory."""
+
 
 class Backend(Protocol):
     """Where an index is, and what that kind of Milvus can do."""
@@ -40,6 +43,10 @@ class Backend(Protocol):
         Then queries are answered from the tables and vector files, so that they never wait for a
         run.
         """
+
+    @property
+    def writers(self) -> int:
+        """How many index steps may write at once."""
 
     @property
     def advice(self) -> str:
@@ -81,6 +88,7 @@ class LiteBackend:
 
     folder: Path
     exclusive = True
+    writers = 1
     advice = (
         "if this happens again, delete that folder and run `embed-assets sync`: the index is"
         " rebuilt from the stored embeddings, and nothing is embedded again"
@@ -132,6 +140,7 @@ class ServerBackend:
     uri: str
     options: IndexOptions = DEFAULT_OPTIONS
     exclusive = False
+    writers = SERVER_WRITERS
     advice = "check that the server is running and that EMBED_MILVUS_URI is right"
 
     @contextmanager

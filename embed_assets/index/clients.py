@@ -21,10 +21,12 @@ from embed_assets.index import milvus_compat
 from embed_assets.index.milvus_compat import PAGE
 from embed_assets.index.options import (
     DEFAULT_OPTIONS,
+    INDEX_TYPES,
     MMAP,
     MMAP_SINCE,
     VECTOR_TYPES,
     IndexOptions,
+    IndexType,
     VectorType,
     Version,
     vector_type_of,
@@ -62,6 +64,16 @@ class IndexClient(MilvusClient):  # type: ignore[misc]  # pymilvus has no types
     def vector_index(self) -> IndexParams:
         """The index of the field `vector` of a new collection."""
         return self.index_of(self.options)
+
+    def described_index(self, collection: str) -> dict[str, Any]:
+        """The index of the vectors of a collection, as Milvus describes it; empty: none."""
+        names = self.list_indexes(collection, field_name="vector")
+        return self.describe_index(collection, names[0]) if names else {}
+
+    def index_type(self, collection: str) -> IndexType:
+        """The type of that index; AUTOINDEX for one that we do not know."""
+        name = self.described_index(collection).get("index_type", "")
+        return INDEX_TYPES.get(name, INDEX_TYPES["AUTOINDEX"])
 
     def index_of(self, options: IndexOptions) -> IndexParams:
         """The index that these options ask for."""
@@ -239,6 +251,10 @@ class LiteClient(IndexClient):
         params = self.prepare_index_params()
         params.add_index("vector", index_type="FLAT", metric_type="COSINE")
         return params
+
+    def index_type(self, collection: str) -> IndexType:  # all have the same
+        """See the base class."""
+        return INDEX_TYPES["FLAT"]
 
     def remove_half_created(self, collection: str) -> None:
         """See the base class."""

@@ -9,7 +9,7 @@ loaded. Milvus searches rows whose index is still being built one by one.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embed_assets.context import IndexContext
 from embed_assets.errors import ConfigurationError
@@ -68,7 +68,7 @@ def apply_options(client: IndexClient, index: IndexContext) -> list[CollectionNa
 
 def held(client: IndexClient, name: CollectionName) -> Held:
     """How the server holds a collection."""
-    kind = _index(client, name)
+    kind = client.described_index(name)
     replicas = len(client.describe_replica(name)) if client.is_loaded(name) else None
     properties = client.describe_collection(name).get("properties") or {}
     mmap = {"true": True, "false": False}.get(str(properties.get(MMAP, "")).lower())
@@ -104,21 +104,15 @@ def _change(
 
 
 def _replace_index(client: IndexClient, name: CollectionName) -> None:
-    if there := _index(client, name):
+    if there := client.described_index(name):
         client.drop_index(name, there["index_name"])
     # Building may take an hour; rows without an index are searched all the same.
     client.create_index(name, client.vector_index(), sync=False)
 
 
 def _load_as_before(client: IndexClient, name: CollectionName, before: Held) -> None:
-    if not _index(client, name):
+    if not client.described_index(name):
         old = IndexOptions(before.index or AUTO)
         client.create_index(name, client.index_of(old), sync=False)
     number = {"replica_number": before.replicas} if before.replicas else {}
     client.load_collection(name, **number)
-
-
-def _index(client: IndexClient, name: CollectionName) -> dict[str, Any]:
-    """The index of the vectors of a collection; empty if it has none."""
-    names = client.list_indexes(name, field_name="vector")
-    return client.describe_index(name, names[0]) if names else {}

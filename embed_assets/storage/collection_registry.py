@@ -24,6 +24,8 @@ from embed_assets.storage.records import (
 )
 from embed_assets.storage.tables import Tables
 
+HASHES_PER_CALL = 500
+
 ROLLBACK, PROMOTE = "rollback", "promote"
 """Reasons of a move by hand. It lasts until the settings change or the alias is moved by hand."""
 
@@ -258,6 +260,24 @@ def sample_tracks(
     with tables.connect() as db:
         rows = db.execute(sql.format(">="), (recipe, start, n)).fetchall()
         return rows + db.execute(sql.format("<"), (recipe, start, n - len(rows))).fetchall()
+
+
+def embedded_audio(
+    tables: Tables, recipe: RecipeDigest, hashes: Sequence[AudioHash]
+) -> dict[AudioHash, float]:
+    """When each of these was embedded, as far as it was."""
+    found: dict[AudioHash, float] = {}
+    with tables.connect() as db:
+        for i in range(0, len(hashes), HASHES_PER_CALL):
+            some = hashes[i : i + HASHES_PER_CALL]
+            found |= dict(
+                db.execute(
+                    "SELECT audio_hash, at FROM embeddings WHERE recipe = ? AND reason IS NULL"
+                    f" AND audio_hash IN ({', '.join('?' * len(some))})",
+                    (recipe, *some),
+                ).fetchall()
+            )
+    return found
 
 
 def lowest_audio(tables: Tables, uri: str, spec: IndexSpec, n: int) -> list[TrackId]:
