@@ -211,6 +211,21 @@ class ServerPlan:
     vector_type: str
     shards: int
 
+    def settings(self) -> dict[str, str]:
+        """The settings that differ from their defaults, by the name of the variable."""
+        values: dict[str, object] = {
+            "INDEX": self.options.index,
+            "VECTOR_TYPE": self.vector_type,
+            "SHARDS": self.shards,
+            "MMAP": self.options.mmap,
+        }
+        defaults = (AUTO, FLOAT32.name, 1, None)
+        return {
+            f"EMBED_MILVUS_{name}": str(value).lower() if value is True else str(value)
+            for (name, value), default in zip(values.items(), defaults, strict=True)
+            if value != default
+        }
+
     def memory(self, dim: int) -> int:
         """Bytes of memory of all query nodes for one replica, computed."""
         return memory_of(self.rows, dim, self.options, self.vector_type)

@@ -88,10 +88,10 @@ def _change(
     client.release_collection(name)
     try:
         if options.index not in (AUTO, now.index):
-            _replace_index(client, name)
+            _replace_index(client, name, options)
         if options.mmap not in (None, bool(now.mmap)):
             client.alter_collection_properties(name, {MMAP: str(options.mmap).lower()})
-        client.load(name)
+        _load(client, name, options.replicas or now.replicas)
     except MilvusException as e:
         _load_as_before(client, name, now)
         if not milvus_compat.is_refusal(e):
@@ -103,16 +103,19 @@ def _change(
         ) from e
 
 
-def _replace_index(client: IndexClient, name: CollectionName) -> None:
+def _replace_index(client: IndexClient, name: CollectionName, options: IndexOptions) -> None:
     if there := client.described_index(name):
         client.drop_index(name, there["index_name"])
     # Building may take an hour; rows without an index are searched all the same.
-    client.create_index(name, client.vector_index(), sync=False)
+    client.create_index(name, client.index_of(options), sync=False)
 
 
 def _load_as_before(client: IndexClient, name: CollectionName, before: Held) -> None:
     if not client.described_index(name):
         old = IndexOptions(before.index or AUTO)
         client.create_index(name, client.index_of(old), sync=False)
-    number = {"replica_number": before.replicas} if before.replicas else {}
-    client.load_collection(name, **number)
+    _load(client, name, before.replicas)
+
+
+def _load(client: IndexClient, name: CollectionName, replicas: int | None) -> None:
+    client.load_collection(name, **({"replica_number": replicas} if replicas else {}))

@@ -47,6 +47,10 @@ class CollectionRow(TypedDict):
     """How the windows of a track become one vector."""
     width: int | None
     """Dimensions of a vector."""
+    vector_type: str | None
+    """How a server stores its vectors: `float32`, `float16` or `bfloat16`."""
+    shards: int | None
+    """Shards on a server."""
     row_schema: int | None
     """Version of the fields of a row."""
     ranking: str | None
@@ -154,6 +158,8 @@ def _as_json(one: Listed, ranking: str | None) -> CollectionRow:
         "windows": recipe.windows if recipe else None,
         "pooling": spec.pooling if spec else None,
         "width": spec.dim if spec else None,
+        "vector_type": spec.vector_type if spec else None,
+        "shards": spec.shards if spec else None,
         "row_schema": spec.row_schema if spec else None,
         "ranking": ranking,
         "gates_passed": gates["passed"],
