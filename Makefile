@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-fast test-server test-browser check stress bench bench-small clean
+.PHONY: install demo test test-fast test-server test-cluster test-browser check stress bench bench-small clean
 
 install: $(STAMP)
 
@@ -22,10 +22,13 @@ $(STAMP): pyproject.toml
 demo: install
 	$(BIN)/embed-assets demo
 
+# What has a target of its own.
+NOT_HERE := not stress and not bench and not browser and not cluster
+
 # A file is one worker's, so that what its tests share is made once. Five workers on two cores, for
 # journeys wait more than they work.
 test: install
-	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder -m "not stress and not bench and not browser"
+	$(BIN)/python -m pytest -n 5 --dist loadfile --no-loadscope-reorder -m "$(NOT_HERE)"
 
 # For every edit: what needs no run of Dagster and no MuQ (embed_assets_tests/tiers.py).
 test-fast: install
@@ -35,7 +38,16 @@ test-fast: install
 test-server: install
 	$(PYTHON) -m venv .venv-milvus
 	.venv-milvus/bin/python -m pip install --quiet 'milvus==2.3.5' 'setuptools<81'
-	EMBED_TEST_MILVUS_SERVER=$(CURDIR)/.venv-milvus/bin/milvus-server $(BIN)/python -m pytest -k server -m "not stress and not bench and not browser"
+	EMBED_TEST_MILVUS_SERVER=$(CURDIR)/.venv-milvus/bin/milvus-server $(BIN)/python -m pytest -k server -m "$(NOT_HERE)"
+
+# Two hosts of a real Ray cluster, in namespaces of one machine, as root, cut off from its network.
+# PostgreSQL must be installed (`apt-get install postgresql`).
+test-cluster: install
+	$(PYTHON) -m venv .venv-milvus
+	.venv-milvus/bin/python -m pip install --quiet 'milvus==2.3.5' 'setuptools<81'
+	$(BIN)/python -m pip install --quiet --editable '.[cluster,kubernetes]'
+	EMBED_TEST_MILVUS_SERVER=$(CURDIR)/.venv-milvus/bin/milvus-server \
+		unshare --net sh -c 'ip link set lo up && exec "$$@"' sh $(BIN)/python -m pytest -m cluster -rs
 
 # The page of serve in a real Chromium: the system's, or Playwright's. Without one they are skipped.
 test-browser: install
@@ -53,7 +65,7 @@ check: install
 
 # MUSIC=DIR, a folder of real music: without it tracks are synthesised where that means something.
 bench: install
-	for b in walk tick history scan similar search serve server_ids index parts muq_memory hand_over stop; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
+	for b in walk tick history scan similar search serve server_ids index parts vectors muq_memory hand_over stop; do $(BIN)/python benchmarks/$$b.py --json || exit 1; done
 	for b in encoder drop bulk; do $(BIN)/python benchmarks/$$b.py $(if $(MUSIC),--music '$(MUSIC)') --json || exit 1; done
 	$(if $(MUSIC),$(BIN)/python benchmarks/muq_pipeline.py --music '$(MUSIC)' --json)
 	$(if $(MUSIC),$(BIN)/python benchmarks/retrieval.py '$(MUSIC)' --json)

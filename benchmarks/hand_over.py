@@ -52,6 +52,7 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     from embed_assets.embedding.embed_track import Job, embed_track
     from embed_assets.encoders.config import EncoderConfig
     from embed_assets.identity import Recipe
+    from embed_assets.storage.folder_store import FolderStore
     from embed_assets.storage.records import Track
     from embed_assets.workers import open_pool
 
@@ -66,7 +67,7 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     def jobs(name: str, batches: int) -> Iterator[Job]:
         for i in range(batches * a_batch):
             told = replace(track, audio_hash=f"{name}{i:063d}")
-            yield Job(told, b"", recipe, choice, room / "store", "", True)
+            yield Job(told, b"", recipe, choice, FolderStore(room / "store"), "", True)
 
     with open_pool(1) as device:
         if not args.device:

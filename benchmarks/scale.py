@@ -65,7 +65,11 @@ def on_postgres(root: Path) -> Iterator[dict[str, str]]:
     """Settings for a PostgreSQL server of our own: one database for the tables, one for Dagster."""
     from embed_assets_tests.postgres import database_of, running_postgres
 
-    with running_postgres() as server, database_of(server) as tables, database_of(server) as dagster:
+    with (
+        running_postgres() as server,
+        database_of(server) as tables,
+        database_of(server) as dagster,
+    ):
         home = root / "dagster"
         home.mkdir()
         address = dagster.replace("postgresql://", "postgresql+psycopg2://")
@@ -162,7 +166,7 @@ def walking(made: Sequence[Any]) -> Iterator[None]:
 
     from embed_assets.defs import evaluation
 
-    with mock.patch.object(evaluation, "walk", lambda *_: iter(made)):
+    with mock.patch.object(evaluation, "walk", side_effect=lambda *_: iter(made)):
         yield
 
 
@@ -203,7 +207,7 @@ def peak_mib() -> float:
 
 
 def started(instance: Any, keys: Sequence[str]) -> dict[str, Any]:
-    """From the request of a run over 64 folders until it could start: its run and planned events."""
+    """From the request of a run over 64 folders until it can start: its planned events."""
     import dagster as dg
 
     from embed_assets.definitions import build_defs
@@ -311,7 +315,9 @@ def history_bytes(instance: Any, settings: Any) -> int:
     import sqlalchemy as db
 
     with instance.event_log_storage._engine.connect() as connection:
-        return int(connection.execute(db.text("SELECT pg_database_size(current_database())")).scalar())
+        return int(
+            connection.execute(db.text("SELECT pg_database_size(current_database())")).scalar()
+        )
 
 
 def partitions_page(instance: Any) -> dict[str, Any]:

@@ -202,12 +202,12 @@ def row(i: int) -> Any:
 
 def fill(root: Path, made: np.ndarray) -> tuple[Any, Any, Any]:
     """Tables and pooled vectors of a library; the windows are not stored, but made on demand."""
+    from embed_assets.storage.folder_store import FolderStore
     from embed_assets.storage.records import Embedding, IndexedFolder, Track
     from embed_assets.storage.tables import Tables
     from embed_assets.storage.track_vector_file import TrackVectorFile
-    from embed_assets.storage.vector_store import Store
 
-    class Made(Store):
+    class Made(FolderStore):
         def read(self, recipe: str, audio: str) -> np.ndarray:
             return made[int(audio, 16)][None, None]
 

@@ -104,10 +104,10 @@ def write(how: str) -> None:
     from embed_assets.index.collection import ensure
     from embed_assets.index.connection import connect
     from embed_assets.index.expected_rows import index_rows
+    from embed_assets.index.row_vectors import TrackVectors, Windows
     from embed_assets.index.writer import FolderRows, index_folders
     from embed_assets.project import Project
     from embed_assets.settings import Settings
-    from embed_assets.storage.pooling import pool
 
     project = Project.of(Settings.load())
     spec, tables = project.spec(), project.tables
@@ -115,14 +115,12 @@ def write(how: str) -> None:
         FolderRows(f, lambda f=f: index_rows(tables, f, spec)) for f, _, _ in tables.folders()
     ]
 
-    def vector_of(audio_hash: str) -> np.ndarray:
-        return pool(project.store.read(spec.recipe.digest, audio_hash), spec.pooling)
-
+    vectors = TrackVectors(spec, Windows(tables, project.store, forget_lost=False))
     with connect(project.uri, wait_seconds=60) as client:
         ensure(client, spec)
         print("ready", flush=True)
         while how == "indexing":
-            for _ in index_folders(client, spec, sources, vector_of, rewrite=True):
+            for _ in index_folders(client, spec, sources, vectors, rewrite=True):
                 pass
         while True:
             time.sleep(0.02)

@@ -13,7 +13,7 @@ import typer.cli
 import typer.main
 from pydantic_core import PydanticUndefined
 
-from embed_assets.cli import app
+from embed_assets.cli.command_line import app
 from embed_assets.cli.json_shapes import OBJECTS, SHAPES, Field, Shape, fields_of
 from embed_assets.encoders.cards import CARDS
 from embed_assets.errors import EXIT_CODES

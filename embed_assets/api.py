@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.errors import NotFound
-from embed_assets.identity import TRACKS, IndexSpec, display_path
+from embed_assets.identity import TRACKS, WORDS, IndexSpec, display_path
 from embed_assets.index.nearest import Match
 from embed_assets.index.track_rows import row_of
 from embed_assets.project import Project, for_reading
@@ -25,7 +25,14 @@ from embed_assets.search.names import Found, Names, at_path, find, name_of, not_
 from embed_assets.search.parts import has_parts
 from embed_assets.search.questions import Questions
 from embed_assets.search.searcher import Searcher
-from embed_assets.search.served import known_spec, require_spec, served_name, spec_of, wanted_spec
+from embed_assets.search.served import (
+    known_spec,
+    require_spec,
+    served_name,
+    served_names,
+    spec_of,
+    wanted_spec,
+)
 from embed_assets.search.snapshot import Snapshot as IndexSnapshot
 from embed_assets.settings import Settings
 from embed_assets.storage import find_tracks, queries
@@ -83,7 +90,12 @@ class Library(Questions):
         if collection:
             project = self._project
             return Snapshot(local_answers(project, known_spec(project, collection)))
-        return Snapshot(self._local(parts=True))
+        project = self._project
+        names = served_names(project)
+        answers = self._tracks(project, names.tracks, parts=True)
+        if names.words not in (None, names.tracks):
+            answers = replace(answers, words=self._words(project, names.words))
+        return Snapshot(answers)
 
     def tracks(self) -> pd.DataFrame:
         """One row per track: path, tags, and how it was embedded or why it was rejected."""
@@ -170,14 +182,27 @@ class Library(Questions):
             return MilvusAnswers(project, name)
         return self._snapshots(project, spec, parts=parts)
 
-    def _local(self, *, parts: bool = False) -> LocalAnswers:
+    def _local(self) -> LocalAnswers:
         project = self._project
-        name = served_name(project)
+        return self._tracks(project, served_name(project))
+
+    def _tracks(self, project: Project, name: str, *, parts: bool = False) -> LocalAnswers:
         spec = self._spec(project, name) or require_spec(project, name)
         return self._snapshots(project, spec, parts=parts)
 
-    def _spec(self, project: Project, name: str) -> IndexSpec | None:
-        held = self._searchers.get(TRACKS)
+    def _by_words(self) -> LocalAnswers:
+        project = self._project
+        names = served_names(project)
+        if names.words in (None, names.tracks):
+            return self._tracks(project, names.tracks)
+        return LocalAnswers(project, self._words(project, names.words))
+
+    def _words(self, project: Project, name: str) -> IndexSnapshot:
+        spec = self._spec(project, name, WORDS) or require_spec(project, name)
+        return self._newest(project, spec.collection_specs[0], WORDS)
+
+    def _spec(self, project: Project, name: str, role: str = TRACKS) -> IndexSpec | None:
+        held = self._searchers.get(role)
         return held.spec if held and held.spec.collection == name else spec_of(project, name)
 
     def _snapshots(self, project: Project, spec: IndexSpec, *, parts: bool) -> LocalAnswers:
@@ -186,13 +211,15 @@ class Library(Questions):
             return LocalAnswers(project, tracks, self._newest(project, spec.segment_spec))
         return LocalAnswers(project, tracks)
 
-    def _newest(self, project: Project, spec: IndexSpec) -> IndexSnapshot:
+    def _newest(self, project: Project, spec: IndexSpec, role: str = "") -> IndexSnapshot:
+        """The newest snapshot of a collection; `role`: what it is for, if not for its rows."""
+        role = role or spec.rows
         with self._lock:
-            held = self._searchers.get(spec.rows)
+            held = self._searchers.get(role)
             if held is None or held.spec.collection != spec.collection:
                 key = spec.collection_key(project.uri)
                 held = Searcher(project.tables, project.store, spec, key)
-                self._searchers[spec.rows] = held
+                self._searchers[role] = held
         held.refresh()
         return held.snapshot()
 
@@ -315,3 +342,6 @@ class Snapshot(Questions):
 
     def _local(self) -> LocalAnswers:
         return self._held
+
+    def _by_words(self) -> LocalAnswers:
+        return self._held.by_words

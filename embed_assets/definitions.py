@@ -15,7 +15,7 @@ from typing import Any
 import dagster as dg
 
 from embed_assets.defs.audio_embeddings import audio_embeddings
-from embed_assets.defs.canary import CANARY_JOB, CANARY_SCHEDULE, vectors_reproducible
+from embed_assets.defs.canary import CANARY_SCHEDULE, canary_job, vectors_reproducible
 from embed_assets.defs.checks import (
     RECONCILE_JOB,
     RECONCILE_SCHEDULE,
@@ -23,7 +23,7 @@ from embed_assets.defs.checks import (
     wanted_collection_is_served,
 )
 from embed_assets.defs.execution import EXECUTOR
-from embed_assets.defs.jobs import LIBRARY_JOB, prune_history
+from embed_assets.defs.jobs import FOLDERS_JOB, folders_job, prune_history
 from embed_assets.defs.library_map import MAP_JOB, MAP_SCHEDULE, library_map
 from embed_assets.defs.milvus_index import milvus_index
 from embed_assets.defs.neighbours import (
@@ -55,7 +55,14 @@ def build_defs(
             neighbours_beat_chance,
             vectors_reproducible,
         ],
-        jobs=[LIBRARY_JOB, RECONCILE_JOB, MAP_JOB, EVALUATION_JOB, CANARY_JOB, pruning.job],
+        jobs=[
+            folders_job(settings.tags_of_runs),
+            canary_job(settings.tags_of_runs),
+            RECONCILE_JOB,
+            MAP_JOB,
+            EVALUATION_JOB,
+            pruning.job,
+        ],
         schedules=[
             RECONCILE_SCHEDULE,
             MAP_SCHEDULE,
@@ -77,4 +84,4 @@ def defs() -> dg.Definitions:
 
 def library_job() -> dg.JobDefinition:
     """The job that `sync` runs by itself; a function, so that its steps can find it again."""
-    return defs().resolve_job_def(LIBRARY_JOB.name)
+    return defs().resolve_job_def(FOLDERS_JOB)

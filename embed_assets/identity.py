@@ -10,7 +10,7 @@ import json
 import os
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
-from typing import NewType
+from typing import Any, NewType
 
 TrackId = NewType("TrackId", str)
 """Names a track by its path; see `track_id`."""
@@ -100,6 +100,9 @@ class Recipe:
 TRACKS, PARTS = "tracks", "parts"
 """What a collection has a row for: each track, or each of the windows that were embedded of it."""
 
+WORDS = "words"
+"""The alias of the collection that `find` searches, if it is not the one behind `tracks`."""
+
 
 def parts_of(collection: CollectionName) -> CollectionName:
     """Name of the collection of parts that stands beside a collection of tracks."""
@@ -110,8 +113,9 @@ def parts_of(collection: CollectionName) -> CollectionName:
 class IndexSpec:
     """What a collection holds: a recipe, the pooling of windows, the row's fields, rows of what.
 
-    `parts`: beside the collection of tracks the windows are to have one, that of `segment_spec`; it
-    says nothing of the tracks' own, whose name and digest are the same with and without.
+    Two more collections may be wanted beside that of the tracks, whose name and digest are the same
+    with and without them. `parts`: one of the windows, that of `segment_spec`. `words`: one for
+    `find`, that of `words_spec`, with vectors of this other recipe.
     `vector_type`, `shards`: how a server stores the rows, which it cannot change later.
     """
 
@@ -120,6 +124,7 @@ class IndexSpec:
     row_schema: int = ROW_SCHEMA_VERSION
     rows: str = TRACKS
     parts: bool = False
+    words: Recipe | None = None
     vector_type: str = "float32"
     shards: int = 1
 
@@ -145,13 +150,36 @@ class IndexSpec:
     @property
     def segment_spec(self) -> IndexSpec:
         """The spec of the collection of windows beside this one's, wanted or not."""
-        return replace(self, rows=PARTS, parts=False)
+        return replace(self, rows=PARTS, parts=False, words=None)
+
+    @property
+    def words_spec(self) -> IndexSpec | None:
+        """The spec of the collection for `find` beside this one's; None if none is wanted.
+
+        It is that of an encoder that knows words, as if this encoder were the only one.
+        """
+        if self.words is None:
+            return None
+        return replace(self, recipe=self.words, pooling="mean", parts=False, words=None)
 
     @property
     def collection_specs(self) -> tuple[IndexSpec, ...]:
-        """The specs of all collections that are to be filled for this one, the tracks' first."""
-        alone = replace(self, parts=False)
+        """The specs of the collections that are served together, the tracks' first."""
+        alone = replace(self, parts=False, words=None)
         return (alone, self.segment_spec) if self.parts else (alone,)
+
+    @property
+    def every_collection(self) -> tuple[IndexSpec, ...]:
+        """The specs of all collections that are to be filled, the tracks' first.
+
+        A folder is up to date when it is in all of them.
+        """
+        return (*self.collection_specs, *([self.words_spec] if self.words_spec else ()))
+
+    @property
+    def recipes(self) -> tuple[Recipe, ...]:
+        """The recipes of all these collections, each once, the tracks' first."""
+        return tuple(dict.fromkeys(one.recipe for one in self.every_collection))
 
     def collection_key(self, uri: str) -> CollectionKey:
         """Where the rows of this spec are, at a Milvus address: 32 hex digits."""
@@ -159,15 +187,20 @@ class IndexSpec:
 
     def dump(self) -> str:
         """Text from which `load` makes an equal spec."""
-        return json.dumps(asdict(self), sort_keys=True)
+        return json.dumps(self.as_json(), sort_keys=True)
+
+    def as_json(self) -> dict[str, Any]:
+        """All fields; without those that earlier versions lack if they have their defaults."""
+        late = {"words": None, "vector_type": "float32", "shards": 1}
+        return {k: v for k, v in asdict(self).items() if k not in late or v != late[k]}
 
     @classmethod
     def load(cls, text: str) -> IndexSpec | None:
         """The spec that `dump` wrote; None if a version with other recipes wrote it."""
         try:
             raw = json.loads(text)
-            raw["recipe"]["frame_stats"] = tuple(raw["recipe"]["frame_stats"])
-            return cls(**(raw | {"recipe": Recipe(**raw["recipe"])}))
+            recipes = {k: _recipe(raw[k]) for k in ("recipe", "words") if raw.get(k)}
+            return cls(**(raw | recipes))
         except (ValueError, TypeError, KeyError):
             return None
 
@@ -177,3 +210,7 @@ class IndexSpec:
         encoder = self.recipe.encoder.replace("-", "_")
         name = CollectionName(f"{TRACKS}_{encoder}_{self._digest[:12]}")
         return name if self.rows == TRACKS else parts_of(name)
+
+
+def _recipe(raw: dict[str, Any]) -> Recipe:
+    return Recipe(**(raw | {"frame_stats": tuple(raw["frame_stats"])}))

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embed_assets.context import IndexContext
-from embed_assets.encoders.config import EncoderConfig
+from embed_assets.encoders.cards import OF_WORDS
+from embed_assets.encoders.config import EncoderConfig, VectorConfig
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec
 from embed_assets.index.backend import Backend, backend_of
@@ -16,11 +17,14 @@ from embed_assets.index.connection import connect
 from embed_assets.index.options import DEFAULT_OPTIONS, FLOAT32, IndexOptions
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.settings import Settings
+from embed_assets.storage.folder_store import FolderStore
+from embed_assets.storage.object_store import ObjectStore
 from embed_assets.storage.postgres_address import PostgresAddress
 from embed_assets.storage.postgres_database import PostgresDatabase
 from embed_assets.storage.sqlite_database import SqliteDatabase
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
+from embed_assets.storage.vectors_address import is_folder
 
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
@@ -31,9 +35,16 @@ def tables_in(home: Path, address: PostgresAddress | None = None) -> Tables:
     return Tables(PostgresDatabase(address) if address else SqliteDatabase(home / "tables.sqlite"))
 
 
-def store_in(home: Path) -> Store:
-    """The store of window vectors of an EMBED_HOME."""
-    return Store(home / "vectors")
+def store_in(home: Path, address: str = "", cache_bytes: int = 0) -> Store:
+    """The store of window vectors at an address in normal form, or else that of an EMBED_HOME.
+
+    `cache_bytes`: how much of the disk copies of an object store may take.
+    """
+    if not address:
+        return FolderStore(home / "vectors")
+    if is_folder(address):
+        return FolderStore(Path(address), home)
+    return ObjectStore(address, home, cache_bytes)
 
 
 FOLDERS_PER_GPU_RUN = 1024
@@ -46,9 +57,23 @@ In runs of this size that is a small part; larger ones would gain little.
 def fitted(settings: Settings) -> Settings:
     """The settings, with a run size that suits this machine unless one is set."""
     chosen = "folders_per_run" in settings.model_fields_set
-    if chosen or not Project.of(settings).choice.uses_nvidia():
+    if chosen or not any(one.uses_nvidia() for one in vectors_of(settings).encoders()):
         return settings
     return settings.model_copy(update={"folders_per_run": FOLDERS_PER_GPU_RUN})
+
+
+def vectors_of(settings: Settings) -> VectorConfig:
+    """Which vectors the settings ask for."""
+    device, cache = settings.device, settings.model_cache
+    words = EncoderConfig(OF_WORDS.name, settings.words_model, device, cache)
+    return VectorConfig(
+        EncoderConfig(settings.encoder, settings.model, device, cache),
+        settings.window_seconds,
+        settings.windows,
+        settings.pooling,
+        settings.parts,
+        words if settings.words else None,
+    )
 
 
 @dataclass(frozen=True)
@@ -58,11 +83,7 @@ class Project:
     library: MusicFolder
     tables: Tables
     store: Store
-    choice: EncoderConfig
-    window_seconds: float
-    windows: int
-    pooling: str
-    parts: bool
+    vectors: VectorConfig
     uri: str
     token: str | None
     vector_type: str = FLOAT32.name
@@ -75,20 +96,19 @@ class Project:
         return cls(
             library=MusicFolder(settings.library),
             tables=tables_in(settings.home, settings.tables_address),
-            store=store_in(settings.home),
-            choice=EncoderConfig(
-                settings.encoder, settings.model, settings.device, settings.model_cache
-            ),
-            window_seconds=settings.window_seconds,
-            windows=settings.windows,
-            pooling=settings.pooling,
-            parts=settings.parts,
+            store=store_in(settings.home, settings.vectors, settings.vectors_cache_bytes),
+            vectors=vectors_of(settings),
             uri=settings.index_uri,
             token=settings.milvus_token or None,
             vector_type=settings.milvus_vector_type,
             shards=settings.milvus_shards,
             options=settings.index_options,
         )
+
+    @property
+    def choice(self) -> EncoderConfig:
+        """The encoder of tracks."""
+        return self.vectors.choice
 
     @property
     def backend(self) -> Backend:
@@ -101,14 +121,7 @@ class Project:
         Raises:
             ConfigurationError: no such encoder, or its weights are not on this machine.
         """
-        recipe = self.choice.recipe(self.window_seconds, self.windows)
-        return IndexSpec(
-            recipe,
-            self.pooling,
-            parts=self.parts,
-            vector_type=self.vector_type,
-            shards=self.shards,
-        )
+        return replace(self.vectors.spec(), vector_type=self.vector_type, shards=self.shards)
 
     def index(self) -> IndexContext:
         """The context of runs over folders; raises the same errors as `spec`."""

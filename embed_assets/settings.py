@@ -6,6 +6,7 @@ which never reads configuration.
 
 from __future__ import annotations
 
+import json
 import os
 import re
 from contextlib import suppress
@@ -23,6 +24,7 @@ from embed_assets.index.address import is_server, normal_address
 from embed_assets.index.options import IndexOptions
 from embed_assets.servers.config import ServerConfig, parse, with_login
 from embed_assets.storage.postgres_address import PostgresAddress, normal_postgres_url
+from embed_assets.storage.vectors_address import normal_vectors_address
 
 
 class Settings(BaseSettings):
@@ -52,6 +54,20 @@ class Settings(BaseSettings):
     tables_password_file: Path | None = Field(
         None, description="A file with this password, instead of `EMBED_TABLES_PASSWORD`."
     )
+    vectors: str = Field(
+        "",
+        description="Where the vectors of all windows are stored, for several machines:"
+        " `s3://bucket/prefix`, `gs://bucket/prefix`, `az://container/prefix`, or a folder"
+        " (docs/vectors.md). Empty: `vectors` in `EMBED_HOME`.",
+    )
+    vectors_cache_gb: float = Field(
+        2.0,
+        ge=0.0,
+        le=100_000.0,
+        allow_inf_nan=False,
+        description="How many GB of copies of an object store are kept in `EMBED_HOME`, on each"
+        " machine. 0: none.",
+    )
     dagster_home: Path | None = Field(
         None,
         description="A folder with your own `dagster.yaml`, which is never changed, e.g. for runs"
@@ -66,6 +82,18 @@ class Settings(BaseSettings):
         validate_default=True,
         description="Weights: a Hugging Face id, or a local folder with config.json and"
         f" model.safetensors. Empty: {cards.with_weights()}.",
+    )
+    words: bool = Field(
+        default=False,
+        description=f"Also embed with `{cards.OF_WORDS.name}`, into a collection of its own, for"
+        " `embed-assets find`. See docs/words.md for the cost.",
+    )
+    words_model: str = Field(
+        "",
+        validate_default=True,
+        description=f"Weights of `{cards.OF_WORDS.name}` for `EMBED_WORDS`: a Hugging Face id or a"
+        f" local folder. Empty: `EMBED_MODEL` if that is the encoder,"
+        f" else `{cards.OF_WORDS.default_model}`.",
     )
     device: str = Field(
         "auto",
@@ -154,6 +182,12 @@ class Settings(BaseSettings):
         description="Most folders in a run. Runs of an import also end after ten minutes of work."
         " On a GPU the default is 1024.",
     )
+    run_tags: str = Field(
+        "",
+        description="Tags of the runs that embed, as a JSON object. With several machines they say"
+        " what such a run needs of one, e.g. `dagster-k8s/config` or `dagster-ray/config`"
+        " (docs/cluster.md).",
+    )
     http: str = Field(
         "",
         description="`host:port` at which `embed-assets up` also answers queries over HTTP, e.g."
@@ -240,10 +274,21 @@ class Settings(BaseSettings):
     def _of_postgres(cls, value: str) -> str:
         return normal_postgres_url(value) if value else value
 
+    @field_validator("vectors")
+    @classmethod
+    def _a_folder_or_a_bucket(cls, value: str) -> str:
+        return normal_vectors_address(value) if value else value
+
     @field_validator("model")
     @classmethod
     def _of_the_encoder(cls, value: str, info: ValidationInfo) -> str:
         return value or cards.default_model(info.data.get("encoder", ""))
+
+    @field_validator("words_model")
+    @classmethod
+    def _of_words(cls, value: str, info: ValidationInfo) -> str:
+        is_encoder = info.data.get("encoder") == cards.OF_WORDS.name
+        return value or (is_encoder and info.data.get("model")) or cards.OF_WORDS.default_model
 
     @field_validator("device")
     @classmethod
@@ -251,6 +296,17 @@ class Settings(BaseSettings):
         # Whether it is there is found out by the encoder; a wrong word is wrong for each of them.
         if not re.fullmatch(r"auto|cpu|mps|cuda(:\d+)?|openvino:[A-Z0-9.:,]+", value):
             raise ValueError("must be auto, cpu, cuda, cuda:N, mps or openvino:GPU")
+        return value
+
+    @field_validator("run_tags")
+    @classmethod
+    def _a_json_object(cls, value: str) -> str:
+        try:
+            tags = json.loads(value or "{}")
+        except ValueError as e:
+            raise ValueError(f"is not JSON: {e}") from None
+        if not isinstance(tags, dict):
+            raise ValueError('must be a JSON object: {"name of a tag": its value}')
         return value
 
     @field_validator("http")
@@ -356,6 +412,17 @@ class Settings(BaseSettings):
         if not self.tables:
             return None
         return PostgresAddress(self.tables, self.tables_password, self.tables_password_file)
+
+    @property
+    def tags_of_runs(self) -> dict[str, str]:
+        """EMBED_RUN_TAGS as Dagster keeps tags: a value that is no text is JSON."""
+        tags = json.loads(self.run_tags or "{}")
+        return {k: v if isinstance(v, str) else json.dumps(v) for k, v in tags.items()}
+
+    @property
+    def vectors_cache_bytes(self) -> int:
+        """EMBED_VECTORS_CACHE_GB in bytes."""
+        return int(self.vectors_cache_gb * 1e9)
 
     @property
     def index_uri(self) -> str:

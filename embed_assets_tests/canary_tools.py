@@ -13,8 +13,8 @@ from embed_assets.embedding.embed_folders import EmbedContext
 from embed_assets.encoders.acoustic.encoder import constants
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.library.manifest import MusicFolder, scan_folder
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.vector_store import Store
 from embed_assets.workers import open_pool
 from embed_assets_tests.embedded import embed_folder
 from embed_assets_tests.synth import write_track
@@ -35,7 +35,7 @@ def embed(
         choice.recipe(window_seconds, 2),
         choice,
         Tables(root / "tables.sqlite"),
-        Store(root / "vectors"),
+        FolderStore(root / "vectors"),
     )
     with open_pool(2) as pool:
         scan_folder(context.library, b"Album", context.tables, pool)
@@ -45,7 +45,7 @@ def embed(
 
 def with_own_notes(embedded: EmbedContext, root: Path) -> EmbedContext:
     """The same library and vectors, in a home that has no notes yet."""
-    store = Store(root / "vectors")
+    store = FolderStore(root / "vectors")
     store.root.symlink_to(embedded.store.root)
     return replace(embedded, store=store)
 

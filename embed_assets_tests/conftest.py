@@ -13,6 +13,7 @@ from hypothesis import settings
 from embed_assets.encoders import Encoder
 from embed_assets_tests import small_muq, tiers
 from embed_assets_tests.milvus_server import database, running_server
+from embed_assets_tests.object_server import running_objects
 from embed_assets_tests.postgres import database_of, running_postgres, tables_on
 
 # What a script runs in the background ignores SIGINT, all processes of the tests would, and Dagster
@@ -76,6 +77,21 @@ def postgres_server():
     """A real PostgreSQL server; skips where none can be had."""
     with running_postgres() as server:
         yield server
+
+
+@pytest.fixture(scope="session")
+def object_server(tmp_path_factory):
+    """A server that speaks S3; skips where none can be had."""
+    with running_objects(tmp_path_factory.mktemp("objects") / "log") as server:
+        yield server
+
+
+@pytest.fixture
+def bucket(object_server, monkeypatch):
+    """The name of an empty bucket, which this process may use."""
+    for name, value in object_server.environment.items():
+        monkeypatch.setenv(name, value)
+    return object_server.bucket()
 
 
 @pytest.fixture

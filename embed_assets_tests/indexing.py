@@ -7,17 +7,20 @@ import random
 import subprocess
 import sys
 from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from pymilvus import MilvusClient
 
 from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
+from embed_assets.index import writer
 from embed_assets.index.collection import count, load, point, rows_by_folder, served
 from embed_assets.index.connection import connect
 from embed_assets.index.nearest import vectors_of
-from embed_assets.index.row import SegmentRow, TrackRow
-from embed_assets.index.writer import FolderFailed, FolderRows, FolderWritten, index_folders
+from embed_assets.index.row import SegmentRow, TrackRow, VectorKey
+from embed_assets.index.writer import FolderFailed, FolderRows, FolderWritten
 from embed_assets.storage.queries import folder_states
 from embed_assets.storage.records import IndexedFolder
 from embed_assets.storage.tables import Tables
@@ -71,6 +74,29 @@ def note_indexed(
 def vector_of(audio_hash: str, dim: int = DIM) -> np.ndarray:
     rng = np.random.default_rng(int(audio_hash[:15], 16))
     return (rng.standard_normal(dim) * 7).astype(np.float32)
+
+
+class VectorsBy:
+    """The vectors that a function gives for an audio hash, or for it and a window's number."""
+
+    def __init__(self, vector_of: Callable[[Any], np.ndarray]) -> None:
+        self.vector_of = vector_of
+
+    def of(self, keys: Sequence[VectorKey]) -> Iterator[np.ndarray]:
+        for key in keys:
+            sound = (key.audio_hash, key.number)
+            yield self.vector_of(key.audio_hash if key.number is None else sound)
+
+
+def index_folders(
+    client: Any,
+    spec: IndexSpec,
+    folders: Iterable[FolderRows],
+    vector_of: Callable[[Any], np.ndarray],
+    **options: bool,
+) -> Iterator[FolderWritten | FolderFailed]:
+    """`writer.index_folders` with vectors from a function."""
+    return writer.index_folders(client, spec, folders, VectorsBy(vector_of), **options)
 
 
 def track(folder: str, name: str, take: str = "", **tags) -> TrackRow:

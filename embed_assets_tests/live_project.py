@@ -35,6 +35,9 @@ from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.privileges import give_up_roots
 from embed_assets_tests.synth import write_track
 
+AFTER_UP = 60.0
+"""Seconds to wait for what runs that `up` left may still do, once it has ended."""
+
 
 @dataclass
 class LiveProject:
@@ -255,12 +258,14 @@ class LiveProject:
     # What must be so
 
     def until(self, question: Any, what: str, seconds: float = PATIENCE) -> None:
-        """Wait until something is so."""
+        """Wait until something is so; not for long after `up` has ended."""
         deadline = time.monotonic() + seconds
         while True:
             answer = question()
             if answer:
                 return
+            if self.process is not None and self.process.poll() is not None:
+                deadline = min(deadline, time.monotonic() + AFTER_UP)
             if time.monotonic() > deadline:
                 logs = [p for p in (self.root / "up.log", self.home / "dagster.log") if p.exists()]
                 tail = "\n".join(p.read_text(errors="replace")[-3000:] for p in logs)

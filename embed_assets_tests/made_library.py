@@ -14,9 +14,9 @@ from embed_assets.identity import IndexSpec, Recipe, digest, folder_id, track_id
 from embed_assets.index.folders import index_library, mirror_to_served
 from embed_assets.index.promotion import ServingStatus, promote_if_ready
 from embed_assets.library.manifest import MusicFolder
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.records import Embedding, Track
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.vector_store import Store
 from embed_assets_tests.postgres import tables_at
 
 DIM = 16
@@ -51,8 +51,8 @@ class Shelf:
         return tables_at(self.root / "home/tables.sqlite")
 
     @property
-    def store(self) -> Store:
-        return Store(self.root / "home/vectors")
+    def store(self) -> FolderStore:
+        return FolderStore(self.root / "home/vectors")
 
     def put(self, path: bytes, *specs: IndexSpec, tracks: list[Track] | None = None) -> None:
         """Scan an album (again), and embed it for these specs."""
@@ -74,7 +74,7 @@ class Shelf:
         for recipe in {s.recipe.digest: s.recipe for s in specs}.values():
             for t in tracks:
                 windows = windows_of(t.audio_hash or "", recipe.weights)
-                self.store.write(recipe.digest, t.audio_hash or "", windows)
+                self.store.write(recipe.digest, t.audio_hash or "", windows, replace=True)
             self.tables.put_embeddings(
                 [Embedding(recipe.digest, t.audio_hash or "", 3, 30.0) for t in tracks]
             )

@@ -14,9 +14,9 @@ from embed_assets.index.folders import index_library
 from embed_assets.index.promotion import promote_if_ready
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.search.searcher import Searcher
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.records import Embedding, Track
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.vector_store import Store
 from embed_assets_tests.indexing import note_indexed
 from embed_assets_tests.postgres import tables_at
 
@@ -37,8 +37,8 @@ class Shelf:
         return tables_at(self.root / "tables.sqlite")
 
     @property
-    def store(self) -> Store:
-        return Store(self.root / "vectors")
+    def store(self) -> FolderStore:
+        return FolderStore(self.root / "vectors")
 
     @property
     def uri(self) -> str:
@@ -60,7 +60,7 @@ class Shelf:
         for row, vector in zip(rows, vectors, strict=True):
             if not self.store.has(SPEC.recipe.digest, row.audio_hash):
                 windows = np.asarray(vector, np.float32)[None, None]
-                self.store.write(SPEC.recipe.digest, row.audio_hash, windows)
+                self.store.write(SPEC.recipe.digest, row.audio_hash, windows, replace=True)
         known = self.known()
         self.tables.put_embeddings(
             Embedding(SPEC.recipe.digest, r.audio_hash, 1, at=self.at, engine="torch")

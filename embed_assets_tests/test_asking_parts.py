@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from embed_assets.api import Library
 from embed_assets.audio.decode import heard_seconds, read_windows
 from embed_assets.audio.windows import WindowPolicy, placed
-from embed_assets.cli import app
+from embed_assets.cli.command_line import app
 from embed_assets.errors import ConfigurationError
 from embed_assets.index.address import is_server
 from embed_assets.operations.collections import collections, drop
@@ -205,7 +205,7 @@ def test_the_file_of_windows_holds_what_the_store_has(lite, tmp_path, spec):
         file.truncate(first.vectors_file.stat().st_size - 7)
     with open(first.names_file, "ab") as file:
         file.write(b"half a name")
-    shelf.store.write(spec.recipe.digest, tracks[0].audio_hash, windows_of("else"))
+    shelf.store.write(spec.recipe.digest, tracks[0].audio_hash, windows_of("else"), replace=True)
     again = embedded | {tracks[0].audio_hash: 2.0}
     third = SegmentVectorFile(shelf.store, spec)
     assert len(third.rows) == 11, "the last one lost its end"

@@ -78,10 +78,10 @@ from embed_assets.embedding.canary.notes import Noted, Notes
 from embed_assets.embedding.embed_folders import EmbedContext
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.vector_store import Store
+from embed_assets.storage.folder_store import FolderStore
 from pathlib import Path
 context = EmbedContext(
-    MusicFolder(None), CHOICE.recipe(10.0, 3), CHOICE, Tables(None), Store(Path(sys.argv[1]))
+    MusicFolder(None), CHOICE.recipe(10.0, 3), CHOICE, Tables(None), FolderStore(Path(sys.argv[1]))
 )
 for outcome in embed_clip(context, HERE, Notes(Path(sys.argv[1])), Noted()):
     print(outcome.level, outcome.distance, max(outcome.differences.values()), flush=True)

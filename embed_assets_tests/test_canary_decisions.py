@@ -23,8 +23,8 @@ from embed_assets.embedding.canary.report import Level, Report, level_of, tolera
 from embed_assets.embedding.decode_ahead import DecodeAhead
 from embed_assets.embedding.embed_folders import EmbedContext, embed_folders
 from embed_assets.library.manifest import MusicFolder
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.vector_store import Store
 from embed_assets.workers import open_pool
 from embed_assets_tests.canary_tools import (
     CHOICE,
@@ -49,7 +49,7 @@ def home(embedded, tmp_path):
 
 
 def embedded_hashes(context: EmbedContext) -> list[str]:
-    return sorted(context.store.hashes(context.recipe.digest))
+    return sorted(e.audio_hash for e in context.store.entries(context.recipe.digest))
 
 
 def names(report: Report, level: Level = Level.ERROR) -> list[str]:
@@ -116,7 +116,7 @@ def test_a_first_installation_is_never_held_up(tmp_path, monkeypatch):
         CHOICE.recipe(10.0, 3),
         CHOICE,
         Tables(tmp_path / "tables.sqlite"),
-        Store(tmp_path / "vectors"),
+        FolderStore(tmp_path / "vectors"),
     )
     decode_badly(monkeypatch)
     report = require_same_vectors(empty, HERE)
@@ -190,12 +190,12 @@ def test_a_copy_with_other_windows_is_left_out(home):
     odd = embedded_hashes(home)[0]
     right = home.store.read(home.recipe.digest, odd)
     try:
-        home.store.write(home.recipe.digest, odd, right[:1])
+        home.store.write(home.recipe.digest, odd, right[:1], replace=True)
         report = check(home, HERE)
         assert report.level is Level.OK
         assert (report.tracks, report.skipped) == (5, 1)
     finally:
-        home.store.write(home.recipe.digest, odd, right)
+        home.store.write(home.recipe.digest, odd, right, replace=True)
 
 
 def test_a_track_that_cannot_be_decoded_any_more_is_drift(home, monkeypatch):

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from embed_assets import cli
+from embed_assets.cli.command_line import app
 from embed_assets.errors import (
     ConfigurationError,
     EmbedAssetsError,
@@ -174,6 +175,27 @@ def test_status_that_is_watched_as_json_prints_a_document_a_line_until_ctrl_c(wo
         process.wait()
 
 
+def test_ctrl_c_at_any_moment_prints_no_traceback(tmp_path):
+    # From the first module that is imported on; the interpreter's own start is Python's.
+    code = (
+        "import os, signal, sys, embed_assets.cli\n"
+        "name = sys.argv.pop(1)\n"
+        "class Finder:\n"
+        "    def find_spec(self, found, *_):\n"
+        "        if found == name: os.kill(os.getpid(), signal.SIGINT)\n"
+        "sys.meta_path.insert(0, Finder())\n"
+        "embed_assets.cli.main()\n"
+    )
+    for module in ("typer", "embed_assets.settings", "embed_assets.operations.cluster_config"):
+        done = subprocess.run(
+            (sys.executable, "-c", code, module, "cluster-config"),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert (done.returncode, done.stdout, done.stderr) == (ExitCode.INTERRUPTED, "", "")
+
+
 def test_output_onto_a_full_disk_ends_with_one_line(tmp_path):
     main = (sys.executable, "-c", "from embed_assets.cli import main; main()", "cluster-config")
     with open("/dev/full", "wb") as full:
@@ -189,11 +211,11 @@ def test_collections_check_prints_the_verdict_and_ends_with_1_if_a_gate_fails(he
     here.album("Album", 1, 2)
     here.sync()
     run = CliRunner().invoke
-    told = run(cli.app, ["collections", "--check", "--json"])
+    told = run(app, ["collections", "--check", "--json"])
     found = json.loads(told.stdout)
     assert (told.exit_code, found["passed"]) == (0, True)
     assert found["served"] == found["wanted"]
-    told = run(cli.app, ["collections", "--check"])
+    told = run(app, ["collections", "--check"])
     assert f"{found['wanted']}: passed" in told.stdout
     assert "self_recall_at_1" in told.stdout
 
@@ -201,11 +223,11 @@ def test_collections_check_prints_the_verdict_and_ends_with_1_if_a_gate_fails(he
     with connect(project.uri, wait_seconds=60) as client:
         load(client, found["wanted"])
         client.delete(found["wanted"], filter='path == "Album/01.ogg"')
-    told = run(cli.app, ["collections", "--check", "--json"])
+    told = run(app, ["collections", "--check", "--json"])
     found = json.loads(told.stdout)
     assert (told.exit_code, found["passed"]) == (1, False)
     assert "folders_that_differ" in {g["name"] for g in found["gates"] if g["passed"] is False}
-    told = run(cli.app, ["collections", "--check"])
+    told = run(app, ["collections", "--check"])
     assert told.exit_code == 1
     assert f"{found['wanted']}: FAILED" in told.stdout
     assert "WRONG, wanted 0" in told.stdout
@@ -214,7 +236,7 @@ def test_collections_check_prints_the_verdict_and_ends_with_1_if_a_gate_fails(he
 def test_errors_say_when_in_iso_8601_too(here):
     here.put_bad("Album/empty.mp3", b"")
     here.sync()
-    (row,) = json.loads(CliRunner().invoke(cli.app, ["errors", "--json"]).stdout)
+    (row,) = json.loads(CliRunner().invoke(app, ["errors", "--json"]).stdout)
     when = datetime.fromisoformat(row["time"])
     assert when.utcoffset().total_seconds() == 0
     assert when.timestamp() == int(row["at"])

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from embed_assets.api import Library
-from embed_assets.cli import app
+from embed_assets.cli.command_line import app
 from embed_assets.index.address import is_server
 from embed_assets.index.connection import connect
 from embed_assets.index.nearest import similar as milvus_similar

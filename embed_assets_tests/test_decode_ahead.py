@@ -22,8 +22,8 @@ from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import DeviceFailed, FolderChanged, Reason, TrackRejected, TransientError
 from embed_assets.identity import local_path
 from embed_assets.library.manifest import MusicFolder, scan_folder
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.vector_store import Store
 from embed_assets.workers import open_pool
 from embed_assets_tests.embedded import embed_folder
 from embed_assets_tests.patience import PATIENCE
@@ -56,7 +56,7 @@ def test_it_gives_the_vectors_and_rows_that_a_process_a_core_gives(
             ("a core", decoders),
             ("ahead", DecodeAhead(decoders, gpu, batch_seconds=9.0)),
         ):
-            tables, store = Tables(tmp_path / f"{name}.sqlite"), Store(tmp_path / name)
+            tables, store = Tables(tmp_path / f"{name}.sqlite"), FolderStore(tmp_path / name)
             scan_folder(library, b"Album", tables, decoders)
             embedding = EmbedContext(library, RECIPE, CHOICE, tables, store)
             rows = []
@@ -91,7 +91,7 @@ def test_a_failure_is_that_of_its_track(library: MusicFolder, tmp_path: Path) ->
         scan_folder(library, b"Album", tables, decoders)
         (folder / "1.ogg").write_bytes(b"changed since")
         (folder / "2.ogg").unlink()
-        jobs = jobs_of(library, tables, tmp_path / "store")
+        jobs = jobs_of(library, tables, FolderStore(tmp_path / "store"))
         outcomes = dict(DecodeAhead(decoders, gpu).run(embed_track, jobs))
     found = {Path(os.fsdecode(j.path)).name: o for j, o in outcomes.items()}
     assert isinstance(found.pop("1.ogg"), FolderChanged)
@@ -104,7 +104,7 @@ def test_a_device_that_is_lost_rejects_no_track(library: MusicFolder, tmp_path: 
     tables = Tables(tmp_path / "t.sqlite")
     with open_pool(1) as decoders, open_pool(1) as gpu:
         scan_folder(library, b"Album", tables, decoders)
-        jobs = jobs_of(library, tables, tmp_path / "store")
+        jobs = jobs_of(library, tables, FolderStore(tmp_path / "store"))
         outcomes = dict(DecodeAhead(decoders, gpu).run(_die, jobs))
     # It died over the long one, which takes those of its batch with it.
     lost = [o for o in outcomes.values() if isinstance(o, BaseException)]
@@ -117,7 +117,7 @@ def test_one_bad_vector_rejects_its_track_only(library: MusicFolder, tmp_path: P
     tables = Tables(tmp_path / "t.sqlite")
     with open_pool(1) as decoders:
         scan_folder(library, b"Album", tables, decoders)
-    heard = decoded(library, tables, tmp_path / "store")
+    heard = decoded(library, tables, FolderStore(tmp_path / "store"))
     bad = heard[1].windows.copy()
     bad[0, 5] = np.nan
     heard[1] = replace(heard[1], audio=bad.tobytes())
@@ -137,7 +137,7 @@ def test_the_device_waits_neither_for_the_next_audio_nor_for_the_disk(
     tables = Tables(tmp_path / "t.sqlite")
     with open_pool(1) as decoders:
         scan_folder(library, b"Album", tables, decoders)
-    one, two, three, four, *_ = decoded(library, tables, tmp_path / "store")
+    one, two, three, four, *_ = decoded(library, tables, FolderStore(tmp_path / "store"))
     real, encoding, go_on = load_encoder(one.job), threading.Semaphore(0), threading.Semaphore(0)
 
     class Slow:
@@ -149,9 +149,11 @@ def test_the_device_waits_neither_for_the_next_audio_nor_for_the_disk(
             return real.encode(windows)
 
     disk = threading.Event()
-    write = Store.write
+    write = FolderStore.write
     monkeypatch.setattr(device_pipeline, "load_encoder", lambda job: Slow())
-    monkeypatch.setattr(Store, "write", lambda *a: disk.wait(PATIENCE) and write(*a))
+    monkeypatch.setattr(
+        FolderStore, "write", lambda *a, **how: disk.wait(PATIENCE) and write(*a, **how)
+    )
     pipeline = device_pipeline.DevicePipeline()
     pipeline.submit(device_pipeline.Batch(0, [one]))  # comes back while the device is at work on it
     assert encoding.acquire(timeout=PATIENCE)
@@ -182,7 +184,7 @@ def test_a_device_that_dies_costs_what_was_under_way(library: MusicFolder, tmp_p
         write_track(library.root / "Album" / f"x{i}.ogg", seconds=3.0, seed=9 + i, rate=22_050)
     with open_pool(1) as decoders, open_pool(1) as gpu:
         scan_folder(library, b"Album", tables, decoders)
-        jobs = jobs_of(library, tables, tmp_path / "store")
+        jobs = jobs_of(library, tables, FolderStore(tmp_path / "store"))
         outcomes = list(DecodeAhead(decoders, gpu, batch_seconds=2.0).run(_die, jobs))
     assert {job for job, _ in outcomes} == set(jobs)
     assert len(outcomes) == len(jobs) == 15
@@ -196,7 +198,7 @@ def test_a_device_that_fails_ends_the_run(library: MusicFolder, tmp_path: Path) 
     tables = Tables(tmp_path / "t.sqlite")
     with open_pool(1) as decoders:
         scan_folder(library, b"Album", tables, decoders)
-        jobs = jobs_of(library, tables, tmp_path / "store")
+        jobs = jobs_of(library, tables, FolderStore(tmp_path / "store"))
         told = []
         with open_pool(1) as gpu:
             list(gpu.run(_break, [None]))
@@ -215,7 +217,7 @@ def test_what_needs_no_device_is_told_before_the_end(
     taken = []
     with open_pool(1) as decoders, open_pool(1) as gpu:
         scan_folder(library, b"Album", tables, decoders)
-        jobs = jobs_of(library, tables, tmp_path / "store")
+        jobs = jobs_of(library, tables, FolderStore(tmp_path / "store"))
         ahead = DecodeAhead(decoders, gpu)
         list(ahead.run(embed_track, jobs))
         again = 10 * jobs
@@ -226,7 +228,7 @@ def test_what_needs_no_device_is_told_before_the_end(
 
 
 def decoded(
-    library: MusicFolder, tables: Tables, store: Path
+    library: MusicFolder, tables: Tables, store: FolderStore
 ) -> list[device_pipeline.DecodedTrack]:
     jobs = jobs_of(library, tables, store)
     return [decode_ahead.decode_track(job) for job in jobs if not job.path.endswith(b".wav")]
@@ -243,7 +245,7 @@ def _break(_: None) -> None:
     embed_track._encoder = lambda choice: broken
 
 
-def jobs_of(library: MusicFolder, tables: Tables, store: Path) -> list[Job]:
+def jobs_of(library: MusicFolder, tables: Tables, store: FolderStore) -> list[Job]:
     with tables.connect() as db:
         (folder,) = db.execute("SELECT folder_id FROM folders").fetchone()
     return [

@@ -1,5 +1,6 @@
 """The project as Dagster loads it."""
 
+import json
 import subprocess
 import sys
 
@@ -43,6 +44,23 @@ def test_the_assets_have_what_people_and_runs_rely_on():
     pools = [graph.get(dg.AssetKey(n)).assets_def.op.pool for n in names]
     assert pools == [None, "gpu", "milvus"]
     assert defs.resolve_sensor_def("library_sensor").minimum_interval_seconds == 5
+
+
+def test_runs_that_embed_have_the_tags_of_the_settings(monkeypatch):
+    asked = {"container_config": {"resources": {"limits": {"nvidia.com/gpu": "1"}}}}
+    tags = {"dagster-k8s/config": asked, "team": "music"}
+    monkeypatch.setenv("EMBED_RUN_TAGS", json.dumps(tags))
+    defs = build_defs(Settings.load())
+    for name in ("bring_in_step", "canary"):
+        found = defs.resolve_job_def(name).tags
+        assert json.loads(found["dagster-k8s/config"]) == asked
+        assert found["team"] == "music"
+    assert "team" not in defs.resolve_job_def("reconcile").tags
+    assert defs.resolve_sensor_def("library_sensor").job_name == "bring_in_step"
+    for wrong in ('{"team": ', '["team"]'):
+        monkeypatch.setenv("EMBED_RUN_TAGS", wrong)
+        with pytest.raises(ConfigurationError, match=r"EMBED_RUN_TAGS.*JSON"):
+            Settings.load()
 
 
 def test_a_token_is_in_nothing_that_the_webserver_is_sent(monkeypatch):

@@ -16,7 +16,7 @@ import typer.main
 import yaml
 
 from embed_assets.access import Tokens
-from embed_assets.cli import app
+from embed_assets.cli.command_line import app
 from embed_assets.http.doors import FREE
 from embed_assets.settings import Settings
 from embed_assets_tests.test_http import filled, running  # noqa: F401  # a fixture

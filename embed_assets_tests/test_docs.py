@@ -6,7 +6,7 @@ from pathlib import Path
 
 import typer.main
 
-from embed_assets.cli import app
+from embed_assets.cli.command_line import app
 from embed_assets.errors import EXIT_CODES
 from embed_assets.settings import Settings
 

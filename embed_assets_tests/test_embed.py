@@ -12,8 +12,8 @@ from embed_assets.embedding.embed_folders import EmbedContext, EmbedResult, embe
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import FolderChanged
 from embed_assets.library.manifest import MusicFolder, scan_folder
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.vector_store import Store
 from embed_assets.workers import Pool, open_pool
 from embed_assets_tests.encoded import silent_flac
 from embed_assets_tests.synth import write_track
@@ -43,7 +43,7 @@ def library(tmp_path: Path) -> MusicFolder:
 
 
 def embed(library: MusicFolder, pool: Pool, root: Path, between=lambda: None):
-    tables, store = Tables(root / "tables.sqlite"), Store(root / "store")
+    tables, store = Tables(root / "tables.sqlite"), FolderStore(root / "store")
     for path in PATHS:
         scan_folder(library, path, tables, pool)
     between()

@@ -232,7 +232,7 @@ def hear(project, spec, rows, vectors):
     """Store these vectors of tracks under a spec."""
     for row, vector in zip(rows, vectors, strict=True):
         windows = np.asarray(vector, np.float32)[None, None]
-        project.store.write(spec.recipe.digest, row.audio_hash, windows)
+        project.store.write(spec.recipe.digest, row.audio_hash, windows, replace=True)
     digest = spec.recipe.digest
     project.tables.put_embeddings(Embedding(digest, r.audio_hash, 1, at=5.0) for r in rows)
 
@@ -241,7 +241,7 @@ def move(project, rows, before, after):
     """Have all that is indexed under a spec be indexed under another one, with its vectors."""
     for row in rows:
         windows = project.store.read(before.recipe.digest, row.audio_hash)
-        project.store.write(after.recipe.digest, row.audio_hash, windows)
+        project.store.write(after.recipe.digest, row.audio_hash, windows, replace=True)
     with project.tables.transaction() as db:
         recipes = after.recipe.digest, before.recipe.digest
         db.execute("UPDATE embeddings SET recipe = ? WHERE recipe = ?", recipes)
@@ -264,7 +264,7 @@ def test_a_track_whose_windows_differ_from_all_others_finds_its_other_half(tmp_p
     for i, (row, corner) in enumerate(zip(rows, corners, strict=True)):
         first, last = corner, corner if i < 6 else corners[13 - i]
         windows = np.stack([first, rng.standard_normal(DIM), last]).astype(np.float32)
-        shelf.store.write(SPEC.recipe.digest, row.audio_hash, windows[:, None])
+        shelf.store.write(SPEC.recipe.digest, row.audio_hash, windows[:, None], replace=True)
     shelf.put(rows, corners)
     found = evaluate(local_answers(project_of(shelf), SPEC)).same_track
     assert (found.found, found.tracks) == (6 / 8, 8)

@@ -2,6 +2,8 @@
 
 import dagster as dg
 import pytest
+from dagster._core.definitions.job_base import InMemoryJob
+from dagster._core.execution.api import execute_run_iterator
 
 from embed_assets.definitions import build_defs, library_job
 from embed_assets.defs.execution import IN_PROCESS
@@ -51,6 +53,11 @@ def test_a_host_whose_tables_are_elsewhere_is_refused(world, requested):
         ("EMBED_WINDOWS", "5", "EMBED_WINDOWS is 5 here and 3 there"),
         ("EMBED_POOLING", "enriched", "EMBED_POOLING is 'enriched' here and 'mean' there"),
         ("EMBED_MILVUS_URI", "/elsewhere/milvus.db", "EMBED_MILVUS_URI"),
+        (
+            "EMBED_VECTORS",
+            "s3://other/vectors",
+            "EMBED_VECTORS (empty: in EMBED_HOME) is 's3://other/vectors' here and '' there",
+        ),
     ],
 )
 def test_a_host_with_other_settings_is_refused_and_writes_nothing(
@@ -68,7 +75,7 @@ def test_a_host_with_other_settings_is_refused_and_writes_nothing(
     retries = [e for e in result.all_events if e.event_type_value == "STEP_UP_FOR_RETRY"]
     assert not retries
     assert not list(world.project().tables.folders())
-    assert not world.project().store.root.exists()
+    assert not (world.home / "vectors").exists()
     assert not (world.home / "milvus.db").exists()
 
 
@@ -135,3 +142,20 @@ def test_an_old_run_that_somebody_executes_again_is_not_canceled_in_the_queue(wo
         instance.report_dagster_event(dg.DagsterEvent(event, "bring_in_step"), again.run_id)
         cancel_outdated(instance, index)
         assert instance.get_run_by_id(again.run_id).status == dg.DagsterRunStatus.QUEUED
+
+
+def test_a_run_that_was_failed_while_its_host_stood_still_does_nothing_more(world):
+    world.album("Album", 1)
+    job = build_defs(world.made_settings()).resolve_job_def("bring_in_step")
+    with world.instance() as instance:
+        add_keys(instance, ["Album"])
+        tags = range_tags(["Album"]) | tags_of(instance, world)
+        run = instance.create_run_for_job(job, tags=tags, run_config=IN_PROCESS)
+        for event in execute_run_iterator(InMemoryJob(job), run, instance):
+            if event.is_step_success and event.step_key == "track_manifest":
+                instance.report_run_failed(run, "its host does not answer")
+        assert instance.get_run_by_id(run.run_id).status == dg.DagsterRunStatus.FAILURE
+        failures = instance.all_logs(run.run_id, {dg.DagsterEventType.STEP_FAILURE})
+    said = failures[0].dagster_event.step_failure_data.user_failure_data.description
+    assert "this run was ended (FAILURE) while this host" in said
+    assert not world.embedded_runs()

@@ -107,7 +107,7 @@ def test_no_query_fails_while_another_collection_is_served(filled):
             index(project)
             for _ in range(3):
                 with connect(project.uri, wait_seconds=PATIENCE) as milvus:
-                    rollback(milvus, project.tables, project.uri, project.spec().collection)
+                    rollback(milvus, project.index())
                     promote(milvus, project.index(), project.spec().collection)
         finally:
             done.set()

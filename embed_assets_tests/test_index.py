@@ -18,13 +18,14 @@ from embed_assets.index.collection import count, drop, ensure, served
 from embed_assets.index.connection import connect
 from embed_assets.index.nearest import similar, vectors_of
 from embed_assets.index.row import fit
-from embed_assets.index.writer import FolderFailed, FolderRows, FolderWritten, index_folders
+from embed_assets.index.writer import FolderFailed, FolderRows, FolderWritten
 from embed_assets_tests.indexing import (
     DIM,
     SPEC,
     album,
     assert_holds,
     by_brute_force,
+    index_folders,
     serve,
     spec_of,
     track,

@@ -15,13 +15,14 @@ from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.index.collection import load, rows_by_folder, served
 from embed_assets.index.connection import connect
 from embed_assets.index.nearest import similar
-from embed_assets.index.writer import FolderWritten, index_folders
+from embed_assets.index.writer import FolderWritten
 from embed_assets_tests.indexing import (
     SPEC,
     album,
     assert_has,
     assert_holds,
     child,
+    index_folders,
     killed_folders,
     serve,
     vector_of,

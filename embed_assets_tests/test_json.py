@@ -12,12 +12,12 @@ from typing import Any, get_args, get_origin, is_typeddict
 import pytest
 import typer.main
 
-from embed_assets.cli import app
+from embed_assets.cli.command_line import app
 from embed_assets.cli.json_shapes import SHAPES, fields_of
 from embed_assets.library.left_out import LeftOutCounts
 from embed_assets_tests.live_project import LiveProject
 
-WITHOUT_JSON = {"copy-tables", "up", "demo", "serve", "cluster-config"}
+WITHOUT_JSON = {"copy-tables", "copy-vectors", "up", "demo", "serve", "cluster-config"}
 
 
 @pytest.fixture(scope="module")

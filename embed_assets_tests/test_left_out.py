@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from embed_assets.cli import app
+from embed_assets.cli.command_line import app
 from embed_assets.library.kinds import NOT_TAKEN, TAKEN
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import walk

@@ -23,6 +23,7 @@ import sys
 from pathlib import Path
 from embed_assets.identity import folder_id, local_path
 from embed_assets.library.manifest import MusicFolder, scan_folder
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.tables import Tables
 from embed_assets.embedding.decode_ahead import decode_track
 from embed_assets.embedding.device_pipeline import DecodedTrack
@@ -37,7 +38,8 @@ recipe = choice.recipe(2.0, 1)
 with open_pool(1) as pool:
     assert scan_folder(library, b"", tables, pool).rejected == 0
 (track,) = tables.pending(folder_id("music", b""), recipe.digest)
-job = Job(track, local_path(library.root, track.path), recipe, choice, root / "v", "", True)
+path, store = local_path(library.root, track.path), FolderStore(root / "v")
+job = Job(track, path, recipe, choice, store, "", True)
 assert isinstance(decode_track(job), DecodedTrack)
 assert embed_track(job).row.windows == 1
 """

@@ -16,8 +16,8 @@ from embed_assets.encoders.muq import parity_check
 from embed_assets.encoders.muq.encoder import reference
 from embed_assets.identity import local_path
 from embed_assets.library.manifest import MusicFolder, scan_folder
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.vector_store import Store
 from embed_assets.workers import open_pool
 from embed_assets_tests.synth import write_track
 
@@ -88,9 +88,9 @@ def test_decoding_ahead_gives_what_the_plain_module_gives(small: Path, tmp_path:
         (folder,) = db.execute("SELECT folder_id FROM folders").fetchone()
     for device in ("cuda", "cpu"):
         on = EncoderConfig("muq", str(small), device, tmp_path / "cache")
-        store = Store(tmp_path / device)
+        store = FolderStore(tmp_path / device)
         jobs = [
-            Job(t, local_path(library.root, t.path), recipe, on, store.root, "", False)
+            Job(t, local_path(library.root, t.path), recipe, on, store, "", False)
             for t in tables.pending(folder, recipe.digest, force=False)
         ]
         with open_pool(1) as decoders, open_pool(1) as gpu:

@@ -12,7 +12,7 @@ import pytest
 
 from embed_assets import encoders
 from embed_assets.identity import IndexSpec, Recipe
-from embed_assets.storage.vector_store import Store
+from embed_assets.storage.folder_store import FolderStore
 
 NAMES = {
     "acoustic": ("25db8f71ca56a7de628b9a50f88ab454", "tracks_acoustic_68b82a101a24"),
@@ -37,5 +37,5 @@ def test_recipe_store_and_collection_keep_their_names(name: str, tmp_path: Path)
         info.name, info.weights, info.sample_rate, info.dim, 10.0, 3, frame_stats=info.frame_stats
     )
     assert (recipe.digest, IndexSpec(recipe).collection) == NAMES[name]
-    file = Store(tmp_path).path(recipe.digest, "ab" + "0" * 30)
+    file = FolderStore(tmp_path).path(recipe.digest, "ab" + "0" * 30)
     assert file == tmp_path / NAMES[name][0] / "ab" / f"ab{'0' * 30}.npy"

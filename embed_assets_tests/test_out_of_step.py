@@ -92,7 +92,7 @@ def test_going_back_after_a_retag_serves_every_folder(shelf):
         assert shelf.index(client, ENRICHED).served == ENRICHED.collection
         shelf.retag(ALBUM, "Blue in Green")
         shelf.index(client, ENRICHED, [ALBUM])
-        back = promotion.rollback(client, shelf.tables, shelf.address, ENRICHED.collection)
+        back = promotion.rollback(client, shelf.context(ENRICHED))
         assert back.served == MEAN.collection
     assert len(titles(shelf)) == 6
     assert titles(shelf).count("Blue in Green") == 3
@@ -157,7 +157,7 @@ def embedded(project, path):
     folder, audio = folder_id(project.library.name, path), digest("audio", full)
     files = list_audio(project.library.root, path)
     windows = np.random.default_rng(1).standard_normal((3, 1, recipe.dim)).astype(np.float32)
-    project.store.write(recipe.digest, audio, windows)
+    project.store.write(recipe.digest, audio, windows, replace=True)
     tables.put_embeddings([Embedding(recipe.digest, audio, 3, 30.0)])
     track = Track(
         track_id(project.library.name, full), folder, full, 1, 1, 1, audio, duration=180.0

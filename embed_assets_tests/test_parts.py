@@ -24,12 +24,20 @@ from embed_assets.index.expected_rows import index_rows
 from embed_assets.index.nearest import vectors_of
 from embed_assets.index.reconcile import compare, reconcile
 from embed_assets.index.row import SegmentRow, part_id
-from embed_assets.index.writer import FolderFailed, FolderWritten, index_folders
+from embed_assets.index.writer import FolderFailed, FolderWritten
 from embed_assets.search.segments import ask_parts
 from embed_assets.storage import collection_registry
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.records import Embedding
-from embed_assets_tests.indexing import SPEC, album, child, killed_parts, sound_of, vector_of
+from embed_assets_tests.indexing import (
+    SPEC,
+    album,
+    child,
+    index_folders,
+    killed_parts,
+    sound_of,
+    vector_of,
+)
 from embed_assets_tests.made_library import ENRICHED, MEAN, shelf_of, windows_of
 
 PARTS = replace(MEAN, parts=True)
@@ -129,7 +137,7 @@ def test_a_track_of_fewer_windows_than_before_leaves_none_behind(uri, tmp_path):
             n = -(-int(seconds) // 10)
             windows = np.random.default_rng(n).standard_normal((n, 1, 16)).astype(np.float32)
             shelf.put(path, spec, tracks=[track])
-            shelf.store.write(spec.recipe.digest, track.audio_hash, windows)
+            shelf.store.write(spec.recipe.digest, track.audio_hash, windows, replace=True)
             shelf.tables.put_embeddings(
                 [Embedding(spec.recipe.digest, track.audio_hash, n, seconds)]
             )
@@ -209,7 +217,7 @@ def test_the_next_collection_is_served_with_its_parts_and_back(uri, tmp_path):
             wide.segment_spec.collection,
         }
         assert listed[PARTS.segment_spec.collection].spec == MEAN.segment_spec
-        back = promotion.rollback(client, shelf.tables, uri, wide.collection)
+        back = promotion.rollback(client, shelf.context(wide))
         assert back.served == MEAN.collection
         with pytest.raises(NotFound, match="there is no collection parts_"):
             promote(client, shelf, wide.segment_spec.collection, wide)

@@ -143,7 +143,7 @@ def test_audio_that_was_embedded_again_has_its_new_vector(shelf):
     pooled.keep(embedded)
     audio = next(iter(embedded))
     new = random_vectors(1, seed=9)[0]
-    shelf.store.write(SPEC.recipe.digest, audio, new[None, None])
+    shelf.store.write(SPEC.recipe.digest, audio, new[None, None], replace=True)
     shelf.tables.put_embeddings([Embedding(SPEC.recipe.digest, audio, 1, at=5e9)])
     for one in (pooled, TrackVectorFile(shelf.store, SPEC)):
         one.keep(embedded | {audio: 5e9})

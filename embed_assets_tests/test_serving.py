@@ -125,25 +125,20 @@ def test_vectors_that_are_not_those_of_their_audio_keep_it_back_too(uri, tmp_pat
 
 def test_a_rollback_holds_until_promoted_or_the_settings_change(uri, tmp_path):
     shelf = shelf_of(tmp_path, uri, 2, MEAN)
-    tables = shelf.tables
     with connect(uri) as client:
         shelf.index(client, MEAN)
         with pytest.raises(NotFound, match="no other collection was served before"):
-            promotion.rollback(client, tables, uri, ENRICHED.collection)
+            promotion.rollback(client, shelf.context(ENRICHED))
         shelf.index(client, ENRICHED)
-        assert (
-            promotion.rollback(client, tables, uri, ENRICHED.collection).served == MEAN.collection
-        )
+        assert promotion.rollback(client, shelf.context(ENRICHED)).served == MEAN.collection
         held = shelf.index(client, ENRICHED)
         assert held.served == MEAN.collection
         assert "embed-assets promote" in held.why
         with pytest.raises(NotFound, match="no other collection was served before"):
-            promotion.rollback(client, tables, uri, ENRICHED.collection)
+            promotion.rollback(client, shelf.context(ENRICHED))
         by_hand = promote(shelf, client, ENRICHED, ENRICHED)
         assert (by_hand.served, by_hand.moved) == (ENRICHED.collection, True)
-        assert (
-            promotion.rollback(client, tables, uri, ENRICHED.collection).served == MEAN.collection
-        )
+        assert promotion.rollback(client, shelf.context(ENRICHED)).served == MEAN.collection
         assert shelf.index(client, MEAN).served == MEAN.collection, "the settings agree now"
         assert shelf.index(client, ENRICHED).served == ENRICHED.collection
 
@@ -165,7 +160,7 @@ def test_rows_with_other_fields_fill_a_collection_of_their_own(uri, tmp_path):
         some = shelf.index(client, MEAN, [b"Artist/Album 00"])
         assert some.served == earlier.collection
         assert shelf.index(client, MEAN).served == MEAN.collection
-        back = promotion.rollback(client, shelf.tables, uri, MEAN.collection)
+        back = promotion.rollback(client, shelf.context(MEAN))
         assert back.served == earlier.collection
         assert promote(shelf, client, MEAN, MEAN).served == MEAN.collection
 
@@ -219,7 +214,7 @@ def test_collections_are_listed_with_what_they_are_and_go_only_by_name(uri, tmp_
         promotion.drop(client, MEAN.collection, tables, uri)
         assert MEAN.collection not in client.list_collections()
         with pytest.raises(NotFound, match="no other collection was served before"):
-            promotion.rollback(client, tables, uri, ENRICHED.collection)
+            promotion.rollback(client, shelf.context(ENRICHED))
         again = shelf.index(client, MEAN, [b"Artist/Album 00"])
         assert again.served == ENRICHED.collection, "it is filled anew, not taken for complete"
 

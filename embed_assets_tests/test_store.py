@@ -1,51 +1,71 @@
-"""What was embedded once is there for good, whole or not at all; damage never goes unnoticed."""
+"""What was embedded once is there for good, whole or not at all; damage never goes unnoticed.
+
+The same of vectors in a folder and in an object store.
+"""
 
 from __future__ import annotations
 
+import io
 import os
+import pickle
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from embed_assets.errors import Reason, TrackRejected, TransientError
-from embed_assets.storage.vector_store import Store, VectorsLost
+from embed_assets.storage.folder_store import FolderStore
+from embed_assets.storage.object_store import ObjectStore
+from embed_assets.storage.vector_store import Store, VectorsLost, Wanted
+from embed_assets_tests.object_server import names_in, put_raw, raw_of
 from embed_assets_tests.patience import PATIENCE
 
 RECIPE = "a" * 32
 HASH = "b7" * 16
+NAME = f"{RECIPE}/b7/{HASH}.npy"
 
 
 def windows(n: int = 3, stats: int = 3, dim: int = 64, seed: int = 0) -> np.ndarray:
     return np.random.default_rng(seed).standard_normal((n, stats, dim)).astype(np.float32)
 
 
+@pytest.fixture(params=["folder", "object store"])
+def store(request: pytest.FixtureRequest, tmp_path: Path) -> Store:
+    if request.param == "folder":
+        return FolderStore(tmp_path / "store")
+    bucket = request.getfixturevalue("bucket")
+    return ObjectStore(f"s3://{bucket}/my/vectors", tmp_path / "home", 10**9)
+
+
 @pytest.fixture
-def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store")
+def folder(tmp_path: Path) -> FolderStore:
+    return FolderStore(tmp_path / "store")
 
 
-def start(code: str, *args: object) -> subprocess.Popen[str]:
+def start(store: Store, code: str, *args: object) -> subprocess.Popen[str]:
+    """A process that uses the store."""
     preamble = (
-        "import sys, numpy as np\n"
-        "from pathlib import Path\n"
-        "from embed_assets.storage.vector_store import Store, VectorsLost\n"
+        "import pickle, sys, numpy as np\n"
         "from embed_assets.errors import TransientError\n"
+        "store = pickle.loads(bytes.fromhex(sys.argv.pop(1)))\n"
     )
+    root = Path(__file__).resolve().parents[1]
     return subprocess.Popen(
-        [sys.executable, "-c", preamble + code, *map(str, args)],
+        [sys.executable, "-c", preamble + code, pickle.dumps(store).hex(), *map(str, args)],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
+        env=os.environ | {"PYTHONPATH": str(root)},
     )
 
 
-def files(store: Store) -> list[str]:
-    return sorted(p.name for p in store.root.rglob("*") if p.is_file())
+def hashes(store: Store, recipe: str = RECIPE) -> list[str]:
+    return sorted(entry.audio_hash for entry in store.entries(recipe))
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1), (3, 3, 1024), (24, 3, 1024), (3, 1, 155)])
@@ -55,20 +75,26 @@ def test_what_was_written_is_read(store: Store, shape: tuple[int, int, int]) -> 
     read = store.read(RECIPE, HASH)
     assert read.dtype == np.float32
     np.testing.assert_array_equal(read, array)
-    assert files(store) == [f"{HASH}.npy"]
+    assert names_in(store) == [NAME]
 
 
 def test_an_entry_lies_where_the_documents_say_and_numpy_opens_it(store: Store) -> None:
     store.write(RECIPE, HASH, windows())
-    path = store.root / RECIPE / HASH[:2] / f"{HASH}.npy"
-    np.testing.assert_array_equal(np.load(path), windows())
-    np.testing.assert_array_equal(np.load(path, mmap_mode="r"), windows())
+    np.testing.assert_array_equal(np.load(io.BytesIO(raw_of(store, NAME))), windows())
 
 
-def test_a_second_write_takes_the_place_of_the_first(store: Store) -> None:
+def test_a_second_write_keeps_the_first_unless_it_is_to_replace_it(store: Store) -> None:
     store.write(RECIPE, HASH, windows(seed=1))
     store.write(RECIPE, HASH, windows(n=5, seed=2))
+    np.testing.assert_array_equal(store.read(RECIPE, HASH), windows(seed=1))
+    store.write(RECIPE, HASH, windows(n=5, seed=2), replace=True)
     np.testing.assert_array_equal(store.read(RECIPE, HASH), windows(n=5, seed=2))
+
+
+def test_a_damaged_entry_is_replaced_by_the_next_write(store: Store) -> None:
+    put_raw(store, NAME, b"half of it")
+    store.write(RECIPE, HASH, windows())
+    np.testing.assert_array_equal(store.read(RECIPE, HASH), windows())
 
 
 def test_an_array_that_is_not_contiguous_is_kept_in_its_order(store: Store) -> None:
@@ -86,22 +112,33 @@ def test_recipes_do_not_mix(store: Store) -> None:
     assert set(store.recipes()) == {RECIPE, other}
 
 
-def test_hashes_lists_entries_and_nothing_else(store: Store) -> None:
-    hashes = {f"{i:032x}" for i in range(0, 2**124, 2**121)} | {HASH}
-    for audio_hash in hashes:
+def test_a_listing_has_entries_and_nothing_else_with_sizes_and_times(store: Store) -> None:
+    many = {f"{i:032x}" for i in range(0, 2**124, 2**121)} | {HASH}
+    for audio_hash in many:
         store.write(RECIPE, audio_hash, windows(1, 1, 4))
-    store.path(RECIPE, HASH).with_name(f".{HASH}.123.tmp").write_bytes(b"half")
-    (store.root / RECIPE / ".DS_Store").write_bytes(b"")
-    assert sorted(store.hashes(RECIPE)) == sorted(hashes)
-    assert list(store.hashes("none")) == []
-    assert list(Store(store.root / "nowhere").recipes()) == []
+    put_raw(store, f"{RECIPE}/b7/.{HASH}.123.tmp", b"half")
+    put_raw(store, f"{RECIPE}/.DS_Store", b"x")
+    put_raw(store, f"{RECIPE}/b7/{'cd' * 16}.npy", b"in the wrong folder")
+    put_raw(store, f"photos/b7/{HASH}.npy", b"of somebody else")
+    assert list(store.recipes()) == [RECIPE]
+    assert hashes(store) == sorted(many)
+    assert hashes(store, "none") == []
+    for entry in store.entries(RECIPE):
+        assert entry.bytes == 128 + 16 + 12
+        assert abs(entry.modified - store.now()) < 60
 
 
-def test_delete_removes_one_entry_and_forgives_a_missing_one(store: Store) -> None:
+def test_an_empty_store_has_nothing(store: Store) -> None:
+    assert list(store.recipes()) == []
+    assert not store.has(RECIPE, HASH)
+
+
+def test_delete_removes_entries_and_forgives_missing_ones(store: Store) -> None:
     store.write(RECIPE, HASH, windows())
     assert store.has(RECIPE, HASH)
-    store.delete(RECIPE, HASH)
-    store.delete(RECIPE, HASH)
+    store.delete(RECIPE, ["cd" * 16, HASH])
+    store.delete(RECIPE, [HASH])
+    store.delete(RECIPE, [])
     assert not store.has(RECIPE, HASH)
 
 
@@ -110,43 +147,55 @@ def test_a_missing_entry_says_what_to_do(store: Store) -> None:
         store.read(RECIPE, HASH)
 
 
+def test_many_are_read_in_order_and_each_that_is_lost_has_its_place(store: Store) -> None:
+    many = [f"{i:032x}" for i in range(5)]
+    for i, audio_hash in enumerate(many):
+        if i != 2:
+            store.write(RECIPE, audio_hash, windows(seed=i))
+    put_raw(store, f"{RECIPE}/00/{many[3]}.npy", b"damaged")
+    found = list(store.read_many(RECIPE, map(Wanted, [*many, many[0]])))
+    for i, seed in enumerate([0, 1, None, None, 4, 0]):
+        if seed is None:
+            assert isinstance(found[i], VectorsLost)
+        else:
+            np.testing.assert_array_equal(found[i], windows(seed=seed))
+    assert list(store.read_many(RECIPE, [])) == []
+
+
 @pytest.mark.parametrize("keep", [0, 1, 11, 60, 128, 500, -12, -5, -1])
-def test_a_cut_off_entry_is_noticed(store: Store, keep: int) -> None:
-    store.write(RECIPE, HASH, windows())
-    path = store.path(RECIPE, HASH)
-    path.write_bytes(path.read_bytes()[:keep])
+def test_a_cut_off_entry_is_noticed(folder: FolderStore, keep: int) -> None:
+    folder.write(RECIPE, HASH, windows())
+    put_raw(folder, NAME, raw_of(folder, NAME)[:keep])
     with pytest.raises(VectorsLost, match=f"{HASH}.npy are damaged"):
-        store.read(RECIPE, HASH)
+        folder.read(RECIPE, HASH)
 
 
-def test_the_empty_file_that_a_power_loss_leaves_is_no_entry(store: Store) -> None:
-    store.write(RECIPE, HASH, windows())
-    store.path(RECIPE, HASH).write_bytes(b"")
+def test_an_empty_entry_is_none(store: Store) -> None:
+    """Some disks leave an empty file if the power fails."""
+    put_raw(store, NAME, b"")
     assert not store.has(RECIPE, HASH)
 
 
 @pytest.mark.parametrize("at", [0, 8, 9, 30, 70, 127, 128, 1000, -13, -12, -4, -1])
-def test_a_flipped_bit_is_noticed(store: Store, at: int) -> None:
-    store.write(RECIPE, HASH, windows())
-    path = store.path(RECIPE, HASH)
-    raw = bytearray(path.read_bytes())
+def test_a_flipped_bit_is_noticed(folder: FolderStore, at: int) -> None:
+    folder.write(RECIPE, HASH, windows())
+    raw = bytearray(raw_of(folder, NAME))
     raw[at] ^= 4
-    path.write_bytes(raw)
+    put_raw(folder, NAME, bytes(raw))
     with pytest.raises(VectorsLost, match="damaged"):
-        store.read(RECIPE, HASH)
+        folder.read(RECIPE, HASH)
 
 
 def test_zeroed_blocks_and_foreign_files_are_noticed(store: Store) -> None:
     store.write(RECIPE, HASH, windows())
-    path = store.path(RECIPE, HASH)
-    raw = path.read_bytes()
-    for damaged in (b"\0" * len(raw), raw[:128] + b"\0" * (len(raw) - 128), raw + b"\0"):
-        path.write_bytes(damaged)
-        with pytest.raises(VectorsLost, match="damaged"):
+    raw = raw_of(store, NAME)
+    foreign = io.BytesIO()
+    np.save(foreign, windows())
+    changed = b"\0" * len(raw), raw[:128] + b"\0" * (len(raw) - 128), raw + b"\0", raw[:500]
+    for damaged in (*changed, foreign.getvalue()):
+        put_raw(store, NAME, damaged)
+        with pytest.raises(VectorsLost, match=f"{HASH}.npy are damaged"):
             store.read(RECIPE, HASH)
-    np.save(path, windows())
-    with pytest.raises(VectorsLost, match="damaged"):
-        store.read(RECIPE, HASH)
 
 
 @pytest.mark.parametrize("bad", [np.nan, np.inf])
@@ -162,40 +211,42 @@ def test_values_that_are_not_finite_never_get_in(store: Store, bad: float) -> No
 @pytest.mark.parametrize(
     "array", [np.ones((2, 3, 4)), np.ones((3, 4), "f4"), np.ones((0, 3, 4), "f4")]
 )
-def test_other_arrays_are_refused(store: Store, array: np.ndarray) -> None:
+def test_other_arrays_are_refused(folder: FolderStore, array: np.ndarray) -> None:
     with pytest.raises(ValueError, match="windows must be float32"):
-        store.write(RECIPE, HASH, array)
+        folder.write(RECIPE, HASH, array)
 
 
 @pytest.mark.parametrize("name", ["../../etc/passwd", "", "a/b", "..", "x" * 300, "abc\n"])
 def test_names_that_would_leave_the_store_are_refused(store: Store, name: str) -> None:
-    for call in (store.has, store.read, store.delete):
+    calls: list[Any] = [store.has, store.read, lambda r, h: store.delete(r, [h])]
+    for call in (*calls, lambda r, h: store.write(r, h, windows())):
         with pytest.raises(ValueError, match="is not a digest"):
             call(RECIPE, name)
         with pytest.raises(ValueError, match="is not a digest"):
             call(name, HASH)
 
 
-def test_a_disk_that_takes_no_more_is_transient_and_leaves_nothing_behind(store: Store) -> None:
+def test_a_disk_that_takes_no_more_is_transient_and_leaves_nothing_behind(
+    folder: FolderStore,
+) -> None:
     code = (
         "import resource\n"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))\n"
         "try:\n"
-        "    windows = np.ones((3, 3, 1024), 'f4')\n"
-        "    Store(Path(sys.argv[1])).write(sys.argv[2], sys.argv[3], windows)\n"
+        "    store.write(sys.argv[1], sys.argv[2], np.ones((3, 3, 1024), 'f4'))\n"
         "except TransientError as error:\n"
         "    print(error)\n"
     )
-    out, err = start(code, store.root, RECIPE, HASH).communicate(timeout=PATIENCE)
+    out, err = start(folder, code, RECIPE, HASH).communicate(timeout=PATIENCE)
     assert "could not write" in out, err
-    assert str(store.path(RECIPE, HASH)) in out
+    assert str(folder.path(RECIPE, HASH)) in out
     assert "EMBED_HOME" in out
-    assert files(store) == []
+    assert names_in(folder) == []
 
 
 @pytest.mark.skipif(not os.path.exists("/dev/full"), reason="needs /dev/full")
 def test_a_full_disk_is_named_as_such(tmp_path: Path) -> None:
-    from embed_assets.storage.vector_store import _failed
+    from embed_assets.storage.folder_store import _failed
 
     with pytest.raises(OSError) as caught, open("/dev/full", "wb") as full:  # noqa: PT011
         full.write(b"x")
@@ -206,7 +257,7 @@ def test_a_full_disk_is_named_as_such(tmp_path: Path) -> None:
 
 def test_a_store_that_is_no_folder_is_transient_for_every_call(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("not a folder")
-    store = Store(tmp_path / "file")
+    store = FolderStore(tmp_path / "file")
     assert not store.has(RECIPE, HASH)
     for call in (lambda: store.write(RECIPE, HASH, windows()), lambda: store.read(RECIPE, HASH)):
         with pytest.raises(TransientError, match=r"could not (write|read) .*Not a directory"):
@@ -215,46 +266,48 @@ def test_a_store_that_is_no_folder_is_transient_for_every_call(tmp_path: Path) -
 
 def test_killed_writers_leave_whole_entries_or_none(store: Store) -> None:
     code = (
-        "store = Store(Path(sys.argv[1])); print('go', flush=True)\n"
+        "print('go', flush=True)\n"
         "for i in range(10**6):\n"
-        "    store.write(sys.argv[2], f'{i % 40:032x}', np.full((40, 3, 1024), i, 'f4'))\n"
+        "    array = np.full((40, 3, 1024), i, 'f4')\n"
+        "    store.write(sys.argv[1], f'{i % 40:032x}', array, replace=i % 2 == 0)\n"
     )
-    for delay in (0.0, 0.01, 0.03, 0.05):
-        writer = start(code, store.root, RECIPE)
+    delays = (0.0, 0.01, 0.03, 0.05) if isinstance(store, FolderStore) else (0.1, 0.4)
+    for delay in delays:
+        writer = start(store, code, RECIPE)
         assert writer.stdout is not None
         writer.stdout.readline()
         time.sleep(delay)
         writer.send_signal(signal.SIGKILL)
         writer.communicate()
-        for audio_hash in store.hashes(RECIPE):
+        for audio_hash in hashes(store):
             array = store.read(RECIPE, audio_hash)
             assert array.shape == (40, 3, 1024)
             assert (array == array[0, 0, 0]).all()
 
 
-def test_only_leftovers_older_than_a_day_are_swept(store: Store) -> None:
-    store.write(RECIPE, HASH, windows())
-    path = store.path(RECIPE, HASH)
+def test_only_leftovers_older_than_a_day_are_swept(folder: FolderStore) -> None:
+    folder.write(RECIPE, HASH, windows())
+    path = folder.path(RECIPE, HASH)
     old, young = (path.with_name(f".{HASH}.{name}.tmp") for name in ("old", "young"))
     for leftover, age in ((old, 90_000), (young, 3_600), (path, 90_000)):
         leftover.touch()
         os.utime(leftover, (time.time() - age,) * 2)
-    assert store.sweep_temporary() == 1
-    assert files(store) == sorted([young.name, path.name])
-    assert store.sweep_temporary() == 0
+    assert folder.sweep_temporary() == 1
+    assert {Path(name).name for name in names_in(folder)} == {young.name, path.name}
+    assert folder.sweep_temporary() == 0
 
 
 def test_processes_that_write_one_entry_at_once_never_show_a_reader_half_of_it(
     store: Store,
 ) -> None:
     code = (
-        "store = Store(Path(sys.argv[1])); print('go', flush=True)\n"
-        "for _ in range(60):\n"
-        "    windows = np.full((40, 3, 1024), int(sys.argv[4]), 'f4')\n"
-        "    store.write(sys.argv[2], sys.argv[3], windows)\n"
+        "for _ in range(int(sys.argv[4])):\n"
+        "    array = np.full((40, 3, 1024), int(sys.argv[3]), 'f4')\n"
+        "    store.write(sys.argv[1], sys.argv[2], array, replace=True)\n"
     )
     store.write(RECIPE, HASH, np.zeros((40, 3, 1024), np.float32))
-    writers = [start(code, store.root, RECIPE, HASH, value) for value in (1, 2)]
+    times = 60 if isinstance(store, FolderStore) else 15
+    writers = [start(store, code, RECIPE, HASH, value, times) for value in (1, 2)]
     seen = set()
     while any(writer.poll() is None for writer in writers):
         array = store.read(RECIPE, HASH)
@@ -263,5 +316,26 @@ def test_processes_that_write_one_entry_at_once_never_show_a_reader_half_of_it(
     for writer in writers:
         _, err = writer.communicate()
         assert writer.returncode == 0, err
+    seen.add(float(store.read(RECIPE, HASH)[0, 0, 0]))
     assert seen & {1.0, 2.0}
-    assert files(store) == [f"{HASH}.npy"]
+    assert names_in(store) == [NAME]
+
+
+def test_doctors_check_leaves_nothing_behind(store: Store) -> None:
+    store.write(RECIPE, HASH, windows())
+    assert store.where in store.check()
+    assert names_in(store) == [NAME]
+
+
+def test_a_folder_of_the_settings_that_is_gone_is_not_taken_for_an_empty_one(
+    tmp_path: Path,
+) -> None:
+    from embed_assets.errors import ConfigurationError
+
+    store = FolderStore(tmp_path / "mount", tmp_path / "home")
+    for call in (lambda: store.write(RECIPE, HASH, windows()), lambda: store.read(RECIPE, HASH)):
+        with pytest.raises(ConfigurationError, match="there is no such folder: mount its disk"):
+            call()
+    store.root.mkdir()
+    store.write(RECIPE, HASH, windows())
+    np.testing.assert_array_equal(store.read(RECIPE, HASH), windows())

@@ -36,7 +36,7 @@ def run(shelf, *specs, older_than=DAY, dry_run=False):
 
 
 def entries(shelf, spec):
-    return set(shelf.store.hashes(spec.recipe.digest))
+    return {e.audio_hash for e in shelf.store.entries(spec.recipe.digest)}
 
 
 def test_nothing_that_a_track_has_under_a_recipe_in_use_is_touched(shelf):

@@ -190,7 +190,7 @@ def test_damaged_vectors_are_found_by_doctor_and_made_again_by_asking(world):
     world.sync()
     assert doctor(world, "--deep")[0] == 0
     store, recipe = world.project().store, world.project().spec().recipe.digest
-    audio_hash = next(store.hashes(recipe))
+    audio_hash = next(store.entries(recipe)).audio_hash
     path = store.path(recipe, audio_hash)
     raw = bytearray(path.read_bytes())
     raw[-20] ^= 1

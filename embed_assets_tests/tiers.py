@@ -7,7 +7,7 @@ import pytest
 SLOW_FIXTURES = frozenset(
     {
         *("world", "world_at", "two_collections", "running", "small", "small_mulan"),
-        *("milvus_server", "postgres_server", "disk"),
+        *("milvus_server", "postgres_server", "object_server", "disk"),
     }
 )
 """Runs of Dagster, MuQ's weights, a server, a mounted disk: seconds for each test."""
@@ -104,7 +104,7 @@ def longest_first(items: list[pytest.Item]) -> list[pytest.Item]:
 def is_fast(item: pytest.Item) -> bool:
     """Whether a test belongs to the fast tier; a new one does unless it has a slow fixture."""
     name = getattr(item, "originalname", item.name)
-    not_fast = ("stress", "bench", "browser")
+    not_fast = ("stress", "bench", "browser", "cluster")
     if any(item.get_closest_marker(mark) for mark in not_fast) or name in SLOW:
         return False
     return name in FAST or SLOW_FIXTURES.isdisjoint(getattr(item, "fixturenames", ()))

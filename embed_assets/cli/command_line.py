@@ -12,7 +12,17 @@ import typer
 
 from embed_assets.access import DEFAULT_ADDRESS, Address
 from embed_assets.api import Library, open_library
-from embed_assets.cli import cluster, evaluate, index, queries, reports, tables, terminal, words
+from embed_assets.cli import (
+    cluster,
+    evaluate,
+    index,
+    queries,
+    reports,
+    tables,
+    terminal,
+    vectors,
+    words,
+)
 from embed_assets.cli.terminal import AsJson
 from embed_assets.errors import EmbedAssetsError, ExitCode, is_passing
 from embed_assets.formats import counted
@@ -167,6 +177,7 @@ def demo() -> None:
 
 index.add_to(app)
 tables.add_to(app)
+vectors.add_to(app)
 cluster.add_to(app)
 
 
@@ -212,8 +223,8 @@ def serve(
     )
 
 
-def main() -> None:
-    """Entry point: our own errors become one line on stderr and an exit code."""
+def run() -> None:
+    """Run a command; our own errors become one line on stderr and an exit code."""
     for sentence in Settings.mistyped():
         terminal.print_note(sentence)
     try:
@@ -221,8 +232,6 @@ def main() -> None:
     except EmbedAssetsError as e:
         terminal.print_note(f"embed-assets: {e}")
         sys.exit(e.exit_code)
-    except KeyboardInterrupt:
-        sys.exit(ExitCode.INTERRUPTED)
     except OSError as e:
         if not is_passing(e):
             raise

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
     from embed_assets.operations.collections import CollectionRow
 
 
+ForWords = Annotated[
+    bool, typer.Option("--words", help="The collection that `find` uses, with EMBED_WORDS.")
+]
+
+
 def collections(
     check: Annotated[
         bool,
@@ -52,14 +57,16 @@ def collections(
     if check:
         status = command.check(project)
         _print_check(status, as_json)
-        failed = status.report is not None and not status.report.passed
+        reports = [one.report for one in status.each]
+        failed = any(report is not None and not report.passed for report in reports)
         raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
     rows = command.collections(project)
     if as_json:
         print_json(rows)
         return
     for row in rows:
-        marks = [w for w in ("served", "wanted") if row[w]]
+        words = {"served": row["served"], "used by `find`": row["words"], "wanted": row["wanted"]}
+        marks = [word for word, is_so in words.items() if is_so]
         typer.echo(f"{row['name']}  {row['rows']} rows  {', '.join(marks)}".rstrip())
         made = "unknown: it was made by another version or with other tables"
         if row["encoder"]:
@@ -87,16 +94,18 @@ def promote(
         bool,
         typer.Option("--anyway", help="Serve it even if a gate fails or none can be measured."),
     ] = False,
+    words: ForWords = False,
     as_json: AsJson = False,
 ) -> None:
     """Serve a collection if it passes its gates; normally this happens automatically."""
     from embed_assets.operations import collections as command
     from embed_assets.project import Project
 
-    _print_status(command.promote(Project.of(Settings.load()), name, anyway=anyway), as_json)
+    project = Project.of(Settings.load())
+    _print_status(command.promote(project, name, anyway=anyway, words=words), as_json)
 
 
-def rollback(as_json: AsJson = False) -> None:
+def rollback(words: ForWords = False, as_json: AsJson = False) -> None:
     """Serve the collection that was served before, at once.
 
     It stays served until EMBED_ENCODER, EMBED_WINDOWS, EMBED_POOLING or a similar setting changes,
@@ -105,7 +114,7 @@ def rollback(as_json: AsJson = False) -> None:
     from embed_assets.operations import collections as command
     from embed_assets.project import Project
 
-    _print_status(command.rollback(Project.of(Settings.load())), as_json)
+    _print_status(command.rollback(Project.of(Settings.load()), words=words), as_json)
 
 
 def gc(
@@ -204,6 +213,11 @@ def _print_check(status: Any, as_json: bool) -> None:
     if as_json:
         print_json(status_json(status))
         return
+    for one in status.each:
+        _print_measured(one)
+
+
+def _print_measured(status: Any) -> None:
     report = status.report
     word = "not measured" if report is None else "passed" if report.passed else "FAILED"
     typer.echo(plain(f"{status.wanted}: {word}{f'; {status.why}' if status.why else ''}"))

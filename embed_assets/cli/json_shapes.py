@@ -25,7 +25,7 @@ from embed_assets.operations.errors import ErrorRow
 from embed_assets.operations.gc import Collected, History
 from embed_assets.operations.music_servers import ServerRow
 from embed_assets.operations.retry import Asked
-from embed_assets.operations.status import Status
+from embed_assets.operations.status import Status, WordsStatus
 from embed_assets.operations.sync import SyncResult
 from embed_assets.operations.try_int8 import Trial
 from embed_assets.search.by_words import WordMatch
@@ -132,6 +132,8 @@ OBJECTS: dict[str, type] = {
     "pruned": Pruned,
     "left-out counts": LeftOutCounts,
     "music servers": ServerRow,
+    "words status": WordsStatus,
+    "serving": ServingJson,
     "relation": Relation,
     "same track": SameTrack,
     "hubs": Hubs,

@@ -15,7 +15,7 @@ from embed_assets.cli.terminal import print_json
 from embed_assets.formats import counted, duration, plain
 from embed_assets.neighbours.ranking import COSINE
 from embed_assets.operations.music_servers import ServerRow
-from embed_assets.operations.status import Status
+from embed_assets.operations.status import Status, WordsStatus
 
 REDRAW_SECONDS = 2.0
 
@@ -72,6 +72,8 @@ def _layout(s: Status) -> Group:
     ]
     if s.ranking != COSINE:
         rows.insert(-1, ("neighbours", f"ranked by {s.ranking}: see `embed-assets evaluate`"))
+    if s.words:
+        rows.insert(-1, ("words", _words(s.words)))
     rows += [(one.name, _server(one)) for one in s.servers]
     if s.links_skipped:
         links = f"{counted(s.links_skipped, 'symbolic link')} not followed"
@@ -97,6 +99,13 @@ def _server(one: ServerRow) -> str:
     if one.listed_at is None:
         return f"{one.kind}, not listed yet: `embed-assets serve` does it"
     return f"{one.kind}, {one.mapped} of {counted(one.items, 'track')} known"
+
+
+def _words(w: WordsStatus) -> str:
+    counts = f"{w.tracks_embedded} embedded by {w.encoder}, {w.tracks_rejected} rejected by it only"
+    where = w.collection if w.served == w.collection else f"{w.served or 'none'} is served until"
+    where += "" if w.served == w.collection else f" {w.collection} is complete"
+    return f"{counts}, {w.tracks_pending} remaining, {w.rate:.1f} tracks/s; {where}"
 
 
 def _collection(s: Status) -> str:

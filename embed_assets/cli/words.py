@@ -42,7 +42,7 @@ def find(
     to: To = None,
     as_json: AsJson = False,
 ) -> None:
-    """List the tracks that sound most like what you say. Needs EMBED_ENCODER=muq-mulan.
+    """List the tracks that sound most like what you say. Needs EMBED_WORDS.
 
     Two to four short phrases of what is heard find most: instruments, moods, styles, voices. They
     are averaged, and half of each --not is subtracted. A negation inside a phrase does not work:

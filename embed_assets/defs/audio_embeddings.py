@@ -1,13 +1,15 @@
 """The asset `audio_embeddings`: the window vectors of each track, or the reason why it has none."""
 
 from collections import Counter
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from typing import Any, TypeGuard
 
 import dagster as dg
 
 from embed_assets.defs.canary import check_before_embedding
 from embed_assets.defs.checks import READABLE, every_track_readable
+from embed_assets.defs.dead_runs import refuse_ended_run
 from embed_assets.defs.execution import (
     GPU_POOL,
     RETRIES,
@@ -15,13 +17,13 @@ from embed_assets.defs.execution import (
     wrong_settings_fail_at_once,
 )
 from embed_assets.defs.host_check import refuse_other_host
-from embed_assets.defs.partitions import MUSIC_FOLDERS
+from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
 from embed_assets.defs.ranged_run import (
     Progress,
     each_folder,
     folder_metadata,
     note_changed,
-    paths_of,
+    note_failure,
     rejects_of,
 )
 from embed_assets.defs.resources import (
@@ -33,11 +35,14 @@ from embed_assets.defs.resources import (
 from embed_assets.defs.track_manifest import track_manifest
 from embed_assets.embedding.decode_ahead import DecodeAhead, open_embedders
 from embed_assets.embedding.embed_folders import EmbedContext, EmbedResult, embed_folders
-from embed_assets.errors import FolderChanged
+from embed_assets.errors import ConfigurationError, FolderChanged
 from embed_assets.identity import FolderId, folder_id
 from embed_assets.storage import queries
 from embed_assets.storage.records import Embedding
 from embed_assets.workers import Pool
+
+LAST_TRY = RETRIES.max_retries
+"""Number of the last retry of the step."""
 
 REUSED = "none: all vectors were reused"
 
@@ -80,7 +85,8 @@ class EmbedConfig(dg.Config):
     description=(
         "Window vectors of the folder's tracks. They depend on the audio and the recipe only and"
         " are stored once: moved, copied or retagged audio is never embedded again. Bad tracks are"
-        " rejected with a reason and do not hold back the others."
+        " rejected with a reason and do not hold back the others. With EMBED_WORDS all are embedded"
+        " once more, for `find`, by another encoder, after the first one was unloaded."
     ),
 )
 @no_retry_on_interrupt("audio_embeddings")
@@ -93,39 +99,97 @@ def audio_embeddings(
     milvus: MilvusResource,
 ) -> dg.MaterializeResult:  # type: ignore[type-arg]  # Dagster wants the bare class
     """Embed the tracks without vectors, in each folder of the run."""
+    refuse_ended_run(context)
     refuse_other_host(context, library, state, encoder, milvus)
     music, tables, store = library.library(), state.tables(), state.store()
-    choice = encoder.choice()
+    vectors = encoder.vectors()
     with wrong_settings_fail_at_once("audio_embeddings"):
-        recipe = encoder.spec().recipe
-        choice.require()
-    step = _Step(
-        context,
-        EmbedContext(music, recipe, choice, tables, store, context.run_id, config.embed_again),
-        retry_rejected=config.retry_rejected,
+        spec = vectors.spec()
+        for choice in vectors.encoders():
+            choice.require()
+    first = EmbedContext(
+        music, spec.recipe, vectors.choice, tables, store, context.run_id, config.embed_again
     )
-    if step.any_pending and (wait := choice.first_load_notice()):
-        context.log.info(wait)
-    # Fewer after each failed attempt, as lack of memory may have killed the workers.
-    with open_embedders(choice, recipe.window_seconds, context.retry_number) as pool:
-        each_folder(context, music, tables, lambda paths: step.embed(paths, pool))
-    context.log.info(step.progress.line())
-    context.log.info(step.seconds_line())
-    return dg.MaterializeResult(check_results=[every_track_readable(tables, recipe.digest)])
+    last = spec.recipes[-1]
+    works = [
+        replace(first, recipe=recipe, choice=choice, last=recipe == last)
+        for recipe, choice in vectors.passes(spec)
+    ]
+
+    def embed(paths: list[bytes]) -> Outcomes:
+        return _in_turn(context, works, paths, retry_rejected=config.retry_rejected)
+
+    each_folder(context, music, tables, embed)
+    return dg.MaterializeResult(check_results=[every_track_readable(tables, spec)])
+
+
+Outcomes = Iterator[tuple[bytes, dict[str, Any] | BaseException]]
+"""Each folder with its metadata, or what went wrong."""
+
+
+def _in_turn(
+    context: dg.AssetExecutionContext,
+    works: Sequence[EmbedContext],
+    paths: list[bytes],
+    *,
+    retry_rejected: bool,
+) -> Outcomes:
+    """Embed the folders with one encoder after the other, so that one at a time is in memory.
+
+    A folder that failed with an encoder is left out of what the next ones do. One that fails with
+    the encoder of words only is retried like others; after the last try it is done as far as
+    searches by sound need it, stays out of date, and `errors` lists it.
+    """
+    done: dict[bytes, dict[str, Any]] = {path: {} for path in paths}
+    for work in works:
+        first = work is works[0]
+        step = _Step(context, work, list(done), retry_rejected=retry_rejected, beside=not first)
+        forgiving = not first and context.retry_number >= LAST_TRY
+        for path, outcome in step.outcomes() if forgiving else step.embed_all():
+            made = outcome
+            if forgiving and _may_pass(outcome):
+                stage = context.asset_key.path[-1]
+                note_failure(context, work.library, work.tables, key_of(path), stage, outcome)
+                made = {"failed": str(outcome)}
+            if isinstance(made, BaseException):
+                del done[path]
+                yield path, made
+                continue
+            done[path] |= made if first else _of_words(made)
+            if work.last:
+                yield path, done[path]
+
+
+def _may_pass(outcome: object) -> TypeGuard[Exception]:
+    return isinstance(outcome, Exception) and not isinstance(outcome, ConfigurationError)
+
+
+def _of_words(metadata: dict[str, Any]) -> dict[str, Any]:
+    """What the metadata of a folder says of its vectors for `find`."""
+    counts = ("embedded", "reused", "rejected", "rejects", "failed")
+    names = (*counts, "seconds", "engine", "engine_warning")
+    return {f"words_{name}": metadata[name] for name in names if name in metadata}
 
 
 class _Step:
-    """One execution of the asset."""
+    """What one encoder does in an execution of the asset; `beside`: it is not that of tracks."""
 
     def __init__(
-        self, run: dg.AssetExecutionContext, work: EmbedContext, *, retry_rejected: bool
+        self,
+        run: dg.AssetExecutionContext,
+        work: EmbedContext,
+        paths: list[bytes],
+        *,
+        retry_rejected: bool,
+        beside: bool,
     ) -> None:
+        self.beside = beside
         self.run = run
         self.work = work
+        self.paths = paths
         self.retry_rejected = retry_rejected
         totals = [
-            work.tables.folder_totals(self._folder(path), work.recipe.digest)
-            for path in paths_of(run.partition_keys)
+            work.tables.folder_totals(self._folder(path), work.recipe.digest) for path in paths
         ]
         self.any_pending = any(t.pending for t in totals)
         self.progress = Progress(run.log.info, sum(t.tracks for t in totals))
@@ -136,10 +200,31 @@ class _Step:
         self._spent: Counter[str] = Counter()
         self._warned: set[str] = set()
 
-    def embed(
-        self, paths: list[bytes], pool: Pool | DecodeAhead
-    ) -> Iterator[tuple[bytes, dict[str, Any] | BaseException]]:
-        """Each folder with its metadata, or what went wrong."""
+    def embed_all(self) -> Outcomes:
+        """Embed the folders, in processes of their own, and log what was done."""
+        choice, log = self.work.choice, self.run.log
+        if self.any_pending and (wait := choice.first_load_notice()):
+            log.info(wait)
+        # Fewer after each failed attempt, as lack of memory may have killed the workers.
+        seconds, failed_tries = self.work.recipe.window_seconds, self.run.retry_number
+        with open_embedders(choice, seconds, failed_tries) as pool:
+            yield from self._embed(self.paths, pool)
+        log.info(f"{choice.name}: {self.progress.line()}")
+        log.info(self.seconds_line())
+
+    def outcomes(self) -> Outcomes:
+        """The same; if an error that may pass ends it, it is that of each folder that is left."""
+        left = dict.fromkeys(self.paths)
+        try:
+            for path, outcome in self.embed_all():
+                del left[path]
+                yield path, outcome
+        except Exception as error:
+            if not _may_pass(error):
+                raise
+            yield from ((path, error) for path in left)
+
+    def _embed(self, paths: list[bytes], pool: Pool | DecodeAhead) -> Outcomes:
         music, tables = self.work.library, self.work.tables
         changed: list[bytes] = []
         for path, outcome in embed_folders(
@@ -147,7 +232,7 @@ class _Step:
             self._unchanged(paths, changed),
             pool,
             self._count,
-            lambda: check_before_embedding(self.run, self.work, pool),
+            lambda: check_before_embedding(self.run, self.work, pool, beside=self.beside),
         ):
             if isinstance(outcome, FolderChanged):
                 tables.mark_dirty(self._folder(path))

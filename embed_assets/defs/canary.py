@@ -14,7 +14,7 @@ from embed_assets.embedding.canary.check import (
     require_same_vectors,
 )
 from embed_assets.embedding.canary.notes import Notes
-from embed_assets.embedding.canary.report import Level, Report
+from embed_assets.embedding.canary.report import Level, Report, together
 from embed_assets.embedding.decode_ahead import DecodeAhead, open_embedders
 from embed_assets.embedding.embed_folders import EmbedContext
 from embed_assets.library.walk import require_library
@@ -43,16 +43,21 @@ def vectors_reproducible(
     """Check now, with worker processes as for embedding."""
     if not is_in_process(context.run):
         end_with_parent()
-    music, choice = library.library(), encoder.choice()
+    music, vectors = library.library(), encoder.vectors()
     with wrong_settings_fail_at_once(REPRODUCIBLE):
         require_library(music.root)
-        recipe = encoder.spec().recipe
-        choice.require()
-    embedding = EmbedContext(music, recipe, choice, state.tables(), state.store())
-    report = recent_report(embedding)
-    if report is None:
-        with open_embedders(choice, recipe.window_seconds) as pool:
-            report = check(embedding, pool)
+        spec = vectors.spec()
+        for choice in vectors.encoders():
+            choice.require()
+    reports = {}
+    for recipe, choice in vectors.passes(spec):
+        embedding = EmbedContext(music, recipe, choice, state.tables(), state.store())
+        made = recent_report(embedding)
+        if made is None:
+            with open_embedders(choice, recipe.window_seconds) as pool:
+                made = check(embedding, pool)
+        reports[choice.name] = made
+    report = together(reports)
     return dg.AssetCheckResult(
         passed=report.level is Level.OK,
         severity=_severity(report),
@@ -62,9 +67,15 @@ def vectors_reproducible(
 
 
 def check_before_embedding(
-    context: dg.AssetExecutionContext, embedding: EmbedContext, pool: Pool | DecodeAhead
+    context: dg.AssetExecutionContext,
+    embedding: EmbedContext,
+    pool: Pool | DecodeAhead,
+    *,
+    beside: bool = False,
 ) -> None:
     """Check if something on this machine has changed since the last check, and report the result.
+
+    `beside`: the encoder of tracks was checked before; its result stays if this one is in order.
 
     Raises:
         VectorsDrifted: new vectors would differ from the stored ones.
@@ -79,7 +90,8 @@ def check_before_embedding(
     if report is not None:
         log = context.log.info if report.level is Level.OK else context.log.warning
         log(report.message)
-        context.log_event(_evaluation(report))
+        if not beside or report.level is not Level.OK:
+            context.log_event(_evaluation(report))
 
 
 def _evaluation(report: Report) -> dg.AssetCheckEvaluation:
@@ -121,15 +133,23 @@ def _metadata(report: Report) -> Mapping[str, Any]:
     }
 
 
-CANARY_JOB = dg.define_asset_job(
-    "canary",
-    selection=dg.AssetSelection.checks(vectors_reproducible),
-    description="Embed a few tracks again and compare their vectors with the stored ones",
-)
+CANARY_JOB = "canary"
+"""Name of the job of `canary_job`."""
+
+
+def canary_job(tags: Mapping[str, str]) -> Any:
+    """The job of the check; its runs have these tags, as those that embed."""
+    return dg.define_asset_job(
+        CANARY_JOB,
+        selection=dg.AssetSelection.checks(vectors_reproducible),
+        tags=tags,
+        description="Embed a few tracks again and compare their vectors with the stored ones",
+    )
+
 
 CANARY_SCHEDULE = dg.ScheduleDefinition(
     name="daily_canary",
-    job=CANARY_JOB,
+    job_name=CANARY_JOB,
     cron_schedule="53 2 * * *",
     default_status=dg.DefaultScheduleStatus.RUNNING,
 )

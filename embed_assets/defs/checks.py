@@ -1,5 +1,6 @@
 """Library-wide asset checks: which tracks were rejected, and whether index and tables agree."""
 
+from dataclasses import replace
 from itertools import islice
 from typing import Any
 
@@ -14,8 +15,8 @@ from embed_assets.defs.resources import (
     StateResource,
     index_context,
 )
-from embed_assets.identity import CollectionKey, RecipeDigest
-from embed_assets.index.gates import Gate
+from embed_assets.identity import CollectionKey, IndexSpec
+from embed_assets.index.gates import Gate, ValidationReport
 from embed_assets.index.promotion import ServingStatus
 from embed_assets.storage import queries
 from embed_assets.storage.tables import Tables
@@ -29,20 +30,23 @@ READABLE = dg.AssetCheckSpec(
 )
 
 
-def every_track_readable(tables: Tables, recipe: RecipeDigest) -> dg.AssetCheckResult:
+def every_track_readable(tables: Tables, spec: IndexSpec) -> dg.AssetCheckResult:
     """The result of `READABLE`, over the whole library and not only the run's folders."""
-    found = queries.counts(tables, recipe, CollectionKey(""))
-    rows = islice(queries.rejected_tracks(tables, recipe), 50)
+    found = queries.counts(tables, spec.recipe.digest, CollectionKey(""))
+    rows = list(islice(queries.rejects(tables, spec), 50))
+    described = f"{found.rejected} of {found.tracks} tracks of the library are rejected"
+    if rows and not found.rejected:
+        described += "; some cannot be found by words"
     return dg.AssetCheckResult(
         check_name=READABLE.name,
-        passed=found.rejected == 0,
+        passed=not rows,
         severity=dg.AssetCheckSeverity.WARN,
         metadata={
             "tracks": found.tracks,
             "rejected": found.rejected,
             **rejects_of([(p.path, p.reason, p.message) for p in rows]),
         },
-        description=f"{found.rejected} of {found.tracks} tracks of the library are rejected",
+        description=described,
     )
 
 
@@ -65,7 +69,7 @@ def index_in_step(
     from embed_assets.index.reconcile import reconcile
 
     index = index_context(library, state, encoder, milvus)
-    spec = index.spec
+    spec, words = index.spec, index.spec.words_spec
     with milvus.get_client() as client:
         found = reconcile(client, index)
     diff = found[spec.collection]
@@ -74,6 +78,7 @@ def index_in_step(
         metadata={
             "rows": diff.rows,
             **({"rows_of_parts": found[spec.segment_spec.collection].rows} if spec.parts else {}),
+            **({"rows_of_words": found[words.collection].rows} if words else {}),
             "folders": diff.folders,
             "not_yet_indexed": diff.waiting,
             "differing": sum(len(d.differing) for d in found.values()),
@@ -119,34 +124,44 @@ def evaluation_of(status: ServingStatus) -> dg.AssetCheckEvaluation:
 
     Being filled, or rolled back by hand, is a warning; a gate that failed is an error.
     """
-    report = status.report
-    sound = report is None or report.passed
-    metadata: dict[str, Any] = {"wanted": status.wanted, "served": status.served}
-    if status.moved:
-        metadata["switch_ms"] = status.switch_ms
-    if report is not None:
-        columns = ("gate", "measured", "wanted", "passed")
-        metadata["gates"] = dg.MetadataValue.table(
-            records=[
-                dg.TableRecord(
-                    dict(zip(columns, (g.name, f"{g.value:g}", g.wanted, _word(g)), strict=True))
-                )
-                for g in report.gates
-            ],
-            schema=dg.TableSchema([dg.TableColumn(c, "string") for c in columns]),
-        )
+    sound = all(one.report is None or one.report.passed for one in status.each)
+    metadata: dict[str, Any] = {}
+    for one in status.each:
+        before = "" if one is status else "words_"
+        metadata |= {f"{before}wanted": one.wanted, f"{before}served": one.served}
+        if one.moved:
+            metadata[f"{before}switch_ms"] = one.switch_ms
+        if one.report is not None:
+            metadata[f"{before}gates"] = _table(one.report)
     return dg.AssetCheckEvaluation(
         asset_key=dg.AssetKey("milvus_index"),
         check_name=SERVED,
-        passed=sound and status.wanted == status.served,
+        passed=sound and all(one.wanted == one.served for one in status.each),
         severity=dg.AssetCheckSeverity.WARN if sound else dg.AssetCheckSeverity.ERROR,
         description=describe_status(status),
         metadata=dict(dg.AssetCheckResult(passed=True, metadata=metadata).metadata),
     )
 
 
+def _table(report: ValidationReport) -> dg.TableMetadataValue:
+    columns = ("gate", "measured", "wanted", "passed")
+    return dg.MetadataValue.table(
+        records=[
+            dg.TableRecord(
+                dict(zip(columns, (g.name, f"{g.value:g}", g.wanted, _word(g)), strict=True))
+            )
+            for g in report.gates
+        ],
+        schema=dg.TableSchema([dg.TableColumn(c, "string") for c in columns]),
+    )
+
+
 def describe_status(status: ServingStatus) -> str:
     """Which collection is served, and why it is not the wanted one, in one line."""
+    if status.words:
+        return f"{describe_status(replace(status, words=None))}; for `find`, " + describe_status(
+            status.words
+        )
     if status.why:
         return f"{status.served} is served, not yet {status.wanted}: {status.why}"
     if status.report is not None and not status.report.passed:

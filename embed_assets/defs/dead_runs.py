@@ -1,7 +1,8 @@
 """Runs without a worker: ended, so that their folders, run slots and pools are free again.
 
-Only where Dagster's launcher does not watch its workers itself. Where it does (Ray, Kubernetes), a
-worker may live on any machine, and nothing here judges it.
+Runs are ended only where Dagster's launcher does not watch its workers itself. Where it does (Ray,
+Kubernetes), a worker may live on any machine, and nothing here judges it. A worker that was only
+away does nothing more when it is back, whoever ended its run.
 """
 
 from __future__ import annotations
@@ -76,6 +77,24 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
         reaped.append(run.run_id)
     _free_slots_of_ended_runs(instance)
     return reaped
+
+
+def refuse_ended_run(context: dg.AssetExecutionContext) -> None:
+    """Fail a step of a run that was ended from outside, before the step writes anything more.
+
+    A host that stood still may wake after its run was failed and done again on another one.
+
+    Raises:
+        dagster.Failure: the run has ended; without retries.
+    """
+    run = context.instance.get_run_by_id(context.run_id)
+    if run is not None and run.is_finished:
+        raise dg.Failure(
+            f"{context.asset_key.path[-1]}: this run was ended ({run.status.value}) while this host"
+            f" ({socket.gethostname()}) did not answer. It writes nothing more: its folders are"
+            " done by another run",
+            allow_retries=False,
+        )
 
 
 def begin_to_cancel(instance: dg.DagsterInstance) -> None:

@@ -15,7 +15,7 @@ from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.ranged_run import PRIORITY_TAG, REMOVE_TAG
 from embed_assets.encoders.cards import card_of
 from embed_assets.errors import ConfigurationError
-from embed_assets.identity import PartitionKey, RecipeDigest, folder_id
+from embed_assets.identity import PartitionKey, folder_id
 from embed_assets.index.folders import version_of, written_versions
 from embed_assets.library import ctimes
 from embed_assets.library.left_out import LeftOut
@@ -80,7 +80,7 @@ def evaluate(
         LibraryUnavailable: the library is missing, or so much of it that it looks unmounted.
     """
     started = time.monotonic()
-    tables, recipe = context.tables, context.spec.recipe.digest
+    tables = context.tables
     root = require_library(context.library.root, may_be_empty=policy.removals_confirmed)
     # In this order, so that a run that ends between the two reads is not missed.
     newest_run = state.newest_run(instance)
@@ -113,7 +113,7 @@ def evaluate(
     )
     requests = plan_runs(found, removals, known, policy)
     keys = [key for request in requests if request.is_import for key in request.keys]
-    requests = split_imports(requests, found, _embedded(context, keys, recipe), policy)
+    requests = split_imports(requests, found, _embedded(context, keys), policy)
     record_attempts(cursor, requests, found, removals, time.time())
     cursor.resume = None if steps.complete or steps.last is None else key_of(steps.last)
     return Evaluation(
@@ -247,22 +247,28 @@ def _missing(
     return missing
 
 
-def _embedded(
-    context: IndexContext, keys: Sequence[PartitionKey], recipe: RecipeDigest
-) -> dict[PartitionKey, int]:
-    """How many tracks of these folders have vectors or were rejected."""
+def _embedded(context: IndexContext, keys: Sequence[PartitionKey]) -> dict[PartitionKey, int]:
+    """How many tracks of these folders have all their vectors or were rejected."""
     folders = {folder_id(context.library.name, path_of(key)): key for key in keys}
-    states = queries.folder_states(context.tables, folders, recipe)
-    return {folders[folder]: one.tracks - one.pending for folder, one in states.items()}
+    found: dict[PartitionKey, int] = {}
+    for recipe in context.spec.recipes:
+        states = queries.folder_states(context.tables, folders, recipe.digest)
+        for folder, one in states.items():
+            done = one.tracks - one.pending
+            found[folders[folder]] = min(found.get(folders[folder], done), done)
+    return found
 
 
 def _files_per_run(context: IndexContext, policy: Policy) -> int:
-    recipe = context.spec.recipe
-    seconds = queries.seconds_per_track(context.tables, recipe.digest, 100 * policy.encoders)
-    if seconds is None:
-        quick = card_of(recipe.encoder).is_quick
-        return policy.files_per_run if quick else FIRST_IMPORT_FILES
-    return max(1, int(IMPORT_SECONDS / seconds))
+    """Tracks that all encoders together embed in `IMPORT_SECONDS`."""
+    tables, total, unmeasured = context.tables, 0.0, False
+    for recipe in context.spec.recipes:
+        seconds = queries.seconds_per_track(tables, recipe.digest, 100 * policy.encoders)
+        unmeasured |= seconds is None and not card_of(recipe.encoder).is_quick
+        total += seconds or 0.0
+    if unmeasured:
+        return FIRST_IMPORT_FILES
+    return max(1, int(IMPORT_SECONDS / total)) if total else policy.files_per_run
 
 
 def _path(key: str | None) -> bytes | None:

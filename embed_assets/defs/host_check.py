@@ -9,7 +9,6 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Mapping
-from dataclasses import asdict
 from typing import Any
 
 import dagster as dg
@@ -48,19 +47,37 @@ NAMES = {
     "index": "EMBED_MILVUS_INDEX",
     "replicas": "EMBED_MILVUS_REPLICAS",
     "mmap": "EMBED_MILVUS_MMAP",
+    "words": "EMBED_WORDS",
+    "words_weights": "the digest of the weights (EMBED_WORDS_MODEL)",
     "uri": "EMBED_MILVUS_URI (with EMBED_MILVUS_DATABASE)",
     "tables": "EMBED_TABLES (empty: in EMBED_HOME)",
+    "vectors": "EMBED_VECTORS (empty: in EMBED_HOME)",
 }
 """What a person can change to make two hosts alike; the rest is the version of embed_assets."""
+
+UNSET = {
+    "words": False,
+    "vector_type": "float32",
+    "shards": 1,
+    "index": "auto",
+}
+"""What a setting is that is in none of the values."""
 
 
 def run_settings(index: IndexContext) -> dict[str, Any]:
     """All settings that decide vectors, rows and where they go, with the version of the code."""
-    plain = asdict(index.spec)
-    places = {"uri": index.uri, "tables": index.tables.database.place}
+    plain = index.spec.as_json()
+    places = {
+        "uri": index.uri,
+        "tables": index.tables.database.place,
+        "vectors": index.store.address,
+    }
     # Two hosts that want different ones would change a collection back and forth.
-    options = asdict(index.options) if index.options else {}
-    return {**plain.pop("recipe"), **plain, **options, **places}
+    options = index.options.as_json() if index.options else {}
+    values = {**plain.pop("recipe"), **plain, **options, **places}
+    if words := plain.get("words"):
+        values |= {"words": True, "words_weights": words["weights"], "words_recipe": words}
+    return values
 
 
 def spec_tags(instance: dg.DagsterInstance, index: IndexContext) -> dict[str, str]:
@@ -150,10 +167,13 @@ def _differs(own: Mapping[str, Any], asked: Mapping[str, Any] | None) -> str:
 
 def _named(own: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     """The settings that differ. Another encoder has its own weights, width and rate."""
-    names = [n for n in NAMES if n in own and n in other and own[n] != other[n]]
-    if "encoder" in names and "weights" in names:
-        names.remove("weights")
+    names = [n for n in NAMES if own.get(n) != other.get(n)]
+    for chosen, weights in (("encoder", "weights"), ("words", "words_weights")):
+        if chosen in names and weights in names:
+            names.remove(weights)
+    # What is not set is not in the values.
+    pairs = [(NAMES[n], own.get(n, UNSET.get(n)), other.get(n, UNSET.get(n))) for n in names]
     return (
-        "; ".join(f"{NAMES[n]} is {own[n]!r} here and {other.get(n)!r} there" for n in names)
+        "; ".join(f"{name} is {here!r} here and {there!r} there" for name, here, there in pairs)
         or "it has another version of embed_assets"
     )

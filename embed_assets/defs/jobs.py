@@ -1,18 +1,31 @@
 """Jobs: one processes folders, for the sensor, `sync` and people; another prunes the history."""
 
+from collections.abc import Mapping
+from typing import Any
+
 import dagster as dg
 
 from embed_assets.defs.checks import READABLE
 
-LIBRARY_JOB = dg.define_asset_job(
-    "bring_in_step",
-    # Without `index_in_step`, which reads the whole index.
-    selection=dg.AssetSelection.assets(
-        "track_manifest", "audio_embeddings", "milvus_index"
-    ).without_checks()
-    | dg.AssetSelection.checks(READABLE.key),
-    description="Scan, embed and index music folders.",
-)
+FOLDERS_JOB = "bring_in_step"
+"""Name of the job of `folders_job`."""
+
+
+def folders_job(tags: Mapping[str, str]) -> Any:
+    """The job that scans, embeds and indexes folders; its runs have these tags.
+
+    Dagster has no public name for the type of such a job.
+    """
+    return dg.define_asset_job(
+        FOLDERS_JOB,
+        # Without `index_in_step`, which reads the whole index.
+        selection=dg.AssetSelection.assets(
+            "track_manifest", "audio_embeddings", "milvus_index"
+        ).without_checks()
+        | dg.AssetSelection.checks(READABLE.key),
+        tags=tags,
+        description="Scan, embed and index music folders.",
+    )
 
 
 def prune_history(history_days: int) -> dg.ScheduleDefinition:

@@ -39,7 +39,7 @@ def library_map(
     if not len(searcher):
         return dg.MaterializeResult(metadata={"dagster/row_count": 0})
     drawing = draw(searcher)
-    file = state.store().root.with_name("map.html")
+    file = state.store().home / "map.html"
     write_file(file, page(searcher, drawing))
     image = base64.b64encode(picture(drawing)).decode()
     return dg.MaterializeResult(

@@ -9,6 +9,7 @@ from embed_assets.defs.audio_embeddings import audio_embeddings
 from embed_assets.defs.checks import describe_status, evaluation_of
 from embed_assets.defs.dagster_compat.batches import store_materializations
 from embed_assets.defs.dagster_compat.runs import VERSION_TAG
+from embed_assets.defs.dead_runs import refuse_ended_run
 from embed_assets.defs.execution import MILVUS_POOL, RETRIES, no_retry_on_interrupt
 from embed_assets.defs.host_check import refuse_other_host
 from embed_assets.defs.partitions import MUSIC_FOLDERS, key_of
@@ -63,7 +64,8 @@ COLUMNS = dg.TableSchema(
         "The folder's rows in the Milvus collection behind the alias `tracks`: one row per readable"
         " track. The data version identifies the files and the index spec. New settings fill"
         " another collection, which is served once it is complete and passes its gates. With"
-        " EMBED_PARTS the windows have their own collection."
+        " EMBED_PARTS the windows have their own collection. With EMBED_WORDS there is another one,"
+        " behind the alias `words`, with the vectors for `find`."
     ),
 )
 def milvus_index(
@@ -74,6 +76,7 @@ def milvus_index(
     milvus: MilvusResource,
 ) -> Iterator[dg.DagsterEvent]:
     """Index each folder of the run; a folder is reported after it was read back."""
+    refuse_ended_run(context)
     refuse_other_host(context, library, state, encoder, milvus)
     music, tables = library.library(), state.tables()
     stage = context.asset_key.path[-1]
@@ -93,16 +96,17 @@ def milvus_index(
                         todo.pop(key)
                         continue
                     if report.version == DIRTY:
-                        recipe = index.spec.recipe.digest
-                        note_not_ready(music, tables, report.path, recipe, context.run_id)
+                        recipes = index.spec.recipes
+                        note_not_ready(music, tables, report.path, recipes, context.run_id)
                     made.append(_materialization(context, index, report))
                 # Stored before the next batch is asked for, which records the folders of this one.
                 yield from store_materializations(context, made)
                 for one in made:
                     todo.pop(one.partition)
+                refuse_ended_run(context)
             mirror_to_served(client, index, paths)
             status = promote_if_ready(client, index)
-            if status.moved or status.why:
+            if any(one.moved or one.why for one in status.each):
                 context.log.info(describe_status(status))
                 context.log_event(evaluation_of(status))
     except EmbedAssetsError as e:
@@ -129,6 +133,7 @@ def _materialization(
             "deleted": report.deleted,
             "unchanged": report.unchanged,
             **({"parts": report.parts} if index.spec.parts else {}),
+            **({"words": report.words} if index.spec.words else {}),
             "collection": index.spec.collection,
             "version": report.version,
         },

@@ -1,5 +1,6 @@
 """The check `neighbours_beat_chance`: how good the neighbours of each collection are, daily."""
 
+from dataclasses import replace
 from typing import Any
 
 import dagster as dg
@@ -112,11 +113,7 @@ def _project(
         library=library.library(),
         tables=state.tables(),
         store=state.store(),
-        choice=encoder.choice(),
-        window_seconds=encoder.window_seconds,
-        windows=encoder.windows,
-        pooling=encoder.pooling,
-        parts=False,
+        vectors=replace(encoder.vectors(), parts=False),
         uri=milvus.uri,
         token=None,
         vector_type=milvus.vector_type,

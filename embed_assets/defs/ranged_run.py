@@ -20,9 +20,9 @@ from embed_assets.defs.dagster_compat.batches import (
 from embed_assets.defs.execution import failure_of, is_in_process
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.errors import ConfigurationError, LibraryUnavailable
-from embed_assets.identity import PartitionKey, RecipeDigest, display_path, folder_id
+from embed_assets.identity import PartitionKey, Recipe, display_path, folder_id
 from embed_assets.library.manifest import MusicFolder
-from embed_assets.storage.queries import FolderState, folder_states
+from embed_assets.storage.queries import folder_states
 from embed_assets.storage.records import CHANGED
 from embed_assets.storage.tables import Tables
 from embed_assets.workers import end_with_parent
@@ -164,14 +164,15 @@ def note_changed(
 
 
 def note_not_ready(
-    library: MusicFolder, tables: Tables, path: bytes, recipe: RecipeDigest, run_id: str
+    library: MusicFolder, tables: Tables, path: bytes, recipes: Iterable[Recipe], run_id: str
 ) -> None:
     """The same for a folder whose rows are incomplete, without a known reason, when it is indexed.
 
     Another run is scanning it, or a person just requested a retry.
     """
     folder = folder_id(library.name, path)
-    if not folder_states(tables, [folder], recipe).get(folder, FolderState()).ready:
+    states = [folder_states(tables, [folder], recipe.digest).get(folder) for recipe in recipes]
+    if not all(state is not None and state.ready for state in states):
         why = "its files were being read anew when it was to be indexed; it is looked at again"
         tables.put_failures([(folder, path)], CHANGED, why, run_id, unless_known=True)
 

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 import dagster as dg
 
 from embed_assets.context import IndexContext
-from embed_assets.encoders.config import EncoderConfig
+from embed_assets.encoders.config import EncoderConfig, VectorConfig
 from embed_assets.identity import IndexSpec
 from embed_assets.index.options import AUTO, FLOAT32, IndexOptions
 from embed_assets.library.manifest import MusicFolder
-from embed_assets.project import store_in, tables_in
+from embed_assets.project import store_in, tables_in, vectors_of
 from embed_assets.settings import Settings
 from embed_assets.storage.postgres_address import PostgresAddress
 from embed_assets.storage.tables import Tables
@@ -42,9 +42,11 @@ class LibraryResource(dg.ConfigurableResource[Any]):
 
 
 class StateResource(dg.ConfigurableResource[Any]):
-    """The state beside the Dagster instance: in EMBED_HOME, or the tables in PostgreSQL."""
+    """The state beside the Dagster instance: in EMBED_HOME, or where the settings say."""
 
     home: str
+    vectors: str = ""
+    vectors_cache_bytes: int = 0
     tables_address: str = ""
     tables_password: str = ""
     tables_password_file: str = ""
@@ -59,11 +61,11 @@ class StateResource(dg.ConfigurableResource[Any]):
 
     def store(self) -> Store:
         """The store of window vectors."""
-        return store_in(Path(self.home))
+        return store_in(Path(self.home), self.vectors, self.vectors_cache_bytes)
 
 
 class EncoderResource(dg.ConfigurableResource[Any]):
-    """The encoder, the windows and the pooling."""
+    """The encoder, the windows and the pooling; `words`: the encoder for `find` beside it."""
 
     name: str
     model: str
@@ -73,10 +75,20 @@ class EncoderResource(dg.ConfigurableResource[Any]):
     windows: int
     pooling: str
     parts: bool = False
+    words: str = ""
+    words_model: str = ""
 
-    def choice(self) -> EncoderConfig:
-        """The encoder that the workers load."""
-        return EncoderConfig(self.name, self.model, self.device, Path(self.cache))
+    def vectors(self) -> VectorConfig:
+        """Which vectors the workers make."""
+        device, cache = self.device, Path(self.cache)
+        return VectorConfig(
+            EncoderConfig(self.name, self.model, device, cache),
+            self.window_seconds,
+            self.windows,
+            self.pooling,
+            self.parts,
+            EncoderConfig(self.words, self.words_model, device, cache) if self.words else None,
+        )
 
     def spec(self) -> IndexSpec:
         """The index spec, as far as the encoder decides it; `wanted_spec` is the whole.
@@ -84,8 +96,7 @@ class EncoderResource(dg.ConfigurableResource[Any]):
         Raises:
             ConfigurationError: no such encoder, or no weights.
         """
-        recipe = self.choice().recipe(self.window_seconds, self.windows)
-        return IndexSpec(recipe, self.pooling, parts=self.parts)
+        return self.vectors().spec()
 
 
 class MilvusResource(dg.ConfigurableResource[Any]):
@@ -132,6 +143,7 @@ def wanted_spec(encoder: EncoderResource, milvus: MilvusResource) -> IndexSpec:
 
 def resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
     """The resources for these settings, by the names that assets and sensor use."""
+    words = vectors_of(settings).words
     return {
         "library": LibraryResource(
             root=str(settings.library or ""),
@@ -140,6 +152,8 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
         ),
         "state": StateResource(
             home=str(settings.home),
+            vectors=settings.vectors,
+            vectors_cache_bytes=settings.vectors_cache_bytes,
             tables_address=settings.tables,
             tables_password=(
                 dg.EnvVar("EMBED_TABLES_PASSWORD") if settings.tables_password else ""
@@ -155,6 +169,8 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
             windows=settings.windows,
             pooling=settings.pooling,
             parts=settings.parts,
+            words=words.name if words else "",
+            words_model=words.model if words else "",
         ),
         "milvus": MilvusResource(
             uri=settings.index_uri,

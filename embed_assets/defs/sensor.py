@@ -15,7 +15,7 @@ from embed_assets.defs.evaluation import (
     summary,
 )
 from embed_assets.defs.host_check import cancel_outdated, spec_tags
-from embed_assets.defs.jobs import LIBRARY_JOB
+from embed_assets.defs.jobs import FOLDERS_JOB
 from embed_assets.defs.resources import (
     EncoderResource,
     LibraryResource,
@@ -47,7 +47,7 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
 
     @dg.sensor(
         name="library_sensor",
-        job=LIBRARY_JOB,
+        job_name=FOLDERS_JOB,
         minimum_interval_seconds=min(scan_seconds, LOOK_SECONDS),
         default_status=dg.DefaultSensorStatus.RUNNING,
         description=(

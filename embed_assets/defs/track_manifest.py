@@ -5,6 +5,7 @@ from typing import Any
 
 import dagster as dg
 
+from embed_assets.defs.dead_runs import refuse_ended_run
 from embed_assets.defs.execution import RETRIES, no_retry_on_interrupt
 from embed_assets.defs.host_check import refuse_other_host
 from embed_assets.defs.partitions import MUSIC_FOLDERS
@@ -74,6 +75,7 @@ def track_manifest(
     milvus: MilvusResource,
 ) -> None:
     """Scan each folder of the run."""
+    refuse_ended_run(context)
     refuse_other_host(context, library, state, encoder, milvus)
     music = library.library()
     tables = state.tables()

@@ -12,9 +12,9 @@ from embed_assets.embedding.embed_track import Job, embed_track
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import TransientError
 from embed_assets.identity import FolderId, IndexSpec, TrackId
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.records import Track
-from embed_assets.storage.vector_store import Store
 from embed_assets.workers import open_pool
 
 if TYPE_CHECKING:
@@ -61,5 +61,6 @@ def _embed(file: _File) -> np.ndarray:
         duration=found.duration,
     )
     with tempfile.TemporaryDirectory() as folder:
-        embed_track(Job(track, file.path, recipe, file.choice, Path(folder), "", force=True))
-        return pool(Store(Path(folder)).read(recipe.digest, found.audio_hash), file.spec.pooling)
+        store = FolderStore(Path(folder))
+        embed_track(Job(track, file.path, recipe, file.choice, store, "", force=True))
+        return pool(store.read(recipe.digest, found.audio_hash), file.spec.pooling)

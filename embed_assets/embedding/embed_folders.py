@@ -50,7 +50,8 @@ class EmbedResult:
 class EmbedContext:
     """What embedding works with: the library, the encoder, and where vectors are stored.
 
-    `run_id` is recorded with each vector; `force` also embeds tracks that have vectors.
+    `run_id` is recorded with each vector; `force` also embeds tracks that have vectors. `last`: the
+    tracks are not embedded under another recipe afterwards, so that a retry is done.
     """
 
     library: MusicFolder
@@ -60,6 +61,7 @@ class EmbedContext:
     store: Store
     run_id: str = ""
     force: bool = False
+    last: bool = True
 
 
 def embed_folders(
@@ -106,7 +108,7 @@ def _asking(before_first: Callable[[], None], jobs: Iterable[Job]) -> Iterator[J
 
 
 def _is_stored(job: Job) -> bool:
-    return Store(job.store).has(job.recipe.digest, job.track.audio)
+    return job.store.has(job.recipe.digest, job.track.audio)
 
 
 @dataclass
@@ -165,7 +167,7 @@ class _UnderWay:
     def take(self, job: Job, outcome: Done | BaseException) -> Embedding | None:
         """Record the outcome of a track; returns its row, or None if it is to be retried."""
         (first, _), *others = self._claims.pop(job.track.audio)
-        row = _take(first, job, outcome, self.context.tables)
+        row = _take(first, job, outcome, self.context)
         settled = [first]
         if row is None:
             self.unsettled += others
@@ -196,7 +198,7 @@ class _UnderWay:
                     local_path(context.library.root or "", track.path),
                     context.recipe,
                     context.choice,
-                    context.store.root,
+                    context.store,
                     context.run_id,
                     context.force or track.track_id in folder.asked,
                 )
@@ -217,7 +219,7 @@ def _pending(context: EmbedContext, folder: _Folder) -> list[Track]:
 
 
 def _take(
-    folder: _Folder, job: Job, outcome: Done | BaseException, tables: Tables
+    folder: _Folder, job: Job, outcome: Done | BaseException, context: EmbedContext
 ) -> Embedding | None:
     """Record the outcome of a track; None: its folder is retried."""
     if isinstance(outcome, TrackRejected):
@@ -227,7 +229,7 @@ def _take(
         folder.problem = folder.problem or _as_problem(job, outcome)
         return None
     try:
-        tables.put_embeddings([outcome.row])
+        context.tables.put_embeddings([outcome.row], finished=context.last)
     except TransientError as error:
         folder.problem = folder.problem or error
         return None
@@ -242,10 +244,10 @@ def more_seconds(job: Job) -> float:
 
 
 def _forget_lost(tables: Tables, store: Store, folder: FolderId, recipe: Recipe) -> None:
-    """Forget embeddings whose vectors are missing in the store, so that they are embedded again."""
-    for track, _ in list(tables.indexable(folder, recipe.digest)):
-        if not store.has(recipe.digest, track.audio):
-            tables.forget_embedding(recipe.digest, track.audio)
+    """Forget embeddings whose vectors are known to be lost, so that they are embedded again."""
+    embedded = [track.audio for track, _ in tables.indexable(folder, recipe.digest)]
+    for audio_hash in store.known_lost(recipe.digest, embedded):
+        tables.forget_embedding(recipe.digest, audio_hash)
 
 
 def _rejected(job: Job, error: TrackRejected) -> Embedding:

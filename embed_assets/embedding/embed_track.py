@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from embed_assets.audio.windows import WindowPolicy
@@ -37,7 +36,7 @@ class Job:
     path: bytes
     recipe: Recipe
     choice: EncoderConfig
-    store: Path
+    store: Store
     run_id: str
     force: bool
 
@@ -139,9 +138,9 @@ def embedded(
     from embed_assets.storage.pooling import pool as pool_windows
 
     pool_windows(windows, "mean")
-    started = time.perf_counter()
+    started, at = time.perf_counter(), time.time()
     audio_hash = job.track.audio
-    Store(job.store).write(job.recipe.digest, audio_hash, windows)
+    job.store.write(job.recipe.digest, audio_hash, windows, embedded_at=int(at), replace=job.force)
     row = Embedding(
         recipe=job.recipe.digest,
         audio_hash=audio_hash,
@@ -152,7 +151,7 @@ def embedded(
         device=encoder.device,
         dtype=encoder.dtype,
         run_id=job.run_id,
-        at=time.time(),
+        at=at,
     )
     return Done(
         row,
@@ -166,11 +165,9 @@ def embedded(
 
 def from_store(job: Job) -> Done | None:
     """Stored vectors of this audio that the tables do not know: the tables were lost."""
-    store, recipe, audio = Store(job.store), job.recipe, job.track.audio
-    if not store.has(recipe.digest, audio):
-        return None
+    recipe, audio = job.recipe, job.track.audio
     try:
-        windows = store.read(recipe.digest, audio)
+        windows = job.store.read(recipe.digest, audio)
     except VectorsLost:
         return None
     seconds = min(len(windows) * recipe.window_seconds, job.track.duration)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 
 from embed_assets.encoders.base import Encoder, EncoderCard, EncoderInfo, Words, call
-from embed_assets.encoders.cards import CARDS, card_of, with_words
+from embed_assets.encoders.cards import CARDS, OF_WORDS, card_of, with_words
 from embed_assets.errors import ConfigurationError
 
 __all__ = ["Encoder", "EncoderCard", "EncoderInfo", "Words"]
@@ -71,8 +71,9 @@ def require_words(name: str) -> None:
     """Fail if an encoder has no text side; raises ConfigurationError."""
     if not card_of(name).has_words:
         raise ConfigurationError(
-            f"EMBED_ENCODER is {name}, which knows no words: set EMBED_ENCODER={with_words()}, and"
-            " run `embed-assets sync`, which embeds all music again"
+            f"EMBED_ENCODER is {name}, which knows no words: set EMBED_WORDS=true, and run"
+            f" `embed-assets sync`, which embeds all music once more with {OF_WORDS.name}. Searches"
+            f" by sound stay with {name}; EMBED_ENCODER={with_words()} would answer both"
         )
 
 

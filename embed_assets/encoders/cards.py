@@ -7,11 +7,14 @@ from embed_assets.encoders.base import EncoderCard
 from embed_assets.encoders.mulan.card import MUQ_MULAN
 from embed_assets.encoders.muq.card import MUQ, MUQ_INT8
 from embed_assets.errors import ConfigurationError
+from embed_assets.identity import IndexSpec
 
 CARDS: dict[str, EncoderCard] = {card.name: card for card in (MUQ, MUQ_INT8, MUQ_MULAN, ACOUSTIC)}
 """Encoders by their names, the values of EMBED_ENCODER."""
 
 DEFAULT = MUQ
+OF_WORDS = MUQ_MULAN
+"""The encoder that answers `find` beside another one, with EMBED_WORDS."""
 WITHOUT_DOWNLOAD = ACOUSTIC
 """For demonstrations, and for machines without a network."""
 
@@ -42,6 +45,11 @@ def wraps_short_windows(name: str) -> bool:
 def has_words(name: str) -> bool:
     """Whether an encoder turns words into vectors; also for another version's encoder."""
     return CARDS.get(name, EncoderCard).load_words != ""
+
+
+def wants_words(spec: IndexSpec) -> bool:
+    """Whether `find` is to be answered, by the encoder of tracks or by one beside it."""
+    return spec.words is not None or has_words(spec.recipe.encoder)
 
 
 def choices() -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,7 @@ from embed_assets.encoders import devices
 from embed_assets.encoders.base import Encoder, EncoderCard, call
 from embed_assets.encoders.cards import card_of
 from embed_assets.errors import ConfigurationError
-from embed_assets.identity import Recipe
+from embed_assets.identity import IndexSpec, Recipe
 from embed_assets.workers import cpu_count
 
 if TYPE_CHECKING:
@@ -125,6 +125,52 @@ class EncoderConfig:
         if not each:
             return cpu_count()
         return max(1, min(cpu_count(), _available_bytes(each) // each))
+
+
+@dataclass(frozen=True)
+class VectorConfig:
+    """Which vectors the settings ask for: encoders, windows and pooling.
+
+    `words`: the encoder that answers `find` beside the encoder of tracks; None: no other does.
+    """
+
+    choice: EncoderConfig
+    window_seconds: float
+    windows: int
+    pooling: str
+    parts: bool = False
+    words: EncoderConfig | None = None
+
+    def spec(self) -> IndexSpec:
+        """The index spec that all folders should have.
+
+        Windows for words have the length that their encoder knows, and are as many.
+
+        Raises:
+            ConfigurationError: no such encoder, or its weights are not on this machine.
+        """
+        recipe = self.choice.recipe(self.window_seconds, self.windows)
+        alone = IndexSpec(recipe, self.pooling, parts=self.parts)
+        if self.words is None:
+            return alone
+        seconds = self.words.card.window_seconds
+        both = replace(alone, words=self.words.recipe(seconds, self.windows))
+        names = {one.collection for one in both.every_collection}
+        # The encoder of tracks may know words itself.
+        return both if len(names) == len(both.every_collection) else alone
+
+    def encoders(self) -> tuple[EncoderConfig, ...]:
+        """The encoders that are used, that of tracks first."""
+        return (self.choice,) if self.words in (None, self.choice) else (self.choice, self.words)
+
+    def passes(self, spec: IndexSpec) -> tuple[tuple[Recipe, EncoderConfig], ...]:
+        """Each recipe of a `spec` of this, with the encoder that makes its vectors."""
+        words = self.words or self.choice
+        return tuple((r, self.choice if r == spec.recipe else words) for r in spec.recipes)
+
+    def device_slots(self) -> int:
+        """How many runs may embed at the same time."""
+        return min(one.device_slots() for one in self.encoders())
 
 
 def _available_bytes(unknown: int) -> int:

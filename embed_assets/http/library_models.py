@@ -70,6 +70,9 @@ class StatusAnswer(Model):
     served: Annotated[str | None, Field(description="The collection that answers queries.")]
     encoder: str
     words: Annotated[bool, Field(description="Whether music is found by words: `/v1/find`.")]
+    words_pending: Annotated[
+        int, Field(description="Tracks that are still to be embedded for it (EMBED_WORDS).")
+    ] = 0
     indexed_at: Annotated[
         float | None, Field(description="Last change of the index, in seconds since 1970.")
     ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -243,6 +242,5 @@ class Problem(BaseModel):
 
 def found_track(match: Match, ids: dict[str, str] | None = None) -> FoundTrack:
     """A match as clients get it."""
-    row = asdict(match)
-    known = {name: row[name] for name in FoundTrack.model_fields if name in row}
+    known = {name: getattr(match, name) for name in FoundTrack.model_fields if hasattr(match, name)}
     return FoundTrack(**known | {"copies": list(match.copies), "ids": ids or {}})

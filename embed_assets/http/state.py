@@ -11,9 +11,9 @@ from embed_assets.api import Library
 from embed_assets.encoders.cards import has_words
 from embed_assets.http.context import Context
 from embed_assets.http.library_models import ErrorRow, ServerRow, StatusAnswer
-from embed_assets.identity import display_path
+from embed_assets.identity import IndexSpec, display_path
 from embed_assets.library.partition_keys import key_of
-from embed_assets.project import for_reading
+from embed_assets.project import Project, for_reading
 from embed_assets.search.served import wanted_spec
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, queries
@@ -46,7 +46,7 @@ def counts_of(context: Context) -> StatusAnswer:
             folders_failed=0,
             served=served,
             encoder=library.settings.encoder,
-            words=has_words(library.settings.encoder),
+            words=library.settings.words or has_words(library.settings.encoder),
             indexed_at=None,
             rate=0.0,
             eta=None,
@@ -69,7 +69,8 @@ def counts_of(context: Context) -> StatusAnswer:
         folders_failed=len(queries.failed_folders(project.tables)),
         served=served,
         encoder=spec.recipe.encoder,
-        words=has_words(spec.recipe.encoder) and spec.pooling == "mean",
+        words_pending=_words_pending(project, spec),
+        words=bool(spec.words) or (has_words(spec.recipe.encoder) and spec.pooling == "mean"),
         indexed_at=queries.last_indexed_at(project.tables, key),
         rate=rate,
         eta=found.pending / rate if rate else None,
@@ -77,6 +78,14 @@ def counts_of(context: Context) -> StatusAnswer:
         parts=library.settings.parts,
         servers=servers,
     )
+
+
+def _words_pending(project: Project, spec: IndexSpec) -> int:
+    words = spec.words_spec
+    if words is None:
+        return 0
+    key = words.collection_key(project.uri)
+    return queries.counts(project.tables, words.recipe.digest, key).pending
 
 
 def servers_of(context: Context) -> list[ServerRow]:
@@ -102,7 +111,7 @@ def errors_of(library: Library) -> list[ErrorRow]:
     """
     project = for_reading(library.settings)
     spec = wanted_spec(project)
-    rejected = queries.rejected_tracks(project.tables, spec.recipe.digest) if spec else iter(())
+    rejected = queries.rejects(project.tables, spec) if spec else iter(())
     return [
         ErrorRow(
             path=display_path(one.path),

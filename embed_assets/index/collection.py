@@ -8,7 +8,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.errors import ConfigurationError
-from embed_assets.identity import CollectionName, FolderId, IndexSpec, TrackId
+from embed_assets.identity import TRACKS, CollectionName, FolderId, IndexSpec, TrackId
 from embed_assets.index import milvus_compat
 from embed_assets.index.options import VECTOR_TYPES
 from embed_assets.index.row import ROW_TYPES, SECONDS, TEXT_BYTES
@@ -16,8 +16,8 @@ from embed_assets.index.row import ROW_TYPES, SECONDS, TEXT_BYTES
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
 
-ALIAS = "tracks"
-"""The name that searches use; it points to the collection that is served."""
+ALIAS = TRACKS
+"""The name that searches use; it points to the collection that is served. See also `WORDS`."""
 
 IDS_PER_CALL = 1_000
 """Keys per get or delete."""
@@ -99,25 +99,25 @@ def load(client: IndexClient, collection: str) -> None:
         client.load(collection)
 
 
-def served(client: IndexClient) -> CollectionName | None:
+def served(client: IndexClient, alias: str = ALIAS) -> CollectionName | None:
     """Name of the served collection, behind the alias; None if there is none."""
-    if not client.has_collection(ALIAS):
+    if not client.has_collection(alias):
         return None
-    name = client.describe_collection(ALIAS)["collection_name"]
-    if name == ALIAS:
+    name = client.describe_collection(alias)["collection_name"]
+    if name == alias:
         raise ConfigurationError(
-            f"a collection has the name {ALIAS}, which must be the alias that searches use: rename"
+            f"a collection has the name {alias}, which must be the alias that searches use: rename"
             " or drop it, or set EMBED_MILVUS_URI to another index"
         )
     return name
 
 
-def point(client: IndexClient, name: str, before: str | None) -> None:
+def point(client: IndexClient, name: str, before: str | None, alias: str = ALIAS) -> None:
     """Move the alias to a loaded collection, from `before` or from nowhere, atomically."""
     if before is None:
-        client.create_alias(name, ALIAS)
+        client.create_alias(name, alias)
     else:
-        client.alter_alias(name, ALIAS)
+        client.alter_alias(name, alias)
 
 
 def width_of(client: IndexClient, name: str) -> int:

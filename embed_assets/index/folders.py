@@ -9,7 +9,8 @@ from itertools import chain, islice
 from typing import TYPE_CHECKING, TypeGuard
 
 from embed_assets.context import IndexContext
-from embed_assets.identity import FolderId, IndexSpec, folder_id
+from embed_assets.encoders.cards import wants_words
+from embed_assets.identity import PARTS, WORDS, FolderId, IndexSpec, folder_id
 from embed_assets.index import collection
 from embed_assets.index.backend import backend_of
 from embed_assets.index.expected_rows import index_rows
@@ -43,8 +44,8 @@ DIRTY = "dirty"
 class FolderIndexed:
     """A folder whose rows are in the collection and were read back.
 
-    `version` says from which files. The figures count rows of tracks; `parts`: rows of windows, if
-    they are wanted too.
+    `version` says from which files. The figures count rows of tracks; `parts`: rows of windows, and
+    `words`: rows for `find`, if they are wanted too.
     """
 
     path: bytes
@@ -54,6 +55,7 @@ class FolderIndexed:
     deleted: int = 0
     unchanged: int = 0
     parts: int = 0
+    words: int = 0
 
 
 def version_of(digest: str, spec: IndexSpec) -> str:
@@ -62,18 +64,18 @@ def version_of(digest: str, spec: IndexSpec) -> str:
 
 
 def written_versions(tables: Tables, spec: IndexSpec, uri: str) -> dict[bytes, str]:
-    """Path of each folder -> the version of its rows, if all layers of the spec have it.
+    """Path of each folder -> the version of its rows, if all collections of the spec have it.
 
-    Left out are folders whose parts are missing or out of date, if the spec has parts, and all
-    folders of a Lite index whose files are gone.
+    Left out are folders that are missing or out of date in any of them, and all folders of a Lite
+    index whose files are gone.
     """
     backend = backend_of(uri)
     first, *others = (
         tables.indexed(one.collection_key(uri)) if backend.may_have(one.collection) else {}
-        for one in spec.collection_specs
+        for one in spec.every_collection
     )
     whole = dict(first)
-    for one, there in zip(spec.collection_specs[1:], others, strict=True):
+    for one, there in zip(spec.every_collection[1:], others, strict=True):
         for path, version in first.items():
             digest = version.rpartition(".")[0]
             if there.get(path) not in (EMPTY, version_of(digest, one)):
@@ -98,8 +100,8 @@ def index_in_batches(
 
     A folder without tracks gets version `empty`. A folder that is being scanned, or that has tracks
     without an embedding, gets version `dirty` and keeps its rows. A folder that fails is yielded as
-    (path, error) and does not hold back others. If the spec has parts, a folder is yielded once its
-    parts are written too.
+    (path, error) and does not hold back others. If the spec has several collections, they are
+    written one after the other, and a folder is yielded once it is in all of them.
 
     Raises:
         ConfigurationError: the collection does not fit the spec.
@@ -108,17 +110,29 @@ def index_in_batches(
     apply_options(client, index)
     # While one connection is open, no other is the last: SQLite tidies up behind each last one.
     with index.tables.connect():
-        tracks, *parts = map(index.of, index.spec.collection_specs)
-        if not parts:
-            yield from _index_collection(client, tracks, paths, last=True)
-            return
+        *first, last = index.spec.every_collection
         done: dict[bytes, FolderIndexed] = {}
-        for batch in _index_collection(client, tracks, paths, last=False):
-            written = {r.path: r for r in batch if _is_written(r)}
-            done |= written
-            yield [r for r in batch if not _is_written(r)]
-        for batch in _index_collection(client, parts[0], list(done), last=True):
-            yield [replace(done[r.path], parts=r.rows) if _is_written(r) else r for r in batch]
+        left = list(paths)
+        for spec in first:
+            written: dict[bytes, FolderIndexed] = {}
+            for batch in _index_collection(client, index.of(spec), left, last=False):
+                written |= {r.path: _joined(done, r, spec) for r in batch if _is_written(r)}
+                yield [r for r in batch if not _is_written(r)]
+            done, left = written, list(written)
+        for batch in _index_collection(client, index.of(last), left, last=True):
+            yield [_joined(done, r, last) if _is_written(r) else r for r in batch]
+
+
+def _joined(
+    done: Mapping[bytes, FolderIndexed], report: FolderIndexed, spec: IndexSpec
+) -> FolderIndexed:
+    """The report of a folder on its tracks, with the rows that another collection has of it."""
+    if report.path not in done:
+        return report
+    tracks = done[report.path]
+    if spec.rows == PARTS:
+        return replace(tracks, parts=report.rows)
+    return replace(tracks, words=report.rows)
 
 
 def _is_written(
@@ -194,20 +208,30 @@ def _batches(
 
 
 def mirror_to_served(client: IndexClient, index: IndexContext, paths: Iterable[bytes]) -> int:
-    """Apply changes to the served collection too while another one is being filled.
+    """Apply changes to the served collections too while other ones are being filled.
 
     Moved, retagged and removed tracks change there as well, as far as its own recipe has
     embeddings; new tracks wait for the new collection. Folders that did not change since they were
     written there cost nothing. Returns the number of rows written and deleted.
     """
-    now = collection.served(client)
-    if now is None or now == index.spec.collection:
-        return 0
-    other = collection_registry.spec_of(index.tables, index.uri, now, parts=index.spec.parts)
-    if other is None or other.row_schema != index.spec.row_schema:
-        return 0
     by_id = {folder_id(index.library.name, p): p for p in paths}
-    return sum(_mirror(client, index.of(one), by_id) for one in other.collection_specs)
+    others = served_beside(client, index)
+    return sum(_mirror(client, index.of(one), by_id) for one in others)
+
+
+def served_beside(client: IndexClient, index: IndexContext) -> list[IndexSpec]:
+    """The collections that are served and not of the spec, as far as they have the same fields."""
+    spec = index.spec
+    filled = {one.collection for one in spec.every_collection}
+    found: dict[str, IndexSpec] = {}
+    for alias in (collection.ALIAS, WORDS) if wants_words(spec) else (collection.ALIAS,):
+        now = collection.served(client, alias)
+        if now is None or now in filled:
+            continue
+        other = collection_registry.spec_of(index.tables, index.uri, now, parts=spec.parts)
+        if other is not None and other.row_schema == spec.row_schema:
+            found |= {one.collection: one for one in other.collection_specs}
+    return list(found.values())
 
 
 def _mirror(client: IndexClient, index: IndexContext, by_id: dict[FolderId, bytes]) -> int:

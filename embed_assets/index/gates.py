@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Hashable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -22,8 +22,10 @@ from embed_assets.index.neighbour_gates import better_neighbours
 from embed_assets.index.options import search_params
 from embed_assets.index.recall import FEWEST, share_found
 from embed_assets.index.reconcile import IndexDiff, compare
+from embed_assets.index.row import VectorKey
 from embed_assets.index.row_kinds import kind_of
 from embed_assets.index.row_vectors import Windows
+from embed_assets.index.writer import VectorSource
 from embed_assets.neighbours.figures import Difference
 from embed_assets.storage import collection_registry
 from embed_assets.storage.vector_store import VectorsLost
@@ -165,18 +167,19 @@ def _vectors(vectors: dict[str, np.ndarray]) -> list[Gate]:
 
 
 def _as_stored(
-    stored: Callable[[Any], np.ndarray],
-    sample: Mapping[str, Hashable],
+    stored: VectorSource,
+    sample: Mapping[str, VectorKey],
     vectors: Mapping[str, np.ndarray],
 ) -> Gate:
     """The smallest cosine between an indexed vector and the one from the store."""
     worst = 1.0
-    for key, vector in vectors.items():
-        try:
-            meant = stored(sample[key])
-        except (VectorsLost, TrackRejected):
+    meant_of = stored.of([sample[key] for key in vectors])
+    for vector, meant in zip(vectors.values(), meant_of, strict=True):
+        if isinstance(meant, VectorsLost | TrackRejected):
             # The store has lost it: that is the next embedding's concern, the row is all there is.
             continue
+        if isinstance(meant, Exception):
+            raise meant
         worst = min(worst, float(meant @ vector) if meant.shape == vector.shape else -1.0)
     return Gate("cosine_to_store", worst > STORE_COSINE, round(worst, 6), f"above {STORE_COSINE:g}")
 

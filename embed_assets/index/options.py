@@ -7,7 +7,7 @@ Plain values: nothing here opens a connection. What a size of library needs is c
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -186,6 +186,10 @@ class IndexOptions:
             "MMAP": self.mmap,
         }
         return [f"EMBED_MILVUS_{k}={v}" for k, v in values.items() if v not in ("", None)]
+
+    def as_json(self) -> dict[str, Any]:
+        """The options that differ from their defaults."""
+        return {k: v for k, v in asdict(self).items() if v != getattr(DEFAULT_OPTIONS, k)}
 
     @property
     def index_type(self) -> IndexType:

@@ -1,4 +1,7 @@
-"""Which collection is served: the alias moves if a complete one passes its gates, or by hand.
+"""Which collection is served: an alias moves if a complete one passes its gates, or by hand.
+
+The alias `tracks` is for searches by sound. If another collection answers `find`, the alias `words`
+points to it; each has its own gates, and neither waits for the other.
 
 Each move is one `alter_alias`; a concurrent search uses either the old or the new collection. Only
 `drop`, which a person calls by name, drops a collection.
@@ -11,9 +14,11 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.context import IndexContext
+from embed_assets.encoders.cards import wants_words
 from embed_assets.errors import ConfigurationError, NotFound
-from embed_assets.identity import PARTS, TRACKS, IndexSpec, parts_of
+from embed_assets.identity import PARTS, TRACKS, WORDS, IndexSpec, parts_of
 from embed_assets.index import collection
+from embed_assets.index.collection import ALIAS
 from embed_assets.index.gates import ValidationReport, validate
 from embed_assets.index.reconcile import repair
 from embed_assets.storage import collection_registry
@@ -30,7 +35,10 @@ PREFIXES = (f"{TRACKS}_", f"{PARTS}_")
 
 @dataclass(frozen=True)
 class ServingStatus:
-    """What is served, and what was done; `why`: why the wanted collection is not served."""
+    """What is served, and what was done; `why`: why the wanted collection is not served.
+
+    `words`: the same for the collection behind the alias `words`, if one is wanted.
+    """
 
     wanted: str
     served: str
@@ -38,13 +46,20 @@ class ServingStatus:
     why: str = ""
     report: ValidationReport | None = None
     switch_ms: float = 0.0
+    words: ServingStatus | None = None
+
+    @property
+    def each(self) -> tuple[ServingStatus, ...]:
+        """This one, and that for words."""
+        return (self, self.words) if self.words else (self,)
 
 
 @dataclass(frozen=True)
 class Listed:
     """A collection of the index; `missing`: folders that are missing or out of date in it.
 
-    A collection of parts counts as served if it belongs to the served one.
+    A collection of parts counts as served if it belongs to the served one. `words`: whether `find`
+    searches it.
     """
 
     name: str
@@ -52,6 +67,7 @@ class Listed:
     rows: int
     missing: int | None
     served: bool
+    words: bool
     wanted: bool
     gates: dict[str, Any] | None
     gates_at: float | None
@@ -63,40 +79,50 @@ def promote_if_ready(client: IndexClient, index: IndexContext) -> ServingStatus:
     The first collection of an index is served at once, so that an import can be searched from its
     first folders on. Folders that fail the comparison are written again by later runs.
     """
-    if (status := _not_to_be_moved(client, index)) is not None:
+    tracks = _promote_if_ready(client, index, ALIAS)
+    if words := index.spec.words_spec:
+        return replace(tracks, words=_promote_if_ready(client, index.of(words), WORDS))
+    # Until the collection of the settings answers `find`, if it does, the earlier one does.
+    if tracks.served == tracks.wanted or not wants_words(index.spec):
+        _stop_serving_words(client, index)
+    return tracks
+
+
+def _promote_if_ready(client: IndexClient, index: IndexContext, alias: str) -> ServingStatus:
+    if (status := _not_to_be_moved(client, index, alias)) is not None:
         return status
     with index.tables.database.lock(ALIAS_LOCK):
         # Another process may have moved it while this one waited.
-        if (status := _not_to_be_moved(client, index)) is not None:
+        if (status := _not_to_be_moved(client, index, alias)) is not None:
             return status
-        return _move_if_it_passes(client, index)
+        return _move_if_it_passes(client, index, alias)
 
 
-def _not_to_be_moved(client: IndexClient, index: IndexContext) -> ServingStatus | None:
+def _not_to_be_moved(client: IndexClient, index: IndexContext, alias: str) -> ServingStatus | None:
     """Why the alias stays where it is, as far as is known without measuring; else None."""
     spec, tables, uri = index.spec, index.tables, index.uri
-    wanted, now = spec.collection, collection.served(client)
-    last = collection_registry.last_move(tables, uri)
+    wanted, now = spec.collection, collection.served(client, alias)
     if now is None:
         return None
+    last = collection_registry.last_move(tables, uri, alias)
     if now == wanted:
         recorded = last is not None and (last.name, last.wanted) == (now, wanted)
         return ServingStatus(wanted, now) if recorded else None
     if missing := collection_registry.unfinished(tables, uri, spec):
         return ServingStatus(wanted, now, why=f"it is being filled, {missing} folders are missing")
-    if last and last.name == now and collection_registry.is_by_hand(tables, uri, wanted):
+    if last and last.name == now and collection_registry.is_by_hand(tables, uri, wanted, alias):
         why = "the other one was chosen by hand; `embed-assets promote` serves this one"
         return ServingStatus(wanted, now, why=why)
     return None
 
 
-def _move_if_it_passes(client: IndexClient, index: IndexContext) -> ServingStatus:
+def _move_if_it_passes(client: IndexClient, index: IndexContext, alias: str) -> ServingStatus:
     tables, uri = index.tables, index.uri
-    wanted, now = index.spec.collection, collection.served(client)
+    wanted, now = index.spec.collection, collection.served(client, alias)
     if now is None:
-        return _move(client, tables, uri, wanted, None, "first", wanted)
+        return _move(client, index, wanted, None, "first", alias)
     if now == wanted:
-        collection_registry.note_move(tables, uri, now, now, "settings", wanted)
+        collection_registry.note_move(tables, uri, now, now, "settings", wanted, alias)
         return ServingStatus(wanted, now)
     report = validate(client, index, now)
     collection_registry.note_gates(tables, uri, wanted, report.as_json())
@@ -104,19 +130,37 @@ def _move_if_it_passes(client: IndexClient, index: IndexContext) -> ServingStatu
         for one, diff in report.diffs:
             repair(client, one, tables, uri, diff)
         return ServingStatus(wanted, now, why="; ".join(report.failed), report=report)
-    moved = _move(client, tables, uri, wanted, now, "gates", wanted)
-    return replace(moved, report=report)
+    return replace(_move(client, index, wanted, now, "gates", alias), report=report)
+
+
+def _stop_serving_words(client: IndexClient, index: IndexContext) -> None:
+    if collection.served(client, WORDS) is None:
+        return
+    with index.tables.database.lock(ALIAS_LOCK):
+        if now := collection.served(client, WORDS):
+            client.drop_alias(WORDS)
+            collection_registry.note_move(index.tables, index.uri, "", now, "settings", "", WORDS)
 
 
 def request_promotion(index: IndexContext) -> bool:
-    """Have one folder written again if the wanted collection is complete and another is served.
+    """Have one folder written again if a wanted collection is complete and another is served.
 
     Where the settings went back to what was indexed before, no folder needs a run, and only a run
     promotes. Asks the tables only.
     """
+    requested = _request_promotion(index, ALIAS)
+    if words := index.spec.words_spec:
+        requested |= _request_promotion(index.of(words), WORDS)
+    return requested
+
+
+def _request_promotion(index: IndexContext, alias: str) -> bool:
     tables, uri, wanted = index.tables, index.uri, index.spec.collection
-    served = collection_registry.last_served(tables, uri)
-    if served in (None, wanted) or collection_registry.is_by_hand(tables, uri, wanted):
+    served = collection_registry.last_served(tables, uri, alias)
+    if served == wanted or collection_registry.is_by_hand(tables, uri, wanted, alias):
+        return False
+    # Words may have been switched off and on again; the first collection of tracks needs a run.
+    if served is None and alias == ALIAS:
         return False
     if collection_registry.unfinished(tables, uri, index.spec):
         return False
@@ -127,8 +171,15 @@ def request_promotion(index: IndexContext) -> bool:
 
 
 def promote_if_ready_and_validate(client: IndexClient, index: IndexContext) -> ServingStatus:
-    """The same, and measure the wanted collection even if it is served already."""
+    """The same, and measure the wanted collections even if they are served already."""
     status = promote_if_ready(client, index)
+    measured = _measured(client, index, status)
+    if status.words and (words := index.spec.words_spec):
+        return replace(measured, words=_measured(client, index.of(words), status.words))
+    return measured
+
+
+def _measured(client: IndexClient, index: IndexContext, status: ServingStatus) -> ServingStatus:
     if status.report is not None or status.wanted != status.served:
         return status
     report = validate(client, index, status.served)
@@ -137,26 +188,36 @@ def promote_if_ready_and_validate(client: IndexClient, index: IndexContext) -> S
 
 
 def promote(
-    client: IndexClient, index: IndexContext, name: str, *, anyway: bool = False
+    client: IndexClient,
+    index: IndexContext,
+    name: str,
+    *,
+    anyway: bool = False,
+    alias: str = ALIAS,
 ) -> ServingStatus:
-    """Serve a collection by hand if it passes its gates, or `anyway`.
+    """Serve a collection by hand, behind an alias, if it passes its gates, or `anyway`.
 
     If it is not the one of the settings, it stays served until the settings change. If the settings
-    ask for parts, the collection's parts, if it has any, must pass as well.
+    ask for parts, the collection's parts, if it has any, must pass as well. For the alias `words`,
+    the spec of `index` is its `words_spec`.
 
     Raises:
         NotFound: there is no such collection.
         ConfigurationError: nothing is known of it, or a gate failed.
     """
     with index.tables.database.lock(ALIAS_LOCK):
-        return _promote(client, index, name, anyway=anyway)
+        return _promote(client, index, name, alias, anyway=anyway)
 
 
-def _promote(client: IndexClient, index: IndexContext, name: str, *, anyway: bool) -> ServingStatus:
+def _promote(
+    client: IndexClient, index: IndexContext, name: str, alias: str, *, anyway: bool
+) -> ServingStatus:
     tables, uri, wanted = index.tables, index.uri, index.spec.collection
-    now = _require(client, name)
+    _require(client, name)
+    now = collection.served(client, alias)
+    by_hand = collection_registry.PROMOTE
     if now == name:
-        collection_registry.note_move(tables, uri, name, name, collection_registry.PROMOTE, wanted)
+        collection_registry.note_move(tables, uri, name, name, by_hand, wanted, alias)
         return ServingStatus(wanted, name)
     spec = collection_registry.spec_of(tables, uri, name, parts=index.spec.parts)
     report = None
@@ -175,57 +236,71 @@ def _promote(client: IndexClient, index: IndexContext, name: str, *, anyway: boo
                 " brings the collection of the current settings up to date; `--anyway` serves it"
                 " as it is"
             )
-    moved = _move(client, tables, uri, name, now, collection_registry.PROMOTE, wanted)
-    return replace(moved, report=report)
+    return replace(_move(client, index, name, now, by_hand, alias), report=report)
 
 
-def rollback(client: IndexClient, tables: Tables, uri: str, wanted: str) -> ServingStatus:
-    """Serve the previous collection again, without measuring it.
+def rollback(client: IndexClient, index: IndexContext, alias: str = ALIAS) -> ServingStatus:
+    """Serve the previous collection of an alias again, without measuring it.
 
     It stays served until the settings change, or until `promote`.
 
     Raises:
         NotFound: nothing was served before, or it was dropped.
     """
-    with tables.database.lock(ALIAS_LOCK):
-        return _rollback(client, tables, uri, wanted)
+    with index.tables.database.lock(ALIAS_LOCK):
+        return _rollback(client, index, alias)
 
 
-def _rollback(client: IndexClient, tables: Tables, uri: str, wanted: str) -> ServingStatus:
-    now = collection.served(client)
-    moves = collection_registry.moves(tables, uri)
+def _rollback(client: IndexClient, index: IndexContext, alias: str) -> ServingStatus:
+    now = collection.served(client, alias)
+    moves = collection_registry.moves(index.tables, index.uri, alias)
     arrived = next(
         (m for m in reversed(moves) if m.name == now and m.reason != collection_registry.ROLLBACK),
         None,
     )
     earlier = moves[: moves.index(arrived)] if arrived else moves
     for move in reversed(earlier):
-        if move.name != now and client.has_collection(move.name):
-            return _move(client, tables, uri, move.name, now, collection_registry.ROLLBACK, wanted)
+        if move.name not in ("", now) and client.has_collection(move.name):
+            return _move(client, index, move.name, now, collection_registry.ROLLBACK, alias)
     raise NotFound(
         f"no other collection was served before {now or 'now'}: `embed-assets collections` lists"
         " the collections, `embed-assets promote NAME` serves one"
     )
 
 
-def drop(client: IndexClient, name: str, tables: Tables, uri: str) -> None:
+def drop(
+    client: IndexClient, name: str, tables: Tables, uri: str, *, with_words: bool = False
+) -> None:
     """Drop a collection that is not served, and its records.
+
+    `with_words`: the settings ask for answers to `find`, for which it may be served.
 
     Raises:
         NotFound: there is no such collection.
         ConfigurationError: it is served.
     """
     with tables.database.lock(ALIAS_LOCK):
-        _require(client, name, PREFIXES)
-        collection.drop(client, name)
-        collection_registry.forget_collection(tables, uri, name)
+        _drop(client, name, tables, uri, with_words=with_words)
+
+
+def _drop(client: IndexClient, name: str, tables: Tables, uri: str, *, with_words: bool) -> None:
+    _require(client, name, PREFIXES)
+    if collection.served(client, WORDS) == name:
+        if with_words:
+            raise ConfigurationError(
+                f"collection {name} is the one that `find` uses: set EMBED_WORDS=false first"
+            )
+        client.drop_alias(WORDS)
+        collection_registry.note_move(tables, uri, "", name, "settings", "", WORDS)
+    collection.drop(client, name)
+    collection_registry.forget_collection(tables, uri, name)
 
 
 def listed(client: IndexClient, spec: IndexSpec | None, tables: Tables, uri: str) -> list[Listed]:
     """Every collection of ours at this address, the served one first; `spec`: the wanted one."""
-    now = collection.served(client)
+    now, words = collection.served(client), collection.served(client, WORDS)
     known = collection_registry.known(tables, uri)
-    wanted = {one.collection: one for one in spec.collection_specs} if spec else {}
+    wanted = {one.collection: one for one in spec.every_collection} if spec else {}
     found = []
     for name in client.list_collections():
         if not name.startswith(PREFIXES):
@@ -240,40 +315,44 @@ def listed(client: IndexClient, spec: IndexSpec | None, tables: Tables, uri: str
                 collection.count(client, name),
                 collection_registry.unfinished(tables, uri, held) if held else None,
                 now is not None and name in (now, parts_of(now)),
+                name == words,
                 name in wanted,
                 one.gates if one else None,
                 one.gates_at if one else None,
             )
         )
     return sorted(
-        found, key=lambda c: (not c.served, not c.wanted, c.name.startswith(PREFIXES[1]), c.name)
+        found,
+        key=lambda c: (
+            not c.served,
+            not c.words,
+            not c.wanted,
+            c.name.startswith(PREFIXES[1]),
+            c.name,
+        ),
     )
 
 
-def _require(
-    client: IndexClient, name: str, prefixes: tuple[str, ...] = (f"{TRACKS}_",)
-) -> str | None:
-    now = collection.served(client)
+def _require(client: IndexClient, name: str, prefixes: tuple[str, ...] = (f"{TRACKS}_",)) -> None:
     names = [n for n in client.list_collections() if n.startswith(prefixes)]
     if name not in names:
         there = ", ".join(sorted(names)) or "none"
         raise NotFound(f"there is no collection {name}; there are: {there}")
-    return now
 
 
 def _move(
     client: IndexClient,
-    tables: Tables,
-    uri: str,
+    index: IndexContext,
     name: str,
     before: str | None,
     reason: str,
-    wanted: str,
+    alias: str,
 ) -> ServingStatus:
     # What can fail and what takes time comes before the one step that searches notice.
     collection.load(client, name)
     started = time.perf_counter()
-    collection.point(client, name, before)
+    collection.point(client, name, before, alias)
     took = (time.perf_counter() - started) * 1000
-    collection_registry.note_move(tables, uri, name, before, reason, wanted)
+    wanted = index.spec.collection
+    collection_registry.note_move(index.tables, index.uri, name, before, reason, wanted, alias)
     return ServingStatus(wanted, name, moved=True, switch_ms=round(took, 3))

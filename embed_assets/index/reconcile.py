@@ -8,14 +8,13 @@ from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from embed_assets.context import IndexContext
 from embed_assets.identity import CollectionName, FolderId, IndexSpec, TrackId, digest
-from embed_assets.index.collection import ensure, rows_by_folder, served
+from embed_assets.index.collection import ensure, rows_by_folder
+from embed_assets.index.folders import served_beside
 from embed_assets.index.row_kinds import kind_of
 from embed_assets.index.tuning import apply_options
-from embed_assets.index.writer import FOLDERS_PER_CHUNK, FolderRows, index_folders
+from embed_assets.index.writer import FOLDERS_PER_CHUNK, FolderRows, NoVectors, index_folders
 from embed_assets.storage import collection_registry
 from embed_assets.storage.tables import Tables
 
@@ -52,15 +51,9 @@ def reconcile(client: IndexClient, index: IndexContext) -> dict[CollectionName, 
     """
     spec, tables, uri = index.spec, index.tables, index.uri
     apply_options(client, index)
-    wanted = spec.collection_specs
-    specs = list(wanted)
-    now = served(client)
-    if now and now != spec.collection:
-        other = collection_registry.spec_of(tables, uri, now, parts=spec.parts)
-        if other is not None and other.row_schema == spec.row_schema:
-            specs += other.collection_specs
+    wanted = spec.every_collection
     found = {}
-    for one in specs:
+    for one in (*wanted, *served_beside(client, index)):
         diff = compare(client, one, tables, uri)
         repair(client, one, tables, uri, diff)
         if one not in wanted:
@@ -158,7 +151,7 @@ def _wanted(
 def remove_orphans(client: IndexClient, spec: IndexSpec, folder_ids: Iterable[FolderId]) -> int:
     """Delete the rows of folders that no table knows; returns the number of folders."""
     gone = [FolderRows(f, tuple) for f in folder_ids]
-    return sum(1 for _ in index_folders(client, spec, gone, lambda _: np.zeros(0)))
+    return sum(1 for _ in index_folders(client, spec, gone, NoVectors()))
 
 
 def repair(client: IndexClient, spec: IndexSpec, tables: Tables, uri: str, diff: IndexDiff) -> None:

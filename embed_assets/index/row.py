@@ -5,12 +5,11 @@ A change needs a new schema version.
 
 from __future__ import annotations
 
-from collections.abc import Hashable
 from dataclasses import dataclass, fields
 from functools import cached_property
 from typing import Any, ClassVar
 
-from embed_assets.identity import PARTS, TRACKS, digest
+from embed_assets.identity import PARTS, TRACKS, AudioHash, digest
 
 TEXT_BYTES = {
     "track_id": 32,
@@ -65,6 +64,19 @@ def fit(text: str, max_bytes: int) -> str:
     if len(text) <= max_bytes and text.isascii():
         return text
     return text.encode("utf-8", "backslashreplace")[:max_bytes].decode("utf-8", "ignore")
+
+
+@dataclass(frozen=True)
+class VectorKey:
+    """Which vector a row has: that of an audio, or of one of its windows, counted from 0.
+
+    `embedded_at`: when that was embedded which the row is about, in whole seconds since 1970; None
+    if that is not known.
+    """
+
+    audio_hash: AudioHash
+    number: int | None = None
+    embedded_at: int | None = None
 
 
 @dataclass(frozen=True)
@@ -137,9 +149,9 @@ class TrackRow:
         return self.track_id
 
     @property
-    def vector_key(self) -> Hashable:
+    def vector_key(self) -> VectorKey:
         """Identifies its vector: equal audio has the same."""
-        return self.audio_hash
+        return VectorKey(AudioHash(self.audio_hash), embedded_at=self.embedded_at)
 
     @cached_property
     def row_digest(self) -> str:
@@ -190,9 +202,9 @@ class SegmentRow:
         return self.track.path
 
     @property
-    def vector_key(self) -> Hashable:
+    def vector_key(self) -> VectorKey:
         """Identifies its vector: equal audio has the same."""
-        return self.track.audio_hash, self.number
+        return VectorKey(AudioHash(self.track.audio_hash), self.number, self.track.embedded_at)
 
     @property
     def row_digest(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Protocol
 
@@ -16,7 +16,7 @@ from embed_assets.identity import (
     TrackId,
 )
 from embed_assets.index.collection import IDS_PER_CALL, READ, id_list, rows_by_folder, rows_of
-from embed_assets.index.row import Row, SegmentRow, TrackRow, part_id
+from embed_assets.index.row import Row, SegmentRow, TrackRow, VectorKey, part_id
 from embed_assets.index.row_vectors import SegmentVectors, TrackVectors, Windows
 from embed_assets.index.track_rows import row_of, windows_of
 from embed_assets.storage.records import Embedding, Track
@@ -38,9 +38,9 @@ class RowKind(Protocol):
         """The rows that an embedded track should have."""
 
     def vectors(self, spec: IndexSpec, windows: Windows) -> TrackVectors | SegmentVectors:
-        """What reads the vector of a row's `vector_key`."""
+        """What reads the vectors of rows by their `vector_key`."""
 
-    def sample(self, tracks: Iterable[tuple[str, AudioHash, int]]) -> dict[str, Hashable]:
+    def sample(self, tracks: Iterable[tuple[str, AudioHash, int]]) -> dict[str, VectorKey]:
         """Row key -> `vector_key`: a row for each (track id, audio hash, number of windows)."""
 
     def read_written(
@@ -71,9 +71,9 @@ class TrackKind:
         """See `RowKind`."""
         return TrackVectors(spec, windows)
 
-    def sample(self, tracks: Iterable[tuple[str, AudioHash, int]]) -> dict[str, Hashable]:
+    def sample(self, tracks: Iterable[tuple[str, AudioHash, int]]) -> dict[str, VectorKey]:
         """See `RowKind`."""
-        return {track: audio for track, audio, _ in tracks}
+        return {track: VectorKey(audio) for track, audio, _ in tracks}
 
     def read_written(
         self,
@@ -108,10 +108,10 @@ class SegmentKind:
         """See `RowKind`."""
         return SegmentVectors(spec, windows)
 
-    def sample(self, tracks: Iterable[tuple[str, AudioHash, int]]) -> dict[str, Hashable]:
+    def sample(self, tracks: Iterable[tuple[str, AudioHash, int]]) -> dict[str, VectorKey]:
         """Any of the windows: the track's id, which is a hash, chooses it."""
         chosen = ((track, audio, int(track[:8], 16) % max(n, 1)) for track, audio, n in tracks)
-        return {part_id(track, k): (audio, k) for track, audio, k in chosen}
+        return {part_id(track, k): VectorKey(audio, k) for track, audio, k in chosen}
 
     def read_written(
         self,

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -22,7 +22,7 @@ from embed_assets.index.collection import (
 )
 from embed_assets.index.nearest import vectors_of
 from embed_assets.index.options import VECTOR_TYPES
-from embed_assets.index.row import Row
+from embed_assets.index.row import Row, VectorKey
 from embed_assets.index.row_kinds import kind_of
 
 if TYPE_CHECKING:
@@ -53,6 +53,24 @@ class FolderRows:
 
     folder_id: FolderId
     rows: Callable[[], Iterable[Row]]
+
+
+class VectorSource(Protocol):
+    """Where the vectors of rows come from; see `row_vectors.py`."""
+
+    def of(self, keys: Sequence[VectorKey]) -> Iterator[np.ndarray | Exception]:
+        """A float32 `[spec.dim]` vector of any length but 0 for each key, in order.
+
+        An error in place of one fails the folder of its row.
+        """
+
+
+class NoVectors:
+    """For folders that should have no rows."""
+
+    def of(self, keys: Sequence[VectorKey]) -> Iterator[np.ndarray | Exception]:
+        """See `VectorSource`."""
+        return iter([LookupError(f"no vector of {key.audio_hash}") for key in keys])
 
 
 @dataclass(frozen=True)
@@ -107,7 +125,7 @@ def index_folders(
     client: IndexClient,
     spec: IndexSpec,
     folders: Iterable[FolderRows],
-    vector_of: Callable[[Any], np.ndarray],
+    vectors: VectorSource,
     *,
     rewrite: bool = False,
 ) -> Iterator[FolderWritten | FolderFailed]:
@@ -118,9 +136,8 @@ def index_folders(
     the folders reported. A call that was killed or failed can simply be repeated. Between batches
     and reports other processes can use a Lite index.
 
-    `vector_of(row.vector_key)` returns a float32 `[spec.dim]` vector of any length but 0; it is
-    normalised. It is called only for rows that have to be written, so memory holds one batch of
-    vectors. See `row_vectors.py`.
+    `vectors` is asked by `row.vector_key`, and only for rows that have to be written, a batch at a
+    time, so memory holds one batch of vectors. They are normalised.
 
     Raises:
         ConfigurationError: the collection or a vector has another width than `spec`.
@@ -134,7 +151,7 @@ def index_folders(
         # All rows are those that this call has written: there is nothing of the others to look for.
         level = READ if ours else "Strong"
         unknown = count(client, spec.collection, level) != ours
-        _settle(client, spec, chunk, vector_of, force=rewrite, unknown=unknown)
+        _settle(client, spec, chunk, vectors, force=rewrite, unknown=unknown)
         ours += sum(n for work in chunk for n, _ in work.have.values())
         for work in chunk:
             yield work.report()
@@ -145,7 +162,7 @@ def _settle(
     client: IndexClient,
     spec: IndexSpec,
     chunk: list[_Work],
-    vector_of: Callable[[Any], np.ndarray],
+    vectors: VectorSource,
     *,
     force: bool,
     unknown: bool,
@@ -155,7 +172,7 @@ def _settle(
     pending = chunk
     for _ in range(ROUNDS):
         sample: dict[str, np.ndarray] = {}
-        touched = _bring(client, spec, pending, vector_of, sample, force=force)
+        touched = _bring(client, spec, pending, vectors, sample, force=force)
         if not touched:
             return
         client.persist(spec.collection)
@@ -201,7 +218,7 @@ def _bring(
     client: IndexClient,
     spec: IndexSpec,
     chunk: list[_Work],
-    vector_of: Callable[[Any], np.ndarray],
+    vectors: VectorSource,
     sample: dict[str, np.ndarray],
     *,
     force: bool,
@@ -209,7 +226,7 @@ def _bring(
     """Write and delete what differs; returns the folders in which anything changed."""
     touched: set[FolderId] = set()
     kind = kind_of(spec)
-    for number, batch in enumerate(_batches(spec, chunk, vector_of, force=force), 1):
+    for number, batch in enumerate(_batches(spec, chunk, vectors, force=force), 1):
         client.upsert(spec.collection, [_encoded(spec, row) for _, row in batch])
         for work, row in batch:
             work.written[row["track_id"]] = work.want[row["track_id"]][0]
@@ -235,13 +252,31 @@ def _bring(
 
 
 def _batches(
-    spec: IndexSpec, chunk: list[_Work], vector_of: Callable[[Any], np.ndarray], *, force: bool
+    spec: IndexSpec, chunk: list[_Work], vectors: VectorSource, *, force: bool
 ) -> Iterator[list[tuple[_Work, dict[str, Any]]]]:
     """The rows to write, with their vectors, folder by folder, in full batches.
 
     If a folder's rows or vectors cannot be read, the error is recorded and the folder ends there.
     """
-    batch: list[tuple[_Work, dict[str, Any]]] = []
+    due = _due_rows(chunk, force=force)
+    while rows := list(islice(due, ROWS_PER_BATCH)):
+        batch: list[tuple[_Work, dict[str, Any]]] = []
+        found = vectors.of([row.vector_key for _, row in rows])
+        for (work, row), vector in zip(rows, found, strict=True):
+            if work.error is not None:
+                continue
+            try:
+                batch.append((work, row.stored() | {"vector": _unit(spec, row, vector)}))
+            except ConfigurationError:
+                raise
+            except Exception as e:  # noqa: BLE001  # it is the folder's, and reported with it
+                work.error = e
+        if whole := [(work, row) for work, row in batch if work.error is None]:
+            yield whole
+
+
+def _due_rows(chunk: list[_Work], *, force: bool) -> Iterator[tuple[_Work, Row]]:
+    """The rows that have to be written, folder by folder."""
     for work in chunk:
         work.want = {}
         try:
@@ -254,26 +289,21 @@ def _batches(
                     raise ValueError(
                         f"track {rows[0].path!r} is listed twice or under another folder"
                     )
+                if work.error is not None:
+                    break
                 work.want[track] = mark
                 have = work.have.get(track, (0, 0))
-                if have[0] > mark[0] or (have == mark and not force):
-                    continue
-                for row in rows:
-                    vector = _unit(spec, row, vector_of(row.vector_key))
-                    batch.append((work, row.stored() | {"vector": vector}))
-                    if len(batch) == ROWS_PER_BATCH:
-                        yield batch
-                        batch = []
+                if have[0] <= mark[0] and (have != mark or force):
+                    yield from ((work, row) for row in rows)
         except ConfigurationError:
             raise
         except Exception as e:  # noqa: BLE001  # it is the folder's, and reported with it
             work.error = e
-            batch = [(w, row) for w, row in batch if w is not work]
-    if batch:
-        yield batch
 
 
-def _unit(spec: IndexSpec, row: Row, vector: np.ndarray) -> np.ndarray:
+def _unit(spec: IndexSpec, row: Row, vector: np.ndarray | Exception) -> np.ndarray:
+    if isinstance(vector, Exception):
+        raise vector
     if vector.shape != (spec.dim,):
         raise ConfigurationError(
             f"{row.path}: its vector has shape {vector.shape}, but collection {spec.collection}"

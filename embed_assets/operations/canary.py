@@ -5,10 +5,11 @@ from __future__ import annotations
 from embed_assets.embedding.canary.check import check
 from embed_assets.embedding.canary.environment import changes, environment
 from embed_assets.embedding.canary.notes import Notes
-from embed_assets.embedding.canary.report import Level, Report
+from embed_assets.embedding.canary.report import Level, Report, together
 from embed_assets.embedding.decode_ahead import open_embedders
 from embed_assets.embedding.embed_folders import EmbedContext
 from embed_assets.errors import TransientError
+from embed_assets.identity import Recipe
 from embed_assets.library.walk import require_library
 from embed_assets.project import Project
 from embed_assets.settings import Settings
@@ -23,25 +24,37 @@ def canary(settings: Settings, *, accept: bool = False) -> Report:
     """
     project = Project.of(settings)
     require_library(project.library.root)
-    recipe = project.spec().recipe
-    project.choice.require()
-    context = EmbedContext(project.library, recipe, project.choice, project.tables, project.store)
-    with open_embedders(project.choice, recipe.window_seconds) as pool:
-        return check(context, pool, accept=accept)
+    passes = project.vectors.passes(project.spec())
+    for _, choice in passes:
+        choice.require()
+    reports = {}
+    for recipe, choice in passes:
+        context = EmbedContext(project.library, recipe, choice, project.tables, project.store)
+        with open_embedders(choice, recipe.window_seconds) as pool:
+            reports[choice.name] = check(context, pool, accept=accept)
+    return together(reports)
 
 
 def last_result(project: Project) -> str | None:
-    """The result of the last check, for `doctor`; None if there was none.
+    """The results of the last checks, for `doctor`; None if there was none.
 
     Raises:
         TransientError: vectors differ, and no new ones are written; says what to do.
     """
-    noted = Notes.beside(project.store).read(project.spec().recipe.digest)
+    passes = project.vectors.passes(project.spec())
+    found = {choice.name: _last_result(project, recipe) for recipe, choice in passes}
+    if len(found) == 1:
+        return next(iter(found.values()))
+    return "; ".join(f"{name}: {said or 'not checked yet'}" for name, said in found.items())
+
+
+def _last_result(project: Project, recipe: Recipe) -> str | None:
+    noted = Notes.beside(project.store).read(recipe.digest)
     report = noted.report
     if report is None:
         return None
     if report.level is Level.ERROR:
-        raise TransientError(report.message)
+        raise TransientError(f"{recipe.encoder}: {report.message}")
     found = f"{report.message} ({report.at})"
     if changed := changes(noted.environment, environment(project.choice.device)):
         found += f"; changed since: {', '.join(changed)}, so the next run that embeds checks again"

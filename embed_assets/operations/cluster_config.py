@@ -9,12 +9,14 @@ from embed_assets.index.backend import SERVER_WRITERS
 from embed_assets.index.options import suggested
 
 STEPS = """\
-1. On each machine, the UI's included: the same version of embed_assets with the extra `cluster`,
-   `pip install 'dagster-ray==0.4.8' 'ray[default]==2.60.*'`, the command `dagster` on the PATH,
-   and in the environment of `ray start` and of `up`:
+1. On each machine, the UI's included: the same Python, the same version of embed_assets with the
+   extra `cluster`, the commands `dagster` and `ray` on the PATH, and in the environment of
+   `ray start` and of `up`:
        EMBED_LIBRARY=...               the music, mounted anywhere
-       EMBED_HOME=...                  weights and caches; mount one folder `vectors` in all of them
+       EMBED_HOME=...                  weights and caches, a folder of its own on each machine
        EMBED_TABLES=postgresql://...   the tables: SQLite belongs to one machine
+       EMBED_VECTORS=s3://...          the vectors, with AWS_ACCESS_KEY_ID and the like beside it;
+                                       or the path of a folder that is mounted on all machines
        EMBED_MILVUS_URI=http://...     a server: so does Milvus Lite
 {milvus}       EMBED_DAGSTER_HOME=...          a folder with the dagster.yaml above
        DAGSTER_POSTGRES_URL=postgresql+psycopg2://user:password@host:5432/dagster
@@ -27,6 +29,7 @@ STEPS = """\
                              dagster instance concurrency set milvus {writers}
 5. On each machine:          embed-assets doctor
 6. On the UI's machine:      embed-assets up
+docs/ray.md has each step in detail.
 """
 
 

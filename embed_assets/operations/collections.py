@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import TypedDict
 
+from embed_assets.context import IndexContext
+from embed_assets.encoders.cards import has_words
 from embed_assets.errors import ConfigurationError
 from embed_assets.formats import iso
-from embed_assets.identity import PARTS, TRACKS
+from embed_assets.identity import PARTS, TRACKS, WORDS
 from embed_assets.index import promotion
+from embed_assets.index.collection import ALIAS
 from embed_assets.index.gates import Gate
 from embed_assets.index.promotion import Listed, ServingStatus
 from embed_assets.project import Project
 from embed_assets.search.order import chosen_method
 from embed_assets.search.served import wanted_spec
+from embed_assets.storage import collection_registry
 
 LITE_SECONDS = 120.0
 """How long to wait for a Lite index that a run uses; runs release it between batches."""
@@ -26,7 +30,9 @@ class CollectionRow(TypedDict):
     of: str
     """`tracks` or `parts`: what its rows are."""
     served: bool
-    """Whether searches use it."""
+    """Whether searches by sound use it."""
+    words: bool
+    """Whether `find` uses it, beside the served one."""
     wanted: bool
     """Whether it is the one of the current settings."""
     rows: int
@@ -80,6 +86,8 @@ class ServingJson(TypedDict):
     """Whether the measured gates passed; null if none were measured."""
     gates: list[Gate]
     """The measured gates."""
+    words: ServingJson | None
+    """The same for the collection that `find` uses with `EMBED_WORDS`, if it is another one."""
 
 
 def collections(project: Project) -> list[CollectionRow]:
@@ -104,21 +112,41 @@ def check(project: Project) -> ServingStatus:
 def drop(project: Project, name: str) -> None:
     """Drop a collection by name, unless it is served."""
     with project.open_index(wait_seconds=LITE_SECONDS) as client:
-        promotion.drop(client, name, project.tables, project.uri)
+        with_words = project.vectors.words is not None
+        promotion.drop(client, name, project.tables, project.uri, with_words=with_words)
 
 
-def promote(project: Project, name: str | None, *, anyway: bool = False) -> ServingStatus:
-    """Serve a collection by hand; default: that of the settings."""
+def promote(
+    project: Project, name: str | None, *, anyway: bool = False, words: bool = False
+) -> ServingStatus:
+    """Serve a collection by hand; default: that of the settings. `words`: for `find`."""
+    index, alias = _behind(project, words=words)
+    name = name or index.spec.collection
+    if words and name != index.spec.collection:
+        spec = collection_registry.spec_of(project.tables, project.uri, name)
+        if spec is None or not has_words(spec.recipe.encoder):
+            raise ConfigurationError(f"{name} cannot answer `find`: its encoder knows no words")
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
+        return promotion.promote(client, index, name, anyway=anyway, alias=alias)
+
+
+def rollback(project: Project, *, words: bool = False) -> ServingStatus:
+    """Serve the previous collection. `words`: for `find`."""
+    index, alias = _behind(project, words=words)
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
+        return promotion.rollback(client, index, alias)
+
+
+def _behind(project: Project, *, words: bool) -> tuple[IndexContext, str]:
     index = project.index()
-    with project.open_index(wait_seconds=LITE_SECONDS) as client:
-        return promotion.promote(client, index, name or index.spec.collection, anyway=anyway)
-
-
-def rollback(project: Project) -> ServingStatus:
-    """Serve the previous collection."""
-    wanted = project.spec().collection
-    with project.open_index(wait_seconds=LITE_SECONDS) as client:
-        return promotion.rollback(client, project.tables, project.uri, wanted)
+    if not words:
+        return index, ALIAS
+    if index.spec.words_spec is None:
+        raise ConfigurationError(
+            "no other collection than the served one answers `find`: `--words` needs"
+            " EMBED_WORDS=true, beside an encoder without words"
+        )
+    return index.of(index.spec.words_spec), WORDS
 
 
 def status_json(status: ServingStatus) -> ServingJson:
@@ -132,6 +160,7 @@ def status_json(status: ServingStatus) -> ServingJson:
         "why": status.why,
         "passed": measured["passed"],
         "gates": measured["gates"],
+        "words": status_json(status.words) if status.words else None,
     }
 
 
@@ -148,6 +177,7 @@ def _as_json(one: Listed, ranking: str | None) -> CollectionRow:
         "name": one.name,
         "of": PARTS if one.name.startswith(f"{PARTS}_") else TRACKS,
         "served": one.served,
+        "words": one.words,
         "wanted": one.wanted,
         "rows": one.rows,
         "complete": None if one.missing is None else one.missing == 0,

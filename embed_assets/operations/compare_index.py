@@ -6,8 +6,9 @@ from collections.abc import Callable
 
 from embed_assets.context import IndexContext
 from embed_assets.errors import IndexBusy
-from embed_assets.identity import IndexSpec
+from embed_assets.identity import WORDS, IndexSpec
 from embed_assets.index.backend import backend_of
+from embed_assets.index.collection import ALIAS
 from embed_assets.index.promotion import promote_if_ready
 from embed_assets.index.reconcile import reconcile
 from embed_assets.project import Project
@@ -27,9 +28,13 @@ def matches_tables(project: Project, index: IndexContext, progress: Callable[[st
     if not tables.holds(spec.collection_key(uri)):
         return True
     before = _fingerprint(uri, spec)
-    last = collection_registry.last_served(tables, uri)
+    words = spec.words_spec.collection if spec.words_spec else None
+    in_order = (
+        collection_registry.last_served(tables, uri) == spec.collection
+        and collection_registry.last_served(tables, uri, WORDS) == words
+    )
     known = collection_registry.fingerprint_of(tables, uri, spec.collection)
-    if before is not None and before == known and last == spec.collection:
+    if before is not None and before == known and in_order:
         return True
     try:
         with project.open_index(wait_seconds=LITE_SECONDS) as client:
@@ -44,20 +49,22 @@ def matches_tables(project: Project, index: IndexContext, progress: Callable[[st
     except IndexBusy as e:
         progress(f"the index was not compared with the tables: {e}")
         return True
-    served = status.served
-    if status.moved:
-        progress(f"{served} is served now")
     collection_registry.note_fingerprint(tables, uri, spec.collection, _fingerprint(uri, spec))
-    if served != spec.collection:
-        why = "`embed-assets collections` says why"
-        if collection_registry.is_by_hand(tables, uri, spec.collection):
-            why = "it was chosen by hand; `embed-assets promote` serves the other one"
-        progress(f"{served} is served, not {spec.collection}: {why}")
+    for one, alias, option in ((status, ALIAS, ""), (status.words, WORDS, " --words")):
+        if one is None:
+            continue
+        if one.moved:
+            progress(f"{one.served} is served now{' for `find`' if option else ''}")
+        if one.served != one.wanted:
+            why = "`embed-assets collections` says why"
+            if collection_registry.is_by_hand(tables, uri, one.wanted, alias):
+                why = f"it was chosen by hand; `embed-assets promote{option}` serves the other one"
+            progress(f"{one.served} is served, not {one.wanted}: {why}")
     return True
 
 
 def _fingerprint(uri: str, spec: IndexSpec) -> str | None:
     """The fingerprints of all collections of a spec."""
     backend = backend_of(uri)
-    every = [backend.fingerprint(one.collection) for one in spec.collection_specs]
+    every = [backend.fingerprint(one.collection) for one in spec.every_collection]
     return None if None in every else " ".join(s for s in every if s)

@@ -15,7 +15,7 @@ from embed_assets import encoders
 from embed_assets.defs.evaluation import evaluate
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, IndexBusy, TransientError
 from embed_assets.formats import counted
-from embed_assets.identity import display_path
+from embed_assets.identity import PARTS, WORDS, display_path
 from embed_assets.index import collection
 from embed_assets.index.reconcile import compare
 from embed_assets.library import ctimes
@@ -31,7 +31,8 @@ from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project, for_reading
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, queries
-from embed_assets.storage.vector_store import VectorsLost
+from embed_assets.storage.vector_store import VectorsLost, Wanted
+from embed_assets.storage.vectors_address import is_folder
 
 FREE_BYTES = 1 << 30
 BUSY_SECONDS = 5.0
@@ -175,7 +176,9 @@ def _home(settings: Settings, project: Project) -> str:
         raise ConfigurationError(
             f"EMBED_HOME={settings.home} is not writable: change its owner or permissions"
         )
-    parts = [settings.instance_home, project.store.root, Path(project.uri)]
+    parts = [settings.instance_home, settings.home / "vectors", Path(project.uri)]
+    if is_folder(settings.vectors):
+        parts.append(Path(settings.vectors or folder))
     for part in (folder, *(p for p in parts if p.exists())):
         free = shutil.disk_usage(part).free
         if free < FREE_BYTES:
@@ -184,12 +187,14 @@ def _home(settings: Settings, project: Project) -> str:
 
 
 def _encoder(settings: Settings, project: Project) -> str:
-    info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
-    return f"{info.name}, weights {info.weights[:12]}: {info.note}"
+    every = [encoders.describe(e.name, e.model, e.cache) for e in project.vectors.encoders()]
+    found = [f"{info.name}, weights {info.weights[:12]}: {info.note}" for info in every]
+    return "; for `find` beside it ".join(found)
 
 
 def _device(settings: Settings, project: Project) -> str:
-    encoders.require_device(settings.encoder, settings.device)
+    for one in project.vectors.encoders():
+        encoders.require_device(one.name, one.device)
     where = f"cpu ({settings.encoder} runs on CPUs only)"
     if project.choice.card.runs_on_gpu:
         from embed_assets.encoders.devices import resolve_device
@@ -217,10 +222,10 @@ def _index(settings: Settings, project: Project) -> str:
     try:
         with project.open_index(wait_seconds=BUSY_SECONDS) as client:
             # If EMBED_PARTS was set just now, the parts have no collection yet.
-            there = [one for one in spec.collection_specs if client.has_collection(one.collection)]
+            there = [one for one in spec.every_collection if client.has_collection(one.collection)]
             indexed = (
                 o
-                for o in spec.collection_specs
+                for o in spec.every_collection
                 if project.tables.holds(o.collection_key(project.uri))
             )
             if gone := [one.collection for one in indexed if one not in there]:
@@ -228,23 +233,29 @@ def _index(settings: Settings, project: Project) -> str:
                     f"{' and '.join(gone)} is missing from {project.uri}: `embed-assets sync`, or"
                     " the hourly job `reconcile`, fills it from the stored embeddings"
                 )
-            diff, *parts = (compare(client, one, project.tables, project.uri) for one in there)
-            served = collection.served(client)
+            every = [compare(client, one, project.tables, project.uri) for one in there]
+            served, words = collection.served(client), collection.served(client, WORDS)
     except IndexBusy as e:
         raise _Unknown(str(e)) from e
-    every = [diff, *parts]
     differing, orphans = sum(len(d.differing) for d in every), sum(len(d.orphans) for d in every)
     if differing or orphans:
         raise TransientError(
             f"{differing} folders differ from the tables and {orphans} are orphaned: `embed-assets"
             " sync` repairs this, and so does the hourly job `reconcile`"
         )
-    found = f"{diff.rows} rows in {diff.folders} folders"
-    found += f", {parts[0].rows} of parts" if parts else ""
+    found = f"{every[0].rows} rows in {every[0].folders} folders"
+    for one, diff in list(zip(there, every, strict=True))[1:]:
+        found += f", {diff.rows} {'of parts' if one.rows == PARTS else 'for `find`'}"
     found += ", matching the tables"
-    waiting = max(diff.waiting, collection_registry.unfinished(project.tables, project.uri, spec))
+    missing = (
+        collection_registry.unfinished(project.tables, project.uri, one)
+        for one in spec.every_collection
+    )
+    waiting = max(every[0].waiting, *missing)
     if waiting:
         found += f" except for {waiting} folders that are not indexed yet"
+    if (beside := spec.words_spec) and words != beside.collection:
+        found += f"; `find` uses {words or 'none'}, not yet {beside.collection}"
     if served == spec.collection:
         return f"{found}, served"
     known = collection_registry.known(project.tables, project.uri).get(spec.collection)
@@ -265,23 +276,30 @@ def _index(settings: Settings, project: Project) -> str:
 
 
 def _vectors(project: Project, *, deep: bool) -> str:
-    recipe = project.spec().recipe.digest
-    tracks = {t.audio_hash: t.path for t in queries.embedded_tracks(project.tables, recipe)}
-    hashes = sorted(h for h in tracks if h)
+    recipes = [recipe.digest for recipe in project.spec().recipes]
+    tracks = {
+        (recipe, t.audio): t.path
+        for recipe in recipes
+        for t in queries.embedded_tracks(project.tables, recipe)
+    }
+    hashes = sorted(tracks)
     if not deep and len(hashes) > SAMPLE:
         hashes = random.sample(hashes, SAMPLE)
     lost = []
-    for audio_hash in hashes:
-        try:
-            project.store.read(recipe, audio_hash)
-        except VectorsLost:
-            lost.append(tracks[audio_hash])
+    for recipe in recipes:
+        some = [audio_hash for of, audio_hash in hashes if of == recipe]
+        found = project.store.read_many(recipe, map(Wanted, some))
+        for audio_hash, windows in zip(some, found, strict=True):
+            if isinstance(windows, VectorsLost):
+                lost.append(tracks[recipe, audio_hash])
+            elif isinstance(windows, TransientError):
+                raise windows
     if lost:
         folder = display_path(lost[0].rpartition(b"/")[0])
         raise TransientError(
-            f"{len(lost)} of {len(hashes)} stored vectors are missing or damaged (first:"
-            f" {display_path(lost[0])!r}): check the disk, then run `embed-assets retry"
-            f" {folder!r}` to embed them again"
+            f"{len(lost)} of {len(hashes)} vectors stored in {project.store.where} are missing or"
+            f" damaged (first: {display_path(lost[0])!r}): check the disk, then run `embed-assets"
+            f" retry {folder!r}` to embed them again"
         )
     more = "" if deep or len(hashes) == len(tracks) else f" of {len(tracks)}; --deep reads all"
     return f"{len(hashes)} stored vectors read, none damaged{more}"
@@ -304,7 +322,8 @@ def _tracks(settings: Settings, project: Project) -> str:
             f"{counted(failed, 'folder')} failed: `embed-assets errors` gives the reasons; all are"
             " retried automatically"
         )
-    rejected = f"{found.rejected} rejected (see `embed-assets errors`)" if found.rejected else ""
+    rejects = sum(1 for _ in queries.rejects(project.tables, spec))
+    rejected = f"{rejects} rejected (see `embed-assets errors`)" if rejects else ""
     return (
         f"{found.embedded} embedded, {rejected or 'none rejected'}; see `embed-assets status` for"
         " what is pending"

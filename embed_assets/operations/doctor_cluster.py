@@ -1,4 +1,7 @@
-"""The check `cluster` of `doctor`: a person's own Dagster instance, as this host sees it."""
+"""The check `cluster` of `doctor`: what several machines share, as this host sees it.
+
+That is a person's own Dagster instance, and the vectors where EMBED_VECTORS names a place.
+"""
 
 from __future__ import annotations
 
@@ -30,12 +33,16 @@ MOST_SECONDS_APART = 5.0
 def describe(settings: Settings, project: Project) -> str:
     """What the instance of EMBED_DAGSTER_HOME is, if it can be used from this host.
 
+    A small object is written to the place of EMBED_VECTORS, read, and deleted.
+
     Raises:
-        ConfigurationError: its dagster.yaml or this host lacks something; says what to do.
-        TransientError: its database is away, or the clock of this host is wrong.
+        ConfigurationError: its dagster.yaml, the place of the vectors, or this host lacks
+            something; says what to do.
+        TransientError: its database or the vectors are away, or the clock of this host is wrong.
     """
+    vectors = f"; vectors in {project.store.check()}" if settings.vectors else ""
     if settings.dagster_home is None:
-        return "EMBED_DAGSTER_HOME is not set: all runs are on this machine"
+        return f"EMBED_DAGSTER_HOME is not set: all runs are on this machine{vectors}"
     with open_instance(settings) as instance:
         elsewhere = watches_workers(instance)
         _require_yaml(instance, settings)
@@ -53,9 +60,12 @@ def describe(settings: Settings, project: Project) -> str:
         if said := differs_from_last(instance, index):
             raise ConfigurationError(said)
         where = "a database of PostgreSQL" if is_postgres(instance) else "files of this machine"
-    return f"{settings.dagster_home}: {where}; runs are " + (
+    if elsewhere and not vectors:
+        vectors = f"; vectors in {project.store.where}: all machines must have this one folder"
+    runs = (
         "on any machine, and their launcher watches them" if elsewhere else "on the machine of `up`"
     )
+    return f"{settings.dagster_home}: {where}; runs are {runs}{vectors}"
 
 
 def _require_yaml(instance: dg.DagsterInstance, settings: Settings) -> None:

@@ -56,7 +56,7 @@ def errors(settings: Settings) -> list[ErrorRow]:
 
 def problems(settings: Settings, project: Project) -> list[Problem]:
     """The rows of `errors`."""
-    rows = list(queries.rejected_tracks(project.tables, project.spec().recipe.digest))
+    rows = list(queries.rejects(project.tables, project.spec()))
     with open_existing(settings) as instance:
         failed = failed_folders(instance, project)
     there = walk(project.library.root) if project.library.root else ()
@@ -70,7 +70,7 @@ def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Probl
     only other folders of their run failed, and unreadable folders.
     """
     spec, tables, root = project.spec(), project.tables, project.library.root
-    keys = [one.collection_key(project.uri) for one in spec.collection_specs]
+    keys = [one.collection_key(project.uri) for one in spec.every_collection]
     waiting = retry_requests.open_requests(tables)
     failed = {p.path: p for p in queries.failed_folders(tables)}
     killed = _killed(instance, failed.keys(), waiting, queries.indexed_at(tables, *keys))

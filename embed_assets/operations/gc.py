@@ -126,7 +126,7 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
     specs = _in_use(project)
     if specs is None:
         # A collection may use any recipe, so the vectors of every recipe stay.
-        recipes = {project.spec().recipe.digest, *project.store.recipes()}
+        recipes = {r.digest for r in project.spec().recipes} | set(project.store.recipes())
         unused = []
     else:
         recipes = {spec.recipe.digest for spec in specs}
@@ -155,9 +155,8 @@ def _in_use(project: Project) -> list[IndexSpec] | None:
     None if the spec of one of them is unknown.
     """
     known = collection_registry.known(project.tables, project.uri)
-    spec = project.spec()
-    wanted = {one.collection: one for one in spec.collection_specs}
-    specs = [spec]
+    wanted = {one.collection: one for one in project.spec().every_collection}
+    specs = list(wanted.values())
     with project.open_index(wait_seconds=LITE_SECONDS) as client:
         there = [n for n in client.list_collections() if n.startswith(PREFIXES)]
     for name in there:

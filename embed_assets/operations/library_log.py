@@ -122,9 +122,11 @@ class LibraryLog:
         if time.monotonic() < self.progress_due:
             return
         self.progress_due = time.monotonic() + PROGRESS_SECONDS
-        recipe = self.project.spec().recipe.digest
         since = time.time() - PROGRESS_SECONDS
-        tracks, _, _ = queries.embedded_since(self.project.tables, recipe, since)
+        tracks = sum(
+            queries.embedded_since(self.project.tables, recipe.digest, since)[0]
+            for recipe in self.project.spec().recipes
+        )
         if tracks:
             rate = f"{tracks / PROGRESS_SECONDS:.1f} tracks/s"
             summary = f"; {self.tick.summary}" if self.tick and self.tick.summary else ""

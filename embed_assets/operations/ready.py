@@ -6,7 +6,7 @@ from collections.abc import Callable
 
 from embed_assets import encoders
 from embed_assets.library.walk import require_library
-from embed_assets.project import Project, fitted
+from embed_assets.project import fitted, vectors_of
 from embed_assets.settings import Settings
 
 
@@ -22,9 +22,12 @@ def ready(
         ConfigurationError: device, windows or weights cannot work as configured.
     """
     require_library(settings.library, may_be_empty=may_be_empty)
-    encoders.require_device(settings.encoder, settings.device)
-    Project.of(settings).choice.require_window(settings.window_seconds)
+    vectors = vectors_of(settings)
+    for one in vectors.encoders():
+        encoders.require_device(one.name, one.device)
+    vectors.choice.require_window(settings.window_seconds)
     settings = fitted(settings)
-    encoders.fetch(settings.encoder, settings.model, settings.model_cache, progress)
-    encoders.require(settings.encoder, settings.model, settings.device, settings.model_cache)
+    for one in vectors.encoders():
+        encoders.fetch(one.name, one.model, one.cache, progress)
+        one.require()
     return settings

@@ -10,7 +10,7 @@ import dagster as dg
 
 from embed_assets.defs.evaluation import evaluate
 from embed_assets.errors import ConfigurationError
-from embed_assets.identity import RecipeDigest
+from embed_assets.identity import WORDS, IndexSpec, RecipeDigest
 from embed_assets.library.left_out import LeftOut
 from embed_assets.neighbours.ranking import COSINE
 from embed_assets.operations.errors import failed_folders
@@ -26,6 +26,28 @@ from embed_assets.storage.tables import Tables
 
 RATE_SECONDS = 60.0
 """The rate covers the last minute, or the part of it in which runs embedded tracks."""
+
+
+@dataclass(frozen=True)
+class WordsStatus:
+    """The `words` of `status --json`: the collection for `find`, with `EMBED_WORDS`."""
+
+    encoder: str
+    """The encoder that makes its vectors."""
+    tracks_embedded: int
+    """Tracks with vectors of this encoder."""
+    tracks_rejected: int
+    """Tracks that only this encoder cannot embed; `errors` lists them, too."""
+    tracks_pending: int
+    """Tracks that are neither embedded nor rejected yet."""
+    rate: float
+    """Tracks embedded with it per second, over the last minute."""
+    engine: str
+    """The engine, precision and device that embedded the last track; empty before the first."""
+    collection: str
+    """The collection of the current settings."""
+    served: str | None
+    """The collection that `find` uses; null before the first."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +110,8 @@ class Status:
     """Why the library could not be scanned; empty if it could."""
     servers: list[ServerRow]
     """The music servers (below)."""
+    words: WordsStatus | None = None
+    """The collection for `find` beside it (below); null without `EMBED_WORDS`."""
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -117,6 +141,8 @@ def status(settings: Settings) -> Status:
             problem = str(e)
         failed = len(failed_folders(instance, project))
         rate = _rate(instance, project.tables, spec.recipe.digest, goes_on=live > 0)
+        tracks = plan.files if plan else found.tracks
+        words = _words(instance, project, spec, tracks, goes_on=live > 0)
     left = max(plan.files - found.embedded - found.rejected, 0) if plan else found.pending
     served = collection_registry.last_served(project.tables, project.uri)
     return Status(
@@ -129,7 +155,7 @@ def status(settings: Settings) -> Status:
         folders_failed=failed,
         folders_unreadable=plan.unreadable if plan else 0,
         links_skipped=left_out.links,
-        tracks=plan.files if plan else found.tracks,
+        tracks=tracks,
         tracks_embedded=found.embedded,
         tracks_rejected=found.rejected,
         tracks_pending=left,
@@ -148,6 +174,29 @@ def status(settings: Settings) -> Status:
         milvus=project.backend.unreachable(),
         problem=problem,
         servers=music_servers(settings),
+        words=words,
+    )
+
+
+def _words(
+    instance: dg.DagsterInstance, project: Project, spec: IndexSpec, tracks: int, *, goes_on: bool
+) -> WordsStatus | None:
+    """`tracks`: audio files in the library."""
+    words = spec.words_spec
+    if words is None:
+        return None
+    tables, recipe = project.tables, words.recipe.digest
+    found = queries.counts(tables, recipe, words.collection_key(project.uri))
+    rejected = sum(1 for _ in queries.rejected_for_words(tables, recipe, spec.recipe.digest))
+    return WordsStatus(
+        encoder=words.recipe.encoder,
+        tracks_embedded=found.embedded,
+        tracks_rejected=rejected,
+        tracks_pending=max(tracks - found.embedded - found.rejected, 0),
+        rate=_rate(instance, tables, recipe, goes_on=goes_on),
+        engine=queries.last_engine(tables, recipe),
+        collection=words.collection,
+        served=collection_registry.last_served(tables, project.uri, WORDS),
     )
 
 

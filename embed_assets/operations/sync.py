@@ -69,6 +69,8 @@ class SyncResult:
     """Tracks of the folders that were indexed whose vectors were stored before."""
     rejected: int = 0
     """Tracks of the folders that were indexed that cannot be embedded; no failure."""
+    words_embedded: int = 0
+    """Tracks that were embedded for `find` with `EMBED_WORDS`, in addition."""
     removed: int = 0
     """Tracks that left a folder, including moved and rejected ones."""
     failed_folders: int = 0
@@ -120,7 +122,7 @@ def sync(
         asked = looks.begin(tables)
         if running_address(settings) is None:
             # If an `up` is running, its settings decide how many GPUs are used.
-            fit_pools(instance, project.choice.device_slots(), project.backend)
+            fit_pools(instance, project.vectors.device_slots(), project.backend)
         embedding = embedding_at_once(instance)
         runs_at_once = embedding + IMPORT_RUNS
         policy = Policy(
@@ -187,7 +189,8 @@ def sync(
         result.links_skipped = left_out.links
         result.failed_folders = len(cursor.attempts) + found.plan.unreadable
     _note_ends(settings, project, {k: v for k, v in ended.items() if k in cursor.attempts})
-    rejected = queries.rejected_tracks(tables, spec.recipe.digest) if result.rejected else ()
+    any_rejected = result.rejected or spec.words
+    rejected = queries.rejects(tables, spec) if any_rejected else ()
     result.listed = bool(result.failed_folders or next(iter(rejected), None))
     result.seconds = time.monotonic() - started
     return result
@@ -270,7 +273,7 @@ def _wait(
 def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> None:
     """Add the counts of a run to the result."""
     counts = {
-        "audio_embeddings": ("embedded", "reused", "rejected"),
+        "audio_embeddings": ("embedded", "reused", "rejected", "words_embedded"),
         "track_manifest": ("removed",),
     }
     totals: Counter[str] = Counter()

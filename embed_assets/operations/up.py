@@ -249,7 +249,7 @@ def _sleep(seconds: float, stopping: list[int]) -> None:
 
 def _reap(up: _Session) -> None:
     project = Project.of(up.settings)
-    fit_pools(up.instance, project.choice.device_slots(), project.backend)
+    fit_pools(up.instance, project.vectors.device_slots(), project.backend)
     allow_runs(up.settings, embedding_at_once(up.instance) + LIVE_RUNS)
     forget_requested(up.instance)
     # No daemon is running now, so workers that have not begun never will.

@@ -85,8 +85,15 @@ def find(
 
 
 def _choice(project: Project, spec: IndexSpec) -> EncoderConfig:
-    """The encoder whose words fit the served collection."""
+    """The encoder whose words fit the collection."""
     recipe, wanted = spec.recipe, project.choice
+    if project.vectors.words and project.vectors.words.name == recipe.encoder:
+        wanted = project.vectors.words
+    if not has_words(recipe.encoder) and project.vectors.words:
+        raise ConfigurationError(
+            f"no music can be found by words yet: `embed-assets sync`, or `up`, embeds it with"
+            f" {project.vectors.words.name} for EMBED_WORDS, beside {wanted.name}"
+        )
     if not has_words(recipe.encoder):
         encoders.require_words(wanted.name)
         raise ConfigurationError(
@@ -102,8 +109,9 @@ def _choice(project: Project, spec: IndexSpec) -> EncoderConfig:
     if wanted.name != recipe.encoder:
         choice = replace(wanted, name=recipe.encoder, model=default_model(recipe.encoder))
     if encoders.describe(choice.name, choice.model, choice.cache).weights != recipe.weights:
+        setting = "EMBED_MODEL" if wanted == project.choice else "EMBED_WORDS_MODEL"
         raise ConfigurationError(
-            f"the served collection was made with other weights than EMBED_MODEL={choice.model}:"
+            f"the served collection was made with other weights than {setting}={choice.model}:"
             " words can be found when the new one is complete; see `embed-assets collections`"
         )
     return choice

@@ -10,7 +10,7 @@ import numpy as np
 
 from embed_assets.encoders.cards import WITHOUT_DOWNLOAD
 from embed_assets.encoders.config import EncoderConfig
-from embed_assets.errors import ConfigurationError, TrackRejected
+from embed_assets.errors import ConfigurationError, TrackRejected, TransientError
 from embed_assets.formats import counted
 from embed_assets.identity import IndexSpec
 from embed_assets.neighbours.choose import Choice, best_method
@@ -33,7 +33,7 @@ from embed_assets.storage import collection_registry
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.ranking_choice import choose_ranking
 from embed_assets.storage.track_vector_file import TrackVectorFile
-from embed_assets.storage.vector_store import VectorsLost
+from embed_assets.storage.vector_store import VectorsLost, Wanted
 
 HALVES = 2_000
 """Tracks whose windows are read for `SameTrack`: each is a file."""
@@ -180,12 +180,16 @@ def same_track(project: Project, material: Material) -> SameTrack | None:
     first: list[np.ndarray] = []
     second: list[np.ndarray] = []
     kept: list[int] = []
-    for i in range(len(material.positions)):
+    audio = (material.snapshot.track(int(p)).audio for p in material.positions)
+    stored = project.store.read_many(spec.recipe.digest, map(Wanted, audio))
+    for i, windows in enumerate(stored):
         if len(kept) == HALVES:
             break
-        audio = material.snapshot.track(int(material.positions[i])).audio
-        with suppress(VectorsLost, TrackRejected):
-            windows = project.store.read(spec.recipe.digest, audio)
+        if isinstance(windows, VectorsLost):
+            continue
+        if isinstance(windows, TransientError):
+            raise windows
+        with suppress(TrackRejected):
             # Of an odd number the middle one is left out, so that both halves are equally long.
             half = len(windows) // 2
             if not half:
@@ -254,5 +258,5 @@ def _built_in_specs(project: Project) -> list[IndexSpec]:
     every = collection_registry.known(project.tables, project.uri).values()
     known = [c.spec for c in every if c.spec is not None and c.spec.recipe.encoder == name]
     card = EncoderConfig(name, "", "auto", project.choice.cache)
-    recipe = card.recipe(project.window_seconds, project.windows)
+    recipe = card.recipe(project.vectors.window_seconds, project.vectors.windows)
     return [*reversed(known), IndexSpec(recipe)]

@@ -25,11 +25,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class LocalAnswers:
-    """Answers from a snapshot of the index: `tracks`, and their `parts` if there are any."""
+    """Answers from a snapshot of the index: `tracks`, and their `parts` if there are any.
+
+    `words`: what `find` searches if that is another collection.
+    """
 
     project: Project
     tracks: Snapshot
     parts: Snapshot | None = None
+    words: Snapshot | None = None
+
+    @property
+    def by_words(self) -> LocalAnswers:
+        """What answers `find`."""
+        return LocalAnswers(self.project, self.words) if self.words else self
 
     @property
     def spec(self) -> IndexSpec:

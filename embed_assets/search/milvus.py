@@ -188,7 +188,9 @@ class MilvusAnswers:
                 raise not_indexed(one)
             vectors |= there
             if self.spec is not None and self.spec.vector_type != FLOAT32.name:
-                audio = {t.track_id: t.audio for t in one.tracks if t.track_id in there}
+                audio: dict[str, str] = {
+                    t.track_id: t.audio for t in one.tracks if t.track_id in there
+                }
                 vectors |= stored_vectors(self.project, self.spec, audio)
         mean = np.asarray(np.mean(list(vectors.values()), axis=0, dtype=np.float64))
         return (mean / np.linalg.norm(mean)).astype(np.float32), vectors

@@ -94,7 +94,7 @@ def parts(
 
 def has_parts(project: Project, spec: IndexSpec) -> bool:
     """Whether the settings ask for parts and the spec has a collection of them."""
-    known = collection_registry.known(project.tables, project.uri) if project.parts else ()
+    known = collection_registry.known(project.tables, project.uri) if project.vectors.parts else ()
     return spec.segment_spec.collection in known
 
 
@@ -104,7 +104,7 @@ def require_parts(project: Project, spec: IndexSpec) -> None:
     Raises:
         ConfigurationError: they are not; says what to do.
     """
-    if not project.parts:
+    if not project.vectors.parts:
         raise ConfigurationError(
             "parts of tracks are not indexed: set EMBED_PARTS=true for every command, `up` and"
             " `serve` too, start these again, and run `embed-assets sync`. Nothing is embedded"

@@ -31,7 +31,7 @@ EVERY = 16
 
 
 class PcaPrefilter:
-    """Orthonormal axes, float32 `[dim, k]`, and the coordinates of each vector, `[n, k]`."""
+    """Orthonormal axes, float32 `[dim, k]`, and the coordinates of each vector, `[k, n]`."""
 
     def __init__(self, axes: np.ndarray, parts: np.ndarray, *, is_exact_enough: bool) -> None:
         self.axes, self.parts, self.is_exact_enough = axes, parts, is_exact_enough
@@ -48,20 +48,26 @@ class PcaPrefilter:
         queries = vectors[some[:: -(-len(some) // TRIALS)]]
         for k in AXES:
             axes = np.ascontiguousarray(first[:, :k])
-            parts = vectors @ axes
+            parts = _coordinates(axes, vectors)
             if _worst_place(queries, vectors, axes, parts, order) < CANDIDATES / MARGIN:
                 return cls(axes, parts, is_exact_enough=True)
-        return cls(axes[:, :0], parts[:, :0], is_exact_enough=False)
+        return cls(axes[:, :0], parts[:0], is_exact_enough=False)
 
     def extend(self, vectors: np.ndarray) -> None:
         """Add vectors that were appended."""
-        known = len(self.parts)
+        known = self.parts.shape[1]
         if known < len(vectors):
-            self.parts = np.concatenate([self.parts, vectors[known:] @ self.axes])
+            new = _coordinates(self.axes, vectors[known:])
+            self.parts = np.concatenate([self.parts, new], axis=1)
 
     def approximate_cosines(self, query: np.ndarray) -> np.ndarray:
         """Approximate cosines with a float32 `[dim]` query of length 1: float32 `[n]`."""
-        return self.parts @ (self.axes.T @ query)
+        return (query @ self.axes) @ self.parts
+
+
+def _coordinates(axes: np.ndarray, vectors: np.ndarray) -> np.ndarray:
+    """`[k, n]`: in this order BLAS reads them a fourth faster than as rows."""
+    return axes.T @ vectors.T
 
 
 def highest(scores: np.ndarray, count: int) -> np.ndarray:
@@ -96,7 +102,7 @@ def _worst_place(
     worst = 0
     every = slice(None)
     for query in queries:
-        true, guess = vectors @ query, parts @ (axes.T @ query)
+        true, guess = vectors @ query, (query @ axes) @ parts
         if order is not None:
             true, guess = (order.scores(query, x, every) for x in (true, guess))
         best = np.argpartition(true, -10)[-10:]

@@ -53,6 +53,10 @@ class Questions(ABC):
     def _local(self) -> LocalAnswers:
         """The object that answers queries that need all vectors in memory."""
 
+    @abstractmethod
+    def _by_words(self) -> LocalAnswers:
+        """The object that answers `find`."""
+
     def similar(
         self,
         query: Tracks = (),
@@ -97,9 +101,9 @@ class Questions(ABC):
 
         Phrases are averaged, and half of `without` is subtracted. `like`: tracks that results
         should be like as well. The matches have `deviations`: how far a score stands out from
-        those of the library. Needs an encoder that knows words (EMBED_ENCODER=muq-mulan).
+        those of the library. Needs EMBED_WORDS, or an encoder that knows words itself.
         """
-        answers = self._local()
+        answers = self._by_words()
         wanted, unwanted = _texts(phrases), _texts(without)
         seeds = find_each(answers.names, like)
         filters = Filters(tuple(conditions(where)), per_artist, one_recording)

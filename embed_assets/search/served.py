@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from contextlib import suppress
+from dataclasses import dataclass
 
 from embed_assets import encoders
+from embed_assets.encoders.cards import has_words
 from embed_assets.errors import ConfigurationError, NotFound, NothingIndexed, WeightsMissing
-from embed_assets.identity import TRACKS, IndexSpec
+from embed_assets.identity import TRACKS, WORDS, CollectionName, IndexSpec
 from embed_assets.index.collection import ALIAS, served
 from embed_assets.project import Project
 from embed_assets.settings import Settings
@@ -16,20 +18,36 @@ WAIT_SECONDS = 10.0
 """How long to wait for a server, or for a Lite index if only Milvus can answer."""
 
 
-def served_name(project: Project) -> str:
-    """Name of the served collection.
+@dataclass(frozen=True)
+class ServedNames:
+    """The collections that searches use; `words`: the one for `find`, if the settings want one."""
+
+    tracks: CollectionName
+    words: CollectionName | None = None
+
+
+def served_names(project: Project) -> ServedNames:
+    """Names of the served collections.
 
     Raises:
         ConfigurationError: nothing is served yet.
     """
+    # What is left of a time when words were switched on is out of date.
+    wants_words = project.vectors.words is not None or has_words(project.choice.name)
+    aliases = (ALIAS, WORDS) if wants_words else (ALIAS,)
     if project.backend.exclusive:
-        name = project.backend.behind_alias(ALIAS)
+        names = [project.backend.behind_alias(alias) for alias in aliases]
     else:
         with project.open_index(wait_seconds=WAIT_SECONDS) as client:
-            name = served(client)
-    if name is None:
+            names = [served(client, alias) for alias in aliases]
+    if names[0] is None:
         raise NothingIndexed("nothing is indexed yet: run `embed-assets sync`")
-    return name
+    return ServedNames(names[0], *names[1:])
+
+
+def served_name(project: Project) -> str:
+    """Name of the collection for searches by sound; raises the same errors."""
+    return served_names(project).tracks
 
 
 def spec_of(project: Project, name: str) -> IndexSpec | None:
@@ -37,7 +55,10 @@ def spec_of(project: Project, name: str) -> IndexSpec | None:
     wanted = wanted_spec(project)
     if wanted and name == wanted.collection:
         return wanted
-    return collection_registry.spec_of(project.tables, project.uri, name, parts=project.parts)
+    if wanted and wanted.words_spec and name == wanted.words_spec.collection:
+        return wanted.words_spec
+    parts = project.vectors.parts
+    return collection_registry.spec_of(project.tables, project.uri, name, parts=parts)
 
 
 def require_spec(project: Project, name: str) -> IndexSpec:
@@ -79,18 +100,22 @@ def wanted_spec(project: Project) -> IndexSpec | None:
 def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
     """For people: which encoder made the vectors of a result, and a note about it."""
     project = Project.of(settings)
+    choice = project.choice
+    if spec and project.vectors.words and spec.recipe.encoder == project.vectors.words.name:
+        choice = project.vectors.words
     try:
-        info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
+        info = encoders.describe(choice.name, choice.model, choice.cache)
+        every = {one.recipe.encoder: one for one in reversed(project.spec().every_collection)}
     except WeightsMissing:
         made = f"{spec.recipe.encoder}, which is served" if spec else "what is served"
-        return f"{made}; the weights of {settings.encoder} are missing: see `embed-assets doctor`"
-    if (
-        spec is not None
-        and spec.collection_specs[0] != (wanted := project.spec()).collection_specs[0]
-    ):
-        if collection_registry.is_by_hand(project.tables, project.uri, wanted.collection):
+        return f"{made}; the weights of {choice.name} are missing: see `embed-assets doctor`"
+    wanted = every.get(choice.name, project.spec())
+    if spec is not None and spec.collection_specs[0] != wanted.collection_specs[0]:
+        alias = ALIAS if choice == project.choice else WORDS
+        if collection_registry.is_by_hand(project.tables, project.uri, wanted.collection, alias):
+            option = " --words" if alias == WORDS else ""
             return (
-                f"{spec.recipe.encoder}, chosen by hand: `embed-assets promote` serves"
+                f"{spec.recipe.encoder}, chosen by hand: `embed-assets promote{option}` serves"
                 f" {wanted.collection}"
             )
         other = f"{spec.recipe.encoder}, served until {wanted.collection} is complete"

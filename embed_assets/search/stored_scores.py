@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from embed_assets.errors import TrackRejected
+from embed_assets.errors import TransientError
 from embed_assets.identity import AudioHash, IndexSpec
 from embed_assets.index.nearest import Match
 from embed_assets.index.options import FLOAT32
+from embed_assets.index.row import VectorKey
 from embed_assets.index.row_vectors import TrackVectors, Windows
 from embed_assets.project import Project
-from embed_assets.storage.vector_store import VectorsLost
 
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
@@ -33,17 +34,17 @@ def are_exact(client: IndexClient, collection: str, spec: IndexSpec | None) -> b
 def stored_vectors(
     project: Project, spec: IndexSpec, audio: Mapping[str, str]
 ) -> dict[str, np.ndarray]:
-    """Track id -> float32 `[dim]` of length 1, of tracks whose stored vectors this host has.
+    """Track id -> float32 `[dim]` of length 1, of tracks whose stored vectors can be read just now.
 
     `audio`: track id -> audio hash.
     """
-    vector_of = TrackVectors(spec, Windows(project.tables, project.store, forget_lost=False))
-    found = {}
-    for track, audio_hash in audio.items():
-        try:
-            found[track] = vector_of(AudioHash(audio_hash))
-        except (VectorsLost, TrackRejected):
-            continue
+    vectors = TrackVectors(spec, Windows(project.tables, project.store, forget_lost=False))
+    keys = [VectorKey(AudioHash(audio_hash)) for audio_hash in audio.values()]
+    found: dict[str, np.ndarray] = {}
+    # Without the store there are still the scores of Milvus.
+    with suppress(TransientError):
+        pairs = zip(audio, vectors.of(keys), strict=True)
+        found.update((track, v) for track, v in pairs if isinstance(v, np.ndarray))
     return found
 
 
@@ -52,7 +53,7 @@ def scored_again(
 ) -> list[Match]:
     """The matches with the cosines of their stored vectors, best first, ties ordered by path.
 
-    A match whose vector this host lacks keeps the score that Milvus gave.
+    A match whose vector cannot be read keeps the score that Milvus gave.
     """
     vectors = stored_vectors(project, spec, {m.track_id: m.audio_hash for m in matches})
     scored = [

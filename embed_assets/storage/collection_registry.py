@@ -13,7 +13,15 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from embed_assets.identity import AudioHash, FolderId, IndexSpec, RecipeDigest, TrackId, digest
+from embed_assets.identity import (
+    TRACKS,
+    AudioHash,
+    FolderId,
+    IndexSpec,
+    RecipeDigest,
+    TrackId,
+    digest,
+)
 from embed_assets.storage.database import IS_CURRENT, Connection, insert
 from embed_assets.storage.records import (
     EMBEDDING_COLUMNS,
@@ -43,7 +51,7 @@ class Known:
 
 @dataclass(frozen=True)
 class Move:
-    """The alias was moved from collection `before` (None at first) to `name`.
+    """The alias was moved from collection `before` (None at first) to `name` (empty: removed).
 
     `wanted`: the collection of the settings at that time.
     """
@@ -120,43 +128,49 @@ def fingerprint_of(tables: Tables, uri: str, name: str) -> str | None:
 
 
 def note_move(
-    tables: Tables, uri: str, name: str, before: str | None, reason: str, wanted: str
+    tables: Tables,
+    uri: str,
+    name: str,
+    before: str | None,
+    reason: str,
+    wanted: str,
+    alias: str = TRACKS,
 ) -> None:
-    """Record that the alias was moved."""
+    """Record that an alias was moved."""
     with tables.transaction() as db:
         db.execute(
             insert("served", ("uri", "at", "name", "before", "reason", "wanted")),
-            (_key(uri), time.time(), name, before, reason, wanted),
+            (_alias_key(uri, alias), time.time(), name, before, reason, wanted),
         )
 
 
-def moves(tables: Tables, uri: str) -> list[Move]:
-    """All moves of the alias at an address, oldest first."""
+def moves(tables: Tables, uri: str, alias: str = TRACKS) -> list[Move]:
+    """All moves of an alias at an address, oldest first."""
     with tables.connect() as db:
         rows = db.execute(
             "SELECT at, name, before, reason, wanted FROM served WHERE uri = ? ORDER BY id",
-            (_key(uri),),
+            (_alias_key(uri, alias),),
         )
         return [Move(*row) for row in rows]
 
 
-def last_move(tables: Tables, uri: str) -> Move | None:
-    """The last move of the alias at an address."""
-    return next(reversed(moves(tables, uri)), None)
+def last_move(tables: Tables, uri: str, alias: str = TRACKS) -> Move | None:
+    """The last move of an alias at an address."""
+    return next(reversed(moves(tables, uri, alias)), None)
 
 
-def is_by_hand(tables: Tables, uri: str, wanted: str) -> bool:
+def is_by_hand(tables: Tables, uri: str, wanted: str, alias: str = TRACKS) -> bool:
     """Whether the served collection was chosen by hand under the current settings."""
-    last = last_move(tables, uri)
+    last = last_move(tables, uri, alias)
     if last is None or last.reason not in (ROLLBACK, PROMOTE):
         return False
     return last.name != wanted and last.wanted == wanted
 
 
-def last_served(tables: Tables, uri: str) -> str | None:
+def last_served(tables: Tables, uri: str, alias: str = TRACKS) -> str | None:
     """The collection that was served last, read from the tables without opening the index."""
-    last = last_move(tables, uri)
-    return last.name if last else None
+    last = last_move(tables, uri, alias)
+    return last.name or None if last else None
 
 
 def forget_collection(tables: Tables, uri: str, name: str) -> None:
@@ -305,6 +319,11 @@ def forget_written(tables: Tables, uri: str, spec: IndexSpec, folders: Iterable[
 
 def _key(uri: str) -> str:
     return digest("address", uri)
+
+
+def _alias_key(uri: str, alias: str) -> str:
+    """What names the moves of an alias at an address; for `tracks`, the address only."""
+    return _key(uri) if alias == TRACKS else digest("address", uri, alias)
 
 
 def named_audio(tables: Tables, hashes: Iterable[AudioHash]) -> set[AudioHash]:

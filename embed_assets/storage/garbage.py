@@ -8,16 +8,14 @@ and the deletion of the file, its audio is embedded again; no row becomes wrong.
 
 from __future__ import annotations
 
-import os
-import time
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 from itertools import islice
 
-from embed_assets.identity import AudioHash, RecipeDigest
+from embed_assets.identity import RecipeDigest
 from embed_assets.storage import collection_registry
 from embed_assets.storage.tables import Tables
-from embed_assets.storage.vector_store import Store
+from embed_assets.storage.vector_store import Entry, Store
 
 HASHES_PER_CALL = 500
 
@@ -50,44 +48,32 @@ def collect_garbage(
 ) -> GcReport:
     """Delete entries of recipes that are not in `recipes`, and of audio that no track has.
 
-    Entries younger than `older_than` seconds stay. Raises TransientError if the disk fails.
+    Entries younger than `older_than` seconds stay, by the clock of the store. Raises TransientError
+    if the disk or the store fails.
     """
     report = GcReport()
-    before = time.time() - older_than
+    before = store.now() - older_than
     for recipe in sorted(store.recipes()):
-        for batch in _batches(store.hashes(recipe)):
-            stats: dict[AudioHash, os.stat_result] = {}
-            for audio_hash in batch:
-                stat = _stat(store, recipe, audio_hash)
-                if stat is None:
-                    continue
-                report.entries += 1
-                report.bytes += stat.st_size
-                stats[audio_hash] = stat
-            named = collection_registry.named_audio(tables, stats) if recipe in recipes else set()
-            unused = [h for h in stats if h not in named]
-            old = [h for h in unused if stats[h].st_mtime < before]
+        for batch in _batches(store.entries(recipe)):
+            there = {entry.audio_hash: entry for entry in batch}
+            report.entries += len(batch)
+            report.bytes += sum(entry.bytes for entry in batch)
+            named = collection_registry.named_audio(tables, there) if recipe in recipes else set()
+            unused = [h for h in there if h not in named]
+            old = [h for h in unused if there[h].modified < before]
             report.too_young += len(unused) - len(old)
             if old and not dry_run:
                 old = collection_registry.forget_embeddings(
                     tables, recipe, old, unless_named=recipe in recipes
                 )
-                for audio_hash in old:
-                    store.delete(recipe, audio_hash)
+                store.delete(recipe, old)
             report.removed += len(old)
-            report.removed_bytes += sum(stats[h].st_size for h in old)
+            report.removed_bytes += sum(there[h].bytes for h in old)
     if not dry_run:
         report.leftovers = store.sweep_temporary(older_than)
     return report
 
 
-def _stat(store: Store, recipe: RecipeDigest, audio_hash: AudioHash) -> os.stat_result | None:
-    try:
-        return store.path(recipe, audio_hash).stat()
-    except FileNotFoundError:
-        return None
-
-
-def _batches(hashes: Iterator[AudioHash]) -> Iterator[list[AudioHash]]:
-    while batch := list(islice(hashes, HASHES_PER_CALL)):
+def _batches(entries: Iterator[Entry]) -> Iterator[list[Entry]]:
+    while batch := list(islice(entries, HASHES_PER_CALL)):
         yield batch

@@ -174,7 +174,7 @@ def _driver(address: PostgresAddress) -> Any:
     except ImportError as e:
         raise ConfigurationError(
             f"EMBED_TABLES names {address}, and the driver is missing ({e}): pip install"
-            " 'embed_assets[cluster]'"
+            " 'embed_assets[shared]'"
         ) from None
     return psycopg2
 

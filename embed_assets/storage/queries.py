@@ -11,6 +11,7 @@ from embed_assets.identity import (
     AudioHash,
     CollectionKey,
     FolderId,
+    IndexSpec,
     RecipeDigest,
     display_path,
 )
@@ -94,6 +95,30 @@ def rejected_tracks(tables: Tables, recipe: RecipeDigest) -> Iterator[Problem]:
         )
         for row in rows:
             yield Problem(*row)
+
+
+def rejects(tables: Tables, spec: IndexSpec) -> Iterator[Problem]:
+    """Stream every rejected track, and after them those that only the encoder of words rejected."""
+    yield from rejected_tracks(tables, spec.recipe.digest)
+    if spec.words:
+        yield from rejected_for_words(tables, spec.words.digest, spec.recipe.digest)
+
+
+def rejected_for_words(
+    tables: Tables, words: RecipeDigest, recipe: RecipeDigest
+) -> Iterator[Problem]:
+    """Stream every track that is rejected under the recipe of words only, ordered by path."""
+    with tables.connect() as db:
+        rows = db.stream(
+            "SELECT t.path, f.path, w.reason, w.message, w.at, coalesce(w.run_id, '')"
+            " FROM tracks t JOIN folders f ON f.folder_id = t.folder_id"
+            " JOIN embeddings w ON w.recipe = ? AND w.audio_hash = t.audio_hash"
+            " LEFT JOIN embeddings e ON e.recipe = ? AND e.audio_hash = t.audio_hash"
+            " WHERE w.reason IS NOT NULL AND coalesce(t.reason, e.reason) IS NULL ORDER BY t.path",
+            (words, recipe),
+        )
+        for path, folder, reason, message, at, run_id in rows:
+            yield Problem(path, folder, reason, f"only `find` lacks it: {message}", at, run_id)
 
 
 def failed_folders(tables: Tables) -> list[Problem]:

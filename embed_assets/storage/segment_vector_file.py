@@ -17,11 +17,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from embed_assets.errors import TrackRejected
+from embed_assets.errors import TrackRejected, TransientError
 from embed_assets.identity import TRACKS, AudioHash, IndexSpec
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.track_vector_file import LOCK_SECONDS, WINDOWS, base_of
-from embed_assets.storage.vector_store import Store, VectorsLost
+from embed_assets.storage.vector_store import Store, VectorsLost, Wanted
 
 BLOCK_BYTES = 16 << 20
 """Bytes per read."""
@@ -110,7 +110,10 @@ class SegmentVectorFile:
             VectorsLost: the store no longer has them.
             TrackRejected: they cannot be pooled.
         """
-        windows = self.store.read(self.spec.recipe.digest, audio_hash)
+        return self._each(self.store.read(self.spec.recipe.digest, audio_hash))
+
+    def _each(self, windows: np.ndarray) -> np.ndarray:
+        """Each window pooled like a track: float32 `[n, dim]`."""
         if self.spec.pooling == "mean":
             # The same as `pool` for each window, but for all of them at once.
             vectors = windows[:, 0].astype(np.float64)
@@ -141,11 +144,10 @@ class SegmentVectorFile:
             reached = np.flatnonzero(scores == np.repeat(tops, self.counts))
             cosines[at] = tops[index]
             numbers[at] = reached[np.searchsorted(reached, firsts)] - firsts
-        for i, audio in enumerate(embedded) if lost else ():
-            if audio in lost:
-                with suppress(VectorsLost, TrackRejected):
-                    scores = self.read(audio) @ query
-                    cosines[i], numbers[i] = scores.max(), scores.argmax()
+        number = {audio: i for i, audio in enumerate(embedded)}
+        for audio, _, vectors in self._read_all(lost):
+            scores = vectors @ query
+            cosines[number[audio]], numbers[number[audio]] = scores.max(), scores.argmax()
         return cosines, numbers
 
     def _scores(self, query: np.ndarray) -> np.ndarray:
@@ -179,10 +181,16 @@ class SegmentVectorFile:
 
     def _read_all(
         self, embedded: Mapping[AudioHash, float]
-    ) -> Iterator[tuple[str, float, np.ndarray]]:
-        for audio, at in embedded.items():
-            with suppress(VectorsLost, TrackRejected):
-                yield audio, at, self.read(audio)
+    ) -> Iterator[tuple[AudioHash, float, np.ndarray]]:
+        wanted = (Wanted(audio, int(at)) for audio, at in embedded.items())
+        found = self.store.read_many(self.spec.recipe.digest, wanted)
+        for (audio, at), windows in zip(embedded.items(), found, strict=True):
+            if isinstance(windows, VectorsLost):
+                continue
+            if isinstance(windows, TransientError):
+                raise windows
+            with suppress(TrackRejected):
+                yield audio, at, self._each(windows)
 
 
 def _name(vectors: BinaryIO, names: BinaryIO, records: list[tuple[bytes, float, int]]) -> None:

@@ -54,8 +54,10 @@ class Tables(ManifestTables):
 
     # Embeddings
 
-    def put_embeddings(self, rows: Iterable[Embedding]) -> None:
-        """Write the results of embedding, and clear the marks of `retry`.
+    def put_embeddings(self, rows: Iterable[Embedding], *, finished: bool = True) -> None:
+        """Write the results of embedding, and clear the marks of `retry` if that is `finished`.
+
+        Otherwise the audio is to be embedded under another recipe, too.
 
         Not durable until a folder is indexed: a durable write per track would wait for the disk
         each time, and after a power loss the vectors are found in the store again.
@@ -75,6 +77,8 @@ class Tables(ManifestTables):
                         (row.audio_hash,),
                     )
                 db.execute(put, astuple(row))
+                if not finished:
+                    continue
                 db.execute(
                     "UPDATE tracks SET retry = 0 WHERE audio_hash = ? AND retry <> 0"
                     " AND probed <> 0",

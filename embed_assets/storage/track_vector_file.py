@@ -17,13 +17,13 @@ from types import MappingProxyType
 
 import numpy as np
 
-from embed_assets.errors import TrackRejected
+from embed_assets.errors import TrackRejected, TransientError
 from embed_assets.identity import AudioHash, IndexSpec
 from embed_assets.storage.pooling import pool
-from embed_assets.storage.vector_store import Store, VectorsLost
+from embed_assets.storage.vector_store import Store, VectorsLost, Wanted
 
 FOLDER = "search"
-"""Name of the folder of these files, next to the folder of the store."""
+"""Name of the folder of these files in EMBED_HOME."""
 
 WINDOWS = "-windows"
 """Suffix in the names of the files with windows (`segment_vector_file.py`)."""
@@ -41,13 +41,13 @@ _NORM_TOLERANCE = 1e-3
 def base_of(store: Store, spec: IndexSpec) -> Path:
     """Path and stem of the files of a spec."""
     name = f"{spec.recipe.digest[:16]}-{spec.pooling}-{spec.dim}"
-    return store.root.with_name(FOLDER) / name
+    return store.home / FOLDER / name
 
 
 def unused_files(store: Store, specs: Collection[IndexSpec]) -> list[Path]:
     """The files of specs other than these, including those of windows."""
     kept = {base_of(store, spec).name for spec in specs}
-    files = store.root.with_name(FOLDER).glob("*.*")
+    files = (store.home / FOLDER).glob("*.*")
     return sorted(f for f in files if f.name.partition(".")[0].removesuffix(WINDOWS) not in kept)
 
 
@@ -125,12 +125,20 @@ class TrackVectorFile:
     def _pool(
         self, embedded: Mapping[AudioHash, float], at_hand: Mapping[str, np.ndarray]
     ) -> Iterator[tuple[tuple[bytes, float], np.ndarray]]:
+        rest = {}
         for audio, at in embedded.items():
             if audio in at_hand:
                 yield (audio.encode(), at), at_hand[audio]
+            else:
+                rest[audio] = at
+        wanted = (Wanted(audio, int(at)) for audio, at in rest.items())
+        found = self.store.read_many(self.spec.recipe.digest, wanted)
+        for (audio, at), windows in zip(rest.items(), found, strict=True):
+            if isinstance(windows, VectorsLost):
                 continue
-            with suppress(VectorsLost, TrackRejected):
-                windows = self.store.read(self.spec.recipe.digest, audio)
+            if isinstance(windows, TransientError):
+                raise windows
+            with suppress(TrackRejected):
                 yield (audio.encode(), at), pool(windows, self.spec.pooling)
 
     def _map(self) -> None:

@@ -176,4 +176,4 @@ def _note(
         if accept or first:
             noted.stages[outcome.key] = now.stages
             if accept or outcome.subject.is_clip:
-                notes.accepted.write(context.recipe.digest, outcome.key, now.vectors)
+                notes.accepted.write(context.recipe.digest, outcome.key, now.vectors, replace=True)

@@ -17,6 +17,7 @@ from embed_assets.embedding.canary.stages import DECODER, FEATURES, SAMPLES, Fin
 from embed_assets.embedding.embed_track import Job
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.identity import FolderId, Recipe, TrackId
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.records import Track
 
 SECONDS = 3
@@ -117,5 +118,5 @@ def subject(ending: str, recipe: Recipe, choice: EncoderConfig) -> Subject:
         duration=float(SECONDS),
     )
     whole = replace(recipe, window_seconds=float(SECONDS), windows=1)
-    job = Job(track, path, whole, choice, Path(), "", force=True)
+    job = Job(track, path, whole, choice, FolderStore(Path()), "", force=True)
     return Subject(f"clip.{ending}", job, is_clip=True)

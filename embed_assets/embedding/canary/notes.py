@@ -18,6 +18,7 @@ from embed_assets.embedding.canary.report import Comparison, Level, Report
 from embed_assets.embedding.canary.stages import Fingerprint
 from embed_assets.errors import ConfigurationError, TransientError, is_passing
 from embed_assets.identity import RecipeDigest
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.vector_store import Store
 
 
@@ -49,12 +50,12 @@ class Notes:
     @classmethod
     def beside(cls, store: Store) -> Notes:
         """The notes of the home that has this store of vectors."""
-        return cls(store.root.with_name("canary"))
+        return cls(store.home / "canary")
 
     @property
-    def accepted(self) -> Store:
+    def accepted(self) -> FolderStore:
         """Vectors that are right for a subject though the store has others, or none."""
-        return Store(self.folder)
+        return FolderStore(self.folder)
 
     def file(self, recipe: RecipeDigest) -> Path:
         """The JSON file of a recipe."""

@@ -154,9 +154,7 @@ def embed_golden_tracks(
         subjects = []
         for track, _ in more:
             path = local_path(context.library.root or "", track.path)
-            job = Job(
-                track, path, context.recipe, context.choice, context.store.root, "", force=True
-            )
+            job = Job(track, path, context.recipe, context.choice, context.store, "", force=True)
             subjects.append(Subject(display_path(track.path), job))
         for subject, now in _embed_all(pool, subjects):
             key = subject.job.track.audio

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
 import numpy as np
@@ -86,6 +86,36 @@ class Report:
     """When it was made."""
     comparisons: list[Comparison] = field(default_factory=list)
     """Each format of the clip, and each track."""
+
+
+def together(reports: Mapping[str, Report]) -> Report:
+    """The reports of several encoders as one, by the name of the encoder; the first is of tracks.
+
+    Of the numbers it has the worst ones, with the limits of the report that they are from.
+    """
+    (_, first), *others = reports.items()
+    if not others:
+        return first
+    every = list(Level)
+    worst = max(reports.values(), key=lambda r: (every.index(r.level), r.distance))
+    return replace(
+        worst,
+        message="; ".join(f"{name}: {report.message}" for name, report in reports.items()),
+        tracks=max(report.tracks for report in reports.values()),
+        skipped=max(report.skipped for report in reports.values()),
+        changed=list(dict.fromkeys(c for report in reports.values() for c in report.changed)),
+        engine="; ".join(filter(None, (report.engine for report in reports.values()))),
+        seconds=round(sum(report.seconds for report in reports.values()), 1),
+        at=min(report.at for report in reports.values()),
+        comparisons=[
+            *first.comparisons,
+            *(
+                replace(one, name=f"{name}: {one.name}")
+                for name, report in others
+                for one in report.comparisons
+            ),
+        ],
+    )
 
 
 def tolerance(*dtypes: str) -> float:

@@ -1,0 +1,108 @@
+"""A whole project with its vectors in an object store, and nothing of them in EMBED_HOME."""
+
+from __future__ import annotations
+
+import json
+import shutil
+
+import pytest
+
+from embed_assets.errors import TransientError
+from embed_assets.storage.garbage import collect_garbage
+from embed_assets.storage.object_store import ObjectStore
+from embed_assets_tests.made_library import MEAN, OTHER, shelf_of
+from embed_assets_tests.object_server import LOGIN, names_in
+
+
+@pytest.fixture
+def elsewhere(world, bucket, object_server):
+    """A world whose vectors are in a bucket."""
+    world.settings |= object_server.environment
+    world.settings["EMBED_VECTORS"] = f"s3://{bucket}/my/vectors"
+    return world
+
+
+def test_a_library_is_indexed_with_its_vectors_elsewhere(elsewhere, bucket, object_server):
+    world = elsewhere
+    world.album("First", 1, 2, 3)
+    world.album("Second", 4, 5)
+    world.put_bad("Second/bad.mp3", b"nothing")
+    away = world.settings | {"AWS_ENDPOINT_URL": "http://127.0.0.1:9"}
+    world.settings, there = away, world.settings
+    failed = world.run("sync", "--json")
+    assert failed.returncode == 1, failed.stderr
+    assert "it cannot be reached" in world.run("errors").stdout
+    world.settings = there
+
+    done = world.sync()
+    assert (done["embedded"], done["rejected"], done["failed_folders"]) == (5, 1, 0)
+    world.assert_index_is_library()
+    assert len(names_in(world.project().store)) == 5
+    assert not (world.home / "vectors").exists()
+    asked = object_server.requests(bucket)
+    assert asked["PUT"] == 5
+    assert asked["HEAD"] <= 2, "at most one for each run that embeds"
+
+    doctor = {c["check"]: c for c in json.loads(world.run("doctor", "--json").stdout)}
+    assert "written, read, listed and deleted" in doctor["cluster"]["message"]
+    assert doctor["vectors"]["message"].startswith("5 stored vectors read")
+
+    for folder in ("cache", "search"):
+        shutil.rmtree(world.home / folder)
+    world.settings["EMBED_POOLING"] = "enriched"
+    assert world.sync()["embedded"] == 0, "another collection is filled from the store"
+    checked = world.run("collections", "--check", "--json")
+    assert checked.returncode == 0, checked.stdout
+    secret = LOGIN["AWS_SECRET_ACCESS_KEY"].encode()
+    for file in (f for f in world.home.rglob("*") if f.is_file()):
+        assert secret not in file.read_bytes(), file
+
+    del world.settings["EMBED_POOLING"]
+    shutil.rmtree(world.home)
+    assert world.sync()["embedded"] == 0, "so does a machine that has nothing yet"
+    world.assert_index_is_library()
+
+
+def test_old_vectors_that_nothing_uses_go_by_the_clock_of_the_store(bucket, tmp_path):
+    shelf = shelf_of(tmp_path, "nowhere.db", 2)
+    store = ObjectStore(f"s3://{bucket}/vectors", tmp_path / "home")
+    for spec in (MEAN, OTHER):
+        for tracks in shelf.albums.values():
+            for track in tracks:
+                store.write(spec.recipe.digest, track.audio, shelf_windows())
+
+    def collect(older_than: float, *, dry_run: bool = False):
+        recipes = {MEAN.recipe.digest}
+        return collect_garbage(shelf.tables, store, recipes, older_than=older_than, dry_run=dry_run)
+
+    young = collect(3600)
+    assert (young.entries, young.too_young, young.removed) == (12, 6, 0)
+    assert collect(-60, dry_run=True).removed == 6
+    assert len(names_in(store)) == 12
+    assert collect(-60).removed == 6
+    assert {name.partition("/")[0] for name in names_in(store)} == {MEAN.recipe.digest}
+
+
+def shelf_windows():
+    import numpy as np
+
+    return np.ones((3, 1, 16), np.float32)
+
+
+def test_vectors_that_are_lost_elsewhere_are_noticed_when_they_are_read(elsewhere):
+    world = elsewhere
+    world.album("First", 1, 2)
+    world.sync()
+    store, recipe = world.project().store, world.project().spec().recipe.digest
+    lost = next(store.entries(recipe)).audio_hash
+    store.delete(recipe, [lost])
+    shutil.rmtree(world.home / "cache")
+    shutil.rmtree(world.home / "search")
+    shutil.rmtree(world.home / "milvus.db")
+    for _ in range(3):
+        if world.run("sync", "--json").returncode == 0:
+            break
+    world.assert_index_is_library()
+    assert store.has(recipe, lost)
+    with pytest.raises(TransientError):
+        ObjectStore(f"{store.address}/nothing-here", world.home).read(recipe, lost)
