@@ -41,11 +41,13 @@ mount --bind "$own" "$at/own"
 mount -t tmpfs -o ro none "$hidden"
 cd "$at/own"
 set +e
-"$@"
-echo "ended with exit code $?"
-while :; do sleep 1; done
+while :; do
+    "$@"
+    echo "ended with exit code $?"
+    sleep 1
+done
 """
-"""First process of a host. It stays when its command ends, as a machine does."""
+"""First process of a host: a machine stays, and starts Ray again when it ends."""
 
 PATIENT = {
     "RAY_health_check_period_ms": "1000",

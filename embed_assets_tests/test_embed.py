@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import os
 import shutil
+from itertools import islice
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from embed_assets.embedding.embed_folders import EmbedContext, EmbedResult, embed_folders
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import FolderChanged
+from embed_assets.identity import folder_id
 from embed_assets.library.manifest import MusicFolder, scan_folder
 from embed_assets.storage.folder_store import FolderStore
+from embed_assets.storage.records import Embedding
 from embed_assets.storage.tables import Tables
 from embed_assets.workers import Pool, open_pool
+from embed_assets_tests.embedded import HERE, Here
 from embed_assets_tests.encoded import silent_flac
 from embed_assets_tests.synth import write_track
 
@@ -65,6 +70,41 @@ def test_audio_that_several_folders_hold_is_embedded_once(library, pool, tmp_pat
     again, rows = embed(library, pool, tmp_path)
     assert [counts(again[p]) for p in PATHS] == [(0, 2, 0)] * 3
     assert rows == []
+
+
+class OneAhead(Here):
+    """Takes the next task before it does one, as a pool of processes does."""
+
+    def run(self, function, items):
+        items = iter(items)
+        waiting = list(islice(items, 1))
+        for item in items:
+            yield waiting[0], function(waiting[0])
+            waiting = [item]
+        yield from ((item, function(item)) for item in waiting)
+
+
+def test_the_next_folder_keeps_what_is_noted_of_audio_that_was_just_embedded(library, tmp_path):
+    outcomes, rows = embed(library, OneAhead(), tmp_path)
+    assert [counts(outcomes[p]) for p in PATHS] == [(2, 0, 0), (1, 1, 0), (1, 1, 0)]
+    assert {(row.engine, row.note) for row in rows} == {("numpy", "")}
+
+
+def test_what_a_shard_brings_meanwhile_keeps_how_it_was_made(library, tmp_path):
+    tables, store = Tables(tmp_path / "tables.sqlite"), FolderStore(tmp_path / "store")
+    scan_folder(library, b"A", tables, HERE)
+    embedding = EmbedContext(library, RECIPE, CHOICE, tables, store)
+
+    def arrive() -> None:
+        for track in tables.pending(folder_id(library.name, b"A"), RECIPE.digest):
+            store.write(RECIPE.digest, track.audio, np.ones((1, 1, RECIPE.dim), np.float32))
+            made = Embedding(RECIPE.digest, track.audio, 1, 2.0, engine="torch", device="cuda:0")
+            tables.put_embeddings([made])
+
+    ((_, outcome),) = embed_folders(embedding, [b"A"], HERE, before_first=arrive)
+    assert counts(outcome) == (0, 2, 0)
+    rows = [row for _, row in tables.indexable(folder_id(library.name, b"A"), RECIPE.digest)]
+    assert {(row.engine, row.note) for row in rows} == {("torch", "")}
 
 
 def test_what_changed_in_one_folder_is_had_from_another_that_holds_the_same(

@@ -241,7 +241,6 @@ def test_a_host_that_stood_still_and_wakes_changes_nothing(working):
         path: row[0] for path, row in rows.items()
     }
     world.assert_index_is_library()
-    host.kill()
 
 
 def test_a_run_that_is_delivered_again_is_ignored(working):
@@ -261,7 +260,8 @@ def test_a_run_that_is_delivered_again_is_ignored(working):
     world.until(lambda: runs_of(world)[run_id].is_finished, "the run ends")
     deliver(world, other, runs_of(world)[run_id])
     with world.instance() as instance:
-        messages = [entry.user_message for entry in instance.all_logs(run_id)]
+        entries = instance.all_logs(run_id, dg.DagsterEventType.ENGINE_EVENT)
+    messages = [entry.dagster_event.message or "" for entry in entries]
     assert [m.partition(" that")[0] for m in messages if m.startswith("Ignoring")] == [
         "Ignoring a duplicate run",
         "Ignoring a run worker",

@@ -109,7 +109,8 @@ def test_a_line_a_folder_says_what_became_of_its_tracks():
     lines = folder_lines(
         [
             FolderOutcome("A/B", read=17, embedded=12, rejected=5, rejects=rejects),
-            FolderOutcome("A/C", read=1, embedded=1),
+            FolderOutcome("A/C", read=1, embedded=1, words=1),
+            FolderOutcome("A/D", words=2),
             FolderOutcome("A/Retagged", read=1, written=1),
             FolderOutcome("A/Gone", removed=3),
             FolderOutcome("A/As it was", rejected=1),
@@ -118,7 +119,8 @@ def test_a_line_a_folder_says_what_became_of_its_tracks():
     assert list(lines) == [
         "A/B: 12 tracks embedded, 5 rejected (0.mp3: corrupt; 1.mp3: corrupt; 2.mp3: corrupt"
         " and 2 more)",
-        "A/C: 1 track embedded",
+        "A/C: 1 track embedded, 1 for `find`",
+        "A/D: 2 tracks embedded for `find`",
         "A/Retagged: 1 track written to the index",
         "A/Gone: 3 removed",
     ]

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import dataclass
 
 import pytest
 
 from embed_assets.errors import TransientError
+from embed_assets.index.connection import connect
+from embed_assets.index.folders import index_library
 from embed_assets.storage.garbage import collect_garbage
 from embed_assets.storage.object_store import ObjectStore
-from embed_assets_tests.made_library import MEAN, OTHER, shelf_of
+from embed_assets_tests.made_library import ENRICHED, MEAN, OTHER, Shelf, shelf_of, windows_of
 from embed_assets_tests.object_server import LOGIN, names_in
 
 
@@ -69,7 +72,7 @@ def test_old_vectors_that_nothing_uses_go_by_the_clock_of_the_store(bucket, tmp_
     for spec in (MEAN, OTHER):
         for tracks in shelf.albums.values():
             for track in tracks:
-                store.write(spec.recipe.digest, track.audio, shelf_windows())
+                store.write(spec.recipe.digest, track.audio, windows_of(track.audio))
 
     def collect(older_than: float, *, dry_run: bool = False):
         recipes = {MEAN.recipe.digest}
@@ -83,26 +86,34 @@ def test_old_vectors_that_nothing_uses_go_by_the_clock_of_the_store(bucket, tmp_
     assert {name.partition("/")[0] for name in names_in(store)} == {MEAN.recipe.digest}
 
 
-def shelf_windows():
-    import numpy as np
+@dataclass
+class FarShelf(Shelf):
+    """A shelf whose vectors are in a bucket, without copies on this machine."""
 
-    return np.ones((3, 1, 16), np.float32)
+    bucket: str = ""
+
+    @property
+    def store(self) -> ObjectStore:
+        return ObjectStore(f"s3://{self.bucket}", self.root / "home")
 
 
-def test_vectors_that_are_lost_elsewhere_are_noticed_when_they_are_read(elsewhere):
-    world = elsewhere
-    world.album("First", 1, 2)
-    world.sync()
-    store, recipe = world.project().store, world.project().spec().recipe.digest
-    lost = next(store.entries(recipe)).audio_hash
-    store.delete(recipe, [lost])
-    shutil.rmtree(world.home / "cache")
-    shutil.rmtree(world.home / "search")
-    shutil.rmtree(world.home / "milvus.db")
-    for _ in range(3):
-        if world.run("sync", "--json").returncode == 0:
-            break
-    world.assert_index_is_library()
-    assert store.has(recipe, lost)
-    with pytest.raises(TransientError):
-        ObjectStore(f"{store.address}/nothing-here", world.home).read(recipe, lost)
+def test_vectors_that_are_lost_elsewhere_are_noticed_when_they_are_read(bucket, lite, tmp_path):
+    shelf = FarShelf(tmp_path, lite, bucket=bucket)
+    for album in (b"A", b"B"):
+        shelf.put(album, MEAN)
+    lost = shelf.albums[b"A"][1]
+    recipe = MEAN.recipe.digest
+    shelf.store.delete(recipe, [lost.audio])
+    with connect(lite) as client:
+        found = {}
+        for told in index_library(client, shelf.context(ENRICHED), [b"A", b"B"]):
+            found[told[0] if isinstance(told, tuple) else told.path] = told
+        assert found[b"B"].rows == 3
+        _, error = found[b"A"]
+        assert isinstance(error, TransientError)
+        assert f"no vectors at s3://{bucket} (at" in str(error)
+        assert "embedded again at the next attempt" in str(error)
+        assert [t.track_id for t in shelf.tables.pending(lost.folder_id, recipe)] == [lost.track_id]
+        shelf.embed([MEAN], [lost])
+        (told,) = index_library(client, shelf.context(ENRICHED), [b"A"])
+        assert told.rows == 3

@@ -21,6 +21,8 @@ SLOW = frozenset(
         "test_a_file_that_gives_no_audio_holds_no_place",
         "test_a_file_that_takes_a_decoder_for_ever_costs_its_own_worker_only",
         "test_a_lock_is_free_again_when_its_holder_is_killed",
+        "test_killed_before_packed_vectors_are_deleted_it_packs_none_twice",
+        "test_killed_while_it_embeds_it_continues",
         "test_a_look_makes_up_scan_though_scans_are_an_hour_apart",
         "test_a_pool_that_ends_while_workers_still_start_prints_nothing",
         "test_a_processor_with_other_instructions_gives_what_is_shipped",
@@ -52,6 +54,7 @@ SLOW = frozenset(
         "test_the_numbers_are_the_same_with_every_version_of_torch_and_muq",
         "test_the_openapi_document_says_what_the_server_does",
         "test_the_server_stops_though_somebody_listens",
+        "test_what_is_at_home_is_left_out",
         "test_what_arrives_in_the_library_later_is_matched_without_another_list",
         "test_what_browsers_cannot_play_is_converted",
     }

@@ -18,6 +18,7 @@ from embed_assets.cli import (
     index,
     queries,
     reports,
+    shards,
     tables,
     terminal,
     vectors,
@@ -177,6 +178,7 @@ def demo() -> None:
 
 index.add_to(app)
 tables.add_to(app)
+shards.add_to(app)
 vectors.add_to(app)
 cluster.add_to(app)
 

@@ -21,6 +21,7 @@ from embed_assets.library.left_out import LeftOutCounts
 from embed_assets.neighbours.figures import Difference, Hubs, Relation
 from embed_assets.operations.collections import CollectionRow, ServingJson
 from embed_assets.operations.doctor import Finding
+from embed_assets.operations.embed import EmbedIntoResult, RejectedTrack, UnfinishedFolder
 from embed_assets.operations.errors import ErrorRow
 from embed_assets.operations.gc import Collected, History
 from embed_assets.operations.music_servers import ServerRow
@@ -28,6 +29,7 @@ from embed_assets.operations.retry import Asked
 from embed_assets.operations.status import Status, WordsStatus
 from embed_assets.operations.sync import SyncResult
 from embed_assets.operations.try_int8 import Trial
+from embed_assets.operations.union import Refused, UnionResult
 from embed_assets.search.by_words import WordMatch
 from embed_assets.search.draw import WrittenMap
 from embed_assets.search.duplicates import DuplicateGroup
@@ -121,6 +123,8 @@ SHAPES: dict[str, Shape] = {
         note="Sizes are in bytes.",
     ),
     "try-int8": Shape(fields_of(Trial)),
+    "embed": Shape(fields_of(EmbedIntoResult)),
+    "union": Shape(fields_of(UnionResult)),
 }
 """The shape by command; options that change the shape have their own entry."""
 
@@ -139,5 +143,8 @@ OBJECTS: dict[str, type] = {
     "hubs": Hubs,
     "comparison": Beside,
     "difference": Difference,
+    "rejected track": RejectedTrack,
+    "unfinished folder": UnfinishedFolder,
+    "refused": Refused,
 }
 """Objects inside these shapes, by their names in docs/json.md."""

@@ -54,7 +54,10 @@ class RunChange:
 
 @dataclass(frozen=True)
 class FolderOutcome:
-    """What a run did to a folder, in tracks; `rejects`: (path, reason) of rejected tracks."""
+    """What a run did to a folder, in tracks; `rejects`: (path, reason) of rejected tracks.
+
+    `words`: embedded for `find`, beside those that were `embedded`.
+    """
 
     folder: str
     read: int = 0
@@ -63,11 +66,12 @@ class FolderOutcome:
     written: int = 0
     rejected: int = 0
     rejects: tuple[tuple[str, str], ...] = ()
+    words: int = 0
 
     @property
     def changed(self) -> bool:
         """Whether anything changed."""
-        return bool(self.read or self.embedded or self.removed or self.written)
+        return bool(self.read or self.embedded or self.words or self.removed or self.written)
 
 
 @dataclass(frozen=True)
@@ -158,7 +162,8 @@ def _outcome(key: str, values: Mapping[str, Any]) -> FolderOutcome:
     table = values.get("rejects")
     records: Iterable[dg.TableRecord] = table.records if counts["rejected"] and table else ()
     rejects = tuple((str(r.data["track"]), str(r.data["reason"])) for r in records)
-    return FolderOutcome(_name(key), removed=removed, rejects=rejects, **counts)
+    words = int(values.get("words_embedded") or 0)
+    return FolderOutcome(_name(key), removed=removed, rejects=rejects, words=words, **counts)
 
 
 def cause_of(instance: dg.DagsterInstance, run_id: str) -> str:

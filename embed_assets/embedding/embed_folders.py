@@ -143,12 +143,15 @@ class _UnderWay:
         self.unsettled: list[tuple[_Folder, Track]] = []
         """Tracks that waited for another file with the same audio, and that file failed."""
         self._claims: dict[str, list[tuple[_Folder, Track]]] = {}
+        self._since: dict[str, Embedding] = {}
+        """What was embedded since the tracks of the last folder were chosen."""
         self._done: list[_Folder] = []
 
     def first_tries(self, paths: Iterable[bytes]) -> Iterator[Job]:
         """A job for each track to embed, folder by folder."""
         for path in paths:
             folder = _Folder(path)
+            self._since.clear()
             try:
                 pending = _pending(self.context, folder)
             except Exception as error:  # noqa: BLE001  # it is the folder's, and raised for it
@@ -172,14 +175,19 @@ class _UnderWay:
         if row is None:
             self.unsettled += others
         else:
+            self._since[job.track.audio] = row
             for folder, _ in others:
                 folder.count(row)
                 settled.append(folder)
         for folder in settled:
-            folder.open -= 1
-            if not folder.open:
-                self._done.append(folder)
+            self._settle(folder)
         return row
+
+    def _settle(self, folder: _Folder) -> None:
+        """A track of a folder has its outcome."""
+        folder.open -= 1
+        if not folder.open:
+            self._done.append(folder)
 
     def finished(self) -> Iterator[tuple[bytes, EmbedResult | BaseException]]:
         """Each folder that is done and was not yet yielded."""
@@ -189,6 +197,10 @@ class _UnderWay:
     def _jobs(self, folder: _Folder, tracks: Iterable[Track]) -> Iterator[Job]:
         context = self.context
         for track in tracks:
+            if (row := self._since.get(track.audio)) is not None:
+                folder.count(row)
+                self._settle(folder)
+                continue
             mine = self._claims.setdefault(track.audio, [])
             mine.append((folder, track))
             # Wait if another file with the same audio is in progress.
@@ -229,7 +241,9 @@ def _take(
         folder.problem = folder.problem or _as_problem(job, outcome)
         return None
     try:
-        context.tables.put_embeddings([outcome.row], finished=context.last)
+        # What was found may have come with a shard just now, whose row says how it was made.
+        keep = outcome.found
+        context.tables.put_embeddings([outcome.row], finished=context.last, keep_vectors=keep)
     except TransientError as error:
         folder.problem = folder.problem or error
         return None

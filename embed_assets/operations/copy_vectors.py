@@ -19,6 +19,9 @@ from embed_assets.storage.vectors_address import is_folder, normal_vectors_addre
 
 SECONDS_PER_NOTE = 10.0
 
+WHOLE_SECONDS = 1.0
+"""Object stores show times in whole seconds, so a copy may look older by that."""
+
 
 @dataclass
 class CopiedVectors:
@@ -72,8 +75,7 @@ def _copy_recipe(
 
     def missing() -> Iterator[Entry]:
         for entry in source.entries(recipe):
-            copy = there.get(entry.audio_hash)
-            if copy and copy.bytes == entry.bytes and copy.modified >= entry.modified:
+            if _is_copied(entry, there.get(entry.audio_hash)):
                 found.there += 1
             else:
                 yield entry
@@ -92,6 +94,12 @@ def _copy_recipe(
         return True
 
     yield from map_parallel(copy, missing())
+
+
+def _is_copied(entry: Entry, copy: Entry | None) -> bool:
+    if copy is None or copy.bytes != entry.bytes:
+        return False
+    return copy.modified + WHOLE_SECONDS >= entry.modified
 
 
 def _store(target: str, settings: Settings) -> Store:

@@ -145,6 +145,7 @@ def folder_lines(done: Iterable[FolderOutcome]) -> Iterator[str]:
         removed=sum(one.removed for one in done),
         written=sum(one.written for one in done),
         rejected=sum(one.rejected for one in done),
+        words=sum(one.words for one in done),
     )
     rejected = "; `embed-assets errors` says why" if total.rejected else ""
     yield f"{counted(len(done), 'folder')}: {_counts(total)}{rejected}"
@@ -152,6 +153,9 @@ def folder_lines(done: Iterable[FolderOutcome]) -> Iterator[str]:
 
 def _counts(one: FolderOutcome) -> str:
     parts = [f"{counted(one.embedded, 'track')} embedded"] if one.embedded else []
+    if one.words:
+        n = str(one.words) if one.embedded else f"{counted(one.words, 'track')} embedded"
+        parts.append(f"{n} for `find`")
     parts += [f"{one.removed} removed"] if one.removed else []
     if one.rejected:
         reasons = [f"{path.rpartition('/')[2]}: {reason}" for path, reason in one.rejects]

@@ -54,10 +54,13 @@ class Tables(ManifestTables):
 
     # Embeddings
 
-    def put_embeddings(self, rows: Iterable[Embedding], *, finished: bool = True) -> None:
+    def put_embeddings(
+        self, rows: Iterable[Embedding], *, finished: bool = True, keep_vectors: bool = False
+    ) -> None:
         """Write the results of embedding, and clear the marks of `retry` if that is `finished`.
 
-        Otherwise the audio is to be embedded under another recipe, too.
+        Otherwise the audio is to be embedded under another recipe, too. `keep_vectors`: rows of
+        audio that has vectors by now stay as they are.
 
         Not durable until a folder is indexed: a durable write per track would wait for the disk
         each time, and after a power loss the vectors are found in the store again.
@@ -66,9 +69,11 @@ class Tables(ManifestTables):
         with self.transaction(durable=False) as db:
             for row in rows:
                 before = db.execute(
-                    "SELECT 1 FROM embeddings WHERE recipe = ? AND audio_hash = ?",
+                    "SELECT reason FROM embeddings WHERE recipe = ? AND audio_hash = ?",
                     (row.recipe, row.audio_hash),
                 ).fetchone()
+                if before and before[0] is None and keep_vectors:
+                    continue
                 if before:
                     # Rows with the old vectors may be in any collection: which ones use this recipe
                     # is not known here.

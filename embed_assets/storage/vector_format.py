@@ -58,9 +58,7 @@ def pack(windows: np.ndarray) -> bytes:
         )
     if not np.isfinite(windows).all():
         raise TrackRejected(Reason.BAD_VECTOR, "its window vectors contain NaN or infinity")
-    buffer = io.BytesIO()
-    np.lib.format.write_array(buffer, np.ascontiguousarray(windows, dtype="<f4"), version=(1, 0))
-    raw = buffer.getvalue()
+    raw = to_npy(windows)
     return raw + _MAGIC + zlib.crc32(raw).to_bytes(4, "little")
 
 
@@ -74,11 +72,30 @@ def unpack(raw: bytes) -> np.ndarray:
     end = len(raw) - FOOTER_BYTES
     if raw[end:-4] != _MAGIC:
         raise ValueError("its end is missing")
-    if zlib.crc32(memoryview(raw)[:end]) != int.from_bytes(raw[-4:], "little"):
+    content = memoryview(raw)[:end]
+    if zlib.crc32(content) != int.from_bytes(raw[-4:], "little"):
         raise ValueError("its checksum differs")
+    return from_npy(content)
+
+
+def to_npy(windows: np.ndarray) -> bytes:
+    """A standard .npy file of float32 [n_windows, S, dim]."""
+    buffer = io.BytesIO()
+    np.lib.format.write_array(buffer, np.ascontiguousarray(windows, dtype="<f4"), version=(1, 0))
+    return buffer.getvalue()
+
+
+def from_npy(raw: bytes | memoryview) -> np.ndarray:
+    """The windows of a standard .npy file: float32 [n_windows, S, dim], finite, read-only.
+
+    Raises ValueError, which says what is wrong, for anything else; never unpickles, and takes no
+    more memory than `raw`.
+    """
+    if len(raw) < _HEADER_START + 2:
+        raise ValueError(f"only {len(raw)} bytes")
     start = _HEADER_START + 2 + int.from_bytes(raw[_HEADER_START : _HEADER_START + 2], "little")
-    shape = _shape(raw[:start])
-    if end - start != 4 * math.prod(shape):
+    shape = _shape(bytes(raw[:start]))
+    if len(raw) - start != 4 * math.prod(shape):
         raise ValueError("its length differs")
     array = np.frombuffer(raw, dtype="<f4", count=math.prod(shape), offset=start).reshape(shape)
     if not np.isfinite(array).all():

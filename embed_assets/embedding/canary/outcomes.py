@@ -33,6 +33,7 @@ from embed_assets.embedding.embed_track import Job
 from embed_assets.errors import FolderChanged, TrackRejected
 from embed_assets.identity import AudioHash, RecipeDigest, display_path, local_path
 from embed_assets.storage.golden_tracks import golden_tracks
+from embed_assets.storage.records import Track
 from embed_assets.storage.vector_store import Store, VectorsLost
 from embed_assets.workers import Pool
 
@@ -109,7 +110,7 @@ def embed_clip(context: EmbedContext, pool: Pool, notes: Notes, noted: Noted) ->
     """
     recipe = context.recipe
     subjects = [clip.subject(ending, recipe, context.choice) for ending in clip.FORMATS]
-    for subject, now in _embed_all(pool, subjects):
+    for subject, now in embed_all(pool, subjects):
         if isinstance(now, TrackRejected):
             key = _clip_key(subject, None)
             is_first = not any(known.startswith(f"{key}-") for known in noted.stages)
@@ -153,10 +154,8 @@ def embed_golden_tracks(
         rows = {track.audio: row for track, row in more}
         subjects = []
         for track, _ in more:
-            path = local_path(context.library.root or "", track.path)
-            job = Job(track, path, context.recipe, context.choice, context.store, "", force=True)
-            subjects.append(Subject(display_path(track.path), job))
-        for subject, now in _embed_all(pool, subjects):
+            subjects.append(subject_of(context, track))
+        for subject, now in embed_all(pool, subjects):
             key = subject.job.track.audio
             vectors = _read(notes.accepted, recipe, key)
             if vectors is None:
@@ -173,9 +172,17 @@ def embed_golden_tracks(
     return outcomes, skipped
 
 
-def _embed_all(
+def subject_of(context: EmbedContext, track: Track) -> Subject:
+    """A track of the library, to be embedded again."""
+    path = local_path(context.library.root or "", track.path)
+    job = Job(track, path, context.recipe, context.choice, context.store, "", force=True)
+    return Subject(display_path(track.path), job)
+
+
+def embed_all(
     pool: Pool, subjects: Sequence[Subject]
 ) -> Iterator[tuple[Subject, Stages | BaseException]]:
+    """Each subject with what it gives now, or with what went wrong."""
     yield from pool.allowing(lambda subject: 2.0 * more_seconds(subject.job)).run(
         embed_stages, subjects
     )
