@@ -3,22 +3,30 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING
 
 from embed_assets.identity import CollectionKey, IndexSpec
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
 
+if TYPE_CHECKING:
+    from embed_assets.index.options import IndexOptions
+
 
 @dataclass(frozen=True)
 class IndexContext:
-    """A library, its tables and vectors, and the spec and address of the index that is wanted."""
+    """A library, its tables and vectors, and the spec and address of the index that is wanted.
+
+    `options`: how a server is to hold the collections; None leaves them as they are.
+    """
 
     library: MusicFolder
     tables: Tables
     store: Store
     spec: IndexSpec
     uri: str
+    options: IndexOptions | None = None
 
     @property
     def collection_key(self) -> CollectionKey:

@@ -116,6 +116,7 @@ class IndexSpec:
     Two more collections may be wanted beside that of the tracks, whose name and digest are the same
     with and without them. `parts`: one of the windows, that of `segment_spec`. `words`: one for
     `find`, that of `words_spec`, with vectors of this other recipe.
+    `vector_type`, `shards`: how a server stores the rows, which it cannot change later.
     """
 
     recipe: Recipe
@@ -124,6 +125,8 @@ class IndexSpec:
     rows: str = TRACKS
     parts: bool = False
     words: Recipe | None = None
+    vector_type: str = "float32"
+    shards: int = 1
 
     @property
     def dim(self) -> int:
@@ -139,7 +142,9 @@ class IndexSpec:
 
     @cached_property
     def _digest(self) -> IndexDigest:
-        parts = "index", self.recipe.digest, self.pooling, str(self.row_schema)
+        parts = ["index", self.recipe.digest, self.pooling, str(self.row_schema)]
+        if (self.vector_type, self.shards) != ("float32", 1):
+            parts += [self.vector_type, str(self.shards)]
         return IndexDigest(digest(*parts))
 
     @property
@@ -153,7 +158,9 @@ class IndexSpec:
 
         It is that of an encoder that knows words, as if this encoder were the only one.
         """
-        return IndexSpec(self.words, row_schema=self.row_schema) if self.words else None
+        if self.words is None:
+            return None
+        return replace(self, recipe=self.words, pooling="mean", parts=False, words=None)
 
     @property
     def collection_specs(self) -> tuple[IndexSpec, ...]:
@@ -183,9 +190,9 @@ class IndexSpec:
         return json.dumps(self.as_json(), sort_keys=True)
 
     def as_json(self) -> dict[str, Any]:
-        """All fields; without the recipe of words where there is none, as before there was one."""
-        plain = asdict(self)
-        return plain if self.words else {k: v for k, v in plain.items() if k != "words"}
+        """All fields; without those that earlier versions lack if they have their defaults."""
+        late = {"words": None, "vector_type": "float32", "shards": 1}
+        return {k: v for k, v in asdict(self).items() if k not in late or v != late[k]}
 
     @classmethod
     def load(cls, text: str) -> IndexSpec | None:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from embed_assets.context import IndexContext
 from embed_assets.encoders.cards import OF_WORDS
@@ -11,6 +13,8 @@ from embed_assets.encoders.config import EncoderConfig, VectorConfig
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import IndexSpec
 from embed_assets.index.backend import Backend, backend_of
+from embed_assets.index.connection import connect
+from embed_assets.index.options import DEFAULT_OPTIONS, FLOAT32, IndexOptions
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.settings import Settings
 from embed_assets.storage.folder_store import FolderStore
@@ -21,6 +25,9 @@ from embed_assets.storage.sqlite_database import SqliteDatabase
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Store
 from embed_assets.storage.vectors_address import is_folder
+
+if TYPE_CHECKING:
+    from embed_assets.index.clients import IndexClient
 
 
 def tables_in(home: Path, address: PostgresAddress | None = None) -> Tables:
@@ -79,6 +86,9 @@ class Project:
     vectors: VectorConfig
     uri: str
     token: str | None
+    vector_type: str = FLOAT32.name
+    shards: int = 1
+    options: IndexOptions = DEFAULT_OPTIONS
 
     @classmethod
     def of(cls, settings: Settings) -> Project:
@@ -90,6 +100,9 @@ class Project:
             vectors=vectors_of(settings),
             uri=settings.index_uri,
             token=settings.milvus_token or None,
+            vector_type=settings.milvus_vector_type,
+            shards=settings.milvus_shards,
+            options=settings.index_options,
         )
 
     @property
@@ -108,11 +121,17 @@ class Project:
         Raises:
             ConfigurationError: no such encoder, or its weights are not on this machine.
         """
-        return self.vectors.spec()
+        return replace(self.vectors.spec(), vector_type=self.vector_type, shards=self.shards)
 
     def index(self) -> IndexContext:
         """The context of runs over folders; raises the same errors as `spec`."""
-        return IndexContext(self.library, self.tables, self.store, self.spec(), self.uri)
+        return IndexContext(
+            self.library, self.tables, self.store, self.spec(), self.uri, self.options
+        )
+
+    def open_index(self, *, wait_seconds: float = 60.0) -> AbstractContextManager[IndexClient]:
+        """A client of the index; see `connect`."""
+        return connect(self.uri, self.token, options=self.options, wait_seconds=wait_seconds)
 
 
 def for_reading(settings: Settings) -> Project:

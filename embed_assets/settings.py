@@ -20,7 +20,8 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from embed_assets.access import Address, Tokens, read_tokens, require_token
 from embed_assets.encoders import cards
 from embed_assets.errors import ConfigurationError
-from embed_assets.index.address import normal_address
+from embed_assets.index.address import is_server, normal_address
+from embed_assets.index.options import IndexOptions
 from embed_assets.servers.config import ServerConfig, parse, with_login
 from embed_assets.storage.postgres_address import PostgresAddress, normal_postgres_url
 from embed_assets.storage.vectors_address import normal_vectors_address
@@ -132,6 +133,37 @@ class Settings(BaseSettings):
     )
     milvus_database: str = Field(
         "", description="Database of the Milvus server; it must exist. Empty: the default database."
+    )
+    milvus_index: Literal[
+        "auto", "FLAT", "HNSW", "IVF_FLAT", "IVF_SQ8", "IVF_RABITQ", "DISKANN", "AUTOINDEX"
+    ] = Field(
+        "auto",
+        description="Index of the vectors on a Milvus server. `auto`: HNSW, and what a collection"
+        " has already. Which one for how many tracks: docs/milvus.md.",
+    )
+    milvus_vector_type: Literal["float32", "float16", "bfloat16"] = Field(
+        "float32",
+        description="How a Milvus server stores vectors; `float16` and `bfloat16` take half the"
+        " memory, and Milvus 2.4. A change fills another collection.",
+    )
+    milvus_shards: int = Field(
+        1,
+        ge=1,
+        le=64,
+        description="Shards of a collection on a Milvus server, which are written in parallel. A"
+        " change fills another collection.",
+    )
+    milvus_replicas: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="On how many groups of query nodes a Milvus server loads a collection. Empty:"
+        " one, or what it has.",
+    )
+    milvus_mmap: bool | None = Field(
+        None,
+        description="Whether a Milvus server maps a collection from its disk instead of holding it"
+        " in memory (Milvus 2.4). Empty: as the server is configured.",
     )
     scan_seconds: int = Field(
         5, ge=1, le=86_400, description="Seconds between two scans of the library."
@@ -294,6 +326,21 @@ class Settings(BaseSettings):
             normal_address(info.data["milvus_uri"] or "milvus.db", value)
         return value
 
+    @field_validator(
+        "milvus_index", "milvus_vector_type", "milvus_shards", "milvus_replicas", "milvus_mmap"
+    )
+    @classmethod
+    def _of_a_server(cls, value: object, info: ValidationInfo) -> object:
+        default = cls.model_fields[info.field_name or ""].default
+        uri = info.data.get("milvus_uri", "")
+        if value != default and not is_server(uri):
+            raise ValueError(
+                "is for a Milvus server, and Milvus Lite stores vectors in one way: leave"
+                f" EMBED_{(info.field_name or '').upper()} empty, or name a server in"
+                " EMBED_MILVUS_URI"
+            )
+        return value
+
     @field_validator("servers")
     @classmethod
     def _a_list_of_servers(cls, value: str) -> str:
@@ -383,6 +430,11 @@ class Settings(BaseSettings):
         if not self.milvus_uri:
             return str(self.home / "milvus.db")
         return normal_address(self.milvus_uri, self.milvus_database)
+
+    @property
+    def index_options(self) -> IndexOptions:
+        """How a Milvus server is to hold the collections."""
+        return IndexOptions(self.milvus_index, self.milvus_replicas, self.milvus_mmap)
 
     @property
     def instance_home(self) -> Path:

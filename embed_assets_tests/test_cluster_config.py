@@ -11,7 +11,7 @@ import yaml
 from embed_assets.defs.dagster_compat.pools import set_pool_limit
 from embed_assets.defs.dagster_compat.runs import open_folder
 from embed_assets.defs.host_check import spec_tags
-from embed_assets.operations.cluster_config import cluster_config
+from embed_assets.operations.cluster_config import cluster_config, steps
 from embed_assets.project import Project
 
 ELSEWHERE = {"module": "embed_assets_tests.other_hosts", "class": "OtherHosts"}
@@ -133,3 +133,13 @@ def test_a_run_gets_gpus_or_processors():
         "num_cpus": 8,
     }
     assert "default_limit" not in with_gpu["concurrency"]["pools"]
+
+
+def test_the_steps_name_settings_of_milvus_for_a_number_of_tracks():
+    assert "EMBED_MILVUS_INDEX" not in steps(4)
+    assert "EMBED_MILVUS_SHARDS" not in steps(4, 1_000_000)
+    ten, hundred = steps(4, 10_000_000), steps(4, 100_000_000)
+    assert "EMBED_MILVUS_VECTOR_TYPE=float16\n" in ten
+    assert "EMBED_MILVUS_MMAP=true\n" in ten
+    assert "EMBED_MILVUS_INDEX=DISKANN\n" in hundred
+    assert "set milvus 4\n" in hundred

@@ -92,7 +92,7 @@ def test_going_back_after_a_retag_serves_every_folder(shelf):
         assert shelf.index(client, ENRICHED).served == ENRICHED.collection
         shelf.retag(ALBUM, "Blue in Green")
         shelf.index(client, ENRICHED, [ALBUM])
-        back = promotion.rollback(client, shelf.tables, shelf.address, ENRICHED.collection)
+        back = promotion.rollback(client, shelf.context(ENRICHED))
         assert back.served == MEAN.collection
     assert len(titles(shelf)) == 6
     assert titles(shelf).count("Blue in Green") == 3

@@ -146,9 +146,9 @@ def test_audio_that_another_host_embedded_meanwhile_is_not_indexed_again(tables)
     audio = track(b"a.mp3").audio
     first = Embedding("r", audio, 3, device="cuda", run_id="first", at=1.0)
     late = replace(first, device="cpu", run_id="late", at=2.0)
-    tables.put_embeddings([first], keep_vectors=True)
+    tables.put_embeddings([first], keep=True)
     before = revision()
-    tables.put_embeddings([late], keep_vectors=True)
+    tables.put_embeddings([late], keep=True)
     assert queries.embeddings_of(tables, "r", [audio]) == {audio: first}
     assert revision() == before
     tables.put_embeddings([late])

@@ -14,7 +14,8 @@ from filelock import FileLock
 
 from embed_assets.definitions import build_defs
 from embed_assets.defs.resources import resources
-from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
+from embed_assets.defs.state import embedding_at_once, fit_pools
+from embed_assets.index.backend import backend_of
 from embed_assets.planning import compare
 from embed_assets.project import FOLDERS_PER_GPU_RUN, fitted
 from embed_assets.settings import Settings
@@ -158,12 +159,13 @@ def test_an_import_has_a_run_for_each_gpu_and_one_that_reads_ahead(world, monkey
             return len(sensor.evaluate_tick(context).run_requests)
 
         assert asked() == 2
-        fit_gpu_pool(instance, 3)
+        lite = backend_of(settings.index_uri)
+        fit_pools(instance, 3, lite)
         assert asked() == 4
-        fit_gpu_pool(instance, 1)
+        fit_pools(instance, 1, lite)
         assert asked() == 2, "a machine that lost its GPUs"
         instance.event_log_storage.set_concurrency_slots("gpu", 2)
-        fit_gpu_pool(instance, 3)
+        fit_pools(instance, 3, lite)
         assert embedding_at_once(instance) == 2, "a person chose it"
 
 

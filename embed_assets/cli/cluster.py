@@ -19,6 +19,9 @@ def cluster_config(
     runs: Annotated[int, typer.Option(min=1, help="How many runs at once, on all machines.")] = 4,
     gpus: Annotated[int, typer.Option(min=0, help="GPUs for each run; 0: --cpus instead.")] = 0,
     cpus: Annotated[int, typer.Option(min=1, help="Processors for each run without a GPU.")] = 4,
+    tracks: Annotated[
+        int, typer.Option(min=0, help="Add settings of Milvus for this many; see docs/milvus.md.")
+    ] = 0,
 ) -> None:
     """Print a dagster.yaml for runs on several machines (PostgreSQL, Ray), and what to start where.
 
@@ -28,7 +31,7 @@ def cluster_config(
 
     require_text("--address", address)
     typer.echo(command.cluster_config(address, runs, gpus, cpus), nl=False)
-    typer.echo(command.steps(runs), err=True, nl=False)
+    typer.echo(command.steps(runs, tracks), err=True, nl=False)
 
 
 def add_to(app: typer.Typer) -> None:

@@ -73,6 +73,8 @@ def collections(
             windows = f"{row['windows']} windows" if row["windows"] else "windows"
             made = f"{row['encoder']}, {windows} of {row['window_seconds']:g} s, {row['pooling']}"
             made += f", width {row['width']}"
+            made += "" if row["vector_type"] == "float32" else f", {row['vector_type']}"
+            made += "" if row["shards"] == 1 else f", {row['shards']} shards"
         typer.echo(f"    made with: {made}")
         if row["complete"] is not None:
             missing = f"no, {row['folders_missing']} folders are missing or out of date"

@@ -21,7 +21,7 @@ SETTING = "setting"
 """Marks a failure that only a change of settings can fix."""
 
 MILVUS_POOL = "milvus"
-"""Pool of the steps that write to the index: Milvus Lite allows one writer."""
+"""Pool of the steps that write to the index: Milvus Lite allows one writer, a server several."""
 
 RETRIES = dg.RetryPolicy(
     max_retries=3, delay=2, backoff=dg.Backoff.EXPONENTIAL, jitter=dg.Jitter.PLUS_MINUS

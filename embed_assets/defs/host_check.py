@@ -42,6 +42,11 @@ NAMES = {
     "windows": "EMBED_WINDOWS",
     "pooling": "EMBED_POOLING",
     "parts": "EMBED_PARTS",
+    "vector_type": "EMBED_MILVUS_VECTOR_TYPE",
+    "shards": "EMBED_MILVUS_SHARDS",
+    "index": "EMBED_MILVUS_INDEX",
+    "replicas": "EMBED_MILVUS_REPLICAS",
+    "mmap": "EMBED_MILVUS_MMAP",
     "words": "EMBED_WORDS",
     "words_weights": "the digest of the weights (EMBED_WORDS_MODEL)",
     "uri": "EMBED_MILVUS_URI (with EMBED_MILVUS_DATABASE)",
@@ -49,6 +54,14 @@ NAMES = {
     "vectors": "EMBED_VECTORS (empty: in EMBED_HOME)",
 }
 """What a person can change to make two hosts alike; the rest is the version of embed_assets."""
+
+UNSET = {
+    "words": False,
+    "vector_type": "float32",
+    "shards": 1,
+    "index": "auto",
+}
+"""What a setting is that is in none of the values."""
 
 
 def run_settings(index: IndexContext) -> dict[str, Any]:
@@ -59,7 +72,9 @@ def run_settings(index: IndexContext) -> dict[str, Any]:
         "tables": index.tables.database.place,
         "vectors": index.store.address,
     }
-    values = {**plain.pop("recipe"), **plain, **places}
+    # Two hosts that want different ones would change a collection back and forth.
+    options = index.options.as_json() if index.options else {}
+    values = {**plain.pop("recipe"), **plain, **options, **places}
     if words := plain.get("words"):
         values |= {"words": True, "words_weights": words["weights"], "words_recipe": words}
     return values
@@ -156,8 +171,8 @@ def _named(own: Mapping[str, Any], other: Mapping[str, Any]) -> str:
     for chosen, weights in (("encoder", "weights"), ("words", "words_weights")):
         if chosen in names and weights in names:
             names.remove(weights)
-    # Where no words are wanted, nothing is said of them.
-    pairs = [(NAMES[n], own.get(n, False), other.get(n, False)) for n in names]
+    # What is not set is not in the values.
+    pairs = [(NAMES[n], own.get(n, UNSET.get(n)), other.get(n, UNSET.get(n))) for n in names]
     return (
         "; ".join(f"{name} is {here!r} here and {there!r} there" for name, here, there in pairs)
         or "it has another version of embed_assets"

@@ -5,7 +5,12 @@ import base64
 import dagster as dg
 
 from embed_assets.defs.milvus_index import milvus_index
-from embed_assets.defs.resources import EncoderResource, MilvusResource, StateResource
+from embed_assets.defs.resources import (
+    EncoderResource,
+    MilvusResource,
+    StateResource,
+    wanted_spec,
+)
 from embed_assets.identity import IndexSpec
 from embed_assets.storage import collection_registry
 from embed_assets.storage.tables import Tables
@@ -29,7 +34,7 @@ def library_map(
     from embed_assets.search.projection import draw, picture
     from embed_assets.search.searcher import Searcher
 
-    spec = drawn_spec(state.tables(), encoder.spec(), milvus.uri)
+    spec = drawn_spec(state.tables(), wanted_spec(encoder, milvus), milvus.uri)
     searcher = Searcher(state.tables(), state.store(), spec, spec.collection_key(milvus.uri))
     if not len(searcher):
         return dg.MaterializeResult(metadata={"dagster/row_count": 0})

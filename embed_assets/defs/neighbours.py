@@ -116,6 +116,8 @@ def _project(
         vectors=replace(encoder.vectors(), parts=False),
         uri=milvus.uri,
         token=None,
+        vector_type=milvus.vector_type,
+        shards=milvus.shards,
     )
 
 

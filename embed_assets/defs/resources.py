@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ import dagster as dg
 from embed_assets.context import IndexContext
 from embed_assets.encoders.config import EncoderConfig, VectorConfig
 from embed_assets.identity import IndexSpec
+from embed_assets.index.options import AUTO, FLOAT32, IndexOptions
 from embed_assets.library.manifest import MusicFolder
 from embed_assets.project import store_in, tables_in, vectors_of
 from embed_assets.settings import Settings
@@ -89,7 +91,7 @@ class EncoderResource(dg.ConfigurableResource[Any]):
         )
 
     def spec(self) -> IndexSpec:
-        """The index spec that all folders should have.
+        """The index spec, as far as the encoder decides it; `wanted_spec` is the whole.
 
         Raises:
             ConfigurationError: no such encoder, or no weights.
@@ -98,17 +100,27 @@ class EncoderResource(dg.ConfigurableResource[Any]):
 
 
 class MilvusResource(dg.ConfigurableResource[Any]):
-    """The vector index."""
+    """The vector index, and how a server is to hold it."""
 
     uri: str
     token: str
+    vector_type: str = FLOAT32.name
+    shards: int = 1
+    index: str = AUTO
+    replicas: int | None = None
+    mmap: bool | None = None
+
+    def options(self) -> IndexOptions:
+        """What a server can change without filling a collection anew."""
+        return IndexOptions(self.index, self.replicas, self.mmap)
 
     @contextmanager
     def get_client(self) -> Iterator[IndexClient]:
         """A client; on Milvus Lite no other process can use the index until the block ends."""
         from embed_assets.index.connection import connect
 
-        with connect(self.uri, self.token or None, wait_seconds=120.0) as client:
+        token, options = self.token or None, self.options()
+        with connect(self.uri, token, options=options, wait_seconds=120.0) as client:
             yield client
 
 
@@ -119,9 +131,14 @@ def index_context(
     milvus: MilvusResource,
 ) -> IndexContext:
     """The context of indexing; raises what `encoder.spec` does."""
-    return IndexContext(
-        library.library(), state.tables(), state.store(), encoder.spec(), milvus.uri
-    )
+    spec = wanted_spec(encoder, milvus)
+    music, tables, store = library.library(), state.tables(), state.store()
+    return IndexContext(music, tables, store, spec, milvus.uri, milvus.options())
+
+
+def wanted_spec(encoder: EncoderResource, milvus: MilvusResource) -> IndexSpec:
+    """The index spec that all folders should have; raises what `encoder.spec` does."""
+    return replace(encoder.spec(), vector_type=milvus.vector_type, shards=milvus.shards)
 
 
 def resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
@@ -158,5 +175,10 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
         "milvus": MilvusResource(
             uri=settings.index_uri,
             token=dg.EnvVar("EMBED_MILVUS_TOKEN") if settings.milvus_token else "",
+            vector_type=settings.milvus_vector_type,
+            shards=settings.milvus_shards,
+            index=settings.milvus_index,
+            replicas=settings.milvus_replicas,
+            mmap=settings.milvus_mmap,
         ),
     }

@@ -20,15 +20,16 @@ from embed_assets.defs.dagster_compat.runs import (
     watches_workers,
     write_note,
 )
-from embed_assets.defs.execution import GPU_POOL
+from embed_assets.defs.execution import GPU_POOL, MILVUS_POOL
 from embed_assets.defs.partitions import FOLDERS_NAME
 from embed_assets.defs.ranged_run import PRIORITY_TAG
 from embed_assets.identity import PartitionKey
+from embed_assets.index.backend import Backend
 
 INDEX_KEY = dg.AssetKey("milvus_index")
 
-FITTED = "embed_assets/gpu_pool"
-"""Key in Dagster's cursor storage: the slots of the pool `gpu` that were set for this machine."""
+FITTED = {GPU_POOL: "embed_assets/gpu_pool", MILVUS_POOL: "embed_assets/milvus_pool"}
+"""Pool -> key in Dagster's cursor storage: the slots that were set by `fit_pools`."""
 
 LIVE = (
     DagsterRunStatus.QUEUED,
@@ -54,29 +55,35 @@ def known_keys(instance: dg.DagsterInstance) -> list[PartitionKey]:
 
 def embedding_at_once(instance: dg.DagsterInstance) -> int:
     """How many runs may embed at the same time: the slots of the pool `gpu`."""
-    return max(1, _gpu_pool(instance)[0])
+    return max(1, _slots(instance, GPU_POOL)[0])
 
 
-def fit_gpu_pool(instance: dg.DagsterInstance, devices: int) -> None:
-    """Set the slots of the pool `gpu` to one per device, unless a person chose another number.
+def fit_pools(instance: dg.DagsterInstance, devices: int, backend: Backend) -> None:
+    """Set the slots of the pools, unless a person chose other numbers.
 
-    Where runs go to other machines, this one's devices say nothing, and only a person can choose.
+    `gpu`: one per device. `milvus`: as many writers as the index may have at once. Where runs go to
+    other machines, this one's devices say nothing, and only a person can choose.
     """
     if watches_workers(instance):
         return
-    slots, by_hand = _gpu_pool(instance)
-    if slots != devices and not by_hand:
+    _fit(instance, GPU_POOL, devices)
+    _fit(instance, MILVUS_POOL, backend.writers)
+
+
+def _fit(instance: dg.DagsterInstance, pool: str, wanted: int) -> None:
+    slots, by_hand = _slots(instance, pool)
+    if slots != wanted and not by_hand:
         # Recorded first, with the old number: any other number counts as chosen by a person.
-        write_note(instance, FITTED, f"{slots} {devices}")
-        set_pool_limit(instance, GPU_POOL, devices)
+        write_note(instance, FITTED[pool], f"{slots} {wanted}")
+        set_pool_limit(instance, pool, wanted)
 
 
-def _gpu_pool(instance: dg.DagsterInstance) -> tuple[int, bool]:
+def _slots(instance: dg.DagsterInstance, pool: str) -> tuple[int, bool]:
     """Number of slots, and whether a person chose it."""
-    limit = pool_limit(instance, GPU_POOL)
+    limit = pool_limit(instance, pool)
     if limit is None:
         return 1, False
-    return limit, str(limit) not in read_note(instance, FITTED).split()
+    return limit, str(limit) not in read_note(instance, FITTED[pool]).split()
 
 
 def live_runs(instance: dg.DagsterInstance) -> list[DagsterRun]:

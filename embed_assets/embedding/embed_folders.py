@@ -241,10 +241,7 @@ def _take(
         folder.problem = folder.problem or _as_problem(job, outcome)
         return None
     try:
-        # Vectors that another run or a shard brought meanwhile are those that the store keeps, and
-        # their row says how they were made.
-        keep = not job.force
-        context.tables.put_embeddings([outcome.row], finished=context.last, keep_vectors=keep)
+        context.tables.put_embeddings([outcome.row], finished=context.last, keep=not job.force)
     except TransientError as error:
         folder.problem = folder.problem or error
         return None

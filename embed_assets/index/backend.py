@@ -17,12 +17,16 @@ from urllib.parse import urlsplit
 from embed_assets.identity import CollectionName, digest
 from embed_assets.index import milvus_compat
 from embed_assets.index.address import is_server, normal_address
+from embed_assets.index.options import DEFAULT_OPTIONS, IndexOptions
 
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
 
 REACH_SECONDS = 3.0
 """How long to wait for a server's port to open."""
+
+SERVER_WRITERS = 4
+"""Each waits for the server's clock when it reads back; more would hold more batches in memory."""
 
 
 class Backend(Protocol):
@@ -39,6 +43,10 @@ class Backend(Protocol):
         Then queries are answered from the tables and vector files, so that they never wait for a
         run.
         """
+
+    @property
+    def writers(self) -> int:
+        """How many index steps may write at once."""
 
     @property
     def advice(self) -> str:
@@ -63,10 +71,15 @@ class Backend(Protocol):
         """
 
 
-def backend_of(uri: str) -> Backend:
-    """The backend of an address; opens nothing. Raises ValueError: it cannot be an address."""
+def backend_of(uri: str, options: IndexOptions | None = None) -> Backend:
+    """The backend of an address; opens nothing. Raises ValueError: it cannot be an address.
+
+    `options`: how a server is to hold the collections that its clients create.
+    """
     uri = normal_address(uri)
-    return ServerBackend(uri) if is_server(uri) else LiteBackend(Path(uri))
+    if not is_server(uri):
+        return LiteBackend(Path(uri))
+    return ServerBackend(uri, options or DEFAULT_OPTIONS)
 
 
 @dataclass(frozen=True)
@@ -75,6 +88,7 @@ class LiteBackend:
 
     folder: Path
     exclusive = True
+    writers = 1
     advice = (
         "if this happens again, delete that folder and run `embed-assets sync`: the index is"
         " rebuilt from the stored embeddings, and nothing is embedded again"
@@ -124,7 +138,9 @@ class ServerBackend:
     """A Milvus server, at `http(s)://host[:port][/database]`."""
 
     uri: str
+    options: IndexOptions = DEFAULT_OPTIONS
     exclusive = False
+    writers = SERVER_WRITERS
     advice = "check that the server is running and that EMBED_MILVUS_URI is right"
 
     @contextmanager
@@ -132,7 +148,7 @@ class ServerBackend:
         """A client; other processes may have theirs at the same time."""
         from embed_assets.index.clients import ServerClient
 
-        client = ServerClient(self.uri, token)
+        client = ServerClient(self.uri, token, self.options)
         try:
             yield client
         finally:

@@ -6,14 +6,31 @@ Importing this imports pymilvus, which takes half a second.
 from __future__ import annotations
 
 import logging
+import re
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
+from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from pymilvus import MilvusClient
+from pymilvus import MilvusClient, MilvusException
 
+from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.identity import IndexSpec
 from embed_assets.index import milvus_compat
 from embed_assets.index.milvus_compat import PAGE
+from embed_assets.index.options import (
+    DEFAULT_OPTIONS,
+    INDEX_TYPES,
+    MMAP,
+    MMAP_SINCE,
+    VECTOR_TYPES,
+    IndexOptions,
+    IndexType,
+    VectorType,
+    Version,
+    vector_type_of,
+)
 
 if TYPE_CHECKING:
     from pymilvus.milvus_client.index import IndexParams
@@ -23,6 +40,9 @@ if TYPE_CHECKING:
 CONNECT_SECONDS = 10.0
 """How long a server may take to answer the first call."""
 
+LOAD_SECONDS = 600.0
+LOAD_POLL_SECONDS = 0.2
+
 # They log errors, with tracebacks, that they also raise.
 for _name in ("pymilvus", "milvus_lite"):
     logging.getLogger(_name).setLevel(logging.CRITICAL)
@@ -30,6 +50,8 @@ for _name in ("pymilvus", "milvus_lite"):
 
 class IndexClient(MilvusClient):  # type: ignore[misc]  # pymilvus has no types
     """A client of an index; the base class is right for a server."""
+
+    options = DEFAULT_OPTIONS
 
     def give_way(self) -> bool:
         """Let another process use the index if one waits for it; True if one was let in.
@@ -41,10 +63,57 @@ class IndexClient(MilvusClient):  # type: ignore[misc]  # pymilvus has no types
 
     def vector_index(self) -> IndexParams:
         """The index of the field `vector` of a new collection."""
-        params = self.prepare_index_params()
-        graph = {"M": 16, "efConstruction": 200}
-        params.add_index("vector", index_type="HNSW", metric_type="COSINE", params=graph)
+        return self.index_of(self.options)
+
+    def described_index(self, collection: str) -> dict[str, Any]:
+        """The index of the vectors of a collection, as Milvus describes it; empty: none."""
+        names = self.list_indexes(collection, field_name="vector")
+        return self.describe_index(collection, names[0]) if names else {}
+
+    def index_type(self, collection: str) -> IndexType:
+        """The type of that index; AUTOINDEX for one that we do not know."""
+        name = self.described_index(collection).get("index_type", "")
+        return INDEX_TYPES.get(name, INDEX_TYPES["AUTOINDEX"])
+
+    def index_of(self, options: IndexOptions) -> IndexParams:
+        """The index that these options ask for."""
+        params, kind = self.prepare_index_params(), options.index_type
+        params.add_index(
+            "vector", index_type=kind.name, metric_type="COSINE", params=dict(kind.params)
+        )
         return params
+
+    def creation_options(self, spec: IndexSpec) -> dict[str, Any]:
+        """What a new collection gets besides its fields.
+
+        Raises:
+            ConfigurationError: this server is too old for what the spec asks for.
+        """
+        return {}
+
+    def require_options(self, options: IndexOptions) -> None:
+        """Raise ConfigurationError if this server is too old for one of them."""
+
+    def is_loaded(self, collection: str) -> bool:
+        """Whether a collection is loaded."""
+        state = self.get_load_state(collection)["state"]
+        return getattr(state, "name", str(state)) == "Loaded"
+
+    def load(self, collection: str) -> None:
+        """Load a collection, so that it can be searched; does nothing if it is loaded."""
+        self.load_collection(collection)
+
+    def vector_type(self, collection: str) -> VectorType:
+        """How the vectors of a collection are stored; asks once for each collection."""
+        if collection not in self._vector_types:
+            fields = self.describe_collection(collection)["fields"]
+            kind = next(f["type"] for f in fields if f["name"] == "vector")
+            self._vector_types[collection] = vector_type_of(getattr(kind, "name", str(kind)))
+        return self._vector_types[collection]
+
+    @cached_property
+    def _vector_types(self) -> dict[str, VectorType]:
+        return {}
 
     def remove_half_created(self, collection: str) -> None:
         """Remove what a kill left of a collection that was being created."""
@@ -81,8 +150,63 @@ class IndexClient(MilvusClient):  # type: ignore[misc]  # pymilvus has no types
 class ServerClient(IndexClient):
     """A client of a Milvus server."""
 
-    def __init__(self, uri: str, token: str) -> None:
+    def __init__(self, uri: str, token: str, options: IndexOptions) -> None:
+        self.options = options
         super().__init__(uri, token=token, timeout=CONNECT_SECONDS)
+
+    def creation_options(self, spec: IndexSpec) -> dict[str, Any]:
+        """See the base class."""
+        # An old server creates a collection of such vectors, and fails at its first search.
+        stored = VECTOR_TYPES[spec.vector_type]
+        self.require(f"EMBED_MILVUS_VECTOR_TYPE={stored.name}", stored.since)
+        self.require_options(self.options)
+        made: dict[str, Any] = {"num_shards": spec.shards} if spec.shards > 1 else {}
+        if self.options.mmap is not None:
+            made["properties"] = {MMAP: str(self.options.mmap).lower()}
+        return made
+
+    def require_options(self, options: IndexOptions) -> None:
+        """See the base class."""
+        kind = options.index_type
+        self.require(f"EMBED_MILVUS_INDEX={kind.name}", kind.since)
+        if options.mmap is not None:
+            self.require(f"EMBED_MILVUS_MMAP={options.mmap}", MMAP_SINCE)
+
+    def require(self, setting: str, since: Version) -> None:
+        """Raise ConfigurationError if this server is older than a setting needs."""
+        if since == (0, 0):
+            return
+        version = self.get_server_version()
+        numbers = tuple(int(n) for n in re.findall(r"\d+", version)[:2])
+        # A server that was built by hand may name no number: then it says itself what it lacks.
+        if numbers and numbers < since:
+            raise ConfigurationError(
+                f"{setting} needs Milvus {'.'.join(map(str, since))}, and the server is {version}:"
+                f" leave {setting.partition('=')[0]} empty, or upgrade the server"
+            )
+
+    def load(self, collection: str) -> None:
+        """See the base class. Another number of replicas than the loaded one is left as it is."""
+        if self.is_loaded(collection):
+            return
+        replicas = self.options.replicas
+        try:
+            self.load_collection(collection, **({"replica_number": replicas} if replicas else {}))
+        except MilvusException as e:
+            if not milvus_compat.has_other_replicas(e):
+                raise
+            self._wait_until_loaded(collection)
+
+    def _wait_until_loaded(self, collection: str) -> None:
+        """Wait for another process that is loading it with another number of replicas."""
+        deadline = time.monotonic() + LOAD_SECONDS
+        while not self.is_loaded(collection):
+            if time.monotonic() > deadline:
+                raise TransientError(
+                    f"Milvus has not loaded collection {collection} after {LOAD_SECONDS:.0f} s: is"
+                    " there enough memory on its query nodes?"
+                )
+            time.sleep(LOAD_POLL_SECONDS)
 
 
 class LiteClient(IndexClient):
@@ -127,6 +251,10 @@ class LiteClient(IndexClient):
         params = self.prepare_index_params()
         params.add_index("vector", index_type="FLAT", metric_type="COSINE")
         return params
+
+    def index_type(self, collection: str) -> IndexType:  # all have the same
+        """See the base class."""
+        return INDEX_TYPES["FLAT"]
 
     def remove_half_created(self, collection: str) -> None:
         """See the base class."""

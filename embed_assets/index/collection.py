@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import TRACKS, CollectionName, FolderId, IndexSpec, TrackId
+from embed_assets.index import milvus_compat
+from embed_assets.index.options import VECTOR_TYPES
 from embed_assets.index.row import ROW_TYPES, SECONDS, TEXT_BYTES
 
 if TYPE_CHECKING:
@@ -30,15 +33,20 @@ waits for the server's next timestamp, 0.2 s each time.
 def ensure(client: IndexClient, spec: IndexSpec) -> None:
     """Create the collection of `spec` if it is missing, check its fields if not, and load it.
 
+    Several processes may do so at once: the name says which fields it has, so they create the same.
+
     Raises:
-        ConfigurationError: a collection of that name has other fields or another width.
+        ConfigurationError: a collection of that name has other fields or another width, or the
+            server refuses the settings.
     """
     name = spec.collection
     wanted = _schema(client, spec)
     if not client.has_collection(name):
         client.remove_half_created(name)
-        # Strong: a reader sees each row as soon as its write has been acknowledged.
-        client.create_collection(name, schema=wanted, consistency_level="Strong")
+        options = client.creation_options(spec)
+        with _refusal(client, spec, lambda: client.has_collection(name)):
+            # Strong: a reader sees each row as soon as its write has been acknowledged.
+            client.create_collection(name, schema=wanted, consistency_level="Strong", **options)
     there = _shape(client.describe_collection(name)["fields"])
     want = _shape(wanted.to_dict()["fields"])
     differing = sorted(k for k in there.keys() | want.keys() if there.get(k) != want.get(k))
@@ -50,8 +58,30 @@ def ensure(client: IndexClient, spec: IndexSpec) -> None:
             " index, and run `embed-assets sync`"
         )
     if not client.list_indexes(name, field_name="vector"):
-        client.create_index(name, client.vector_index())
-    load(client, name)
+        with _refusal(client, spec, lambda: client.list_indexes(name, field_name="vector")):
+            client.create_index(name, client.vector_index())
+    with _refusal(client, spec, lambda: False):
+        load(client, name)
+
+
+@contextmanager
+def _refusal(client: IndexClient, spec: IndexSpec, there: Callable[[], object]) -> Iterator[None]:
+    """Name the settings that a server refuses; `there`: whether another process has done it."""
+    from pymilvus.exceptions import MilvusException
+
+    try:
+        yield
+    except MilvusException as e:
+        if there():
+            return
+        chosen = client.options.chosen(spec)
+        if not chosen or not milvus_compat.is_refusal(e):
+            raise
+        raise ConfigurationError(
+            f"Milvus {client.get_server_version()} refuses collection {spec.collection} with"
+            f" {' and '.join(chosen)}: {milvus_compat.message_of(e)}. Change the setting, or the"
+            " server"
+        ) from e
 
 
 def load(client: IndexClient, collection: str) -> None:
@@ -62,11 +92,11 @@ def load(client: IndexClient, collection: str) -> None:
     from pymilvus.exceptions import MilvusException
 
     try:
-        client.load_collection(collection)
+        client.load(collection)
     except MilvusException:
         if not client.rebuild_index(collection):
             raise
-        client.load_collection(collection)
+        client.load(collection)
 
 
 def served(client: IndexClient, alias: str = ALIAS) -> CollectionName | None:
@@ -171,7 +201,8 @@ def _schema(client: IndexClient, spec: IndexSpec) -> Any:
             schema.add_field(name, DataType.VARCHAR, max_length=TEXT_BYTES[name], **primary)
         else:
             schema.add_field(name, DataType.FLOAT if name in SECONDS else DataType.INT64)
-    schema.add_field("vector", DataType.FLOAT_VECTOR, dim=spec.dim)
+    kind = DataType[VECTOR_TYPES[spec.vector_type].milvus]
+    schema.add_field("vector", kind, dim=spec.dim)
     return schema
 
 

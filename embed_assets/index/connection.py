@@ -13,15 +13,21 @@ from embed_assets.index.milvus_compat import Fault
 
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
+    from embed_assets.index.options import IndexOptions
 
 
 @contextmanager
 def connect(
-    uri: str, token: str | None = None, *, wait_seconds: float = 60.0
+    uri: str,
+    token: str | None = None,
+    *,
+    options: IndexOptions | None = None,
+    wait_seconds: float = 60.0,
 ) -> Iterator[IndexClient]:
     """Yield a client for the index at `uri`: a path ending in `.db` (Lite), or http(s)://host.
 
-    A server's address may name a database; https means TLS.
+    A server's address may name a database; https means TLS. `options`: how a server is to hold the
+    collections that are created.
 
     A Lite index belongs to this process alone until the block ends. Keep the block short, or call
     `give_way` in it, and never fork in it. Errors of pymilvus that leave the block are raised as
@@ -33,7 +39,7 @@ def connect(
         ConfigurationError: the URI or the token cannot work.
     """
     try:
-        backend = backend_of(uri)
+        backend = backend_of(uri, options)
     except ValueError as e:
         raise ConfigurationError(f"EMBED_MILVUS_URI={uri!r}: {e}") from None
     try:

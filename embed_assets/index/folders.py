@@ -16,6 +16,7 @@ from embed_assets.index.backend import backend_of
 from embed_assets.index.expected_rows import index_rows
 from embed_assets.index.row_kinds import kind_of
 from embed_assets.index.row_vectors import Windows
+from embed_assets.index.tuning import apply_options
 from embed_assets.index.writer import (
     FOLDERS_PER_CHUNK,
     FolderFailed,
@@ -106,6 +107,7 @@ def index_in_batches(
         ConfigurationError: the collection does not fit the spec.
         TransientError: the index could not be written.
     """
+    apply_options(client, index)
     # While one connection is open, no other is the last: SQLite tidies up behind each last one.
     with index.tables.connect():
         *first, last = index.spec.every_collection

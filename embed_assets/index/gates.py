@@ -15,10 +15,12 @@ import numpy as np
 
 from embed_assets.context import IndexContext
 from embed_assets.errors import TrackRejected
-from embed_assets.identity import ROW_SCHEMA_VERSION, IndexSpec
+from embed_assets.identity import ROW_SCHEMA_VERSION, TRACKS, IndexSpec
 from embed_assets.index.collection import count, ensure, load, width_of
 from embed_assets.index.nearest import vectors_of
 from embed_assets.index.neighbour_gates import better_neighbours
+from embed_assets.index.options import search_params
+from embed_assets.index.recall import FEWEST, share_found
 from embed_assets.index.reconcile import IndexDiff, compare
 from embed_assets.index.row import VectorKey
 from embed_assets.index.row_kinds import kind_of
@@ -40,6 +42,7 @@ QUERIES_A_CALL = 50
 NORM_TOLERANCE = 1e-3
 STORE_COSINE = 0.999
 SELF_RECALL = 0.99
+RECALL = 0.9
 TIE = 1e-4
 """Identical recordings find each other with equal scores; either one counts as found."""
 
@@ -143,6 +146,8 @@ def _validate(
         ids = sorted(vectors)[: kind.self_queries]
         hits = _search(client, name, [vectors[i] for i in ids], kind.primary_key)
         gates.append(_self_recall(ids, hits))
+        if spec.rows == TRACKS and client.index_type(name).name != "FLAT":
+            gates.append(_recall(client, index, vectors))
         if beside is not None and beside != name:
             gates += _overlap(client, beside, ids, hits)
             gates += [_better(one, beside) for one in better_neighbours(index, beside)]
@@ -200,14 +205,14 @@ def _search(
     key: str = "track_id",
 ) -> list[list[tuple[str, float]]]:
     """(key, cosine) of the rows nearest to each query, best first."""
-    found = []
+    found, kind, limit = [], client.vector_type(name), NEIGHBOURS + 1
     for i in range(0, len(vectors), QUERIES_A_CALL):
         answer = client.search(
             name,
-            vectors[i : i + QUERIES_A_CALL],
-            limit=NEIGHBOURS + 1,
+            [kind.encode(v) for v in vectors[i : i + QUERIES_A_CALL]],
+            limit=limit,
             output_fields=[key],
-            search_params={"metric_type": "COSINE", "params": {"ef": 128}},
+            search_params=search_params(limit),
             consistency_level="Strong",
         )
         found += [[(h["entity"][key], float(h["distance"])) for h in hits] for hits in answer]
@@ -221,6 +226,16 @@ def _self_recall(ids: list[str], hits: list[list[tuple[str, float]]]) -> Gate:
     )
     share = found / len(ids)
     return Gate("self_recall_at_1", share >= SELF_RECALL, round(share, 4), f">= {SELF_RECALL:g}")
+
+
+def _recall(client: IndexClient, index: IndexContext, vectors: dict[str, np.ndarray]) -> Gate:
+    share, measured = share_found(client, index, vectors)
+    wanted = f">= {RECALL:g}"
+    if measured < FEWEST:
+        return Gate(
+            "neighbours_found", None, round(share, 4), f"informational; of {measured} neighbours"
+        )
+    return Gate("neighbours_found", share >= RECALL, round(share, 4), wanted)
 
 
 def _all_twins(hits: list[tuple[str, float]]) -> bool:

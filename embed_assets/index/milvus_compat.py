@@ -148,6 +148,30 @@ def fault_of(error: Exception) -> Fault:
     return Fault.OTHER
 
 
+_REFUSED = (
+    "invalid parameter",
+    "limited to",
+    "not support",
+    "unsupported",
+    "invalid index type",
+    "unknown index type",
+    "replica number",
+    "nodes not enough",
+    "no enough nodes",
+)
+
+
+def is_refusal(error: Exception) -> bool:
+    """Whether a server says that it cannot do what was asked, now or later."""
+    message = message_of(error).lower()
+    return fault_of(error) is Fault.BAD_REQUEST or any(words in message for words in _REFUSED)
+
+
+def has_other_replicas(error: Exception) -> bool:
+    """Whether a collection was not loaded because it is, or is being, with other replicas."""
+    return "change the replica number" in message_of(error).lower()
+
+
 def message_of(error: Exception) -> str:
     """The message of an error of pymilvus or gRPC."""
     return getattr(error, "message", "") or str(error)

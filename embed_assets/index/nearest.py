@@ -13,6 +13,7 @@ import numpy as np
 from embed_assets.errors import ConfigurationError, NothingIndexed
 from embed_assets.index.collection import IDS_PER_CALL, READ, id_list, load, served, width_of
 from embed_assets.index.milvus_compat import PAGE
+from embed_assets.index.options import search_params
 from embed_assets.words import name_key
 
 if TYPE_CHECKING:
@@ -149,11 +150,11 @@ def nearest_rows(
     """The given fields of the rows nearest to a `[dim]` vector, and `score`, their cosine."""
     hits = client.search(
         collection,
-        [vector.astype(np.float32)],
+        [client.vector_type(collection).encode(vector)],
         limit=limit,
         filter=where,
         output_fields=list(fields),
-        search_params={"metric_type": "COSINE", "params": {"ef": max(128, limit)}},
+        search_params=search_params(limit),
         consistency_level=READ,
     )[0]
     # Equal vectors differ in the seventh digit, which would order twins by chance.
@@ -185,15 +186,18 @@ def vectors_of(
 ) -> dict[str, np.ndarray]:
     """Unit vectors, float32 `[dim]`, of tracks, from the served collection or another one.
 
+    They are rounded as the collection stores them.
+
     `key`: the primary key of its rows. `consistency`: `Strong` also sees what other processes have
     just written.
     """
     name = collection or served_collection(client)
+    kind = client.vector_type(name)
     rest, found = iter(track_ids), {}
     while ids := list(islice(rest, IDS_PER_CALL)):
         rows = client.get(name, ids, output_fields=[key, "vector"], consistency_level=consistency)
         for row in rows:
-            found[row[key]] = np.asarray(row["vector"], dtype=np.float32)
+            found[row[key]] = kind.decode(row["vector"])
     return found
 
 

@@ -27,6 +27,9 @@ from embed_assets.storage.tables import Tables
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
 
+ALIAS_LOCK = "alias"
+"""Lock of the tables: one process at a time decides which collection is served, and moves it."""
+
 PREFIXES = (f"{TRACKS}_", f"{PARTS}_")
 
 
@@ -86,20 +89,41 @@ def promote_if_ready(client: IndexClient, index: IndexContext) -> ServingStatus:
 
 
 def _promote_if_ready(client: IndexClient, index: IndexContext, alias: str) -> ServingStatus:
+    if (status := _not_to_be_moved(client, index, alias)) is not None:
+        return status
+    with index.tables.database.lock(ALIAS_LOCK):
+        # Another process may have moved it while this one waited.
+        if (status := _not_to_be_moved(client, index, alias)) is not None:
+            return status
+        return _move_if_it_passes(client, index, alias)
+
+
+def _not_to_be_moved(client: IndexClient, index: IndexContext, alias: str) -> ServingStatus | None:
+    """Why the alias stays where it is, as far as is known without measuring; else None."""
     spec, tables, uri = index.spec, index.tables, index.uri
     wanted, now = spec.collection, collection.served(client, alias)
     if now is None:
-        return _move(client, index, wanted, None, "first", alias)
+        return None
     last = collection_registry.last_move(tables, uri, alias)
     if now == wanted:
-        if last is None or last.name != now or last.wanted != wanted:
-            collection_registry.note_move(tables, uri, now, now, "settings", wanted, alias)
-        return ServingStatus(wanted, now)
+        recorded = last is not None and (last.name, last.wanted) == (now, wanted)
+        return ServingStatus(wanted, now) if recorded else None
     if missing := collection_registry.unfinished(tables, uri, spec):
         return ServingStatus(wanted, now, why=f"it is being filled, {missing} folders are missing")
     if last and last.name == now and collection_registry.is_by_hand(tables, uri, wanted, alias):
         why = "the other one was chosen by hand; `embed-assets promote` serves this one"
         return ServingStatus(wanted, now, why=why)
+    return None
+
+
+def _move_if_it_passes(client: IndexClient, index: IndexContext, alias: str) -> ServingStatus:
+    tables, uri = index.tables, index.uri
+    wanted, now = index.spec.collection, collection.served(client, alias)
+    if now is None:
+        return _move(client, index, wanted, None, "first", alias)
+    if now == wanted:
+        collection_registry.note_move(tables, uri, now, now, "settings", wanted, alias)
+        return ServingStatus(wanted, now)
     report = validate(client, index, now)
     collection_registry.note_gates(tables, uri, wanted, report.as_json())
     if not report.passed:
@@ -110,9 +134,12 @@ def _promote_if_ready(client: IndexClient, index: IndexContext, alias: str) -> S
 
 
 def _stop_serving_words(client: IndexClient, index: IndexContext) -> None:
-    if now := collection.served(client, WORDS):
-        client.drop_alias(WORDS)
-        collection_registry.note_move(index.tables, index.uri, "", now, "settings", "", WORDS)
+    if collection.served(client, WORDS) is None:
+        return
+    with index.tables.database.lock(ALIAS_LOCK):
+        if now := collection.served(client, WORDS):
+            client.drop_alias(WORDS)
+            collection_registry.note_move(index.tables, index.uri, "", now, "settings", "", WORDS)
 
 
 def request_promotion(index: IndexContext) -> bool:
@@ -178,6 +205,13 @@ def promote(
         NotFound: there is no such collection.
         ConfigurationError: nothing is known of it, or a gate failed.
     """
+    with index.tables.database.lock(ALIAS_LOCK):
+        return _promote(client, index, name, alias, anyway=anyway)
+
+
+def _promote(
+    client: IndexClient, index: IndexContext, name: str, alias: str, *, anyway: bool
+) -> ServingStatus:
     tables, uri, wanted = index.tables, index.uri, index.spec.collection
     _require(client, name)
     now = collection.served(client, alias)
@@ -213,6 +247,11 @@ def rollback(client: IndexClient, index: IndexContext, alias: str = ALIAS) -> Se
     Raises:
         NotFound: nothing was served before, or it was dropped.
     """
+    with index.tables.database.lock(ALIAS_LOCK):
+        return _rollback(client, index, alias)
+
+
+def _rollback(client: IndexClient, index: IndexContext, alias: str) -> ServingStatus:
     now = collection.served(client, alias)
     moves = collection_registry.moves(index.tables, index.uri, alias)
     arrived = next(
@@ -240,6 +279,11 @@ def drop(
         NotFound: there is no such collection.
         ConfigurationError: it is served.
     """
+    with tables.database.lock(ALIAS_LOCK):
+        _drop(client, name, tables, uri, with_words=with_words)
+
+
+def _drop(client: IndexClient, name: str, tables: Tables, uri: str, *, with_words: bool) -> None:
     _require(client, name, PREFIXES)
     if collection.served(client, WORDS) == name:
         if with_words:

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import TYPE_CHECKING
 
 from embed_assets.context import IndexContext
-from embed_assets.identity import CollectionName, FolderId, IndexSpec, digest
+from embed_assets.identity import CollectionName, FolderId, IndexSpec, TrackId, digest
 from embed_assets.index.collection import ensure, rows_by_folder
 from embed_assets.index.folders import served_beside
 from embed_assets.index.row_kinds import kind_of
 from embed_assets.index.row_vectors import NoVectors
-from embed_assets.index.writer import FolderRows, index_folders
+from embed_assets.index.tuning import apply_options
+from embed_assets.index.writer import FOLDERS_PER_CHUNK, FolderRows, index_folders
 from embed_assets.storage import collection_registry
 from embed_assets.storage.tables import Tables
 
@@ -50,6 +51,7 @@ def reconcile(client: IndexClient, index: IndexContext) -> dict[CollectionName, 
     differ are marked as not written, so that the next evaluation requests ordinary runs for them.
     """
     spec, tables, uri = index.spec, index.tables, index.uri
+    apply_options(client, index)
     wanted = spec.every_collection
     found = {}
     for one in (*wanted, *served_beside(client, index)):
@@ -70,12 +72,9 @@ def compare(client: IndexClient, spec: IndexSpec, tables: Tables, uri: str) -> I
     holds a count and a sum per folder.
     """
     ensure(client, spec)
-    there: dict[FolderId, _Sum] = defaultdict(lambda: (0, 0))
-    rows = 0
-    for folder, track, row_digest in rows_by_folder(client, spec.collection):
-        rows += 1
-        there[folder] = _plus(there[folder], track, row_digest)
-    differing: list[bytes] = []
+    there = _sums(rows_by_folder(client, spec.collection))
+    rows = sum(n for n, _ in there.values())
+    differing: dict[FolderId, bytes] = {}
     folders = waiting = 0
     wanted = _wanted(tables, spec)
     none: tuple[FolderId, _Sum | None] = (FolderId(""), None)
@@ -89,14 +88,56 @@ def compare(client: IndexClient, spec: IndexSpec, tables: Tables, uri: str) -> I
         if not written:
             waiting += 1
         elif want != found:
-            differing.append(path)
-    return IndexDiff(rows, folders, waiting, tuple(differing), tuple(sorted(there)))
+            differing[folder] = path
+    orphans = sorted(there)
+    if rows:
+        still = _still_differing(client, spec, tables, uri, [*differing, *orphans])
+        differing = {folder: path for folder, path in differing.items() if folder in still}
+        orphans = [folder for folder in orphans if folder in still]
+    return IndexDiff(rows, folders, waiting, tuple(differing.values()), tuple(orphans))
 
 
-def _wanted(tables: Tables, spec: IndexSpec) -> Iterator[tuple[str, _Sum | None]]:
-    """(folder id, sum of the rows it should have), ordered by id; None: not all embedded yet."""
+def _still_differing(
+    client: IndexClient, spec: IndexSpec, tables: Tables, uri: str, folders: list[FolderId]
+) -> set[FolderId]:
+    """Which of these folders differ when each is read at once, and not while it is written.
+
+    Reading a whole collection and then the tables takes a while, in which other processes index
+    folders: on a server, several at once.
+    """
+    found: set[FolderId] = set()
+    for i in range(0, len(folders), FOLDERS_PER_CHUNK):
+        some = folders[i : i + FOLDERS_PER_CHUNK]
+        before = collection_registry.written_states(tables, uri, spec, some)
+        have = _sums(rows_by_folder(client, spec.collection, some))
+        want = dict(_wanted(tables, spec, some))
+        after = collection_registry.written_states(tables, uri, spec, some)
+        for folder in some:
+            rows = have.get(folder, (0, 0))
+            if folder not in before and folder not in after:
+                found.update([folder] if rows != (0, 0) else [])
+            elif before.get(folder) == after.get(folder) is not None:
+                found.update([folder] if rows != want.get(folder, (0, 0)) else [])
+    return found
+
+
+def _sums(rows: Iterable[tuple[FolderId, TrackId, str]]) -> dict[FolderId, _Sum]:
+    """The order-independent digest of the rows of each folder."""
+    sums: dict[FolderId, _Sum] = defaultdict(lambda: (0, 0))
+    for folder, track, row_digest in rows:
+        sums[folder] = _plus(sums[folder], track, row_digest)
+    return sums
+
+
+def _wanted(
+    tables: Tables, spec: IndexSpec, folders: Sequence[FolderId] | None = None
+) -> Iterator[tuple[FolderId, _Sum | None]]:
+    """(folder id, sum of the rows it should have), ordered by id; None: not all embedded yet.
+
+    `folders`: only of these.
+    """
     kind = kind_of(spec)
-    tracks = collection_registry.embeddable_tracks(tables, spec.recipe.digest)
+    tracks = collection_registry.embeddable_tracks(tables, spec.recipe.digest, folders)
     for folder, group in groupby(tracks, key=lambda t: t[0].folder_id):
         total: _Sum | None = (0, 0)
         for track, embedding in group:

@@ -21,6 +21,7 @@ from embed_assets.index.collection import (
     rows_by_folder,
 )
 from embed_assets.index.nearest import vectors_of
+from embed_assets.index.options import VECTOR_TYPES
 from embed_assets.index.row import Row
 from embed_assets.index.row_kinds import kind_of
 from embed_assets.index.row_vectors import VectorSource
@@ -209,7 +210,7 @@ def _bring(
     touched: set[FolderId] = set()
     kind = kind_of(spec)
     for number, batch in enumerate(_batches(spec, chunk, vectors, force=force), 1):
-        client.upsert(spec.collection, [row for _, row in batch])
+        client.upsert(spec.collection, [_encoded(spec, row) for _, row in batch])
         for work, row in batch:
             work.written[row["track_id"]] = work.want[row["track_id"]][0]
             touched.add(work.source.folder_id)
@@ -300,11 +301,17 @@ def _unit(spec: IndexSpec, row: Row, vector: np.ndarray | Exception) -> np.ndarr
     return (vector / norm).astype(np.float32)
 
 
+def _encoded(spec: IndexSpec, row: dict[str, Any]) -> dict[str, Any]:
+    """The row as pymilvus takes it."""
+    return row | {"vector": VECTOR_TYPES[spec.vector_type].encode(row["vector"])}
+
+
 def _sample_holds(client: IndexClient, spec: IndexSpec, sample: dict[str, np.ndarray]) -> bool:
-    """Whether vectors that were read back point in the right direction."""
+    """Whether vectors that were read back are those that were written, as they are stored."""
     there = vectors_of(client, list(sample), spec.collection, kind_of(spec).primary_key)
+    stored = VECTOR_TYPES[spec.vector_type]
     return all(
-        key in there and float(there[key] @ vector) > SAMPLE_COSINE
+        key in there and float(there[key] @ stored.rounded(vector)) > SAMPLE_COSINE
         for key, vector in sample.items()
     )
 

@@ -11,7 +11,6 @@ from embed_assets.formats import iso
 from embed_assets.identity import PARTS, TRACKS, WORDS
 from embed_assets.index import promotion
 from embed_assets.index.collection import ALIAS
-from embed_assets.index.connection import connect
 from embed_assets.index.gates import Gate
 from embed_assets.index.promotion import Listed, ServingStatus
 from embed_assets.project import Project
@@ -54,6 +53,10 @@ class CollectionRow(TypedDict):
     """How the windows of a track become one vector."""
     width: int | None
     """Dimensions of a vector."""
+    vector_type: str | None
+    """How a server stores its vectors: `float32`, `float16` or `bfloat16`."""
+    shards: int | None
+    """Shards on a server."""
     row_schema: int | None
     """Version of the fields of a row."""
     ranking: str | None
@@ -89,7 +92,7 @@ class ServingJson(TypedDict):
 
 def collections(project: Project) -> list[CollectionRow]:
     """Every collection of the index, the served one first, as `--json` prints them."""
-    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
         found = promotion.listed(client, wanted_spec(project), project.tables, project.uri)
     return [_as_json(c, _ranking(project, c)) for c in found]
 
@@ -102,13 +105,13 @@ def check(project: Project) -> ServingStatus:
     """
     if not project.tables.holds(project.spec().collection_key(project.uri)):
         raise ConfigurationError("nothing is indexed yet: run `embed-assets sync`")
-    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
         return promotion.promote_if_ready_and_validate(client, project.index())
 
 
 def drop(project: Project, name: str) -> None:
     """Drop a collection by name, unless it is served."""
-    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
         with_words = project.vectors.words is not None
         promotion.drop(client, name, project.tables, project.uri, with_words=with_words)
 
@@ -123,14 +126,14 @@ def promote(
         spec = collection_registry.spec_of(project.tables, project.uri, name)
         if spec is None or not has_words(spec.recipe.encoder):
             raise ConfigurationError(f"{name} cannot answer `find`: its encoder knows no words")
-    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
         return promotion.promote(client, index, name, anyway=anyway, alias=alias)
 
 
 def rollback(project: Project, *, words: bool = False) -> ServingStatus:
     """Serve the previous collection. `words`: for `find`."""
     index, alias = _behind(project, words=words)
-    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
         return promotion.rollback(client, index, alias)
 
 
@@ -185,6 +188,8 @@ def _as_json(one: Listed, ranking: str | None) -> CollectionRow:
         "windows": recipe.windows if recipe else None,
         "pooling": spec.pooling if spec else None,
         "width": spec.dim if spec else None,
+        "vector_type": spec.vector_type if spec else None,
+        "shards": spec.shards if spec else None,
         "row_schema": spec.row_schema if spec else None,
         "ranking": ranking,
         "gates_passed": gates["passed"],

@@ -9,7 +9,6 @@ from embed_assets.errors import IndexBusy
 from embed_assets.identity import WORDS, IndexSpec
 from embed_assets.index.backend import backend_of
 from embed_assets.index.collection import ALIAS
-from embed_assets.index.connection import connect
 from embed_assets.index.promotion import promote_if_ready
 from embed_assets.index.reconcile import reconcile
 from embed_assets.project import Project
@@ -38,7 +37,7 @@ def matches_tables(project: Project, index: IndexContext, progress: Callable[[st
     if before is not None and before == known and in_order:
         return True
     try:
-        with connect(uri, project.token, wait_seconds=LITE_SECONDS) as client:
+        with project.open_index(wait_seconds=LITE_SECONDS) as client:
             found = reconcile(client, index)
             if not all(d.none for d in found.values()):
                 differing = sum(len(d.differing) for d in found.values())

@@ -17,7 +17,6 @@ from embed_assets.errors import ConfigurationError, EmbedAssetsError, IndexBusy,
 from embed_assets.formats import counted
 from embed_assets.identity import PARTS, WORDS, display_path
 from embed_assets.index import collection
-from embed_assets.index.connection import connect
 from embed_assets.index.reconcile import compare
 from embed_assets.library import ctimes
 from embed_assets.library.left_out import LeftOut
@@ -215,13 +214,13 @@ def _index(settings: Settings, project: Project) -> str:
     spec = project.spec()
     if not project.tables.holds(spec.collection_key(project.uri)):
         if not project.backend.exclusive:
-            with connect(project.uri, project.token) as client:
+            with project.open_index() as client:
                 client.list_collections()
         last = collection_registry.last_served(project.tables, project.uri)
         earlier = f" ({last}, of earlier settings, is served until then)" if last else ""
         return f"nothing is indexed in {project.uri} yet: run `embed-assets sync` or `up`{earlier}"
     try:
-        with connect(project.uri, project.token, wait_seconds=BUSY_SECONDS) as client:
+        with project.open_index(wait_seconds=BUSY_SECONDS) as client:
             # If EMBED_PARTS was set just now, the parts have no collection yet.
             there = [one for one in spec.every_collection if client.has_collection(one.collection)]
             indexed = (

@@ -22,7 +22,6 @@ from embed_assets.defs.instance import open_instance
 from embed_assets.embedding.canary.notes import Notes
 from embed_assets.errors import TransientError
 from embed_assets.identity import IndexSpec
-from embed_assets.index.connection import connect
 from embed_assets.index.promotion import PREFIXES
 from embed_assets.operations.collections import LITE_SECONDS
 from embed_assets.operations.up import running_address
@@ -158,7 +157,7 @@ def _in_use(project: Project) -> list[IndexSpec] | None:
     known = collection_registry.known(project.tables, project.uri)
     wanted = {one.collection: one for one in project.spec().every_collection}
     specs = list(wanted.values())
-    with connect(project.uri, project.token, wait_seconds=LITE_SECONDS) as client:
+    with project.open_index(wait_seconds=LITE_SECONDS) as client:
         there = [n for n in client.list_collections() if n.startswith(PREFIXES)]
     for name in there:
         found = wanted.get(name) or (known[name].spec if name in known else None)

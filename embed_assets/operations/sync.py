@@ -21,7 +21,7 @@ from embed_assets.defs.host_check import spec_tags
 from embed_assets.defs.instance import open_instance
 from embed_assets.defs.partitions import key_of, path_of
 from embed_assets.defs.run_requests import drop_already_requested, request_lock
-from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
+from embed_assets.defs.state import embedding_at_once, fit_pools
 from embed_assets.errors import ConfigurationError
 from embed_assets.formats import counted
 from embed_assets.identity import folder_id
@@ -122,7 +122,7 @@ def sync(
         asked = looks.begin(tables)
         if running_address(settings) is None:
             # If an `up` is running, its settings decide how many GPUs are used.
-            fit_gpu_pool(instance, project.vectors.device_slots())
+            fit_pools(instance, project.vectors.device_slots(), project.backend)
         embedding = embedding_at_once(instance)
         runs_at_once = embedding + IMPORT_RUNS
         policy = Policy(

@@ -26,7 +26,7 @@ from embed_assets.defs.instance import (
     sole_starter,
 )
 from embed_assets.defs.run_requests import forget_requested
-from embed_assets.defs.state import embedding_at_once, fit_gpu_pool
+from embed_assets.defs.state import embedding_at_once, fit_pools
 from embed_assets.errors import AlreadyRunning, ConfigurationError, ExitCode
 from embed_assets.index.promotion import request_promotion
 from embed_assets.operations.dagster_output import bound, tail
@@ -248,7 +248,8 @@ def _sleep(seconds: float, stopping: list[int]) -> None:
 
 
 def _reap(up: _Session) -> None:
-    fit_gpu_pool(up.instance, Project.of(up.settings).vectors.device_slots())
+    project = Project.of(up.settings)
+    fit_pools(up.instance, project.vectors.device_slots(), project.backend)
     allow_runs(up.settings, embedding_at_once(up.instance) + LIVE_RUNS)
     forget_requested(up.instance)
     # No daemon is running now, so workers that have not begun never will.

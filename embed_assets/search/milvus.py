@@ -12,10 +12,10 @@ import numpy as np
 from embed_assets.identity import IndexSpec
 from embed_assets.index import nearest
 from embed_assets.index.collection import id_list, load
-from embed_assets.index.connection import connect
 from embed_assets.index.expected_rows import vocabulary
 from embed_assets.index.milvus_compat import PAGE
 from embed_assets.index.nearest import Match
+from embed_assets.index.options import FLOAT32
 from embed_assets.neighbours.ranking import COSINE, SAMPLE, Ranking
 from embed_assets.project import Project
 from embed_assets.search import filters as milvus_filters
@@ -26,6 +26,7 @@ from embed_assets.search.order import chosen_method
 from embed_assets.search.recordings import first_takes
 from embed_assets.search.segments import MOST_IDS, Part, ask_parts
 from embed_assets.search.served import WAIT_SECONDS, spec_of
+from embed_assets.search.stored_scores import are_exact, scored_again, stored_vectors
 from embed_assets.storage import collection_registry
 from embed_assets.storage.segment_vector_file import SegmentVectorFile
 
@@ -87,12 +88,18 @@ class MilvusAnswers:
             limit = min(max(RERANKED * n, FEWEST_RERANKED), PAGE)
         with self._client() as client:
             load(client, self.collection)
+            stored = None if are_exact(client, self.collection, self.spec) else self.spec
+            if stored is not None:
+                # Of hits with nearly equal scores, the best ones are known only afterwards.
+                limit = max(limit, SPARE * n)
             near, mine = self._mean(client, seeds)
             far, theirs = self._mean(client, avoid) if avoid else (None, {})
             out = mine | theirs
             while True:
                 found = nearest.similar(client, near, limit, out, self.collection, where=where)
                 kept = [m for m in found if m.audio_hash not in own]
+                if stored is not None:
+                    kept = scored_again(self.project, stored, near, kept)
                 vectors = {}
                 if far is not None or filters.one_recording or reordered:
                     ids = [m.track_id for m in kept]
@@ -168,7 +175,7 @@ class MilvusAnswers:
         return sample
 
     def _client(self) -> AbstractContextManager[IndexClient]:
-        return connect(self.project.uri, self.project.token, wait_seconds=WAIT_SECONDS)
+        return self.project.open_index(wait_seconds=WAIT_SECONDS)
 
     def _mean(
         self, client: IndexClient, found: Sequence[Found]
@@ -180,5 +187,10 @@ class MilvusAnswers:
             if not there:
                 raise not_indexed(one)
             vectors |= there
+            if self.spec is not None and self.spec.vector_type != FLOAT32.name:
+                audio: dict[str, str] = {
+                    t.track_id: t.audio for t in one.tracks if t.track_id in there
+                }
+                vectors |= stored_vectors(self.project, self.spec, audio)
         mean = np.asarray(np.mean(list(vectors.values()), axis=0, dtype=np.float64))
         return (mean / np.linalg.norm(mean)).astype(np.float32), vectors

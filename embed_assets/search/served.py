@@ -10,7 +10,6 @@ from embed_assets.encoders.cards import has_words
 from embed_assets.errors import ConfigurationError, NotFound, NothingIndexed, WeightsMissing
 from embed_assets.identity import TRACKS, WORDS, CollectionName, IndexSpec
 from embed_assets.index.collection import ALIAS, served
-from embed_assets.index.connection import connect
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry
@@ -39,7 +38,7 @@ def served_names(project: Project) -> ServedNames:
     if project.backend.exclusive:
         names = [project.backend.behind_alias(alias) for alias in aliases]
     else:
-        with connect(project.uri, project.token, wait_seconds=WAIT_SECONDS) as client:
+        with project.open_index(wait_seconds=WAIT_SECONDS) as client:
             names = [served(client, alias) for alias in aliases]
     if names[0] is None:
         raise NothingIndexed("nothing is indexed yet: run `embed-assets sync`")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -31,6 +31,8 @@ from embed_assets.storage.records import (
     Track,
 )
 from embed_assets.storage.tables import Tables
+
+HASHES_PER_CALL = 500
 
 ROLLBACK, PROMOTE = "rollback", "promote"
 """Reasons of a move by hand. It lasts until the settings change or the alias is moved by hand."""
@@ -215,19 +217,42 @@ def written_folders(
         )
 
 
+def written_states(
+    tables: Tables, uri: str, spec: IndexSpec, folders: Sequence[FolderId]
+) -> dict[FolderId, tuple[Any, ...] | None]:
+    """What the tables know of folders that are written in their current version, to compare later.
+
+    A folder of the manifest that is not written has None. Unknown folders are left out.
+    """
+    found: dict[FolderId, tuple[Any, ...] | None] = {}
+    with tables.connect() as db:
+        for folder, current, *state in db.execute(
+            f"SELECT f.folder_id, {IS_CURRENT}, i.at, i.version, i.revision, f.digest"
+            " FROM folders f LEFT JOIN indexed i"
+            " ON i.collection_key = ? AND i.folder_id = f.folder_id"
+            f" WHERE f.folder_id IN ({', '.join('?' * len(folders))})",
+            (spec.collection_key(uri), *folders),
+        ):
+            found[folder] = tuple(state) if current else None
+    return found
+
+
 def embeddable_tracks(
-    tables: Tables, recipe: RecipeDigest
+    tables: Tables, recipe: RecipeDigest, folders: Sequence[FolderId] | None = None
 ) -> Iterator[tuple[Track, Embedding | None]]:
     """Stream each track that is not rejected with its embedding, ordered by folder id.
 
-    The embedding is None if there is none yet.
+    The embedding is None if there is none yet. `folders`: only tracks of these, some hundreds.
     """
+    some, values = "", tuple(folders or ())
+    if folders is not None:
+        some = f" AND t.folder_id IN ({', '.join('?' * len(values))})"
     with tables.connect() as db:
         rows = db.stream(
             f"SELECT {EMBEDDING_SELECT}, {TRACK_SELECT} FROM tracks t LEFT JOIN embeddings e"
             " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
-            " WHERE t.reason IS NULL AND e.reason IS NULL ORDER BY t.folder_id",
-            (recipe,),
+            f" WHERE t.reason IS NULL AND e.reason IS NULL{some} ORDER BY t.folder_id",
+            (recipe, *values),
         )
         n = len(EMBEDDING_COLUMNS)
         for row in rows:
@@ -249,6 +274,24 @@ def sample_tracks(
     with tables.connect() as db:
         rows = db.execute(sql.format(">="), (recipe, start, n)).fetchall()
         return rows + db.execute(sql.format("<"), (recipe, start, n - len(rows))).fetchall()
+
+
+def embedded_audio(
+    tables: Tables, recipe: RecipeDigest, hashes: Sequence[AudioHash]
+) -> dict[AudioHash, float]:
+    """When each of these was embedded, as far as it was."""
+    found: dict[AudioHash, float] = {}
+    with tables.connect() as db:
+        for i in range(0, len(hashes), HASHES_PER_CALL):
+            some = hashes[i : i + HASHES_PER_CALL]
+            found |= dict(
+                db.execute(
+                    "SELECT audio_hash, at FROM embeddings WHERE recipe = ? AND reason IS NULL"
+                    f" AND audio_hash IN ({', '.join('?' * len(some))})",
+                    (recipe, *some),
+                ).fetchall()
+            )
+    return found
 
 
 def lowest_audio(tables: Tables, uri: str, spec: IndexSpec, n: int) -> list[TrackId]:

@@ -78,6 +78,14 @@ class Database(Protocol):
         Raises the same errors as `connect`.
         """
 
+    def lock(self, name: str) -> AbstractContextManager[None]:
+        """Hold a lock between all processes that have these tables, on whichever machine.
+
+        Waits for it. It is released if this process dies, or its machine. Do not nest it.
+
+        Raises the same errors as `connect`.
+        """
+
     def exists(self) -> bool:
         """Whether the tables were ever made; makes nothing."""
 

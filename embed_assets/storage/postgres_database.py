@@ -16,7 +16,7 @@ from embed_assets.errors import ConfigurationError
 from embed_assets.storage import schema
 from embed_assets.storage.database import Connection
 from embed_assets.storage.postgres_address import PostgresAddress
-from embed_assets.storage.postgres_sessions import Session, error_of, pool_of
+from embed_assets.storage.postgres_sessions import Session, error_of, open_session, pool_of
 
 STATE = "embed_assets_state"
 """A table of one row: the version of the schema, and the revision that searches watch."""
@@ -98,6 +98,25 @@ class PostgresDatabase:
     def snapshot(self) -> AbstractContextManager[Connection]:
         """See `Database.snapshot`; others may write meanwhile."""
         return self._transaction("BEGIN ISOLATION LEVEL REPEATABLE READ READ ONLY")
+
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """See `Database.lock`: an advisory lock, held by a session of its own."""
+        import psycopg2
+
+        # Another schema of the same database may hold other tables.
+        number = "hashtextextended(current_schema() || '/embed_assets/tables/' || %s, 0)"
+        session = open_session(self.address)
+        try:
+            with session.cursor() as cursor:
+                # Others may hold it for as long as a collection is measured.
+                cursor.execute("SET lock_timeout = 0")
+                cursor.execute(f"SELECT pg_advisory_lock({number})", (name,))
+            yield
+        except psycopg2.Error as e:
+            raise error_of(e, self.address) from e
+        finally:
+            session.close()
 
     def exists(self) -> bool:
         """See `Database.exists`."""

@@ -104,6 +104,27 @@ class SqliteDatabase:
         """See `Database.snapshot`; nobody writes meanwhile."""
         return self.transaction()
 
+    @contextmanager
+    def lock(self, name: str) -> Iterator[None]:
+        """See `Database.lock`: a file beside the tables."""
+        if self.path is None:
+            yield
+            return
+        from filelock import FileLock
+
+        held = FileLock(self.path.with_name(f"{self.path.name}.{name}.lock"))
+        try:
+            self.path.parent.mkdir(parents=True, exist_ok=True)
+            held.acquire()
+        except OSError as e:
+            raise TransientError(
+                f"the lock {held.lock_file} cannot be taken: {e}; is the disk full, or read-only?"
+            ) from e
+        try:
+            yield
+        finally:
+            held.release()
+
     def exists(self) -> bool:
         """See `Database.exists`. Raises OSError if the folder cannot be read."""
         return self.path is not None and self.path.exists()
