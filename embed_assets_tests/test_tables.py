@@ -136,6 +136,26 @@ def test_what_fails_in_the_middle_was_never_written(tables):
     assert not queries.any_track(tables)
 
 
+def test_audio_that_another_host_embedded_meanwhile_is_not_indexed_again(tables):
+    scan(tables, track(b"a.mp3"))
+
+    def revision():
+        with tables.connect() as db:
+            return db.execute("SELECT revision FROM folders").fetchall()
+
+    audio = track(b"a.mp3").audio
+    first = Embedding("r", audio, 3, device="cuda", run_id="first", at=1.0)
+    late = replace(first, device="cpu", run_id="late", at=2.0)
+    tables.put_embeddings([first], keep=True)
+    before = revision()
+    tables.put_embeddings([late], keep=True)
+    assert queries.embeddings_of(tables, "r", [audio]) == {audio: first}
+    assert revision() == before
+    tables.put_embeddings([late])
+    assert queries.embeddings_of(tables, "r", [audio]) == {audio: late}
+    assert revision() != before, "vectors that were asked for again are indexed again"
+
+
 def test_golden_tracks_are_the_same_few_whatever_else_there_is(tables):
     def embedded(audio: str, at: float, **more: str) -> Embedding:
         return Embedding("recipe", audio, 1, at=at, **more)

@@ -272,6 +272,7 @@ def test_switched_off_it_is_no_longer_asked_and_what_it_made_can_go(beside: Live
     assert (shown.words.tracks_embedded, shown.words.tracks_rejected) == (1, 1)
     assert (shown.words.served, shown.words.tracks_pending) == (words.collection, 0)
 
+    assert list(project.store.entries(words.recipe.digest))
     world.settings["EMBED_WORDS"] = "false"
     done = world.run("collections", "--drop", words.collection, "--json")
     assert [c["name"] for c in json.loads(done.stdout)] == [project.spec().collection]

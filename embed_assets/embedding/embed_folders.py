@@ -241,9 +241,7 @@ def _take(
         folder.problem = folder.problem or _as_problem(job, outcome)
         return None
     try:
-        # What was found may have come with a shard just now, whose row says how it was made.
-        keep = outcome.found
-        context.tables.put_embeddings([outcome.row], finished=context.last, keep_vectors=keep)
+        context.tables.put_embeddings([outcome.row], finished=context.last, keep=not job.force)
     except TransientError as error:
         folder.problem = folder.problem or error
         return None

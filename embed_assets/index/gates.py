@@ -24,8 +24,7 @@ from embed_assets.index.recall import FEWEST, share_found
 from embed_assets.index.reconcile import IndexDiff, compare
 from embed_assets.index.row import VectorKey
 from embed_assets.index.row_kinds import kind_of
-from embed_assets.index.row_vectors import Windows
-from embed_assets.index.writer import VectorSource
+from embed_assets.index.row_vectors import VectorSource, Windows
 from embed_assets.neighbours.figures import Difference
 from embed_assets.storage import collection_registry
 from embed_assets.storage.vector_store import VectorsLost

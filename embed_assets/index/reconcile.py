@@ -13,8 +13,9 @@ from embed_assets.identity import CollectionName, FolderId, IndexSpec, TrackId, 
 from embed_assets.index.collection import ensure, rows_by_folder
 from embed_assets.index.folders import served_beside
 from embed_assets.index.row_kinds import kind_of
+from embed_assets.index.row_vectors import NoVectors
 from embed_assets.index.tuning import apply_options
-from embed_assets.index.writer import FOLDERS_PER_CHUNK, FolderRows, NoVectors, index_folders
+from embed_assets.index.writer import FOLDERS_PER_CHUNK, FolderRows, index_folders
 from embed_assets.storage import collection_registry
 from embed_assets.storage.tables import Tables
 

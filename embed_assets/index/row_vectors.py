@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import groupby
+from typing import Protocol
 
 import numpy as np
 
@@ -18,6 +19,24 @@ from embed_assets.storage.vector_store import Store, VectorsLost, Wanted
 
 RECENT = 6_144
 """Track vectors that stay in memory: those of 512 albums with twelve tracks, 25 MB."""
+
+
+class VectorSource(Protocol):
+    """Where the vectors of rows come from."""
+
+    def of(self, keys: Sequence[VectorKey]) -> Iterator[np.ndarray | Exception]:
+        """A float32 `[spec.dim]` vector of any length but 0 for each key, in order.
+
+        An error in place of one fails the folder of its row.
+        """
+
+
+class NoVectors:
+    """For folders that should have no rows."""
+
+    def of(self, keys: Sequence[VectorKey]) -> Iterator[np.ndarray | Exception]:
+        """See `VectorSource`."""
+        return iter([LookupError(f"no vector of {key.audio_hash}") for key in keys])
 
 
 class Windows:

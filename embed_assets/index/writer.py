@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import groupby, islice
 from operator import attrgetter
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -22,8 +22,9 @@ from embed_assets.index.collection import (
 )
 from embed_assets.index.nearest import vectors_of
 from embed_assets.index.options import VECTOR_TYPES
-from embed_assets.index.row import Row, VectorKey
+from embed_assets.index.row import Row
 from embed_assets.index.row_kinds import kind_of
+from embed_assets.index.row_vectors import VectorSource
 
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
@@ -53,24 +54,6 @@ class FolderRows:
 
     folder_id: FolderId
     rows: Callable[[], Iterable[Row]]
-
-
-class VectorSource(Protocol):
-    """Where the vectors of rows come from; see `row_vectors.py`."""
-
-    def of(self, keys: Sequence[VectorKey]) -> Iterator[np.ndarray | Exception]:
-        """A float32 `[spec.dim]` vector of any length but 0 for each key, in order.
-
-        An error in place of one fails the folder of its row.
-        """
-
-
-class NoVectors:
-    """For folders that should have no rows."""
-
-    def of(self, keys: Sequence[VectorKey]) -> Iterator[np.ndarray | Exception]:
-        """See `VectorSource`."""
-        return iter([LookupError(f"no vector of {key.audio_hash}") for key in keys])
 
 
 @dataclass(frozen=True)

@@ -55,12 +55,12 @@ class Tables(ManifestTables):
     # Embeddings
 
     def put_embeddings(
-        self, rows: Iterable[Embedding], *, finished: bool = True, keep_vectors: bool = False
+        self, rows: Iterable[Embedding], *, finished: bool = True, keep: bool = False
     ) -> None:
         """Write the results of embedding, and clear the marks of `retry` if that is `finished`.
 
-        Otherwise the audio is to be embedded under another recipe, too. `keep_vectors`: rows of
-        audio that has vectors by now stay as they are.
+        Otherwise the audio is to be embedded under another recipe, too. `keep`: the row of audio
+        that has vectors by now stays, as they do: another worker, or a shard, was faster.
 
         Not durable until a folder is indexed: a durable write per track would wait for the disk
         each time, and after a power loss the vectors are found in the store again.
@@ -72,16 +72,16 @@ class Tables(ManifestTables):
                     "SELECT reason FROM embeddings WHERE recipe = ? AND audio_hash = ?",
                     (row.recipe, row.audio_hash),
                 ).fetchone()
-                if before and before[0] is None and keep_vectors:
-                    continue
-                if before:
+                kept = before is not None and keep and (before[0] is None or row.reason is not None)
+                if before and not kept:
                     # Rows with the old vectors may be in any collection: which ones use this recipe
                     # is not known here.
                     db.execute(
                         f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE audio_hash = ?)",
                         (row.audio_hash,),
                     )
-                db.execute(put, astuple(row))
+                if not kept:
+                    db.execute(put, astuple(row))
                 if not finished:
                     continue
                 db.execute(
