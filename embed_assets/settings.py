@@ -303,7 +303,7 @@ class Settings(BaseSettings):
     def _a_json_object(cls, value: str) -> str:
         try:
             tags = json.loads(value or "{}")
-        except ValueError as e:
+        except (ValueError, RecursionError) as e:
             raise ValueError(f"is not JSON: {e}") from None
         if not isinstance(tags, dict):
             raise ValueError('must be a JSON object: {"name of a tag": its value}')
@@ -332,8 +332,9 @@ class Settings(BaseSettings):
     @classmethod
     def _of_a_server(cls, value: object, info: ValidationInfo) -> object:
         default = cls.model_fields[info.field_name or ""].default
-        uri = info.data.get("milvus_uri", "")
-        if value != default and not is_server(uri):
+        # What is wrong with the address is said of it.
+        uri = info.data.get("milvus_uri")
+        if uri is not None and value != default and not is_server(uri):
             raise ValueError(
                 "is for a Milvus server, and Milvus Lite stores vectors in one way: leave"
                 f" EMBED_{(info.field_name or '').upper()} empty, or name a server in"

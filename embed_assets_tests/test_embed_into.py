@@ -11,7 +11,9 @@ from pathlib import Path
 
 import pytest
 from filelock import FileLock
+from typer.testing import CliRunner
 
+from embed_assets.cli.command_line import app
 from embed_assets.embedding import scan_and_embed
 from embed_assets.errors import AlreadyRunning, ConfigurationError, ExitCode, NotFound
 from embed_assets.operations import embed as operation
@@ -150,6 +152,16 @@ def test_a_wrong_folder_is_named_before_any_work(tmp_path):
     with pytest.raises(NotFound, match=r"\.\./\.\."):
         embed_into(settings, tmp_path / "shards", ["../.."])
     assert not (tmp_path / "shards").exists()
+
+
+@pytest.mark.parametrize("words", [["embed", "--into", ""], ["union", ""]])
+def test_the_value_of_an_unset_variable_is_no_folder(tmp_path, monkeypatch, words):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("EMBED_LIBRARY", str(make_library(tmp_path / "music", 1)))
+    found = CliRunner().invoke(app, words)
+    assert found.exit_code == 2
+    assert "is empty" in found.output
+    assert [path.name for path in tmp_path.iterdir()] == ["music"]
 
 
 def test_two_processes_do_not_write_into_one_folder(tmp_path):

@@ -337,3 +337,10 @@ def test_vectors_of_half_the_size_are_written_read_and_compared_on_a_server(on_s
         assert status.served == half.collection
         assert validate(client, shelf.context(half), None).passed
         assert reconcile(client, shelf.context(half))[half.collection].none
+
+
+@pytest.mark.parametrize("address", ["htp://host", "~nobody-of-that-name/index.db"])
+def test_of_a_wrong_address_only_the_address_is_blamed(address: str) -> None:
+    with pytest.raises(ConfigurationError, match="EMBED_MILVUS_URI=") as caught:
+        Settings.load(milvus_uri=address, milvus_replicas=2)
+    assert "REPLICAS" not in str(caught.value)

@@ -99,6 +99,7 @@ def test_an_address_has_one_form(text: str, normal: str) -> None:
     [
         *("music", "./x", "http://host/bucket", "s3://", "s3:///x", "ftp://x/y", "s3://a/../b"),
         *("s3://key:secret@bucket/x", "s3://bucket/x?secret=1", "file://host/x"),
+        *("~nobody-of-that-name/x", "file:///a%00b"),
     ],
 )
 def test_a_wrong_address_is_refused_with_the_forms_that_there_are(text: str) -> None:
@@ -262,6 +263,25 @@ def test_without_a_login_it_is_said_which_variables_have_it(
     (error,) = problems(store, "read").values()
     assert isinstance(error, ConfigurationError)
     assert "no login was found: set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in str(error)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "says"),
+    [
+        ("AWS_ENDPOINT_URL", "minio:9000", "AWS_ENDPOINT_URL is not the address of a server"),
+        ("AWS_ENDPOINT_URL", "http://u:topsecret@a:99999", "AWS_ENDPOINT_URL is not the address"),
+        ("AWS_SESSION_TOKEN", "topsecret\n", "AWS_SECRET_ACCESS_KEY"),
+        ("AWS_CONDITIONAL_PUT", "topsecret", "environment variables cannot be used"),
+    ],
+)
+def test_variables_that_obstore_cannot_use_are_named_without_their_values(
+    store: ObjectStore, monkeypatch: pytest.MonkeyPatch, name: str, value: str, says: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    (error,) = problems(store, "read").values()
+    assert isinstance(error, ConfigurationError)
+    assert says in str(error)
+    assert "topsecret" not in "".join(traceback.format_exception(error))
 
 
 def test_a_machine_whose_role_is_refused_is_said_to_have_no_login() -> None:

@@ -226,6 +226,12 @@ def _huge_shape(manifest, entries):
     entries[name] = entries[name].replace(b"'shape': (1,", b"'shape': (99999999999,")
 
 
+def _code_in_header(manifest, entries):
+    # numpy evaluates the header, and a list is no key.
+    name = f"{manifest['tracks'][0]['audio_hash']}.npy"
+    entries[name] = b"\x93NUMPY\x01\x00\x07\x00{[]: 1}" + bytes(64)
+
+
 def _not_finite(manifest, entries):
     name = f"{manifest['tracks'][0]['audio_hash']}.npy"
     entries[name] = entries[name][:-4] + np.float32("nan").tobytes()
@@ -242,7 +248,7 @@ def _missing(manifest, entries):
 
 @pytest.mark.parametrize(
     "craft",
-    [_pickled, _not_npy, _huge_shape, _not_finite, _wider, _missing],
+    [_pickled, _not_npy, _huge_shape, _code_in_header, _not_finite, _wider, _missing],
     ids=lambda f: f.__name__,
 )
 def test_entries_that_are_no_vectors_are_refused(borrowed, home, tmp_path, craft):
@@ -297,11 +303,15 @@ def test_vectors_replace_a_rejection_but_no_rejection_replaces_vectors(borrowed,
         digest = shard.manifest.recipe_digest
         audio = [track.audio for track in shard.manifest.tracks]
     rejected = [Embedding(digest, audio[0], reason="corrupt", message="there", at=1.0)]
-    rejected += [Embedding(digest, "0" * 32, reason="decoder crashed", message="there", at=1.0)]
+    tried_here = ("decoder crashed", "", "some other reason")
+    rejected += [
+        Embedding(digest, str(n) * 32, reason=reason, message="there", at=1.0)
+        for n, reason in enumerate(tried_here)
+    ]
     bad = remade(whole, tmp_path / "bad", rows=rejected)
     found = take(tmp_path, bad)
     assert (found.rejected, rows_of(home)[audio[0]].reason) == (1, "corrupt")
-    assert list(rows_of(home)) == [audio[0]], "a decoder that crashed there is tried here"
+    assert list(rows_of(home)) == [audio[0]], "what its machine may be to blame for is tried here"
     assert take(tmp_path, whole).new == 3
     assert rows_of(home)[audio[0]].reason is None
     assert take(tmp_path, bad).rejected == 0

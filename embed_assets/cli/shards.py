@@ -5,12 +5,13 @@ They parse arguments and print; `command_line` adds them.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from embed_assets.cli.terminal import AsJson, print_json, print_note
+from embed_assets.cli.terminal import AsJson, print_json, print_note, require_text
 from embed_assets.errors import ExitCode
 from embed_assets.formats import counted, plain
 from embed_assets.settings import Settings
@@ -28,16 +29,16 @@ def embed(
         ),
     ] = None,
     into: Annotated[
-        Path | None, typer.Option("--into", metavar="DIR", help="Folder for the shards.")
+        str | None, typer.Option("--into", metavar="DIR", help="Folder for the shards.")
     ] = None,
     known: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--known", metavar="FILE", help="Leave out what is embedded at home, by this list."
         ),
     ] = None,
     write_known: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--write-known", metavar="FILE", help="Only write this list, at home; embeds nothing."
         ),
@@ -52,18 +53,19 @@ def embed(
     from embed_assets.operations.embed import embed_into
     from embed_assets.operations.known_audio import write_known as write_known_audio
 
+    for option, value in (("--into", into), ("--known", known), ("--write-known", write_known)):
+        require_text(option, "-" if value is None else value)
     if (into is None) == (write_known is None):
         raise typer.BadParameter("say either --into DIR or --write-known FILE")
     settings = Settings.load()
     if into is None:
         if write_known is None or known or folders or as_json:
             raise typer.BadParameter("--write-known FILE goes with nothing else")
-        count = write_known_audio(settings, write_known.expanduser().absolute())
+        count = write_known_audio(settings, _path(write_known))
         typer.echo(f"{counted(count, 'track')} in {plain(write_known)}")
         return
     note = (lambda _: None) if as_json else print_note
-    into = into.expanduser().absolute()
-    result = embed_into(settings, into, folders or (), known, note)
+    result = embed_into(settings, _path(into), folders or (), _path(known) if known else None, note)
     if as_json:
         print_json(result)
     else:
@@ -84,7 +86,7 @@ def embed(
 
 def union(
     places: Annotated[
-        list[Path], typer.Argument(metavar="DIR...", help="Folders of shards, or single shards.")
+        list[str], typer.Argument(metavar="DIR...", help="Folders of shards, or single shards.")
     ],
     check: Annotated[
         int,
@@ -105,8 +107,10 @@ def union(
     """
     from embed_assets.operations.union import union as command
 
+    for place in places:
+        require_text("DIR", place)
     note = (lambda _: None) if as_json else print_note
-    result = command(Settings.load(), places, check=check, progress=note)
+    result = command(Settings.load(), [Path(p) for p in places], check=check, progress=note)
     if as_json:
         print_json(result.as_json())
     else:
@@ -131,6 +135,10 @@ def union(
                 " not scanned here so far: run `embed-assets sync`, then `embed-assets canary`"
             )
     raise typer.Exit(ExitCode.FAILED if result.refused else ExitCode.DONE)
+
+
+def _path(text: str) -> Path:
+    return Path(os.path.expanduser(text)).absolute()
 
 
 def add_to(app: typer.Typer) -> None:

@@ -31,7 +31,10 @@ def normal_address(text: str, database: str = "") -> str:
         raise ValueError("must be a path that ends in .db (Milvus Lite), or http(s)://host:port")
     if database:
         raise ValueError("Milvus Lite has only one database: leave EMBED_MILVUS_DATABASE empty")
-    return str(Path(text).expanduser().absolute())
+    try:
+        return str(Path(text).expanduser().absolute())
+    except RuntimeError as e:
+        raise ValueError(str(e)) from None
 
 
 def _server(text: str, scheme: str, database: str) -> str:

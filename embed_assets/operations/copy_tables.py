@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -40,7 +41,7 @@ def copy_tables(
 
 def _database(target: str, settings: Settings) -> Database:
     if not re.match(r"\w+(\+\w+)?://", target):
-        return SqliteDatabase(Path(target).expanduser().absolute())
+        return SqliteDatabase(Path(os.path.expanduser(target)).absolute())
     try:
         url = normal_postgres_url(target)
     except ValueError as e:

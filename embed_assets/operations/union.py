@@ -31,8 +31,10 @@ if TYPE_CHECKING:
 TRACKS_AT_ONCE = 200
 """Tracks whose rows are written together: while they are, no other process writes rows."""
 
-OF_ITS_MACHINE = frozenset({Reason.DECODER_CRASHED, Reason.DECODER_TIMED_OUT, Reason.BAD_VECTOR})
-"""Rejections that another machine may not repeat, so that this one tries for itself."""
+OF_AUDIO = frozenset(Reason) - {
+    *(Reason.DECODER_CRASHED, Reason.DECODER_TIMED_OUT, Reason.BAD_VECTOR)
+}
+"""Reasons that every machine finds; after any other one this machine tries for itself."""
 
 
 @dataclass(frozen=True)
@@ -213,7 +215,7 @@ class _Taking:
             some = [
                 row
                 for row in rejected[start : start + shard_rows.HASHES_AT_ONCE]
-                if row.reason not in OF_ITS_MACHINE
+                if row.reason in OF_AUDIO
             ]
             known = shard_rows.reasons(self.tables, digest, [row.audio for row in some])
             new = [row for row in some if row.audio not in known]

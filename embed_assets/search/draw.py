@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypedDict
@@ -40,7 +41,7 @@ def write_map(tracks: Snapshot, file: Path, by: str = "", method: str = "") -> W
     drawing = draw(tracks, by, method)
     text = page(tracks, drawing)
     try:
-        write_file(file.expanduser(), text)
+        write_file(Path(os.path.expanduser(file)), text)
     except OSError as e:
         raise EmbedAssetsError(f"cannot write {file}: {e.strerror or e}; name another file") from e
     return {

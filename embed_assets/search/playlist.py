@@ -27,7 +27,9 @@ def write_m3u(file: Path, library: MusicFolder, matches: Sequence[Match]) -> lis
         EmbedAssetsError: the file cannot be written.
     """
     root = os.path.realpath(require_library(library.root))
-    base = os.path.realpath(os.fsencode(file.expanduser().absolute().parent))
+    # What Path.expanduser makes of an unknown user is a RuntimeError.
+    path = Path(os.path.expanduser(file))
+    base = os.path.realpath(os.fsencode(path.absolute().parent))
     text, left_out = m3u_text(
         library,
         matches,
@@ -35,7 +37,7 @@ def write_m3u(file: Path, library: MusicFolder, matches: Sequence[Match]) -> lis
     )
     notes = [f"left out of {file}: {note}" for note in left_out]
     try:
-        write_file(file.expanduser(), text)
+        write_file(path, text)
     except (OSError, UnicodeEncodeError) as e:
         why = getattr(e, "strerror", None) or e
         raise EmbedAssetsError(f"cannot write the playlist {file}: {why}; name another file") from e

@@ -250,10 +250,9 @@ def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:
 def _failed(what: str, path: Path | str, error: OSError) -> TransientError:
     full = error.errno in (errno.ENOSPC, errno.EDQUOT)
     advice = (
-        "the disk is full: free some space (`embed-assets gc` removes vectors that nothing uses), "
-        "or set EMBED_HOME to another disk"
+        "the disk is full: free some space there (of EMBED_HOME, `embed-assets gc` removes vectors"
+        " that nothing uses), or choose another disk"
         if full
-        else "check that EMBED_HOME, or the folder of EMBED_VECTORS, is mounted and writable, and"
-        " that its disk works"
+        else "check that this disk is mounted and writable, and that it works"
     )
     return TransientError(f"could not {what} {path}: {error.strerror or error}; {advice}.")

@@ -110,21 +110,34 @@ def call(
         elif isinstance(problem, TransientError):
             server.silent_until = time.monotonic() + PAUSE_SECONDS
             server.said = str(problem)
+    except BaseException as error:
+        if not object_errors.is_panic(error):
+            raise
+        problem = object_errors.wrong_environment(address)
     # Raised out here, the text of obstore is not in its traceback: it may hold signatures.
     raise problem
 
 
 @lru_cache(maxsize=8)
 def server_of(address: str) -> Server:
-    """This process keeps the client, with its connections."""
+    """This process keeps the client, with its connections.
+
+    Raises ConfigurationError: a login or the address of the server is wrong as it is written.
+    """
     from obstore.store import AzureStore, GCSStore, S3Store
 
     kind, bucket, prefix = parts_of(address)
-    plain = object_errors.endpoint(kind).startswith("http://")
+    object_errors.require_endpoint(kind)
+    plain = object_errors.endpoint(kind).lower().startswith("http://")
     how: dict[str, Any] = {
         "prefix": prefix or None,
         "client_options": {"timeout": TIMEOUT, "allow_http": plain},
         "retry_config": {"max_retries": 4, "retry_timeout": RETRYING},
     }
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-    return Server(kinds[kind](bucket, **how))
+    try:
+        return Server(kinds[kind](bucket, **how))
+    except (obstore().exceptions.BaseError, OSError, ValueError):
+        problem = object_errors.wrong_environment(address)
+    # Out here, as in `call`.
+    raise problem

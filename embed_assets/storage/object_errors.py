@@ -37,6 +37,40 @@ def endpoint(kind: str) -> str:
     return named.strip()
 
 
+def require_endpoint(kind: str) -> None:
+    """Refuse an address of a server that is none; obstore would panic.
+
+    Raises ConfigurationError: names the variable, and not its value, which may hold a login.
+    """
+    name = next((name for name in _ENDPOINTS[kind] if os.environ.get(name)), "")
+    if not name:
+        return
+    try:
+        parts = urlsplit(endpoint(kind))
+        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
+        usable = usable and not re.search(r"\s", endpoint(kind))
+    except ValueError:
+        usable = False
+    if not usable:
+        raise ConfigurationError(
+            f"{name} is not the address of a server: write http://host:port or https://host:port"
+        )
+
+
+def is_panic(error: BaseException) -> bool:
+    """Whether obstore failed in a way that it did not expect, e.g. at a login with a line break."""
+    return type(error).__name__ == "PanicException"
+
+
+def wrong_environment(address: str) -> ConfigurationError:
+    """What to raise if obstore takes no request; its text may hold parts of a login."""
+    kind = parts_of(address)[0]
+    return ConfigurationError(
+        f"{place(address)}: its environment variables cannot be used: check {_LOGINS[kind]}, also"
+        " for spaces and line breaks, and all others of this store (docs/vectors.md)"
+    )
+
+
 def place(address: str) -> str:
     """An address for messages, with the server if it is not the provider's own."""
     server = urlsplit(endpoint(parts_of(address)[0])).netloc.rpartition("@")[2]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -23,7 +24,7 @@ def normal_vectors_address(text: str) -> str:
     text = text.strip()
     scheme, sign, rest = text.partition("://")
     if not sign:
-        path = Path(text).expanduser()
+        path = Path(os.path.expanduser(text))
         if not path.is_absolute():
             raise ValueError(f"is a relative path, and a run has another folder: write {FORMS}")
         return str(path)
@@ -60,6 +61,7 @@ def parts_of(address: str) -> tuple[str, str, str]:
 def _folder(text: str) -> str:
     parts = urlsplit(text)
     path = unquote(parts.path)
-    if parts.netloc not in ("", "localhost") or not path.startswith("/") or parts.query:
+    unusable = not path.startswith("/") or "\0" in path or parts.query
+    if parts.netloc not in ("", "localhost") or unusable:
         raise ValueError(f"is not the address of a folder of this machine: write {FORMS}")
     return str(Path(path))
