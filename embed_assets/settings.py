@@ -26,6 +26,9 @@ from embed_assets.servers.config import ServerConfig, parse, with_login
 from embed_assets.storage.postgres_address import PostgresAddress, normal_postgres_url
 from embed_assets.storage.vectors_address import normal_vectors_address
 
+_TAGS_OF_DAGSTER = ("dagster/partition", "dagster/asset_partition", "dagster/backfill")
+"""How tags begin that say what a run is to do; with another value it fails."""
+
 
 class Settings(BaseSettings):
     """The settings; `docs/settings.md` is generated from their descriptions."""
@@ -307,6 +310,10 @@ class Settings(BaseSettings):
             raise ValueError(f"is not JSON: {e}") from None
         if not isinstance(tags, dict):
             raise ValueError('must be a JSON object: {"name of a tag": its value}')
+        if not all(name.strip() for name in tags):
+            raise ValueError("a tag in the JSON has an empty name: leave it out")
+        if refused := [name for name in tags if name.startswith(_TAGS_OF_DAGSTER)]:
+            raise ValueError(f"Dagster sets the tag {refused[0]!r} itself: leave it out")
         return value
 
     @field_validator("http")

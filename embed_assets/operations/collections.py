@@ -6,7 +6,7 @@ from typing import TypedDict
 
 from embed_assets.context import IndexContext
 from embed_assets.encoders.cards import has_words
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.formats import iso
 from embed_assets.identity import PARTS, TRACKS, WORDS
 from embed_assets.index import promotion
@@ -124,7 +124,9 @@ def promote(
     name = name or index.spec.collection
     if words and name != index.spec.collection:
         spec = collection_registry.spec_of(project.tables, project.uri, name)
-        if spec is None or not has_words(spec.recipe.encoder):
+        if spec is None:
+            raise NotFound(f"no collection {name} is known: `embed-assets collections` lists them")
+        if not has_words(spec.recipe.encoder):
             raise ConfigurationError(f"{name} cannot answer `find`: its encoder knows no words")
     with project.open_index(wait_seconds=LITE_SECONDS) as client:
         return promotion.promote(client, index, name, anyway=anyway, alias=alias)
