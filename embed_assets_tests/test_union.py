@@ -236,13 +236,18 @@ def _wider(manifest, entries):
     entries[name] = to_npy(np.ones((1, 1, 129), np.float32))
 
 
+def _zero(manifest, entries):
+    name = f"{manifest['tracks'][0]['audio_hash']}.npy"
+    entries[name] = entries[name][:128] + bytes(len(entries[name]) - 128)
+
+
 def _missing(manifest, entries):
     del entries[f"{manifest['tracks'][0]['audio_hash']}.npy"]
 
 
 @pytest.mark.parametrize(
     "craft",
-    [_pickled, _not_npy, _huge_shape, _not_finite, _wider, _missing],
+    [_pickled, _not_npy, _huge_shape, _not_finite, _wider, _zero, _missing],
     ids=lambda f: f.__name__,
 )
 def test_entries_that_are_no_vectors_are_refused(borrowed, home, tmp_path, craft):

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embed_assets.errors import Reason
+from embed_assets.errors import Reason, TrackRejected
 from embed_assets.formats import counted
 from embed_assets.identity import Recipe
 from embed_assets.operations.recipe_differences import recipe_differences
@@ -21,6 +21,7 @@ from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import shard_rows
 from embed_assets.storage.parallel import map_parallel
+from embed_assets.storage.pooling import pool
 from embed_assets.storage.records import Embedding
 from embed_assets.storage.shard_file import EntryDamaged, Shard, open_shard, shards_in
 from embed_assets.storage.shard_manifest import ShardRefused, ShardTrack
@@ -189,7 +190,8 @@ class _Taking:
             for track in tracks:
                 try:
                     windows = shard.read(track)
-                except EntryDamaged as e:
+                    pool(windows, "mean")
+                except (EntryDamaged, TrackRejected) as e:
                     damaged.append(f"{track.audio_hash}: {e}")
                     continue
                 yield track.row(digest, shard.path.stem, now), windows
@@ -219,5 +221,6 @@ class _Taking:
             new = [row for row in some if row.audio not in known]
             now = time.time()
             rows = [row.row(digest, shard.path.stem, now) for row in new]
-            self.tables.put_embeddings(rows, finished=False)
+            # A run may have embedded some of them since.
+            self.tables.put_embeddings(rows, finished=False, keep=True)
             self.result.rejected += len(new)
