@@ -282,6 +282,25 @@ def test_without_obstore_it_is_said_what_to_install(
         ObjectStore("s3://music", tmp_path).read(RECIPE, HASH)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_ENDPOINT_URL", "minio:9000"),
+        ("AWS_ENDPOINT_URL", "http://user:topsecret@a b"),
+        ("AWS_ENDPOINT_URL", "http://user:topsecret@[::1"),
+        ("AWS_CONDITIONAL_PUT", "topsecret"),
+    ],
+)
+def test_a_variable_that_cannot_be_read_is_a_setting_that_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    object_client.server_of.cache_clear()
+    with pytest.raises(ConfigurationError, match=name[:4]) as caught:
+        ObjectStore("s3://bucket/prefix", tmp_path).read(RECIPE, HASH)
+    assert "topsecret" not in "".join(traceback.format_exception(caught.value))
+
+
 def test_a_copy_on_this_machine_is_used_only_for_what_the_tables_mean(store: ObjectStore) -> None:
     store.write(RECIPE, HASH, WINDOWS, embedded_at=100)
     put_raw(store, NAME, b"damaged meanwhile")

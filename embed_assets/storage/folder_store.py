@@ -159,6 +159,8 @@ class FolderStore:
             # Some disks leave an empty file if the power fails during a rename.
             return os.stat(path).st_size > FOOTER_BYTES
         except (FileNotFoundError, NotADirectoryError):
+            # Without its disk every entry would count as lost, and its row would be deleted.
+            self._require_root()
             return False
         except OSError as error:
             raise _failed("look for", path, error) from error

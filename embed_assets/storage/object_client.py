@@ -116,7 +116,11 @@ def call(
 
 @lru_cache(maxsize=8)
 def server_of(address: str) -> Server:
-    """This process keeps the client, with its connections."""
+    """This process keeps the client, with its connections.
+
+    Raises:
+        ConfigurationError: an environment variable of the object store cannot be read.
+    """
     from obstore.store import AzureStore, GCSStore, S3Store
 
     kind, bucket, prefix = parts_of(address)
@@ -127,4 +131,12 @@ def server_of(address: str) -> Server:
         "retry_config": {"max_retries": 4, "retry_timeout": RETRYING},
     }
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
-    return Server(kinds[kind](bucket, **how))
+    try:
+        return Server(kinds[kind](bucket, **how))
+    except (obstore().exceptions.BaseError, ValueError):
+        # The text of obstore may hold what the variable contains.
+        wrong = ConfigurationError(
+            f"EMBED_VECTORS={address}: obstore cannot read one of the environment variables of the"
+            f" object store ({object_errors.VARIABLES[kind]}): correct them (docs/vectors.md)"
+        )
+    raise wrong
