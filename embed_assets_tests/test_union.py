@@ -260,7 +260,7 @@ def test_entries_that_are_no_vectors_are_refused(borrowed, home, tmp_path, craft
     ("wrong", "says"),
     [
         ({"version": 2}, "version 2"),
-        ({"format": "other"}, "no shard"),
+        ({"format": "other"}, "not a shard"),
         ({"recipe_digest": "0" * 32}, "damaged"),
         ({"tracks": [{"audio_hash": "../../../etc/passwd"}]}, "manifest is wrong at tracks.0"),
         ({"tracks": [["[" * 100]]}, "manifest is wrong"),

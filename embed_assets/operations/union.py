@@ -20,6 +20,7 @@ from embed_assets.operations.shard_checker import ShardChecker
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import shard_rows
+from embed_assets.storage.database import HASHES_PER_CALL
 from embed_assets.storage.parallel import map_parallel
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.records import Embedding
@@ -175,8 +176,8 @@ class _Taking:
     def _missing(self, shard: Shard) -> Iterator[ShardTrack]:
         """The tracks of a shard that have no vectors here."""
         digest, tracks = shard.manifest.recipe.digest, shard.manifest.tracks
-        for start in range(0, len(tracks), shard_rows.HASHES_AT_ONCE):
-            some = tracks[start : start + shard_rows.HASHES_AT_ONCE]
+        for start in range(0, len(tracks), HASHES_PER_CALL):
+            some = tracks[start : start + HASHES_PER_CALL]
             known = shard_rows.reasons(self.tables, digest, [t.audio for t in some])
             embedded = {audio for audio, reason in known.items() if reason is None}
             embedded.difference_update(self.store.known_lost(digest, embedded))
@@ -211,10 +212,10 @@ class _Taking:
 
     def _take_rejected(self, shard: Shard) -> None:
         digest, rejected = shard.manifest.recipe.digest, shard.manifest.rejected
-        for start in range(0, len(rejected), shard_rows.HASHES_AT_ONCE):
+        for start in range(0, len(rejected), HASHES_PER_CALL):
             some = [
                 row
-                for row in rejected[start : start + shard_rows.HASHES_AT_ONCE]
+                for row in rejected[start : start + HASHES_PER_CALL]
                 if row.reason not in OF_ITS_MACHINE
             ]
             known = shard_rows.reasons(self.tables, digest, [row.audio for row in some])

@@ -234,9 +234,9 @@ class FolderStore:
         return f"{self.root}: can be written"
 
     def _files(self, recipe: RecipeDigest) -> Iterator[os.DirEntry[str]]:
-        for shard in _scan(Path(self.root, recipe)):
-            if shard.is_dir(follow_symlinks=False):
-                yield from _scan(Path(shard.path))
+        for folder in _scan(Path(self.root, recipe)):
+            if folder.is_dir(follow_symlinks=False):
+                yield from _scan(Path(folder.path))
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:

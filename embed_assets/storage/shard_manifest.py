@@ -177,7 +177,7 @@ def parse_manifest(raw: bytes) -> ShardManifest:
     except (ValueError, RecursionError):
         raise ShardRefused("its manifest is not JSON") from None
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise ShardRefused("it is no shard: `embed-assets embed --into` did not write it")
+        raise ShardRefused("it is not a shard: `embed-assets embed --into` did not write it")
     if fields.get("version") != VERSION:
         raise ShardRefused(
             f"its format has version {plain(fields.get('version'))[:40]}, and this embed_assets"
