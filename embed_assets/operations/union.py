@@ -157,8 +157,9 @@ class _Taking:
                 "its vectors are of other settings:"
                 f" {recipe_differences(there.recipe, self.recipes)}"
             )
-        missing = list(self._missing(shard))
+        missing = self._missing(there.recipe, there.tracks)
         compared = self.checking.compare(shard, missing)
+        self.result.known += len(there.tracks) - len(missing)
         self.result.checked += compared.tracks
         self.result.unchecked += compared.nothing
         if compared.warning:
@@ -173,22 +174,25 @@ class _Taking:
         self._take_rejected(shard)
         return self.result.new - before
 
-    def _missing(self, shard: Shard) -> Iterator[ShardTrack]:
-        """The tracks of a shard that have no vectors here."""
-        digest, tracks = shard.manifest.recipe.digest, shard.manifest.tracks
+    def _missing(self, recipe: Recipe, tracks: Sequence[ShardTrack]) -> list[ShardTrack]:
+        """Those of these tracks that have no vectors here."""
+        missing: list[ShardTrack] = []
         for start in range(0, len(tracks), HASHES_PER_CALL):
             some = tracks[start : start + HASHES_PER_CALL]
-            known = shard_rows.reasons(self.tables, digest, [t.audio for t in some])
+            known = shard_rows.reasons(self.tables, recipe.digest, [t.audio for t in some])
             embedded = {audio for audio, reason in known.items() if reason is None}
-            embedded.difference_update(self.store.known_lost(digest, embedded))
-            self.result.known += len(embedded)
-            yield from (track for track in some if track.audio not in embedded)
+            embedded.difference_update(self.store.known_lost(recipe.digest, embedded))
+            missing += [track for track in some if track.audio not in embedded]
+        return missing
 
     def _take_some(self, shard: Shard, tracks: Sequence[ShardTrack], damaged: list[str]) -> None:
         digest, now = shard.manifest.recipe.digest, time.time()
+        # A run may have embedded some of them while others were compared.
+        missing = self._missing(shard.manifest.recipe, tracks)
+        self.result.known += len(tracks) - len(missing)
 
         def intact() -> Iterator[tuple[Embedding, np.ndarray]]:
-            for track in tracks:
+            for track in missing:
                 try:
                     windows = shard.read(track)
                     pool(windows, "mean")
