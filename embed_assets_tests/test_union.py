@@ -256,6 +256,9 @@ def test_entries_that_are_no_vectors_are_refused(borrowed, home, tmp_path, craft
     assert (found.new, [r.tracks for r in found.refused]) == (2, [1])
 
 
+A_REJECTION = {"audio_hash": "0" * 32, "message": "", "at": 0.0}
+
+
 @pytest.mark.parametrize(
     ("wrong", "says"),
     [
@@ -264,6 +267,7 @@ def test_entries_that_are_no_vectors_are_refused(borrowed, home, tmp_path, craft
         ({"recipe_digest": "0" * 32}, "damaged"),
         ({"tracks": [{"audio_hash": "../../../etc/passwd"}]}, "manifest is wrong at tracks.0"),
         ({"tracks": [["[" * 100]]}, "manifest is wrong"),
+        ({"rejected": [{"reason": "bewitched"} | A_REJECTION]}, "wrong at rejected.0.reason"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_refused(borrowed, home, tmp_path, wrong, says):
