@@ -249,8 +249,10 @@ def events(args: Any) -> dict[str, Any]:
             for writer in writers:
                 assert writer.stdin is not None
                 writer.stdin.close()
-            if any(writer.wait() for writer in writers):
-                raise SystemExit("a writer failed")
+            for writer in writers:
+                assert writer.stdout is not None
+                if not writer.stdout.readline():
+                    raise SystemExit("a writer failed")
             took = time.perf_counter() - begun
         rates[str(number)] = round(number * args.events / took)
     return {"events_per_second": rates}
@@ -307,6 +309,7 @@ def write_events(writer: int, count: int) -> None:
                     )
                 )
             instance.event_log_storage.store_event_batch(batch)
+        print("done", flush=True)
 
 
 def history_bytes(instance: Any, settings: Any) -> int:

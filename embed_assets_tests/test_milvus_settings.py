@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import get_args
 
 import dagster as dg
 import numpy as np
@@ -24,7 +25,14 @@ from embed_assets.index.collection import count, ensure, served
 from embed_assets.index.connection import connect
 from embed_assets.index.gates import validate
 from embed_assets.index.nearest import similar, vectors_of
-from embed_assets.index.options import VECTOR_TYPES, IndexOptions, search_params, suggested
+from embed_assets.index.options import (
+    AUTO,
+    INDEX_TYPES,
+    VECTOR_TYPES,
+    IndexOptions,
+    search_params,
+    suggested,
+)
 from embed_assets.index.reconcile import compare, reconcile
 from embed_assets.index.tuning import apply_options, held
 from embed_assets.search.stored_scores import are_exact, scored_again
@@ -52,6 +60,12 @@ def test_lite_refuses_what_only_a_server_can_do(name, value):
     with pytest.raises(ConfigurationError, match=rf"EMBED_{name.upper()}.*EMBED_MILVUS_URI"):
         Settings.load(**{name: value})
     assert getattr(Settings.load(milvus_uri=SERVER, **{name: value}), name) == value
+
+
+def test_the_settings_take_what_is_in_the_tables_of_types():
+    values = {n: get_args(Settings.model_fields[n].annotation) for n in Settings.model_fields}
+    assert set(values["milvus_index"]) == {AUTO, *INDEX_TYPES}
+    assert set(values["milvus_vector_type"]) == set(VECTOR_TYPES)
 
 
 def test_only_what_a_server_cannot_change_later_needs_another_collection():

@@ -270,8 +270,8 @@ def test_without_a_login_it_is_said_which_variables_have_it(
     [
         ("AWS_ENDPOINT_URL", "minio:9000", "AWS_ENDPOINT_URL is not the address of a server"),
         ("AWS_ENDPOINT_URL", "http://u:topsecret@a:99999", "AWS_ENDPOINT_URL is not the address"),
-        ("AWS_SESSION_TOKEN", "topsecret\n", "AWS_SECRET_ACCESS_KEY"),
-        ("AWS_CONDITIONAL_PUT", "topsecret", "environment variables cannot be used"),
+        ("AWS_SESSION_TOKEN", "topsecret\n", "cannot read one of the environment variables"),
+        ("AWS_CONDITIONAL_PUT", "topsecret", "cannot read one of the environment variables"),
     ],
 )
 def test_variables_that_obstore_cannot_use_are_named_without_their_values(
@@ -300,6 +300,25 @@ def test_without_obstore_it_is_said_what_to_install(
     monkeypatch.setitem(sys.modules, "obstore", None)
     with pytest.raises(ConfigurationError, match=r"pip install 'embed_assets\[shared\]'"):
         ObjectStore("s3://music", tmp_path).read(RECIPE, HASH)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("AWS_ENDPOINT_URL", "minio:9000"),
+        ("AWS_ENDPOINT_URL", "http://user:topsecret@a b"),
+        ("AWS_ENDPOINT_URL", "http://user:topsecret@[::1"),
+        ("AWS_CONDITIONAL_PUT", "topsecret"),
+    ],
+)
+def test_a_variable_that_cannot_be_read_is_a_setting_that_is_wrong(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, name: str, value: str
+) -> None:
+    monkeypatch.setenv(name, value)
+    object_client.server_of.cache_clear()
+    with pytest.raises(ConfigurationError, match=name[:4]) as caught:
+        ObjectStore("s3://bucket/prefix", tmp_path).read(RECIPE, HASH)
+    assert "topsecret" not in "".join(traceback.format_exception(caught.value))
 
 
 def test_a_copy_on_this_machine_is_used_only_for_what_the_tables_mean(store: ObjectStore) -> None:

@@ -109,6 +109,7 @@ def on_another_host(world, *command):
     )
 
 
+@pytest.mark.cluster
 def test_an_instance_has_one_up_on_whichever_host(cluster, tmp_path_factory):
     cluster.album("Album", 1)
     cluster.up()
@@ -122,6 +123,7 @@ def test_an_instance_has_one_up_on_whichever_host(cluster, tmp_path_factory):
     assert not [run for run in runs_of(cluster) if run.is_failure]
 
 
+@pytest.mark.cluster
 def test_sync_leaves_the_runs_to_the_daemon_whose_launcher_would_take_its_own_for_dead(cluster):
     cluster.settings["EMBED_SCAN_SECONDS"] = "3600"
     cluster.album("Before", 1)
@@ -152,6 +154,7 @@ def test_without_a_daemon_sync_executes_its_runs_itself(cluster):
     assert json.loads(cluster.run("status", "--json").stdout)["folders_in_step"] == 1
 
 
+@pytest.mark.cluster
 def test_a_host_with_other_settings_is_refused_without_a_storm_of_runs(cluster):
     differs = cluster.root / "hosts" / "environment"
     differs.write_text("EMBED_WINDOWS=5")

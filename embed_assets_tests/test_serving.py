@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
+import time
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -11,11 +15,13 @@ from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.index import promotion
 from embed_assets.index.collection import served
 from embed_assets.index.connection import connect
+from embed_assets.index.folders import index_library
 from embed_assets.index.gates import validate
 from embed_assets.index.nearest import similar, vectors_of
 from embed_assets.index.reconcile import compare, reconcile
 from embed_assets.storage import collection_registry
 from embed_assets_tests.made_library import ENRICHED, MEAN, OTHER, Shelf, shelf_of
+from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.searcher import searching
 
 SEARCHER = """
@@ -149,6 +155,40 @@ def test_a_rollback_holds_until_promoted_or_the_settings_change(uri, tmp_path):
 
 def promote(shelf, client, spec, wanted, **how):
     return promotion.promote(client, shelf.context(wanted), spec.collection, **how)
+
+
+BY_HAND = """
+import sys
+from pathlib import Path
+from embed_assets.index import promotion
+from embed_assets.index.connection import connect
+from embed_assets_tests.made_library import OTHER, Shelf
+
+root, uri = sys.argv[1:]
+with connect(uri, wait_seconds=900) as client:
+    promotion.rollback(client, Shelf(Path(root), uri).context(OTHER))
+"""
+
+
+def test_a_choice_by_hand_while_lite_is_measured_is_not_waited_for_and_holds(lite, tmp_path):
+    shelf = shelf_of(tmp_path, lite, 3, MEAN, ENRICHED, OTHER)
+    with connect(lite, wait_seconds=PATIENCE) as client:
+        shelf.index(client, MEAN)
+        shelf.index(client, ENRICHED)
+        list(index_library(client, shelf.context(OTHER), shelf.albums))
+        with subprocess.Popen(
+            [sys.executable, "-c", BY_HAND, str(tmp_path), lite],
+            env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        ) as other:
+            while not client._lock.is_awaited():
+                assert other.poll() is None
+                time.sleep(0.02)
+            status = promotion.promote_if_ready(client, shelf.context(OTHER))
+            assert other.wait(PATIENCE) == 0
+        assert (status.served, status.moved) == (MEAN.collection, False)
+        assert "moved the alias" in status.why
+        assert served(client) == MEAN.collection
+        assert "chosen by hand" in promotion.promote_if_ready(client, shelf.context(OTHER)).why
 
 
 def test_rows_with_other_fields_fill_a_collection_of_their_own(uri, tmp_path):

@@ -333,7 +333,12 @@ def test_a_folder_of_the_settings_that_is_gone_is_not_taken_for_an_empty_one(
     from embed_assets.errors import ConfigurationError
 
     store = FolderStore(tmp_path / "mount", tmp_path / "home")
-    for call in (lambda: store.write(RECIPE, HASH, windows()), lambda: store.read(RECIPE, HASH)):
+    for call in (
+        lambda: store.write(RECIPE, HASH, windows()),
+        lambda: store.read(RECIPE, HASH),
+        lambda: store.has(RECIPE, HASH),
+        lambda: store.known_lost(RECIPE, [HASH]),
+    ):
         with pytest.raises(ConfigurationError, match="there is no such folder: mount its disk"):
             call()
     store.root.mkdir()

@@ -48,6 +48,7 @@ BEGUN = {
 """What grows while a step runs."""
 
 
+@pytest.mark.cluster
 def test_a_database_that_is_killed_amid_each_step_stops_nothing_for_good(shared):
     shared.album("First", 0)
     shared.up()

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from embed_assets.storage import vector_cache
-from embed_assets.storage.vector_cache import SHARDS, VectorCache
+from embed_assets.storage.vector_cache import FOLDERS, VectorCache
 
 RECIPE = "r" * 32
 
@@ -36,7 +36,7 @@ def test_what_was_put_is_got_for_the_same_time_only(tmp_path: Path) -> None:
 def test_it_stays_as_small_as_it_should_however_much_is_put(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(vector_cache, "SHARDS", 8)
+    monkeypatch.setattr(vector_cache, "FOLDERS", 8)
     cache = VectorCache(tmp_path / "cache", 8 * 64_000)
     for audio in hashes(1_500):
         cache.put(RECIPE, audio, 1, bytes(1_000))
@@ -44,7 +44,7 @@ def test_it_stays_as_small_as_it_should_however_much_is_put(
 
 
 def test_short_processes_do_not_fill_the_disk_either(tmp_path: Path) -> None:
-    cache = VectorCache(tmp_path / "cache", SHARDS * 2_000)
+    cache = VectorCache(tmp_path / "cache", FOLDERS * 2_000)
     code = (
         "import sys; from pathlib import Path\n"
         "from embed_assets.storage.vector_cache import VectorCache\n"
@@ -65,7 +65,7 @@ def test_short_processes_do_not_fill_the_disk_either(tmp_path: Path) -> None:
 
 
 def test_what_was_used_last_stays(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(vector_cache, "SHARDS", 1)
+    monkeypatch.setattr(vector_cache, "FOLDERS", 1)
     cache = VectorCache(tmp_path / "cache", 10_000)
     for audio in ("used", "unused"):
         cache.put(RECIPE, audio, 1, bytes(1_000))
@@ -86,7 +86,7 @@ def test_a_cache_of_no_size_keeps_nothing(tmp_path: Path) -> None:
 
 
 def test_an_entry_that_is_too_large_for_it_is_not_kept(tmp_path: Path) -> None:
-    cache = VectorCache(tmp_path / "cache", SHARDS * 1_000)
+    cache = VectorCache(tmp_path / "cache", FOLDERS * 1_000)
     cache.put(RECIPE, "audio", 1, bytes(2_000))
     assert size_of(cache) == 0
 

@@ -16,6 +16,7 @@ from embed_assets.embedding.canary.spot_check import clips_of
 from embed_assets.errors import TransientError
 from embed_assets.identity import AudioHash, Recipe, RecipeDigest
 from embed_assets.storage import shard_rows
+from embed_assets.storage.database import HASHES_PER_CALL
 from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.records import Embedding
 from embed_assets.storage.shard_file import Contents, open_shard, shards_in, write_shard
@@ -186,8 +187,8 @@ class Packer:
     def _put_missing(self, rows: Iterable[Embedding]) -> None:
         every = {row.audio_hash: row for row in rows}
         hashes = list(every)
-        for start in range(0, len(hashes), shard_rows.HASHES_AT_ONCE):
-            some = hashes[start : start + shard_rows.HASHES_AT_ONCE]
+        for start in range(0, len(hashes), HASHES_PER_CALL):
+            some = hashes[start : start + HASHES_PER_CALL]
             known = shard_rows.reasons(self.tables, self.recipe.digest, some)
             # What another shard rejected may have vectors in this one.
             new = [h for h in some if h not in known or (known[h] and not every[h].reason)]

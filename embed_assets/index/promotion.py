@@ -10,6 +10,7 @@ Each move is one `alter_alias`; a concurrent search uses either the old or the n
 from __future__ import annotations
 
 import time
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from embed_assets.encoders.cards import wants_words
 from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.identity import PARTS, TRACKS, WORDS, IndexSpec, parts_of
 from embed_assets.index import collection
+from embed_assets.index.backend import backend_of
 from embed_assets.index.collection import ALIAS
 from embed_assets.index.gates import ValidationReport, validate
 from embed_assets.index.reconcile import repair
@@ -91,11 +93,20 @@ def promote_if_ready(client: IndexClient, index: IndexContext) -> ServingStatus:
 def _promote_if_ready(client: IndexClient, index: IndexContext, alias: str) -> ServingStatus:
     if (status := _not_to_be_moved(client, index, alias)) is not None:
         return status
-    with index.tables.database.lock(ALIAS_LOCK):
+    with _one_at_a_time(index.tables, index.uri):
         # Another process may have moved it while this one waited.
         if (status := _not_to_be_moved(client, index, alias)) is not None:
             return status
         return _move_if_it_passes(client, index, alias)
+
+
+def _one_at_a_time(tables: Tables, uri: str) -> AbstractContextManager[None]:
+    """Hold off other processes that would move an alias.
+
+    A Lite index belongs to one process already. Where that one lets another in, it must not hold
+    what the other one waits for: it looks at the alias again afterwards.
+    """
+    return nullcontext() if backend_of(uri).exclusive else tables.database.lock(ALIAS_LOCK)
 
 
 def _not_to_be_moved(client: IndexClient, index: IndexContext, alias: str) -> ServingStatus | None:
@@ -124,19 +135,25 @@ def _move_if_it_passes(client: IndexClient, index: IndexContext, alias: str) -> 
     if now == wanted:
         collection_registry.note_move(tables, uri, now, now, "settings", wanted, alias)
         return ServingStatus(wanted, now)
+    last = collection_registry.last_move(tables, uri, alias)
     report = validate(client, index, now)
     collection_registry.note_gates(tables, uri, wanted, report.as_json())
     if not report.passed:
         for one, diff in report.diffs:
             repair(client, one, tables, uri, diff)
         return ServingStatus(wanted, now, why="; ".join(report.failed), report=report)
+    # Measuring a Lite index lets other processes in.
+    if collection_registry.last_move(tables, uri, alias) != last:
+        now = collection.served(client, alias)
+        why = "" if now == wanted else "another process has just moved the alias"
+        return ServingStatus(wanted, now or "", why=why, report=report)
     return replace(_move(client, index, wanted, now, "gates", alias), report=report)
 
 
 def _stop_serving_words(client: IndexClient, index: IndexContext) -> None:
     if collection.served(client, WORDS) is None:
         return
-    with index.tables.database.lock(ALIAS_LOCK):
+    with _one_at_a_time(index.tables, index.uri):
         if now := collection.served(client, WORDS):
             client.drop_alias(WORDS)
             collection_registry.note_move(index.tables, index.uri, "", now, "settings", "", WORDS)
@@ -205,7 +222,7 @@ def promote(
         NotFound: there is no such collection.
         ConfigurationError: nothing is known of it, or a gate failed.
     """
-    with index.tables.database.lock(ALIAS_LOCK):
+    with _one_at_a_time(index.tables, index.uri):
         return _promote(client, index, name, alias, anyway=anyway)
 
 
@@ -224,6 +241,8 @@ def _promote(
     if spec is not None:
         report = validate(client, index.of(spec), now)
         collection_registry.note_gates(tables, uri, name, report.as_json())
+        # Measuring a Lite index lets other processes in.
+        now = collection.served(client, alias)
     if not anyway:
         if report is None:
             raise ConfigurationError(
@@ -247,7 +266,7 @@ def rollback(client: IndexClient, index: IndexContext, alias: str = ALIAS) -> Se
     Raises:
         NotFound: nothing was served before, or it was dropped.
     """
-    with index.tables.database.lock(ALIAS_LOCK):
+    with _one_at_a_time(index.tables, index.uri):
         return _rollback(client, index, alias)
 
 
@@ -279,7 +298,7 @@ def drop(
         NotFound: there is no such collection.
         ConfigurationError: it is served.
     """
-    with tables.database.lock(ALIAS_LOCK):
+    with _one_at_a_time(tables, uri):
         _drop(client, name, tables, uri, with_words=with_words)
 
 

@@ -53,7 +53,7 @@ def apply_options(client: IndexClient, index: IndexContext) -> list[CollectionNa
     if options is None or not options.set_by_hand:
         return []
     changed = []
-    for one in index.spec.collection_specs:
+    for one in index.spec.every_collection:
         name = one.collection
         if not client.has_collection(name) or not held(client, name).differs(options):
             continue

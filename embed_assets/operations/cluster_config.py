@@ -45,7 +45,7 @@ def cluster_config(address: str, runs: int, gpus: int, cpus: int) -> str:
 
 
 def steps(runs: int, tracks: int = 0) -> str:
-    """What to start where, in order; `tracks`: with settings of Milvus for so many."""
+    """What to start where, in order; `tracks`: adds the settings of Milvus for this number."""
     settings = suggested(tracks).settings() if tracks else {}
     milvus = "".join(f"       {name}={value}\n" for name, value in settings.items())
     return STEPS.format(runs=runs, writers=SERVER_WRITERS, milvus=milvus)

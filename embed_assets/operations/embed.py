@@ -248,7 +248,7 @@ class _Progress:
         self._say()
 
     def done(self, with_vectors: int) -> None:
-        """A folder is done, and has so many tracks with vectors."""
+        """A folder is done; `with_vectors`: how many of its tracks have vectors."""
         self.with_vectors += with_vectors
         self._say()
 

@@ -17,6 +17,7 @@ from embed_assets.operations.recipe_differences import recipe_differences
 from embed_assets.project import Project, for_reading
 from embed_assets.settings import Settings
 from embed_assets.storage import shard_rows
+from embed_assets.storage.database import HASHES_PER_CALL
 
 _FIRST = "embed_assets known audio 1"
 _HASH = re.compile(r"[0-9a-f]{32}")
@@ -55,7 +56,7 @@ def write_known(settings: Settings, file: Path) -> int:
 def _embedded(project: Project, recipe: Recipe) -> Iterator[AudioHash]:
     digest = recipe.digest
     rows = (r.audio_hash for r in shard_rows.embeddings(project.tables, digest) if not r.reason)
-    while some := list(islice(rows, shard_rows.HASHES_AT_ONCE)):
+    while some := list(islice(rows, HASHES_PER_CALL)):
         lost = set(project.store.known_lost(digest, some))
         yield from (audio for audio in some if audio not in lost)
 

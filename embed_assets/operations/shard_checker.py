@@ -15,6 +15,7 @@ from embed_assets.identity import Recipe
 from embed_assets.library.walk import require_library
 from embed_assets.project import Project
 from embed_assets.storage import shard_rows
+from embed_assets.storage.database import HASHES_PER_CALL
 from embed_assets.storage.shard_file import EntryDamaged, Shard
 from embed_assets.storage.shard_manifest import ShardRefused, ShardTrack
 from embed_assets.workers import open_pool
@@ -100,8 +101,8 @@ class ShardChecker:
         if not self._has_library():
             return
         shuffled = self._random.sample(tracks, len(tracks))
-        for start in range(0, len(shuffled), shard_rows.HASHES_AT_ONCE):
-            some = shuffled[start : start + shard_rows.HASHES_AT_ONCE]
+        for start in range(0, len(shuffled), HASHES_PER_CALL):
+            some = shuffled[start : start + HASHES_PER_CALL]
             there = shard_rows.tracks_with(self.project.tables, [t.audio for t in some])
             for track in some:
                 if track.audio in there:

@@ -12,7 +12,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embed_assets.errors import Reason
+from embed_assets.errors import Reason, TrackRejected
 from embed_assets.formats import counted
 from embed_assets.identity import Recipe
 from embed_assets.operations.recipe_differences import recipe_differences
@@ -20,7 +20,9 @@ from embed_assets.operations.shard_checker import ShardChecker
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import shard_rows
+from embed_assets.storage.database import HASHES_PER_CALL
 from embed_assets.storage.parallel import map_parallel
+from embed_assets.storage.pooling import pool
 from embed_assets.storage.records import Embedding
 from embed_assets.storage.shard_file import EntryDamaged, Shard, open_shard, shards_in
 from embed_assets.storage.shard_manifest import ShardRefused, ShardTrack
@@ -31,10 +33,8 @@ if TYPE_CHECKING:
 TRACKS_AT_ONCE = 200
 """Tracks whose rows are written together: while they are, no other process writes rows."""
 
-OF_AUDIO = frozenset(Reason) - {
-    *(Reason.DECODER_CRASHED, Reason.DECODER_TIMED_OUT, Reason.BAD_VECTOR)
-}
-"""Reasons that every machine finds; after any other one this machine tries for itself."""
+OF_ITS_MACHINE = frozenset({Reason.DECODER_CRASHED, Reason.DECODER_TIMED_OUT, Reason.BAD_VECTOR})
+"""Rejections that another machine may not repeat, so that this one tries for itself."""
 
 
 @dataclass(frozen=True)
@@ -157,8 +157,9 @@ class _Taking:
                 "its vectors are of other settings:"
                 f" {recipe_differences(there.recipe, self.recipes)}"
             )
-        missing = list(self._missing(shard))
+        missing = self._missing(there.recipe, there.tracks)
         compared = self.checking.compare(shard, missing)
+        self.result.known += len(there.tracks) - len(missing)
         self.result.checked += compared.tracks
         self.result.unchecked += compared.nothing
         if compared.warning:
@@ -173,25 +174,29 @@ class _Taking:
         self._take_rejected(shard)
         return self.result.new - before
 
-    def _missing(self, shard: Shard) -> Iterator[ShardTrack]:
-        """The tracks of a shard that have no vectors here."""
-        digest, tracks = shard.manifest.recipe.digest, shard.manifest.tracks
-        for start in range(0, len(tracks), shard_rows.HASHES_AT_ONCE):
-            some = tracks[start : start + shard_rows.HASHES_AT_ONCE]
-            known = shard_rows.reasons(self.tables, digest, [t.audio for t in some])
+    def _missing(self, recipe: Recipe, tracks: Sequence[ShardTrack]) -> list[ShardTrack]:
+        """Those of these tracks that have no vectors here."""
+        missing: list[ShardTrack] = []
+        for start in range(0, len(tracks), HASHES_PER_CALL):
+            some = tracks[start : start + HASHES_PER_CALL]
+            known = shard_rows.reasons(self.tables, recipe.digest, [t.audio for t in some])
             embedded = {audio for audio, reason in known.items() if reason is None}
-            embedded.difference_update(self.store.known_lost(digest, embedded))
-            self.result.known += len(embedded)
-            yield from (track for track in some if track.audio not in embedded)
+            embedded.difference_update(self.store.known_lost(recipe.digest, embedded))
+            missing += [track for track in some if track.audio not in embedded]
+        return missing
 
     def _take_some(self, shard: Shard, tracks: Sequence[ShardTrack], damaged: list[str]) -> None:
         digest, now = shard.manifest.recipe.digest, time.time()
+        # A run may have embedded some of them while others were compared.
+        missing = self._missing(shard.manifest.recipe, tracks)
+        self.result.known += len(tracks) - len(missing)
 
         def intact() -> Iterator[tuple[Embedding, np.ndarray]]:
-            for track in tracks:
+            for track in missing:
                 try:
                     windows = shard.read(track)
-                except EntryDamaged as e:
+                    pool(windows, "mean")
+                except (EntryDamaged, TrackRejected) as e:
                     damaged.append(f"{track.audio_hash}: {e}")
                     continue
                 yield track.row(digest, shard.path.stem, now), windows
@@ -211,15 +216,16 @@ class _Taking:
 
     def _take_rejected(self, shard: Shard) -> None:
         digest, rejected = shard.manifest.recipe.digest, shard.manifest.rejected
-        for start in range(0, len(rejected), shard_rows.HASHES_AT_ONCE):
+        for start in range(0, len(rejected), HASHES_PER_CALL):
             some = [
                 row
-                for row in rejected[start : start + shard_rows.HASHES_AT_ONCE]
-                if row.reason in OF_AUDIO
+                for row in rejected[start : start + HASHES_PER_CALL]
+                if row.reason not in OF_ITS_MACHINE
             ]
             known = shard_rows.reasons(self.tables, digest, [row.audio for row in some])
             new = [row for row in some if row.audio not in known]
             now = time.time()
             rows = [row.row(digest, shard.path.stem, now) for row in new]
-            self.tables.put_embeddings(rows, finished=False)
+            # A run may have embedded some of them since.
+            self.tables.put_embeddings(rows, finished=False, keep=True)
             self.result.rejected += len(new)

@@ -22,7 +22,7 @@ from embed_assets.identity import (
     TrackId,
     digest,
 )
-from embed_assets.storage.database import IS_CURRENT, Connection, insert
+from embed_assets.storage.database import HASHES_PER_CALL, IS_CURRENT, Connection, insert
 from embed_assets.storage.records import (
     EMBEDDING_COLUMNS,
     EMBEDDING_SELECT,
@@ -31,8 +31,6 @@ from embed_assets.storage.records import (
     Track,
 )
 from embed_assets.storage.tables import Tables
-
-HASHES_PER_CALL = 500
 
 ROLLBACK, PROMOTE = "rollback", "promote"
 """Reasons of a move by hand. It lasts until the settings change or the alias is moved by hand."""

@@ -11,6 +11,9 @@ from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
+HASHES_PER_CALL = 500
+"""Audio hashes in one statement; SQLite takes some thousands of values."""
+
 
 class Rows(Protocol):
     """The result of a statement."""

@@ -159,6 +159,8 @@ class FolderStore:
             # Some disks leave an empty file if the power fails during a rename.
             return os.stat(path).st_size > FOOTER_BYTES
         except (FileNotFoundError, NotADirectoryError):
+            # Without its disk every entry would count as lost, and its row would be deleted.
+            self._require_root()
             return False
         except OSError as error:
             raise _failed("look for", path, error) from error
@@ -232,9 +234,9 @@ class FolderStore:
         return f"{self.root}: can be written"
 
     def _files(self, recipe: RecipeDigest) -> Iterator[os.DirEntry[str]]:
-        for shard in _scan(Path(self.root, recipe)):
-            if shard.is_dir(follow_symlinks=False):
-                yield from _scan(Path(shard.path))
+        for folder in _scan(Path(self.root, recipe)):
+            if folder.is_dir(follow_symlinks=False):
+                yield from _scan(Path(folder.path))
 
 
 def _scan(folder: Path) -> Iterator[os.DirEntry[str]]:

@@ -14,10 +14,9 @@ from itertools import islice
 
 from embed_assets.identity import RecipeDigest
 from embed_assets.storage import collection_registry
+from embed_assets.storage.database import HASHES_PER_CALL
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Entry, Store
-
-HASHES_PER_CALL = 500
 
 
 @dataclass

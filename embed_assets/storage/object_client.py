@@ -111,9 +111,10 @@ def call(
             server.silent_until = time.monotonic() + PAUSE_SECONDS
             server.said = str(problem)
     except BaseException as error:
-        if not object_errors.is_panic(error):
+        # obstore panics, e.g. at a login with a line break.
+        if type(error).__name__ != "PanicException":
             raise
-        problem = object_errors.wrong_environment(address)
+        problem = unreadable_variables(address)
     # Raised out here, the text of obstore is not in its traceback: it may hold signatures.
     raise problem
 
@@ -122,13 +123,13 @@ def call(
 def server_of(address: str) -> Server:
     """This process keeps the client, with its connections.
 
-    Raises ConfigurationError: a login or the address of the server is wrong as it is written.
+    Raises:
+        ConfigurationError: an environment variable of the object store cannot be read.
     """
     from obstore.store import AzureStore, GCSStore, S3Store
 
     kind, bucket, prefix = parts_of(address)
-    object_errors.require_endpoint(kind)
-    plain = object_errors.endpoint(kind).lower().startswith("http://")
+    plain = object_errors.endpoint(kind).startswith("http://")
     how: dict[str, Any] = {
         "prefix": prefix or None,
         "client_options": {"timeout": TIMEOUT, "allow_http": plain},
@@ -137,7 +138,16 @@ def server_of(address: str) -> Server:
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     try:
         return Server(kinds[kind](bucket, **how))
-    except (obstore().exceptions.BaseError, OSError, ValueError):
-        problem = object_errors.wrong_environment(address)
-    # Out here, as in `call`.
-    raise problem
+    except (obstore().exceptions.BaseError, ValueError):
+        # The text of obstore may hold what the variable contains.
+        wrong = unreadable_variables(address)
+    raise wrong
+
+
+def unreadable_variables(address: str) -> ConfigurationError:
+    """What to raise if obstore cannot use its environment variables."""
+    kind, _, _ = parts_of(address)
+    return ConfigurationError(
+        f"EMBED_VECTORS={address}: obstore cannot read one of the environment variables of the"
+        f" object store ({object_errors.VARIABLES[kind]}): correct them (docs/vectors.md)"
+    )

@@ -23,6 +23,9 @@ _LOGINS = {
     "gs": "GOOGLE_APPLICATION_CREDENTIALS",
     "az": "AZURE_STORAGE_ACCOUNT_NAME and AZURE_STORAGE_ACCOUNT_KEY",
 }
+VARIABLES = {"s3": "AWS_*", "gs": "GOOGLE_*", "az": "AZURE_*"}
+"""Environment variables that obstore reads, by the kind of the store."""
+
 _NO_OBJECT = frozenset({"NoSuchKey", "BlobNotFound"})
 _NO_BUCKET = frozenset({"NoSuchBucket", "ContainerNotFound"})
 _PASSING = frozenset({"408", "409", "429", "RequestTimeout", "SlowDown", "InternalError"})
@@ -32,43 +35,32 @@ _WITHOUT_LOGIN = re.compile(
 
 
 def endpoint(kind: str) -> str:
-    """The address of the server that the environment names; empty: the provider's own."""
-    named = next((os.environ[name] for name in _ENDPOINTS[kind] if os.environ.get(name)), "")
-    return named.strip()
+    """The address of the server that the environment names; empty: the provider's own.
 
-
-def require_endpoint(kind: str) -> None:
-    """Refuse an address of a server that is none; obstore would panic.
-
-    Raises ConfigurationError: names the variable, and not its value, which may hold a login.
+    Raises:
+        ConfigurationError: it cannot be an address; obstore would end the thread.
     """
     name = next((name for name in _ENDPOINTS[kind] if os.environ.get(name)), "")
-    if not name:
-        return
-    try:
-        parts = urlsplit(endpoint(kind))
-        usable = parts.scheme in ("http", "https") and parts.hostname and parts.port != 0
-        usable = usable and not re.search(r"\s", endpoint(kind))
-    except ValueError:
-        usable = False
-    if not usable:
+    address = os.environ.get(name, "").strip()
+    if address and not _is_http(address):
+        # It may hold a login, so it is not shown.
         raise ConfigurationError(
-            f"{name} is not the address of a server: write http://host:port or https://host:port"
+            f"{name} is not the address of a server: write it as http://host:port, or https://host"
         )
+    return address
 
 
-def is_panic(error: BaseException) -> bool:
-    """Whether obstore failed in a way that it did not expect, e.g. at a login with a line break."""
-    return type(error).__name__ == "PanicException"
-
-
-def wrong_environment(address: str) -> ConfigurationError:
-    """What to raise if obstore takes no request; its text may hold parts of a login."""
-    kind = parts_of(address)[0]
-    return ConfigurationError(
-        f"{place(address)}: its environment variables cannot be used: check {_LOGINS[kind]}, also"
-        " for spaces and line breaks, and all others of this store (docs/vectors.md)"
-    )
+def _is_http(address: str) -> bool:
+    try:
+        parts = urlsplit(address)
+        return bool(
+            parts.scheme in ("http", "https")
+            and parts.hostname
+            and parts.port != 0
+            and not re.search(r"\s", address)
+        )
+    except ValueError:
+        return False
 
 
 def place(address: str) -> str:

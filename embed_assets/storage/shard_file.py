@@ -110,11 +110,11 @@ def open_shard(path: Path) -> Iterator[Shard]:
         OSError: it cannot be read.
     """
     if not path.is_file():
-        raise ShardRefused("it is no file")
+        raise ShardRefused("it is not a file")
     try:
         archive = zipfile.ZipFile(path)
     except _BROKEN as e:
-        raise ShardRefused(f"it is cut off, damaged or no shard ({e}): copy it again") from None
+        raise ShardRefused(f"it is cut off, damaged or not a shard ({e}): copy it again") from None
     with archive:
         yield Shard(path, _manifest_of(archive, path.stat().st_size), archive)
 
@@ -122,7 +122,7 @@ def open_shard(path: Path) -> Iterator[Shard]:
 def _manifest_of(archive: zipfile.ZipFile, size: int) -> ShardManifest:
     entries = archive.infolist()
     if any(e.compress_type != zipfile.ZIP_STORED or e.flag_bits & 1 for e in entries):
-        raise ShardRefused("it is no shard: it has compressed or encrypted entries")
+        raise ShardRefused("it is not a shard: it has compressed or encrypted entries")
     if sum(e.file_size for e in entries) > size:
         raise ShardRefused("it is damaged: its entries are larger than the file")
     try:
@@ -130,7 +130,7 @@ def _manifest_of(archive: zipfile.ZipFile, size: int) -> ShardManifest:
             raise ShardRefused("its manifest is too large")
         raw = archive.read(MANIFEST)
     except KeyError:
-        raise ShardRefused("it is no shard: it has no manifest.json") from None
+        raise ShardRefused("it is not a shard: it has no manifest.json") from None
     except _BROKEN as e:
         raise ShardRefused(f"its manifest is damaged ({e}): copy it again") from None
     if _comment(raw) != archive.comment:

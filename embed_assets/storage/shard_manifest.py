@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
-from embed_assets.errors import EmbedAssetsError
+from embed_assets.errors import EmbedAssetsError, Reason
 from embed_assets.formats import plain
 from embed_assets.identity import AudioHash, Recipe, RecipeDigest
 from embed_assets.storage.records import Embedding
@@ -94,7 +94,7 @@ class ShardReject(_Row):
     """An audio that could not be embedded, and why."""
 
     audio_hash: _Hash
-    reason: _Text
+    reason: Reason
     message: _Text
     at: _Seconds
 
@@ -103,7 +103,7 @@ class ShardReject(_Row):
         """The entry of a rejection."""
         return cls(
             audio_hash=row.audio_hash,
-            reason=row.reason or "",
+            reason=Reason(row.reason or ""),
             message=(row.message or "")[:_TEXT],
             at=row.at,
         )
@@ -177,7 +177,7 @@ def parse_manifest(raw: bytes) -> ShardManifest:
     except (ValueError, RecursionError):
         raise ShardRefused("its manifest is not JSON") from None
     if not isinstance(fields, dict) or fields.get("format") != FORMAT:
-        raise ShardRefused("it is no shard: `embed-assets embed --into` did not write it")
+        raise ShardRefused("it is not a shard: `embed-assets embed --into` did not write it")
     if fields.get("version") != VERSION:
         raise ShardRefused(
             f"its format has version {plain(fields.get('version'))[:40]}, and this embed_assets"

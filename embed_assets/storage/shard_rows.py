@@ -1,10 +1,14 @@
-"""What shards need of the tables: which audio is known, and which of it is in the library."""
+"""What shards need of the tables: which audio is known, and which of it is in the library.
+
+Pass `HASHES_PER_CALL` hashes at most, unless a function says otherwise.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
 from embed_assets.identity import AudioHash, RecipeDigest
+from embed_assets.storage.database import HASHES_PER_CALL
 from embed_assets.storage.records import (
     EMBEDDING_COLUMNS,
     TRACK_COLUMNS,
@@ -13,9 +17,6 @@ from embed_assets.storage.records import (
     Track,
 )
 from embed_assets.storage.tables import Tables
-
-HASHES_AT_ONCE = 500
-"""Audio hashes to pass in one call."""
 
 
 def reasons(
@@ -45,11 +46,11 @@ def tracks_with(tables: Tables, hashes: Sequence[AudioHash]) -> dict[AudioHash, 
 
 
 def durations(tables: Tables, hashes: Sequence[AudioHash]) -> dict[AudioHash, float]:
-    """The duration of each of these audios, in seconds."""
+    """The duration of each of these audios, in seconds; takes any number of hashes."""
     found: dict[AudioHash, float] = {}
     with tables.connect() as db:
-        for start in range(0, len(hashes), HASHES_AT_ONCE):
-            some = hashes[start : start + HASHES_AT_ONCE]
+        for start in range(0, len(hashes), HASHES_PER_CALL):
+            some = hashes[start : start + HASHES_PER_CALL]
             found.update(
                 db.execute(
                     "SELECT audio_hash, max(duration) FROM tracks WHERE audio_hash IN"

@@ -17,11 +17,11 @@ from pathlib import Path
 
 from embed_assets.identity import AudioHash, RecipeDigest
 
-SHARDS = 256
+FOLDERS = 256
 """Folders of the cache; each is bounded by itself, so that nobody has to look through all."""
 
 SLACK = 8
-"""A shard is looked through each time it has grown by about this part of its share."""
+"""A folder is looked through each time it has grown by about this part of its share."""
 
 TOUCHED_SECONDS = 3600.0
 """A copy that is used notes it at most this often; the copies used last stay."""
@@ -42,7 +42,7 @@ class VectorCache:
 
     @property
     def _share(self) -> int:
-        return self.most_bytes // SHARDS
+        return self.most_bytes // FOLDERS
 
     def get(self, recipe: RecipeDigest, audio_hash: AudioHash, embedded_at: int) -> bytes | None:
         """The bytes of an entry that was embedded then, unverified; None if there is no copy."""
@@ -85,11 +85,11 @@ class VectorCache:
 
     def _path(self, recipe: RecipeDigest, audio_hash: AudioHash, embedded_at: int) -> str:
         name = f"{recipe}-{audio_hash}-{embedded_at}"
-        return f"{self.folder}/{zlib.crc32(audio_hash.encode()) % SHARDS:02x}/{name}"
+        return f"{self.folder}/{zlib.crc32(audio_hash.encode()) % FOLDERS:02x}/{name}"
 
-    def _make_room(self, shard: Path) -> None:
+    def _make_room(self, folder: Path) -> None:
         copies = []
-        with os.scandir(shard) as there:
+        with os.scandir(folder) as there:
             for entry in there:
                 with suppress(FileNotFoundError):
                     stat = entry.stat()

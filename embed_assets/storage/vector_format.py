@@ -20,7 +20,7 @@ from embed_assets.identity import AudioHash, RecipeDigest
 
 _MAGIC = b"EAcrc32:"
 FOOTER_BYTES = len(_MAGIC) + 4
-"""Bytes of the checksum; whatever is not longer is no entry."""
+"""Bytes of the checksum; what is not longer is not an entry."""
 
 _HEADER_START = len(b"\x93NUMPY\x01\x00")
 _HEADER = re.compile(
@@ -48,7 +48,7 @@ def entry_name(recipe_digest: RecipeDigest, audio_hash: AudioHash) -> str:
 
 
 def hash_of(folder: str, file_name: str) -> AudioHash | None:
-    """The audio hash of an entry in a folder of a recipe; None if it is no entry."""
+    """The audio hash of an entry in a folder of a recipe; None if it is not an entry."""
     name, dot, ending = file_name.rpartition(".")
     is_entry = dot and ending == "npy" and name[:2] == folder and _NAME.fullmatch(name)
     return AudioHash(name) if is_entry else None

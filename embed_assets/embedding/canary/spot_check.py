@@ -89,16 +89,16 @@ class SpotChecker:
 
         If a sample differs, a few more are compared.
         """
-        heard = list(self._compared_clips(clips))
+        compared = list(self._compared_clips(clips))
         tracks: list[Outcome] = []
         for wanted in (number, number + MORE):
             while len(tracks) < wanted and (some := list(islice(samples, wanted - len(tracks)))):
                 tracks += self._embedded_again(some)
             if all(outcome.level is not Level.ERROR for outcome in tracks):
                 break
-        factor = max((outcome.factor for outcome in [*heard, *tracks]), default=1.0)
+        factor = max((outcome.factor for outcome in [*compared, *tracks]), default=1.0)
         return SpotCheck(
-            [outcome.comparison(resampler=False) for outcome in heard],
+            [outcome.comparison(resampler=False) for outcome in compared],
             [outcome.comparison(resampler=False) for outcome in tracks],
             factor * ERROR_ABOVE,
         )
