@@ -46,6 +46,18 @@ BOTH = replace(MEAN, words=KNOWS_WORDS)
 FIRST = b"Artist/Album 00"
 
 
+def test_weights_that_are_missing_for_words_only_are_said_to_be_so(tmp_path):
+    sound = EncoderConfig("acoustic", "", "cpu", tmp_path)
+    words = EncoderConfig(NAME, str(tmp_path / "nowhere"), "cpu", tmp_path)
+    with pytest.raises(ConfigurationError, match=r"EMBED_WORDS_MODEL is .*nowhere") as told:
+        VectorConfig(sound, 10.0, 3, "mean", words=words).spec()
+    assert "EMBED_MODEL" not in str(told.value)
+    words = replace(words, model="OpenMuQ/MuQ-MuLan-large")
+    with pytest.raises(ConfigurationError, match="or set EMBED_WORDS=false") as told:
+        VectorConfig(sound, 10.0, 3, "mean", words=words).spec()
+    assert "EMBED_ENCODER" not in str(told.value)
+
+
 def spec_for(words: Any) -> IndexSpec:
     spec = replace(MEAN, words=words).words_spec
     assert spec is not None

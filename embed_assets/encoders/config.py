@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -127,6 +129,9 @@ class EncoderConfig:
         return max(1, min(cpu_count(), _available_bytes(each) // each))
 
 
+_WITHOUT_DOWNLOAD = re.compile(r"EMBED_ENCODER=\w+, which needs no download")
+
+
 @dataclass(frozen=True)
 class VectorConfig:
     """Which vectors the settings ask for: encoders, windows and pooling.
@@ -154,7 +159,8 @@ class VectorConfig:
         if self.words is None:
             return alone
         seconds = self.words.card.window_seconds
-        both = replace(alone, words=self.words.recipe(seconds, self.windows))
+        with self.settings_named(self.words):
+            both = replace(alone, words=self.words.recipe(seconds, self.windows))
         names = {one.collection for one in both.every_collection}
         # The encoder of tracks may know words itself.
         return both if len(names) == len(both.every_collection) else alone
@@ -162,6 +168,17 @@ class VectorConfig:
     def encoders(self) -> tuple[EncoderConfig, ...]:
         """The encoders that are used, that of tracks first."""
         return (self.choice,) if self.words in (None, self.choice) else (self.choice, self.words)
+
+    @contextmanager
+    def settings_named(self, encoder: EncoderConfig) -> Iterator[None]:
+        """Have errors about one of the encoders name the settings that choose it."""
+        try:
+            yield
+        except ConfigurationError as error:
+            if encoder == self.choice:
+                raise
+            text = _WITHOUT_DOWNLOAD.sub("EMBED_WORDS=false", str(error))
+            raise type(error)(text.replace("EMBED_MODEL", "EMBED_WORDS_MODEL")) from error
 
     def passes(self, spec: IndexSpec) -> tuple[tuple[Recipe, EncoderConfig], ...]:
         """Each recipe of a `spec` of this, with the encoder that makes its vectors."""

@@ -28,6 +28,7 @@ def ready(
     vectors.choice.require_window(settings.window_seconds)
     settings = fitted(settings)
     for one in vectors.encoders():
-        encoders.fetch(one.name, one.model, one.cache, progress)
-        one.require()
+        with vectors.settings_named(one):
+            encoders.fetch(one.name, one.model, one.cache, progress)
+            one.require()
     return settings
