@@ -55,6 +55,17 @@ def resample_badly(monkeypatch):
     monkeypatch.setattr(soxr, "resample", lambda x, a, b, **_: real(x, a, b, quality="QQ"))
 
 
+def resample_very_badly(monkeypatch):
+    """Without what is above 2 kHz, so that small random weights give clearly other vectors."""
+    real = soxr.resample
+
+    def resample(x, a, b, **_):
+        low = real(real(x, a, 4_000), 4_000, b)
+        return np.resize(low, len(real(x, a, b)))
+
+    monkeypatch.setattr(soxr, "resample", resample)
+
+
 def decode_badly(monkeypatch):
     """MP3 in a few bits: what a decoder with another output format may do."""
     real = decoders._mono

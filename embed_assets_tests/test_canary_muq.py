@@ -20,7 +20,7 @@ from embed_assets.encoders.config import EncoderConfig
 from embed_assets.encoders.muq.encoder import reference
 from embed_assets.encoders.muq.engines import mel_of
 from embed_assets_tests import muq_tools
-from embed_assets_tests.canary_tools import embed, resample_badly, with_own_notes
+from embed_assets_tests.canary_tools import embed, resample_very_badly, with_own_notes
 from embed_assets_tests.embedded import HERE
 
 
@@ -82,7 +82,7 @@ def test_another_engine_is_no_drift_and_has_notes_of_its_own(home, loaded, small
 def test_each_stage_of_muq_is_named(home, loaded, encoder, monkeypatch):
     check(home, HERE)
     with monkeypatch.context() as broken:
-        resample_badly(broken)
+        resample_very_badly(broken)
         report = check(home, HERE)
     # How far random weights move is theirs: real ones move further.
     assert report.level is not Level.OK

@@ -60,7 +60,13 @@ def test_it_gives_upstreams_vector_of_audio(mulan: Encoder, upstream: Any, secon
         theirs = upstream(wavs=torch.from_numpy(audio[None]))[0].numpy()
     ours = mulan.encode(audio[None])
     assert ours.shape == (1, 1, small.DIM)
-    assert cosine(ours[0, 0], theirs) >= SMALLEST_COSINE[mulan.dtype]
+    allowed = 1 - SMALLEST_COSINE[mulan.dtype]
+    if mulan.dtype != "float32":
+        # Random weights of this size lose more by rounding than trained ones, upstream's, too.
+        with torch.inference_mode(), torch.autocast("cpu", dtype=getattr(torch, mulan.dtype)):
+            rounded = upstream(wavs=torch.from_numpy(audio[None]))[0].float().numpy()
+        allowed = max(allowed, 3 * (1 - cosine(rounded, theirs)))
+    assert 1 - cosine(ours[0, 0], theirs) <= allowed
 
 
 def test_the_layer_of_its_config_is_used_also_where_a_gpu_takes_it_apart(
