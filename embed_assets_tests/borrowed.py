@@ -15,8 +15,8 @@ import embed_assets
 from embed_assets.settings import Settings
 from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.shard_file import Contents, open_shard, write_shard
+from embed_assets_tests import privileges
 from embed_assets_tests.patience import PATIENCE
-from embed_assets_tests.privileges import give_up_roots
 
 NOT_NEEDED = {
     "anyascii": "anyascii",
@@ -56,13 +56,12 @@ class Borrowed:
         """Start `embed --into` with these arguments."""
         command = [sys.executable, "-m", "embed_assets.cli", "embed", "--into", str(self.shards)]
         return subprocess.Popen(
-            [*command, *arguments],
+            [sys.executable, "-SE", privileges.__file__, *command, *arguments],
             env=self._environment(),
             cwd=self.root,
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
-            preexec_fn=give_up_roots,
         )
 
     def embed(self, *arguments: str, code: int = 0) -> str:
