@@ -43,6 +43,9 @@ busy or asleep. After that it is retried later."""
 START_SECONDS = 10.0
 """How long a pool that ends waits for workers that are still starting."""
 
+STOP_SECONDS = 20.0
+"""How long a pool that is stopped may take; what is left of it ends with this process."""
+
 LOST = "the processes that read audio were killed; is the memory full? It will be retried"
 
 
@@ -164,13 +167,24 @@ def open_pool(
         if opened.used.is_set():
             _wait_for_workers(ready, workers)
         pool.close()
+        pool.join(timeout=10)
     except BaseException:
         pool.stop()
+        _join_stopped(pool)
         raise
     finally:
-        pool.join(timeout=10)
         ready.close()
         report.close()
+
+
+def _join_stopped(pool: ProcessPool) -> None:
+    """Wait for the end of a pool, but not for ever.
+
+    If a signal interrupts Pebble while it starts a pool, it waits for a thread that never ends.
+    """
+    ending = threading.Thread(target=pool.join, daemon=True)
+    ending.start()
+    ending.join(STOP_SECONDS)
 
 
 def _wait_for_workers(ready: Connection, workers: int) -> None:

@@ -100,11 +100,12 @@ def test_killed_before_packed_vectors_are_deleted_it_packs_none_twice(tmp_path, 
     again = embed_into(settings, into)
     assert (again.embedded, again.reused, again.shards) == (0, 3, [])
 
-    shards_in(into)[0].write_bytes(b"damaged")
+    (damaged,) = shards_in(into)
+    damaged.write_bytes(b"damaged")
     notes: list[str] = []
     again = embed_into(settings, into, progress=notes.append)
     assert again.embedded == 3
-    assert str(shards_in(into)[0]) in notes[0]
+    assert str(damaged) in notes[0]
     assert "embedded again" in notes[0]
 
 

@@ -1,11 +1,13 @@
 """As many workers as the machine lends this process: a container's limit counts, not its host."""
 
 import math
+import threading
 import time
 from pathlib import Path
 
 import pytest
 
+from embed_assets import workers
 from embed_assets.errors import Reason, TrackRejected, TransientError
 from embed_assets.workers import _cgroup_cores, cpu_count, open_pool
 
@@ -72,3 +74,14 @@ def _work(what: str) -> str:
     while time.process_time() < until:
         pass
     return "done"
+
+
+def test_a_signal_while_a_pool_starts_ends_it_soon(monkeypatch):
+    """Pebble's own wait for such a pool never ends."""
+    from pebble import ProcessPool
+
+    never = threading.Event()
+    monkeypatch.setattr(ProcessPool, "join", lambda self, timeout=None: never.wait())
+    monkeypatch.setattr(workers, "STOP_SECONDS", 0.1)
+    with pytest.raises(KeyboardInterrupt), workers.open_pool(1):
+        raise KeyboardInterrupt
