@@ -290,13 +290,13 @@ def test_all_of_it_works_by_keyboard_alone(browser, address):
             keys.press("Enter")
         assert page.locator(".chip.like").count() == 2
         keys.press("2")
-        assert page.locator("#view-queue").is_visible()
+        page.wait_for_selector("#view-queue", state="visible")
         keys.press(" ")
         until(page, "document.getElementById('audio').paused")
         keys.press("?")
-        assert page.locator("#keys").get_by_text("play or pause").is_visible()
+        page.locator("#keys").get_by_text("play or pause").wait_for(state="visible")
         keys.press("Escape")
-        assert not page.locator("#keys").is_visible()
+        page.wait_for_selector("#keys", state="hidden")
 
 
 def focus_until(page, label):
