@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    import dagster as dg
     import numpy as np
+    from dagster._core.events.log import EventLogEntry
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER_COLUMNS = ("folder_id", "path", "digest", "scan", "scanned_at")
@@ -96,6 +98,29 @@ def insert(db: Any, table: str, columns: Sequence[str], rows: Iterable[Sequence[
     """Write rows into a table of the project; columns that are not named have their defaults."""
     marks = ", ".join("?" * len(columns))
     db.executemany(f"INSERT INTO {table} ({', '.join(columns)}) VALUES ({marks})", rows)
+
+
+def materialized(run_id: str, made: dg.AssetMaterialization) -> EventLogEntry:
+    """The event of a materialization by the index step, as Dagster stores it."""
+    from dagster import DagsterEventType
+    from dagster._core.events import DagsterEvent, StepMaterializationData
+    from dagster._core.events.log import EventLogEntry
+
+    names = {"step_key": "milvus_index", "job_name": "bring_in_step"}
+    event = DagsterEvent(
+        event_type_value=DagsterEventType.ASSET_MATERIALIZATION.value,
+        event_specific_data=StepMaterializationData(made),
+        **names,
+    )
+    return EventLogEntry(
+        error_info=None,
+        level="debug",
+        user_message="",
+        run_id=run_id,
+        timestamp=time.time(),
+        dagster_event=event,
+        **names,
+    )
 
 
 def timed(work: Callable[[], object]) -> float:

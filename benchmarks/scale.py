@@ -261,8 +261,6 @@ def events(args: Any) -> dict[str, Any]:
 def write_events(writer: int, count: int) -> None:
     """Store this many materializations of a folder, as an index step does."""
     import dagster as dg
-    from dagster._core.events import DagsterEvent, StepMaterializationData
-    from dagster._core.events.log import EventLogEntry
 
     from embed_assets.defs import state
     from embed_assets.defs.dagster_compat.batches import stores_batches
@@ -290,24 +288,7 @@ def write_events(writer: int, count: int) -> None:
                         "collection": "tracks_muq_0123456789ab",
                     },
                 )
-                event = DagsterEvent(
-                    event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
-                    job_name="bring_in_step",
-                    step_key="milvus_index",
-                    event_specific_data=StepMaterializationData(made),
-                )
-                batch.append(
-                    EventLogEntry(
-                        error_info=None,
-                        level="debug",
-                        user_message="",
-                        run_id=run.run_id,
-                        timestamp=time.time(),
-                        step_key="milvus_index",
-                        job_name="bring_in_step",
-                        dagster_event=event,
-                    )
-                )
+                batch.append(common.materialized(run.run_id, made))
             instance.event_log_storage.store_event_batch(batch)
         print("done", flush=True)
 

@@ -162,8 +162,6 @@ def _note_in_tables(settings: Any, library: Path) -> None:
 
 def _index_all(instance: Any, settings: Any, library: Path) -> None:
     import dagster as dg
-    from dagster._core.events import DagsterEvent, StepMaterializationData
-    from dagster._core.events.log import EventLogEntry
 
     from embed_assets.defs import state
     from embed_assets.defs.dagster_compat.runs import VERSION_TAG
@@ -191,24 +189,7 @@ def _index_all(instance: Any, settings: Any, library: Path) -> None:
                 tags={VERSION_TAG: version_of(digest, spec)},
                 metadata={"folder": key, "rows": 10, "collection": spec.collection},
             )
-            event = DagsterEvent(
-                event_type_value=dg.DagsterEventType.ASSET_MATERIALIZATION.value,
-                job_name="bring_in_step",
-                step_key="milvus_index",
-                event_specific_data=StepMaterializationData(made),
-            )
-            instance.event_log_storage.store_event(
-                EventLogEntry(
-                    error_info=None,
-                    level="debug",
-                    user_message="",
-                    run_id=run.run_id,
-                    timestamp=time.time(),
-                    step_key="milvus_index",
-                    job_name="bring_in_step",
-                    dagster_event=event,
-                )
-            )
+            instance.event_log_storage.store_event(common.materialized(run.run_id, made))
 
 
 if __name__ == "__main__":

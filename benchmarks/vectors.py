@@ -109,7 +109,7 @@ def measured(root: Path, entries: int, bucket: str) -> dict[str, Any]:
 
 
 async def proxy(port: int, seconds: float) -> None:
-    """Pass connections on to a port of this machine; answers are late by so many seconds."""
+    """Pass connections on to a port of this machine; `seconds`: the delay of each answer."""
 
     async def client(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         there, back = await asyncio.open_connection("127.0.0.1", port)

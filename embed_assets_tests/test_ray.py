@@ -116,13 +116,17 @@ def albums(world, name, count, tracks, seed):
         world.album(f"{name} {i}", *range(first, first + tracks))
 
 
-def embeds_elsewhere(world, cluster, before):
-    """A run that has embedded something just now, and its host; empty until there is one."""
-    for run_id in set(world.embedded_runs().values()) - before:
-        for host in cluster.hosts.values():
-            if host.workers(run_id):
-                return run_id, host
-    return ()
+def run_that_embeds(world, cluster, before):
+    """Wait for a run that embeds; returns its id and its host."""
+    found = []
+
+    def embeds():
+        for run_id in set(world.embedded_runs().values()) - before:
+            found.extend((run_id, h) for h in cluster.hosts.values() if h.workers(run_id))
+        return found
+
+    world.until(embeds, "a host embeds")
+    return found[0]
 
 
 def deliver(world, host, run):
@@ -186,8 +190,7 @@ def test_up_can_be_restarted_while_a_host_works(working):
     own = world.root / "dagster/dagster.yaml"
     written = own.read_bytes()
     albums(world, "Restarted", 2, 6, seed=100)
-    world.until(lambda: embeds_elsewhere(world, cluster, before), "a host embeds")
-    run_id, host = embeds_elsewhere(world, cluster, before)
+    run_id, host = run_that_embeds(world, cluster, before)
     # It stands still meanwhile: otherwise a fast machine would be done with it.
     held = host.workers(run_id)
     for process in held:
@@ -207,8 +210,7 @@ def test_the_folders_of_a_host_that_is_killed_are_done_elsewhere(working):
     world, cluster = working
     before = set(world.embedded_runs().values())
     albums(world, "Killed", 2, 12, seed=200)
-    world.until(lambda: embeds_elsewhere(world, cluster, before), "a host embeds")
-    run_id, host = embeds_elsewhere(world, cluster, before)
+    run_id, host = run_that_embeds(world, cluster, before)
     host.kill()
     done = world.embedded_runs()
     world.until(lambda: runs_of(world)[run_id].status == FAILURE, "its run is failed")
@@ -225,8 +227,7 @@ def test_a_host_that_stood_still_and_wakes_changes_nothing(working):
     world, cluster = working
     before = set(world.embedded_runs().values())
     albums(world, "Frozen", 2, 12, seed=300)
-    world.until(lambda: embeds_elsewhere(world, cluster, before), "a host embeds")
-    run_id, host = embeds_elsewhere(world, cluster, before)
+    run_id, host = run_that_embeds(world, cluster, before)
     host.freeze()
     world.put("Frozen 0/01.ogg", 400)
     world.remove("Frozen 1/02.ogg")
@@ -247,8 +248,7 @@ def test_a_run_that_is_delivered_again_is_ignored(working):
     world, cluster = working
     before = set(world.embedded_runs().values())
     albums(world, "Twice", 1, 12, seed=500)
-    world.until(lambda: embeds_elsewhere(world, cluster, before), "a host embeds")
-    run_id, host = embeds_elsewhere(world, cluster, before)
+    run_id, host = run_that_embeds(world, cluster, before)
     (other,) = (cluster.hosts[name] for name in "ab" if cluster.hosts[name] is not host)
     # It stands still meanwhile: otherwise it might be done.
     held = host.workers(run_id)

@@ -1,8 +1,8 @@
 """Runs without a worker: ended, so that their folders, run slots and pools are free again.
 
 Runs are ended only where Dagster's launcher does not watch its workers itself. Where it does (Ray,
-Kubernetes), a worker may live on any machine, and nothing here judges it. A worker that was only
-away does nothing more when it is back, whoever ended its run.
+Kubernetes), a worker may live on any machine, and nothing here judges it. A worker that stood still
+until its run was ended writes nothing when it goes on.
 """
 
 from __future__ import annotations

@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
 
 SAMPLE = 20_000
-"""Tracks of which is known how near they are: some seconds to read."""
+"""Tracks among which true neighbours are looked for; reading them takes some seconds."""
 
 NEAREST = 100
 QUERIES = 200
 QUERIES_A_CALL = 50
 
 FEWEST = 50
-"""Neighbours in the sample, over all queries, from which on their share says something."""
+"""With fewer neighbours in the sample, over all queries, recall is not judged."""
 
 TIE = 1e-4
 
 QUANTISED = 0.01
-"""How much the scores of an index that shortens the vectors may be off."""
+"""Largest error of a score from an index that quantises the vectors."""
 
 
 def share_found(
@@ -38,9 +38,9 @@ def share_found(
 ) -> tuple[float, int]:
     """The share of the 100 nearest tracks that searches return, and how many it was measured on.
 
-    An answer must have each track that is nearer than its last hit. Which ones of a random sample
-    are is known from the stored vectors; the sample need not be the whole library. `vectors`:
-    track id -> vector of length 1, the queries.
+    An answer must have each track that is nearer than its last hit. The stored vectors of a random
+    sample of the library show which tracks of the sample are. `vectors`: the queries, track id ->
+    vector of length 1.
     """
     spec, name = index.spec, index.spec.collection
     stored = VECTOR_TYPES[spec.vector_type]

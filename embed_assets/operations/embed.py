@@ -58,7 +58,7 @@ class RejectedTrack:
 
 @dataclass(frozen=True)
 class UnfinishedFolder:
-    """A folder of which not all tracks were embedded."""
+    """A folder in which some tracks were not embedded."""
 
     path: str
     """The folder, relative to the library."""

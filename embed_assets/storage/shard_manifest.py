@@ -36,13 +36,24 @@ class _Row(BaseModel):
     model_config = ConfigDict(frozen=True)
 
 
-class ShardTrack(_Row):
-    """An audio with vectors. `sha256`: of its .npy; `at`: when it was embedded, seconds since 1970.
+class _Audio(_Row):
+    """An audio that was embedded or rejected; `at`: when, in seconds since 1970."""
+
+    audio_hash: _Hash
+    at: _Seconds
+
+    @property
+    def audio(self) -> AudioHash:
+        """Names the audio, and its vectors."""
+        return AudioHash(self.audio_hash)
+
+
+class ShardTrack(_Audio):
+    """An audio with vectors. `sha256`: of its .npy.
 
     `duration`, `decoded_seconds`: of the whole audio, and of its windows, in seconds.
     """
 
-    audio_hash: _Hash
     windows: Annotated[int, Field(ge=1)]
     duration: _Seconds
     decoded_seconds: _Seconds
@@ -50,7 +61,6 @@ class ShardTrack(_Row):
     engine: _Text
     device: _Text
     dtype: _Text
-    at: _Seconds
     sha256: _Sha256
 
     @classmethod
@@ -69,11 +79,6 @@ class ShardTrack(_Row):
             sha256=sha256,
         )
 
-    @property
-    def audio(self) -> AudioHash:
-        """Names its vectors."""
-        return AudioHash(self.audio_hash)
-
     def row(self, recipe: RecipeDigest, origin: str, now: float) -> Embedding:
         """Its row in the tables, with `origin` for its run; no later than `now`."""
         return Embedding(
@@ -90,13 +95,11 @@ class ShardTrack(_Row):
         )
 
 
-class ShardReject(_Row):
+class ShardReject(_Audio):
     """An audio that could not be embedded, and why."""
 
-    audio_hash: _Hash
     reason: Reason
     message: _Text
-    at: _Seconds
 
     @classmethod
     def of(cls, row: Embedding) -> ShardReject:
@@ -107,11 +110,6 @@ class ShardReject(_Row):
             message=(row.message or "")[:_TEXT],
             at=row.at,
         )
-
-    @property
-    def audio(self) -> AudioHash:
-        """Names the audio."""
-        return AudioHash(self.audio_hash)
 
     def row(self, recipe: RecipeDigest, origin: str, now: float) -> Embedding:
         """As `ShardTrack.row`."""
