@@ -4,10 +4,12 @@ import re
 import runpy
 from pathlib import Path
 
+import dagster_webserver
 import typer.main
 
 from embed_assets.cli.command_line import app
 from embed_assets.errors import EXIT_CODES
+from embed_assets.operations.up import LINEAGE
 from embed_assets.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -33,6 +35,15 @@ def test_the_readme_is_short_and_leads_to_every_page():
     pages = [*(ROOT / "docs").rglob("*.md"), ROOT / "CHANGELOG.md", ROOT / "CONTRIBUTING.md"]
     for page in [*pages, ROOT / "benchmarks/README.md"]:
         assert f"]({page.relative_to(ROOT).as_posix()})" in readme, page
+
+
+def test_the_address_of_the_assets_leads_to_the_lineage_of_dagsters_ui():
+    """Every path gives the same page; only its script knows which ones there are."""
+    script = Path(dagster_webserver.__file__).parent / "webapp/build/_next/static/chunks"
+    link = f'label:"Lineage",href:"{LINEAGE}"'
+    assert any(link in chunk.read_text() for chunk in script.glob("*.js"))
+    for page in (ROOT / "README.md", ROOT / "docs/dagster-ui.md"):
+        assert f"<http://127.0.0.1:3000{LINEAGE}>" in page.read_text()
 
 
 def test_the_page_of_commands_has_the_exit_codes_of_the_code():
