@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from embed_assets import encoders
+from embed_assets.defs.dead_runs import only_the_daemon_runs
 from embed_assets.defs.evaluation import evaluate
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, IndexBusy, TransientError
 from embed_assets.formats import counted
@@ -344,6 +345,9 @@ def _ctimes(settings: Settings, project: Project) -> str:
 def _dagster(settings: Settings, project: Project) -> str:
     address = address_of_up(settings)
     if address is None:
+        with open_existing(settings) as instance:
+            if only_the_daemon_runs(instance):
+                return "no `up`, but a daemon of this instance runs, e.g. that of Dagster's chart"
         raise _Unknown("not running: `embed-assets up` keeps the index up to date")
     return f"up: {address}"
 
