@@ -71,6 +71,20 @@ def test_no_setting_is_documented_that_does_not_exist():
             assert known, f"{name} in {page.name}"
 
 
+TYPED = re.compile(r"embed-assets ([a-z][a-z0-9-]*)((?:(?!embed-assets)[^`\n|;&])*)")
+"""A command, and what follows it on its line."""
+
+
+def test_no_command_or_option_is_typed_that_does_not_exist():
+    commands = typer.main.get_command(app).commands
+    for page in PAGES:
+        for name, rest in TYPED.findall(page.read_text()):
+            assert name in commands, f"embed-assets {name} in {page.name}"
+            has = {o for p in commands[name].params for o in (*p.opts, *p.secondary_opts)}
+            typed = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", rest))
+            assert typed <= has | {"--help"}, f"embed-assets {name}{rest} in {page.name}"
+
+
 def test_no_test_is_named_that_does_not_exist():
     for name in re.findall(r"`(test_\w+)`", (ROOT / "docs/how-it-was-tested.md").read_text()):
         assert (ROOT / f"embed_assets_tests/{name}.py").exists(), name
