@@ -42,7 +42,7 @@ def download() -> None:
     one, and a volume that containers share, get the weights by this command. It needs no library
     and no GPU. A download that was interrupted continues.
     """
-    from embed_assets.operations.ready import download as command
+    from embed_assets.operations.download import download as command
 
     for info in command(Settings.load(), print_note):
         typer.echo(f"{info.name}, weights {info.weights[:12]}: {info.note}")
