@@ -1,4 +1,4 @@
-"""Shards: vectors on their way from one machine to another, some thousands of tracks in a file.
+"""Portable shards: vectors on their way to another machine, some thousands of tracks in a file.
 
 A shard is a .npz file: `numpy.load(file)[audio_hash]` gives float32 [n_windows, S, dim]. Beside the
 vectors it has `manifest.json` (`shard_manifest.py`), with a SHA-256 of each; the SHA-256 of the
