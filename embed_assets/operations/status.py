@@ -9,7 +9,7 @@ from typing import Any
 import dagster as dg
 
 from embed_assets.defs.evaluation import evaluate
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.identity import WORDS, IndexSpec, RecipeDigest
 from embed_assets.library.left_out import LeftOut
 from embed_assets.neighbours.ranking import COSINE
@@ -22,6 +22,7 @@ from embed_assets.search.order import chosen_method
 from embed_assets.search.served import spec_of
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, queries
+from embed_assets.storage.owner import check_owner
 from embed_assets.storage.tables import Tables
 
 RATE_SECONDS = 60.0
@@ -106,6 +107,8 @@ class Status:
     """What neighbours are ranked by in the served collection; see `evaluate --choose`."""
     milvus: str
     """Why the Milvus server cannot be reached; empty if it can, and for Milvus Lite."""
+    vectors: str
+    """Why the vectors in `EMBED_VECTORS` cannot be used; empty if they can."""
     problem: str
     """Why the library could not be scanned; empty if it could."""
     servers: list[ServerRow]
@@ -172,10 +175,19 @@ def status(settings: Settings) -> Status:
         served_by_hand=collection_registry.is_by_hand(project.tables, project.uri, spec.collection),
         ranking=_ranking(project, served),
         milvus=project.backend.unreachable(),
+        vectors=_vectors(project),
         problem=problem,
         servers=music_servers(settings),
         words=words,
     )
+
+
+def _vectors(project: Project) -> str:
+    try:
+        check_owner(project.tables, project.store, hurried=True)
+    except EmbedAssetsError as e:
+        return str(e)
+    return ""
 
 
 def _words(
