@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from contextlib import closing
+from datetime import timedelta
 from pathlib import Path
 
 import numpy as np
@@ -20,12 +21,14 @@ import pytest
 
 from embed_assets.cli import main
 from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.operations import status
 from embed_assets.operations.copy_tables import copy_tables
 from embed_assets.operations.copy_vectors import copy_vectors
 from embed_assets.operations.doctor import doctor
 from embed_assets.operations.gc import gc
 from embed_assets.project import Project
 from embed_assets.settings import Settings
+from embed_assets.storage import object_client
 from embed_assets.storage.owner import adopt, check_owner, library_id, own_store
 from embed_assets.storage.postgres_database import STATE
 from embed_assets.storage.records import Embedding
@@ -111,6 +114,7 @@ import sys
 from pathlib import Path
 from embed_assets.errors import ConfigurationError
 from embed_assets.project import store_in, tables_in
+from embed_assets.storage import object_client
 from embed_assets.storage.owner import own_store
 tables, store = tables_in(Path(sys.argv[1])), store_in(Path(sys.argv[1]), sys.argv[2])
 tables.database.exists(), print("ready", flush=True), sys.stdin.readline()
@@ -245,6 +249,28 @@ def test_vectors_are_not_copied_into_the_place_of_another_library(library, tmp_p
     with pytest.raises(ConfigurationError, match="another library"):
         copy_vectors(second, place, lambda _: None)
     assert len(entries(library("first"))) == 1
+
+
+def test_who_waits_for_a_status_is_told_soon_that_the_server_hangs(
+    object_server, bucket, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(object_client, "HURRIED", timedelta(seconds=0.5))
+    project = Project.of(settings_of(tmp_path, "home", f"s3://{bucket}/vectors"))
+    began = time.monotonic()
+    with object_server.frozen(), pytest.raises(TransientError, match="did not answer in time"):
+        check_owner(project.tables, project.store, hurried=True)
+    assert time.monotonic() - began < object_client.RETRYING.total_seconds()
+    check_owner(project.tables, project.store)
+
+
+def test_a_status_does_not_wait_for_a_share_that_hangs(tmp_path, monkeypatch):
+    monkeypatch.setattr(status, "ANSWER_SECONDS", 0.2)
+    (tmp_path / "nas").mkdir()
+    mark = tmp_path / "nas" / MARK
+    os.mkfifo(mark)  # Who opens it for reading waits for a writer.
+    found = status.status(settings_of(tmp_path, "home", str(tmp_path / "nas")))
+    assert "has not answered" in found.vectors
+    mark.write_text("{")
 
 
 def test_tables_of_the_version_before_get_an_id(each_database, tmp_path):

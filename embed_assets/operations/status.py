@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,6 +26,9 @@ from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, queries
 from embed_assets.storage.owner import check_owner
 from embed_assets.storage.tables import Tables
+
+ANSWER_SECONDS = 10.0
+"""How long `status` waits for the place of the vectors; an object store gives up sooner."""
 
 RATE_SECONDS = 60.0
 """The rate covers the last minute, or the part of it in which runs embedded tracks."""
@@ -183,8 +188,23 @@ def status(settings: Settings) -> Status:
 
 
 def _vectors(project: Project) -> str:
+    """Why the place of the vectors cannot be used; does not wait for a share that hangs."""
+    if not project.store.address:
+        return ""
+    answer: Future[None] = Future()
+
+    def ask() -> None:
+        try:
+            answer.set_result(check_owner(project.tables, project.store, hurried=True))
+        except BaseException as e:  # noqa: BLE001  # raised for whoever waits
+            answer.set_exception(e)
+
+    # A thread of a pool would be waited for at the end of the process.
+    threading.Thread(target=ask, daemon=True).start()
     try:
-        check_owner(project.tables, project.store, hurried=True)
+        answer.result(ANSWER_SECONDS)
+    except TimeoutError:
+        return f"{project.store.where} has not answered for {ANSWER_SECONDS:.0f} s: check its disk"
     except EmbedAssetsError as e:
         return str(e)
     return ""
