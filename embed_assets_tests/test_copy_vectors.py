@@ -15,7 +15,7 @@ from embed_assets.operations import copy_vectors as operation
 from embed_assets.operations.copy_vectors import copy_vectors
 from embed_assets.project import Project, store_in
 from embed_assets.settings import Settings
-from embed_assets.storage.vector_store import MARK
+from embed_assets.storage.vector_store import MARK, Entry
 from embed_assets_tests.object_server import names_in, put_raw, raw_of
 
 RECIPES = ("a" * 32, "b" * 32)
@@ -73,6 +73,28 @@ def test_a_copy_that_was_interrupted_goes_on_and_what_is_new_is_copied(
     assert there_already <= 5
     np.testing.assert_array_equal(there.read(RECIPES[0], "cd" * 16), windows(99))
     np.testing.assert_array_equal(there.read(RECIPES[0], "00" * 16), windows(0))
+
+
+def test_what_was_embedded_again_since_it_was_copied_is_copied_again(
+    settings: Settings, tmp_path: Path
+) -> None:
+    here, target = Project.of(settings).store, str(tmp_path / "there")
+    assert counts(settings, target) == (20, 0, 0)
+    here.write(RECIPES[0], "00" * 16, windows(50), replace=True)
+    assert counts(settings, target) == (1, 19, 0)
+    there = store_in(settings.home, target)
+    np.testing.assert_array_equal(there.read(RECIPES[0], "00" * 16), windows(50))
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 0.0, 3600.0])
+def test_clocks_that_differ_hide_nothing_that_is_newer(ahead: float) -> None:
+    def entry(at: float) -> Entry:
+        return Entry("00" * 16, 100, at)
+
+    copied = 1000.0
+    assert operation.is_copied(entry(990.0), entry(copied + ahead), ahead)
+    assert not operation.is_copied(entry(1010.0), entry(copied + ahead), ahead)
+    assert not operation.is_copied(entry(990.0), None, ahead)
 
 
 def test_damaged_vectors_are_counted_and_left_out(

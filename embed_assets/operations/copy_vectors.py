@@ -88,7 +88,7 @@ def _copy_recipe(
         for folder in sorted(source.folders(recipe)):
             there = {entry.audio_hash: entry for entry in to.entries(recipe, folder)}
             for entry in source.entries(recipe, folder):
-                if _is_copied(entry, there.get(entry.audio_hash), ahead):
+                if is_copied(entry, there.get(entry.audio_hash), ahead):
                     found.there += 1
                 else:
                     yield entry
@@ -109,7 +109,8 @@ def _copy_recipe(
     yield from map_parallel(copy, missing())
 
 
-def _is_copied(entry: Entry, copy: Entry | None, ahead: float) -> bool:
+def is_copied(entry: Entry, copy: Entry | None, ahead: float) -> bool:
+    """Whether an entry need not be copied, as the target has a `copy` of it; `ahead`: see above."""
     if copy is None or copy.bytes != entry.bytes:
         return False
     return copy.modified - ahead >= entry.modified + MARGIN_SECONDS

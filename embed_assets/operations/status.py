@@ -195,9 +195,11 @@ def _vectors(project: Project) -> str:
 
     def ask() -> None:
         try:
-            answer.set_result(check_owner(project.tables, project.store, hurried=True))
+            check_owner(project.tables, project.store, hurried=True)
         except BaseException as e:  # noqa: BLE001  # raised for whoever waits
             answer.set_exception(e)
+        else:
+            answer.set_result(None)
 
     # A thread of a pool would be waited for at the end of the process.
     threading.Thread(target=ask, daemon=True).start()
