@@ -32,6 +32,7 @@ from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project, for_reading
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, queries
+from embed_assets.storage.owner import check_owner
 from embed_assets.storage.vector_store import VectorsLost, Wanted
 from embed_assets.storage.vectors_address import is_folder
 
@@ -277,6 +278,7 @@ def _index(settings: Settings, project: Project) -> str:
 
 
 def _vectors(project: Project, *, deep: bool) -> str:
+    check_owner(project.tables, project.store)
     recipes = [recipe.digest for recipe in project.spec().recipes]
     tracks = {
         (recipe, t.audio): t.path
