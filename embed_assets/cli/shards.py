@@ -81,7 +81,10 @@ def embed(
             f" {counted(len(result.failed), 'folder')} failed,"
             f" {counted(len(result.shards), 'new shard')}, {result.seconds:.1f} s"
         )
-    raise typer.Exit(ExitCode.FAILED if result.failed else ExitCode.DONE)
+        if result.words_missing:
+            print_note(f"nothing was embedded for `find`: {result.words_missing}")
+    failed = result.failed or result.words_missing
+    raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
 
 
 def union(

@@ -150,7 +150,7 @@ class _Taking:
         result: UnionResult,
     ) -> None:
         self.tables, self.store, self.recipes = project.tables, project.store, recipes
-        self.checking, self.result = checking, result
+        self.vectors, self.checking, self.result = project.vectors, checking, result
 
     def take(self, shard: Shard) -> int:
         """Take what is new in a shard; returns how many tracks.
@@ -161,6 +161,9 @@ class _Taking:
         """
         there = shard.manifest
         if there.recipe not in self.recipes:
+            words, lacks = self.vectors.words, self.vectors.words_missing()
+            if lacks and words and there.recipe.encoder == words.name:
+                raise ShardRefused(f"its vectors are for `find`: {lacks}")
             raise ShardRefused(
                 "its vectors are of other settings:"
                 f" {recipe_differences(there.recipe, self.recipes)}"
