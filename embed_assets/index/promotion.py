@@ -65,6 +65,8 @@ def promote_if_ready(client: IndexClient, index: IndexContext) -> ServingStatus:
     tracks = _promote_if_ready(client, index, ALIAS)
     if words := index.spec.words_spec:
         return replace(tracks, words=_promote_if_ready(client, index.of(words), WORDS))
+    if index.words_missing:
+        return tracks
     # Until the collection of the settings answers `find`, if it does, the earlier one does.
     if tracks.served == tracks.wanted or not wants_words(index.spec):
         _stop_serving_words(client, index)

@@ -144,6 +144,8 @@ def _behind(project: Project, *, words: bool) -> tuple[IndexContext, str]:
     index = project.index()
     if not words:
         return index, ALIAS
+    if missing := project.vectors.words_missing():
+        raise ConfigurationError(missing)
     if index.spec.words_spec is None:
         raise ConfigurationError(
             "no other collection than the served one answers `find`: `--words` needs"
