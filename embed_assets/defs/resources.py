@@ -81,7 +81,7 @@ class EncoderResource(dg.ConfigurableResource[Any]):
     @classmethod
     def of(cls, vectors: VectorConfig) -> EncoderResource:
         """The resource that gives these `vectors` again."""
-        tracks, words = vectors.choice, vectors.words
+        tracks, words = vectors.tracks, vectors.words
         return cls(
             name=tracks.name,
             model=tracks.model,

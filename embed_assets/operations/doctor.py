@@ -183,7 +183,7 @@ def _home(settings: Settings, project: Project) -> str:
 
 
 def _encoder(settings: Settings, project: Project) -> str:
-    return _described(project.choice)
+    return _described(project.vectors.tracks)
 
 
 def _words(settings: Settings, project: Project) -> str:
@@ -204,11 +204,11 @@ def _device(settings: Settings, project: Project) -> str:
     for one in project.vectors.encoders():
         encoders.require_device(one.name, one.device)
     where = f"cpu ({settings.encoder} runs on CPUs only)"
-    if project.choice.card.runs_on_gpu:
+    if project.vectors.tracks.card.runs_on_gpu:
         from embed_assets.encoders.devices import resolve_device
 
         where = resolve_device(settings.device)
-    workers = project.choice.workers()
+    workers = project.vectors.tracks.workers()
     used = ""
     with suppress(ConfigurationError):  # `encoder` reports missing weights
         used = queries.last_engine(project.tables, project.spec().recipe.digest)

@@ -253,6 +253,6 @@ def _built_in_specs(project: Project) -> list[IndexSpec]:
     name = WITHOUT_DOWNLOAD.name
     every = collection_registry.known(project.tables, project.uri).values()
     known = [c.spec for c in every if c.spec is not None and c.spec.recipe.encoder == name]
-    card = EncoderConfig(name, "", "auto", project.choice.cache)
+    card = EncoderConfig(name, "", "auto", project.vectors.tracks.cache)
     recipe = card.recipe(project.vectors.window_seconds, project.vectors.windows)
     return [*reversed(known), IndexSpec(recipe)]
