@@ -23,6 +23,7 @@ WITHOUT_JSON = {
     "copy-vectors",
     "up",
     "demo",
+    "download",
     "serve",
     "cluster-config",
 }

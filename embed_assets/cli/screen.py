@@ -104,6 +104,8 @@ def _server(one: ServerRow) -> str:
 
 
 def _words(w: WordsStatus) -> str:
+    if w.problem:
+        return f"PROBLEM: {w.problem}"
     counts = f"{w.tracks_embedded} embedded by {w.encoder}, {w.tracks_rejected} rejected by it only"
     where = w.collection if w.served == w.collection else f"{w.served or 'none'} is served until"
     where += "" if w.served == w.collection else f" {w.collection} is complete"

@@ -160,8 +160,10 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
 def _in_use(project: Project) -> list[IndexSpec] | None:
     """The specs of the settings and of all existing collections, which a rollback needs.
 
-    None if the spec of one of them is unknown.
+    None if the spec of one of them is unknown, or what words need, as their weights are missing.
     """
+    if project.vectors.words_missing():
+        return None
     known = collection_registry.known(project.tables, project.uri)
     wanted = {one.collection: one for one in project.spec().every_collection}
     specs = list(wanted.values())

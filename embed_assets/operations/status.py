@@ -54,6 +54,8 @@ class WordsStatus:
     """The collection of the current settings."""
     served: str | None
     """The collection that `find` uses; null before the first."""
+    problem: str = ""
+    """Why nothing is embedded for `find` here, e.g. that weights are missing; empty if it is."""
 
 
 @dataclass(frozen=True)
@@ -216,10 +218,17 @@ def _words(
     instance: dg.DagsterInstance, project: Project, spec: IndexSpec, tracks: int, *, goes_on: bool
 ) -> WordsStatus | None:
     """`tracks`: audio files in the library."""
-    words = spec.words_spec
+    tables, words = project.tables, spec.words_spec
+    served = collection_registry.last_served(tables, project.uri, WORDS)
+    missing = project.vectors.words_missing()
+    if missing and served:
+        words = collection_registry.spec_of(tables, project.uri, served)
+    if words is None and missing and project.vectors.words:
+        name = project.vectors.words.name
+        return WordsStatus(name, 0, 0, tracks, 0.0, "", "", served, missing)
     if words is None:
         return None
-    tables, recipe = project.tables, words.recipe.digest
+    recipe = words.recipe.digest
     found = queries.counts(tables, recipe, words.collection_key(project.uri))
     rejected = sum(1 for _ in queries.rejected_for_words(tables, recipe, spec.recipe.digest))
     return WordsStatus(
@@ -230,7 +239,8 @@ def _words(
         rate=_rate(instance, tables, recipe, goes_on=goes_on),
         engine=queries.last_engine(tables, recipe),
         collection=words.collection,
-        served=collection_registry.last_served(tables, project.uri, WORDS),
+        served=served,
+        problem=missing,
     )
 
 

@@ -78,6 +78,9 @@ class SyncResult:
     """Folders that failed or cannot be read; if there are any, the exit code is 1."""
     links_skipped: int = 0
     """Symbolic links that are not followed: they lead out of the library, or are broken."""
+    words_missing: str = ""
+    """Why nothing was embedded for `find`, e.g. that weights are missing; then the exit code is 1.
+    Empty if it was, or is not wanted."""
     runs: list[str] = field(default_factory=list)
     """Ids of the Dagster runs that `sync` executed."""
     seconds: float = 0.0
@@ -195,6 +198,7 @@ def sync(
     any_rejected = result.rejected or spec.words
     rejected = queries.rejects(tables, spec) if any_rejected else ()
     result.listed = bool(result.failed_folders or next(iter(rejected), None))
+    result.words_missing = project.vectors.words_missing()
     result.seconds = time.monotonic() - started
     return result
 
@@ -217,6 +221,7 @@ def _by_daemon(
         tracks=plan.files,
         failed_folders=waited.failed_folders + plan.unreadable,
         links_skipped=waited.left_out.links,
+        words_missing=project.vectors.words_missing(),
         seconds=time.monotonic() - started,
         listed=bool(waited.failed_folders or plan.unreadable),
     )

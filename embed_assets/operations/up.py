@@ -59,6 +59,9 @@ LOCK_SECONDS = 10.0
 LOST_LOCK = 0
 """Stands among the signals to stop: another `up` has the lock now, and all that belongs to it."""
 
+LINEAGE = "/asset-groups"
+"""Path of the page *Lineage*, where a user should begin; the UI opens on a timeline of runs."""
+
 NO_ADDRESS = "its address is not known yet"
 
 
@@ -142,7 +145,9 @@ def _serve(settings: Settings, port: int, lock: HeldLock, *, verbose: bool) -> i
         ):
             up = _Session(settings, port, lock, instance, log, http, stopping)
             note_up(instance, up.address)
-            log.info(f"Dagster UI: {up.address}  (library {settings.library}, stop with Ctrl-C)")
+            log.info(
+                f"Dagster UI: {up.address}{LINEAGE}  (library {settings.library}, stop with Ctrl-C)"
+            )
             code = _keep_running(up, note)
             if LOST_LOCK not in stopping:
                 note.unlink(missing_ok=True)

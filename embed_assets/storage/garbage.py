@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from embed_assets.identity import AudioHash, RecipeDigest
-from embed_assets.storage import collection_registry
+from embed_assets.storage import embedded_tracks
 from embed_assets.storage.database import HASHES_PER_CALL
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Entry, Store
@@ -63,17 +63,15 @@ def collect_garbage(
             report.entries += len(batch)
             report.bytes += sum(entry.bytes for entry in batch)
             in_use = recipe in recipes
-            named = collection_registry.named_audio(tables, there) if in_use else set()
+            named = embedded_tracks.named_audio(tables, there) if in_use else set()
             unused = [h for h in there if h not in named]
             old = [h for h in unused if there[h].modified < before]
             if in_use:
-                recent = collection_registry.audio_gone_since(tables, old, used_since)
+                recent = embedded_tracks.audio_gone_since(tables, old, used_since)
                 old = [h for h in old if h not in recent]
             report.too_young += len(unused) - len(old)
             if old and not dry_run:
-                old = collection_registry.forget_embeddings(
-                    tables, recipe, old, unless_named=in_use
-                )
+                old = embedded_tracks.forget_embeddings(tables, recipe, old, unless_named=in_use)
                 store.delete(recipe, old)
                 _embed_again(tables, store, recipe, old)
             report.removed += len(old)
@@ -87,10 +85,10 @@ def _embed_again(
     tables: Tables, store: Store, recipe: RecipeDigest, deleted: list[AudioHash]
 ) -> None:
     """Have audio embedded again that a run found in the store just before it was deleted."""
-    found = collection_registry.embedded_audio(tables, recipe, deleted)
+    found = embedded_tracks.embedded_audio(tables, recipe, deleted)
     lost = [audio for audio in found if not store.has(recipe, audio)]
     if lost:
-        collection_registry.forget_embeddings(tables, recipe, lost, unless_named=False)
+        embedded_tracks.forget_embeddings(tables, recipe, lost, unless_named=False)
         tables.index_again(lost)
 
 
