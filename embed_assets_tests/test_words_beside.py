@@ -10,6 +10,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,6 +36,8 @@ from embed_assets.operations.doctor import doctor
 from embed_assets.operations.errors import errors
 from embed_assets.operations.gc import gc
 from embed_assets.operations.retry import retry
+from embed_assets.operations.sync import SyncResult
+from embed_assets.operations.sync_counts import other_runs
 from embed_assets.storage import collection_registry, queries
 from embed_assets.storage.records import Embedding
 from embed_assets_tests.live_project import LiveProject
@@ -219,7 +222,13 @@ def test_switched_on_later_it_embeds_for_words_only_and_each_answers_its_own(
     world = beside
     world.album("Album", 1, 2)
     world.album("Other", 3)
-    assert run(world, "Album", "Other").success
+    began, meanwhile = time.time(), SyncResult()
+    made = run(world, "Album", "Other")
+    assert made.success
+    with world.instance() as instance:
+        meanwhile.count(instance, began)
+        assert (meanwhile.embedded, meanwhile.other_runs) == (3, [made.run_id])
+        assert not list(other_runs(instance, time.time()))
     first = made_at(world)
     lib = ea.Library(world.made_settings())
     with pytest.raises(ConfigurationError, match=r"knows no words: set EMBED_WORDS=true"):
@@ -371,7 +380,7 @@ def test_without_the_weights_for_words_all_else_goes_on(beside: LiveProject) -> 
         assert client.get("/v1/similar", params={"seed": "Album/01.ogg"}).status_code == 200
 
     world.settings["EMBED_WORDS_MODEL"] = small
-    assert world.sync()["words_embedded"] == 1, "as soon as they are back"
+    assert "0 embedded and 1 for `find`," in world.run("sync").stdout, "as soon as they are back"
     assert len(ea.Library(world.made_settings()).find("rain")) == 4
 
 

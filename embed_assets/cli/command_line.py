@@ -91,11 +91,14 @@ def sync(
     if as_json:
         terminal.print_json(result.as_json())
     else:
+        words = f" and {result.words_embedded} for `find`" if result.words_embedded else ""
+        others = f" and {len(result.other_runs)} of `up`" if result.other_runs else ""
         typer.echo(
             f"{counted(result.tracks, 'track')} in {counted(result.folders, 'folder')}:"
-            f" {result.embedded} embedded, {result.reused} reused, {result.rejected} rejected,"
-            f" {result.removed} removed, {counted(result.failed_folders, 'folder')} failed,"
-            f" {counted(len(result.runs), 'run')}, {result.seconds:.1f} s"
+            f" {result.embedded} embedded{words}, {result.reused} reused,"
+            f" {result.rejected} rejected, {result.removed} removed,"
+            f" {counted(result.failed_folders, 'folder')} failed,"
+            f" {counted(len(result.runs), 'run')}{others}, {result.seconds:.1f} s"
         )
         if result.listed:
             typer.echo("`embed-assets errors` says why.")
