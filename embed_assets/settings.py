@@ -20,6 +20,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 from embed_assets.access import Address, Tokens, read_tokens, require_token
 from embed_assets.encoders import cards
 from embed_assets.errors import ConfigurationError
+from embed_assets.formats import validation_message
 from embed_assets.index.address import is_server, normal_address
 from embed_assets.index.options import IndexOptions
 from embed_assets.servers.config import ServerConfig, parse, with_login
@@ -371,7 +372,8 @@ class Settings(BaseSettings):
             return cls(**given)
         except ValidationError as e:
             problems = "; ".join(
-                f"EMBED_{'_'.join(map(str, p['loc'])).upper()}={_shown(p['input'])}: {p['msg']}"
+                f"EMBED_{'_'.join(map(str, p['loc'])).upper()}={_shown(p['input'])}:"
+                f" {validation_message(p['msg'])}"
                 for p in e.errors()
             )
             raise ConfigurationError(f"wrong setting: {problems}") from None

@@ -124,10 +124,10 @@ def try_int8(
     """Measure on your own music whether `muq-int8` is worth using.
 
     Creates the int8 model if there is none yet, calibrated on 8 tracks of the library. This is done
-    once, takes five minutes and 6 GB of memory, and needs `pip install 'embed_assets[int8]'`. Then
-    embeds other tracks in int8 and in float32 and compares neighbours and speed, in about 15
-    minutes on two cores. Nothing is indexed. Exit codes: 0 if it was measured, whatever the result;
-    2 if int8 cannot be used on this machine.
+    once, takes five minutes and 6 GB of memory, and needs `pip install --editable '.[int8]'` in the
+    clone of embed_assets. Then embeds other tracks in int8 and in float32 and compares neighbours
+    and speed, in about 15 minutes on two cores. Nothing is indexed. Exit codes: 0 if it was
+    measured, whatever the result; 2 if int8 cannot be used on this machine.
     """
     from embed_assets.operations.try_int8 import try_int8 as command
 
