@@ -28,7 +28,7 @@ from embed_assets.defs.state import add_keys, range_tags
 from embed_assets.encoders.config import EncoderConfig, VectorConfig
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import WORDS, IndexSpec, track_id
-from embed_assets.index import promotion
+from embed_assets.index import promotion, promotion_by_hand
 from embed_assets.index.collection import load, rows_by_folder, served
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import written_versions
@@ -116,7 +116,7 @@ def test_each_collection_has_an_alias_and_gates_of_its_own(uri: str, tmp_path: P
         moved = shelf.index(client, changed)
         assert (moved.words.served, moved.words.report.passed) == (newer.collection, True)
         assert not moved.moved
-        back = promotion.rollback(client, shelf.context(newer), WORDS)
+        back = promotion_by_hand.rollback(client, shelf.context(newer), WORDS)
         assert (back.served, served(client)) == (words.collection, MEAN.collection)
         held = shelf.index(client, changed)
         assert "chosen by hand" in held.words.why
@@ -131,11 +131,11 @@ def test_each_collection_has_an_alias_and_gates_of_its_own(uri: str, tmp_path: P
         assert_in_step(client, shelf, BOTH)
 
         with pytest.raises(ConfigurationError, match="EMBED_WORDS=false"):
-            promotion.drop(client, words.collection, shelf.tables, uri, with_words=True)
+            promotion_by_hand.drop(client, words.collection, shelf.tables, uri, with_words=True)
         assert shelf.index(client, MEAN, []).words is None
         assert served(client, WORDS) is None, "nothing points to what is no longer kept up to date"
         assert promotion.request_promotion(shelf.context(BOTH)), "a run serves it again"
-        promotion.drop(client, words.collection, shelf.tables, uri)
+        promotion_by_hand.drop(client, words.collection, shelf.tables, uri)
         assert words.collection not in client.list_collections()
 
 

@@ -80,6 +80,8 @@ def _layout(s: Status) -> Group:
         rows.insert(3, ("left out", f"{links}: `embed-assets doctor` says what to do"))
     if s.milvus:
         rows.insert(0, ("Milvus", s.milvus))
+    if s.vectors:
+        rows.insert(0, ("vectors", s.vectors))
     if s.problem:
         rows.insert(0, ("PROBLEM", s.problem))
     for name, text in rows:

@@ -38,6 +38,7 @@ from embed_assets.embedding.embed_folders import EmbedContext, EmbedResult, embe
 from embed_assets.errors import ConfigurationError, FolderChanged, LibraryUnavailable
 from embed_assets.identity import FolderId, folder_id
 from embed_assets.storage import queries
+from embed_assets.storage.owner import own_store
 from embed_assets.storage.records import Embedding
 from embed_assets.workers import Pool
 
@@ -101,7 +102,7 @@ def audio_embeddings(
     """Embed the tracks without vectors, in each folder of the run."""
     refuse_ended_run(context)
     refuse_other_host(context, library, state, encoder, milvus)
-    music, tables, store = library.library(), state.tables(), state.store()
+    music, tables = library.library(), state.tables()
     vectors = encoder.vectors()
     with wrong_settings_fail_at_once("audio_embeddings"):
         spec = vectors.spec()
@@ -110,16 +111,18 @@ def audio_embeddings(
             choice.require()
     if missing := vectors.words_missing():
         context.log.warning(f"nothing is embedded for `find`: {missing}")
-    first = EmbedContext(
-        music, spec.recipe, vectors.choice, tables, store, context.run_id, config.embed_again
-    )
     last = spec.recipes[-1]
-    works = [
-        replace(first, recipe=recipe, choice=choice, last=recipe == last)
-        for recipe, choice in passes
-    ]
 
     def embed(paths: list[bytes]) -> Outcomes:
+        # Before anything counts as lost: without its disk, a folder of vectors is empty.
+        store = own_store(tables, state.store())
+        first = EmbedContext(
+            music, spec.recipe, vectors.choice, tables, store, context.run_id, config.embed_again
+        )
+        works = [
+            replace(first, recipe=recipe, choice=choice, last=recipe == last)
+            for recipe, choice in passes
+        ]
         return _in_turn(context, works, paths, retry_rejected=config.retry_rejected)
 
     each_folder(context, music, tables, embed)

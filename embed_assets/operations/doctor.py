@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from embed_assets import encoders
+from embed_assets.defs.dead_runs import only_the_daemon_runs
 from embed_assets.defs.evaluation import evaluate
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, IndexBusy, TransientError
@@ -33,6 +34,7 @@ from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project, for_reading
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, queries
+from embed_assets.storage.owner import check_owner
 from embed_assets.storage.vector_store import VectorsLost, Wanted
 from embed_assets.storage.vectors_address import is_folder
 
@@ -291,6 +293,7 @@ def _index(settings: Settings, project: Project) -> str:
 
 
 def _vectors(project: Project, *, deep: bool) -> str:
+    check_owner(project.tables, project.store)
     recipes = [recipe.digest for recipe in project.spec().recipes]
     tracks = {
         (recipe, t.audio): t.path
@@ -359,6 +362,9 @@ def _ctimes(settings: Settings, project: Project) -> str:
 def _dagster(settings: Settings, project: Project) -> str:
     address = address_of_up(settings)
     if address is None:
+        with open_existing(settings) as instance:
+            if only_the_daemon_runs(instance):
+                return "no `up`, but a daemon of this instance runs, e.g. that of Dagster's chart"
         raise _Unknown("not running: `embed-assets up` keeps the index up to date")
     return f"up: {address}"
 

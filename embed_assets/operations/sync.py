@@ -40,6 +40,7 @@ from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import looks, queries
+from embed_assets.storage.owner import check_owner
 from embed_assets.storage.records import NOT_DONE
 
 if TYPE_CHECKING:
@@ -117,13 +118,15 @@ def sync(
     Raises:
         LibraryUnavailable: the library is not there, or so much of it is gone that a person must
             confirm the removals.
-        ConfigurationError: encoder, weights or index cannot work as configured.
+        ConfigurationError: encoder, weights, vectors or index cannot work as configured.
+        TransientError: the place of the vectors is away, or looks unmounted.
     """
     started, began = time.monotonic(), time.time()
     project = Project.of(settings)
     index = project.index()
     tables, spec = index.tables, index.spec
     require_library(index.library.root, may_be_empty=confirm_removals)
+    check_owner(tables, index.store)
     cursor = SensorCursor()
     result = SyncResult()
     report = SyncProgress(project, spec, progress)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +22,7 @@ from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import shard_rows
 from embed_assets.storage.database import HASHES_PER_CALL
+from embed_assets.storage.owner import own_store
 from embed_assets.storage.parallel import map_parallel
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.records import Embedding
@@ -99,12 +100,14 @@ def union(
     that it rejects are decoded.
 
     Raises:
-        ConfigurationError: no such encoder, or its weights are not on this machine.
+        ConfigurationError: no such encoder, its weights are not on this machine, or the stored
+            vectors are those of another library.
         TransientError: the tables or the stored vectors cannot be written.
     """
     started = time.monotonic()
     project = Project.of(settings)
     recipes = project.spec().recipes
+    project = replace(project, store=own_store(project.tables, project.store))
     result = UnionResult()
     with ShardChecker(project, check, progress) as checking:
         taking = _Taking(project, recipes, checking, result)
