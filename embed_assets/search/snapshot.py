@@ -18,6 +18,7 @@ from embed_assets.search.order import Order, Ordered
 from embed_assets.search.pca_prefilter import CANDIDATES, CANDIDATES_EACH, PcaPrefilter, highest
 from embed_assets.storage.records import Track
 from embed_assets.storage.tables import Tables
+from embed_assets.workers import cpu_count
 
 EXACT_ROWS = 20_000
 """Up to this many rows a full scan is fastest; above it, see `pca_prefilter.py`."""
@@ -27,6 +28,9 @@ ASKED_BEFORE = 4
 
 FEW = 8
 """Up to this many codes, comparing with each is faster than numpy's `isin`."""
+
+_CORES = threading.Semaphore(cpu_count())
+"""Searches that compute at the same time; with more, threads mostly wait for the interpreter."""
 
 Result = TypeVar("Result")
 
@@ -222,6 +226,12 @@ class Snapshot:
         `allowed`: bool `[positions]`, which tracks may be returned. Ties are ordered by path. If
         another order was chosen for the collection, the cosines need not fall.
         """
+        with _CORES:
+            return self._nearest(query, n, allowed)
+
+    def _nearest(
+        self, query: np.ndarray, n: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         state = self._state
         query = (query / max(float(np.linalg.norm(query)), 1e-12)).astype(np.float32)
         allowed = state.live_mask if allowed is None else state.live_mask & allowed
