@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from embed_assets.identity import digest
-from embed_assets.storage import collection_registry
+from embed_assets.storage import embedded_tracks
 from embed_assets.storage.garbage import collect_garbage
 from embed_assets.storage.segment_vector_file import SegmentVectorFile
 from embed_assets.storage.track_vector_file import TrackVectorFile, unused_files
@@ -96,7 +96,7 @@ def test_audio_that_comes_back_before_its_vectors_go_keeps_them(shelf):
     track = shelf.albums[b"Artist/Album 00"][0]
     recipe = MEAN.recipe.digest
     assert (
-        collection_registry.forget_embeddings(
+        embedded_tracks.forget_embeddings(
             shelf.tables, recipe, [track.audio_hash], unless_named=True
         )
         == []

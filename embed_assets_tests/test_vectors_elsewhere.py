@@ -34,16 +34,16 @@ def test_a_library_is_indexed_with_its_vectors_elsewhere(elsewhere, bucket, obje
     world.settings, there = away, world.settings
     failed = world.run("sync", "--json")
     assert failed.returncode == 1, failed.stderr
-    assert "it cannot be reached" in world.run("errors").stdout
+    assert "it cannot be reached" in failed.stderr
     world.settings = there
 
     done = world.sync()
     assert (done["embedded"], done["rejected"], done["failed_folders"]) == (5, 1, 0)
     world.assert_index_is_library()
-    assert len(names_in(world.project().store)) == 5
+    assert len(names_in(world.project().store)) == 6, "with the mark"
     assert not (world.home / "vectors").exists()
     asked = object_server.requests(bucket)
-    assert asked["PUT"] == 5
+    assert asked["PUT"] == 6
     assert asked["HEAD"] <= 2, "at most one for each run that embeds"
 
     doctor = {c["check"]: c for c in json.loads(world.run("doctor", "--json").stdout)}
@@ -62,6 +62,10 @@ def test_a_library_is_indexed_with_its_vectors_elsewhere(elsewhere, bucket, obje
 
     del world.settings["EMBED_POOLING"]
     shutil.rmtree(world.home)
+    refused = world.run("sync")
+    assert refused.returncode == 2
+    assert "another library" in refused.stderr
+    assert world.run("adopt-vectors").returncode == 0
     assert world.sync()["embedded"] == 0, "so does a machine that has nothing yet"
     world.assert_index_is_library()
 

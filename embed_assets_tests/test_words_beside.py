@@ -6,6 +6,7 @@ First what is between the tables and the index, with made-up vectors; then runs 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -25,11 +26,12 @@ from embed_assets.defs.state import add_keys, range_tags
 from embed_assets.encoders.config import EncoderConfig, VectorConfig
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import WORDS, IndexSpec, track_id
-from embed_assets.index import promotion
+from embed_assets.index import promotion, promotion_by_hand
 from embed_assets.index.collection import load, rows_by_folder, served
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import written_versions
 from embed_assets.index.reconcile import compare, reconcile
+from embed_assets.operations.doctor import doctor
 from embed_assets.operations.errors import errors
 from embed_assets.operations.gc import gc
 from embed_assets.operations.retry import retry
@@ -49,13 +51,14 @@ FIRST = b"Artist/Album 00"
 def test_weights_that_are_missing_for_words_only_are_said_to_be_so(tmp_path):
     sound = EncoderConfig("acoustic", "", "cpu", tmp_path)
     words = EncoderConfig(NAME, str(tmp_path / "nowhere"), "cpu", tmp_path)
-    with pytest.raises(ConfigurationError, match=r"EMBED_WORDS_MODEL is .*nowhere") as told:
-        VectorConfig(sound, 10.0, 3, "mean", words=words).spec()
-    assert "EMBED_MODEL" not in str(told.value)
+    without = VectorConfig(sound, 10.0, 3, "mean", words=words)
+    assert without.spec() == replace(without, words=None).spec(), "sound does not wait for it"
+    assert re.search(r"EMBED_WORDS_MODEL is .*nowhere", without.words_missing())
+    assert "EMBED_MODEL" not in without.words_missing()
     words = replace(words, model="OpenMuQ/MuQ-MuLan-large")
-    with pytest.raises(ConfigurationError, match="or set EMBED_WORDS=false") as told:
-        VectorConfig(sound, 10.0, 3, "mean", words=words).spec()
-    assert "EMBED_ENCODER" not in str(told.value)
+    missing = replace(without, words=words).words_missing()
+    assert "or set EMBED_WORDS=false" in missing
+    assert "EMBED_ENCODER" not in missing
 
 
 def spec_for(words: Any) -> IndexSpec:
@@ -107,7 +110,7 @@ def test_each_collection_has_an_alias_and_gates_of_its_own(uri: str, tmp_path: P
         moved = shelf.index(client, changed)
         assert (moved.words.served, moved.words.report.passed) == (newer.collection, True)
         assert not moved.moved
-        back = promotion.rollback(client, shelf.context(newer), WORDS)
+        back = promotion_by_hand.rollback(client, shelf.context(newer), WORDS)
         assert (back.served, served(client)) == (words.collection, MEAN.collection)
         held = shelf.index(client, changed)
         assert "chosen by hand" in held.words.why
@@ -122,11 +125,11 @@ def test_each_collection_has_an_alias_and_gates_of_its_own(uri: str, tmp_path: P
         assert_in_step(client, shelf, BOTH)
 
         with pytest.raises(ConfigurationError, match="EMBED_WORDS=false"):
-            promotion.drop(client, words.collection, shelf.tables, uri, with_words=True)
+            promotion_by_hand.drop(client, words.collection, shelf.tables, uri, with_words=True)
         assert shelf.index(client, MEAN, []).words is None
         assert served(client, WORDS) is None, "nothing points to what is no longer kept up to date"
         assert promotion.request_promotion(shelf.context(BOTH)), "a run serves it again"
-        promotion.drop(client, words.collection, shelf.tables, uri)
+        promotion_by_hand.drop(client, words.collection, shelf.tables, uri)
         assert words.collection not in client.list_collections()
 
 
@@ -316,6 +319,77 @@ def test_what_fails_for_words_only_is_retried_and_holds_back_no_search_by_sound(
     assert both_in_step(world)
     assert not errors(world.made_settings())
     assert len(lib.find("rain")) == 2
+
+
+def test_without_the_weights_for_words_all_else_goes_on(beside: LiveProject) -> None:
+    world = beside
+    world.settings["EMBED_WORDS"] = "true"
+    world.album("Album", 1, 2)
+    world.album("Other", 3)
+    run(world, "Album", "Other")
+    words = world.project().spec().words_spec
+    small = world.settings["EMBED_WORDS_MODEL"]
+    world.settings["EMBED_WORDS_MODEL"] = str(world.root / "moved away")
+
+    # The index follows the library, as far as it can, and what `find` used stays where it is.
+    world.move("Other/01.ogg", "Album/03.ogg")
+    (world.library / "Other").rmdir()
+    world.put("Album/04.ogg", 4)
+    done = world.run("sync", "--json")
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
+    assert "moved away" in result["words_missing"]
+    assert (result["embedded"], result["failed_folders"]) == (1, 0)
+    project = world.project()
+    with connect(project.uri) as client:
+        assert served(client, WORDS) == words.collection
+        load(client, words.collection)
+        there = {t for _, t, _ in rows_by_folder(client, words.collection)}
+    name = project.library.name
+    assert there == {track_id(name, b"Album/0%d.ogg" % i) for i in (1, 2, 3)}
+
+    lib = ea.Library(world.made_settings())
+    assert len(lib.similar("Album/01.ogg")) == 3
+    assert len(lib.snapshot()) == 4
+    assert lib.errors() == []
+    shown = lib.status()
+    assert (shown.tracks_embedded, shown.folders_to_do) == (4, 0)
+    assert "moved away" in shown.words.problem
+    assert (shown.words.tracks_embedded, shown.words.served) == (3, words.collection)
+    assert "PROBLEM: EMBED_WORDS_MODEL" in world.run("status").stdout
+    for asked in (lib, lib.snapshot()):
+        with pytest.raises(ConfigurationError, match=r"EMBED_WORDS_MODEL is .*moved away"):
+            asked.find("rain")
+    found = {f.check: f for f in doctor(world.made_settings())}
+    assert (found["encoder"].ok, found["words"].ok, found["index"].ok) == (True, False, True)
+    assert "moved away" in found["words"].message
+    kept = gc(world.made_settings(), dry_run=False, older_than=0.0)
+    assert words.recipe.digest in kept.recipes_in_use
+    with serving(world) as client:
+        assert client.get("/v1/find", params={"q": "rain"}).status_code == 400
+        assert client.get("/v1/status").json()["words"] is False
+        assert client.get("/v1/similar", params={"seed": "Album/01.ogg"}).status_code == 200
+
+    world.settings["EMBED_WORDS_MODEL"] = small
+    assert world.sync()["words_embedded"] == 1, "as soon as they are back"
+    assert len(ea.Library(world.made_settings()).find("rain")) == 4
+
+
+def test_weights_for_words_that_are_damaged_hold_back_no_search_by_sound(
+    beside: LiveProject,
+) -> None:
+    world = beside
+    world.settings["EMBED_WORDS"] = "true"
+    world.album("Album", 1, 2)
+    damaged = shutil.copytree(world.settings["EMBED_WORDS_MODEL"], world.root / "damaged")
+    (damaged / "model.safetensors").unlink()
+    (damaged / "model.safetensors").write_bytes(b"no tensors")
+    world.settings["EMBED_WORDS_MODEL"] = str(damaged)
+    assert run(world, "Album").success
+    assert len(ea.Library(world.made_settings()).similar("Album/01.ogg")) == 1
+    (listed,) = errors(world.made_settings())
+    assert (listed["path"], listed["reason"]) == ("Album", "audio_embeddings failed")
+    assert str(damaged) in listed["message"]
 
 
 KILLED = """

@@ -81,7 +81,8 @@ def sync(
     """Scan the library once, run what has changed, and wait for it.
 
     Exit codes: 0 if everything is up to date (rejected tracks do not count as failures), 1 if a
-    folder failed, 2 if a setting is wrong or the library is missing.
+    folder failed or the weights for `find` are missing, 2 if a setting is wrong or the library is
+    missing.
     """
     progress = _progress(quiet=as_json)
     library = open_library()
@@ -101,7 +102,10 @@ def sync(
         if result.links_skipped:
             links = counted(result.links_skipped, "symbolic link")
             typer.echo(f"{links} not followed: see `embed-assets doctor`.")
-    raise typer.Exit(ExitCode.FAILED if result.failed_folders else ExitCode.DONE)
+        if result.words_missing:
+            typer.echo(f"Nothing was embedded for `find`: {result.words_missing}")
+    failed = result.failed_folders or result.words_missing
+    raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
 
 
 reports.add_to(app)

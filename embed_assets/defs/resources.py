@@ -133,7 +133,9 @@ def index_context(
     """The context of indexing; raises what `encoder.spec` does."""
     spec = wanted_spec(encoder, milvus)
     music, tables, store = library.library(), state.tables(), state.store()
-    return IndexContext(music, tables, store, spec, milvus.uri, milvus.options())
+    missing = bool(encoder.vectors().words_missing())
+    options = milvus.options()
+    return IndexContext(music, tables, store, spec, milvus.uri, options, words_missing=missing)
 
 
 def wanted_spec(encoder: EncoderResource, milvus: MilvusResource) -> IndexSpec:

@@ -149,21 +149,37 @@ class VectorConfig:
     def spec(self) -> IndexSpec:
         """The index spec that all folders should have.
 
-        Windows for words have the length that their encoder knows, and are as many.
+        It is without words while `words_missing` says why: searches by sound do not wait for them.
 
         Raises:
-            ConfigurationError: no such encoder, or its weights are not on this machine.
+            ConfigurationError: no such encoder of tracks, or its weights are not on this machine.
         """
         recipe = self.choice.recipe(self.window_seconds, self.windows)
         alone = IndexSpec(recipe, self.pooling, parts=self.parts)
-        if self.words is None:
+        if self.words is None or self.words_missing():
             return alone
-        seconds = self.words.card.window_seconds
-        with self.settings_named(self.words):
-            both = replace(alone, words=self.words.recipe(seconds, self.windows))
+        both = replace(alone, words=self._words_recipe(self.words))
         names = {one.collection for one in both.every_collection}
         # The encoder of tracks may know words itself.
         return both if len(names) == len(both.every_collection) else alone
+
+    def words_missing(self) -> str:
+        """Why no music can be embedded for `find` here, in a sentence that names the setting.
+
+        Empty if it can be, or is not wanted. E.g. the weights were not downloaded, or were moved.
+        """
+        if self.words in (None, self.choice):
+            return ""
+        try:
+            self._words_recipe(self.words)
+        except ConfigurationError as error:
+            return str(error)
+        return ""
+
+    def _words_recipe(self, words: EncoderConfig) -> Recipe:
+        """Windows for words have the length that their encoder knows, and are as many."""
+        with self.settings_named(words):
+            return words.recipe(words.card.window_seconds, self.windows)
 
     def encoders(self) -> tuple[EncoderConfig, ...]:
         """The encoders that are used, that of tracks first."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from embed_assets.embedding.canary.check import check
 from embed_assets.embedding.canary.environment import changes, environment
 from embed_assets.embedding.canary.notes import Notes
@@ -32,7 +34,10 @@ def canary(settings: Settings, *, accept: bool = False) -> Report:
         context = EmbedContext(project.library, recipe, choice, project.tables, project.store)
         with open_embedders(choice, recipe.window_seconds) as pool:
             reports[choice.name] = check(context, pool, accept=accept)
-    return together(reports)
+    report = together(reports)
+    if missing := project.vectors.words_missing():
+        return replace(report, message=f"{report.message}; not checked for `find`: {missing}")
+    return report
 
 
 def last_result(project: Project) -> str | None:

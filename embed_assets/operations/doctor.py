@@ -12,7 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from embed_assets import encoders
+from embed_assets.defs.dead_runs import only_the_daemon_runs
 from embed_assets.defs.evaluation import evaluate
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, IndexBusy, TransientError
 from embed_assets.formats import counted
 from embed_assets.identity import PARTS, WORDS, display_path
@@ -27,10 +29,12 @@ from embed_assets.operations.canary import last_result
 from embed_assets.operations.errors import failed_folders
 from embed_assets.operations.http_process import is_answering
 from embed_assets.operations.read_only import address_of_up, open_existing
+from embed_assets.operations.ready import WITHOUT_WORDS
 from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project, for_reading
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, queries
+from embed_assets.storage.owner import check_owner
 from embed_assets.storage.vector_store import VectorsLost, Wanted
 from embed_assets.storage.vectors_address import is_folder
 
@@ -68,6 +72,7 @@ def doctor(settings: Settings, *, deep: bool = False) -> list[Finding]:
         ("library", lambda _, project: _library(project, left_out)),
         ("left out", lambda *_: _left_out(left_out)),
         ("encoder", _encoder),
+        ("words", _words),
         ("removals", _removals),
         ("home", _home),
         ("device", _device),
@@ -187,9 +192,21 @@ def _home(settings: Settings, project: Project) -> str:
 
 
 def _encoder(settings: Settings, project: Project) -> str:
-    every = [encoders.describe(e.name, e.model, e.cache) for e in project.vectors.encoders()]
-    found = [f"{info.name}, weights {info.weights[:12]}: {info.note}" for info in every]
-    return "; for `find` beside it ".join(found)
+    return _described(project.choice)
+
+
+def _words(settings: Settings, project: Project) -> str:
+    words = project.vectors.words
+    if words is None:
+        return "no other encoder is wanted for `find`: EMBED_WORDS is false"
+    if missing := project.vectors.words_missing():
+        raise ConfigurationError(f"{WITHOUT_WORDS}: {missing}")
+    return _described(words)
+
+
+def _described(encoder: EncoderConfig) -> str:
+    info = encoders.describe(encoder.name, encoder.model, encoder.cache)
+    return f"{info.name}, weights {info.weights[:12]}: {info.note}"
 
 
 def _device(settings: Settings, project: Project) -> str:
@@ -276,6 +293,7 @@ def _index(settings: Settings, project: Project) -> str:
 
 
 def _vectors(project: Project, *, deep: bool) -> str:
+    check_owner(project.tables, project.store)
     recipes = [recipe.digest for recipe in project.spec().recipes]
     tracks = {
         (recipe, t.audio): t.path
@@ -344,6 +362,9 @@ def _ctimes(settings: Settings, project: Project) -> str:
 def _dagster(settings: Settings, project: Project) -> str:
     address = address_of_up(settings)
     if address is None:
+        with open_existing(settings) as instance:
+            if only_the_daemon_runs(instance):
+                return "no `up`, but a daemon of this instance runs, e.g. that of Dagster's chart"
         raise _Unknown("not running: `embed-assets up` keeps the index up to date")
     return f"up: {address}"
 

@@ -18,6 +18,7 @@ from embed_assets.project import Project, for_reading
 from embed_assets.settings import Settings
 from embed_assets.storage import shard_rows
 from embed_assets.storage.database import HASHES_PER_CALL
+from embed_assets.storage.owner import check_owner
 
 _FIRST = "embed_assets known audio 1"
 _HASH = re.compile(r"[0-9a-f]{32}")
@@ -27,11 +28,13 @@ def write_known(settings: Settings, file: Path) -> int:
     """Write the audio that is embedded, below the recipe that each part is embedded under.
 
     Returns how many vectors it names. Raises:
-        ConfigurationError: no weights, or the file cannot be written.
-        TransientError: the disk is full, or the tables cannot be read just now.
+        ConfigurationError: no weights, the file cannot be written, or the stored vectors are those
+            of another library.
+        TransientError: the disk is full, or tables or vectors cannot be read just now.
     """
     project = for_reading(settings)
     recipes = project.spec().recipes
+    check_owner(project.tables, project.store)
     making = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
     count = 0
     try:

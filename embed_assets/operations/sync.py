@@ -42,6 +42,7 @@ from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import looks, queries
+from embed_assets.storage.owner import check_owner
 from embed_assets.storage.records import NOT_DONE
 
 WAIT_SECONDS = 0.5
@@ -77,6 +78,9 @@ class SyncResult:
     """Folders that failed or cannot be read; if there are any, the exit code is 1."""
     links_skipped: int = 0
     """Symbolic links that are not followed: they lead out of the library, or are broken."""
+    words_missing: str = ""
+    """Why nothing was embedded for `find`, e.g. that weights are missing; then the exit code is 1.
+    Empty if it was, or is not wanted."""
     runs: list[str] = field(default_factory=list)
     """Ids of the Dagster runs that `sync` executed."""
     seconds: float = 0.0
@@ -102,13 +106,15 @@ def sync(
     Raises:
         LibraryUnavailable: the library is not there, or so much of it is gone that a person must
             confirm the removals.
-        ConfigurationError: encoder, weights or index cannot work as configured.
+        ConfigurationError: encoder, weights, vectors or index cannot work as configured.
+        TransientError: the place of the vectors is away, or looks unmounted.
     """
     started = time.monotonic()
     project = Project.of(settings)
     index = project.index()
     tables, spec = index.tables, index.spec
     require_library(index.library.root, may_be_empty=confirm_removals)
+    check_owner(tables, index.store)
     cursor = SensorCursor()
     result = SyncResult()
     report = SyncProgress(project, spec, progress)
@@ -192,6 +198,7 @@ def sync(
     any_rejected = result.rejected or spec.words
     rejected = queries.rejects(tables, spec) if any_rejected else ()
     result.listed = bool(result.failed_folders or next(iter(rejected), None))
+    result.words_missing = project.vectors.words_missing()
     result.seconds = time.monotonic() - started
     return result
 
@@ -214,6 +221,7 @@ def _by_daemon(
         tracks=plan.files,
         failed_folders=waited.failed_folders + plan.unreadable,
         links_skipped=waited.left_out.links,
+        words_missing=project.vectors.words_missing(),
         seconds=time.monotonic() - started,
         listed=bool(waited.failed_folders or plan.unreadable),
     )

@@ -56,6 +56,9 @@ LONGEST_PAUSE_SECONDS = 60.0
 LOCK_SECONDS = 10.0
 """How often `up` looks whether it still holds its lock, where a server keeps it."""
 
+LINEAGE = "/asset-groups"
+"""Path of the page *Lineage*, where a user should begin; the UI opens on a timeline of runs."""
+
 NO_ADDRESS = "its address is not known yet"
 
 
@@ -139,7 +142,9 @@ def _serve(settings: Settings, port: int, lock: HeldLock, *, verbose: bool) -> i
         ):
             up = _Session(settings, port, lock, instance, log, http, stopping)
             note_up(instance, up.address)
-            log.info(f"Dagster UI: {up.address}  (library {settings.library}, stop with Ctrl-C)")
+            log.info(
+                f"Dagster UI: {up.address}{LINEAGE}  (library {settings.library}, stop with Ctrl-C)"
+            )
             code = _keep_running(up, note)
             note.unlink(missing_ok=True)
             _reap(up)

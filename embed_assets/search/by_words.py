@@ -14,7 +14,7 @@ import numpy as np
 from embed_assets import encoders
 from embed_assets.encoders.cards import default_model, has_words
 from embed_assets.encoders.config import EncoderConfig
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, WeightsMissing
 from embed_assets.identity import IndexSpec
 from embed_assets.index.nearest import Match
 from embed_assets.project import Project
@@ -89,7 +89,11 @@ def _choice(project: Project, spec: IndexSpec) -> EncoderConfig:
     recipe, wanted = spec.recipe, project.choice
     if project.vectors.words and project.vectors.words.name == recipe.encoder:
         wanted = project.vectors.words
+    if wanted != project.choice and (missing := project.vectors.words_missing()):
+        raise WeightsMissing(missing)
     if not has_words(recipe.encoder) and project.vectors.words:
+        if missing := project.vectors.words_missing():
+            raise WeightsMissing(f"no music can be found by words yet: {missing}")
         raise ConfigurationError(
             f"no music can be found by words yet: `embed-assets sync`, or `up`, embeds it with"
             f" {project.vectors.words.name} for EMBED_WORDS, beside {wanted.name}"

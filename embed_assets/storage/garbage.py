@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from embed_assets.identity import RecipeDigest
-from embed_assets.storage import collection_registry
+from embed_assets.storage import embedded_tracks
 from embed_assets.storage.database import HASHES_PER_CALL
 from embed_assets.storage.tables import Tables
 from embed_assets.storage.vector_store import Entry, Store
@@ -57,12 +57,12 @@ def collect_garbage(
             there = {entry.audio_hash: entry for entry in batch}
             report.entries += len(batch)
             report.bytes += sum(entry.bytes for entry in batch)
-            named = collection_registry.named_audio(tables, there) if recipe in recipes else set()
+            named = embedded_tracks.named_audio(tables, there) if recipe in recipes else set()
             unused = [h for h in there if h not in named]
             old = [h for h in unused if there[h].modified < before]
             report.too_young += len(unused) - len(old)
             if old and not dry_run:
-                old = collection_registry.forget_embeddings(
+                old = embedded_tracks.forget_embeddings(
                     tables, recipe, old, unless_named=recipe in recipes
                 )
                 store.delete(recipe, old)

@@ -96,17 +96,22 @@ class ShardTrack(_Audio):
 
 
 class ShardReject(_Audio):
-    """An audio that could not be embedded, and why."""
+    """An audio that could not be embedded, and why; a later version may have other reasons."""
 
-    reason: Reason
+    reason: _Text
     message: _Text
+
+    @property
+    def known_reason(self) -> Reason | None:
+        """The reason; None if this version does not know it."""
+        return Reason(self.reason) if self.reason in set(Reason) else None
 
     @classmethod
     def of(cls, row: Embedding) -> ShardReject:
         """The entry of a rejection."""
         return cls(
             audio_hash=row.audio_hash,
-            reason=Reason(row.reason or ""),
+            reason=row.reason or "",
             message=(row.message or "")[:_TEXT],
             at=row.at,
         )

@@ -22,6 +22,7 @@ exchange data only through these tables and `storage/vector_store.py`.
 - `rankings`: what neighbours in a collection are ranked by (`storage/ranking_choice.py`).
 - `failures`: folders whose last attempt failed, until an attempt succeeds.
 - `looks`: requests to scan the library now (`storage/looks.py`).
+- `library_id`: one row, which names the library in the mark of its vectors (`storage/owner.py`).
 
 This module has the rows of embeddings, of indexed folders and of failures.
 """
