@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,8 +30,13 @@ ASKED_BEFORE = 4
 FEW = 8
 """Up to this many codes, comparing with each is faster than numpy's `isin`."""
 
-_CORES = threading.Semaphore(cpu_count())
-"""Searches that compute at the same time; with more, threads mostly wait for the interpreter."""
+_CORES: SimpleQueue[None] = SimpleQueue()
+"""An entry for each search that may start to compute, at first one per core.
+
+With more searches at once, threads mostly wait for the interpreter. A queue, since the semaphore of
+`threading` is itself slow when many wait for it."""
+for _ in range(cpu_count()):
+    _CORES.put(None)
 
 Result = TypeVar("Result")
 
@@ -226,8 +232,11 @@ class Snapshot:
         `allowed`: bool `[positions]`, which tracks may be returned. Ties are ordered by path. If
         another order was chosen for the collection, the cosines need not fall.
         """
-        with _CORES:
+        _CORES.get()
+        try:
             return self._nearest(query, n, allowed)
+        finally:
+            _CORES.put(None)
 
     def _nearest(
         self, query: np.ndarray, n: int, allowed: np.ndarray | None
