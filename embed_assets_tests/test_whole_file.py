@@ -9,7 +9,7 @@ def test_a_failure_while_a_file_is_written_leaves_the_old_one_and_nothing_else(t
     file = tmp_path / "known.txt"
     with whole_file(file) as out:
         out.write(b"old")
-    with pytest.raises(RuntimeError), whole_file(file) as out:
+    with pytest.raises(RuntimeError), whole_file(file) as out:  # noqa: PT012
         out.write(b"new, but not all of it")
         raise RuntimeError
     assert [f.name for f in tmp_path.iterdir()] == ["known.txt"]
