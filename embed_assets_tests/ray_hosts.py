@@ -70,7 +70,7 @@ def why_not() -> str:
     """Why there can be no such hosts here; empty if there can."""
     for module in ("ray", "dagster_ray"):
         if importlib.util.find_spec(module) is None:
-            return f"no {module}: pip install 'embed_assets[cluster]'; `make test-cluster` does it"
+            return f"no {module}: pip install -e '.[cluster]'; `make test-cluster` does it"
     if shutil.which("unshare") is None:
         return "no unshare"
     mounts = ("mount", "-t", "tmpfs", "none", "/mnt")

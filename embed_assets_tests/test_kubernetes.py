@@ -168,7 +168,7 @@ def test_the_instance_is_the_one_that_is_tested_with_ray(values):
 @pytest.mark.cluster
 def test_a_run_gets_a_job_with_a_gpu_and_all_that_the_code_has(values, code, tmp_path):
     """Dagster's launcher makes it as it would in a cluster, which it is not asked to reach."""
-    k8s = pytest.importorskip("dagster_k8s", reason="pip install 'embed_assets[kubernetes]'")
+    k8s = pytest.importorskip("dagster_k8s", reason="pip install -e '.[kubernetes]'")
     from dagster import DagsterRun
     from dagster._core.code_pointer import ModuleCodePointer
     from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin

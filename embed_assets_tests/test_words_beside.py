@@ -6,10 +6,12 @@ First what is between the tables and the index, with made-up vectors; then runs 
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -35,8 +37,12 @@ from embed_assets.operations.doctor import doctor
 from embed_assets.operations.errors import errors
 from embed_assets.operations.gc import gc
 from embed_assets.operations.retry import retry
+from embed_assets.operations.sync import SyncResult
+from embed_assets.operations.sync_counts import other_runs
 from embed_assets.storage import collection_registry, queries
 from embed_assets.storage.records import Embedding
+from embed_assets_tests import small_mulan as small_mulan_of
+from embed_assets_tests import small_muq
 from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.made_library import MEAN, OTHER, Shelf, shelf_of
 from embed_assets_tests.test_http import running as serving
@@ -219,7 +225,13 @@ def test_switched_on_later_it_embeds_for_words_only_and_each_answers_its_own(
     world = beside
     world.album("Album", 1, 2)
     world.album("Other", 3)
-    assert run(world, "Album", "Other").success
+    began, meanwhile = time.time(), SyncResult()
+    made = run(world, "Album", "Other")
+    assert made.success
+    with world.instance() as instance:
+        meanwhile.count(instance, began)
+        assert (meanwhile.embedded, meanwhile.other_runs) == (3, [made.run_id])
+        assert not list(other_runs(instance, time.time()))
     first = made_at(world)
     lib = ea.Library(world.made_settings())
     with pytest.raises(ConfigurationError, match=r"knows no words: set EMBED_WORDS=true"):
@@ -371,7 +383,7 @@ def test_without_the_weights_for_words_all_else_goes_on(beside: LiveProject) -> 
         assert client.get("/v1/similar", params={"seed": "Album/01.ogg"}).status_code == 200
 
     world.settings["EMBED_WORDS_MODEL"] = small
-    assert world.sync()["words_embedded"] == 1, "as soon as they are back"
+    assert "0 embedded and 1 for `find`," in world.run("sync").stdout, "as soon as they are back"
     assert len(ea.Library(world.made_settings()).find("rain")) == 4
 
 
@@ -390,6 +402,59 @@ def test_weights_for_words_that_are_damaged_hold_back_no_search_by_sound(
     (listed,) = errors(world.made_settings())
     assert (listed["path"], listed["reason"]) == ("Album", "audio_embeddings failed")
     assert str(damaged) in listed["message"]
+
+
+LOADS = """
+import os
+import embed_assets.encoders as encoders
+real, log = encoders.load, os.environ["LOADED"]
+
+def load(name, *args):
+    with open(log, "a+") as file:
+        file.seek(0)
+        pids = [int(line.split()[1]) for line in file]
+        alive = [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+        file.write(f"{name} {os.getpid()} {len(alive)}\\n")
+    return real(name, *args)
+
+encoders.load = load
+"""
+"""Every Python process notes each encoder that it loads, and how many processes have one."""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks /proc which processes live")
+def test_beside_muq_each_answers_its_own_and_one_model_at_a_time_is_in_memory(
+    beside: LiveProject, small: Path
+) -> None:
+    world = beside
+    cache, log = small.parent / "cache", world.root / "loaded"
+    encoders.load("muq", str(small), "cpu", cache)
+    ignored = shutil.ignore_patterns(".*", "*.tmp")
+    shutil.copytree(cache, world.home / "models", ignore=ignored, dirs_exist_ok=True)
+    site = world.root / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(LOADS)
+    world.settings |= {"EMBED_ENCODER": "muq", "EMBED_MODEL": str(small), "EMBED_WORDS": "true"}
+    world.settings |= {"PYTHONPATH": f"{site}{os.pathsep}{Path(__file__).parents[1]}"}
+    world.settings |= {"LOADED": str(log)}
+    world.album("Album", 1, 2)
+    done = world.run("sync", "--json", program=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["embedded"], result["words_embedded"]) == (2, 2)
+    loads = [line.split() for line in log.read_text().splitlines()]
+    assert {name for name, _, _ in loads} == {"muq", NAME}
+    last_muq = max(i for i, (name, _, _) in enumerate(loads) if name == "muq")
+    assert all(name == "muq" for name, _, _ in loads[: last_muq + 1]), "one after the other"
+    assert len({pid for _, pid, _ in loads}) == len(loads), "no process has two"
+    assert loads[last_muq + 1][2] == "0", "the first ones have ended"
+
+    lib = ea.Library(world.made_settings())
+    found, near = lib.find("calm piano"), lib.similar("Album/01.ogg")
+    assert (found.encoder, len(found), near.encoder, len(near)) == (NAME, 2, "muq", 1)
+    spec = world.project().spec()
+    assert (spec.dim, spec.words_spec.dim) == (small_muq.DIM, small_mulan_of.DIM)
+    assert both_in_step(world)
 
 
 KILLED = """

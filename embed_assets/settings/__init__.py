@@ -15,6 +15,7 @@ from typing import Any
 from pydantic import Field, ValidationError
 
 from embed_assets.errors import ConfigurationError
+from embed_assets.formats import validation_message
 from embed_assets.index.address import normal_address
 from embed_assets.settings.encoder import EncoderSettings
 from embed_assets.settings.milvus import MilvusSettings
@@ -56,7 +57,8 @@ class Settings(ServingSettings, RunSettings, MilvusSettings, EncoderSettings, St
             return cls(**given)
         except ValidationError as e:
             problems = "; ".join(
-                f"EMBED_{'_'.join(map(str, p['loc'])).upper()}={_shown(p['input'])}: {p['msg']}"
+                f"EMBED_{'_'.join(map(str, p['loc'])).upper()}={_shown(p['input'])}:"
+                f" {validation_message(p['msg'])}"
                 for p in e.errors()
             )
             raise ConfigurationError(f"wrong setting: {problems}") from None

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.formats import to_install
 from embed_assets.storage import object_errors
 from embed_assets.storage.vectors_address import parts_of
 
@@ -61,8 +62,8 @@ def obstore() -> Any:
         import obstore.exceptions
     except ImportError:
         raise ConfigurationError(
-            "EMBED_VECTORS names an object store, and obstore is not installed: run `pip install"
-            " 'embed_assets[shared]'`"
+            "EMBED_VECTORS names an object store, and obstore is not installed:"
+            f" {to_install('shared')}"
         ) from None
     return obstore
 

@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from embed_assets.errors import EmbedAssetsError, Reason
-from embed_assets.formats import plain
+from embed_assets.formats import plain, validation_message
 from embed_assets.identity import AudioHash, Recipe, RecipeDigest
 from embed_assets.storage.records import Embedding
 
@@ -192,7 +192,7 @@ def parse_manifest(raw: bytes) -> ShardManifest:
         first = e.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ShardRefused(
-            f"its manifest is wrong at {plain(where)[:100]}: {first['msg']}"
+            f"its manifest is wrong at {plain(where)[:100]}: {validation_message(first['msg'])}"
         ) from None
     if manifest.recipe.digest != manifest.recipe_digest:
         raise ShardRefused("its manifest is damaged: the digest of its recipe is another")
