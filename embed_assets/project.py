@@ -106,11 +106,6 @@ class Project:
         )
 
     @property
-    def choice(self) -> EncoderConfig:
-        """The encoder of tracks."""
-        return self.vectors.choice
-
-    @property
     def backend(self) -> Backend:
         """The kind of Milvus that stores the index."""
         return backend_of(self.uri)

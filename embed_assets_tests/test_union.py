@@ -109,7 +109,9 @@ def test_it_is_as_if_it_had_been_embedded_here(borrowed, home, library, tmp_path
     direct = Project.of(settings_at(tmp_path / "direct", library))
     scan(direct)
     recipe = direct.spec().recipe
-    context = EmbedContext(direct.library, recipe, direct.choice, direct.tables, direct.store)
+    context = EmbedContext(
+        direct.library, recipe, direct.vectors.tracks, direct.tables, direct.store
+    )
     with open_pool(1) as pool:
         for folder in walk(library):
             embed_folder(context, folder.path, pool)

@@ -117,7 +117,7 @@ def audio_embeddings(
         # Before anything counts as lost: without its disk, a folder of vectors is empty.
         store = own_store(tables, state.store())
         first = EmbedContext(
-            music, spec.recipe, vectors.choice, tables, store, context.run_id, config.embed_again
+            music, spec.recipe, vectors.tracks, tables, store, context.run_id, config.embed_again
         )
         works = [
             replace(first, recipe=recipe, choice=choice, last=recipe == last)

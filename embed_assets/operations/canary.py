@@ -61,6 +61,6 @@ def _last_result(project: Project, recipe: Recipe) -> str | None:
     if report.level is Level.ERROR:
         raise TransientError(f"{recipe.encoder}: {report.message}")
     found = f"{report.message} ({report.at})"
-    if changed := changes(noted.environment, environment(project.choice.device)):
+    if changed := changes(noted.environment, environment(project.vectors.tracks.device)):
         found += f"; changed since: {', '.join(changed)}, so the next run that embeds checks again"
     return found

@@ -128,8 +128,6 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
             " vectors they need. Run `embed-assets sync`, or wait for `up`, and run `embed-assets"
             " gc` again. `--dry-run` shows what would be removed now"
         )
-    with open_instance(settings) as instance:
-        history = _history(instance, settings, dry_run=dry_run)
     specs = _in_use(project)
     if specs is None:
         # A collection may use any recipe, so the vectors of every recipe stay.
@@ -152,6 +150,9 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
         for copy in copies:
             _remove(copy)
         project.tables.forget_gone_audio(time.time() - REMEMBERED_SECONDS)
+    # Last, as it may take minutes: until then, what was evaluated becomes older.
+    with open_instance(settings) as instance:
+        history = _history(instance, settings, dry_run=dry_run)
     paths = [str(copy) for copy in copies]
     return Collected(dry_run, in_step, sorted(recipes), swept, paths, size, history)
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -19,6 +17,7 @@ from embed_assets.settings import Settings
 from embed_assets.storage import shard_rows
 from embed_assets.storage.database import HASHES_PER_CALL
 from embed_assets.storage.owner import check_owner
+from embed_assets.storage.whole_file import whole_file
 
 _FIRST = "embed_assets known audio 1"
 _HASH = re.compile(r"[0-9a-f]{32}")
@@ -35,21 +34,15 @@ def write_known(settings: Settings, file: Path) -> int:
     project = for_reading(settings)
     recipes = project.spec().recipes
     check_owner(project.tables, project.store)
-    making = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
     count = 0
     try:
-        try:
-            with open(making, "x") as out:
-                out.write(f"{_FIRST}\n")
-                for recipe in recipes:
-                    out.write(f"{json.dumps(asdict(recipe))}\n")
-                    for audio in _embedded(project, recipe):
-                        out.write(f"{audio}\n")
-                        count += 1
-            os.replace(making, file)
-        except BaseException:
-            making.unlink(missing_ok=True)
-            raise
+        with whole_file(file) as out:
+            out.write(f"{_FIRST}\n".encode())
+            for recipe in recipes:
+                out.write(f"{json.dumps(asdict(recipe))}\n".encode())
+                for audio in _embedded(project, recipe):
+                    out.write(f"{audio}\n".encode())
+                    count += 1
     except OSError as e:
         kind = TransientError if is_passing(e) else ConfigurationError
         raise kind(f"--write-known {file}: {e.strerror or e}; choose another file") from e

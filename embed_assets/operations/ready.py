@@ -31,7 +31,7 @@ def ready(
     vectors = vectors_of(settings)
     for one in vectors.encoders():
         encoders.require_device(one.name, one.device)
-    vectors.choice.require_window(settings.window_seconds)
+    vectors.tracks.require_window(settings.window_seconds)
     settings = fitted(settings)
     for one in vectors.encoders():
         try:
@@ -39,7 +39,7 @@ def ready(
                 encoders.fetch(one.name, one.model, one.cache, progress)
                 one.require()
         except (ConfigurationError, TransientError) as error:
-            if one == vectors.choice:
+            if one == vectors.tracks:
                 raise
             progress(f"{WITHOUT_WORDS}: {error}")
     return settings

@@ -86,10 +86,10 @@ def find(
 
 def _choice(project: Project, spec: IndexSpec) -> EncoderConfig:
     """The encoder whose words fit the collection."""
-    recipe, wanted = spec.recipe, project.choice
+    recipe, wanted = spec.recipe, project.vectors.tracks
     if project.vectors.words and project.vectors.words.name == recipe.encoder:
         wanted = project.vectors.words
-    if wanted != project.choice and (missing := project.vectors.words_missing()):
+    if wanted != project.vectors.tracks and (missing := project.vectors.words_missing()):
         raise WeightsMissing(missing)
     if not has_words(recipe.encoder) and project.vectors.words:
         if missing := project.vectors.words_missing():
@@ -113,7 +113,7 @@ def _choice(project: Project, spec: IndexSpec) -> EncoderConfig:
     if wanted.name != recipe.encoder:
         choice = replace(wanted, name=recipe.encoder, model=default_model(recipe.encoder))
     if encoders.describe(choice.name, choice.model, choice.cache).weights != recipe.weights:
-        setting = "EMBED_MODEL" if wanted == project.choice else "EMBED_WORDS_MODEL"
+        setting = "EMBED_MODEL" if wanted == project.vectors.tracks else "EMBED_WORDS_MODEL"
         raise ConfigurationError(
             f"the served collection was made with other weights than {setting}={choice.model}:"
             " words can be found when the new one is complete; see `embed-assets collections`"

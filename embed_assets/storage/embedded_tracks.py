@@ -92,6 +92,16 @@ def named_audio(tables: Tables, hashes: Iterable[AudioHash]) -> set[AudioHash]:
         return _named(db, list(hashes))
 
 
+def audio_gone_since(tables: Tables, hashes: Sequence[AudioHash], at: float) -> set[AudioHash]:
+    """Which of these lost their last track after a time; pass a few hundred per call."""
+    if not hashes:
+        return set()
+    marks = ", ".join("?" * len(hashes))
+    sql = f"SELECT audio_hash FROM gone_audio WHERE gone_at > ? AND audio_hash IN ({marks})"
+    with tables.connect() as db:
+        return {row[0] for row in db.execute(sql, (at, *hashes))}
+
+
 def forget_embeddings(
     tables: Tables, recipe: RecipeDigest, hashes: list[AudioHash], *, unless_named: bool
 ) -> list[AudioHash]:

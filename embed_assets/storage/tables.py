@@ -183,6 +183,14 @@ class Tables(ManifestTables):
                 "DELETE FROM embeddings WHERE recipe = ? AND audio_hash = ?", (recipe, audio_hash)
             )
 
+    def index_again(self, hashes: Iterable[AudioHash]) -> None:
+        """Have the folders with these audio hashes embedded, where that is missing, and indexed."""
+        with self.transaction() as db:
+            db.executemany(
+                f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE audio_hash = ?)",
+                ((audio_hash,) for audio_hash in hashes),
+            )
+
     # Index and failures
 
     def put_indexed(

@@ -17,10 +17,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from embed_assets.errors import TrackRejected, TransientError
+from embed_assets.errors import TrackRejected
 from embed_assets.identity import AudioHash, IndexSpec
 from embed_assets.storage.pooling import pool
-from embed_assets.storage.vector_store import Store, VectorsLost, Wanted
+from embed_assets.storage.vector_store import Store, Wanted, not_lost
 
 FOLDER = "search"
 """Name of the folder of these files in EMBED_HOME."""
@@ -165,11 +165,7 @@ class TrackVectorFile:
                 rest[audio] = at
         wanted = (Wanted(audio, int(at)) for audio, at in rest.items())
         found = self.store.read_many(self.spec.recipe.digest, wanted)
-        for (audio, at), windows in zip(rest.items(), found, strict=True):
-            if isinstance(windows, VectorsLost):
-                continue
-            if isinstance(windows, TransientError):
-                raise windows
+        for (audio, at), windows in not_lost(rest.items(), found):
             with suppress(TrackRejected):
                 yield (audio.encode(), at), pool(windows, self.spec.pooling)
 

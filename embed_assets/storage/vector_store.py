@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from embed_assets.errors import TransientError
 from embed_assets.identity import AudioHash, RecipeDigest
@@ -58,6 +58,24 @@ class Wanted:
 
     audio_hash: AudioHash
     embedded_at: int | None = None
+
+
+_Key = TypeVar("_Key")
+
+
+def not_lost(
+    keys: Iterable[_Key], found: Iterable[np.ndarray | TransientError]
+) -> Iterator[tuple[_Key, np.ndarray]]:
+    """Pair what `Store.read_many` found with its keys, without what is lost.
+
+    Raises any other TransientError that it found.
+    """
+    for key, windows in zip(keys, found, strict=True):
+        if isinstance(windows, VectorsLost):
+            continue
+        if isinstance(windows, TransientError):
+            raise windows
+        yield key, windows
 
 
 class Store(Protocol):
