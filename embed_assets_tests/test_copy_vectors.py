@@ -133,6 +133,7 @@ def test_damaged_vectors_are_counted_and_left_out(
     ("target", "said"),
     [
         ("{home}/vectors", "is where the vectors are already"),
+        ("{home}/../home/vectors/", "is where the vectors are already"),
         ("vectors", "is a relative path"),
         ("ftp://x/y", "is not known here"),
         ("s3://not-there/x", "there is no bucket 'not-there'"),
@@ -144,6 +145,31 @@ def test_a_target_that_cannot_be_one_is_refused(
 ) -> None:
     with pytest.raises(ConfigurationError, match=said):
         copy_vectors(settings, target.format(home=settings.home), lambda _: None)
+
+
+def test_a_disk_that_goes_away_meanwhile_is_no_copy_that_is_complete(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(operation, "SECONDS_PER_NOTE", 0.0)
+    copy_vectors(settings, str(tmp_path / "nas"), lambda _: None)
+    named = settings.model_copy(update={"vectors": str(tmp_path / "nas")})
+    entries = Project.of(settings).store
+    for i in range(20, 300):
+        entries.write(RECIPES[0], f"{i * 2**113:032x}", windows(i))
+
+    def unplugged(_: str) -> None:
+        if not (tmp_path / "unplugged").exists():
+            (tmp_path / "nas").rename(tmp_path / "unplugged")
+            (tmp_path / "nas").mkdir()  # What a mount point is without its disk.
+
+    with pytest.raises(TransientError, match="is its disk mounted"):
+        copy_vectors(named, str(tmp_path / "copy"), unplugged)
+    (tmp_path / "nas").rmdir()
+    (tmp_path / "unplugged").rename(tmp_path / "nas")
+    with pytest.raises(TransientError, match="mounted"):
+        copy_vectors(settings, str(tmp_path / "nas"), unplugged)
+    under_way = 32
+    assert len(list((tmp_path / "nas").rglob("*.npy"))) <= under_way
 
 
 def test_with_nothing_to_copy_it_says_where_it_looked(tmp_path: Path) -> None:

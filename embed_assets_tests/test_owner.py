@@ -172,6 +172,17 @@ def test_an_empty_place_is_taken_by_a_new_library_and_not_by_one_that_has_vector
     assert embed(second, 1).read(RECIPE, audio(1)).shape == (3, 1, 8)
 
 
+def test_a_place_of_an_earlier_version_is_not_taken_by_a_new_library(library):
+    """Its `gc` would delete what the older one, which had nothing to store since, needs."""
+    older, new = library("older"), library("new")
+    older.store.write(RECIPE, audio(1), WINDOWS)
+    older.tables.put_embeddings([Embedding(RECIPE, audio(1), 3)])
+    for refused in (own_store, check_owner):
+        with pytest.raises(ConfigurationError, match=r"has vectors already.*adopt-vectors"):
+            refused(new.tables, new.store)
+    own_store(older.tables, older.store)
+
+
 def test_tables_that_move_or_come_back_keep_the_place(each_database, library, tmp_path, place):
     first = library("first")
     embed(first, 1)
@@ -205,9 +216,11 @@ def test_lost_tables_find_their_vectors_again_after_a_person_said_so(
 def test_a_damaged_mark_says_what_to_do(library):
     first = library("first")
     embed(first, 1)
-    put_raw(first.store, MARK, b"{")
-    with pytest.raises(TransientError, match=r"damaged.*adopt-vectors"):
-        own_store(first.tables, first.store)
+    no_such_time = b'{"library": "a", "tables": "b", "host": "c", "at": 1e300}'
+    for damaged in (b"{", b"", b"\xff\0", no_such_time):
+        put_raw(first.store, MARK, damaged)
+        with pytest.raises(TransientError, match=r"damaged.*adopt-vectors"):
+            own_store(first.tables, first.store)
     adopt(first.tables, first.store)
     own_store(first.tables, first.store)
 

@@ -52,7 +52,7 @@ def copy_vectors(settings: Settings, target: str, progress: Callable[[str], None
     """
     project = Project.of(settings)
     source, to = project.store, _store(target, settings)
-    if source.where == to.where:
+    if _is_same(source, to):
         raise ConfigurationError(f"{target} is where the vectors are already: name another place")
     found = CopiedVectors()
     recipes = sorted(source.recipes())
@@ -63,6 +63,7 @@ def copy_vectors(settings: Settings, target: str, progress: Callable[[str], None
         )
     _make_folder(to)
     claim(project.tables, to)
+    to = to.requiring_mark()
     ahead = to.now() - _clock_of(source)
     noted = time.monotonic()
     for recipe in recipes:
@@ -72,6 +73,11 @@ def copy_vectors(settings: Settings, target: str, progress: Callable[[str], None
             if time.monotonic() > noted + SECONDS_PER_NOTE:
                 noted = time.monotonic()
                 progress(f"{found.copied} copied, {found.there} were there already")
+    if not any(source.recipes()):
+        raise TransientError(
+            f"{source.where} has no vectors any more: is its disk mounted? Not all were copied, so"
+            " repeat the command"
+        )
     return found
 
 
@@ -107,6 +113,12 @@ def _copy_recipe(
         return True
 
     yield from map_parallel(copy, missing())
+
+
+def _is_same(source: Store, to: Store) -> bool:
+    if is_folder(source.address) and is_folder(to.address):
+        return Path(source.where).resolve() == Path(to.where).resolve()
+    return source.where == to.where
 
 
 def _clock_of(source: Store) -> float:

@@ -15,6 +15,7 @@ import uuid
 from dataclasses import asdict, dataclass
 
 from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.formats import plain
 from embed_assets.identity import AudioHash, RecipeDigest
 from embed_assets.storage.database import insert
 from embed_assets.storage.tables import Tables
@@ -45,7 +46,8 @@ def own_store(tables: Tables, store: Store) -> Store:
     lost. A store of an earlier version is taken over if it has vectors that these tables know.
 
     Raises:
-        ConfigurationError: the store belongs to another library, or a setting is wrong.
+        ConfigurationError: the store belongs to another library, or has vectors of which nobody
+            knows whose they are, or a setting is wrong.
         TransientError: the store is away, or so empty that its disk looks unmounted.
     """
     if not store.address:
@@ -130,10 +132,11 @@ def _read(store: Store, *, hurried: bool = False) -> Mark | None:
         return None
     try:
         found = json.loads(raw)
+        time.gmtime(at := float(found["at"]))
         return Mark(
-            str(found["library"]), str(found["tables"]), str(found["host"]), float(found["at"])
+            str(found["library"]), plain(str(found["tables"])), plain(str(found["host"])), at
         )
-    except (ValueError, KeyError, TypeError):
+    except (ValueError, KeyError, TypeError, OverflowError, OSError):
         raise _Unreadable(
             f"{MARK} in {store.where} is damaged, so it is not known which library the vectors"
             " belong to. If they are of this one, run `embed-assets adopt-vectors`"
@@ -159,7 +162,7 @@ def _refuse_another(mark: Mark, tables: Tables, store: Store) -> None:
 
 
 def _require_known_vectors(tables: Tables, store: Store) -> None:
-    """Fail if a store without a mark lacks the vectors that the tables know."""
+    """Fail if a store without a mark lacks the vectors that the tables know, or has only others."""
     lacking = False
     for recipe, hashes in _some_embedded(tables):
         if 2 * sum(store.has(recipe, audio) for audio in hashes) >= len(hashes):
@@ -167,6 +170,15 @@ def _require_known_vectors(tables: Tables, store: Store) -> None:
         lacking = True
     if lacking:
         raise mark_is_missing(store.where)
+    has_others = any(next(iter(store.entries(recipe)), None) for recipe in store.recipes())
+    if has_others and _read(store) is None:  # Another process may have made the mark since.
+        # They may be of a library of an earlier version that has had nothing to store since.
+        raise ConfigurationError(
+            f"{store.where} has vectors already, and the tables of this library know none of them;"
+            f" no mark ({MARK}) says whose they are. Nothing was written or deleted. Give each"
+            " library a folder or prefix of its own (docs/vectors.md). If they are of this library,"
+            " whose tables were lost, run `embed-assets adopt-vectors`"
+        )
 
 
 def _id(tables: Tables) -> str | None:
