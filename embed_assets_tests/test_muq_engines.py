@@ -99,6 +99,20 @@ def test_bfloat16_is_used_where_the_cpu_has_it() -> None:
     assert openvino_engine._dtypes("CPU") == (("bfloat16", "float32") if fast else ("float32",))
 
 
+def test_a_window_of_a_single_frame_changes_no_other(
+    small: Path, cache: Path, plain: Encoder
+) -> None:
+    checkpoint = _checkpoint(weights.find(str(small), cache, MUQ), str(small), cache)
+    openvino_engine.load(checkpoint, "CPU", ("float32",))
+    engine = openvino_engine.load(checkpoint, "CPU", ("float32",))  # checked: it ran nothing yet
+    sound = np.random.default_rng(0).standard_normal((1, RATE)).astype(np.float32)
+    # The shortest first: OpenVINO would take all others for such windows.
+    for samples in (1025, RATE, 1025):
+        ours = engine.frames(sound[:, :samples]).mean(1)
+        theirs = plain.encode(sound[:, :samples])[:, 0]
+        assert cosine(ours, theirs).min() >= parity_check.SMALLEST_COSINE[engine.dtype]
+
+
 def test_what_is_converted_is_kept_and_needs_neither_torch_nor_muq(
     small: Path, cache: Path
 ) -> None:
