@@ -14,9 +14,24 @@ of another's. And what the rounding of weights adds to the mean of an output is 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
+
+STEM = "stem"
+"""The large convolutions, without the two that take the spectrogram itself."""
+
+MATMULS = {
+    "projection": (".conv.linear",),
+    "feed-forward": (".ffn1.", ".ffn2."),
+    "attention": (".self_attn.linear_",),
+    "convolution modules": (".conv_module.pointwise_",),
+}
+"""Other parts of MuQ: what the names of their products have in them."""
+
+PARTS = (STEM, "projection", "feed-forward")
+"""What is in 8 bits."""
 
 GROUP = 128
 """Values that share a scale, of weights and of activations."""
@@ -31,53 +46,53 @@ SETTINGS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(GROUP)}
 """With which OpenVINO computes such a graph as described."""
 
 
-def to_eight_bits(ov: Any, graph: Any, mel: np.ndarray) -> int:
+def to_eight_bits(
+    ov: Any, graph: Any, mel: np.ndarray, parts: Collection[str] = PARTS
+) -> dict[str, int]:
     """Change a graph of MuQ in float32, whose convolutions are plain ones; how many products.
 
     `mel`: the spectrogram of something like music, float32 [128, frames]. The mean inputs of the
     products are taken from it. Raises RuntimeError where OpenVINO fails.
     """
-    products = _products(graph)
-    means = _mean_inputs(ov, graph, mel)
+    products = _products(graph, parts)
+    means = _mean_inputs(ov, graph, products, mel)
+    changed = dict.fromkeys(parts, 0)
     for product in products:
-        change = _change_convolution if _is_convolution(product) else _change_matmul
+        change = _change_convolution if part_of(product) == STEM else _change_matmul
+        changed[part_of(product)] += 1
         change(ov.opset13, product, means[product.get_friendly_name()])
     graph.validate_nodes_and_infer_types()
-    return len(products)
+    return changed
 
 
-def _products(graph: Any) -> list[Any]:
-    return [op for op in graph.get_ordered_ops() if _is_convolution(op) or _is_matmul(op)]
-
-
-def _is_convolution(op: Any) -> bool:
-    """Whether it is one of the stem's, but not of the two that take the spectrogram itself."""
-    if op.get_type_name() != "Convolution":
-        return False
-    shape = op.input_value(1).get_shape()
-    return len(shape) == 4 and shape[1] > 1
-
-
-def _is_matmul(op: Any) -> bool:
-    """Whether it belongs to a feed-forward layer, or is the product behind the convolutions."""
-    if op.get_type_name() != "MatMul" or not _has_weights(op):
-        return False
+def part_of(op: Any) -> str:
+    """The part of MuQ that an operation is a large product of; empty for any other."""
+    kind = op.get_type_name()
+    if kind == "Convolution":
+        shape = op.input_value(1).get_shape()
+        return STEM if len(shape) == 4 and shape[1] > 1 else ""
+    if kind != "MatMul" or op.input_value(1).get_node().get_type_name() != "Constant":
+        return ""
     name = op.get_friendly_name()
-    return any(part in name for part in (".ffn1.", ".ffn2.", ".conv.linear"))
+    found = (part for part, names in MATMULS.items() if any(n in name for n in names))
+    return next(found, "")
 
 
-def _has_weights(op: Any) -> bool:
-    return bool(op.input_value(1).get_node().get_type_name() == "Constant")
+def _products(graph: Any, parts: Collection[str]) -> list[Any]:
+    return [op for op in graph.get_ordered_ops() if part_of(op) in parts]
 
 
-def _mean_inputs(ov: Any, graph: Any, mel: np.ndarray) -> dict[str, np.ndarray]:
+def _mean_inputs(
+    ov: Any, graph: Any, products: list[Any], mel: np.ndarray
+) -> dict[str, np.ndarray]:
     """What each product takes on average, by its name: float32 [channels]."""
-    op = ov.opset13
-    products = _products(measured := graph.clone())
+    op, names = ov.opset13, [product.get_friendly_name() for product in products]
+    measured = graph.clone()
+    same = {one.get_friendly_name(): one for one in measured.get_ordered_ops()}
     means = []
-    for product in products:
+    for product in (same[name] for name in names):
         rank = product.input_value(0).get_partial_shape().rank.get_length()
-        channels = 1 if _is_convolution(product) else rank - 1
+        channels = 1 if part_of(product) == STEM else rank - 1
         others = np.array([axis for axis in range(rank) if axis != channels])
         means.append(op.reduce_mean(product.input_value(0), op.constant(others), keep_dims=False))
     model = ov.Model([mean.output(0) for mean in means], measured.get_parameters(), "means")
