@@ -120,7 +120,7 @@ def bare_loop() -> dict[str, Any]:
         project.library,
         project.tables,
         project.store,
-        project.choice,
+        project.vectors.tracks,
     )
     spec = project.spec()
     marks = [time.perf_counter()]

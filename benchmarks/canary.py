@@ -70,7 +70,9 @@ def measure(args: Any, root: Path) -> dict[str, Any]:
     given = {name[6:].lower(): value for name, value in settings.items()}
     project = Project.of(Settings(_env_file=None, **given))
     recipe = project.spec().recipe
-    context = EmbedContext(project.library, recipe, project.choice, project.tables, project.store)
+    context = EmbedContext(
+        project.library, recipe, project.vectors.tracks, project.tables, project.store
+    )
     notes = [p.stat().st_size for p in (root / "home/canary").rglob("*") if p.is_file()]
     with threadpool_limits(1):
         before = time.process_time()

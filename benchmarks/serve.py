@@ -9,13 +9,16 @@ the answer, for `--seconds` each; they share the machine with the server, so the
 both manage together. For each kind of query and number of clients: queries per second and the
 50th, 95th and 99th percentile in milliseconds, with `--importing` also while another process
 writes all rows again and again (`importing_...`). `ready_seconds`: from the start of the process to
-a 200 of /readyz. `resident_bytes`: of the server, afterwards.
+a 200 of /readyz. `resident_bytes`: of the server, afterwards. With `--model`, a folder with the
+weights of muq-mulan, the vectors have its width, and there are also queries by words: `find` with
+phrases that are new, each of which the model reads, and `found` with such as were asked before.
 """
 
 from __future__ import annotations
 
 import argparse
 import http.client
+import itertools
 import json
 import os
 import re
@@ -33,6 +36,9 @@ import numpy as np
 import psutil
 import similar
 
+NEW = itertools.count(100)
+"""Numbers that make a phrase new."""
+
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
@@ -40,6 +46,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--clients", default="1,8,64")
     parser.add_argument("--seconds", type=float, default=5.0)
     parser.add_argument("--isotropic", action="store_true", help="vectors without a spectrum")
+    parser.add_argument("--model", type=Path, help="weights of muq-mulan; see benchmarks/mulan.py")
     parser.add_argument("--importing", action="store_true", help="also beside a writer")
     args = common.parse(parser, argv, tracks=36, clients="1,2", seconds=0.2)
     common.prepare()
@@ -54,7 +61,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         os.environ |= {
             "EMBED_LIBRARY": str(root / "library"),
             "EMBED_HOME": str(root / "home"),
-            "EMBED_ENCODER": "acoustic",
+            "EMBED_ENCODER": "muq-mulan" if args.model else "acoustic",
+            "EMBED_MODEL": str(args.model.resolve()) if args.model else "",
         }
         similar.fill(args.tracks, isotropic=args.isotropic)
         started = time.perf_counter()
@@ -75,7 +83,10 @@ def main(argv: Sequence[str] | None = None) -> int:
 def measure(port: int, args: argparse.Namespace, before: str) -> dict[str, float]:
     """Each kind of query, for each number of clients."""
     figures = {}
-    for kind in ("similar", "path", "radio"):
+    kinds = ["similar", "path", "radio"]
+    if args.model:
+        kinds += ["find", "found"]
+    for kind in kinds:
         for clients in map(int, args.clients.split(",")):
             found = asked(port, kind, clients, args.seconds, args.tracks)
             figures |= {f"{before}{kind}_{clients}_{name}": value for name, value in found.items()}
@@ -109,12 +120,16 @@ def query(kind: str, i: int, tracks: int) -> dict[str, object]:
     first, last = (similar.path_of((i * k) % tracks).decode() for k in (97, 89))
     if kind == "path":
         return {"start": first, "end": last if last != first else similar.path_of(0).decode()}
+    if kind in ("find", "found"):
+        number = next(NEW) if kind == "find" else i % 8
+        return {"phrases": [f"calm piano number {number}"]}
     return {"seeds": [first]}
 
 
 def asked(port: int, kind: str, clients: int, seconds: float, tracks: int) -> dict[str, float]:
     """What clients measure that ask at the same time."""
     took: list[float] = []
+    refused: list[str] = []
     until = time.monotonic() + seconds
 
     def ask(client: int) -> None:
@@ -122,13 +137,15 @@ def asked(port: int, kind: str, clients: int, seconds: float, tracks: int) -> di
         i = client * 1_000 + 1
         while time.monotonic() < until:
             i += 1
+            path = "/v1/find" if kind == "found" else f"/v1/{kind}"
             body = json.dumps(query(kind, i, tracks))
             begun = time.perf_counter()
-            connection.request("POST", f"/v1/{kind}", body, {"Content-Type": "application/json"})
+            connection.request("POST", path, body, {"Content-Type": "application/json"})
             answer = connection.getresponse()
             text = answer.read()
             if answer.status not in (200, 409):
-                raise SystemExit(f"{answer.status}: {text[:300]!r}")
+                refused.append(f"{answer.status}: {text[:300]!r}")
+                return
             took.append(time.perf_counter() - begun)
 
     threads = [threading.Thread(target=ask, args=(i,)) for i in range(clients)]
@@ -136,6 +153,8 @@ def asked(port: int, kind: str, clients: int, seconds: float, tracks: int) -> di
         thread.start()
     for thread in threads:
         thread.join()
+    if refused:
+        sys.exit(f"{kind}: {refused[0]}")
     low, high, worst = np.percentile(np.array(took) * 1000, (50, 95, 99)).round(1).tolist()
     return {
         "per_second": round(len(took) / seconds, 1),

@@ -158,7 +158,7 @@ class Library(Questions):
         from embed_assets.embedding.embed_file import embed_file
 
         project = self._project
-        return embed_file(Path(file).expanduser(), project.choice, project.spec())
+        return embed_file(Path(file).expanduser(), project.vectors.tracks, project.spec())
 
     def has(self, name: str) -> bool:
         """Whether a name is the path of a track or folder, or a track id, and not just words."""

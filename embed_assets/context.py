@@ -19,6 +19,8 @@ class IndexContext:
     """A library, its tables and vectors, and the spec and address of the index that is wanted.
 
     `options`: how a server is to hold the collections; None leaves them as they are.
+    `words_missing`: the settings want a collection for `find`, and the spec is without one, as the
+    weights for it are missing. What is served for `find` then stays, and follows the library.
     """
 
     library: MusicFolder
@@ -27,6 +29,7 @@ class IndexContext:
     spec: IndexSpec
     uri: str
     options: IndexOptions | None = None
+    words_missing: bool = False
 
     @property
     def collection_key(self) -> CollectionKey:

@@ -46,8 +46,8 @@ EXIT_CODES = {
     ExitCode.DONE: "Success. `sync`: everything is up to date; rejected tracks do not count as"
     " failures. `up`: stopped by Ctrl-C or SIGTERM, or another `up` is already running.",
     ExitCode.FAILED: "Failure: no such track, Milvus is not reachable, the disk is full, and the"
-    " like. `sync`, `embed`: a folder failed. `union`: something was refused. `doctor`: a check"
-    " failed. `canary`: vectors differ."
+    " like. `sync`, `embed`: a folder failed, or the weights for `find` are missing. `union`:"
+    " something was refused. `doctor`: a check failed. `canary`: vectors differ."
     " `collections --check`: a gate failed. `gc`: the index is not up to date with the library.",
     ExitCode.WRONG: "A setting or an option is wrong, the library is missing, or nothing is indexed"
     " yet. `status`: the library cannot be scanned.",

@@ -27,6 +27,16 @@ def duration(seconds: float) -> str:
     return f"{hours} h {minutes:02d} min" if hours else f"{minutes} min {rest:02d} s"
 
 
+def to_install(extra: str) -> str:
+    """The command that installs an optional part of this package, which is on no package index."""
+    return f"`pip install --editable '.[{extra}]'` in the clone of embed_assets"
+
+
+def validation_message(message: str) -> str:
+    """What pydantic says of a wrong value, without the "Value error, " before our own sentences."""
+    return message.removeprefix("Value error, ")
+
+
 def plain(text: object) -> str:
     r"""A text on one line, without control characters: they are shown as `\xNN` or `\uNNNN`."""
     return _STEERING.sub(_shown, str(text))

@@ -116,7 +116,8 @@ class IndexSpec:
     Two more collections may be wanted beside that of the tracks, whose name and digest are the same
     with and without them. `parts`: one of the windows, that of `segment_spec`. `words`: one for
     `find`, that of `words_spec`, with vectors of this other recipe.
-    `vector_type`, `shards`: how a server stores the rows, which it cannot change later.
+    `vector_type`, `shards`: how a server stores the rows, which it cannot change later. These are
+    the shards of a Milvus collection, not the portable ones of `embed`.
     """
 
     recipe: Recipe

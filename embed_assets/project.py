@@ -106,11 +106,6 @@ class Project:
         )
 
     @property
-    def choice(self) -> EncoderConfig:
-        """The encoder of tracks."""
-        return self.vectors.choice
-
-    @property
     def backend(self) -> Backend:
         """The kind of Milvus that stores the index."""
         return backend_of(self.uri)
@@ -126,7 +121,13 @@ class Project:
     def index(self) -> IndexContext:
         """The context of runs over folders; raises the same errors as `spec`."""
         return IndexContext(
-            self.library, self.tables, self.store, self.spec(), self.uri, self.options
+            self.library,
+            self.tables,
+            self.store,
+            self.spec(),
+            self.uri,
+            self.options,
+            words_missing=bool(self.vectors.words_missing()),
         )
 
     def open_index(self, *, wait_seconds: float = 60.0) -> AbstractContextManager[IndexClient]:

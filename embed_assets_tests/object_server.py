@@ -104,7 +104,7 @@ class ObjectServer:
 def running_objects(log: Path) -> Iterator[ObjectServer]:
     """A server that logs its requests, ended behind the block; skips where there is no moto."""
     pytest.importorskip("moto", reason="no object store: pip install 'moto[s3]' flask-cors")
-    pytest.importorskip("obstore", reason="no client: pip install 'embed_assets[shared]'")
+    pytest.importorskip("obstore", reason="no client: pip install -e '.[shared]'")
     server = ObjectServer(log)
     try:
         server.start()

@@ -95,7 +95,7 @@ def database_of(server: PostgresServer) -> Iterator[str]:
 
 
 def psycopg2() -> Any:
-    return pytest.importorskip("psycopg2", reason="no driver: pip install 'embed_assets[shared]'")
+    return pytest.importorskip("psycopg2", reason="no driver: pip install -e '.[shared]'")
 
 
 def program(name: str) -> str:

@@ -23,7 +23,12 @@ from pathlib import Path
 
 import psutil
 
+from embed_assets.defs.dagster_compat.pools import set_pool_limit
+from embed_assets_tests.live_project import LiveProject
+from embed_assets_tests.milvus_server import database
+from embed_assets_tests.object_server import ObjectServer
 from embed_assets_tests.patience import PATIENCE
+from embed_assets_tests.postgres import PostgresServer, database_of
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -65,7 +70,7 @@ def why_not() -> str:
     """Why there can be no such hosts here; empty if there can."""
     for module in ("ray", "dagster_ray"):
         if importlib.util.find_spec(module) is None:
-            return f"no {module}: pip install 'embed_assets[cluster]'; `make test-cluster` does it"
+            return f"no {module}: pip install -e '.[cluster]'; `make test-cluster` does it"
     if shutil.which("unshare") is None:
         return "no unshare"
     mounts = ("mount", "-t", "tmpfs", "none", "/mnt")
@@ -272,3 +277,52 @@ def ray_cluster(folder: Path, music: Path, settings: dict[str, str]) -> Iterator
     finally:
         cluster.stop()
         at.rmdir()
+
+
+@contextmanager
+def ray_project(
+    root: Path, postgres: PostgresServer, milvus: str, objects: ObjectServer, **settings: str
+) -> Iterator[tuple[LiveProject, RayCluster]]:
+    """A library that is empty, whose runs go to the hosts of a cluster; no host has joined yet.
+
+    Head and hosts share PostgreSQL, a Milvus server, an object store and the music.
+    """
+    world = LiveProject(root / "up")
+    world.library.mkdir(parents=True)
+    with (
+        database_of(postgres) as history,
+        database_of(postgres) as tables,
+        database(milvus) as index,
+    ):
+        shared = {
+            "EMBED_ENCODER": "acoustic",
+            "EMBED_TABLES": tables,
+            "EMBED_MILVUS_URI": index,
+            "EMBED_VECTORS": f"s3://{objects.bucket()}/vectors",
+            **objects.environment,
+            "DAGSTER_POSTGRES_URL": history.replace("postgresql://", "postgresql+psycopg2://"),
+            **settings,
+        }
+        with ray_cluster(root, world.library, shared) as cluster:
+            options = ["--address", cluster.address, "--runs", "2", "--cpus", "1"]
+            yaml = world.run("cluster-config", *options)
+            for place in (world.root / "dagster", *(root / f"hosts/{n}/dagster" for n in "ab")):
+                place.mkdir(parents=True)
+                (place / "dagster.yaml").write_text(yaml.stdout)
+            cluster.settings["EMBED_DAGSTER_HOME"] = str(cluster.at / "own/dagster")
+            world.settings |= shared | {
+                "EMBED_DAGSTER_HOME": str(world.root / "dagster"),
+                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+                "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
+            }
+            try:
+                yield world, cluster
+            finally:
+                world.power_loss()
+
+
+def set_pool_limits(world: LiveProject, slots: int) -> None:
+    """Let so many steps of the whole cluster embed at once; one writes to Milvus."""
+    with world.instance() as instance:
+        set_pool_limit(instance, "gpu", slots)
+        set_pool_limit(instance, "milvus", 1)

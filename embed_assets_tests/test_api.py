@@ -306,7 +306,7 @@ def test_eight_threads_ask_while_runs_write_and_another_collection_is_served(tmp
 def write(project, folders, pool):
     """What a run of these folders does, and the look behind it, which moves the alias."""
     spec, tables, store = project.spec(), project.tables, project.store
-    embedding = EmbedContext(project.library, spec.recipe, project.choice, tables, store)
+    embedding = EmbedContext(project.library, spec.recipe, project.vectors.tracks, tables, store)
     for path in folders:
         scan_folder(project.library, path, tables, pool)
         embed_folder(embedding, path, pool)

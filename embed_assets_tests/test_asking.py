@@ -52,7 +52,7 @@ def asked(tmp_path_factory):
 def index(project, paths=None):
     """What a run of these folders (all) does, without Dagster."""
     spec, tables, store = project.spec(), project.tables, project.store
-    embedding = EmbedContext(project.library, spec.recipe, project.choice, tables, store)
+    embedding = EmbedContext(project.library, spec.recipe, project.vectors.tracks, tables, store)
     paths = paths or [folder.path for folder in walk(project.library.root)]
     with open_pool(1) as pool:
         for path in paths:

@@ -3,10 +3,13 @@
 import json
 import os
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import yaml
+from dagster._daemon.run_coordinator import QueuedRunCoordinatorDaemon
+from dagster._daemon.types import DaemonHeartbeat
 
 from embed_assets.defs.dagster_compat.pools import set_pool_limit
 from embed_assets.defs.dagster_compat.runs import open_folder
@@ -96,6 +99,15 @@ def test_doctor_names_what_is_wrong_in_a_persons_own_file(world, own, change, me
     ok, found = said(world)
     assert not ok
     assert message in found
+
+
+def test_doctor_sees_a_daemon_that_runs_without_up_as_in_a_helm_chart(world, own):
+    kind = QueuedRunCoordinatorDaemon.daemon_type()
+    for beat, ok in ((time.time() - 3600, None), (time.time(), True)):
+        with open_folder(own) as instance:
+            instance.add_daemon_heartbeat(DaemonHeartbeat(beat, kind, "daemon", []))
+        found = {f["check"]: f for f in json.loads(world.run("doctor", "--json").stdout)}
+        assert found["dagster"]["ok"] is ok, found["dagster"]
 
 
 def test_a_database_that_is_away_is_said_to_be_so(world, own, monkeypatch):

@@ -14,6 +14,7 @@ from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, looks, retry_requests, schema
 from embed_assets.storage.copy import copy_tables as copy_database
+from embed_assets.storage.owner import library_id
 from embed_assets.storage.ranking_choice import choose_ranking
 from embed_assets.storage.records import Embedding, IndexedFolder, Track
 from embed_assets.storage.sqlite_database import SqliteDatabase
@@ -49,6 +50,7 @@ def fill(tables) -> None:
     collection_registry.note_collection(tables, "milvus", MEAN)
     collection_registry.note_move(tables, "milvus", "new", None, "first", "new")
     choose_ranking(tables, "key", "cosine", "why")
+    library_id(tables)
     for _ in range(3):
         look(tables)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import time
 from pathlib import Path
 
 import numpy as np
@@ -13,6 +15,7 @@ from embed_assets.operations import copy_vectors as operation
 from embed_assets.operations.copy_vectors import copy_vectors
 from embed_assets.project import Project, store_in
 from embed_assets.settings import Settings
+from embed_assets.storage.vector_store import MARK, Entry
 from embed_assets_tests.object_server import names_in, put_raw, raw_of
 
 RECIPES = ("a" * 32, "b" * 32)
@@ -29,6 +32,8 @@ def settings(tmp_path: Path) -> Settings:
     store = Project.of(made).store
     for i in range(20):
         store.write(RECIPES[i % 2], f"{i * 2**120:032x}", windows(i))
+    for path in store.root.glob("*/*/*.npy"):
+        os.utime(path, (time.time() - 60,) * 2)
     return made
 
 
@@ -43,14 +48,15 @@ def test_vectors_go_to_an_object_store_and_back_with_the_same_names_and_bytes(
     here, address = Project.of(settings).store, f"s3://{bucket}/x"
     assert counts(settings, address) == (20, 0, 0)
     there = store_in(settings.home, address)
-    assert names_in(there) == names_in(here)
+    assert names_in(there) == [*names_in(here), MARK]
     for name in names_in(here):
         assert raw_of(there, name) == raw_of(here, name)
     assert counts(settings, address)[0] == 0
     named = settings.model_copy(update={"vectors": address})
     back = tmp_path / "another home" / "vectors"
+    back.parent.mkdir()
     assert counts(named, str(back)) == (20, 0, 0)
-    assert names_in(store_in(back.parent)) == names_in(here)
+    assert names_in(store_in(back.parent)) == names_in(there)
 
 
 def test_a_copy_that_was_interrupted_goes_on_and_what_is_new_is_copied(
@@ -67,6 +73,28 @@ def test_a_copy_that_was_interrupted_goes_on_and_what_is_new_is_copied(
     assert there_already <= 5
     np.testing.assert_array_equal(there.read(RECIPES[0], "cd" * 16), windows(99))
     np.testing.assert_array_equal(there.read(RECIPES[0], "00" * 16), windows(0))
+
+
+def test_what_was_embedded_again_since_it_was_copied_is_copied_again(
+    settings: Settings, tmp_path: Path
+) -> None:
+    here, target = Project.of(settings).store, str(tmp_path / "there")
+    assert counts(settings, target) == (20, 0, 0)
+    here.write(RECIPES[0], "00" * 16, windows(50), replace=True)
+    assert counts(settings, target) == (1, 19, 0)
+    there = store_in(settings.home, target)
+    np.testing.assert_array_equal(there.read(RECIPES[0], "00" * 16), windows(50))
+
+
+@pytest.mark.parametrize("ahead", [-3600.0, 0.0, 3600.0])
+def test_clocks_that_differ_hide_nothing_that_is_newer(ahead: float) -> None:
+    def entry(at: float) -> Entry:
+        return Entry("00" * 16, 100, at)
+
+    copied = 1000.0
+    assert operation.is_copied(entry(990.0), entry(copied + ahead), ahead)
+    assert not operation.is_copied(entry(1010.0), entry(copied + ahead), ahead)
+    assert not operation.is_copied(entry(990.0), None, ahead)
 
 
 def test_damaged_vectors_are_counted_and_left_out(
@@ -91,6 +119,7 @@ def test_damaged_vectors_are_counted_and_left_out(
         ("vectors", "is a relative path"),
         ("ftp://x/y", "is not known here"),
         ("s3://not-there/x", "there is no bucket 'not-there'"),
+        ("{home}/disk/vectors", "there is no folder .*disk: mount its disk"),
     ],
 )
 def test_a_target_that_cannot_be_one_is_refused(

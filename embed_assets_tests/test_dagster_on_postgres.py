@@ -14,6 +14,7 @@ from embed_assets.defs.dagster_compat import batches, pools, runs
 from embed_assets.defs.dagster_compat.locks import is_postgres, lock
 from embed_assets.errors import AlreadyRunning
 from embed_assets_tests.patience import PATIENCE
+from embed_assets_tests.postgres import database_of, running_postgres
 from embed_assets_tests.test_dagster_compat import home, in_batches, stored  # noqa: F401
 
 YAML = """
@@ -92,11 +93,26 @@ def test_a_lock_whose_connection_is_lost_is_taken_again_unless_another_one_has_i
             assert another.is_held()
 
 
+def test_a_lock_outlives_a_restart_of_the_server_and_is_never_held_twice(tmp_path):
+    with running_postgres() as server, database_of(server) as address:
+        folder = write_yaml(tmp_path / "instance", address)
+        with runs.open_folder(folder) as instance, lock(instance, "up") as held:
+            server.kill()
+            assert held.is_held(), "nobody else can take it either"
+            server.start()
+            assert held.is_held()
+            with pytest.raises(AlreadyRunning), lock(instance, "up", 0):
+                pass
+            server.kill()
+            server.start()
+            with lock(instance, "up", PATIENCE) as another:
+                assert not held.is_held()
+                assert another.is_held()
+
+
 def test_events_in_batches_are_stored_on_postgres_as_one_by_one(
     shared, tmp_path, postgres_server, monkeypatch
 ):
-    from embed_assets_tests.postgres import database_of
-
     with runs.open_folder(shared) as instance:
         assert is_postgres(instance)
         assert batches.stores_batches(instance)

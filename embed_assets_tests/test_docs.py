@@ -4,10 +4,12 @@ import re
 import runpy
 from pathlib import Path
 
+import dagster_webserver
 import typer.main
 
 from embed_assets.cli.command_line import app
 from embed_assets.errors import EXIT_CODES
+from embed_assets.operations.up import LINEAGE
 from embed_assets.settings import Settings
 
 ROOT = Path(__file__).parent.parent
@@ -35,6 +37,15 @@ def test_the_readme_is_short_and_leads_to_every_page():
         assert f"]({page.relative_to(ROOT).as_posix()})" in readme, page
 
 
+def test_the_address_of_the_assets_leads_to_the_lineage_of_dagsters_ui():
+    """Every path gives the same page; only its script knows which ones there are."""
+    script = Path(dagster_webserver.__file__).parent / "webapp/build/_next/static/chunks"
+    link = f'label:"Lineage",href:"{LINEAGE}"'
+    assert any(link in chunk.read_text() for chunk in script.glob("*.js"))
+    for page in (ROOT / "README.md", ROOT / "docs/dagster-ui.md"):
+        assert f"<http://127.0.0.1:3000{LINEAGE}>" in page.read_text()
+
+
 def test_the_page_of_commands_has_the_exit_codes_of_the_code():
     page = (ROOT / "docs/commands.md").read_text()
     for code, meaning in EXIT_CODES.items():
@@ -58,6 +69,20 @@ def test_no_setting_is_documented_that_does_not_exist():
             # The names of logins hold those of the music servers.
             known = name in names or name.startswith(("EMBED_TEST_", "EMBED_SERVER"))
             assert known, f"{name} in {page.name}"
+
+
+TYPED = re.compile(r"embed-assets ([a-z][a-z0-9-]*)((?:(?!embed-assets)[^`\n|;&])*)")
+"""A command, and what follows it on its line."""
+
+
+def test_no_command_or_option_is_typed_that_does_not_exist():
+    commands = typer.main.get_command(app).commands
+    for page in PAGES:
+        for name, rest in TYPED.findall(page.read_text()):
+            assert name in commands, f"embed-assets {name} in {page.name}"
+            has = {o for p in commands[name].params for o in (*p.opts, *p.secondary_opts)}
+            typed = set(re.findall(r"(?<![\w-])--?[a-z][a-z0-9-]*", rest))
+            assert typed <= has | {"--help"}, f"embed-assets {name}{rest} in {page.name}"
 
 
 def test_no_test_is_named_that_does_not_exist():

@@ -15,7 +15,7 @@ import pytest
 
 import embed_assets as ea
 from embed_assets.index.connection import connect
-from embed_assets.index.promotion import promote, rollback
+from embed_assets.index.promotion_by_hand import promote, rollback
 from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.test_asking import index

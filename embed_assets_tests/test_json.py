@@ -17,7 +17,16 @@ from embed_assets.cli.json_shapes import SHAPES, fields_of
 from embed_assets.library.left_out import LeftOutCounts
 from embed_assets_tests.live_project import LiveProject
 
-WITHOUT_JSON = {"copy-tables", "copy-vectors", "up", "demo", "serve", "cluster-config"}
+WITHOUT_JSON = {
+    "copy-tables",
+    "adopt-vectors",
+    "copy-vectors",
+    "up",
+    "demo",
+    "download",
+    "serve",
+    "cluster-config",
+}
 
 
 @pytest.fixture(scope="module")

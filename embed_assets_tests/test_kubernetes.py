@@ -87,12 +87,42 @@ def test_every_process_has_the_same_settings_and_volumes(code):
             assert mount in container["volumeMounts"], name
 
 
+def test_every_claim_that_a_pod_names_is_made_and_the_music_is_read_only():
+    made = documents("volumes.yaml")
+    claims = {d["metadata"]["name"]: d["spec"] for d in made if d["kind"].endswith("Claim")}
+    for name, pod in pods().items():
+        named = [v.get("persistentVolumeClaim", {}).get("claimName") for v in pod["volumes"]]
+        assert set(filter(None, named)) == claims.keys(), name
+    (volume,) = (d for d in made if d["kind"] == "PersistentVolume")
+    assert volume["metadata"]["name"] == claims["music"]["volumeName"]
+    assert volume["spec"]["claimRef"] == {"namespace": "music", "name": "music"}
+    assert volume["spec"]["accessModes"] == claims["music"]["accessModes"] == ["ReadOnlyMany"]
+    assert claims["embed-assets-models"]["accessModes"] == ["ReadWriteMany"]
+
+
+def test_the_secrets_databases_and_versions_of_the_page_are_those_of_the_files(values, code):
+    made = set(re.findall(r"create secret generic ([a-z-]+)", PAGE))
+    named = {values["global"]["postgresqlSecretName"], *(s["name"] for s in code["envSecrets"])}
+    for pod in pods().values():
+        named |= {v["secret"]["secretName"] for v in pod["volumes"] if "secret" in v}
+    assert made == named
+    own = values["postgresql"]
+    assert f"CREATE ROLE {own['postgresqlUsername']} LOGIN" in PAGE
+    assert f"CREATE DATABASE {own['postgresqlDatabase']} OWNER {own['postgresqlUsername']}" in PAGE
+    pinned = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["dependencies"]
+    chart = next(d for d in pinned if d.startswith("dagster==")).removeprefix("dagster==")
+    assert set(re.findall(r"--version ([0-9.]+)", PAGE)) == {chart}
+    release = values["global"]["dagsterInstanceConfigMap"].removesuffix("-dagster-instance")
+    assert f"code=deployment/{release}-dagster-user-deployments-{code['name']}" in PAGE
+    assert f"helm install {release} dagster/dagster" in PAGE
+
+
 def test_every_command_that_is_named_exists():
     started = [pod["containers"][0]["command"] for pod in pods().values()]
     assert {program for program, _ in started} == {"embed-assets"}
     assert {command for _, command in started} == {"serve", "doctor"} <= set(COMMANDS)
     typed = re.findall(r"embed-assets ([a-z]+)\b", PAGE)
-    assert {"serve", "status"} <= set(typed) <= set(COMMANDS)
+    assert {"serve", "status", "download", "doctor"} <= set(typed) <= set(COMMANDS)
 
 
 def test_serve_answers_the_probes_to_whoever_asks():
@@ -138,7 +168,7 @@ def test_the_instance_is_the_one_that_is_tested_with_ray(values):
 @pytest.mark.cluster
 def test_a_run_gets_a_job_with_a_gpu_and_all_that_the_code_has(values, code, tmp_path):
     """Dagster's launcher makes it as it would in a cluster, which it is not asked to reach."""
-    k8s = pytest.importorskip("dagster_k8s", reason="pip install 'embed_assets[kubernetes]'")
+    k8s = pytest.importorskip("dagster_k8s", reason="pip install -e '.[kubernetes]'")
     from dagster import DagsterRun
     from dagster._core.code_pointer import ModuleCodePointer
     from dagster._core.origin import JobPythonOrigin, RepositoryPythonOrigin

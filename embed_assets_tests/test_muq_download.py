@@ -50,6 +50,25 @@ def test_a_download_has_the_digest_of_the_folder_and_is_not_repeated(
     assert again.stdout.strip() == muq.info.weights, again.stderr
 
 
+COMMAND = "from embed_assets.cli.command_line import run; run()"
+
+
+def test_a_machine_that_only_does_runs_gets_the_weights_by_a_command(
+    small: Path, tmp_path: Path
+) -> None:
+    """It has neither a library nor `up`, and runs do not download."""
+    here = encoders.describe("muq", str(small), tmp_path / "other").weights
+    own = {"EMBED_HOME": str(tmp_path), "EMBED_MODEL": "owner/small", "EMBED_DEVICE": "cuda:9"}
+    with small_muq.hub(small, "owner/small") as endpoint:
+        done = run(COMMAND, "download", HF_ENDPOINT=endpoint, **own)
+    assert done.returncode == 0, done.stderr
+    assert f"muq, weights {here[:12]}" in done.stdout
+    assert "downloading owner/small" in done.stderr
+    again = run(COMMAND, "download", HF_ENDPOINT=endpoint, **own)
+    assert again.stdout == done.stdout
+    assert encoders.describe("muq", "owner/small", tmp_path / "models").weights == here
+
+
 @pytest.mark.parametrize("end", [signal.SIGKILL, signal.SIGINT])
 def test_a_download_that_was_stopped_goes_on_where_it_was(
     end: int, muq: Encoder, small: Path, tmp_path: Path

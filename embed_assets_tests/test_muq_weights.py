@@ -66,7 +66,7 @@ def test_weights_that_are_not_here_say_how_to_get_them(tmp_path: Path) -> None:
     ):
         with pytest.raises(ConfigurationError) as caught:
             call()
-        for word in ("EMBED_MODEL", "OpenMuQ/MuQ", "embed-assets sync", "EMBED_ENCODER=acoustic"):
+        for word in ("EMBED_MODEL", "OpenMuQ/MuQ", "assets download", "EMBED_ENCODER=acoustic"):
             assert word in str(caught.value)
 
 

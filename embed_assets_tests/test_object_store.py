@@ -298,7 +298,7 @@ def test_without_obstore_it_is_said_what_to_install(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "obstore", None)
-    with pytest.raises(ConfigurationError, match=r"pip install 'embed_assets\[shared\]'"):
+    with pytest.raises(ConfigurationError, match=r"pip install --editable '\.\[shared\]'"):
         ObjectStore("s3://music", tmp_path).read(RECIPE, HASH)
 
 

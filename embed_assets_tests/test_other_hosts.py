@@ -132,6 +132,7 @@ def test_sync_leaves_the_runs_to_the_daemon_whose_launcher_would_take_its_own_fo
     cluster.album("Album", 2)
     done = cluster.sync()
     assert (done["folders"], done["failed_folders"], done["runs"]) == (2, 0, [])
+    assert (done["embedded"], len(done["other_runs"])) == (1, 1), "what the daemon's run did"
     cluster.assert_index_is_library()
     refused = cluster.run("sync", "--confirm-removals")
     assert refused.returncode == 2

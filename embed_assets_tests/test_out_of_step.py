@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from embed_assets.identity import digest, folder_id, track_id
-from embed_assets.index import promotion
+from embed_assets.index import promotion_by_hand
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import index_library, version_of, written_versions
 from embed_assets.library.walk import folder_digest, list_audio
@@ -92,7 +92,7 @@ def test_going_back_after_a_retag_serves_every_folder(shelf):
         assert shelf.index(client, ENRICHED).served == ENRICHED.collection
         shelf.retag(ALBUM, "Blue in Green")
         shelf.index(client, ENRICHED, [ALBUM])
-        back = promotion.rollback(client, shelf.context(ENRICHED))
+        back = promotion_by_hand.rollback(client, shelf.context(ENRICHED))
         assert back.served == MEAN.collection
     assert len(titles(shelf)) == 6
     assert titles(shelf).count("Blue in Green") == 3

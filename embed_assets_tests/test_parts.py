@@ -17,7 +17,7 @@ import pytest
 
 from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.identity import digest, folder_id, track_id
-from embed_assets.index import promotion
+from embed_assets.index import promotion_by_hand
 from embed_assets.index.collection import count, load, rows_by_folder, served
 from embed_assets.index.connection import connect
 from embed_assets.index.expected_rows import index_rows
@@ -211,13 +211,13 @@ def test_the_next_collection_is_served_with_its_parts_and_back(uri, tmp_path):
         names = {g.name for g in moved.report.gates}
         assert {"parts_self_recall_at_1", "parts_cosine_to_store", "parts_norm_error"} <= names
         assert_in_step(client, shelf, wide)
-        listed = {c.name: c for c in promotion.listed(client, wide, shelf.tables, uri)}
+        listed = {c.name: c for c in promotion_by_hand.listed(client, wide, shelf.tables, uri)}
         assert {n for n, c in listed.items() if c.served} == {
             wide.collection,
             wide.segment_spec.collection,
         }
         assert listed[PARTS.segment_spec.collection].spec == MEAN.segment_spec
-        back = promotion.rollback(client, shelf.context(wide))
+        back = promotion_by_hand.rollback(client, shelf.context(wide))
         assert back.served == MEAN.collection
         with pytest.raises(NotFound, match="there is no collection parts_"):
             promote(client, shelf, wide.segment_spec.collection, wide)
@@ -225,13 +225,13 @@ def test_the_next_collection_is_served_with_its_parts_and_back(uri, tmp_path):
         with pytest.raises(ConfigurationError, match="parts_folders_that_differ is 3"):
             promote(client, shelf, wide.collection, wide)
         assert promote(client, shelf, wide.collection, wide, parts=False).moved
-        promotion.drop(client, PARTS.segment_spec.collection, shelf.tables, uri)
+        promotion_by_hand.drop(client, PARTS.segment_spec.collection, shelf.tables, uri)
         assert PARTS.segment_spec.collection not in client.list_collections()
         assert served(client) == wide.collection
 
 
 def promote(client, shelf, name, spec, parts=True):
-    return promotion.promote(client, shelf.context(replace(spec, parts=parts)), name)
+    return promotion_by_hand.promote(client, shelf.context(replace(spec, parts=parts)), name)
 
 
 def test_a_flat_folder_with_long_mixes_holds_one_batch_of_vectors_at_a_time(uri):

@@ -184,7 +184,7 @@ def test_tables_of_another_program_are_left_alone_and_named(postgres, postgres_s
 
 def test_without_the_driver_the_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "psycopg2", None)
-    with pytest.raises(ConfigurationError, match=r"embed_assets\[shared\]"):
+    with pytest.raises(ConfigurationError, match=r"'\.\[shared\]'"):
         use("postgresql://me@127.0.0.1/music")
 
 

@@ -6,24 +6,18 @@ The tests share a cluster and a library, and each adds albums of its own.
 from __future__ import annotations
 
 import json
-import os
-import sys
 from concurrent.futures import ThreadPoolExecutor
 from itertools import pairwise
-from pathlib import Path
 
 import dagster as dg
 import pytest
 from dagster._cli.api import ExecuteRunArgs
 
 from embed_assets.definitions import build_defs
-from embed_assets.defs.dagster_compat.pools import set_pool_limit
+from embed_assets.defs.activity import cause_of
 from embed_assets.defs.state import RANGE_START_TAG
 from embed_assets_tests.assertions import slots_held
-from embed_assets_tests.live_project import LiveProject
-from embed_assets_tests.milvus_server import database
-from embed_assets_tests.postgres import database_of
-from embed_assets_tests.ray_hosts import ROOT, ray_cluster, why_not
+from embed_assets_tests.ray_hosts import ray_project, set_pool_limits, why_not
 
 pytestmark = pytest.mark.cluster
 
@@ -40,45 +34,16 @@ def _namespaces():
 def made(_namespaces, tmp_path_factory, postgres_server, milvus_server, object_server):
     """A head and two hosts, with a library that is empty."""
     root = tmp_path_factory.mktemp("cluster")
-    world = LiveProject(root / "up")
-    world.library.mkdir(parents=True)
+    servers = postgres_server, milvus_server, object_server
     with (
-        database_of(postgres_server) as notes,
-        database_of(postgres_server) as tables,
-        database(milvus_server) as index,
+        ray_project(root, *servers, EMBED_FOLDERS_PER_RUN="2") as (world, cluster),
+        pytest.MonkeyPatch.context() as patch,
     ):
-        shared = {
-            "EMBED_ENCODER": "acoustic",
-            "EMBED_TABLES": tables,
-            "EMBED_MILVUS_URI": index,
-            "EMBED_VECTORS": f"s3://{object_server.bucket()}/vectors",
-            **object_server.environment,
-            "EMBED_FOLDERS_PER_RUN": "2",
-            "DAGSTER_POSTGRES_URL": notes.replace("postgresql://", "postgresql+psycopg2://"),
-        }
-        with ray_cluster(root, world.library, shared) as cluster:
-            options = ["--address", cluster.address, "--runs", "2", "--cpus", "1"]
-            yaml = world.run("cluster-config", *options)
-            for place in (world.root / "dagster", *(root / f"hosts/{n}/dagster" for n in "ab")):
-                place.mkdir(parents=True)
-                (place / "dagster.yaml").write_text(yaml.stdout)
-            cluster.settings["EMBED_DAGSTER_HOME"] = str(cluster.at / "own/dagster")
-            world.settings |= shared | {
-                "EMBED_DAGSTER_HOME": str(world.root / "dagster"),
-                "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-                "PYTHONPATH": f"{ROOT}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
-            }
-            with pytest.MonkeyPatch.context() as patch:
-                patch.setenv("DAGSTER_POSTGRES_URL", shared["DAGSTER_POSTGRES_URL"])
-                with world.instance() as instance:
-                    for pool in ("gpu", "milvus"):
-                        set_pool_limit(instance, pool, 1)
-            for name in "ab":
-                cluster.start_host(name)
-            try:
-                yield world, cluster
-            finally:
-                world.power_loss()
+        patch.setenv("DAGSTER_POSTGRES_URL", world.settings["DAGSTER_POSTGRES_URL"])
+        set_pool_limits(world, 1)
+        for name in "ab":
+            cluster.start_host(name)
+        yield world, cluster
 
 
 @pytest.fixture
@@ -291,4 +256,28 @@ def test_two_hosts_that_begin_the_same_run_at_once_leave_no_wrong_row(working):
         list(threads.map(lambda host: deliver(world, host, twice), hosts))
     world.up()
     world.until(world.in_step, "all is in")
+    world.assert_index_is_library()
+
+
+def test_a_host_with_other_settings_is_refused_and_the_others_do_its_folders(working):
+    world, cluster = working
+    before = runs_of(world)
+    other, usual = (cluster.hosts[name] for name in "ab")
+    for host in (other, usual):
+        host.kill()
+    as_set, other.settings = other.settings, other.settings | {"EMBED_WINDOWS": "5"}
+    cluster.start_host(other.name)
+    albums(world, "Refused", 1, 3, seed=700)
+
+    def failed():
+        return [r for i, r in runs_of(world).items() if i not in before and r.is_failure]
+
+    world.until(failed, "the host refuses")
+    with world.instance() as instance:
+        assert "EMBED_WINDOWS is 5 here and 3 there" in cause_of(instance, failed()[0].run_id)
+    assert not [path for path in world.rows() if "Refused" in path]
+    other.kill()
+    other.settings = as_set
+    cluster.start_host(usual.name)
+    world.until(world.in_step, "the other host does it")
     world.assert_index_is_library()

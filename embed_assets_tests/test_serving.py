@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from embed_assets.errors import ConfigurationError, NotFound
-from embed_assets.index import promotion
+from embed_assets.index import promotion, promotion_by_hand
 from embed_assets.index.collection import served
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import index_library
@@ -134,17 +134,17 @@ def test_a_rollback_holds_until_promoted_or_the_settings_change(uri, tmp_path):
     with connect(uri) as client:
         shelf.index(client, MEAN)
         with pytest.raises(NotFound, match="no other collection was served before"):
-            promotion.rollback(client, shelf.context(ENRICHED))
+            promotion_by_hand.rollback(client, shelf.context(ENRICHED))
         shelf.index(client, ENRICHED)
-        assert promotion.rollback(client, shelf.context(ENRICHED)).served == MEAN.collection
+        assert promotion_by_hand.rollback(client, shelf.context(ENRICHED)).served == MEAN.collection
         held = shelf.index(client, ENRICHED)
         assert held.served == MEAN.collection
         assert "embed-assets promote" in held.why
         with pytest.raises(NotFound, match="no other collection was served before"):
-            promotion.rollback(client, shelf.context(ENRICHED))
+            promotion_by_hand.rollback(client, shelf.context(ENRICHED))
         by_hand = promote(shelf, client, ENRICHED, ENRICHED)
         assert (by_hand.served, by_hand.moved) == (ENRICHED.collection, True)
-        assert promotion.rollback(client, shelf.context(ENRICHED)).served == MEAN.collection
+        assert promotion_by_hand.rollback(client, shelf.context(ENRICHED)).served == MEAN.collection
         assert shelf.index(client, MEAN).served == MEAN.collection, "the settings agree now"
         assert shelf.index(client, ENRICHED).served == ENRICHED.collection
 
@@ -154,19 +154,19 @@ def test_a_rollback_holds_until_promoted_or_the_settings_change(uri, tmp_path):
 
 
 def promote(shelf, client, spec, wanted, **how):
-    return promotion.promote(client, shelf.context(wanted), spec.collection, **how)
+    return promotion_by_hand.promote(client, shelf.context(wanted), spec.collection, **how)
 
 
 BY_HAND = """
 import sys
 from pathlib import Path
-from embed_assets.index import promotion
+from embed_assets.index import promotion_by_hand
 from embed_assets.index.connection import connect
 from embed_assets_tests.made_library import OTHER, Shelf
 
 root, uri = sys.argv[1:]
 with connect(uri, wait_seconds=900) as client:
-    promotion.rollback(client, Shelf(Path(root), uri).context(OTHER))
+    promotion_by_hand.rollback(client, Shelf(Path(root), uri).context(OTHER))
 """
 
 
@@ -200,7 +200,7 @@ def test_rows_with_other_fields_fill_a_collection_of_their_own(uri, tmp_path):
         some = shelf.index(client, MEAN, [b"Artist/Album 00"])
         assert some.served == earlier.collection
         assert shelf.index(client, MEAN).served == MEAN.collection
-        back = promotion.rollback(client, shelf.context(MEAN))
+        back = promotion_by_hand.rollback(client, shelf.context(MEAN))
         assert back.served == earlier.collection
         assert promote(shelf, client, MEAN, MEAN).served == MEAN.collection
 
@@ -235,7 +235,7 @@ def test_collections_are_listed_with_what_they_are_and_go_only_by_name(uri, tmp_
         shelf.index(client, ENRICHED)
         client.create_collection("tracks_of_somebody_else", dimension=8)
         client.create_collection("not_ours", dimension=8)
-        new, old, foreign = promotion.listed(client, ENRICHED, tables, uri)
+        new, old, foreign = promotion_by_hand.listed(client, ENRICHED, tables, uri)
         assert (new.name, new.served, new.wanted, new.rows) == (
             ENRICHED.collection,
             True,
@@ -246,15 +246,15 @@ def test_collections_are_listed_with_what_they_are_and_go_only_by_name(uri, tmp_
         assert (old.spec, old.served, old.rows, old.missing) == (MEAN, False, 6, 0)
         assert foreign.spec is None
         with pytest.raises(ConfigurationError, match="serve another one first"):
-            promotion.drop(client, ENRICHED.collection, tables, uri)
+            promotion_by_hand.drop(client, ENRICHED.collection, tables, uri)
         with pytest.raises(NotFound, match=r"there are:.*tracks_of_somebody_else"):
-            promotion.drop(client, "tracks_nothing", tables, uri)
+            promotion_by_hand.drop(client, "tracks_nothing", tables, uri)
         with pytest.raises(ConfigurationError, match="--anyway"):
-            promotion.promote(client, shelf.context(ENRICHED), foreign.name)
-        promotion.drop(client, MEAN.collection, tables, uri)
+            promotion_by_hand.promote(client, shelf.context(ENRICHED), foreign.name)
+        promotion_by_hand.drop(client, MEAN.collection, tables, uri)
         assert MEAN.collection not in client.list_collections()
         with pytest.raises(NotFound, match="no other collection was served before"):
-            promotion.rollback(client, shelf.context(ENRICHED))
+            promotion_by_hand.rollback(client, shelf.context(ENRICHED))
         again = shelf.index(client, MEAN, [b"Artist/Album 00"])
         assert again.served == ENRICHED.collection, "it is filled anew, not taken for complete"
 

@@ -10,8 +10,9 @@ from dataclasses import replace
 import pytest
 
 from embed_assets.identity import digest
-from embed_assets.storage import collection_registry
+from embed_assets.storage import embedded_tracks
 from embed_assets.storage.garbage import collect_garbage
+from embed_assets.storage.records import FOUND_IN_STORE, Embedding
 from embed_assets.storage.segment_vector_file import SegmentVectorFile
 from embed_assets.storage.track_vector_file import TrackVectorFile, unused_files
 from embed_assets_tests.made_library import ENRICHED, MEAN, OTHER, shelf_of, windows_of
@@ -63,6 +64,10 @@ def test_vectors_of_music_that_is_gone_go_unless_a_copy_is_there(shelf):
     shelf.put(b"Artist/Album 01", tracks=[*copy[:2], same])
     shelf.put(b"Artist/Album 00", tracks=[])
     swept = run(shelf, MEAN, OTHER)
+    assert (swept.removed, swept.too_young) == (0, 6), "it may be moving"
+    with shelf.tables.connect() as db:
+        db.execute("UPDATE gone_audio SET gone_at = gone_at - ?", (2 * DAY,))
+    swept = run(shelf, MEAN, OTHER)
     assert swept.removed == 6
     left = entries(shelf, MEAN)
     assert gone[0].audio_hash in left
@@ -96,12 +101,53 @@ def test_audio_that_comes_back_before_its_vectors_go_keeps_them(shelf):
     track = shelf.albums[b"Artist/Album 00"][0]
     recipe = MEAN.recipe.digest
     assert (
-        collection_registry.forget_embeddings(
+        embedded_tracks.forget_embeddings(
             shelf.tables, recipe, [track.audio_hash], unless_named=True
         )
         == []
     )
     assert shelf.tables.folder_totals(track.folder_id, recipe).embedded == 3
+
+
+class Interrupted:
+    """The store of a shelf, with something that happens just before entries are deleted."""
+
+    def __init__(self, store, happens):
+        self.store, self.happens = store, happens
+
+    def __getattr__(self, name):
+        return getattr(self.store, name)
+
+    def delete(self, recipe, hashes):
+        self.happens()
+        self.store.delete(recipe, hashes)
+
+
+def test_audio_that_a_run_found_just_before_its_vectors_went_is_embedded_again(shelf):
+    path, recipes = b"Artist/Album 00", [s.recipe.digest for s in (MEAN, OTHER)]
+    tracks = shelf.albums[path]
+    folder = tracks[0].folder_id
+    shelf.put(path, tracks=[])
+
+    def comes_back():
+        shelf.put(path, tracks=tracks)
+        for recipe in recipes:
+            rows = [Embedding(recipe, t.audio, 3, note=FOUND_IN_STORE) for t in tracks]
+            shelf.tables.put_embeddings(rows)
+
+    store = Interrupted(shelf.store, comes_back)
+    swept = collect_garbage(shelf.tables, store, recipes, older_than=-1.0, dry_run=False)
+    assert swept.removed == 3, "of one recipe: then the tracks are there again"
+    pending = [len(shelf.tables.pending(folder, recipe)) for recipe in recipes]
+    assert sorted(pending) == [0, 3]
+    for recipe, n in zip(recipes, pending, strict=True):
+        assert len(shelf.store.known_lost(recipe, [t.audio for t in tracks])) == n
+
+
+def test_a_writer_at_work_keeps_its_temporary_file(shelf):
+    folder = next(shelf.store.root.glob("*/*"))
+    (folder / ".abc.123.tmp").write_bytes(b"half")
+    assert run(shelf, MEAN, OTHER, older_than=0.0).leftovers == 0
 
 
 def test_what_a_killed_writer_left_is_swept_too(shelf):

@@ -18,7 +18,7 @@ import pytest
 from embed_assets.errors import FolderChanged
 from embed_assets.identity import display_path
 from embed_assets.index.folders import EMPTY
-from embed_assets.storage import collection_registry, looks, queries, retry_requests
+from embed_assets.storage import embedded_tracks, looks, queries, retry_requests
 from embed_assets.storage.find_tracks import track_by_name, tracks_below
 from embed_assets.storage.golden_tracks import golden_tracks
 from embed_assets.storage.records import CHANGED, Embedding, IndexedFolder, Track
@@ -79,8 +79,8 @@ def test_what_was_read_embedded_and_indexed_is_counted(tables):
     assert queries.last_engine(tables, "r") == "x in  on cpu"
     assert queries.folder_states(tables, ["f", "none"], "r")["f"].ready
     assert [p.message for p in queries.rejected_tracks(tables, "r")] == ["cut off"]
-    assert collection_registry.named_audio(tables, [good.audio, "x"]) == {good.audio}
-    assert collection_registry.named_audio(tables, []) == set()
+    assert embedded_tracks.named_audio(tables, [good.audio, "x"]) == {good.audio}
+    assert embedded_tracks.named_audio(tables, []) == set()
     state = queries.manifest_state(tables)
     scan(tables, replace(good, title="New"), bad, name="again")
     assert queries.manifest_state(tables) != state
@@ -246,7 +246,7 @@ def write(tables, rng: random.Random) -> None:
     elif kind == "index":
         tables.put_indexed("k", [IndexedFolder(f, "v", 1, 0) for f in rng.sample(folders, 3)])
     elif kind == "gc":
-        collection_registry.forget_embeddings(tables, "r", audio[:4], unless_named=True)
+        embedded_tracks.forget_embeddings(tables, "r", audio[:4], unless_named=True)
     else:
         tables.put_failures([(f, b"F") for f in rng.sample(folders, 3)], "step", "why", "run")
 

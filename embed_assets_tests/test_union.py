@@ -109,7 +109,9 @@ def test_it_is_as_if_it_had_been_embedded_here(borrowed, home, library, tmp_path
     direct = Project.of(settings_at(tmp_path / "direct", library))
     scan(direct)
     recipe = direct.spec().recipe
-    context = EmbedContext(direct.library, recipe, direct.choice, direct.tables, direct.store)
+    context = EmbedContext(
+        direct.library, recipe, direct.vectors.tracks, direct.tables, direct.store
+    )
     with open_pool(1) as pool:
         for folder in walk(library):
             embed_folder(context, folder.path, pool)
@@ -273,7 +275,7 @@ A_REJECTION = {"audio_hash": "0" * 32, "message": "", "at": 0.0}
         ({"recipe_digest": "0" * 32}, "damaged"),
         ({"tracks": [{"audio_hash": "../../../etc/passwd"}]}, "manifest is wrong at tracks.0"),
         ({"tracks": [["[" * 100]]}, "manifest is wrong"),
-        ({"rejected": [{"reason": "bewitched"} | A_REJECTION]}, "wrong at rejected.0.reason"),
+        ({"rejected": [{"reason": 1} | A_REJECTION]}, "wrong at rejected.0.reason"),
     ],
 )
 def test_a_manifest_that_cannot_be_is_refused(borrowed, home, tmp_path, wrong, says):
@@ -321,6 +323,52 @@ def test_vectors_replace_a_rejection_but_no_rejection_replaces_vectors(borrowed,
     assert rows_of(home)[audio[0]].reason is None
     assert take(tmp_path, bad).rejected == 0
     assert rows_of(home)[audio[0]].reason is None
+
+
+def test_a_reason_of_a_later_version_is_left_for_this_machine_to_decide(borrowed, home, tmp_path):
+    whole = shards_in(borrowed.shards)[0]
+    later = {"rejected": [{"reason": "bewitched"} | A_REJECTION]}
+    found = take(tmp_path, crafted(whole, tmp_path / "l.npz", lambda m, _: m.update(later)))
+    assert (found.new, found.rejected, found.refused) == (3, 0, [])
+    assert "does not know ('bewitched'): `sync` tries them here" in found.warnings[0]
+    assert A_REJECTION["audio_hash"] not in rows_of(home)
+
+
+def test_rejections_of_a_machine_that_cannot_decode_are_refused_and_its_vectors_taken(
+    borrowed, home, library, tmp_path
+):
+    settings = settings_at(tmp_path, library)
+    scan(home)
+    first, second = shards_in(borrowed.shards)
+    with open_shard(first) as shard:
+        digest = shard.manifest.recipe_digest
+        good, *others = (track.row(digest, "", 2e9) for track in shard.manifest.tracks)
+    bad = Embedding(digest, good.audio_hash, reason="corrupt", message="no frame", at=1.0)
+    broken = remade(first, tmp_path / "broken", rows=[*others, bad])
+    found = union(settings, [broken, second], check=1)
+    (refused,) = found.refused
+    assert (found.new, refused.shard, refused.tracks) == (2 + 3, str(broken), 1)
+    assert re.match(r"Album 0/\d.ogg can be decoded here, and could not be", refused.reason)
+    assert "(corrupt: no frame)" in refused.reason
+    assert "the next `embed-assets sync` tries" in refused.reason
+    assert good.audio_hash not in rows_of(home)
+    # What can be decoded nowhere is rejected here as well.
+    assert (found.rejected, found.rejected_checked, found.rejected_unchecked) == (1, 1, 0)
+    assert [row.reason for row in rows_of(home).values() if row.reason] == ["silent"]
+    assert union(settings, [broken], check=0).rejected == 1
+
+
+def test_a_home_without_the_music_compares_no_more_than_the_clip(borrowed, tmp_path):
+    _, whole = shards_in(borrowed.shards)
+    found = union(settings_at(tmp_path), [whole], check=2)
+    assert (found.new, found.checked, found.unchecked, found.clip_only) == (3, 0, 0, 1)
+    assert (found.rejected, found.rejected_checked, found.rejected_unchecked) == (1, 0, 1)
+    with open_shard(whole) as shard:
+        clips = {c.name: shard.read_clip(c) for c in shard.manifest.clips if c.format != "mp3"}
+    without_mp3 = remade(whole, tmp_path / "broken", clips=clips)
+    found = union(settings_at(tmp_path / "other"), [without_mp3], check=2)
+    assert (found.new, found.rejected, len(found.refused)) == (3, 0, 1)
+    assert "clip.mp3 can be decoded here" in found.refused[0].reason
 
 
 @pytest.mark.parametrize("compared", ["clip", "tracks"])

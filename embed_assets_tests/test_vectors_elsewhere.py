@@ -6,13 +6,18 @@ import json
 import shutil
 from dataclasses import dataclass
 
+import numpy as np
 import pytest
 
 from embed_assets.errors import TransientError
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import index_library
+from embed_assets.index.row import VectorKey
+from embed_assets.index.row_vectors import Windows
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.garbage import collect_garbage
 from embed_assets.storage.object_store import ObjectStore
+from embed_assets.storage.vector_store import VectorsLost
 from embed_assets_tests.made_library import ENRICHED, MEAN, OTHER, Shelf, shelf_of, windows_of
 from embed_assets_tests.object_server import LOGIN, names_in
 
@@ -34,16 +39,16 @@ def test_a_library_is_indexed_with_its_vectors_elsewhere(elsewhere, bucket, obje
     world.settings, there = away, world.settings
     failed = world.run("sync", "--json")
     assert failed.returncode == 1, failed.stderr
-    assert "it cannot be reached" in world.run("errors").stdout
+    assert "it cannot be reached" in failed.stderr
     world.settings = there
 
     done = world.sync()
     assert (done["embedded"], done["rejected"], done["failed_folders"]) == (5, 1, 0)
     world.assert_index_is_library()
-    assert len(names_in(world.project().store)) == 5
+    assert len(names_in(world.project().store)) == 6, "with the mark"
     assert not (world.home / "vectors").exists()
     asked = object_server.requests(bucket)
-    assert asked["PUT"] == 5
+    assert asked["PUT"] == 6
     assert asked["HEAD"] <= 2, "at most one for each run that embeds"
 
     doctor = {c["check"]: c for c in json.loads(world.run("doctor", "--json").stdout)}
@@ -62,6 +67,10 @@ def test_a_library_is_indexed_with_its_vectors_elsewhere(elsewhere, bucket, obje
 
     del world.settings["EMBED_POOLING"]
     shutil.rmtree(world.home)
+    refused = world.run("sync")
+    assert refused.returncode == 2
+    assert "another library" in refused.stderr
+    assert world.run("adopt-vectors").returncode == 0
     assert world.sync()["embedded"] == 0, "so does a machine that has nothing yet"
     world.assert_index_is_library()
 
@@ -117,3 +126,21 @@ def test_vectors_that_are_lost_elsewhere_are_noticed_when_they_are_read(bucket, 
         shelf.embed([MEAN], [lost])
         (told,) = index_library(client, shelf.context(ENRICHED), [b"A"])
         assert told.rows == 3
+
+
+class Spoiling(FolderStore):
+    """A store on a disk that spoils what many read at once, and nothing else."""
+
+    def read_many(self, recipe_digest, wanted, *, keep=False):
+        return iter([VectorsLost("spoilt") for _ in wanted])
+
+
+def test_vectors_that_were_spoilt_on_the_way_once_are_not_deleted(tmp_path):
+    shelf = shelf_of(tmp_path, "nowhere.db", 1, MEAN)
+    (tracks,) = shelf.albums.values()
+    windows = Windows(shelf.tables, Spoiling(shelf.store.root), forget_lost=True)
+    keys = [VectorKey(t.audio, 0) for t in tracks]
+    for track, found in zip(tracks, windows.read(MEAN, keys), strict=True):
+        np.testing.assert_array_equal(found, windows_of(track.audio))
+    assert len(list(shelf.store.entries(MEAN.recipe.digest))) == 3
+    assert shelf.tables.pending(tracks[0].folder_id, MEAN.recipe.digest) == []

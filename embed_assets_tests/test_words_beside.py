@@ -6,9 +6,12 @@ First what is between the tables and the index, with made-up vectors; then runs 
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,16 +28,21 @@ from embed_assets.defs.state import add_keys, range_tags
 from embed_assets.encoders.config import EncoderConfig, VectorConfig
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import WORDS, IndexSpec, track_id
-from embed_assets.index import promotion
+from embed_assets.index import promotion, promotion_by_hand
 from embed_assets.index.collection import load, rows_by_folder, served
 from embed_assets.index.connection import connect
 from embed_assets.index.folders import written_versions
 from embed_assets.index.reconcile import compare, reconcile
+from embed_assets.operations.doctor import doctor
 from embed_assets.operations.errors import errors
 from embed_assets.operations.gc import gc
 from embed_assets.operations.retry import retry
+from embed_assets.operations.sync import SyncResult
+from embed_assets.operations.sync_counts import other_runs
 from embed_assets.storage import collection_registry, queries
 from embed_assets.storage.records import Embedding
+from embed_assets_tests import small_mulan as small_mulan_of
+from embed_assets_tests import small_muq
 from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.made_library import MEAN, OTHER, Shelf, shelf_of
 from embed_assets_tests.test_http import running as serving
@@ -49,13 +57,14 @@ FIRST = b"Artist/Album 00"
 def test_weights_that_are_missing_for_words_only_are_said_to_be_so(tmp_path):
     sound = EncoderConfig("acoustic", "", "cpu", tmp_path)
     words = EncoderConfig(NAME, str(tmp_path / "nowhere"), "cpu", tmp_path)
-    with pytest.raises(ConfigurationError, match=r"EMBED_WORDS_MODEL is .*nowhere") as told:
-        VectorConfig(sound, 10.0, 3, "mean", words=words).spec()
-    assert "EMBED_MODEL" not in str(told.value)
+    without = VectorConfig(sound, 10.0, 3, "mean", words=words)
+    assert without.spec() == replace(without, words=None).spec(), "sound does not wait for it"
+    assert re.search(r"EMBED_WORDS_MODEL is .*nowhere", without.words_missing())
+    assert "EMBED_MODEL" not in without.words_missing()
     words = replace(words, model="OpenMuQ/MuQ-MuLan-large")
-    with pytest.raises(ConfigurationError, match="or set EMBED_WORDS=false") as told:
-        VectorConfig(sound, 10.0, 3, "mean", words=words).spec()
-    assert "EMBED_ENCODER" not in str(told.value)
+    missing = replace(without, words=words).words_missing()
+    assert "or set EMBED_WORDS=false" in missing
+    assert "EMBED_ENCODER" not in missing
 
 
 def spec_for(words: Any) -> IndexSpec:
@@ -107,7 +116,7 @@ def test_each_collection_has_an_alias_and_gates_of_its_own(uri: str, tmp_path: P
         moved = shelf.index(client, changed)
         assert (moved.words.served, moved.words.report.passed) == (newer.collection, True)
         assert not moved.moved
-        back = promotion.rollback(client, shelf.context(newer), WORDS)
+        back = promotion_by_hand.rollback(client, shelf.context(newer), WORDS)
         assert (back.served, served(client)) == (words.collection, MEAN.collection)
         held = shelf.index(client, changed)
         assert "chosen by hand" in held.words.why
@@ -122,11 +131,11 @@ def test_each_collection_has_an_alias_and_gates_of_its_own(uri: str, tmp_path: P
         assert_in_step(client, shelf, BOTH)
 
         with pytest.raises(ConfigurationError, match="EMBED_WORDS=false"):
-            promotion.drop(client, words.collection, shelf.tables, uri, with_words=True)
+            promotion_by_hand.drop(client, words.collection, shelf.tables, uri, with_words=True)
         assert shelf.index(client, MEAN, []).words is None
         assert served(client, WORDS) is None, "nothing points to what is no longer kept up to date"
         assert promotion.request_promotion(shelf.context(BOTH)), "a run serves it again"
-        promotion.drop(client, words.collection, shelf.tables, uri)
+        promotion_by_hand.drop(client, words.collection, shelf.tables, uri)
         assert words.collection not in client.list_collections()
 
 
@@ -216,7 +225,13 @@ def test_switched_on_later_it_embeds_for_words_only_and_each_answers_its_own(
     world = beside
     world.album("Album", 1, 2)
     world.album("Other", 3)
-    assert run(world, "Album", "Other").success
+    began, meanwhile = time.time(), SyncResult()
+    made = run(world, "Album", "Other")
+    assert made.success
+    with world.instance() as instance:
+        meanwhile.count(instance, began)
+        assert (meanwhile.embedded, meanwhile.other_runs) == (3, [made.run_id])
+        assert not list(other_runs(instance, time.time()))
     first = made_at(world)
     lib = ea.Library(world.made_settings())
     with pytest.raises(ConfigurationError, match=r"knows no words: set EMBED_WORDS=true"):
@@ -316,6 +331,130 @@ def test_what_fails_for_words_only_is_retried_and_holds_back_no_search_by_sound(
     assert both_in_step(world)
     assert not errors(world.made_settings())
     assert len(lib.find("rain")) == 2
+
+
+def test_without_the_weights_for_words_all_else_goes_on(beside: LiveProject) -> None:
+    world = beside
+    world.settings["EMBED_WORDS"] = "true"
+    world.album("Album", 1, 2)
+    world.album("Other", 3)
+    run(world, "Album", "Other")
+    words = world.project().spec().words_spec
+    small = world.settings["EMBED_WORDS_MODEL"]
+    world.settings["EMBED_WORDS_MODEL"] = str(world.root / "moved away")
+
+    # The index follows the library, as far as it can, and what `find` used stays where it is.
+    world.move("Other/01.ogg", "Album/03.ogg")
+    (world.library / "Other").rmdir()
+    world.put("Album/04.ogg", 4)
+    done = world.run("sync", "--json")
+    assert done.returncode == 1
+    result = json.loads(done.stdout)
+    assert "moved away" in result["words_missing"]
+    assert (result["embedded"], result["failed_folders"]) == (1, 0)
+    project = world.project()
+    with connect(project.uri) as client:
+        assert served(client, WORDS) == words.collection
+        load(client, words.collection)
+        there = {t for _, t, _ in rows_by_folder(client, words.collection)}
+    name = project.library.name
+    assert there == {track_id(name, b"Album/0%d.ogg" % i) for i in (1, 2, 3)}
+
+    lib = ea.Library(world.made_settings())
+    assert len(lib.similar("Album/01.ogg")) == 3
+    assert len(lib.snapshot()) == 4
+    assert lib.errors() == []
+    shown = lib.status()
+    assert (shown.tracks_embedded, shown.folders_to_do) == (4, 0)
+    assert "moved away" in shown.words.problem
+    assert (shown.words.tracks_embedded, shown.words.served) == (3, words.collection)
+    assert "PROBLEM: EMBED_WORDS_MODEL" in world.run("status").stdout
+    for asked in (lib, lib.snapshot()):
+        with pytest.raises(ConfigurationError, match=r"EMBED_WORDS_MODEL is .*moved away"):
+            asked.find("rain")
+    found = {f.check: f for f in doctor(world.made_settings())}
+    assert (found["encoder"].ok, found["words"].ok, found["index"].ok) == (True, False, True)
+    assert "moved away" in found["words"].message
+    kept = gc(world.made_settings(), dry_run=False, older_than=0.0)
+    assert words.recipe.digest in kept.recipes_in_use
+    with serving(world) as client:
+        assert client.get("/v1/find", params={"q": "rain"}).status_code == 400
+        assert client.get("/v1/status").json()["words"] is False
+        assert client.get("/v1/similar", params={"seed": "Album/01.ogg"}).status_code == 200
+
+    world.settings["EMBED_WORDS_MODEL"] = small
+    assert "0 embedded and 1 for `find`," in world.run("sync").stdout, "as soon as they are back"
+    assert len(ea.Library(world.made_settings()).find("rain")) == 4
+
+
+def test_weights_for_words_that_are_damaged_hold_back_no_search_by_sound(
+    beside: LiveProject,
+) -> None:
+    world = beside
+    world.settings["EMBED_WORDS"] = "true"
+    world.album("Album", 1, 2)
+    damaged = shutil.copytree(world.settings["EMBED_WORDS_MODEL"], world.root / "damaged")
+    (damaged / "model.safetensors").unlink()
+    (damaged / "model.safetensors").write_bytes(b"no tensors")
+    world.settings["EMBED_WORDS_MODEL"] = str(damaged)
+    assert run(world, "Album").success
+    assert len(ea.Library(world.made_settings()).similar("Album/01.ogg")) == 1
+    (listed,) = errors(world.made_settings())
+    assert (listed["path"], listed["reason"]) == ("Album", "audio_embeddings failed")
+    assert str(damaged) in listed["message"]
+
+
+LOADS = """
+import os
+import embed_assets.encoders as encoders
+real, log = encoders.load, os.environ["LOADED"]
+
+def load(name, *args):
+    with open(log, "a+") as file:
+        file.seek(0)
+        pids = [int(line.split()[1]) for line in file]
+        alive = [pid for pid in pids if os.path.exists(f"/proc/{pid}")]
+        file.write(f"{name} {os.getpid()} {len(alive)}\\n")
+    return real(name, *args)
+
+encoders.load = load
+"""
+"""Every Python process notes each encoder that it loads, and how many processes have one."""
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="asks /proc which processes live")
+def test_beside_muq_each_answers_its_own_and_one_model_at_a_time_is_in_memory(
+    beside: LiveProject, small: Path
+) -> None:
+    world = beside
+    cache, log = small.parent / "cache", world.root / "loaded"
+    encoders.load("muq", str(small), "cpu", cache)
+    ignored = shutil.ignore_patterns(".*", "*.tmp")
+    shutil.copytree(cache, world.home / "models", ignore=ignored, dirs_exist_ok=True)
+    site = world.root / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(LOADS)
+    world.settings |= {"EMBED_ENCODER": "muq", "EMBED_MODEL": str(small), "EMBED_WORDS": "true"}
+    world.settings |= {"PYTHONPATH": f"{site}{os.pathsep}{Path(__file__).parents[1]}"}
+    world.settings |= {"LOADED": str(log)}
+    world.album("Album", 1, 2)
+    done = world.run("sync", "--json", program=True)
+    assert done.returncode == 0, done.stderr
+    result = json.loads(done.stdout)
+    assert (result["embedded"], result["words_embedded"]) == (2, 2)
+    loads = [line.split() for line in log.read_text().splitlines()]
+    assert {name for name, _, _ in loads} == {"muq", NAME}
+    last_muq = max(i for i, (name, _, _) in enumerate(loads) if name == "muq")
+    assert all(name == "muq" for name, _, _ in loads[: last_muq + 1]), "one after the other"
+    assert len({pid for _, pid, _ in loads}) == len(loads), "no process has two"
+    assert loads[last_muq + 1][2] == "0", "the first ones have ended"
+
+    lib = ea.Library(world.made_settings())
+    found, near = lib.find("calm piano"), lib.similar("Album/01.ogg")
+    assert (found.encoder, len(found), near.encoder, len(near)) == (NAME, 2, "muq", 1)
+    spec = world.project().spec()
+    assert (spec.dim, spec.words_spec.dim) == (small_muq.DIM, small_mulan_of.DIM)
+    assert both_in_step(world)
 
 
 KILLED = """

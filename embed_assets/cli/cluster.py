@@ -1,6 +1,6 @@
-"""The command `cluster-config`, about runs on several machines.
+"""The commands `cluster-config` and `download`, about what machines need before their first run.
 
-It parses arguments and prints; `command_line` adds it.
+They parse arguments and print; `command_line` adds them.
 """
 
 from __future__ import annotations
@@ -9,7 +9,8 @@ from typing import Annotated
 
 import typer
 
-from embed_assets.cli.terminal import require_text
+from embed_assets.cli.terminal import print_note, require_text
+from embed_assets.settings import Settings
 
 
 def cluster_config(
@@ -34,8 +35,22 @@ def cluster_config(
     typer.echo(command.steps(runs, tracks), err=True, nl=False)
 
 
+def download() -> None:
+    """Download the weights of the encoders that the settings name, if they are not here yet.
+
+    `up`, `sync` and `embed` do this themselves. A machine that only does runs of `up` on another
+    one, and a volume that containers share, get the weights by this command. It needs no library
+    and no GPU. A download that was interrupted continues.
+    """
+    from embed_assets.operations.download import download as command
+
+    for info in command(Settings.load(), print_note):
+        typer.echo(f"{info.name}, weights {info.weights[:12]}: {info.note}")
+
+
 def add_to(app: typer.Typer) -> None:
-    """Add this command to the command line."""
+    """Add these commands to the command line."""
+    app.command(epilog="Example: embed-assets download")(download)
     app.command("cluster-config", epilog="Example: embed-assets cluster-config > dagster.yaml")(
         cluster_config
     )

@@ -81,7 +81,8 @@ def sync(
     """Scan the library once, run what has changed, and wait for it.
 
     Exit codes: 0 if everything is up to date (rejected tracks do not count as failures), 1 if a
-    folder failed, 2 if a setting is wrong or the library is missing.
+    folder failed or the weights for `find` are missing, 2 if a setting is wrong or the library is
+    missing.
     """
     progress = _progress(quiet=as_json)
     library = open_library()
@@ -90,18 +91,24 @@ def sync(
     if as_json:
         terminal.print_json(result.as_json())
     else:
+        words = f" and {result.words_embedded} for `find`" if result.words_embedded else ""
+        others = f" and {len(result.other_runs)} of `up`" if result.other_runs else ""
         typer.echo(
             f"{counted(result.tracks, 'track')} in {counted(result.folders, 'folder')}:"
-            f" {result.embedded} embedded, {result.reused} reused, {result.rejected} rejected,"
-            f" {result.removed} removed, {counted(result.failed_folders, 'folder')} failed,"
-            f" {counted(len(result.runs), 'run')}, {result.seconds:.1f} s"
+            f" {result.embedded} embedded{words}, {result.reused} reused,"
+            f" {result.rejected} rejected, {result.removed} removed,"
+            f" {counted(result.failed_folders, 'folder')} failed,"
+            f" {counted(len(result.runs), 'run')}{others}, {result.seconds:.1f} s"
         )
         if result.listed:
             typer.echo("`embed-assets errors` says why.")
         if result.links_skipped:
             links = counted(result.links_skipped, "symbolic link")
             typer.echo(f"{links} not followed: see `embed-assets doctor`.")
-    raise typer.Exit(ExitCode.FAILED if result.failed_folders else ExitCode.DONE)
+        if result.words_missing:
+            typer.echo(f"Nothing was embedded for `find`: {result.words_missing}")
+    failed = result.failed_folders or result.words_missing
+    raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
 
 
 reports.add_to(app)
@@ -117,10 +124,10 @@ def try_int8(
     """Measure on your own music whether `muq-int8` is worth using.
 
     Creates the int8 model if there is none yet, calibrated on 8 tracks of the library. This is done
-    once, takes five minutes and 6 GB of memory, and needs `pip install 'embed_assets[int8]'`. Then
-    embeds other tracks in int8 and in float32 and compares neighbours and speed, in about 15
-    minutes on two cores. Nothing is indexed. Exit codes: 0 if it was measured, whatever the result;
-    2 if int8 cannot be used on this machine.
+    once, takes five minutes and 6 GB of memory, and needs `pip install --editable '.[int8]'` in the
+    clone of embed_assets. Then embeds other tracks in int8 and in float32 and compares neighbours
+    and speed, in about 15 minutes on two cores. Nothing is indexed. Exit codes: 0 if it was
+    measured, whatever the result; 2 if int8 cannot be used on this machine.
     """
     from embed_assets.operations.try_int8 import try_int8 as command
 

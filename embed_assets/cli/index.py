@@ -124,7 +124,10 @@ def gc(
     hours: Annotated[
         float,
         typer.Option(
-            "--older-than", min=0.0, help="Keep entries that are younger than this, in hours."
+            "--older-than",
+            min=0.0,
+            help="Keep entries that are younger than this, in hours, or whose music was deleted"
+            " since.",
         ),
     ] = 24.0,
     as_json: AsJson = False,

@@ -38,8 +38,8 @@ def status(
 ) -> None:
     """Show tracks and folders by state, the current rate, and the time left.
 
-    Exit codes: 1 if the Milvus server cannot be reached, 2 if the library cannot be scanned; the
-    first line gives the reason.
+    Exit codes: 1 if the Milvus server cannot be reached or the place of the vectors cannot be used,
+    2 if the library cannot be scanned; the first line gives the reason.
     """
     from embed_assets.cli import screen
 
@@ -57,7 +57,7 @@ def status(
         screen.show(found)
     if found.problem:
         raise typer.Exit(ExitCode.WRONG)
-    raise typer.Exit(ExitCode.FAILED if found.milvus else ExitCode.DONE)
+    raise typer.Exit(ExitCode.FAILED if found.milvus or found.vectors else ExitCode.DONE)
 
 
 def errors(

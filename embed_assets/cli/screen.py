@@ -80,6 +80,8 @@ def _layout(s: Status) -> Group:
         rows.insert(3, ("left out", f"{links}: `embed-assets doctor` says what to do"))
     if s.milvus:
         rows.insert(0, ("Milvus", s.milvus))
+    if s.vectors:
+        rows.insert(0, ("vectors", s.vectors))
     if s.problem:
         rows.insert(0, ("PROBLEM", s.problem))
     for name, text in rows:
@@ -102,6 +104,8 @@ def _server(one: ServerRow) -> str:
 
 
 def _words(w: WordsStatus) -> str:
+    if w.problem:
+        return f"PROBLEM: {w.problem}"
     counts = f"{w.tracks_embedded} embedded by {w.encoder}, {w.tracks_rejected} rejected by it only"
     where = w.collection if w.served == w.collection else f"{w.served or 'none'} is served until"
     where += "" if w.served == w.collection else f" {w.collection} is complete"

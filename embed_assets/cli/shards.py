@@ -81,7 +81,10 @@ def embed(
             f" {counted(len(result.failed), 'folder')} failed,"
             f" {counted(len(result.shards), 'new shard')}, {result.seconds:.1f} s"
         )
-    raise typer.Exit(ExitCode.FAILED if result.failed else ExitCode.DONE)
+        if result.words_missing:
+            print_note(f"nothing was embedded for `find`: {result.words_missing}")
+    failed = result.failed or result.words_missing
+    raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
 
 
 def union(
@@ -94,7 +97,8 @@ def union(
             "--check",
             min=0,
             max=100,
-            help="Tracks of each shard to embed again and compare; 0: none.",
+            help="Tracks of each shard to embed again and compare, and rejected ones to decode;"
+            " 0: none.",
         ),
     ] = 2,
     as_json: AsJson = False,
@@ -102,8 +106,9 @@ def union(
     """Take in what `embed --into` embedded on another machine; the next `sync` indexes it.
 
     Works beside `up`. What is there already stays as it is. A shard with other settings, or with
-    other vectors than this machine makes, is refused with the reason, and damaged entries are, too;
-    the rest is taken. Exit code 1: something was refused. See docs/shards.md.
+    other vectors than this machine makes, is refused with the reason, and so are damaged entries,
+    and rejections of tracks that can be decoded here; the rest is taken. Exit code 1: something was
+    refused. See docs/shards.md.
     """
     from embed_assets.operations.union import union as command
 
@@ -133,6 +138,17 @@ def union(
             typer.echo(
                 f"{counted(result.unchecked, 'shard')} could not be compared, as their music was"
                 " not scanned here so far: run `embed-assets sync`, then `embed-assets canary`"
+            )
+        if result.clip_only:
+            typer.echo(
+                f"of {counted(result.clip_only, 'shard')} only the canary's clip could be compared,"
+                " as none of the music was scanned here so far"
+            )
+        if result.rejected_unchecked:
+            typer.echo(
+                f"{counted(result.rejected_unchecked, 'rejected track')} could not be decoded"
+                " here to compare, as none was scanned so far. If `embed-assets errors` lists one"
+                " that plays, `embed-assets retry PATH` embeds it here"
             )
     raise typer.Exit(ExitCode.FAILED if result.refused else ExitCode.DONE)
 

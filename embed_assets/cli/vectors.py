@@ -1,4 +1,7 @@
-"""The command that copies the stored vectors: `copy-vectors`. It parses arguments and prints."""
+"""Commands about the stored vectors: `copy-vectors`, `adopt-vectors`.
+
+They parse arguments and print.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +38,21 @@ def copy_vectors(
         raise typer.Exit(ExitCode.FAILED)
 
 
+def adopt_vectors() -> None:
+    """Have the vectors in EMBED_VECTORS belong to this library, whatever library they were of.
+
+    Each place that EMBED_VECTORS names has a mark, which says of which library its vectors are.
+    Needed only if the tables of that library, or its vectors, were lost for good. Vectors that are
+    there are found again, and those that are missing are embedded again when they are needed. While
+    another library uses the place, do not: `gc` would delete its vectors.
+    """
+    from embed_assets.operations.adopt_vectors import adopt_vectors as command
+
+    found = command(Settings.load())
+    typer.echo(f"{found.where} belongs to this library now{found.before}")
+
+
 def add_to(app: typer.Typer) -> None:
-    """Add the command to the command line."""
+    """Add these commands to the command line."""
+    app.command(epilog="Example: embed-assets adopt-vectors")(adopt_vectors)
     app.command(epilog="Example: embed-assets copy-vectors s3://music/vectors")(copy_vectors)

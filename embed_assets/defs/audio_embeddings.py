@@ -35,9 +35,10 @@ from embed_assets.defs.resources import (
 from embed_assets.defs.track_manifest import track_manifest
 from embed_assets.embedding.decode_ahead import DecodeAhead, open_embedders
 from embed_assets.embedding.embed_folders import EmbedContext, EmbedResult, embed_folders
-from embed_assets.errors import ConfigurationError, FolderChanged
+from embed_assets.errors import ConfigurationError, FolderChanged, LibraryUnavailable
 from embed_assets.identity import FolderId, folder_id
 from embed_assets.storage import queries
+from embed_assets.storage.owner import own_store
 from embed_assets.storage.records import Embedding
 from embed_assets.workers import Pool
 
@@ -101,22 +102,27 @@ def audio_embeddings(
     """Embed the tracks without vectors, in each folder of the run."""
     refuse_ended_run(context)
     refuse_other_host(context, library, state, encoder, milvus)
-    music, tables, store = library.library(), state.tables(), state.store()
+    music, tables = library.library(), state.tables()
     vectors = encoder.vectors()
     with wrong_settings_fail_at_once("audio_embeddings"):
         spec = vectors.spec()
-        for choice in vectors.encoders():
+        passes = vectors.passes(spec)
+        for _, choice in passes:
             choice.require()
-    first = EmbedContext(
-        music, spec.recipe, vectors.choice, tables, store, context.run_id, config.embed_again
-    )
+    if missing := vectors.words_missing():
+        context.log.warning(f"nothing is embedded for `find`: {missing}")
     last = spec.recipes[-1]
-    works = [
-        replace(first, recipe=recipe, choice=choice, last=recipe == last)
-        for recipe, choice in vectors.passes(spec)
-    ]
 
     def embed(paths: list[bytes]) -> Outcomes:
+        # Before anything counts as lost: without its disk, a folder of vectors is empty.
+        store = own_store(tables, state.store())
+        first = EmbedContext(
+            music, spec.recipe, vectors.tracks, tables, store, context.run_id, config.embed_again
+        )
+        works = [
+            replace(first, recipe=recipe, choice=choice, last=recipe == last)
+            for recipe, choice in passes
+        ]
         return _in_turn(context, works, paths, retry_rejected=config.retry_rejected)
 
     each_folder(context, music, tables, embed)
@@ -137,17 +143,17 @@ def _in_turn(
     """Embed the folders with one encoder after the other, so that one at a time is in memory.
 
     A folder that failed with an encoder is left out of what the next ones do. One that fails with
-    the encoder of words only is retried like others; after the last try it is done as far as
-    searches by sound need it, stays out of date, and `errors` lists it.
+    the encoder of words only is retried like others; after the last try, or at once if no retry can
+    help, it is done as far as searches by sound need it, stays out of date, and `errors` lists it.
     """
     done: dict[bytes, dict[str, Any]] = {path: {} for path in paths}
     for work in works:
         first = work is works[0]
         step = _Step(context, work, list(done), retry_rejected=retry_rejected, beside=not first)
-        forgiving = not first and context.retry_number >= LAST_TRY
-        for path, outcome in step.outcomes() if forgiving else step.embed_all():
+        last_try = context.retry_number >= LAST_TRY
+        for path, outcome in step.embed_all() if first else step.outcomes(last_try=last_try):
             made = outcome
-            if forgiving and _may_pass(outcome):
+            if not first and _is_for_words_only(outcome, last_try=last_try):
                 stage = context.asset_key.path[-1]
                 note_failure(context, work.library, work.tables, key_of(path), stage, outcome)
                 made = {"failed": str(outcome)}
@@ -160,8 +166,11 @@ def _in_turn(
                 yield path, done[path]
 
 
-def _may_pass(outcome: object) -> TypeGuard[Exception]:
-    return isinstance(outcome, Exception) and not isinstance(outcome, ConfigurationError)
+def _is_for_words_only(outcome: object, *, last_try: bool) -> TypeGuard[Exception]:
+    """Whether what failed with the encoder of words leaves a folder done for searches by sound."""
+    if not isinstance(outcome, Exception) or isinstance(outcome, LibraryUnavailable):
+        return False
+    return last_try or isinstance(outcome, ConfigurationError)
 
 
 def _of_words(metadata: dict[str, Any]) -> dict[str, Any]:
@@ -212,15 +221,15 @@ class _Step:
         log.info(f"{choice.name}: {self.progress.line()}")
         log.info(self.seconds_line())
 
-    def outcomes(self) -> Outcomes:
-        """The same; if an error that may pass ends it, it is that of each folder that is left."""
+    def outcomes(self, *, last_try: bool) -> Outcomes:
+        """The same for words; an error that ends it for them only is that of each folder left."""
         left = dict.fromkeys(self.paths)
         try:
             for path, outcome in self.embed_all():
                 del left[path]
                 yield path, outcome
         except Exception as error:
-            if not _may_pass(error):
+            if not _is_for_words_only(error, last_try=last_try):
                 raise
             yield from ((path, error) for path in left)
 

@@ -46,11 +46,11 @@ def vectors_reproducible(
     music, vectors = library.library(), encoder.vectors()
     with wrong_settings_fail_at_once(REPRODUCIBLE):
         require_library(music.root)
-        spec = vectors.spec()
-        for choice in vectors.encoders():
+        passes = vectors.passes(vectors.spec())
+        for _, choice in passes:
             choice.require()
     reports = {}
-    for recipe, choice in vectors.passes(spec):
+    for recipe, choice in passes:
         embedding = EmbedContext(music, recipe, choice, state.tables(), state.store())
         made = recent_report(embedding)
         if made is None:

@@ -77,6 +77,8 @@ def run_settings(index: IndexContext) -> dict[str, Any]:
     values = {**plain.pop("recipe"), **plain, **options, **places}
     if words := plain.get("words"):
         values |= {"words": True, "words_weights": words["weights"], "words_recipe": words}
+    elif index.words_missing:
+        values |= {"words": True, "words_weights": "missing"}
     return values
 
 

@@ -1,6 +1,7 @@
 """The asset `milvus_index`: one row per track in the index, read back after writing."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 
 import dagster as dg
 
@@ -31,6 +32,7 @@ from embed_assets.defs.resources import (
 from embed_assets.errors import EmbedAssetsError
 from embed_assets.index.folders import DIRTY, FolderIndexed, index_in_batches, mirror_to_served
 from embed_assets.index.promotion import promote_if_ready
+from embed_assets.storage.owner import own_store
 
 COLUMNS = dg.TableSchema(
     [
@@ -84,6 +86,7 @@ def milvus_index(
     failed: list[tuple[str, Exception]] = []
     try:
         index = index_context(library, state, encoder, milvus)
+        index = replace(index, store=own_store(tables, index.store))
         with no_retry_on_interrupt(stage), milvus.get_client() as client:
             paths = paths_of(todo)
             for batch in index_in_batches(client, index, paths):

@@ -78,6 +78,23 @@ class EncoderResource(dg.ConfigurableResource[Any]):
     words: str = ""
     words_model: str = ""
 
+    @classmethod
+    def of(cls, vectors: VectorConfig) -> EncoderResource:
+        """The resource that gives these `vectors` again."""
+        tracks, words = vectors.tracks, vectors.words
+        return cls(
+            name=tracks.name,
+            model=tracks.model,
+            device=tracks.device,
+            cache=str(tracks.cache),
+            window_seconds=vectors.window_seconds,
+            windows=vectors.windows,
+            pooling=vectors.pooling,
+            parts=vectors.parts,
+            words=words.name if words else "",
+            words_model=words.model if words else "",
+        )
+
     def vectors(self) -> VectorConfig:
         """Which vectors the workers make."""
         device, cache = self.device, Path(self.cache)
@@ -133,7 +150,9 @@ def index_context(
     """The context of indexing; raises what `encoder.spec` does."""
     spec = wanted_spec(encoder, milvus)
     music, tables, store = library.library(), state.tables(), state.store()
-    return IndexContext(music, tables, store, spec, milvus.uri, milvus.options())
+    missing = bool(encoder.vectors().words_missing())
+    options = milvus.options()
+    return IndexContext(music, tables, store, spec, milvus.uri, options, words_missing=missing)
 
 
 def wanted_spec(encoder: EncoderResource, milvus: MilvusResource) -> IndexSpec:
@@ -143,7 +162,6 @@ def wanted_spec(encoder: EncoderResource, milvus: MilvusResource) -> IndexSpec:
 
 def resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
     """The resources for these settings, by the names that assets and sensor use."""
-    words = vectors_of(settings).words
     return {
         "library": LibraryResource(
             root=str(settings.library or ""),
@@ -160,18 +178,7 @@ def resources(settings: Settings) -> dict[str, dg.ConfigurableResource[Any]]:
             ),
             tables_password_file=str(settings.tables_password_file or ""),
         ),
-        "encoder": EncoderResource(
-            name=settings.encoder,
-            model=settings.model,
-            device=settings.device,
-            cache=str(settings.model_cache),
-            window_seconds=settings.window_seconds,
-            windows=settings.windows,
-            pooling=settings.pooling,
-            parts=settings.parts,
-            words=words.name if words else "",
-            words_model=words.model if words else "",
-        ),
+        "encoder": EncoderResource.of(vectors_of(settings)),
         "milvus": MilvusResource(
             uri=settings.index_uri,
             token=dg.EnvVar("EMBED_MILVUS_TOKEN") if settings.milvus_token else "",

@@ -1,4 +1,4 @@
-"""Moves finished vectors from a folder of work into shards, so that each lies in one place.
+"""Moves finished vectors from a folder of work into portable shards; each lies in one place.
 
 A kill at any moment leaves whole shards, and vectors that the next start packs.
 """

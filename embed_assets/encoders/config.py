@@ -136,10 +136,11 @@ _WITHOUT_DOWNLOAD = re.compile(r"EMBED_ENCODER=\w+, which needs no download")
 class VectorConfig:
     """Which vectors the settings ask for: encoders, windows and pooling.
 
-    `words`: the encoder that answers `find` beside the encoder of tracks; None: no other does.
+    `tracks`: the encoder for searches by sound. `words`: the one that answers `find` beside it;
+    None: no other does.
     """
 
-    choice: EncoderConfig
+    tracks: EncoderConfig
     window_seconds: float
     windows: int
     pooling: str
@@ -149,25 +150,41 @@ class VectorConfig:
     def spec(self) -> IndexSpec:
         """The index spec that all folders should have.
 
-        Windows for words have the length that their encoder knows, and are as many.
+        It is without words while `words_missing` says why: searches by sound do not wait for them.
 
         Raises:
-            ConfigurationError: no such encoder, or its weights are not on this machine.
+            ConfigurationError: no such encoder of tracks, or its weights are not on this machine.
         """
-        recipe = self.choice.recipe(self.window_seconds, self.windows)
+        recipe = self.tracks.recipe(self.window_seconds, self.windows)
         alone = IndexSpec(recipe, self.pooling, parts=self.parts)
-        if self.words is None:
+        if self.words is None or self.words_missing():
             return alone
-        seconds = self.words.card.window_seconds
-        with self.settings_named(self.words):
-            both = replace(alone, words=self.words.recipe(seconds, self.windows))
+        both = replace(alone, words=self._words_recipe(self.words))
         names = {one.collection for one in both.every_collection}
         # The encoder of tracks may know words itself.
         return both if len(names) == len(both.every_collection) else alone
 
+    def words_missing(self) -> str:
+        """Why no music can be embedded for `find` here, in a sentence that names the setting.
+
+        Empty if it can be, or is not wanted. E.g. the weights were not downloaded, or were moved.
+        """
+        if self.words in (None, self.tracks):
+            return ""
+        try:
+            self._words_recipe(self.words)
+        except ConfigurationError as error:
+            return str(error)
+        return ""
+
+    def _words_recipe(self, words: EncoderConfig) -> Recipe:
+        """Windows for words have the length that their encoder knows, and are as many."""
+        with self.settings_named(words):
+            return words.recipe(words.card.window_seconds, self.windows)
+
     def encoders(self) -> tuple[EncoderConfig, ...]:
         """The encoders that are used, that of tracks first."""
-        return (self.choice,) if self.words in (None, self.choice) else (self.choice, self.words)
+        return (self.tracks,) if self.words in (None, self.tracks) else (self.tracks, self.words)
 
     @contextmanager
     def settings_named(self, encoder: EncoderConfig) -> Iterator[None]:
@@ -175,15 +192,15 @@ class VectorConfig:
         try:
             yield
         except ConfigurationError as error:
-            if encoder == self.choice:
+            if encoder == self.tracks:
                 raise
             text = _WITHOUT_DOWNLOAD.sub("EMBED_WORDS=false", str(error))
             raise type(error)(text.replace("EMBED_MODEL", "EMBED_WORDS_MODEL")) from error
 
     def passes(self, spec: IndexSpec) -> tuple[tuple[Recipe, EncoderConfig], ...]:
         """Each recipe of a `spec` of this, with the encoder that makes its vectors."""
-        words = self.words or self.choice
-        return tuple((r, self.choice if r == spec.recipe else words) for r in spec.recipes)
+        words = self.words or self.tracks
+        return tuple((r, self.tracks if r == spec.recipe else words) for r in spec.recipes)
 
     def device_slots(self) -> int:
         """How many runs may embed at the same time."""

@@ -272,7 +272,7 @@ def _remembered(path: Path, size: int, mtime_ns: int, cache: Path) -> str:
 def _get_them(card: EncoderCard) -> str:
     terms = "" if card.commercial_use else ": not for commercial use"
     return (
-        "`embed-assets sync` or `embed-assets up` downloads weights from the Hugging Face hub"
+        "`embed-assets download`, `sync` or `up` downloads weights from the Hugging Face hub"
         f" ({card.default_model}: {card.download_size}, {card.licence}{terms}); or set EMBED_MODEL"
         f" to a folder that contains {CONFIG} and {WEIGHTS}; or set EMBED_ENCODER={card.instead},"
         " which needs no download"

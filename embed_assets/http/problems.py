@@ -20,6 +20,7 @@ from embed_assets.errors import (
     NotIndexedYet,
     TransientError,
 )
+from embed_assets.formats import validation_message
 from embed_assets.http.models import Problem
 
 PROBLEM = "application/problem+json"
@@ -100,7 +101,8 @@ async def _of_http(request: Request, error: Exception) -> Response:
 async def _of_the_schema(request: Request, error: Exception) -> Response:
     assert isinstance(error, RequestValidationError)  # noqa: S101  # for mypy
     details = "; ".join(
-        f"{'.'.join(map(str, e['loc'][1:]))}: {e['msg']}" for e in error.errors()[:5]
+        f"{'.'.join(map(str, e['loc'][1:]))}: {validation_message(e['msg'])}"
+        for e in error.errors()[:5]
     )
     if "json" not in request.headers.get("content-type", "json"):
         details = "send the body as JSON, with the header Content-Type: application/json"

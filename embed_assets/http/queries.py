@@ -53,7 +53,7 @@ def queries(context: Context) -> APIRouter:
     library = context.library
 
     @routes.post("/similar", responses=_ANSWERS, response_model=Answer)
-    def similar(request: Request, query: SimilarQuery, as_format: Format = None) -> Any:
+    def similar(request: Request, query: SimilarQuery, as_format: Format = None) -> Response:
         """The tracks nearest to the mean of the seeds, best first."""
         snapshot = library.snapshot()
         seeds, avoid = context.named(snapshot, query.seeds), context.named(snapshot, query.avoid)
@@ -76,12 +76,12 @@ def queries(context: Context) -> APIRouter:
         n: Annotated[int, Query(ge=1, le=MOST_RESULTS)] = 20,
         where: Annotated[list[Text], Query(max_length=MOST_SEEDS)] = [],  # noqa: B006
         as_format: Format = None,
-    ) -> Any:
+    ) -> Response:
         """The same, for simple queries."""
         return similar(request, SimilarQuery(seeds=list(seed), n=n, where=where), as_format)
 
     @routes.post("/path", responses=_ANSWERS, response_model=Answer)
-    def path(request: Request, query: PathQuery, as_format: Format = None) -> Any:
+    def path(request: Request, query: PathQuery, as_format: Format = None) -> Response:
         """A smooth path from one track to another; scores are cosines to the track before."""
         snapshot = library.snapshot()
         ends = context.named(snapshot, [query.start, query.end])
@@ -98,7 +98,7 @@ def queries(context: Context) -> APIRouter:
         return _answer(context, request, as_format, result, result, ends)
 
     @routes.post("/radio", responses=_ANSWERS, response_model=Answer)
-    def radio(request: Request, query: RadioQuery, as_format: Format = None) -> Any:
+    def radio(request: Request, query: RadioQuery, as_format: Format = None) -> Response:
         """The next tracks of a radio; scores are cosines to the track before."""
         snapshot = library.snapshot()
         seeds = context.named(snapshot, query.seeds)
@@ -114,7 +114,7 @@ def queries(context: Context) -> APIRouter:
         return _answer(context, request, as_format, drift.result, islice(new, query.n), seeds)
 
     @routes.post("/parts", responses=_ANSWERS, response_model=Answer)
-    def parts(request: Request, query: PartsQuery, as_format: Format = None) -> Any:
+    def parts(request: Request, query: PartsQuery, as_format: Format = None) -> Response:
         """The tracks with a part that sounds like a part of the seeds, and where it is."""
         snapshot = library.snapshot()
         seeds = context.named(snapshot, query.seeds)
@@ -129,7 +129,7 @@ def queries(context: Context) -> APIRouter:
         return _answer(context, request, as_format, result, result, seeds)
 
     @routes.post("/find", responses=_ANSWERS, response_model=Answer)
-    def find(request: Request, query: FindQuery, as_format: Format = None) -> Any:
+    def find(request: Request, query: FindQuery, as_format: Format = None) -> Response:
         """The tracks that sound most like what phrases say, best first; see docs/words.md.
 
         The first query of a while loads a model, for some seconds.
@@ -155,7 +155,7 @@ def queries(context: Context) -> APIRouter:
         n: Annotated[int, Query(ge=1, le=MOST_RESULTS)] = 20,
         where: Annotated[list[Text], Query(max_length=MOST_SEEDS)] = [],  # noqa: B006
         as_format: Format = None,
-    ) -> Any:
+    ) -> Response:
         """The same, for simple queries."""
         query = FindQuery(phrases=list(q), without=list(without), n=n, where=where)
         return find(request, query, as_format)
@@ -194,10 +194,12 @@ def _answer(
     result: Result,
     matches: Iterable[Match],
     named: Sequence[Found],
-) -> Any:
+) -> Response:
     found = tuple(matches)
     if as_format == "m3u" or (as_format is None and M3U in request.headers.get("accept", "")):
         text, _ = m3u_text(result.library, found)
         return Response(text, media_type=f"{M3U}; charset=utf-8")
     ids, notes = context.ids_and_notes(found)
-    return Answer.of(result, found, [f.name for f in named], [*notes_of(named), *notes], ids)
+    answer = Answer.of(result, found, [f.name for f in named], [*notes_of(named), *notes], ids)
+    # As a response: FastAPI would validate the answer again, in another thread.
+    return Response(answer.model_dump_json(), media_type="application/json")

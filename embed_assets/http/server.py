@@ -6,6 +6,7 @@ import errno
 import os
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable
 
@@ -24,6 +25,10 @@ LONGEST_HEAD = 1 << 16
 
 STOP_SECONDS = 10
 """How long answers in progress may take when the server stops."""
+
+SWITCH_SECONDS = 0.0005
+"""How long a thread of a query may keep the interpreter. With Python's 5 ms, the thread that takes
+requests and sends answers waits for the queries."""
 
 LEAVE_SECONDS = 1
 """How long threads may take after that. What they do at that time only reads."""
@@ -54,6 +59,7 @@ def serve(
         signal.signal(stop, _done)
     if until_stdin_ends:
         threading.Thread(target=_stop_with_stdin, daemon=True).start()
+    sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(Library(settings), tokens)
     other = "another EMBED_HTTP" if until_stdin_ends else "another with --host and --port"
     prefix = f"/{root_path.strip('/')}".rstrip("/")

@@ -224,7 +224,8 @@ def served_beside(client: IndexClient, index: IndexContext) -> list[IndexSpec]:
     spec = index.spec
     filled = {one.collection for one in spec.every_collection}
     found: dict[str, IndexSpec] = {}
-    for alias in (collection.ALIAS, WORDS) if wants_words(spec) else (collection.ALIAS,):
+    with_words = wants_words(spec) or index.words_missing
+    for alias in (collection.ALIAS, WORDS) if with_words else (collection.ALIAS,):
         now = collection.served(client, alias)
         if now is None or now in filled:
             continue

@@ -26,7 +26,7 @@ from embed_assets.index.row import VectorKey
 from embed_assets.index.row_kinds import kind_of
 from embed_assets.index.row_vectors import VectorSource, Windows
 from embed_assets.neighbours.figures import Difference
-from embed_assets.storage import collection_registry
+from embed_assets.storage import embedded_tracks
 from embed_assets.storage.vector_store import VectorsLost
 
 if TYPE_CHECKING:
@@ -136,7 +136,7 @@ def _validate(
     both = [n for n in (name, beside) if n is not None]
     _step_aside(client, both)
     sample = kind.sample(
-        collection_registry.sample_tracks(tables, spec.recipe.digest, secrets.token_hex(16), SAMPLE)
+        embedded_tracks.sample_tracks(tables, spec.recipe.digest, secrets.token_hex(16), SAMPLE)
     )
     vectors = vectors_of(client, list(sample), name, kind.primary_key, "Strong")
     if vectors:

@@ -13,7 +13,7 @@ from embed_assets.neighbours.labels import labels_of
 from embed_assets.neighbours.lists import NEAREST, Vectors
 from embed_assets.neighbours.measure import measure
 from embed_assets.neighbours.ranking import BY_COSINE
-from embed_assets.storage import collection_registry
+from embed_assets.storage import collection_registry, embedded_tracks
 from embed_assets.storage.records import Track
 from embed_assets.storage.track_vector_file import TrackVectorFile
 
@@ -59,7 +59,7 @@ def better_neighbours(index: IndexContext, served: str) -> tuple[Difference, ...
 
 def _tracks(index: IndexContext, spec: IndexSpec) -> dict[AudioHash, Track]:
     """One track for each audio that is embedded; of a larger library those with the lowest ids."""
-    every = collection_registry.embeddable_tracks(index.tables, spec.recipe.digest)
+    every = embedded_tracks.embeddable_tracks(index.tables, spec.recipe.digest)
     embedded = (track for track, embedding in every if embedding is not None)
     lowest = heapq.nsmallest(MOST, embedded, key=lambda track: track.track_id)
     return {track.audio: track for track in lowest}

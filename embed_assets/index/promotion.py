@@ -1,10 +1,10 @@
-"""Which collection is served: an alias moves if a complete one passes its gates, or by hand.
+"""Which collection is served: an alias moves when a complete one passes its gates.
 
 The alias `tracks` is for searches by sound. If another collection answers `find`, the alias `words`
 points to it; each has its own gates, and neither waits for the other.
 
-Each move is one `alter_alias`; a concurrent search uses either the old or the new collection. Only
-`drop`, which a person calls by name, drops a collection.
+Each move is one `alter_alias`; a concurrent search uses either the old or the new collection. What
+a person moves is in `promotion_by_hand.py`.
 """
 
 from __future__ import annotations
@@ -12,12 +12,11 @@ from __future__ import annotations
 import time
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from embed_assets.context import IndexContext
 from embed_assets.encoders.cards import wants_words
-from embed_assets.errors import ConfigurationError, NotFound
-from embed_assets.identity import PARTS, TRACKS, WORDS, IndexSpec, parts_of
+from embed_assets.identity import PARTS, TRACKS, WORDS
 from embed_assets.index import collection
 from embed_assets.index.backend import backend_of
 from embed_assets.index.collection import ALIAS
@@ -33,6 +32,7 @@ ALIAS_LOCK = "alias"
 """Lock of the tables: one process at a time decides which collection is served, and moves it."""
 
 PREFIXES = (f"{TRACKS}_", f"{PARTS}_")
+"""How the names of our collections begin."""
 
 
 @dataclass(frozen=True)
@@ -56,25 +56,6 @@ class ServingStatus:
         return (self, self.words) if self.words else (self,)
 
 
-@dataclass(frozen=True)
-class Listed:
-    """A collection of the index; `missing`: folders that are missing or out of date in it.
-
-    A collection of parts counts as served if it belongs to the served one. `words`: whether `find`
-    searches it.
-    """
-
-    name: str
-    spec: IndexSpec | None
-    rows: int
-    missing: int | None
-    served: bool
-    words: bool
-    wanted: bool
-    gates: dict[str, Any] | None
-    gates_at: float | None
-
-
 def promote_if_ready(client: IndexClient, index: IndexContext) -> ServingStatus:
     """Serve the wanted collection if it is complete and passes its gates, unless rolled back.
 
@@ -84,6 +65,8 @@ def promote_if_ready(client: IndexClient, index: IndexContext) -> ServingStatus:
     tracks = _promote_if_ready(client, index, ALIAS)
     if words := index.spec.words_spec:
         return replace(tracks, words=_promote_if_ready(client, index.of(words), WORDS))
+    if index.words_missing:
+        return tracks
     # Until the collection of the settings answers `find`, if it does, the earlier one does.
     if tracks.served == tracks.wanted or not wants_words(index.spec):
         _stop_serving_words(client, index)
@@ -93,14 +76,14 @@ def promote_if_ready(client: IndexClient, index: IndexContext) -> ServingStatus:
 def _promote_if_ready(client: IndexClient, index: IndexContext, alias: str) -> ServingStatus:
     if (status := _not_to_be_moved(client, index, alias)) is not None:
         return status
-    with _one_at_a_time(index.tables, index.uri):
+    with one_at_a_time(index.tables, index.uri):
         # Another process may have moved it while this one waited.
         if (status := _not_to_be_moved(client, index, alias)) is not None:
             return status
         return _move_if_it_passes(client, index, alias)
 
 
-def _one_at_a_time(tables: Tables, uri: str) -> AbstractContextManager[None]:
+def one_at_a_time(tables: Tables, uri: str) -> AbstractContextManager[None]:
     """Hold off other processes that would move an alias.
 
     A Lite index belongs to one process already. Where that one lets another in, it must not hold
@@ -131,7 +114,7 @@ def _move_if_it_passes(client: IndexClient, index: IndexContext, alias: str) -> 
     tables, uri = index.tables, index.uri
     wanted, now = index.spec.collection, collection.served(client, alias)
     if now is None:
-        return _move(client, index, wanted, None, "first", alias)
+        return move_alias(client, index, wanted, None, "first", alias)
     if now == wanted:
         collection_registry.note_move(tables, uri, now, now, "settings", wanted, alias)
         return ServingStatus(wanted, now)
@@ -147,13 +130,13 @@ def _move_if_it_passes(client: IndexClient, index: IndexContext, alias: str) -> 
         now = collection.served(client, alias)
         why = "" if now == wanted else "another process has just moved the alias"
         return ServingStatus(wanted, now or "", why=why, report=report)
-    return replace(_move(client, index, wanted, now, "gates", alias), report=report)
+    return replace(move_alias(client, index, wanted, now, "gates", alias), report=report)
 
 
 def _stop_serving_words(client: IndexClient, index: IndexContext) -> None:
     if collection.served(client, WORDS) is None:
         return
-    with _one_at_a_time(index.tables, index.uri):
+    with one_at_a_time(index.tables, index.uri):
         if now := collection.served(client, WORDS):
             client.drop_alias(WORDS)
             collection_registry.note_move(index.tables, index.uri, "", now, "settings", "", WORDS)
@@ -204,162 +187,7 @@ def _measured(client: IndexClient, index: IndexContext, status: ServingStatus) -
     return replace(status, report=report)
 
 
-def promote(
-    client: IndexClient,
-    index: IndexContext,
-    name: str,
-    *,
-    anyway: bool = False,
-    alias: str = ALIAS,
-) -> ServingStatus:
-    """Serve a collection by hand, behind an alias, if it passes its gates, or `anyway`.
-
-    If it is not the one of the settings, it stays served until the settings change. If the settings
-    ask for parts, the collection's parts, if it has any, must pass as well. For the alias `words`,
-    the spec of `index` is its `words_spec`.
-
-    Raises:
-        NotFound: there is no such collection.
-        ConfigurationError: nothing is known of it, or a gate failed.
-    """
-    with _one_at_a_time(index.tables, index.uri):
-        return _promote(client, index, name, alias, anyway=anyway)
-
-
-def _promote(
-    client: IndexClient, index: IndexContext, name: str, alias: str, *, anyway: bool
-) -> ServingStatus:
-    tables, uri, wanted = index.tables, index.uri, index.spec.collection
-    _require(client, name)
-    now = collection.served(client, alias)
-    by_hand = collection_registry.PROMOTE
-    if now == name:
-        collection_registry.note_move(tables, uri, name, name, by_hand, wanted, alias)
-        return ServingStatus(wanted, name)
-    spec = collection_registry.spec_of(tables, uri, name, parts=index.spec.parts)
-    report = None
-    if spec is not None:
-        report = validate(client, index.of(spec), now)
-        collection_registry.note_gates(tables, uri, name, report.as_json())
-        # Measuring a Lite index lets other processes in.
-        now = collection.served(client, alias)
-    if not anyway:
-        if report is None:
-            raise ConfigurationError(
-                f"the tables do not know {name} (it was made with other tables, or by another"
-                " version): `--anyway` serves it without measuring"
-            )
-        if not report.passed:
-            raise ConfigurationError(
-                f"{name} does not pass its gates: {'; '.join(report.failed)}. `embed-assets sync`"
-                " brings the collection of the current settings up to date; `--anyway` serves it"
-                " as it is"
-            )
-    return replace(_move(client, index, name, now, by_hand, alias), report=report)
-
-
-def rollback(client: IndexClient, index: IndexContext, alias: str = ALIAS) -> ServingStatus:
-    """Serve the previous collection of an alias again, without measuring it.
-
-    It stays served until the settings change, or until `promote`.
-
-    Raises:
-        NotFound: nothing was served before, or it was dropped.
-    """
-    with _one_at_a_time(index.tables, index.uri):
-        return _rollback(client, index, alias)
-
-
-def _rollback(client: IndexClient, index: IndexContext, alias: str) -> ServingStatus:
-    now = collection.served(client, alias)
-    moves = collection_registry.moves(index.tables, index.uri, alias)
-    arrived = next(
-        (m for m in reversed(moves) if m.name == now and m.reason != collection_registry.ROLLBACK),
-        None,
-    )
-    earlier = moves[: moves.index(arrived)] if arrived else moves
-    for move in reversed(earlier):
-        if move.name not in ("", now) and client.has_collection(move.name):
-            return _move(client, index, move.name, now, collection_registry.ROLLBACK, alias)
-    raise NotFound(
-        f"no other collection was served before {now or 'now'}: `embed-assets collections` lists"
-        " the collections, `embed-assets promote NAME` serves one"
-    )
-
-
-def drop(
-    client: IndexClient, name: str, tables: Tables, uri: str, *, with_words: bool = False
-) -> None:
-    """Drop a collection that is not served, and its records.
-
-    `with_words`: the settings ask for answers to `find`, for which it may be served.
-
-    Raises:
-        NotFound: there is no such collection.
-        ConfigurationError: it is served.
-    """
-    with _one_at_a_time(tables, uri):
-        _drop(client, name, tables, uri, with_words=with_words)
-
-
-def _drop(client: IndexClient, name: str, tables: Tables, uri: str, *, with_words: bool) -> None:
-    _require(client, name, PREFIXES)
-    if collection.served(client, WORDS) == name:
-        if with_words:
-            raise ConfigurationError(
-                f"collection {name} is the one that `find` uses: set EMBED_WORDS=false first"
-            )
-        client.drop_alias(WORDS)
-        collection_registry.note_move(tables, uri, "", name, "settings", "", WORDS)
-    collection.drop(client, name)
-    collection_registry.forget_collection(tables, uri, name)
-
-
-def listed(client: IndexClient, spec: IndexSpec | None, tables: Tables, uri: str) -> list[Listed]:
-    """Every collection of ours at this address, the served one first; `spec`: the wanted one."""
-    now, words = collection.served(client), collection.served(client, WORDS)
-    known = collection_registry.known(tables, uri)
-    wanted = {one.collection: one for one in spec.every_collection} if spec else {}
-    found = []
-    for name in client.list_collections():
-        if not name.startswith(PREFIXES):
-            continue
-        one = known.get(name)
-        held = one.spec if one and one.spec else wanted.get(name)
-        collection.load(client, name)
-        found.append(
-            Listed(
-                name,
-                held,
-                collection.count(client, name),
-                collection_registry.unfinished(tables, uri, held) if held else None,
-                now is not None and name in (now, parts_of(now)),
-                name == words,
-                name in wanted,
-                one.gates if one else None,
-                one.gates_at if one else None,
-            )
-        )
-    return sorted(
-        found,
-        key=lambda c: (
-            not c.served,
-            not c.words,
-            not c.wanted,
-            c.name.startswith(PREFIXES[1]),
-            c.name,
-        ),
-    )
-
-
-def _require(client: IndexClient, name: str, prefixes: tuple[str, ...] = (f"{TRACKS}_",)) -> None:
-    names = [n for n in client.list_collections() if n.startswith(prefixes)]
-    if name not in names:
-        there = ", ".join(sorted(names)) or "none"
-        raise NotFound(f"there is no collection {name}; there are: {there}")
-
-
-def _move(
+def move_alias(
     client: IndexClient,
     index: IndexContext,
     name: str,
@@ -367,6 +195,7 @@ def _move(
     reason: str,
     alias: str,
 ) -> ServingStatus:
+    """Point an alias to a collection, and record it; `before`: where it pointed, None: nowhere."""
     # What can fail and what takes time comes before the one step that searches notice.
     collection.load(client, name)
     started = time.perf_counter()

@@ -11,7 +11,7 @@ import numpy as np
 from embed_assets.context import IndexContext
 from embed_assets.identity import AudioHash
 from embed_assets.index.options import VECTOR_TYPES, search_params
-from embed_assets.storage import collection_registry
+from embed_assets.storage import embedded_tracks
 from embed_assets.storage.track_vector_file import TrackVectorFile
 
 if TYPE_CHECKING:
@@ -62,10 +62,10 @@ def _sample(index: IndexContext) -> tuple[list[str], np.ndarray]:
     """Ids and float32 `[n, dim]` vectors of random tracks that are in the collection."""
     spec, tables = index.spec, index.tables
     start = secrets.token_hex(16)
-    rows = collection_registry.sample_tracks(tables, spec.recipe.digest, start, SAMPLE)
+    rows = embedded_tracks.sample_tracks(tables, spec.recipe.digest, start, SAMPLE)
     track_of: dict[AudioHash, str] = {audio: track for track, audio, _ in rows}
     file = TrackVectorFile(index.store, spec)
-    file.keep(collection_registry.embedded_audio(tables, spec.recipe.digest, list(track_of)))
+    file.keep(embedded_tracks.embedded_audio(tables, spec.recipe.digest, list(track_of)))
     held = [audio for audio in track_of if audio in file.rows]
     numbers = np.array([file.rows[audio][0] for audio in held], np.intp)
     return [track_of[audio] for audio in held], file.vectors[numbers]

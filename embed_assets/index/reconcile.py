@@ -16,7 +16,7 @@ from embed_assets.index.row_kinds import kind_of
 from embed_assets.index.row_vectors import NoVectors
 from embed_assets.index.tuning import apply_options
 from embed_assets.index.writer import FOLDERS_PER_CHUNK, FolderRows, index_folders
-from embed_assets.storage import collection_registry
+from embed_assets.storage import collection_registry, embedded_tracks
 from embed_assets.storage.tables import Tables
 
 if TYPE_CHECKING:
@@ -137,7 +137,7 @@ def _wanted(
     `folders`: only of these.
     """
     kind = kind_of(spec)
-    tracks = collection_registry.embeddable_tracks(tables, spec.recipe.digest, folders)
+    tracks = embedded_tracks.embeddable_tracks(tables, spec.recipe.digest, folders)
     for folder, group in groupby(tracks, key=lambda t: t[0].folder_id):
         total: _Sum | None = (0, 0)
         for track, embedding in group:

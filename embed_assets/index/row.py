@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields
 from functools import cached_property
+from operator import attrgetter, le
 from typing import Any, ClassVar
 
 from embed_assets.identity import PARTS, TRACKS, AudioHash, digest
@@ -57,6 +58,8 @@ SECONDS = ("duration", "start", "end")
 
 _TEXTS = tuple((k, v) for k, v in TEXT_BYTES.items() if k not in ("row_digest", "part_id"))
 _MOST = tuple((name, 2**53 if name.endswith("_at") else 2**31 - 1) for name in NUMBERS)
+_texts_of = attrgetter(*(name for name, _ in _TEXTS))
+_numbers_of = attrgetter(*NUMBERS)
 
 
 def fit(text: str, max_bytes: int) -> str:
@@ -64,6 +67,22 @@ def fit(text: str, max_bytes: int) -> str:
     if len(text) <= max_bytes and text.isascii():
         return text
     return text.encode("utf-8", "backslashreplace")[:max_bytes].decode("utf-8", "ignore")
+
+
+def _texts_fit(texts: tuple[str, ...]) -> bool:
+    try:
+        sizes = map(len, map(str.encode, texts))
+        return all(map(le, sizes, (size for _, size in _TEXTS)))
+    except UnicodeEncodeError:
+        return False
+
+
+def _numbers_fit(numbers: tuple[int, ...]) -> bool:
+    return (
+        set(map(type, numbers)) == {int}
+        and min(numbers) >= 0
+        and all(map(le, numbers, (top for _, top in _MOST)))
+    )
 
 
 @dataclass(frozen=True)
@@ -127,14 +146,13 @@ class TrackRow:
 
     def __post_init__(self) -> None:
         # Nearly all values fit; there are many rows, with many fields.
-        for name, size in _TEXTS:
-            text = getattr(self, name)
-            if (fitted := fit(text, size)) is not text:
-                object.__setattr__(self, name, fitted)
-        for name, top in _MOST:
-            number = getattr(self, name)
-            if type(number) is not int or not 0 <= number <= top:
-                object.__setattr__(self, name, min(max(int(number), 0), top))
+        if not _texts_fit(_texts_of(self)):
+            for name, size in _TEXTS:
+                object.__setattr__(self, name, fit(getattr(self, name), size))
+        if not _numbers_fit(_numbers_of(self)):
+            for name, top in _MOST:
+                number = min(max(int(getattr(self, name)), 0), top)
+                object.__setattr__(self, name, number)
         if not 0 <= self.duration < 1e9:
             object.__setattr__(self, "duration", 0.0)
 

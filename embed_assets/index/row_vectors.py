@@ -42,8 +42,8 @@ class NoVectors:
 class Windows:
     """Reads stored windows.
 
-    `forget_lost`: the embedding of lost vectors is deleted, so that the next attempt embeds them
-    again.
+    `forget_lost`: vectors that are still lost when they are read once more are deleted with their
+    embedding, so that the next attempt embeds them again.
     """
 
     def __init__(self, tables: Tables, store: Store, *, forget_lost: bool) -> None:
@@ -68,7 +68,14 @@ class Windows:
 
     def _forget(
         self, recipe: RecipeDigest, audio_hash: AudioHash, lost: VectorsLost
-    ) -> TransientError:
+    ) -> np.ndarray | TransientError:
+        try:
+            # What a disk or a server spoilt on the way once is intact in the store.
+            return self.store.read(recipe, audio_hash)
+        except VectorsLost:
+            pass
+        except TransientError as error:
+            return error
         try:
             self.store.delete(recipe, [audio_hash])
             self.tables.forget_embedding(recipe, audio_hash)

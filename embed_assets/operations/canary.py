@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from embed_assets.embedding.canary.check import check
 from embed_assets.embedding.canary.environment import changes, environment
 from embed_assets.embedding.canary.notes import Notes
@@ -32,7 +34,10 @@ def canary(settings: Settings, *, accept: bool = False) -> Report:
         context = EmbedContext(project.library, recipe, choice, project.tables, project.store)
         with open_embedders(choice, recipe.window_seconds) as pool:
             reports[choice.name] = check(context, pool, accept=accept)
-    return together(reports)
+    report = together(reports)
+    if missing := project.vectors.words_missing():
+        return replace(report, message=f"{report.message}; not checked for `find`: {missing}")
+    return report
 
 
 def last_result(project: Project) -> str | None:
@@ -56,6 +61,6 @@ def _last_result(project: Project, recipe: Recipe) -> str | None:
     if report.level is Level.ERROR:
         raise TransientError(f"{recipe.encoder}: {report.message}")
     found = f"{report.message} ({report.at})"
-    if changed := changes(noted.environment, environment(project.choice.device)):
+    if changed := changes(noted.environment, environment(project.vectors.tracks.device)):
         found += f"; changed since: {', '.join(changed)}, so the next run that embeds checks again"
     return found

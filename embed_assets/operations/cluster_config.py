@@ -27,7 +27,8 @@ STEPS = """\
 4. Once:                     export DAGSTER_HOME=$EMBED_DAGSTER_HOME
                              dagster instance concurrency set gpu {runs}
                              dagster instance concurrency set milvus {writers}
-5. On each machine:          embed-assets doctor
+5. On each machine:          embed-assets download
+                             embed-assets doctor
 6. On the UI's machine:      embed-assets up
 docs/ray.md has each step in detail.
 """

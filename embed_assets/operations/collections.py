@@ -9,10 +9,11 @@ from embed_assets.encoders.cards import has_words
 from embed_assets.errors import ConfigurationError, NotFound
 from embed_assets.formats import iso
 from embed_assets.identity import PARTS, TRACKS, WORDS
-from embed_assets.index import promotion
+from embed_assets.index import promotion, promotion_by_hand
 from embed_assets.index.collection import ALIAS
 from embed_assets.index.gates import Gate
-from embed_assets.index.promotion import Listed, ServingStatus
+from embed_assets.index.promotion import ServingStatus
+from embed_assets.index.promotion_by_hand import Listed
 from embed_assets.project import Project
 from embed_assets.search.order import chosen_method
 from embed_assets.search.served import wanted_spec
@@ -93,7 +94,7 @@ class ServingJson(TypedDict):
 def collections(project: Project) -> list[CollectionRow]:
     """Every collection of the index, the served one first, as `--json` prints them."""
     with project.open_index(wait_seconds=LITE_SECONDS) as client:
-        found = promotion.listed(client, wanted_spec(project), project.tables, project.uri)
+        found = promotion_by_hand.listed(client, wanted_spec(project), project.tables, project.uri)
     return [_as_json(c, _ranking(project, c)) for c in found]
 
 
@@ -113,7 +114,7 @@ def drop(project: Project, name: str) -> None:
     """Drop a collection by name, unless it is served."""
     with project.open_index(wait_seconds=LITE_SECONDS) as client:
         with_words = project.vectors.words is not None
-        promotion.drop(client, name, project.tables, project.uri, with_words=with_words)
+        promotion_by_hand.drop(client, name, project.tables, project.uri, with_words=with_words)
 
 
 def promote(
@@ -129,20 +130,22 @@ def promote(
         if not has_words(spec.recipe.encoder):
             raise ConfigurationError(f"{name} cannot answer `find`: its encoder knows no words")
     with project.open_index(wait_seconds=LITE_SECONDS) as client:
-        return promotion.promote(client, index, name, anyway=anyway, alias=alias)
+        return promotion_by_hand.promote(client, index, name, anyway=anyway, alias=alias)
 
 
 def rollback(project: Project, *, words: bool = False) -> ServingStatus:
     """Serve the previous collection. `words`: for `find`."""
     index, alias = _behind(project, words=words)
     with project.open_index(wait_seconds=LITE_SECONDS) as client:
-        return promotion.rollback(client, index, alias)
+        return promotion_by_hand.rollback(client, index, alias)
 
 
 def _behind(project: Project, *, words: bool) -> tuple[IndexContext, str]:
     index = project.index()
     if not words:
         return index, ALIAS
+    if missing := project.vectors.words_missing():
+        raise ConfigurationError(missing)
     if index.spec.words_spec is None:
         raise ConfigurationError(
             "no other collection than the served one answers `find`: `--words` needs"

@@ -29,9 +29,8 @@ def matches_tables(project: Project, index: IndexContext, progress: Callable[[st
         return True
     before = _fingerprint(uri, spec)
     words = spec.words_spec.collection if spec.words_spec else None
-    in_order = (
-        collection_registry.last_served(tables, uri) == spec.collection
-        and collection_registry.last_served(tables, uri, WORDS) == words
+    in_order = collection_registry.last_served(tables, uri) == spec.collection and (
+        index.words_missing or collection_registry.last_served(tables, uri, WORDS) == words
     )
     known = collection_registry.fingerprint_of(tables, uri, spec.collection)
     if before is not None and before == known and in_order:

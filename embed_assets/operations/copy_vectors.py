@@ -13,14 +13,16 @@ from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.identity import RecipeDigest
 from embed_assets.project import Project, store_in
 from embed_assets.settings import Settings
+from embed_assets.storage.owner import claim
 from embed_assets.storage.parallel import map_parallel
 from embed_assets.storage.vector_store import Entry, Store, VectorsLost
 from embed_assets.storage.vectors_address import is_folder, normal_vectors_address
 
 SECONDS_PER_NOTE = 10.0
 
-WHOLE_SECONDS = 1.0
-"""Object stores show times in whole seconds, so a copy may look older by that."""
+MARGIN_SECONDS = 2.0
+"""A copy that is not newer by this is made again: object stores show times in whole seconds, and an
+entry may be replaced while it is copied."""
 
 
 @dataclass
@@ -40,13 +42,16 @@ def copy_vectors(settings: Settings, target: str, progress: Callable[[str], None
 
     `target`: a value of EMBED_VECTORS. Each entry is verified when it is read, and read back from
     the target. A call that was interrupted can be repeated. An entry counts as copied if the target
-    has one of the same size that is not older.
+    has one of the same size that was written since, as far as the clocks of both run alike: ages
+    are compared, so that they need not show the same time.
 
     Raises:
-        ConfigurationError: there is nothing to copy, or the target is wrong.
+        ConfigurationError: there is nothing to copy, or the target is wrong, or has the vectors of
+            another library.
         TransientError: a store cannot be used just now.
     """
-    source, to = Project.of(settings).store, _store(target, settings)
+    project = Project.of(settings)
+    source, to = project.store, _store(target, settings)
     if source.where == to.where:
         raise ConfigurationError(f"{target} is where the vectors are already: name another place")
     found = CopiedVectors()
@@ -56,9 +61,12 @@ def copy_vectors(settings: Settings, target: str, progress: Callable[[str], None
             f"there are no vectors in {source.where}: check EMBED_HOME and EMBED_VECTORS, which say"
             " where they are now"
         )
+    _make_folder(to)
+    claim(project.tables, to)
+    ahead = to.now() - source.now()
     noted = time.monotonic()
     for recipe in recipes:
-        for copied in _copy_recipe(source, to, recipe, found):
+        for copied in _copy_recipe(source, to, recipe, found, ahead):
             found.copied += copied
             found.lost += not copied
             if time.monotonic() > noted + SECONDS_PER_NOTE:
@@ -68,17 +76,22 @@ def copy_vectors(settings: Settings, target: str, progress: Callable[[str], None
 
 
 def _copy_recipe(
-    source: Store, to: Store, recipe: RecipeDigest, found: CopiedVectors
+    source: Store, to: Store, recipe: RecipeDigest, found: CopiedVectors, ahead: float
 ) -> Iterator[bool]:
-    """Yields for each entry that the target lacks whether it was copied; counts the others."""
-    there = {entry.audio_hash: entry for entry in to.entries(recipe)}
+    """Yields for each entry that the target lacks whether it was copied; counts the others.
+
+    `ahead`: by how many seconds the clock of the target is ahead of that of the source.
+    """
 
     def missing() -> Iterator[Entry]:
-        for entry in source.entries(recipe):
-            if _is_copied(entry, there.get(entry.audio_hash)):
-                found.there += 1
-            else:
-                yield entry
+        # A folder at a time: memory holds one of 256 parts of what the target has.
+        for folder in sorted(source.folders(recipe)):
+            there = {entry.audio_hash: entry for entry in to.entries(recipe, folder)}
+            for entry in source.entries(recipe, folder):
+                if is_copied(entry, there.get(entry.audio_hash), ahead):
+                    found.there += 1
+                else:
+                    yield entry
 
     def copy(entry: Entry) -> bool:
         try:
@@ -96,10 +109,11 @@ def _copy_recipe(
     yield from map_parallel(copy, missing())
 
 
-def _is_copied(entry: Entry, copy: Entry | None) -> bool:
+def is_copied(entry: Entry, copy: Entry | None, ahead: float) -> bool:
+    """Whether an entry need not be copied, as the target has a `copy` of it; `ahead`: see above."""
     if copy is None or copy.bytes != entry.bytes:
         return False
-    return copy.modified + WHOLE_SECONDS >= entry.modified
+    return copy.modified - ahead >= entry.modified + MARGIN_SECONDS
 
 
 def _store(target: str, settings: Settings) -> Store:
@@ -107,9 +121,22 @@ def _store(target: str, settings: Settings) -> Store:
         address = normal_vectors_address(target)
     except ValueError as e:
         raise ConfigurationError(f"the target {e}") from None
-    if is_folder(address):
-        try:
-            Path(address).mkdir(parents=True, exist_ok=True)
-        except OSError as e:
-            raise ConfigurationError(f"{address} cannot be made: {e.strerror or e}") from None
     return store_in(settings.home, address)
+
+
+def _make_folder(to: Store) -> None:
+    """Make a target that is a folder; not what it is in, which may be a disk that is to be mounted.
+
+    Raises ConfigurationError: it cannot be made.
+    """
+    if not is_folder(to.address):
+        return
+    try:
+        Path(to.address).mkdir(exist_ok=True)
+    except FileNotFoundError:
+        raise ConfigurationError(
+            f"{to.address} cannot be made, as there is no folder {Path(to.address).parent}: mount"
+            " its disk, or create it"
+        ) from None
+    except OSError as e:
+        raise ConfigurationError(f"{to.address} cannot be made: {e.strerror or e}") from None

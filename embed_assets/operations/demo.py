@@ -10,6 +10,7 @@ from pathlib import Path
 
 from embed_assets.encoders.cards import WITHOUT_DOWNLOAD
 from embed_assets.errors import ConfigurationError
+from embed_assets.formats import to_install
 from embed_assets.operations.sync import SyncResult, sync
 from embed_assets.settings import Settings
 
@@ -52,7 +53,7 @@ def copy_samples(target: Path) -> None:
     """
     if find_spec(PACKAGE) is None:
         raise ConfigurationError(
-            "the sample tracks are not installed: pip install 'embed_assets[demo]', or `make demo`"
+            f"the sample tracks are not installed: {to_install('demo')}, or `make demo`"
         )
     with resources.as_file(resources.files(PACKAGE) / "tracks") as source:
         for track in sorted(source.glob("*/*.opus")):

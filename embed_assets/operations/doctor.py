@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import random
 import shutil
 import time
 from collections.abc import Callable
@@ -12,33 +11,29 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from embed_assets import encoders
+from embed_assets.defs.dead_runs import only_the_daemon_runs
 from embed_assets.defs.evaluation import evaluate
+from embed_assets.encoders.config import EncoderConfig
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, IndexBusy, TransientError
 from embed_assets.formats import counted
-from embed_assets.identity import PARTS, WORDS, display_path
-from embed_assets.index import collection
-from embed_assets.index.reconcile import compare
 from embed_assets.library import ctimes
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.partition_keys import about_many
 from embed_assets.library.walk import Folder, require_library, walk
-from embed_assets.operations import doctor_cluster, music_servers
+from embed_assets.operations import doctor_cluster, doctor_index, music_servers
 from embed_assets.operations.canary import last_result
 from embed_assets.operations.errors import failed_folders
 from embed_assets.operations.http_process import is_answering
 from embed_assets.operations.read_only import address_of_up, open_existing
+from embed_assets.operations.ready import WITHOUT_WORDS
 from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project, for_reading
 from embed_assets.settings import Settings
-from embed_assets.storage import collection_registry, queries
-from embed_assets.storage.vector_store import VectorsLost, Wanted
+from embed_assets.storage import queries
 from embed_assets.storage.vectors_address import is_folder
 
 FREE_BYTES = 1 << 30
-BUSY_SECONDS = 5.0
-
-SAMPLE = 300
-"""Stored vectors that are read without `--deep`."""
+"""Less on the disk of EMBED_HOME is wrong."""
 
 
 @dataclass(frozen=True)
@@ -68,11 +63,12 @@ def doctor(settings: Settings, *, deep: bool = False) -> list[Finding]:
         ("library", lambda _, project: _library(project, left_out)),
         ("left out", lambda *_: _left_out(left_out)),
         ("encoder", _encoder),
+        ("words", _words),
         ("removals", _removals),
         ("home", _home),
         ("device", _device),
-        ("index", _index),
-        ("vectors", lambda _, project: _vectors(project, deep=deep)),
+        ("index", lambda _, project: doctor_index.describe(project)),
+        ("vectors", lambda _, project: doctor_index.describe_vectors(project, deep=deep)),
         ("canary", _canary),
         ("tracks", _tracks),
         ("ctimes", _ctimes),
@@ -97,7 +93,7 @@ def _finding(
 ) -> Finding:
     try:
         return Finding(name, ok=True, message=check(settings, project))
-    except _Unknown as e:
+    except (_Unknown, IndexBusy) as e:
         return Finding(name, ok=None, message=str(e))
     except EmbedAssetsError as e:
         return Finding(name, ok=False, message=str(e))
@@ -187,20 +183,32 @@ def _home(settings: Settings, project: Project) -> str:
 
 
 def _encoder(settings: Settings, project: Project) -> str:
-    every = [encoders.describe(e.name, e.model, e.cache) for e in project.vectors.encoders()]
-    found = [f"{info.name}, weights {info.weights[:12]}: {info.note}" for info in every]
-    return "; for `find` beside it ".join(found)
+    return _described(project.vectors.tracks)
+
+
+def _words(settings: Settings, project: Project) -> str:
+    words = project.vectors.words
+    if words is None:
+        return "no other encoder is wanted for `find`: EMBED_WORDS is false"
+    if missing := project.vectors.words_missing():
+        raise ConfigurationError(f"{WITHOUT_WORDS}: {missing}")
+    return _described(words)
+
+
+def _described(encoder: EncoderConfig) -> str:
+    info = encoders.describe(encoder.name, encoder.model, encoder.cache)
+    return f"{info.name}, weights {info.weights[:12]}: {info.note}"
 
 
 def _device(settings: Settings, project: Project) -> str:
     for one in project.vectors.encoders():
         encoders.require_device(one.name, one.device)
     where = f"cpu ({settings.encoder} runs on CPUs only)"
-    if project.choice.card.runs_on_gpu:
+    if project.vectors.tracks.card.runs_on_gpu:
         from embed_assets.encoders.devices import resolve_device
 
         where = resolve_device(settings.device)
-    workers = project.choice.workers()
+    workers = project.vectors.tracks.workers()
     used = ""
     with suppress(ConfigurationError):  # `encoder` reports missing weights
         used = queries.last_engine(project.tables, project.spec().recipe.digest)
@@ -208,101 +216,6 @@ def _device(settings: Settings, project: Project) -> str:
         f"{where}, {workers} worker process{'es' if workers > 1 else ''}"
         f"{f'; the last track was embedded by {used}' if used else ''}"
     )
-
-
-def _index(settings: Settings, project: Project) -> str:
-    spec = project.spec()
-    if not project.tables.holds(spec.collection_key(project.uri)):
-        if not project.backend.exclusive:
-            with project.open_index() as client:
-                client.list_collections()
-        last = collection_registry.last_served(project.tables, project.uri)
-        earlier = f" ({last}, of earlier settings, is served until then)" if last else ""
-        return f"nothing is indexed in {project.uri} yet: run `embed-assets sync` or `up`{earlier}"
-    try:
-        with project.open_index(wait_seconds=BUSY_SECONDS) as client:
-            # If EMBED_PARTS was set just now, the parts have no collection yet.
-            there = [one for one in spec.every_collection if client.has_collection(one.collection)]
-            indexed = (
-                o
-                for o in spec.every_collection
-                if project.tables.holds(o.collection_key(project.uri))
-            )
-            if gone := [one.collection for one in indexed if one not in there]:
-                raise TransientError(
-                    f"{' and '.join(gone)} is missing from {project.uri}: `embed-assets sync`, or"
-                    " the hourly job `reconcile`, fills it from the stored embeddings"
-                )
-            every = [compare(client, one, project.tables, project.uri) for one in there]
-            served, words = collection.served(client), collection.served(client, WORDS)
-    except IndexBusy as e:
-        raise _Unknown(str(e)) from e
-    differing, orphans = sum(len(d.differing) for d in every), sum(len(d.orphans) for d in every)
-    if differing or orphans:
-        raise TransientError(
-            f"{differing} folders differ from the tables and {orphans} are orphaned: `embed-assets"
-            " sync` repairs this, and so does the hourly job `reconcile`"
-        )
-    found = f"{every[0].rows} rows in {every[0].folders} folders"
-    for one, diff in list(zip(there, every, strict=True))[1:]:
-        found += f", {diff.rows} {'of parts' if one.rows == PARTS else 'for `find`'}"
-    found += ", matching the tables"
-    missing = (
-        collection_registry.unfinished(project.tables, project.uri, one)
-        for one in spec.every_collection
-    )
-    waiting = max(every[0].waiting, *missing)
-    if waiting:
-        found += f" except for {waiting} folders that are not indexed yet"
-    if (beside := spec.words_spec) and words != beside.collection:
-        found += f"; `find` uses {words or 'none'}, not yet {beside.collection}"
-    if served == spec.collection:
-        return f"{found}, served"
-    known = collection_registry.known(project.tables, project.uri).get(spec.collection)
-    gates = known.gates if known else None
-    if waiting or gates is None or gates["passed"]:
-        if collection_registry.is_by_hand(project.tables, project.uri, spec.collection):
-            return (
-                f"{found}, not served ({served} was chosen by hand): `embed-assets promote` serves"
-                " it"
-            )
-        return f"{found}, not served yet ({served} is): `embed-assets collections` says why"
-    failed = ", ".join(g["name"] for g in gates["gates"] if g["passed"] is False)
-    raise TransientError(
-        f"{spec.collection} failed its gates ({failed}), so {served} stays served: see"
-        " `embed-assets collections`. If the result is what you want, `embed-assets promote"
-        " --anyway` serves it"
-    )
-
-
-def _vectors(project: Project, *, deep: bool) -> str:
-    recipes = [recipe.digest for recipe in project.spec().recipes]
-    tracks = {
-        (recipe, t.audio): t.path
-        for recipe in recipes
-        for t in queries.embedded_tracks(project.tables, recipe)
-    }
-    hashes = sorted(tracks)
-    if not deep and len(hashes) > SAMPLE:
-        hashes = random.sample(hashes, SAMPLE)
-    lost = []
-    for recipe in recipes:
-        some = [audio_hash for of, audio_hash in hashes if of == recipe]
-        found = project.store.read_many(recipe, map(Wanted, some))
-        for audio_hash, windows in zip(some, found, strict=True):
-            if isinstance(windows, VectorsLost):
-                lost.append(tracks[recipe, audio_hash])
-            elif isinstance(windows, TransientError):
-                raise windows
-    if lost:
-        folder = display_path(lost[0].rpartition(b"/")[0])
-        raise TransientError(
-            f"{len(lost)} of {len(hashes)} vectors stored in {project.store.where} are missing or"
-            f" damaged (first: {display_path(lost[0])!r}): check the disk, then run `embed-assets"
-            f" retry {folder!r}` to embed them again"
-        )
-    more = "" if deep or len(hashes) == len(tracks) else f" of {len(tracks)}; --deep reads all"
-    return f"{len(hashes)} stored vectors read, none damaged{more}"
 
 
 def _canary(settings: Settings, project: Project) -> str:
@@ -344,6 +257,9 @@ def _ctimes(settings: Settings, project: Project) -> str:
 def _dagster(settings: Settings, project: Project) -> str:
     address = address_of_up(settings)
     if address is None:
+        with open_existing(settings) as instance:
+            if only_the_daemon_runs(instance):
+                return "no `up`, but a daemon of this instance runs, e.g. that of Dagster's chart"
         raise _Unknown("not running: `embed-assets up` keeps the index up to date")
     return f"up: {address}"
 

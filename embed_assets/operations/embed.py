@@ -82,6 +82,9 @@ class EmbedIntoResult:
     """Tracks that cannot be embedded; no failure."""
     failed: list[UnfinishedFolder] = field(default_factory=list)
     """Folders that are not done; if there are any, the exit code is 1."""
+    words_missing: str = ""
+    """Why nothing was embedded for `find`, e.g. that weights are missing; then the exit code is 1.
+    Empty if it was, or is not wanted."""
     shards: list[str] = field(default_factory=list)
     """The shards that were written now."""
     seconds: float = 0.0
@@ -114,6 +117,7 @@ def embed_into(
     left_out = read_known(known, [recipe for recipe, _ in passes]) if known else {}
     found = _chosen(root, folders)
     result = EmbedIntoResult(folders=len(found), tracks=sum(f.files for f in found))
+    result.words_missing = project.vectors.words_missing()
     with work_folder(into) as work, stopped_by_sigterm():
         tables = tables_in(work)
         origin = Origin(host=platform.node(), environment=environment(settings.device))

@@ -10,7 +10,7 @@ import shutil
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -30,6 +30,7 @@ from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry
 from embed_assets.storage.garbage import GcReport, collect_garbage
+from embed_assets.storage.owner import check_owner, own_store
 from embed_assets.storage.track_vector_file import unused_files
 
 if TYPE_CHECKING:
@@ -107,9 +108,15 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
 
     Raises:
         LibraryUnavailable: the library is not there, or looks unmounted.
-        TransientError: the index is not up to date, or cannot be opened.
+        ConfigurationError: the vectors are those of another library.
+        TransientError: the index is not up to date, or cannot be opened, or the place of the
+            vectors looks unmounted.
     """
     project = Project.of(settings)
+    if dry_run:
+        check_owner(project.tables, project.store)
+    else:
+        project = replace(project, store=own_store(project.tables, project.store))
     policy = Policy(settle_seconds=settings.settle_seconds)
     with open_instance(settings) as instance:
         found = evaluate(instance, project.index(), SensorCursor(), policy, WALK_SECONDS)
@@ -121,8 +128,6 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
             " vectors they need. Run `embed-assets sync`, or wait for `up`, and run `embed-assets"
             " gc` again. `--dry-run` shows what would be removed now"
         )
-    with open_instance(settings) as instance:
-        history = _history(instance, settings, dry_run=dry_run)
     specs = _in_use(project)
     if specs is None:
         # A collection may use any recipe, so the vectors of every recipe stay.
@@ -145,6 +150,9 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
         for copy in copies:
             _remove(copy)
         project.tables.forget_gone_audio(time.time() - REMEMBERED_SECONDS)
+    # Last, as it may take minutes: until then, what was evaluated becomes older.
+    with open_instance(settings) as instance:
+        history = _history(instance, settings, dry_run=dry_run)
     paths = [str(copy) for copy in copies]
     return Collected(dry_run, in_step, sorted(recipes), swept, paths, size, history)
 
@@ -152,8 +160,10 @@ def gc(settings: Settings, *, dry_run: bool, older_than: float) -> Collected:
 def _in_use(project: Project) -> list[IndexSpec] | None:
     """The specs of the settings and of all existing collections, which a rollback needs.
 
-    None if the spec of one of them is unknown.
+    None if the spec of one of them is unknown, or what words need, as their weights are missing.
     """
+    if project.vectors.words_missing():
+        return None
     known = collection_registry.known(project.tables, project.uri)
     wanted = {one.collection: one for one in project.spec().every_collection}
     specs = list(wanted.values())

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import re
-import uuid
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -18,6 +16,8 @@ from embed_assets.project import Project, for_reading
 from embed_assets.settings import Settings
 from embed_assets.storage import shard_rows
 from embed_assets.storage.database import HASHES_PER_CALL
+from embed_assets.storage.owner import check_owner
+from embed_assets.storage.whole_file import whole_file
 
 _FIRST = "embed_assets known audio 1"
 _HASH = re.compile(r"[0-9a-f]{32}")
@@ -27,26 +27,22 @@ def write_known(settings: Settings, file: Path) -> int:
     """Write the audio that is embedded, below the recipe that each part is embedded under.
 
     Returns how many vectors it names. Raises:
-        ConfigurationError: no weights, or the file cannot be written.
-        TransientError: the disk is full, or the tables cannot be read just now.
+        ConfigurationError: no weights, the file cannot be written, or the stored vectors are those
+            of another library.
+        TransientError: the disk is full, or tables or vectors cannot be read just now.
     """
     project = for_reading(settings)
     recipes = project.spec().recipes
-    making = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
+    check_owner(project.tables, project.store)
     count = 0
     try:
-        try:
-            with open(making, "x") as out:
-                out.write(f"{_FIRST}\n")
-                for recipe in recipes:
-                    out.write(f"{json.dumps(asdict(recipe))}\n")
-                    for audio in _embedded(project, recipe):
-                        out.write(f"{audio}\n")
-                        count += 1
-            os.replace(making, file)
-        except BaseException:
-            making.unlink(missing_ok=True)
-            raise
+        with whole_file(file) as out:
+            out.write(f"{_FIRST}\n".encode())
+            for recipe in recipes:
+                out.write(f"{json.dumps(asdict(recipe))}\n".encode())
+                for audio in _embedded(project, recipe):
+                    out.write(f"{audio}\n".encode())
+                    count += 1
     except OSError as e:
         kind = TransientError if is_passing(e) else ConfigurationError
         raise kind(f"--write-known {file}: {e.strerror or e}; choose another file") from e

@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from embed_assets import encoders
+from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.library.walk import require_library
 from embed_assets.project import fitted, vectors_of
 from embed_assets.settings import Settings
+
+WITHOUT_WORDS = "nothing is embedded for `find`, searches by sound go on"
 
 
 def ready(
@@ -17,18 +20,26 @@ def ready(
 
     `may_be_empty`: the deletion of all music is confirmed.
 
+    If only the weights for `find` cannot be had, `progress` gets the reason.
+
     Raises:
         LibraryUnavailable: the library is not there.
         ConfigurationError: device, windows or weights cannot work as configured.
+        TransientError: the disk is full.
     """
     require_library(settings.library, may_be_empty=may_be_empty)
     vectors = vectors_of(settings)
     for one in vectors.encoders():
         encoders.require_device(one.name, one.device)
-    vectors.choice.require_window(settings.window_seconds)
+    vectors.tracks.require_window(settings.window_seconds)
     settings = fitted(settings)
     for one in vectors.encoders():
-        with vectors.settings_named(one):
-            encoders.fetch(one.name, one.model, one.cache, progress)
-            one.require()
+        try:
+            with vectors.settings_named(one):
+                encoders.fetch(one.name, one.model, one.cache, progress)
+                one.require()
+        except (ConfigurationError, TransientError) as error:
+            if one == vectors.tracks:
+                raise
+            progress(f"{WITHOUT_WORDS}: {error}")
     return settings

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import threading
 import time
+from concurrent.futures import Future
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import dagster as dg
 
 from embed_assets.defs.evaluation import evaluate
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.identity import WORDS, IndexSpec, RecipeDigest
 from embed_assets.library.left_out import LeftOut
 from embed_assets.neighbours.ranking import COSINE
@@ -22,7 +24,11 @@ from embed_assets.search.order import chosen_method
 from embed_assets.search.served import spec_of
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, queries
+from embed_assets.storage.owner import check_owner
 from embed_assets.storage.tables import Tables
+
+ANSWER_SECONDS = 10.0
+"""How long `status` waits for the place of the vectors; an object store gives up sooner."""
 
 RATE_SECONDS = 60.0
 """The rate covers the last minute, or the part of it in which runs embedded tracks."""
@@ -48,6 +54,8 @@ class WordsStatus:
     """The collection of the current settings."""
     served: str | None
     """The collection that `find` uses; null before the first."""
+    problem: str = ""
+    """Why nothing is embedded for `find` here, e.g. that weights are missing; empty if it is."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +114,8 @@ class Status:
     """What neighbours are ranked by in the served collection; see `evaluate --choose`."""
     milvus: str
     """Why the Milvus server cannot be reached; empty if it can, and for Milvus Lite."""
+    vectors: str
+    """Why the vectors in `EMBED_VECTORS` cannot be used; empty if they can."""
     problem: str
     """Why the library could not be scanned; empty if it could."""
     servers: list[ServerRow]
@@ -172,20 +182,53 @@ def status(settings: Settings) -> Status:
         served_by_hand=collection_registry.is_by_hand(project.tables, project.uri, spec.collection),
         ranking=_ranking(project, served),
         milvus=project.backend.unreachable(),
+        vectors=_vectors(project),
         problem=problem,
         servers=music_servers(settings),
         words=words,
     )
 
 
+def _vectors(project: Project) -> str:
+    """Why the place of the vectors cannot be used; does not wait for a share that hangs."""
+    if not project.store.address:
+        return ""
+    answer: Future[None] = Future()
+
+    def ask() -> None:
+        try:
+            check_owner(project.tables, project.store, hurried=True)
+        except BaseException as e:  # noqa: BLE001  # raised for whoever waits
+            answer.set_exception(e)
+        else:
+            answer.set_result(None)
+
+    # A thread of a pool would be waited for at the end of the process.
+    threading.Thread(target=ask, daemon=True).start()
+    try:
+        answer.result(ANSWER_SECONDS)
+    except TimeoutError:
+        return f"{project.store.where} has not answered for {ANSWER_SECONDS:.0f} s: check its disk"
+    except EmbedAssetsError as e:
+        return str(e)
+    return ""
+
+
 def _words(
     instance: dg.DagsterInstance, project: Project, spec: IndexSpec, tracks: int, *, goes_on: bool
 ) -> WordsStatus | None:
     """`tracks`: audio files in the library."""
-    words = spec.words_spec
+    tables, words = project.tables, spec.words_spec
+    served = collection_registry.last_served(tables, project.uri, WORDS)
+    missing = project.vectors.words_missing()
+    if missing and served:
+        words = collection_registry.spec_of(tables, project.uri, served)
+    if words is None and missing and project.vectors.words:
+        name = project.vectors.words.name
+        return WordsStatus(name, 0, 0, tracks, 0.0, "", "", served, missing)
     if words is None:
         return None
-    tables, recipe = project.tables, words.recipe.digest
+    recipe = words.recipe.digest
     found = queries.counts(tables, recipe, words.collection_key(project.uri))
     rejected = sum(1 for _ in queries.rejected_for_words(tables, recipe, spec.recipe.digest))
     return WordsStatus(
@@ -196,7 +239,8 @@ def _words(
         rate=_rate(instance, tables, recipe, goes_on=goes_on),
         engine=queries.last_engine(tables, recipe),
         collection=words.collection,
-        served=collection_registry.last_served(tables, project.uri, WORDS),
+        served=served,
+        problem=missing,
     )
 
 

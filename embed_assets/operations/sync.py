@@ -6,14 +6,11 @@ Works with or without `up`: it waits for runs that others started, and executes 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
+from typing import TYPE_CHECKING
 
-import dagster as dg
-
-from embed_assets.defs.dagster_compat.runs import log_of
 from embed_assets.defs.dead_runs import cancel_unserved_queue, only_the_daemon_runs, reap
 from embed_assets.defs.evaluation import IMPORT_RUNS, Evaluation, evaluate, prepare, summary
 from embed_assets.defs.execution import wrong_setting
@@ -36,13 +33,18 @@ from embed_assets.operations.run_processes import (
     wait_for_record,
 )
 from embed_assets.operations.sync_by_daemon import refuse_to_remove, wait_for_daemon
+from embed_assets.operations.sync_counts import counts_of, other_runs
 from embed_assets.operations.sync_progress import SyncProgress
 from embed_assets.operations.up import running_address
 from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import looks, queries
+from embed_assets.storage.owner import check_owner
 from embed_assets.storage.records import NOT_DONE
+
+if TYPE_CHECKING:
+    import dagster as dg
 
 WAIT_SECONDS = 0.5
 EVALUATE_SECONDS = 5.0
@@ -57,7 +59,10 @@ LOCK_SECONDS = 120.0
 
 @dataclass
 class SyncResult:
-    """What `sync --json` prints: the size of the library, and what this `sync` did."""
+    """What `sync --json` prints: the size of the library, and what was done.
+
+    Counted are the runs of this `sync`, and those of a running `up` that ended meanwhile.
+    """
 
     folders: int = 0
     """Music folders in the library."""
@@ -77,12 +82,23 @@ class SyncResult:
     """Folders that failed or cannot be read; if there are any, the exit code is 1."""
     links_skipped: int = 0
     """Symbolic links that are not followed: they lead out of the library, or are broken."""
+    words_missing: str = ""
+    """Why nothing was embedded for `find`, e.g. that weights are missing; then the exit code is 1.
+    Empty if it was, or is not wanted."""
     runs: list[str] = field(default_factory=list)
     """Ids of the Dagster runs that `sync` executed."""
+    other_runs: list[str] = field(default_factory=list)
+    """Ids of the runs of a running `up`, or of another `sync`, that ended meanwhile."""
     seconds: float = 0.0
     """How long it took, in seconds."""
     listed: bool = False
     """Whether `errors` lists something that concerns this `sync`; not printed."""
+
+    def count(self, instance: dg.DagsterInstance, began: float) -> None:
+        """Add what runs did that have ended since a moment, in seconds since 1970."""
+        self.other_runs = list(other_runs(instance, began, self.runs))
+        for name, n in counts_of(instance, [*self.runs, *self.other_runs]).items():
+            setattr(self, name, n)
 
     def as_json(self) -> dict[str, object]:
         """The object that `--json` prints."""
@@ -102,13 +118,15 @@ def sync(
     Raises:
         LibraryUnavailable: the library is not there, or so much of it is gone that a person must
             confirm the removals.
-        ConfigurationError: encoder, weights or index cannot work as configured.
+        ConfigurationError: encoder, weights, vectors or index cannot work as configured.
+        TransientError: the place of the vectors is away, or looks unmounted.
     """
-    started = time.monotonic()
+    started, began = time.monotonic(), time.time()
     project = Project.of(settings)
     index = project.index()
     tables, spec = index.tables, index.spec
     require_library(index.library.root, may_be_empty=confirm_removals)
+    check_owner(tables, index.store)
     cursor = SensorCursor()
     result = SyncResult()
     report = SyncProgress(project, spec, progress)
@@ -177,7 +195,6 @@ def sync(
                 if run is None:
                     continue
                 result.runs.append(run.run_id)
-                _count(instance, run.run_id, result)
                 word = "done" if run.is_success else "FAILED"
                 what = counted(len(done.request.keys), "folder")
                 progress(f"run {run.run_id[:8]}, {what}: {word}")
@@ -188,10 +205,12 @@ def sync(
         result.folders, result.tracks = found.plan.folders, found.plan.files
         result.links_skipped = left_out.links
         result.failed_folders = len(cursor.attempts) + found.plan.unreadable
+        result.count(instance, began)
     _note_ends(settings, project, {k: v for k, v in ended.items() if k in cursor.attempts})
     any_rejected = result.rejected or spec.words
     rejected = queries.rejects(tables, spec) if any_rejected else ()
     result.listed = bool(result.failed_folders or next(iter(rejected), None))
+    result.words_missing = project.vectors.words_missing()
     result.seconds = time.monotonic() - started
     return result
 
@@ -206,17 +225,20 @@ def _by_daemon(
 ) -> SyncResult:
     if removals:
         refuse_to_remove()
-    started = time.monotonic()
+    started, began = time.monotonic(), time.time()
     waited = wait_for_daemon(instance, project, project.index(), settings.settle_seconds, progress)
     plan = waited.found.plan
-    return SyncResult(
+    result = SyncResult(
         folders=plan.folders,
         tracks=plan.files,
         failed_folders=waited.failed_folders + plan.unreadable,
         links_skipped=waited.left_out.links,
-        seconds=time.monotonic() - started,
+        words_missing=project.vectors.words_missing(),
         listed=bool(waited.failed_folders or plan.unreadable),
     )
+    result.count(instance, began)
+    result.seconds = time.monotonic() - started
+    return result
 
 
 def _end_of(run: dg.DagsterRun | None) -> tuple[str, str]:
@@ -268,22 +290,3 @@ def _wait(
         meanwhile()
         if room:
             return
-
-
-def _count(instance: dg.DagsterInstance, run_id: str, result: SyncResult) -> None:
-    """Add the counts of a run to the result."""
-    counts = {
-        "audio_embeddings": ("embedded", "reused", "rejected", "words_embedded"),
-        "track_manifest": ("removed",),
-    }
-    totals: Counter[str] = Counter()
-    for entry in log_of(instance, run_id, dg.DagsterEventType.ASSET_MATERIALIZATION):
-        made = entry.asset_materialization
-        if made is None:
-            continue
-        for name in counts.get(made.asset_key.path[-1], ()):
-            value = made.metadata.get(name)
-            if isinstance(value, dg.IntMetadataValue):
-                totals[name] += value.value or 0
-    for name, n in totals.items():
-        setattr(result, name, getattr(result, name) + n)

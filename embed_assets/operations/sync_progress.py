@@ -21,7 +21,7 @@ class SyncProgress:
         self.tables, self.uri = project.tables, project.uri
         self._alone = [one for one in spec.every_collection if one.rows == TRACKS]
         self.progress = progress
-        notices = (one.first_load_notice() for one in project.vectors.encoders())
+        notices = (one.first_load_notice() for _, one in project.vectors.passes(spec))
         self.preparation = "; ".join(filter(None, notices))
         self.files = 0
         self.began, self.due = time.time(), time.monotonic() + SAY_SECONDS

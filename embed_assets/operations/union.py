@@ -1,14 +1,15 @@
 """`union`: takes shards of other machines into the stored vectors and the tables.
 
-Nothing of a shard is trusted: its recipe, its checksums, shapes and values are checked, and a few
-tracks are embedded again. What the library has already stays as it is, so a union can be repeated.
+Nothing of a shard is trusted: its recipe, its checksums, shapes and values are checked, a few
+tracks are embedded again, and a few of those that it rejects are decoded. What the library has
+already stays as it is, so a union can be repeated.
 """
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,11 +22,12 @@ from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import shard_rows
 from embed_assets.storage.database import HASHES_PER_CALL
+from embed_assets.storage.owner import own_store
 from embed_assets.storage.parallel import map_parallel
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.records import Embedding
 from embed_assets.storage.shard_file import EntryDamaged, Shard, open_shard, shards_in
-from embed_assets.storage.shard_manifest import ShardRefused, ShardTrack
+from embed_assets.storage.shard_manifest import ShardRefused, ShardReject, ShardTrack
 
 if TYPE_CHECKING:
     import numpy as np
@@ -44,7 +46,7 @@ class Refused:
     shard: str
     """The file, or the folder."""
     tracks: int | None
-    """How many of its tracks were refused; null: all of it."""
+    """How many of its tracks were refused, or rejections of tracks; null: all of it."""
     reason: str
     """Why, and what to do."""
 
@@ -60,13 +62,19 @@ class UnionResult:
     known: int = 0
     """Tracks that had vectors already; they stay as they are."""
     rejected: int = 0
-    """Tracks that the other machine could not embed, and that were not known here."""
+    """Tracks that the other machine could not embed, and that were not known here; taken."""
     not_in_library: int = 0
     """Of the new tracks, those whose audio no scanned file of the library has, so far."""
     checked: int = 0
     """Tracks of the shards that were taken that were embedded again, to compare their vectors."""
     unchecked: int = 0
     """Shards with new tracks that could not be compared: they have neither clip nor known music."""
+    clip_only: int = 0
+    """Shards with new tracks of which only the canary's clip could be compared."""
+    rejected_checked: int = 0
+    """Of the rejected tracks, those that were decoded here to compare; none of them could be."""
+    rejected_unchecked: int = 0
+    """Of the rejected tracks, those of shards none of whose rejected files was scanned here."""
     warnings: list[str] = field(default_factory=list)
     """What was taken and should be looked at."""
     refused: list[Refused] = field(default_factory=list)
@@ -88,15 +96,18 @@ def union(
 ) -> UnionResult:
     """Take the shards in these folders, or these files; what is refused is in the result.
 
-    `check`: how many tracks of each shard are embedded again and compared.
+    `check`: how many tracks of each shard are embedded again and compared, and how many of those
+    that it rejects are decoded.
 
     Raises:
-        ConfigurationError: no such encoder, or its weights are not on this machine.
+        ConfigurationError: no such encoder, its weights are not on this machine, or the stored
+            vectors are those of another library.
         TransientError: the tables or the stored vectors cannot be written.
     """
     started = time.monotonic()
     project = Project.of(settings)
     recipes = project.spec().recipes
+    project = replace(project, store=own_store(project.tables, project.store))
     result = UnionResult()
     with ShardChecker(project, check, progress) as checking:
         taking = _Taking(project, recipes, checking, result)
@@ -142,7 +153,7 @@ class _Taking:
         result: UnionResult,
     ) -> None:
         self.tables, self.store, self.recipes = project.tables, project.store, recipes
-        self.checking, self.result = checking, result
+        self.vectors, self.checking, self.result = project.vectors, checking, result
 
     def take(self, shard: Shard) -> int:
         """Take what is new in a shard; returns how many tracks.
@@ -153,6 +164,9 @@ class _Taking:
         """
         there = shard.manifest
         if there.recipe not in self.recipes:
+            words, lacks = self.vectors.words, self.vectors.words_missing()
+            if lacks and words and there.recipe.encoder == words.name:
+                raise ShardRefused(f"its vectors are for `find`: {lacks}")
             raise ShardRefused(
                 "its vectors are of other settings:"
                 f" {recipe_differences(there.recipe, self.recipes)}"
@@ -162,6 +176,7 @@ class _Taking:
         self.result.known += len(there.tracks) - len(missing)
         self.result.checked += compared.tracks
         self.result.unchecked += compared.nothing
+        self.result.clip_only += compared.clip_only
         if compared.warning:
             self.result.warnings.append(f"{shard.path.name}: taken, but {compared.warning}")
         before = self.result.new
@@ -216,16 +231,27 @@ class _Taking:
 
     def _take_rejected(self, shard: Shard) -> None:
         digest, rejected = shard.manifest.recipe.digest, shard.manifest.rejected
+        new: list[ShardReject] = []
         for start in range(0, len(rejected), HASHES_PER_CALL):
-            some = [
-                row
-                for row in rejected[start : start + HASHES_PER_CALL]
-                if row.reason not in OF_ITS_MACHINE
-            ]
+            some = rejected[start : start + HASHES_PER_CALL]
             known = shard_rows.reasons(self.tables, digest, [row.audio for row in some])
-            new = [row for row in some if row.audio not in known]
-            now = time.time()
-            rows = [row.row(digest, shard.path.stem, now) for row in new]
+            new += [row for row in some if row.audio not in known]
+        if unknown := [row.reason for row in new if row.known_reason is None]:
+            self.result.warnings.append(
+                f"{shard.path.name}: taken, but it rejects {counted(len(unknown), 'track')} for"
+                f" reasons that this version does not know ({unknown[0]!r}): `sync` tries them here"
+            )
+        new = [row for row in new if row.known_reason and row.known_reason not in OF_ITS_MACHINE]
+        compared = self.checking.compare_rejected(shard, new)
+        if compared.refused:
+            self.result.refused.append(Refused(str(shard.path), len(new), compared.refused))
+            return
+        now = time.time()
+        for start in range(0, len(new), TRACKS_AT_ONCE):
+            some = new[start : start + TRACKS_AT_ONCE]
+            rows = [row.row(digest, shard.path.stem, now) for row in some]
             # A run may have embedded some of them since.
             self.tables.put_embeddings(rows, finished=False, keep=True)
-            self.result.rejected += len(new)
+        self.result.rejected += len(new)
+        self.result.rejected_checked += compared.tracks
+        self.result.rejected_unchecked += len(new) if compared.nothing else 0

@@ -56,6 +56,12 @@ LONGEST_PAUSE_SECONDS = 60.0
 LOCK_SECONDS = 10.0
 """How often `up` looks whether it still holds its lock, where a server keeps it."""
 
+LOST_LOCK = 0
+"""Stands among the signals to stop: another `up` has the lock now, and all that belongs to it."""
+
+LINEAGE = "/asset-groups"
+"""Path of the page *Lineage*, where a user should begin; the UI opens on a timeline of runs."""
+
 NO_ADDRESS = "its address is not known yet"
 
 
@@ -139,10 +145,13 @@ def _serve(settings: Settings, port: int, lock: HeldLock, *, verbose: bool) -> i
         ):
             up = _Session(settings, port, lock, instance, log, http, stopping)
             note_up(instance, up.address)
-            log.info(f"Dagster UI: {up.address}  (library {settings.library}, stop with Ctrl-C)")
+            log.info(
+                f"Dagster UI: {up.address}{LINEAGE}  (library {settings.library}, stop with Ctrl-C)"
+            )
             code = _keep_running(up, note)
-            note.unlink(missing_ok=True)
-            _reap(up)
+            if LOST_LOCK not in stopping:
+                note.unlink(missing_ok=True)
+                _reap(up)
             return code
 
 
@@ -150,6 +159,8 @@ def _keep_running(up: _Session, note: Path) -> ExitCode:
     log, dagster_log = up.log, _dagster_log(up.settings)
     starts, served = 0, False
     while True:
+        if not _still_holds_lock(up):
+            return ExitCode.DONE
         _reap(up)
         started = time.monotonic()
         offset = dagster_log.stat().st_size if dagster_log.exists() else 0
@@ -194,12 +205,7 @@ def _run_dagster(up: _Session, note: Path) -> tuple[int, bool]:
         look_at = time.monotonic() + LOCK_SECONDS
         while process.poll() is None and not up.stopping:
             if time.monotonic() > look_at:
-                if not up.lock.is_held():
-                    up.log.info(
-                        "the connection that holds the lock of `up` was lost, and another"
-                        " `up` has taken it: this one ends"
-                    )
-                    up.stopping.append(0)
+                _still_holds_lock(up)
                 look_at = time.monotonic() + LOCK_SECONDS
             if code_server.is_lost():
                 up.log.info("the code server of Dagster has ended; it is started again")
@@ -209,13 +215,27 @@ def _run_dagster(up: _Session, note: Path) -> tuple[int, bool]:
             up.log.stop_watching()
             up.http.begin_to_stop()
             up.log.info("stopping; finished work is kept, and the next `up` continues from there")
-            # Dagster is stopped even if its database cannot be written.
+            # Dagster is stopped even if its database cannot be written. Runs that another `up` has
+            # begun are none of ours.
             with suppress(Exception):
-                begin_to_cancel(up.instance)
+                if LOST_LOCK not in up.stopping:
+                    begin_to_cancel(up.instance)
     finally:
         stop_session(process.pid)
         process.wait()
     return process.returncode, bool(code_server.had_code)
+
+
+def _still_holds_lock(up: _Session) -> bool:
+    """Whether this is still the only `up`; the connection that holds its lock may have broken."""
+    if up.lock.is_held():
+        return True
+    up.log.info(
+        "the connection that holds the lock of `up` was lost, and another `up` has taken it: this"
+        " one ends"
+    )
+    up.stopping.append(LOST_LOCK)
+    return False
 
 
 def _note_of(settings: Settings) -> Path:

@@ -14,7 +14,7 @@ import numpy as np
 from embed_assets import encoders
 from embed_assets.encoders.cards import default_model, has_words
 from embed_assets.encoders.config import EncoderConfig
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, WeightsMissing
 from embed_assets.identity import IndexSpec
 from embed_assets.index.nearest import Match
 from embed_assets.project import Project
@@ -86,10 +86,14 @@ def find(
 
 def _choice(project: Project, spec: IndexSpec) -> EncoderConfig:
     """The encoder whose words fit the collection."""
-    recipe, wanted = spec.recipe, project.choice
+    recipe, wanted = spec.recipe, project.vectors.tracks
     if project.vectors.words and project.vectors.words.name == recipe.encoder:
         wanted = project.vectors.words
+    if wanted != project.vectors.tracks and (missing := project.vectors.words_missing()):
+        raise WeightsMissing(missing)
     if not has_words(recipe.encoder) and project.vectors.words:
+        if missing := project.vectors.words_missing():
+            raise WeightsMissing(f"no music can be found by words yet: {missing}")
         raise ConfigurationError(
             f"no music can be found by words yet: `embed-assets sync`, or `up`, embeds it with"
             f" {project.vectors.words.name} for EMBED_WORDS, beside {wanted.name}"
@@ -109,7 +113,7 @@ def _choice(project: Project, spec: IndexSpec) -> EncoderConfig:
     if wanted.name != recipe.encoder:
         choice = replace(wanted, name=recipe.encoder, model=default_model(recipe.encoder))
     if encoders.describe(choice.name, choice.model, choice.cache).weights != recipe.weights:
-        setting = "EMBED_MODEL" if wanted == project.choice else "EMBED_WORDS_MODEL"
+        setting = "EMBED_MODEL" if wanted == project.vectors.tracks else "EMBED_WORDS_MODEL"
         raise ConfigurationError(
             f"the served collection was made with other weights than {setting}={choice.model}:"
             " words can be found when the new one is complete; see `embed-assets collections`"

@@ -10,7 +10,7 @@ import numpy as np
 
 from embed_assets.encoders.cards import WITHOUT_DOWNLOAD
 from embed_assets.encoders.config import EncoderConfig
-from embed_assets.errors import ConfigurationError, TrackRejected, TransientError
+from embed_assets.errors import ConfigurationError, TrackRejected
 from embed_assets.formats import counted
 from embed_assets.identity import IndexSpec
 from embed_assets.neighbours.choose import Choice, best_method
@@ -33,7 +33,7 @@ from embed_assets.storage import collection_registry
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.ranking_choice import choose_ranking
 from embed_assets.storage.track_vector_file import TrackVectorFile
-from embed_assets.storage.vector_store import VectorsLost, Wanted
+from embed_assets.storage.vector_store import Wanted, not_lost
 
 HALVES = 2_000
 """Tracks whose windows are read for `SameTrack`: each is a file."""
@@ -182,13 +182,9 @@ def same_track(project: Project, material: Material) -> SameTrack | None:
     kept: list[int] = []
     audio = (material.snapshot.track(int(p)).audio for p in material.positions)
     stored = project.store.read_many(spec.recipe.digest, map(Wanted, audio))
-    for i, windows in enumerate(stored):
+    for i, windows in not_lost(range(len(material.positions)), stored):
         if len(kept) == HALVES:
             break
-        if isinstance(windows, VectorsLost):
-            continue
-        if isinstance(windows, TransientError):
-            raise windows
         with suppress(TrackRejected):
             # Of an odd number the middle one is left out, so that both halves are equally long.
             half = len(windows) // 2
@@ -257,6 +253,6 @@ def _built_in_specs(project: Project) -> list[IndexSpec]:
     name = WITHOUT_DOWNLOAD.name
     every = collection_registry.known(project.tables, project.uri).values()
     known = [c.spec for c in every if c.spec is not None and c.spec.recipe.encoder == name]
-    card = EncoderConfig(name, "", "auto", project.choice.cache)
+    card = EncoderConfig(name, "", "auto", project.vectors.tracks.cache)
     recipe = card.recipe(project.vectors.window_seconds, project.vectors.windows)
     return [*reversed(known), IndexSpec(recipe)]

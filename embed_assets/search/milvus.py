@@ -27,7 +27,7 @@ from embed_assets.search.recordings import first_takes
 from embed_assets.search.segments import MOST_IDS, Part, ask_parts
 from embed_assets.search.served import WAIT_SECONDS, spec_of
 from embed_assets.search.stored_scores import are_exact, scored_again, stored_vectors
-from embed_assets.storage import collection_registry
+from embed_assets.storage import embedded_tracks
 from embed_assets.storage.segment_vector_file import SegmentVectorFile
 
 if TYPE_CHECKING:
@@ -166,7 +166,7 @@ class MilvusAnswers:
         if key in _SAMPLES:
             return _SAMPLES[key]
         spec = self.spec or self.project.spec()
-        ids = collection_registry.lowest_audio(self.project.tables, self.project.uri, spec, SAMPLE)
+        ids = embedded_tracks.lowest_audio(self.project.tables, self.project.uri, spec, SAMPLE)
         found = nearest.vectors_of(client, ids, self.collection)
         vectors = [found[i] for i in ids if i in found]
         sample = np.array(vectors, np.float32).reshape(-1, spec.dim)

@@ -33,7 +33,7 @@ def served_names(project: Project) -> ServedNames:
         ConfigurationError: nothing is served yet.
     """
     # What is left of a time when words were switched on is out of date.
-    wants_words = project.vectors.words is not None or has_words(project.choice.name)
+    wants_words = project.vectors.words is not None or has_words(project.vectors.tracks.name)
     aliases = (ALIAS, WORDS) if wants_words else (ALIAS,)
     if project.backend.exclusive:
         names = [project.backend.behind_alias(alias) for alias in aliases]
@@ -100,7 +100,7 @@ def wanted_spec(project: Project) -> IndexSpec | None:
 def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
     """For people: which encoder made the vectors of a result, and a note about it."""
     project = Project.of(settings)
-    choice = project.choice
+    choice = project.vectors.tracks
     if spec and project.vectors.words and spec.recipe.encoder == project.vectors.words.name:
         choice = project.vectors.words
     try:
@@ -111,7 +111,7 @@ def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
         return f"{made}; the weights of {choice.name} are missing: see `embed-assets doctor`"
     wanted = every.get(choice.name, project.spec())
     if spec is not None and spec.collection_specs[0] != wanted.collection_specs[0]:
-        alias = ALIAS if choice == project.choice else WORDS
+        alias = ALIAS if choice == project.vectors.tracks else WORDS
         if collection_registry.is_by_hand(project.tables, project.uri, wanted.collection, alias):
             option = " --words" if alias == WORDS else ""
             return (

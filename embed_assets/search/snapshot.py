@@ -6,6 +6,7 @@ import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
+from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -18,6 +19,7 @@ from embed_assets.search.order import Order, Ordered
 from embed_assets.search.pca_prefilter import CANDIDATES, CANDIDATES_EACH, PcaPrefilter, highest
 from embed_assets.storage.records import Track
 from embed_assets.storage.tables import Tables
+from embed_assets.workers import cpu_count
 
 EXACT_ROWS = 20_000
 """Up to this many rows a full scan is fastest; above it, see `pca_prefilter.py`."""
@@ -27,6 +29,14 @@ ASKED_BEFORE = 4
 
 FEW = 8
 """Up to this many codes, comparing with each is faster than numpy's `isin`."""
+
+_CORES: SimpleQueue[None] = SimpleQueue()
+"""An entry for each search that may start to compute, at first one per core.
+
+With more searches at once, threads mostly wait for the interpreter. A queue, since the semaphore of
+`threading` is itself slow when many wait for it."""
+for _ in range(cpu_count()):
+    _CORES.put(None)
 
 Result = TypeVar("Result")
 
@@ -222,6 +232,15 @@ class Snapshot:
         `allowed`: bool `[positions]`, which tracks may be returned. Ties are ordered by path. If
         another order was chosen for the collection, the cosines need not fall.
         """
+        _CORES.get()
+        try:
+            return self._nearest(query, n, allowed)
+        finally:
+            _CORES.put(None)
+
+    def _nearest(
+        self, query: np.ndarray, n: int, allowed: np.ndarray | None
+    ) -> tuple[np.ndarray, np.ndarray]:
         state = self._state
         query = (query / max(float(np.linalg.norm(query)), 1e-12)).astype(np.float32)
         allowed = state.live_mask if allowed is None else state.live_mask & allowed

@@ -1,4 +1,8 @@
-"""Exact scores for hits of a server that rounds or shortens vectors, from the stored vectors."""
+"""Exact scores for hits of a server that rounds or shortens vectors, from the stored vectors.
+
+They are in the file that local searches read, if an index step ran on this machine; those that are
+not are read from the store, which may be far away.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +20,7 @@ from embed_assets.index.options import FLOAT32
 from embed_assets.index.row import VectorKey
 from embed_assets.index.row_vectors import TrackVectors, Windows
 from embed_assets.project import Project
+from embed_assets.storage.track_vector_file import read_some
 
 if TYPE_CHECKING:
     from embed_assets.index.clients import IndexClient
@@ -38,14 +43,17 @@ def stored_vectors(
 
     `audio`: track id -> audio hash.
     """
+    hashes = list(dict.fromkeys(map(AudioHash, audio.values())))
+    times = project.tables.times_embedded(spec.recipe.digest, hashes)
+    found = read_some(project.store, spec, times)
+    rest = [audio_hash for audio_hash in hashes if audio_hash not in found]
     vectors = TrackVectors(spec, Windows(project.tables, project.store, forget_lost=False))
-    keys = [VectorKey(AudioHash(audio_hash)) for audio_hash in audio.values()]
-    found: dict[str, np.ndarray] = {}
     # Without the store there are still the scores of Milvus.
     with suppress(TransientError):
-        pairs = zip(audio, vectors.of(keys), strict=True)
-        found.update((track, v) for track, v in pairs if isinstance(v, np.ndarray))
-    return found
+        pairs = zip(rest, vectors.of([VectorKey(h) for h in rest]), strict=True)
+        found.update((h, vector) for h, vector in pairs if isinstance(vector, np.ndarray))
+    there = ((track, AudioHash(audio_hash)) for track, audio_hash in audio.items())
+    return {track: found[h] for track, h in there if h in found}
 
 
 def scored_again(

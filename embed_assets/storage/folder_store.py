@@ -8,10 +8,11 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import time
 import uuid
 from collections.abc import Collection, Iterable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,16 +22,21 @@ from embed_assets.storage.vector_format import (
     FOOTER_BYTES,
     entry_name,
     hash_of,
+    is_folder_of_entries,
     is_recipe,
     pack,
     unpack,
 )
-from embed_assets.storage.vector_store import Entry, VectorsLost, Wanted
+from embed_assets.storage.vector_store import MARK, Entry, VectorsLost, Wanted, mark_is_missing
+from embed_assets.storage.whole_file import write_whole
 
 if TYPE_CHECKING:
     import numpy as np
 
 _DAY = 86400.0
+
+_OWN_TEMPORARY = re.compile(rf"\.(?:{re.escape(MARK)}\.)?[0-9a-f]{{32}}\.tmp")
+"""Files in the folder itself that `check`, `now` and `write_mark` leave if they are killed."""
 
 
 @dataclass(frozen=True)
@@ -38,10 +44,12 @@ class FolderStore:
     """The window vectors under `root`; see `Store`.
 
     `home_of_named`: EMBED_HOME, if EMBED_VECTORS names the folder; otherwise it contains `root`.
+    `requires_mark`: while the mark is missing, nothing is written, and nothing counts as lost.
     """
 
     root: Path
     home_of_named: Path | None = None
+    requires_mark: bool = False
 
     @property
     def address(self) -> str:
@@ -84,24 +92,20 @@ class FolderStore:
                 return
             self._require_root()
             path.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(temporary, "xb") as file:
-                    file.write(packed)
-                    file.flush()
-                    os.fsync(file.fileno())
-                os.replace(temporary, path)
-            except BaseException:
-                temporary.unlink(missing_ok=True)
-                raise
+            write_whole(path, temporary, packed)
         except OSError as error:
             raise _failed("write", path, error) from error
 
     def _require_root(self) -> None:
-        """Fail if the folder of EMBED_VECTORS is missing: its disk may not be mounted."""
-        if self.home_of_named and not self.root.is_dir():
+        """Fail if the folder of EMBED_VECTORS is missing, or its mark: its disk is not mounted."""
+        if not self.home_of_named or (self.requires_mark and Path(self.root, MARK).exists()):
+            return
+        if not self.root.is_dir():
             raise ConfigurationError(
                 f"EMBED_VECTORS={self.root}: there is no such folder: mount its disk, or create it"
             )
+        if self.requires_mark:
+            raise mark_is_missing(self.where)
 
     def _is_intact(self, path: Path) -> bool:
         try:
@@ -186,9 +190,16 @@ class FolderStore:
             if entry.is_dir(follow_symlinks=False) and is_recipe(entry.name):
                 yield RecipeDigest(entry.name)
 
-    def entries(self, recipe_digest: RecipeDigest) -> Iterator[Entry]:
+    def folders(self, recipe_digest: RecipeDigest) -> Iterator[str]:
         """See `Store`."""
-        for file in self._files(recipe_digest):
+        for entry in _scan(Path(self.root, recipe_digest)):
+            if entry.is_dir(follow_symlinks=False) and is_folder_of_entries(entry.name):
+                yield entry.name
+
+    def entries(self, recipe_digest: RecipeDigest, folder: str = "") -> Iterator[Entry]:
+        """See `Store`."""
+        one = Path(self.root, recipe_digest, folder)
+        for file in _scan(one) if folder else self._files(recipe_digest):
             audio_hash = hash_of(file.path.split(os.sep)[-2], file.name)
             if audio_hash is None:
                 continue
@@ -200,24 +211,51 @@ class FolderStore:
                 raise _failed("look for", file.path, error) from error
             yield Entry(audio_hash, stat.st_size, stat.st_mtime)
 
-    def now(self) -> float:
+    def read_mark(self, *, hurried: bool = False) -> bytes | None:  # noqa: ARG002  # it is near
         """See `Store`."""
-        return time.time()
+        self._require_root()
+        path = self.root / MARK
+        try:
+            return path.read_bytes()
+        except FileNotFoundError:
+            return None
+        except OSError as error:
+            raise _failed("read", path, error) from error
+
+    def write_mark(self, raw: bytes, *, replace: bool = False) -> None:
+        """See `Store`."""
+        self._require_root()
+        path = self.root / MARK
+        temporary = path.with_name(f".{MARK}.{uuid.uuid4().hex}.tmp")
+        try:
+            write_whole(path, temporary, raw, replace=replace)
+        except OSError as error:
+            raise _failed("write", path, error) from error
+
+    def requiring_mark(self) -> FolderStore:
+        """See `Store`: each time that an entry is written, or is not there."""
+        return replace(self, requires_mark=True)
+
+    def now(self) -> float:
+        """See `Store`: of a folder that may be on another machine, the time of a new file."""
+        if not self.home_of_named:
+            return time.time()
+        self._require_root()
+        return self._time_of_new_file()
 
     def sweep_temporary(self, older_than: float = _DAY) -> int:
         """See `Store`."""
-        before = time.time() - older_than
+        before = self.now() - older_than
         removed = 0
-        for recipe in self.recipes():
-            for file in self._files(recipe):
-                try:
-                    if file.name.endswith(".tmp") and file.stat().st_mtime < before:
-                        os.unlink(file.path)
-                        removed += 1
-                except FileNotFoundError:
-                    continue
-                except OSError as error:
-                    raise _failed("delete", file.path, error) from error
+        for file in self._temporary():
+            try:
+                if file.stat().st_mtime < before:
+                    os.unlink(file.path)
+                    removed += 1
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise _failed("delete", file.path, error) from error
         return removed
 
     def check(self) -> str:
@@ -225,13 +263,27 @@ class FolderStore:
         self._require_root()
         if not self.root.exists():
             return f"{self.root}: not made yet"
+        self._time_of_new_file()
+        return f"{self.root}: can be written"
+
+    def _time_of_new_file(self) -> float:
         probe = self.root / f".{uuid.uuid4().hex}.tmp"
         try:
             probe.write_bytes(b"embed_assets")
+            written = probe.stat().st_mtime
             probe.unlink()
         except OSError as error:
             raise _failed("write", probe, error) from error
-        return f"{self.root}: can be written"
+        return written
+
+    def _temporary(self) -> Iterator[os.DirEntry[str]]:
+        for file in _scan(self.root):
+            if _OWN_TEMPORARY.fullmatch(file.name) and file.is_file(follow_symlinks=False):
+                yield file
+        for recipe in self.recipes():
+            for file in self._files(recipe):
+                if file.name.endswith(".tmp"):
+                    yield file
 
     def _files(self, recipe: RecipeDigest) -> Iterator[os.DirEntry[str]]:
         for folder in _scan(Path(self.root, recipe)):

@@ -10,6 +10,7 @@ from functools import lru_cache
 from typing import Any, TypeVar
 
 from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.formats import to_install
 from embed_assets.storage import object_errors
 from embed_assets.storage.vectors_address import parts_of
 
@@ -20,6 +21,9 @@ TIMEOUT = timedelta(seconds=30)
 
 RETRYING = timedelta(seconds=15)
 """How long a request that failed is repeated; a step that fails is tried again later anyway."""
+
+HURRIED = timedelta(seconds=3)
+"""How long a request may take, and be repeated, for somebody who waits for the answer."""
 
 PAUSE_SECONDS = 5.0
 """How long requests fail at once after one that stayed without an answer.
@@ -58,8 +62,8 @@ def obstore() -> Any:
         import obstore.exceptions
     except ImportError:
         raise ConfigurationError(
-            "EMBED_VECTORS names an object store, and obstore is not installed: run `pip install"
-            " 'embed_assets[shared]'`"
+            "EMBED_VECTORS names an object store, and obstore is not installed:"
+            f" {to_install('shared')}"
         ) from None
     return obstore
 
@@ -79,19 +83,20 @@ def call(
     function: Callable[..., R],
     *args: Any,
     may_be_missing: bool = False,
+    hurried: bool = False,
     **how: Any,
 ) -> R:
     """`function(client, *args, **how)`, with the client of an address.
 
     `doing`: what this does, for messages, e.g. `read x.npy`. `may_be_missing`: raise Missing if
-    there is no such object.
+    there is no such object. `hurried`: wait for `HURRIED` only.
 
     Raises:
         Missing, AlreadyThere, NotSupported: the caller knows what to do.
         TransientError: the server gave no answer, or a temporary failure.
         ConfigurationError: the login is refused, the bucket is missing, and the like.
     """
-    errors, server = obstore().exceptions, server_of(address)
+    errors, server = obstore().exceptions, server_of(address, hurried=hurried)
     if time.monotonic() < server.silent_until:
         raise TransientError(server.said)
     problem: Exception
@@ -120,8 +125,8 @@ def call(
 
 
 @lru_cache(maxsize=8)
-def server_of(address: str) -> Server:
-    """This process keeps the client, with its connections.
+def server_of(address: str, *, hurried: bool = False) -> Server:
+    """This process keeps the client, with its connections; `hurried`: another one, which gives up.
 
     Raises:
         ConfigurationError: an environment variable of the object store cannot be read.
@@ -132,8 +137,11 @@ def server_of(address: str) -> Server:
     plain = object_errors.endpoint(kind).startswith("http://")
     how: dict[str, Any] = {
         "prefix": prefix or None,
-        "client_options": {"timeout": TIMEOUT, "allow_http": plain},
-        "retry_config": {"max_retries": 4, "retry_timeout": RETRYING},
+        "client_options": {"timeout": HURRIED if hurried else TIMEOUT, "allow_http": plain},
+        "retry_config": {
+            "max_retries": 1 if hurried else 4,
+            "retry_timeout": HURRIED if hurried else RETRYING,
+        },
     }
     kinds: dict[str, Any] = {"s3": S3Store, "gs": GCSStore, "az": AzureStore}
     try:

@@ -20,8 +20,15 @@ from embed_assets.storage import object_errors
 from embed_assets.storage.object_client import AlreadyThere, Missing, NotSupported, call, obstore
 from embed_assets.storage.parallel import map_parallel
 from embed_assets.storage.vector_cache import VectorCache
-from embed_assets.storage.vector_format import entry_name, hash_of, is_recipe, pack, unpack
-from embed_assets.storage.vector_store import Entry, VectorsLost, Wanted
+from embed_assets.storage.vector_format import (
+    entry_name,
+    hash_of,
+    is_folder_of_entries,
+    is_recipe,
+    pack,
+    unpack,
+)
+from embed_assets.storage.vector_store import MARK, Entry, VectorsLost, Wanted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -135,19 +142,45 @@ class ObjectStore:
             if is_recipe(name):
                 yield RecipeDigest(name)
 
-    def entries(self, recipe_digest: RecipeDigest) -> Iterator[Entry]:
-        """See `Store`; a request for each thousand."""
-        pages = self._call(
-            f"list {recipe_digest}",
-            obstore().list,
-            f"{recipe_digest}/",
-            chunk_size=NAMES_PER_CALL,
+    def folders(self, recipe_digest: RecipeDigest) -> Iterator[str]:
+        """See `Store`."""
+        found = self._call(
+            f"list {recipe_digest}", obstore().list_with_delimiter, f"{recipe_digest}/"
         )
-        while page := self._next(recipe_digest, pages):
+        for prefix in found["common_prefixes"]:
+            name = prefix.strip("/").rpartition("/")[2]
+            if is_folder_of_entries(name):
+                yield name
+
+    def entries(self, recipe_digest: RecipeDigest, folder: str = "") -> Iterator[Entry]:
+        """See `Store`; a request for each thousand."""
+        prefix = f"{recipe_digest}/{folder}/" if folder else f"{recipe_digest}/"
+        pages = self._call(f"list {prefix}", obstore().list, prefix, chunk_size=NAMES_PER_CALL)
+        while page := self._next(prefix, pages):
             for there in page:
                 folder, _, file = there["path"].removeprefix(f"{recipe_digest}/").rpartition("/")
                 if audio_hash := hash_of(folder, file):
                     yield Entry(audio_hash, there["size"], there["last_modified"].timestamp())
+
+    def read_mark(self, *, hurried: bool = False) -> bytes | None:
+        """See `Store`; a request."""
+        try:
+            return self._get(MARK, hurried=hurried)
+        except Missing as missing:
+            if not missing.is_certain:
+                next(self.recipes(), None)
+            return None
+
+    def write_mark(self, raw: bytes, *, replace: bool = False) -> None:
+        """See `Store`."""
+        if replace:
+            self._call(f"write {MARK}", obstore().put, MARK, raw)
+        else:
+            self._create(MARK, raw)
+
+    def requiring_mark(self) -> ObjectStore:
+        """See `Store`: a bucket that is away says so itself."""
+        return self
 
     def now(self) -> float:
         """See `Store`: when an object that is written now was written."""
@@ -242,11 +275,13 @@ class ObjectStore:
             self.cache.put(recipe_digest, one.audio_hash, one.embedded_at, raw)
         return windows
 
-    def _get(self, name: str) -> bytes:
+    def _get(self, name: str, *, hurried: bool = False) -> bytes:
         def get(client: Any, name: str) -> bytes:
             return bytes(obstore().get(client, name).bytes())
 
-        return self._call(f"read {name}", get, name, may_be_missing=True)
+        address = self.address
+        doing = f"read {name}"
+        return call(address, doing, get, name, may_be_missing=True, hurried=hurried)
 
     def _delete(self, names: list[str]) -> None:
         self._call(f"delete {names[0]}", obstore().delete, names, may_be_missing=True)

@@ -10,6 +10,7 @@ from functools import cache
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
+from embed_assets.formats import to_install
 from embed_assets.storage.postgres_address import PostgresAddress
 
 if TYPE_CHECKING:
@@ -173,8 +174,7 @@ def _driver(address: PostgresAddress) -> Any:
         import psycopg2
     except ImportError as e:
         raise ConfigurationError(
-            f"EMBED_TABLES names {address}, and the driver is missing ({e}): pip install"
-            " 'embed_assets[shared]'"
+            f"EMBED_TABLES names {address}, and the driver is missing ({e}): {to_install('shared')}"
         ) from None
     return psycopg2
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 
-VERSION = 10
+VERSION = 11
 """Raise it with each change of the tables, and write how a file of the version before is upgraded
 into `sqlite_database.py`, and a database into `postgres_database.py`."""
 
@@ -68,6 +68,7 @@ CREATE TABLE IF NOT EXISTS served (
 CREATE TABLE IF NOT EXISTS looks (
     id {counter}, requested_at {float} NOT NULL, begun_at {float}, done_at {float}
 );
+CREATE TABLE IF NOT EXISTS library_id (id {text} PRIMARY KEY, made_at {float} NOT NULL) {by_key};
 """
 
 TABLES = tuple(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", _TABLES))

@@ -17,11 +17,11 @@ from typing import BinaryIO
 
 import numpy as np
 
-from embed_assets.errors import TrackRejected, TransientError
+from embed_assets.errors import TrackRejected
 from embed_assets.identity import TRACKS, AudioHash, IndexSpec
 from embed_assets.storage.pooling import pool
 from embed_assets.storage.track_vector_file import LOCK_SECONDS, WINDOWS, base_of
-from embed_assets.storage.vector_store import Store, VectorsLost, Wanted
+from embed_assets.storage.vector_store import Store, Wanted, not_lost
 
 BLOCK_BYTES = 16 << 20
 """Bytes per read."""
@@ -184,11 +184,7 @@ class SegmentVectorFile:
     ) -> Iterator[tuple[AudioHash, float, np.ndarray]]:
         wanted = (Wanted(audio, int(at)) for audio, at in embedded.items())
         found = self.store.read_many(self.spec.recipe.digest, wanted)
-        for (audio, at), windows in zip(embedded.items(), found, strict=True):
-            if isinstance(windows, VectorsLost):
-                continue
-            if isinstance(windows, TransientError):
-                raise windows
+        for (audio, at), windows in not_lost(embedded.items(), found):
             with suppress(TrackRejected):
                 yield audio, at, self._each(windows)
 

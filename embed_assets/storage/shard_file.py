@@ -1,4 +1,4 @@
-"""Shards: vectors on their way from one machine to another, some thousands of tracks in a file.
+"""Portable shards: vectors on their way to another machine, some thousands of tracks in a file.
 
 A shard is a .npz file: `numpy.load(file)[audio_hash]` gives float32 [n_windows, S, dim]. Beside the
 vectors it has `manifest.json` (`shard_manifest.py`), with a SHA-256 of each; the SHA-256 of the
@@ -34,6 +34,7 @@ from embed_assets.storage.shard_manifest import (
 )
 from embed_assets.storage.vector_format import from_npy, to_npy
 from embed_assets.storage.vector_store import Store, VectorsLost
+from embed_assets.storage.whole_file import whole_file
 
 if TYPE_CHECKING:
     import numpy as np
@@ -165,15 +166,8 @@ def write_shard(folder: Path, contents: Contents) -> tuple[Path, ShardManifest]:
     name = f"shard-{time.strftime('%Y%m%dT%H%M%SZ', time.gmtime())}-{uuid.uuid4().hex[:8]}.npz"
     path, making = folder / name, folder / f".{name}.tmp"
     try:
-        try:
-            with open(making, "xb") as file:
-                manifest = _write(file, contents)
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(making, path)
-        except BaseException:
-            making.unlink(missing_ok=True)
-            raise
+        with whole_file(path, making) as file:
+            manifest = _write(file, contents)
         _sync(folder)
     except OSError as e:
         raise TransientError(

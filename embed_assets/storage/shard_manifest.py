@@ -12,7 +12,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationError
 
 from embed_assets.errors import EmbedAssetsError, Reason
-from embed_assets.formats import plain
+from embed_assets.formats import plain, validation_message
 from embed_assets.identity import AudioHash, Recipe, RecipeDigest
 from embed_assets.storage.records import Embedding
 
@@ -96,17 +96,22 @@ class ShardTrack(_Audio):
 
 
 class ShardReject(_Audio):
-    """An audio that could not be embedded, and why."""
+    """An audio that could not be embedded, and why; a later version may have other reasons."""
 
-    reason: Reason
+    reason: _Text
     message: _Text
+
+    @property
+    def known_reason(self) -> Reason | None:
+        """The reason; None if this version does not know it."""
+        return Reason(self.reason) if self.reason in set(Reason) else None
 
     @classmethod
     def of(cls, row: Embedding) -> ShardReject:
         """The entry of a rejection."""
         return cls(
             audio_hash=row.audio_hash,
-            reason=Reason(row.reason or ""),
+            reason=row.reason or "",
             message=(row.message or "")[:_TEXT],
             at=row.at,
         )
@@ -187,7 +192,7 @@ def parse_manifest(raw: bytes) -> ShardManifest:
         first = e.errors(include_url=False, include_input=False)[0]
         where = ".".join(map(str, first["loc"]))
         raise ShardRefused(
-            f"its manifest is wrong at {plain(where)[:100]}: {first['msg']}"
+            f"its manifest is wrong at {plain(where)[:100]}: {validation_message(first['msg'])}"
         ) from None
     if manifest.recipe.digest != manifest.recipe_digest:
         raise ShardRefused("its manifest is damaged: the digest of its recipe is another")

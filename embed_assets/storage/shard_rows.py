@@ -1,4 +1,4 @@
-"""What shards need of the tables: which audio is known, and which of it is in the library.
+"""What portable shards need of the tables: which audio is known, and which of it is in the library.
 
 Pass `HASHES_PER_CALL` hashes at most, unless a function says otherwise.
 """

@@ -22,6 +22,7 @@ exchange data only through these tables and `storage/vector_store.py`.
 - `rankings`: what neighbours in a collection are ranked by (`storage/ranking_choice.py`).
 - `failures`: folders whose last attempt failed, until an attempt succeeds.
 - `looks`: requests to scan the library now (`storage/looks.py`).
+- `library_id`: one row, which names the library in the mark of its vectors (`storage/owner.py`).
 
 This module has the rows of embeddings, of indexed folders and of failures.
 """
@@ -29,11 +30,17 @@ This module has the rows of embeddings, of indexed folders and of failures.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import astuple
 
 from embed_assets.identity import AudioHash, CollectionKey, FolderId, RecipeDigest, TrackId
-from embed_assets.storage.database import IS_CURRENT, NEW_REVISION, insert, replace_row
+from embed_assets.storage.database import (
+    HASHES_PER_CALL,
+    IS_CURRENT,
+    NEW_REVISION,
+    insert,
+    replace_row,
+)
 from embed_assets.storage.manifest_tables import ManifestTables
 from embed_assets.storage.records import (
     EMBEDDING_COLUMNS,
@@ -142,6 +149,24 @@ class Tables(ManifestTables):
                 )
         return found
 
+    def times_embedded(
+        self, recipe: RecipeDigest, hashes: Sequence[AudioHash]
+    ) -> dict[AudioHash, float]:
+        """Audio hash -> when it was embedded, for those of any number that have vectors."""
+        found: dict[AudioHash, float] = {}
+        with self.connect() as db:
+            for start in range(0, len(hashes), HASHES_PER_CALL):
+                some = hashes[start : start + HASHES_PER_CALL]
+                marks = ", ".join("?" * len(some))
+                found.update(
+                    db.execute(
+                        "SELECT audio_hash, at FROM embeddings WHERE recipe = ? AND reason IS NULL"
+                        f" AND audio_hash IN ({marks})",
+                        (recipe, *some),
+                    )
+                )
+        return found
+
     def forget_rejected(self, folder: FolderId, recipe: RecipeDigest) -> None:
         """Have the rejected audio of a folder embedded again under the recipe."""
         with self.transaction() as db:
@@ -156,6 +181,14 @@ class Tables(ManifestTables):
         with self.transaction() as db:
             db.execute(
                 "DELETE FROM embeddings WHERE recipe = ? AND audio_hash = ?", (recipe, audio_hash)
+            )
+
+    def index_again(self, hashes: Iterable[AudioHash]) -> None:
+        """Have the folders with these audio hashes embedded, where that is missing, and indexed."""
+        with self.transaction() as db:
+            db.executemany(
+                f"{NEW_REVISION} IN (SELECT folder_id FROM tracks WHERE audio_hash = ?)",
+                ((audio_hash,) for audio_hash in hashes),
             )
 
     # Index and failures

@@ -17,10 +17,10 @@ from types import MappingProxyType
 
 import numpy as np
 
-from embed_assets.errors import TrackRejected, TransientError
+from embed_assets.errors import TrackRejected
 from embed_assets.identity import AudioHash, IndexSpec
 from embed_assets.storage.pooling import pool
-from embed_assets.storage.vector_store import Store, VectorsLost, Wanted
+from embed_assets.storage.vector_store import Store, Wanted, not_lost
 
 FOLDER = "search"
 """Name of the folder of these files in EMBED_HOME."""
@@ -49,6 +49,38 @@ def unused_files(store: Store, specs: Collection[IndexSpec]) -> list[Path]:
     kept = {base_of(store, spec).name for spec in specs}
     files = (store.home / FOLDER).glob("*.*")
     return sorted(f for f in files if f.name.partition(".")[0].removesuffix(WINDOWS) not in kept)
+
+
+def read_some(
+    store: Store, spec: IndexSpec, embedded: Mapping[AudioHash, float]
+) -> dict[AudioHash, np.ndarray]:
+    """Those of these vectors that the files of a spec have: float32 `[dim]` of length 1.
+
+    `embedded`: audio hash -> when it was embedded. Reads no other vectors, and not the store: for a
+    process that asks once, where a `TrackVectorFile` would name each vector of the library first.
+    """
+    base, found = base_of(store, spec), dict[AudioHash, np.ndarray]()
+    try:
+        # A writer may be in the middle of the last one.
+        whole = os.path.getsize(f"{base}.names") // _NAME.itemsize
+        whole = min(whole, os.path.getsize(f"{base}.f32") // (4 * spec.dim))
+        if not whole or not embedded:
+            return found
+        names = np.memmap(f"{base}.names", _NAME, "r", shape=(whole,))
+        vectors = np.memmap(f"{base}.f32", np.float32, "r", shape=(whole, spec.dim))
+    except OSError:
+        return found
+    # Comparing whole hashes is slow, and almost all differ in the first eight digits.
+    digits = names.view(np.uint64).reshape(whole, -1)[:, 0]
+    wanted = np.sort(np.frombuffer(b"".join(h[:8].encode() for h in embedded), np.uint64))
+    at = np.searchsorted(wanted, digits).clip(max=len(wanted) - 1)
+    for row in np.flatnonzero(wanted[at] == digits).tolist():
+        audio = AudioHash(names["audio"][row].decode("ascii", "replace"))
+        vector = np.array(vectors[row])
+        unit = abs(float(vector @ vector) - 1) < _NORM_TOLERANCE
+        if unit and audio in embedded and embedded[audio] == names["at"][row]:
+            found[audio] = vector
+    return found
 
 
 class TrackVectorFile:
@@ -133,11 +165,7 @@ class TrackVectorFile:
                 rest[audio] = at
         wanted = (Wanted(audio, int(at)) for audio, at in rest.items())
         found = self.store.read_many(self.spec.recipe.digest, wanted)
-        for (audio, at), windows in zip(rest.items(), found, strict=True):
-            if isinstance(windows, VectorsLost):
-                continue
-            if isinstance(windows, TransientError):
-                raise windows
+        for (audio, at), windows in not_lost(rest.items(), found):
             with suppress(TrackRejected):
                 yield (audio.encode(), at), pool(windows, self.spec.pooling)
 

@@ -31,12 +31,18 @@ _HEADER = re.compile(
 """What numpy writes. Its own parser evaluates the text, and fails in many ways at a stranger's."""
 
 _NAME = re.compile(r"[0-9A-Za-z_-]{3,128}")
+_FOLDER = re.compile(r"[0-9A-Za-z_-]{2}")
 _RECIPE = re.compile(r"[0-9a-f]{32}")
 
 
 def is_recipe(name: str) -> bool:
     """Whether a folder is called like those of recipes; others are left alone."""
     return _RECIPE.fullmatch(name) is not None
+
+
+def is_folder_of_entries(name: str) -> bool:
+    """Whether a folder of a recipe is called like those that have entries."""
+    return _FOLDER.fullmatch(name) is not None
 
 
 def entry_name(recipe_digest: RecipeDigest, audio_hash: AudioHash) -> str:

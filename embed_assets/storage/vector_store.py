@@ -11,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, TypeVar
 
 from embed_assets.errors import TransientError
 from embed_assets.identity import AudioHash, RecipeDigest
@@ -22,6 +22,19 @@ if TYPE_CHECKING:
 
 class VectorsLost(TransientError):
     """An entry is missing or damaged; the audio has to be embedded again."""
+
+
+MARK = "embed_assets.json"
+"""The name of the mark of a store, beside the folders of its recipes."""
+
+
+def mark_is_missing(where: str) -> TransientError:
+    """What to raise for a store that has no mark any more, or never had one and lacks vectors."""
+    return TransientError(
+        f"{where} does not have the vectors of this library, nor its mark {MARK}: is the disk"
+        " mounted, and the address right? Nothing is embedded again; it will be retried. If the"
+        " vectors are lost for good, run `embed-assets adopt-vectors` (docs/vectors.md)"
+    )
 
 
 @dataclass(frozen=True)
@@ -45,6 +58,24 @@ class Wanted:
 
     audio_hash: AudioHash
     embedded_at: int | None = None
+
+
+_Key = TypeVar("_Key")
+
+
+def not_lost(
+    keys: Iterable[_Key], found: Iterable[np.ndarray | TransientError]
+) -> Iterator[tuple[_Key, np.ndarray]]:
+    """Pair what `Store.read_many` found with its keys, without what is lost.
+
+    Raises any other TransientError that it found.
+    """
+    for key, windows in zip(keys, found, strict=True):
+        if isinstance(windows, VectorsLost):
+            continue
+        if isinstance(windows, TransientError):
+            raise windows
+        yield key, windows
 
 
 class Store(Protocol):
@@ -108,17 +139,42 @@ class Store(Protocol):
         The others are noticed when they are read.
         """
 
+    def folders(self, recipe_digest: RecipeDigest) -> Iterator[str]:
+        """The folders of a recipe that have entries; each is the first two letters of its hashes.
+
+        In no particular order.
+        """
+
     def delete(self, recipe_digest: RecipeDigest, audio_hashes: Collection[AudioHash]) -> None:
         """Delete entries, if they exist."""
 
     def recipes(self) -> Iterator[RecipeDigest]:
         """Digests of the recipes that have entries, in no particular order."""
 
-    def entries(self, recipe_digest: RecipeDigest) -> Iterator[Entry]:
-        """The entries of a recipe, in no particular order."""
+    def entries(self, recipe_digest: RecipeDigest, folder: str = "") -> Iterator[Entry]:
+        """The entries of a recipe, or those in one of its `folders`, in no particular order."""
 
     def now(self) -> float:
         """The time by the clock that `Entry.modified` shows, in seconds since 1970."""
+
+    def read_mark(self, *, hurried: bool = False) -> bytes | None:
+        """The mark that says which library the store belongs to; None if there is none.
+
+        `hurried`: give up a server after some seconds, for somebody who waits for the answer.
+        """
+
+    def write_mark(self, raw: bytes, *, replace: bool = False) -> None:
+        """Store the mark; without `replace`, only if there is none.
+
+        Of two writers at once one wins. A server that cannot put an object only if it is absent
+        keeps the mark of the last one, so the caller reads it back.
+        """
+
+    def requiring_mark(self) -> Store:
+        """This store, for as long as its mark is there, as far as this is cheap to know.
+
+        Without it, a folder whose disk is not mounted is empty, and would be filled again.
+        """
 
     def sweep_temporary(self, older_than: float) -> int:
         """Delete what killed writers left, if it is old enough (seconds); returns how many."""

@@ -7,8 +7,6 @@ the stage: vectors of tracks are compared with the stored ones.
 from __future__ import annotations
 
 import json
-import os
-import uuid
 from collections.abc import Collection
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -20,6 +18,7 @@ from embed_assets.errors import ConfigurationError, TransientError, is_passing
 from embed_assets.identity import RecipeDigest
 from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.vector_store import Store
+from embed_assets.storage.whole_file import whole_file
 
 
 @dataclass
@@ -87,18 +86,10 @@ class Notes:
     def write(self, recipe: RecipeDigest, noted: Noted) -> None:
         """Replace what is noted, completely or not at all."""
         file = self.file(recipe)
-        making = file.with_name(f".{file.name}.{uuid.uuid4().hex}.tmp")
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with open(making, "x") as out:
-                    json.dump(asdict(noted), out)
-                    out.flush()
-                    os.fsync(out.fileno())
-                os.replace(making, file)
-            except BaseException:
-                making.unlink(missing_ok=True)
-                raise
+            with whole_file(file) as out:
+                out.write(json.dumps(asdict(noted)).encode())
         except OSError as error:
             raise _failed(file, error) from error
 

@@ -32,6 +32,7 @@ from embed_assets.encoders.nvidia import nvidia_gpu
 from embed_assets.encoders.openvino_runtime import Refused, import_openvino
 from embed_assets.encoders.weights import CONFIG, Weights, is_full
 from embed_assets.errors import ConfigurationError, TransientError, WeightsMissing
+from embed_assets.formats import to_install
 from embed_assets.identity import digest
 
 if TYPE_CHECKING:
@@ -123,7 +124,7 @@ def require_maker() -> None:
     if importlib.util.find_spec("nncf") is None:
         raise ConfigurationError(
             "the package nncf, which is needed once to make the int8 model of MuQ, is not"
-            f" installed: `pip install 'embed_assets[int8]'`; {_INSTEAD}"
+            f" installed: {to_install('int8')}; {_INSTEAD}"
         )
 
 
