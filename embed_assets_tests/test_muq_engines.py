@@ -18,7 +18,7 @@ import pytest
 
 from embed_assets import encoders
 from embed_assets.encoders import Encoder, weights
-from embed_assets.encoders.muq import openvino_engine, parity_check, torch_engine
+from embed_assets.encoders.muq import mixed_engine, openvino_engine, parity_check, torch_engine
 from embed_assets.encoders.muq.card import MUQ
 from embed_assets.encoders.muq.checkpoint import AudioModule
 from embed_assets.encoders.muq.converted import ConvertedModelCache, crc
@@ -39,6 +39,12 @@ def converted(small: Path) -> Path:
     cache = small.parent / "cache"
     encoders.load("muq", str(small), "cpu", cache)
     return cache
+
+
+@pytest.fixture(autouse=True)
+def without_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CPU runs that has bfloat16 or no 8-bit instructions; others: test_muq_mixed.py."""
+    monkeypatch.setattr(mixed_engine, "is_useful", lambda: False)
 
 
 @pytest.fixture
@@ -144,7 +150,7 @@ def test_a_dtype_that_gives_other_vectors_is_passed_over_with_a_warning(
 
 def damaged(cache: Path, damage: str) -> ConvertedModelCache:
     """The conversion of a cache, after this was done to it."""
-    (weights,) = (cache / "openvino").rglob("model.bin")
+    (weights,) = (cache / "openvino").glob(f"*-{openvino_engine.CONVERSION}/model.bin")
     raw = bytearray(weights.read_bytes())
     match damage:
         case "cut off":
@@ -184,7 +190,7 @@ def test_a_damaged_conversion_is_made_anew(
 def test_an_engine_that_gives_other_vectors_is_refused_and_torch_works(
     small: Path, cache: Path, plain: Encoder
 ) -> None:
-    reference_ = next((cache / "openvino").rglob("reference.npy"))
+    (reference_,) = (cache / "openvino").glob(f"*-{openvino_engine.CONVERSION}/reference.npy")
     shift = np.random.default_rng(0).standard_normal(np.load(reference_).shape)
     rewrite(reference_, np.load(reference_) + 0.1 * shift.astype(np.float32))
     audio = np.random.default_rng(0).standard_normal((2, RATE)).astype(np.float32)
