@@ -20,7 +20,7 @@ from embed_assets.encoders.muq import openvino_engine, parity_check
 from embed_assets.encoders.muq.checkpoint import Checkpoint
 from embed_assets.encoders.muq.converted import MODEL, REFERENCE, ConvertedModelCache
 from embed_assets.encoders.muq.eight_bits import to_eight_bits
-from embed_assets.encoders.muq.frames import SAMPLE_RATE, mel_spectrogram
+from embed_assets.encoders.muq.frames import SAMPLE_RATE, frame_statistics, mel_spectrogram
 from embed_assets.encoders.muq.openvino_engine import MIXED, Engine
 from embed_assets.encoders.openvino_runtime import import_openvino
 
@@ -97,14 +97,33 @@ def _measure(ov: Any, checkpoint: Checkpoint, make: Callable[[], None]) -> float
         make()
         ours = engine(mixed.model, MIXED)
         vectors, seconds = parity_check.vectors(ours.frames), _seconds(ours)
+        odd = _odd_vectors(ours)
         del ours
-        if SMALLEST_SPEED * seconds <= _seconds(engine(kept.model, "float32")):
-            cosine = parity_check.smallest_cosine(vectors, np.load(kept.reference))
+        exact = engine(kept.model, "float32")
+        if SMALLEST_SPEED * seconds <= _seconds(exact):
+            cosine = min(
+                parity_check.smallest_cosine(vectors, np.load(kept.reference)),
+                parity_check.smallest_cosine(odd, _odd_vectors(exact)),
+            )
     except RuntimeError:
         pass
     if cosine < parity_check.SMALLEST_COSINE[MIXED]:
         shutil.rmtree(mixed.folder, ignore_errors=True)
     return cosine
+
+
+def _odd_vectors(engine: Engine) -> np.ndarray:
+    """Of music without treble, and with a pause: float32 [2, 3, dim].
+
+    8 bits find both harder than usual music, as most of the spectrogram is far from its mean.
+    """
+    sound = parity_check.audio(seed=2)[1]
+    spectrum = np.fft.rfft(sound)
+    spectrum[:, spectrum.shape[1] // 4 :] *= 0.01
+    pause = sound.copy()
+    pause[:, : sound.shape[1] // 2] = 0
+    odd = (np.fft.irfft(spectrum, sound.shape[1]).astype(np.float32), pause)
+    return np.concatenate([frame_statistics(engine.frames(each)) for each in odd])
 
 
 def _seconds(engine: Engine) -> float:
