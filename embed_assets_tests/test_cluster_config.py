@@ -101,13 +101,14 @@ def test_doctor_names_what_is_wrong_in_a_persons_own_file(world, own, change, me
     assert message in found
 
 
-def test_doctor_sees_a_daemon_that_runs_without_up_as_in_a_helm_chart(world, own):
+def test_a_daemon_that_runs_without_up_as_in_a_helm_chart_is_seen(world, own):
     kind = QueuedRunCoordinatorDaemon.daemon_type()
     for beat, ok in ((time.time() - 3600, None), (time.time(), True)):
         with open_folder(own) as instance:
             instance.add_daemon_heartbeat(DaemonHeartbeat(beat, kind, "daemon", []))
         found = {f["check"]: f for f in json.loads(world.run("doctor", "--json").stdout)}
         assert found["dagster"]["ok"] is ok, found["dagster"]
+    assert "a daemon runs without `up`" in world.run("status").stdout
 
 
 def test_a_database_that_is_away_is_said_to_be_so(world, own, monkeypatch):

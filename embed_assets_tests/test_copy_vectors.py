@@ -10,11 +10,12 @@ import numpy as np
 import pytest
 
 from embed_assets.cli import main
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.operations import copy_vectors as operation
 from embed_assets.operations.copy_vectors import copy_vectors
 from embed_assets.project import Project, store_in
 from embed_assets.settings import Settings
+from embed_assets.storage.folder_store import FolderStore
 from embed_assets.storage.vector_store import MARK, Entry
 from embed_assets_tests.object_server import names_in, put_raw, raw_of
 
@@ -95,6 +96,22 @@ def test_clocks_that_differ_hide_nothing_that_is_newer(ahead: float) -> None:
     assert operation.is_copied(entry(990.0), entry(copied + ahead), ahead)
     assert not operation.is_copied(entry(1010.0), entry(copied + ahead), ahead)
     assert not operation.is_copied(entry(990.0), None, ahead)
+
+
+def test_a_source_that_can_only_be_read_is_copied(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backup = tmp_path / "backup"
+    (settings.home / "vectors").rename(backup)
+    named = settings.model_copy(update={"vectors": str(backup)})
+    monkeypatch.setattr(FolderStore, "_time_of_new_file", refuse)  # root may write anywhere
+    assert counts(named, str(settings.home / "vectors"))[:2] == (20, 0)
+
+
+def refuse(store: FolderStore) -> float:
+    if store.root.name == "backup":
+        raise TransientError("read-only file system")
+    return time.time()
 
 
 def test_damaged_vectors_are_counted_and_left_out(

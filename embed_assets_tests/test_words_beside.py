@@ -25,6 +25,7 @@ from embed_assets.defs import audio_embeddings
 from embed_assets.defs.execution import IN_PROCESS
 from embed_assets.defs.host_check import run_settings, spec_tags
 from embed_assets.defs.state import add_keys, range_tags
+from embed_assets.embedding.canary.notes import Notes
 from embed_assets.encoders.config import EncoderConfig, VectorConfig
 from embed_assets.errors import ConfigurationError
 from embed_assets.identity import WORDS, IndexSpec, track_id
@@ -402,6 +403,30 @@ def test_weights_for_words_that_are_damaged_hold_back_no_search_by_sound(
     (listed,) = errors(world.made_settings())
     assert (listed["path"], listed["reason"]) == ("Album", "audio_embeddings failed")
     assert str(damaged) in listed["message"]
+
+
+def test_drift_of_vectors_for_words_stops_those_only(beside: LiveProject) -> None:
+    world = beside
+    world.settings["EMBED_WORDS"] = "true"
+    world.album("Album", 1)
+    run(world, "Album")
+    recipe = world.project().spec().words.digest
+    notes = Notes.beside(world.project().store)
+    noted = notes.read(recipe)
+    for key in noted.stages:
+        other = notes.accepted.read(recipe, key)[:, :, ::-1].copy()
+        notes.accepted.write(recipe, key, other, replace=True)
+    noted.environment = {"python": "another"}
+    notes.write(recipe, noted)
+    world.put("Album/02.ogg", 2)
+    assert run(world, "Album").success
+    lib = ea.Library(world.made_settings())
+    assert len(lib.similar("Album/01.ogg")) == 1
+    assert len(lib.find("rain")) == 1
+    (listed,) = errors(world.made_settings())
+    assert "new vectors are not written beside the stored ones" in listed["message"]
+    shown = lib.status()
+    assert (shown.tracks_embedded, shown.words.tracks_embedded) == (2, 1)
 
 
 LOADS = """

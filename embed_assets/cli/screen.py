@@ -68,7 +68,7 @@ def _layout(s: Status) -> Group:
         ("encoder", f"{s.encoder}: {s.note}"),
         ("engine", s.engine or f"none yet (EMBED_DEVICE={s.device})"),
         ("collection", _collection(s)),
-        ("UI", s.ui or "not up: `embed-assets up`"),
+        ("UI", s.ui or ("a daemon runs without `up`" if s.daemon else "not up: `embed-assets up`")),
     ]
     if s.ranking != COSINE:
         rows.insert(-1, ("neighbours", f"ranked by {s.ranking}: see `embed-assets evaluate`"))

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 
-from embed_assets.errors import ConfigurationError, TransientError
+from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
 from embed_assets.identity import RecipeDigest
 from embed_assets.project import Project, store_in
 from embed_assets.settings import Settings
@@ -63,7 +63,7 @@ def copy_vectors(settings: Settings, target: str, progress: Callable[[str], None
         )
     _make_folder(to)
     claim(project.tables, to)
-    ahead = to.now() - source.now()
+    ahead = to.now() - _clock_of(source)
     noted = time.monotonic()
     for recipe in recipes:
         for copied in _copy_recipe(source, to, recipe, found, ahead):
@@ -107,6 +107,14 @@ def _copy_recipe(
         return True
 
     yield from map_parallel(copy, missing())
+
+
+def _clock_of(source: Store) -> float:
+    try:
+        return source.now()
+    except EmbedAssetsError:
+        # It takes writing a file, and a source may be one that can only be read.
+        return time.time()
 
 
 def is_copied(entry: Entry, copy: Entry | None, ahead: float) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 import dagster as dg
 
+from embed_assets.defs.dead_runs import only_the_daemon_runs
 from embed_assets.defs.evaluation import evaluate
 from embed_assets.errors import ConfigurationError, EmbedAssetsError
 from embed_assets.identity import WORDS, IndexSpec, RecipeDigest
@@ -122,6 +123,8 @@ class Status:
     """The music servers (below)."""
     words: WordsStatus | None = None
     """The collection for `find` beside it (below); null without `EMBED_WORDS`."""
+    daemon: bool = False
+    """Whether a daemon of Dagster does the runs without `up`, e.g. that of its Helm chart."""
 
     def as_json(self) -> dict[str, Any]:
         """The object that `--json` prints."""
@@ -153,11 +156,13 @@ def status(settings: Settings) -> Status:
         rate = _rate(instance, project.tables, spec.recipe.digest, goes_on=live > 0)
         tracks = plan.files if plan else found.tracks
         words = _words(instance, project, spec, tracks, goes_on=live > 0)
+        ui = address_of_up(settings)
+        daemon = ui is None and only_the_daemon_runs(instance)
     left = max(plan.files - found.embedded - found.rejected, 0) if plan else found.pending
     served = collection_registry.last_served(project.tables, project.uri)
     return Status(
         library=str(settings.library or ""),
-        ui=address_of_up(settings),
+        ui=ui,
         folders=plan.folders if plan else found.folders,
         folders_in_step=plan.in_step if plan else found.folders_indexed,
         folders_to_do=plan.due if plan else 0,
@@ -186,6 +191,7 @@ def status(settings: Settings) -> Status:
         problem=problem,
         servers=music_servers(settings),
         words=words,
+        daemon=daemon,
     )
 
 

@@ -185,7 +185,7 @@ def describe(
     far = max((c.distance or 0.0 for c in comparisons), default=0.0)
     if level is Level.OK:
         what = f"{counted(len(tracks), 'track')} embedded again"
-        what = what if tracks else "only the clip, as no track had vectors before this check"
+        what = what if tracks else "only the clip embedded again (no track had vectors yet)"
         return f"vectors are as they were: {what}, cosine distance {far:.1g} at most"
     differing = [c for c in comparisons if c.level is not Level.OK]
     names = ", ".join(c.name for c in differing[:3])
