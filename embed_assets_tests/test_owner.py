@@ -22,6 +22,7 @@ import pytest
 from embed_assets.cli import main
 from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.operations import status
+from embed_assets.operations.canary import canary
 from embed_assets.operations.copy_tables import copy_tables
 from embed_assets.operations.copy_vectors import copy_vectors
 from embed_assets.operations.doctor import doctor
@@ -328,7 +329,7 @@ def test_without_its_disk_each_command_says_so(tmp_path):
     embed(Project.of(settings), 1, 2)
     nas.rename(away)
     nas.mkdir()
-    for command in (sync, partial(gc, dry_run=False, older_than=0.0)):
+    for command in (sync, canary, partial(gc, dry_run=False, older_than=0.0)):
         with pytest.raises(TransientError, match="is the disk mounted"):
             command(settings)
     assert "is the disk mounted" in status.status(settings).vectors
