@@ -18,7 +18,7 @@ ERROR_ABOVE = 1e-3
 that. CPUs differ by less than 1e-6."""
 
 LOW_PRECISION = 5.0
-"""Both are larger by this for engines in bfloat16, float16 or int8, as in the check of engines."""
+"""Both are larger by this for engines that are not all in float32, as in the check of engines."""
 
 SAME_STAGE = 1e-4
 """Relative difference up to which a stage gives the same. Processors differ by 2e-6 at most."""
