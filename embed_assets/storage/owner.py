@@ -68,8 +68,12 @@ def claim(tables: Tables, store: Store) -> None:
     """
     if not store.address:
         return
-    store.write_mark(_mark_of(tables))
-    _refuse_another(_read(store) or Mark(""), tables, store)
+    mark = _read(store)
+    if mark is None:
+        # A server that cannot put an object only if it is absent would replace another mark.
+        store.write_mark(_mark_of(tables))
+        mark = _read(store) or Mark("")
+    _refuse_another(mark, tables, store)
 
 
 def adopt(tables: Tables, store: Store) -> Mark | None:
@@ -159,7 +163,7 @@ def _refuse_another(mark: Mark, tables: Tables, store: Store) -> None:
 
 
 def _require_known_vectors(tables: Tables, store: Store) -> None:
-    """Fail if a store without a mark lacks the vectors that the tables know."""
+    """Fail if a store without a mark lacks the vectors that the tables know, or has only others."""
     lacking = False
     for recipe, hashes in _some_embedded(tables):
         if 2 * sum(store.has(recipe, audio) for audio in hashes) >= len(hashes):
@@ -167,6 +171,14 @@ def _require_known_vectors(tables: Tables, store: Store) -> None:
         lacking = True
     if lacking:
         raise mark_is_missing(store.where)
+    # Another process of this library may have made the mark, and written, since it was looked for.
+    if next(store.recipes(), None) is not None and _read(store) is None:
+        raise ConfigurationError(
+            f"{store.where} has vectors and no mark {MARK}, and none of them is known here: an"
+            " earlier version may have stored them for another library. Name an empty folder or"
+            " prefix. If they are of this library, whose tables were lost, run `embed-assets"
+            " adopt-vectors`"
+        )
 
 
 def _id(tables: Tables) -> str | None:
