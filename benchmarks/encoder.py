@@ -1,6 +1,7 @@
 """How near does MuQ come to what a core can do?
 
-    python benchmarks/encoder.py [--model FOLDER] [--music DIR] [--repeats 5] [--int8] [--json]
+    python benchmarks/encoder.py [--model FOLDER] [--music DIR] [--repeats 5] [--int8]
+                                 [--without-bfloat16] [--json]
 
 One thread. In turns: `muq` in float32 as its README has it, the engine that `encoders.load` picks
 for a CPU, and a large oneDNN matmul in the engine's precision. `share` is what the engine does, at
@@ -8,7 +9,8 @@ for a CPU, and a large oneDNN matmul in the engine's precision. `share` is what 
 does with fewer. `ratio` is engine over `muq`, in audio per second.
 `smallest_cosine` is over the windows, to `muq`. With --int8, which needs nncf, `muq-int8` takes its
 turns too, made of other windows of --music unless --cache has it: `int8_ratio` is over `muq`,
-`int8_speed` over the engine. Without --model weights are random; see full_muq.py.
+`int8_speed` over the engine. With --without-bfloat16 the engine is what a CPU gets that lacks it,
+and the matmul is in float32. Without --model weights are random; see full_muq.py.
 """
 
 from __future__ import annotations
@@ -38,6 +40,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--side", type=int, default=SIDE, help="of the matrices")
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--int8", action="store_true", help="muq-int8 too")
+    parser.add_argument("--without-bfloat16", action="store_true", help="as if the CPU had none")
     parser.add_argument("--cache", type=Path, help="where models that were converted are kept")
     args = common.parse(parser, argv, repeats=1, seconds=2.0, side=256)
     common.prepare()
@@ -54,9 +57,12 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     import torch
 
     from embed_assets import encoders
+    from embed_assets.encoders.muq import openvino_engine
     from embed_assets.encoders.muq.encoder import make_int8, reference
 
     torch.set_num_threads(1)
+    if args.without_bfloat16:
+        openvino_engine.BFLOAT16 = ()
     if not args.model:
         full_muq.make(room / "model", args.music, args.small)
     model = str(args.model or room / "model")

@@ -18,7 +18,7 @@ import pytest
 
 from embed_assets import encoders
 from embed_assets.encoders import Encoder, weights
-from embed_assets.encoders.muq import openvino_engine, parity_check, torch_engine
+from embed_assets.encoders.muq import mixed_engine, openvino_engine, parity_check, torch_engine
 from embed_assets.encoders.muq.card import MUQ
 from embed_assets.encoders.muq.checkpoint import AudioModule
 from embed_assets.encoders.muq.converted import ConvertedModelCache, crc
@@ -39,6 +39,12 @@ def converted(small: Path) -> Path:
     cache = small.parent / "cache"
     encoders.load("muq", str(small), "cpu", cache)
     return cache
+
+
+@pytest.fixture(autouse=True)
+def without_eight_bits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What a CPU runs that has bfloat16 or no 8-bit instructions; others: test_muq_mixed.py."""
+    monkeypatch.setattr(mixed_engine, "is_useful", lambda: False)
 
 
 @pytest.fixture
@@ -99,6 +105,20 @@ def test_bfloat16_is_used_where_the_cpu_has_it() -> None:
     assert openvino_engine._dtypes("CPU") == (("bfloat16", "float32") if fast else ("float32",))
 
 
+def test_a_window_of_a_single_frame_changes_no_other(
+    small: Path, cache: Path, plain: Encoder
+) -> None:
+    checkpoint = _checkpoint(weights.find(str(small), cache, MUQ), str(small), cache)
+    openvino_engine.load(checkpoint, "CPU", ("float32",))
+    engine = openvino_engine.load(checkpoint, "CPU", ("float32",))  # checked: it ran nothing yet
+    sound = np.random.default_rng(0).standard_normal((1, RATE)).astype(np.float32)
+    # The shortest first: OpenVINO would take all others for such windows.
+    for samples in (1025, RATE, 1025):
+        ours = engine.frames(sound[:, :samples]).mean(1)
+        theirs = plain.encode(sound[:, :samples])[:, 0]
+        assert cosine(ours, theirs).min() >= parity_check.SMALLEST_COSINE[engine.dtype]
+
+
 def test_what_is_converted_is_kept_and_needs_neither_torch_nor_muq(
     small: Path, cache: Path
 ) -> None:
@@ -130,7 +150,7 @@ def test_a_dtype_that_gives_other_vectors_is_passed_over_with_a_warning(
 
 def damaged(cache: Path, damage: str) -> ConvertedModelCache:
     """The conversion of a cache, after this was done to it."""
-    (weights,) = (cache / "openvino").rglob("model.bin")
+    (weights,) = (cache / "openvino").glob(f"*-{openvino_engine.CONVERSION}/model.bin")
     raw = bytearray(weights.read_bytes())
     match damage:
         case "cut off":
@@ -170,7 +190,7 @@ def test_a_damaged_conversion_is_made_anew(
 def test_an_engine_that_gives_other_vectors_is_refused_and_torch_works(
     small: Path, cache: Path, plain: Encoder
 ) -> None:
-    reference_ = next((cache / "openvino").rglob("reference.npy"))
+    (reference_,) = (cache / "openvino").glob(f"*-{openvino_engine.CONVERSION}/reference.npy")
     shift = np.random.default_rng(0).standard_normal(np.load(reference_).shape)
     rewrite(reference_, np.load(reference_) + 0.1 * shift.astype(np.float32))
     audio = np.random.default_rng(0).standard_normal((2, RATE)).astype(np.float32)

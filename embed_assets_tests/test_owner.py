@@ -22,6 +22,7 @@ import pytest
 from embed_assets.cli import main
 from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.operations import status
+from embed_assets.operations.canary import canary
 from embed_assets.operations.copy_tables import copy_tables
 from embed_assets.operations.copy_vectors import copy_vectors
 from embed_assets.operations.doctor import doctor
@@ -164,6 +165,16 @@ def test_a_place_of_an_earlier_version_is_taken_over_by_the_library_that_knows_i
         own_store(second.tables, second.store)
 
 
+def test_vectors_of_an_earlier_version_are_not_taken_by_a_library_that_knows_none(library):
+    first, second = library("first"), library("second")
+    first.store.write(RECIPE, audio(1), WINDOWS)
+    for refused in (own_store, check_owner):
+        with pytest.raises(ConfigurationError, match=r"none of them is known.*adopt-vectors"):
+            refused(second.tables, second.store)
+    first.tables.put_embeddings([Embedding(RECIPE, audio(1), 3)])
+    own_store(first.tables, first.store)
+
+
 def test_an_empty_place_is_taken_by_a_new_library_and_not_by_one_that_has_vectors(library):
     first, second = library("first"), library("second")
     first.tables.put_embeddings([Embedding(RECIPE, audio(1), 3)])
@@ -265,6 +276,21 @@ def test_vectors_are_not_copied_into_the_place_of_another_library(library, tmp_p
     assert len(entries(library("first"))) == 1
 
 
+def test_a_server_that_replaces_objects_keeps_the_mark_of_the_library_that_was_there(
+    bucket, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("AWS_CONDITIONAL_PUT", "disabled")
+    place = f"s3://{bucket}/vectors"
+    first = Project.of(settings_of(tmp_path, "first", place))
+    embed(first, 1)
+    second = Settings(_env_file=None, home=tmp_path / "second")
+    Project.of(second).store.write(RECIPE, audio(2), WINDOWS)
+    with pytest.raises(ConfigurationError, match="another library"):
+        copy_vectors(second, place, lambda _: None)
+    embed(first, 3)
+    assert len(entries(first)) == 2
+
+
 def test_who_waits_for_a_status_is_told_soon_that_the_server_hangs(
     object_server, bucket, tmp_path, monkeypatch
 ):
@@ -316,7 +342,7 @@ def test_without_its_disk_each_command_says_so(tmp_path):
     embed(Project.of(settings), 1, 2)
     nas.rename(away)
     nas.mkdir()
-    for command in (sync, partial(gc, dry_run=False, older_than=0.0)):
+    for command in (sync, canary, partial(gc, dry_run=False, older_than=0.0)):
         with pytest.raises(TransientError, match="is the disk mounted"):
             command(settings)
     assert "is the disk mounted" in status.status(settings).vectors

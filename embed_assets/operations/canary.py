@@ -15,23 +15,27 @@ from embed_assets.identity import Recipe
 from embed_assets.library.walk import require_library
 from embed_assets.project import Project
 from embed_assets.settings import Settings
+from embed_assets.storage.owner import own_store
 
 
 def canary(settings: Settings, *, accept: bool = False) -> Report:
     """Embed a few tracks again and compare; `accept`: what they give now is right from now on.
 
     Raises:
-        ConfigurationError: the library is missing, or the encoder cannot be loaded.
-        TransientError: workers were killed, or the disk failed.
+        ConfigurationError: the library is missing, the encoder cannot be loaded, or the stored
+            vectors are those of another library.
+        TransientError: workers were killed, or the disk failed or looks unmounted.
     """
     project = Project.of(settings)
     require_library(project.library.root)
     passes = project.vectors.passes(project.spec())
     for _, choice in passes:
         choice.require()
+    # Without its disk no vectors would differ, and what changed here would count as checked.
+    store = own_store(project.tables, project.store)
     reports = {}
     for recipe, choice in passes:
-        context = EmbedContext(project.library, recipe, choice, project.tables, project.store)
+        context = EmbedContext(project.library, recipe, choice, project.tables, store)
         with open_embedders(choice, recipe.window_seconds) as pool:
             reports[choice.name] = check(context, pool, accept=accept)
     report = together(reports)

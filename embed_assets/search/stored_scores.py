@@ -20,6 +20,7 @@ from embed_assets.index.options import FLOAT32
 from embed_assets.index.row import VectorKey
 from embed_assets.index.row_vectors import TrackVectors, Windows
 from embed_assets.project import Project
+from embed_assets.storage import embedded_tracks
 from embed_assets.storage.track_vector_file import read_some
 
 if TYPE_CHECKING:
@@ -44,7 +45,7 @@ def stored_vectors(
     `audio`: track id -> audio hash.
     """
     hashes = list(dict.fromkeys(map(AudioHash, audio.values())))
-    times = project.tables.times_embedded(spec.recipe.digest, hashes)
+    times = embedded_tracks.embedded_audio(project.tables, spec.recipe.digest, hashes)
     found = read_some(project.store, spec, times)
     rest = [audio_hash for audio_hash in hashes if audio_hash not in found]
     vectors = TrackVectors(spec, Windows(project.tables, project.store, forget_lost=False))

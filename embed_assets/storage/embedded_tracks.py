@@ -58,7 +58,7 @@ def sample_tracks(
 def embedded_audio(
     tables: Tables, recipe: RecipeDigest, hashes: Sequence[AudioHash]
 ) -> dict[AudioHash, float]:
-    """When each of these was embedded, as far as it was."""
+    """When each of these, any number, was embedded; without those that have no vectors."""
     found: dict[AudioHash, float] = {}
     with tables.connect() as db:
         for i in range(0, len(hashes), HASHES_PER_CALL):

@@ -70,8 +70,12 @@ def claim(tables: Tables, store: Store) -> None:
     """
     if not store.address:
         return
-    store.write_mark(_mark_of(tables))
-    _refuse_another(_read(store) or Mark(""), tables, store)
+    mark = _read(store)
+    if mark is None:
+        # A server that cannot put an object only if it is absent would replace another mark.
+        store.write_mark(_mark_of(tables))
+        mark = _read(store) or Mark("")
+    _refuse_another(mark, tables, store)
 
 
 def adopt(tables: Tables, store: Store) -> Mark | None:
@@ -170,14 +174,13 @@ def _require_known_vectors(tables: Tables, store: Store) -> None:
         lacking = True
     if lacking:
         raise mark_is_missing(store.where)
-    has_others = any(next(iter(store.entries(recipe)), None) for recipe in store.recipes())
-    if has_others and _read(store) is None:  # Another process may have made the mark since.
-        # They may be of a library of an earlier version that has had nothing to store since.
+    # Another process of this library may have made the mark, and written, since it was looked for.
+    if next(store.recipes(), None) is not None and _read(store) is None:
         raise ConfigurationError(
-            f"{store.where} has vectors already, and the tables of this library know none of them;"
-            f" no mark ({MARK}) says whose they are. Nothing was written or deleted. Give each"
-            " library a folder or prefix of its own (docs/vectors.md). If they are of this library,"
-            " whose tables were lost, run `embed-assets adopt-vectors`"
+            f"{store.where} has vectors and no mark {MARK}, and none of them is known here: an"
+            " earlier version may have stored them for another library. Name an empty folder or"
+            " prefix. If they are of this library, whose tables were lost, run `embed-assets"
+            " adopt-vectors`"
         )
 
 

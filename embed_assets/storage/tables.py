@@ -30,17 +30,11 @@ This module has the rows of embeddings, of indexed folders and of failures.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import astuple
 
 from embed_assets.identity import AudioHash, CollectionKey, FolderId, RecipeDigest, TrackId
-from embed_assets.storage.database import (
-    HASHES_PER_CALL,
-    IS_CURRENT,
-    NEW_REVISION,
-    insert,
-    replace_row,
-)
+from embed_assets.storage.database import IS_CURRENT, NEW_REVISION, insert, replace_row
 from embed_assets.storage.manifest_tables import ManifestTables
 from embed_assets.storage.records import (
     EMBEDDING_COLUMNS,
@@ -145,24 +139,6 @@ class Tables(ManifestTables):
                         " ON e.recipe = ? AND e.audio_hash = t.audio_hash"
                         " WHERE t.folder_id = ? AND e.reason IS NULL",
                         (recipe, folder),
-                    )
-                )
-        return found
-
-    def times_embedded(
-        self, recipe: RecipeDigest, hashes: Sequence[AudioHash]
-    ) -> dict[AudioHash, float]:
-        """Audio hash -> when it was embedded, for those of any number that have vectors."""
-        found: dict[AudioHash, float] = {}
-        with self.connect() as db:
-            for start in range(0, len(hashes), HASHES_PER_CALL):
-                some = hashes[start : start + HASHES_PER_CALL]
-                marks = ", ".join("?" * len(some))
-                found.update(
-                    db.execute(
-                        "SELECT audio_hash, at FROM embeddings WHERE recipe = ? AND reason IS NULL"
-                        f" AND audio_hash IN ({marks})",
-                        (recipe, *some),
                     )
                 )
         return found

@@ -33,7 +33,8 @@ def mark_is_missing(where: str) -> TransientError:
     return TransientError(
         f"{where} does not have the vectors of this library, nor its mark {MARK}: is the disk"
         " mounted, and the address right? Nothing is embedded again; it will be retried. If the"
-        " vectors are lost for good, run `embed-assets adopt-vectors` (docs/vectors.md)"
+        " vectors are still where EMBED_VECTORS was before, `embed-assets copy-vectors` moves them."
+        " If they are lost for good, run `embed-assets adopt-vectors` (docs/vectors.md)"
     )
 
 

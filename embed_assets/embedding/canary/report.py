@@ -18,7 +18,7 @@ ERROR_ABOVE = 1e-3
 that. CPUs differ by less than 1e-6."""
 
 LOW_PRECISION = 5.0
-"""Both are larger by this for engines in bfloat16, float16 or int8, as in the check of engines."""
+"""Both are larger by this for engines that are not all in float32, as in the check of engines."""
 
 SAME_STAGE = 1e-4
 """Relative difference up to which a stage gives the same. Processors differ by 2e-6 at most."""
@@ -185,7 +185,7 @@ def describe(
     far = max((c.distance or 0.0 for c in comparisons), default=0.0)
     if level is Level.OK:
         what = f"{counted(len(tracks), 'track')} embedded again"
-        what = what if tracks else "only the clip, as no track had vectors before this check"
+        what = what if tracks else "only the clip embedded again (no track had vectors yet)"
         return f"vectors are as they were: {what}, cosine distance {far:.1g} at most"
     differing = [c for c in comparisons if c.level is not Level.OK]
     names = ", ".join(c.name for c in differing[:3])

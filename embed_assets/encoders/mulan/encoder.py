@@ -19,7 +19,7 @@ from embed_assets.encoders.mulan import text_engine, weights
 from embed_assets.encoders.mulan.card import MUQ_MULAN
 from embed_assets.encoders.mulan.module import audio_module
 from embed_assets.encoders.mulan.weights import MulanWeights
-from embed_assets.encoders.muq import engines
+from embed_assets.encoders.muq import engines, mixed_engine
 from embed_assets.encoders.muq.checkpoint import Checkpoint
 from embed_assets.encoders.muq.converted import ConvertedModelCache, unused_in
 from embed_assets.encoders.muq.engines import RunningEncoder
@@ -110,8 +110,9 @@ def unused_files(in_use: Collection[str], model: str, cache: Path) -> list[Path]
     needed = set(in_use)
     with suppress(ConfigurationError):
         needed.add(weights.find(model, cache).digest)
-    kept = {c(d, cache).folder.name for d in needed for c in (conversion, text_engine.conversion)}
-    return unused_in(cache / MUQ_MULAN.name, kept)
+    kept = {c(d, cache) for d in needed for c in (conversion, text_engine.conversion)}
+    kept |= {mixed_engine.conversion(conversion(d, cache)) for d in needed}
+    return unused_in(cache / MUQ_MULAN.name, {one.folder.name for one in kept})
 
 
 def conversion(digest: str, cache: Path) -> ConvertedModelCache:

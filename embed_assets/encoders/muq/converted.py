@@ -52,6 +52,11 @@ class ConvertedModelCache:
         return self.folder / MODEL
 
     @property
+    def weights(self) -> Path:
+        """The weights of the converted model."""
+        return self.folder / GRAPH[1]
+
+    @property
     def reference(self) -> Path:
         """Vectors of the check audio by torch's module in float32: float32 [n, 3, dim]."""
         return self.folder / REFERENCE
@@ -95,17 +100,24 @@ class ConvertedModelCache:
 
     def cosine(self, what: dict[str, str], measure: Callable[[], float]) -> float:
         """The verdict on the engine that `what` tells apart from others, measured at most once."""
-        verdict = self.folder / f"check-{digest(*what.values(), size=8)}.json"
-        if (known := _read_cosine(verdict)) is not None:
+        if (known := self.known_cosine(what)) is not None:
             return known
         with self.locked():
-            if (known := _read_cosine(verdict)) is not None:
+            if (known := self.known_cosine(what)) is not None:
                 return known
             cosine = measure()
+            verdict = self._verdict(what)
             making = verdict.with_suffix(f".{uuid.uuid4().hex}.tmp")
             making.write_text(json.dumps(what | {"cosine": cosine}))
             making.replace(verdict)
             return cosine
+
+    def known_cosine(self, what: dict[str, str]) -> float | None:
+        """The verdict if it is there."""
+        return _read_cosine(self._verdict(what))
+
+    def _verdict(self, what: dict[str, str]) -> Path:
+        return self.folder / f"check-{digest(*what.values(), size=8)}.json"
 
     def _make(self, make: Callable[[Path], None]) -> None:
         folder = self.folder

@@ -1,7 +1,8 @@
 """Chooses the engine that runs a model on a device, and loads it.
 
-On a CPU and on Intel graphics OpenVINO runs it (`openvino_engine`), else torch (`torch_engine`),
-which is the reference of all vectors and runs it where OpenVINO cannot.
+On a CPU and on Intel graphics OpenVINO runs it (`openvino_engine`; on some CPUs partly in 8 bits,
+`mixed_engine`), else torch (`torch_engine`), which is the reference of all vectors and runs it
+where OpenVINO cannot.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import numpy as np
 from embed_assets.encoders import devices
 from embed_assets.encoders.base import EncoderInfo
 from embed_assets.encoders.devices import end_leases, lease_cuda, resolve_device
-from embed_assets.encoders.muq import openvino_engine, torch_engine
+from embed_assets.encoders.muq import mixed_engine, openvino_engine, torch_engine
 from embed_assets.encoders.muq.checkpoint import Checkpoint
 from embed_assets.encoders.muq.converted import ConvertedModelCache
 from embed_assets.encoders.muq.frames import MIN_SAMPLES, to_numpy
@@ -119,7 +120,8 @@ def load(checkpoint: Checkpoint, device: str, cache: Path) -> Running:
         return _on_gpu(checkpoint, where, cache)
     name = where.partition(":")[2] or "CPU"
     try:
-        engine = openvino_engine.load(checkpoint, name)
+        mixed = mixed_engine.load(checkpoint) if name == "CPU" else None
+        engine = mixed or openvino_engine.load(checkpoint, name)
     except Refused as refused:
         if where != "cpu":
             raise ConfigurationError(

@@ -19,7 +19,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from embed_assets.encoders.muq import openvino_engine, quantise
+from embed_assets.encoders.muq import mixed_engine, openvino_engine, quantise
 from embed_assets.encoders.muq.card import MUQ_INT8
 from embed_assets.encoders.muq.checkpoint import Checkpoint
 from embed_assets.encoders.muq.converted import (
@@ -46,7 +46,7 @@ QUANTISATION = 1
 SMALLEST_COSINE = 0.98
 """Between a vector of the check audio and torch's, below which the engine is refused."""
 
-INSTRUCTIONS = ("avx512_vnni", "avx_vnni", "amx_int8")
+INSTRUCTIONS = openvino_engine.EIGHT_BITS
 _INSTEAD = "or set EMBED_ENCODER=muq, whose vectors are exact"
 
 
@@ -83,7 +83,8 @@ def unused(in_use: Collection[str], weights: str | None, cache: Path) -> list[Pa
             continue
         source = folder.name.partition("-")[0]
         gives = None
-        if folder == openvino_engine.conversion(source, cache).folder:
+        float_ = openvino_engine.conversion(source, cache)
+        if folder in (float_.folder, mixed_engine.conversion(float_).folder):
             gives = source
         elif folder == conversion(source, cache).folder and conversion(source, cache).fingerprint():
             gives = digest_of(source, cache)

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from embed_assets.encoders.muq import parity_check, torch_engine
+from embed_assets.encoders.muq import eight_bits, parity_check, torch_engine
 from embed_assets.encoders.muq.converted import MODEL, REFERENCE, ConvertedModelCache
 from embed_assets.encoders.muq.frames import N_MELS, mel_spectrogram
 from embed_assets.encoders.muq.module import quiet
@@ -36,13 +36,24 @@ CONVERSION = 4
 FULL_BYTES = 1 << 20
 """A disk with less is full."""
 
-HINT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16"}
+MIXED = "float32+int8"
+"""Float32, with large products in 8 bits (`eight_bits`): what a mixed engine computes in."""
+
+HINT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", MIXED: "f32"}
 """OpenVINO's names of the types."""
+
+BFLOAT16 = ("avx512_bf16", "amx_bf16")
+"""Instructions without which bfloat16 is 2.7 times slower than float32."""
+
+EIGHT_BITS = ("avx512_vnni", "avx_vnni", "amx_int8")
+"""Instructions of which one makes products in 8 bits fast."""
 
 ONE_FRAME = 4
 """Columns of the spectrogram, 50 ms at most, of which MuQ makes a single frame.
 
-OpenVINO 2026.4 gives other values for it in bfloat16 on a CPU with AMX: it is done in float32.
+OpenVINO 2026.4 gives other values for it in bfloat16 on a CPU with AMX: it is done in float32. And
+a model whose first window is one gives wrong vectors for all others (cosine .4): it has a model of
+its own.
 """
 
 
@@ -111,14 +122,11 @@ def _dtypes(device: str) -> tuple[str, ...]:
     """What to try, the fastest first."""
     if device != "CPU":
         return ("float16", "float32")
-    return ("bfloat16", "float32") if cpu_has("avx512_bf16", "amx_bf16") else ("float32",)
+    return ("bfloat16", "float32") if cpu_has(*BFLOAT16) else ("float32",)
 
 
 def cpu_has(*wanted: str) -> bool:
-    """Whether this CPU has one of these sets of instructions, by Linux' names for x86.
-
-    Without the first two bfloat16 is 2.7 times slower than float32.
-    """
+    """Whether this CPU has one of these sets of instructions, by Linux' names for x86."""
     try:
         text = Path("/proc/cpuinfo").read_text()
     except OSError:
@@ -233,40 +241,50 @@ def check(
 
     def engine() -> Engine:
         if not made:
-            made.append(_compile(ov, kept.model, device, dtype, muq_config))
+            made.append(compiled(ov, kept.model, device, dtype, muq_config))
         return made[0]
 
     def measure() -> float:
         theirs = np.load(kept.reference)
         return parity_check.smallest_cosine(parity_check.vectors(engine().frames), theirs)
 
+    return Checked(kept.cosine(identity(ov, device, dtype), measure), engine)
+
+
+def identity(ov: Any, device: str, dtype: str) -> dict[str, str]:
+    """What tells an engine of a conversion from others, for `ConvertedModelCache.cosine`."""
     name = f"{device} {ov.Core().get_property(device, 'FULL_DEVICE_NAME')}"
     what = {"openvino": ov.__version__, "device": name, "dtype": dtype}
     if dtype == "bfloat16":
         what["one_frame"] = "float32"
-    return Checked(kept.cosine(what, measure), engine)
+    return what
 
 
-def _compile(
+def compiled(
     ov: Any, model: Path, device: str, dtype: str, muq_config: Mapping[str, Any]
 ) -> Engine:
+    """The engine of a converted model; raises RuntimeError where OpenVINO fails."""
     spectrogram, hop = mel_spectrogram(muq_config), muq_config.get("hop_length", 240)
     # What is not quantised in a model in int8 is computed in the fastest of the others.
-    float_ = _dtypes(device)[0] if dtype == "int8" else dtype
+    float_ = dtype
+    if dtype == "int8":
+        float_ = "bfloat16" if "bfloat16" in _dtypes(device) else "float32"
 
-    def compiled(float_: str) -> Any:
+    def request_in(float_: str) -> Any:
         settings = {"INFERENCE_PRECISION_HINT": HINT[float_], "NUM_STREAMS": "1"}
+        if dtype == MIXED:
+            settings |= eight_bits.SETTINGS
         if device == "CPU":
             # Pinned, the workers would all sit on the first core.
             settings |= {"INFERENCE_NUM_THREADS": "1", "ENABLE_CPU_PINNING": "NO"}
         return ov.Core().compile_model(model, device, settings).create_infer_request()
 
-    usual = compiled(float_)
+    usual = request_in(float_)
 
     def frames(audio: np.ndarray) -> np.ndarray:
         alone = audio.shape[1] // hop <= ONE_FRAME
         # Not kept: such a window is too rare to hold a second model for.
-        request = compiled("float32") if alone and float_ == "bfloat16" else usual
+        request = request_in("float32" if float_ == "bfloat16" else float_) if alone else usual
         return np.concatenate([request.infer([spectrogram(x)[None]])[0] for x in audio])
 
     return Engine(frames, spectrogram, dtype)

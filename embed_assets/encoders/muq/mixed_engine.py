@@ -1,0 +1,152 @@
+"""MuQ partly in 8 bits, where a CPU multiplies these fast and bfloat16 not: an engine of `muq`.
+
+Its model is made beside the one in float32, once for given weights, and used if it gives torch's
+vectors within what bfloat16 is allowed, and is faster than float32. The verdict is kept with the
+model in float32. What fails here costs speed alone.
+"""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from embed_assets.encoders.muq import openvino_engine, parity_check
+from embed_assets.encoders.muq.checkpoint import Checkpoint
+from embed_assets.encoders.muq.converted import MODEL, REFERENCE, ConvertedModelCache
+from embed_assets.encoders.muq.eight_bits import to_eight_bits
+from embed_assets.encoders.muq.frames import SAMPLE_RATE, frame_statistics, mel_spectrogram
+from embed_assets.encoders.muq.openvino_engine import MIXED, Engine
+from embed_assets.encoders.openvino_runtime import import_openvino
+
+MAKING = 1
+"""Raised when what is made changes: it is then made and measured anew."""
+
+SMALLEST_SPEED = 1.1
+"""Relative to float32, below which it is not worth its disk space."""
+
+MEANS_SECONDS = 5
+"""Of made-up music, from which the means of activations are taken."""
+
+FAILED = -1.0
+"""The cosine of a model that cannot be made or run here."""
+
+
+def load(checkpoint: Checkpoint) -> Engine | None:
+    """The engine on the CPU, one thread; None where it is not the best one, or cannot be had.
+
+    The first call makes and measures it, a minute or two, while other processes wait.
+
+    Raises:
+        Refused: OpenVINO cannot be had.
+        ConfigurationError: the weights are damaged, or do not make a model.
+    """
+    if not is_useful():
+        return None
+    ov = import_openvino()
+    mixed = conversion(checkpoint.conversion)
+    make = partial(mixed.ensure, partial(_make, ov, checkpoint))
+    try:
+        if _cosine(ov, checkpoint, make) >= parity_check.SMALLEST_COSINE[MIXED]:
+            make()
+            return openvino_engine.compiled(ov, mixed.model, "CPU", MIXED, checkpoint.muq_config)
+    except (OSError, RuntimeError):
+        # If something is wrong with float32 too, that engine says so.
+        return None
+    return None
+
+
+def is_useful() -> bool:
+    """Whether this CPU multiplies 8 bits fast, and bfloat16 not."""
+    has = openvino_engine.cpu_has
+    return has(*openvino_engine.EIGHT_BITS) and not has(*openvino_engine.BFLOAT16)
+
+
+def conversion(kept: ConvertedModelCache) -> ConvertedModelCache:
+    """Its model, beside the one in float32, whether it is there or not."""
+    return ConvertedModelCache(kept.folder.with_name(f"{kept.folder.name}-{MIXED}-{MAKING}"))
+
+
+def _cosine(ov: Any, checkpoint: Checkpoint, make: Callable[[], None]) -> float:
+    """The smallest cosine to torch's vectors, known or measured now; FAILED as in `_measure`."""
+    kept = checkpoint.conversion
+    what = openvino_engine.identity(ov, "CPU", MIXED) | {"made": str(MAKING)}
+    if (known := kept.known_cosine(what)) is not None:
+        return known
+    kept.ensure(partial(openvino_engine.convert, ov, checkpoint))
+    if shutil.disk_usage(kept.folder).free < 2 * kept.weights.stat().st_size:
+        return FAILED
+    return kept.cosine(what, partial(_measure, ov, checkpoint, make))
+
+
+def _measure(ov: Any, checkpoint: Checkpoint, make: Callable[[], None]) -> float:
+    """The same, measured; FAILED where it cannot be made or run, or is not faster."""
+    kept = checkpoint.conversion
+    mixed = conversion(kept)
+
+    def engine(model: Path, dtype: str) -> Engine:
+        return openvino_engine.compiled(ov, model, "CPU", dtype, checkpoint.muq_config)
+
+    cosine = FAILED
+    try:
+        make()
+        ours = engine(mixed.model, MIXED)
+        vectors, seconds = parity_check.vectors(ours.frames), _seconds(ours)
+        odd = _odd_vectors(ours)
+        del ours
+        exact = engine(kept.model, "float32")
+        if SMALLEST_SPEED * seconds <= _seconds(exact):
+            cosine = min(
+                parity_check.smallest_cosine(vectors, np.load(kept.reference)),
+                parity_check.smallest_cosine(odd, _odd_vectors(exact)),
+            )
+    except RuntimeError:
+        pass
+    if cosine < parity_check.SMALLEST_COSINE[MIXED]:
+        shutil.rmtree(mixed.folder, ignore_errors=True)
+    return cosine
+
+
+def _odd_vectors(engine: Engine) -> np.ndarray:
+    """Of music without treble, and with a pause: float32 [2, 3, dim].
+
+    8 bits find both harder than usual music, as most of the spectrogram is far from its mean.
+    """
+    sound = parity_check.audio(seed=2)[1]
+    spectrum = np.fft.rfft(sound)
+    spectrum[:, spectrum.shape[1] // 4 :] *= 0.01
+    pause = sound.copy()
+    pause[:, : sound.shape[1] // 2] = 0
+    odd = (np.fft.irfft(spectrum, sound.shape[1]).astype(np.float32), pause)
+    return np.concatenate([frame_statistics(engine.frames(each)) for each in odd])
+
+
+def _seconds(engine: Engine) -> float:
+    """CPU time of a few seconds of audio, the better of two."""
+    sound = parity_check.audio()[1]
+    engine.frames(sound)
+    spent = []
+    for _ in range(2):
+        began = time.process_time()
+        engine.frames(sound)
+        spent.append(time.process_time() - began)
+    return min(spent)
+
+
+def _make(ov: Any, checkpoint: Checkpoint, folder: Path) -> None:
+    """Write what a ConvertedModelCache has into `folder`; raises OSError, RuntimeError."""
+    exact = folder / "float"
+    exact.mkdir()
+    openvino_engine.convert(ov, checkpoint, exact, minimal=False)
+    graph = ov.Core().read_model(exact / MODEL)
+    sound = parity_check.audio(seed=1)[0][0, : MEANS_SECONDS * SAMPLE_RATE]
+    to_eight_bits(ov, graph, mel_spectrogram(checkpoint.muq_config)(sound))
+    openvino_engine.save(ov, graph, folder / MODEL)
+    del graph
+    (exact / REFERENCE).rename(folder / REFERENCE)
+    shutil.rmtree(exact)
