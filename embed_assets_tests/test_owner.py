@@ -183,17 +183,6 @@ def test_an_empty_place_is_taken_by_a_new_library_and_not_by_one_that_has_vector
     assert embed(second, 1).read(RECIPE, audio(1)).shape == (3, 1, 8)
 
 
-def test_a_place_of_an_earlier_version_is_not_taken_by_a_new_library(library):
-    """Its `gc` would delete what the older one, which had nothing to store since, needs."""
-    older, new = library("older"), library("new")
-    older.store.write(RECIPE, audio(1), WINDOWS)
-    older.tables.put_embeddings([Embedding(RECIPE, audio(1), 3)])
-    for refused in (own_store, check_owner):
-        with pytest.raises(ConfigurationError, match=r"has vectors already.*adopt-vectors"):
-            refused(new.tables, new.store)
-    own_store(older.tables, older.store)
-
-
 def test_tables_that_move_or_come_back_keep_the_place(each_database, library, tmp_path, place):
     first = library("first")
     embed(first, 1)
