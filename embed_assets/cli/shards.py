@@ -48,7 +48,8 @@ def embed(
     """Embed music on another machine, e.g. with a GPU, into files that `union` takes in at home.
 
     Needs EMBED_LIBRARY, the settings of the encoder and its weights; neither Dagster nor Milvus nor
-    the tables. Started again, it continues. Exit code 1: a folder is not done. See docs/shards.md.
+    the tables. Started again, it continues. Exit code 1: a folder is not done, or the weights for
+    `find` are missing. See docs/shards.md.
     """
     from embed_assets.operations.embed import embed_into
     from embed_assets.operations.known_audio import write_known as write_known_audio
