@@ -117,12 +117,11 @@ def describe_vectors(project: Project, *, deep: bool) -> str:
                 raise windows
     if lost:
         folder = display_path(lost[0].rpartition(b"/")[0])
-        named = project.store.address
-        check = "check the disk" if named else "check the disk, and whether EMBED_VECTORS is missing"
+        forgotten = "" if project.store.address else ", and whether EMBED_VECTORS is to be set"
         raise TransientError(
             f"{len(lost)} of {len(hashes)} vectors stored in {project.store.where} are missing or"
-            f" damaged (first: {display_path(lost[0])!r}): {check}, then run `embed-assets"
-            f" retry {folder!r}` to embed them again"
+            f" damaged (first: {display_path(lost[0])!r}): check the disk{forgotten}, then run"
+            f" `embed-assets retry {folder!r}` to embed them again"
         )
     more = "" if deep or len(hashes) == len(tracks) else f" of {len(tracks)}; --deep reads all"
     return f"{len(hashes)} stored vectors read, none damaged{more}"
