@@ -15,9 +15,10 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
+import time
 import wave
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -67,7 +68,7 @@ def measure(args: Any, root: Path) -> dict[str, Any]:
         )
         groups = [control_group(f"embed_assets_{os.getpid()}_{n}", args.share) for n in "ab"]
         for group in groups:
-            stack.callback(group.rmdir)
+            stack.callback(remove, group)
         settings = {"EMBED_FOLDERS_PER_RUN": str(max(1, args.albums // 4)), "EMBED_WINDOWS": "0"}
         project = ray_project(root / "cluster", *servers, **settings)
         world, cluster = stack.enter_context(project)
@@ -139,6 +140,15 @@ def control_group(name: str, share: float) -> Path:
     else:
         (group / "cpu.max").write_text(f"{quota} {PERIOD}")
     return group
+
+
+def remove(group: Path) -> None:
+    """Remove a group whose processes are about to end."""
+    for _ in range(100):
+        with suppress(OSError):
+            group.rmdir()
+            return
+        time.sleep(0.1)
 
 
 @contextmanager

@@ -341,3 +341,26 @@ def test_without_its_disk_each_command_says_so(tmp_path):
     nas.rmdir()
     away.rename(nas)
     assert status.status(settings).vectors == ""
+
+
+def test_a_library_whose_setting_is_forgotten_embeds_nothing_anew(library, tmp_path, place):
+    settled = library("home")
+    embed(settled, 1, 2)
+    forgetful = Project.of(settings_of(tmp_path, "home", ""))
+    for refused in (own_store, check_owner):
+        with pytest.raises(ConfigurationError, match="EMBED_VECTORS is not set here"):
+            refused(forgetful.tables, forgetful.store)
+    embed(library("home"), 3)
+
+    copy_vectors(settings_of(tmp_path, "home", place), str(forgetful.store.root), lambda _: None)
+    embed(forgetful, 4)
+    assert len(entries(forgetful)) == 4, "moved back, it goes on there"
+
+
+def test_vectors_that_are_lost_for_good_can_be_embedded_anew_at_home(library, tmp_path):
+    embed(library("home"), 1)
+    at_home = Project.of(settings_of(tmp_path, "home", ""))
+    adopt(at_home.tables, at_home.store)
+    embed(at_home, 2)
+    with pytest.raises(ConfigurationError, match="only a place that EMBED_VECTORS names"):
+        adopt(at_home.tables, at_home.store)

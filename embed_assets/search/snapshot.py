@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Collection, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import repeat
-from queue import SimpleQueue
 from typing import Any, TypeVar
 
 import numpy as np
@@ -15,11 +14,11 @@ from embed_assets.identity import IndexSpec, display_path
 from embed_assets.index.nearest import ROW_FIELDS, Match
 from embed_assets.index.track_rows import row_of
 from embed_assets.neighbours.lists import Vectors
+from embed_assets.search import cores
 from embed_assets.search.order import Order, Ordered
 from embed_assets.search.pca_prefilter import CANDIDATES, CANDIDATES_EACH, PcaPrefilter, highest
 from embed_assets.storage.records import Track
 from embed_assets.storage.tables import Tables
-from embed_assets.workers import cpu_count
 
 EXACT_ROWS = 20_000
 """Up to this many rows a full scan is fastest; above it, see `pca_prefilter.py`."""
@@ -30,13 +29,6 @@ ASKED_BEFORE = 4
 FEW = 8
 """Up to this many codes, comparing with each is faster than numpy's `isin`."""
 
-_CORES: SimpleQueue[None] = SimpleQueue()
-"""An entry for each search that may start to compute, at first one per core.
-
-With more searches at once, threads mostly wait for the interpreter. A queue, since the semaphore of
-`threading` is itself slow when many wait for it."""
-for _ in range(cpu_count()):
-    _CORES.put(None)
 
 Result = TypeVar("Result")
 
@@ -232,11 +224,8 @@ class Snapshot:
         `allowed`: bool `[positions]`, which tracks may be returned. Ties are ordered by path. If
         another order was chosen for the collection, the cosines need not fall.
         """
-        _CORES.get()
-        try:
+        with cores.one():
             return self._nearest(query, n, allowed)
-        finally:
-            _CORES.put(None)
 
     def _nearest(
         self, query: np.ndarray, n: int, allowed: np.ndarray | None

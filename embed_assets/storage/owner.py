@@ -2,8 +2,9 @@
 
 `gc` deletes what the tables of its library do not need, so two libraries in one place would delete
 each other's vectors. And a folder whose disk is not mounted is empty: without a mark, all music
-would be embedded again, into it. Only what EMBED_VECTORS names has a mark. The folder in EMBED_HOME
-belongs to the library there, which finds its vectors again if its tables were lost.
+would be embedded again, into it. Only what EMBED_VECTORS names has a mark, and the tables note it,
+so that a command without that setting does not begin anew. The folder in EMBED_HOME belongs to the
+library there, which finds its vectors again if its tables were lost.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import json
 import socket
 import time
 import uuid
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 from embed_assets.errors import ConfigurationError, TransientError
@@ -47,17 +49,15 @@ def own_store(tables: Tables, store: Store) -> Store:
 
     Raises:
         ConfigurationError: the store belongs to another library, or has vectors of which nobody
-            knows whose they are, or a setting is wrong.
+            knows whose they are, or EMBED_VECTORS is not set any more, or a setting is wrong.
         TransientError: the store is away, or so empty that its disk looks unmounted.
     """
+    check_owner(tables, store)
     if not store.address:
+        _note_place(tables, "")
         return store
-    mark = _read(store)
-    if mark is None:
-        _require_known_vectors(tables, store)
-        claim(tables, store)
-    else:
-        _refuse_another(mark, tables, store)
+    claim(tables, store)
+    _note_place(tables, store.where)
     return store.requiring_mark()
 
 
@@ -82,9 +82,12 @@ def adopt(tables: Tables, store: Store) -> Mark | None:
     """Have a store belong to this library, whatever its mark says; returns the earlier mark.
 
     Raises:
-        ConfigurationError: the store is not one that EMBED_VECTORS names.
+        ConfigurationError: the store is the one in EMBED_HOME, as before.
         TransientError: it cannot be written just now.
     """
+    if not store.address and _noted_place(tables):
+        _note_place(tables, "")
+        return None
     if not store.address:
         raise ConfigurationError(
             f"the vectors are in {store.where}, which belongs to the library of this EMBED_HOME:"
@@ -105,6 +108,7 @@ def check_owner(tables: Tables, store: Store, *, hurried: bool = False) -> None:
     `hurried`: give up a server that does not answer after some seconds.
     """
     if not store.address:
+        _refuse_if_elsewhere(tables, store)
         return
     mark = _read(store, hurried=hurried)
     if mark is None:
@@ -167,13 +171,11 @@ def _refuse_another(mark: Mark, tables: Tables, store: Store) -> None:
 
 def _require_known_vectors(tables: Tables, store: Store) -> None:
     """Fail if a store without a mark lacks the vectors that the tables know, or has only others."""
-    lacking = False
-    for recipe, hashes in _some_embedded(tables):
-        if 2 * sum(store.has(recipe, audio) for audio in hashes) >= len(hashes):
-            return
-        lacking = True
-    if lacking:
-        raise mark_is_missing(store.where)
+    known = _some_embedded(tables)
+    if known:
+        if not _has_some(store, known):
+            raise mark_is_missing(store.where)
+        return
     # Another process of this library may have made the mark, and written, since it was looked for.
     if next(store.recipes(), None) is not None and _read(store) is None:
         raise ConfigurationError(
@@ -182,6 +184,39 @@ def _require_known_vectors(tables: Tables, store: Store) -> None:
             " prefix. If they are of this library, whose tables were lost, run `embed-assets"
             " adopt-vectors`"
         )
+
+
+def _refuse_if_elsewhere(tables: Tables, store: Store) -> None:
+    """Fail if the vectors are where EMBED_VECTORS was, which is not set now."""
+    place = _noted_place(tables)
+    if place and not _has_some(store, _some_embedded(tables)):
+        raise ConfigurationError(
+            f"the vectors of this library are in {place}, and EMBED_VECTORS is not set here: set it"
+            " as before, or all music would be embedded again. If they are lost for good, run"
+            " `embed-assets adopt-vectors` without EMBED_VECTORS"
+        )
+
+
+def _has_some(store: Store, known: Sequence[tuple[RecipeDigest, list[AudioHash]]]) -> bool:
+    """Whether a store has half of the vectors of a recipe that are looked for."""
+    return any(
+        2 * sum(store.has(recipe, audio) for audio in hashes) >= len(hashes)
+        for recipe, hashes in known
+    )
+
+
+def _noted_place(tables: Tables) -> str:
+    """The place that EMBED_VECTORS named when it was last used; empty if it is not used."""
+    with tables.connect() as db:
+        row = db.execute("SELECT vectors FROM library_id").fetchone()
+    return row[0] if row else ""
+
+
+def _note_place(tables: Tables, place: str) -> None:
+    if _noted_place(tables) != place:
+        library_id(tables)
+        with tables.transaction() as db:
+            db.execute("UPDATE library_id SET vectors = ?", (place,))
 
 
 def _id(tables: Tables) -> str | None:

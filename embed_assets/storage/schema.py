@@ -68,7 +68,9 @@ CREATE TABLE IF NOT EXISTS served (
 CREATE TABLE IF NOT EXISTS looks (
     id {counter}, requested_at {float} NOT NULL, begun_at {float}, done_at {float}
 );
-CREATE TABLE IF NOT EXISTS library_id (id {text} PRIMARY KEY, made_at {float} NOT NULL) {by_key};
+CREATE TABLE IF NOT EXISTS library_id (
+    id {text} PRIMARY KEY, made_at {float} NOT NULL, vectors {text} NOT NULL DEFAULT ''
+) {by_key};
 """
 
 TABLES = tuple(re.findall(r"CREATE TABLE IF NOT EXISTS (\w+)", _TABLES))

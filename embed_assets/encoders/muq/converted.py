@@ -116,6 +116,14 @@ class ConvertedModelCache:
         """The verdict if it is there."""
         return _read_cosine(self._verdict(what))
 
+    def has_verdict(self, dtype: str) -> bool:
+        """Whether there is a verdict on any engine that computes in this type."""
+        for file in self.folder.glob("check-*.json"):
+            with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
+                if json.loads(file.read_text())["dtype"] == dtype:
+                    return True
+        return False
+
     def _verdict(self, what: dict[str, str]) -> Path:
         return self.folder / f"check-{digest(*what.values(), size=8)}.json"
 

@@ -97,8 +97,8 @@ def first_load_notice(info: EncoderInfo, device: str, cache: Path) -> str:
     if not engines.must_convert(openvino_engine.conversion(info.weights, cache), device):
         return ""
     return (
-        "MuQ is converted for OpenVINO and checked against torch, once for these weights: a minute"
-        " or two before the first track"
+        "MuQ is converted for OpenVINO and checked against torch, once for these weights: one to"
+        " three minutes before the first track"
     )
 
 

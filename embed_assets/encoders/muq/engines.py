@@ -149,9 +149,12 @@ def exact(checkpoint: Checkpoint) -> Running:
 
 
 def must_convert(conversion: ConvertedModelCache, device: str) -> bool:
-    """Whether the first load on that device has to convert the model, which takes a minute."""
+    """Whether the first load on that device has to convert the model, which takes minutes."""
     on_torch = not device.startswith("openvino:") and devices.is_single(device)
-    return not on_torch and not conversion.folder.is_dir()
+    if on_torch or conversion.folder.is_dir():
+        on_cpu = not on_torch and not device.startswith("openvino:")
+        return on_cpu and mixed_engine.must_measure(conversion)
+    return True
 
 
 def _on_gpu(checkpoint: Checkpoint, where: str, cache: Path) -> Running:

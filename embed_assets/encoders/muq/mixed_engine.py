@@ -34,7 +34,7 @@ MEANS_SECONDS = 5
 """Of made-up music, from which the means of activations are taken."""
 
 FAILED = -1.0
-"""The cosine of a model that cannot be made or run here."""
+"""The cosine of a model that cannot be made, or is not faster here."""
 
 
 def load(checkpoint: Checkpoint) -> Engine | None:
@@ -55,8 +55,9 @@ def load(checkpoint: Checkpoint) -> Engine | None:
         if _cosine(ov, checkpoint, make) >= parity_check.SMALLEST_COSINE[MIXED]:
             make()
             return openvino_engine.compiled(ov, mixed.model, "CPU", MIXED, checkpoint.muq_config)
-    except (OSError, RuntimeError):
-        # If something is wrong with float32 too, that engine says so.
+    except (OSError, RuntimeError, MemoryError):
+        # Memory or disk were short, or OpenVINO failed: the next load tries again, with the model
+        # that is made by then. If something is wrong with float32 too, that engine says so.
         return None
     return None
 
@@ -65,6 +66,11 @@ def is_useful() -> bool:
     """Whether this CPU multiplies 8 bits fast, and bfloat16 not."""
     has = openvino_engine.cpu_has
     return has(*openvino_engine.EIGHT_BITS) and not has(*openvino_engine.BFLOAT16)
+
+
+def must_measure(kept: ConvertedModelCache) -> bool:
+    """Whether the next load has to make and measure it first."""
+    return is_useful() and not kept.has_verdict(MIXED)
 
 
 def conversion(kept: ConvertedModelCache) -> ConvertedModelCache:
@@ -85,7 +91,11 @@ def _cosine(ov: Any, checkpoint: Checkpoint, make: Callable[[], None]) -> float:
 
 
 def _measure(ov: Any, checkpoint: Checkpoint, make: Callable[[], None]) -> float:
-    """The same, measured; FAILED where it cannot be made or run, or is not faster."""
+    """The same, measured; FAILED where it cannot be made, or is not faster.
+
+    Raises:
+        OSError, RuntimeError, MemoryError: it could not be made or run just now.
+    """
     kept = checkpoint.conversion
     mixed = conversion(kept)
 
@@ -105,7 +115,7 @@ def _measure(ov: Any, checkpoint: Checkpoint, make: Callable[[], None]) -> float
                 parity_check.smallest_cosine(vectors, np.load(kept.reference)),
                 parity_check.smallest_cosine(odd, _odd_vectors(exact)),
             )
-    except (RuntimeError, ValueError):
+    except ValueError:
         # A checkpoint of another kind may have products of shapes that `eight_bits` does not know.
         pass
     if cosine < parity_check.SMALLEST_COSINE[MIXED]:
