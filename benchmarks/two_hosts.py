@@ -26,6 +26,9 @@ import common
 import numpy as np
 
 RATE = 22_050
+JOINING_SECONDS = 45
+"""For which the processes of Ray on a host that has joined are busy with themselves."""
+
 MILVUS = "EMBED_TEST_MILVUS"
 """Start of the names of what says where a Milvus server is."""
 PERIOD = 100_000
@@ -78,6 +81,7 @@ def measure(args: Any, root: Path) -> dict[str, Any]:
             with inside(groups[hosts - 1]):
                 cluster.start_host(name)
             cluster.until(lambda hosts=hosts: cluster.alive() == hosts + 1, "it has joined")
+            time.sleep(JOINING_SECONDS)
             before = runs_of(world)
             for album in range(args.albums):
                 for track in range(args.tracks):
