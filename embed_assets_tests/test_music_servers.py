@@ -116,6 +116,7 @@ def context_of(filled, server, tmp_path, monkeypatch, user=USER, password=PASSWO
 
 @pytest.fixture
 def context(filled, server, tmp_path, monkeypatch):
+    monkeypatch.setattr(f"embed_assets.servers.{server.kind}.LOOKUP_SECONDS", PATIENCE)
     return context_of(filled, server, tmp_path, monkeypatch)
 
 

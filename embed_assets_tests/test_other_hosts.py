@@ -72,6 +72,7 @@ def runs_of(world):
         return instance.get_runs()
 
 
+@pytest.mark.cluster
 def test_a_host_that_is_killed_is_noticed_and_its_work_is_done_elsewhere(cluster):
     for i in range(4):
         cluster.album(f"Album {i}", *range(5 * i, 5 * i + 5))

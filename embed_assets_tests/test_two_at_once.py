@@ -13,6 +13,7 @@ from embed_assets.definitions import library_job
 from embed_assets.defs import state
 from embed_assets.defs.evaluation import evaluate, prepare, run_tags
 from embed_assets.defs.run_requests import drop_already_requested, record_requested, request_lock
+from embed_assets.operations.sync_counts import counts_of
 from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets_tests.assertions import assert_store_is_true, slots_held
 from embed_assets_tests.patience import PATIENCE
@@ -50,7 +51,11 @@ def test_two_syncs_share_the_work_and_do_nothing_twice(world):
     both = [begin(world, "sync", "--json") for _ in range(2)]
     told = [json.loads(end(process)) for process in both]
     assert set(runs_of(world).values()) == {1}
-    assert sum(t["embedded"] for t in told) == 12
+    own = [set(t["runs"]) for t in told]
+    assert not own[0] & own[1]
+    with world.instance() as instance:
+        assert counts_of(instance, [*own[0], *own[1]])["embedded"] == 12
+    assert all(t["embedded"] <= 12 for t in told), "a sync also counts what the other one did"
     assert all(t["failed_folders"] == 0 for t in told)
     assert slots_held(world) == {}
     world.assert_index_is_library()

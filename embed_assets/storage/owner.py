@@ -207,6 +207,8 @@ def _has_some(store: Store, known: Sequence[tuple[RecipeDigest, list[AudioHash]]
 
 def _noted_place(tables: Tables) -> str:
     """The place that EMBED_VECTORS named when it was last used; empty if it is not used."""
+    if not tables.database.exists():
+        return ""
     with tables.connect() as db:
         row = db.execute("SELECT vectors FROM library_id").fetchone()
     return row[0] if row else ""
