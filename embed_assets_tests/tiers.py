@@ -89,7 +89,6 @@ LONG_FILES = frozenset(
     {
         "test_failures",
         "test_journeys",
-        "test_other_hosts",
         "test_power_loss",
         "test_retry",
         "test_stress",
