@@ -261,12 +261,15 @@ def test_two_hosts_that_begin_the_same_run_at_once_leave_no_wrong_row(working):
 
 def test_a_host_with_other_settings_is_refused_and_the_others_do_its_folders(working):
     world, cluster = working
+    world.until(world.in_step, "no run starts")
     before = runs_of(world)
     other, usual = (cluster.hosts[name] for name in "ab")
     for host in (other, usual):
         host.kill()
+    cluster.until(lambda: cluster.alive() == 1, "both hosts are missed")
     as_set, other.settings = other.settings, other.settings | {"EMBED_WINDOWS": "5"}
     cluster.start_host(other.name)
+    cluster.until(lambda: cluster.alive() == 2, "the host has joined")
     albums(world, "Refused", 1, 3, seed=700)
 
     def failed():
