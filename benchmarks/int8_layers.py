@@ -5,7 +5,7 @@
 
 One thread. A row for each way: `float32`, as the engine has it, with fewer multiplications;
 `plain float32`, as `muq` has its convolutions; `bfloat16`, where the CPU has it; one part of the
-model in 8 bits and the rest in plain float32; what the engine `float32+int8` has; and everything.
+model in 8 bits and the rest in plain float32; what the engine `float32_int8` has; and everything.
 `seconds` is the CPU time of a window, the median. Cosines are to float32: of means over frames, and
 of all statistics; `overlap` is the share of a window's ten nearest that stay.
 

@@ -57,11 +57,11 @@ def test_it_is_chosen_by_itself_and_near_the_plain_module(
     small: Path, made: Path, plain: Encoder
 ) -> None:
     engine = encoders.load("muq", str(small), "cpu", made)
-    assert (engine.engine, engine.dtype, engine.warning) == ("openvino", "float32+int8", "")
+    assert (engine.engine, engine.dtype, engine.warning) == ("openvino", "float32_int8", "")
     assert engine.info == plain.info, "an engine, no recipe of its own"
     windows = muq_tools.sweeps()
     ours, theirs = engine.encode(windows), plain.encode(windows)
-    near = parity_check.SMALLEST_COSINE["float32+int8"]
+    near = parity_check.SMALLEST_COSINE["float32_int8"]
     assert cosine(ours[:, 0], theirs[:, 0]).min() >= near
     assert np.abs(ours - theirs).max() > 1e-4, "nothing is in 8 bits"
     alone = np.concatenate([engine.encode(window[None]) for window in windows])
@@ -91,7 +91,7 @@ def test_without_a_gain_it_is_float32_and_leaves_nothing_behind(
     if why == "slower":
         monkeypatch.setattr(mixed_engine, "SMALLEST_SPEED", 1e9)
     else:
-        monkeypatch.setitem(parity_check.SMALLEST_COSINE, "float32+int8", 1.1)
+        monkeypatch.setitem(parity_check.SMALLEST_COSINE, "float32_int8", 1.1)
     rewrite(kept.reference, np.load(kept.reference))  # forgets the verdict
     for _ in range(2):  # the new one is kept
         engine = encoders.load("muq", str(small), "cpu", cache)
@@ -106,7 +106,7 @@ def test_a_damaged_model_is_made_anew(small: Path, cache: Path) -> None:
     raw[len(raw) // 2] ^= 64
     mixed.weights.write_bytes(raw)
     assert not mixed.is_whole()
-    assert encoders.load("muq", str(small), "cpu", cache).dtype == "float32+int8"
+    assert encoders.load("muq", str(small), "cpu", cache).dtype == "float32_int8"
     assert mixed.is_whole()
 
 

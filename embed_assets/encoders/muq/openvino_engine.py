@@ -36,7 +36,7 @@ CONVERSION = 4
 FULL_BYTES = 1 << 20
 """A disk with less is full."""
 
-MIXED = "float32+int8"
+MIXED = "float32_int8"
 """Float32, with large products in 8 bits (`eight_bits`): what a mixed engine computes in."""
 
 HINT = {"float32": "f32", "bfloat16": "bf16", "float16": "f16", MIXED: "f32"}

@@ -16,7 +16,7 @@ _SECONDS = (10.0, 3.1, MIN_SAMPLES / SAMPLE_RATE)
 
 
 SMALLEST_COSINE = {"float32": 0.9999} | dict.fromkeys(
-    ("bfloat16", "float16", "float32+int8"), 0.9995
+    ("bfloat16", "float16", "float32_int8"), 0.9995
 )
 """Between a vector of an engine and torch's, below which the engine is refused, by dtype."""
 
