@@ -16,6 +16,7 @@ from embed_assets.encoders import Encoder
 from embed_assets.encoders.muq import mixed_engine, openvino_engine, parity_check
 from embed_assets.encoders.muq.encoder import _checkpoint, _find, reference
 from embed_assets.encoders.muq.frames import MIN_SAMPLES
+from embed_assets.storage.vector_format import entry_name
 from embed_assets_tests import muq_tools
 from embed_assets_tests.test_muq_engines import conversions, cosine, rewrite
 
@@ -125,3 +126,8 @@ def test_its_model_is_kept_as_long_as_that_in_float32(small: Path, cache: Path) 
     assert len(conversions(cache)) == 2
     assert encoders.unused_files({weights}, "no/such", cache) == []
     assert len(encoders.unused_files(set(), "no/such", cache)) == 2
+
+
+def test_the_canary_can_keep_vectors_of_this_engine():
+    name = f"clip-flac-openvino-{openvino_engine.MIXED}"
+    assert entry_name("a" * 32, name) == f"{'a' * 32}/cl/{name}.npy"
