@@ -10,8 +10,8 @@ both manage together. For each kind of query and number of clients: queries per 
 50th, 95th and 99th percentile in milliseconds, with `--importing` also while another process
 writes all rows again and again (`importing_...`). `ready_seconds`: from the start of the process to
 a 200 of /readyz. `resident_bytes`: of the server, afterwards. With `--model`, a folder with the
-weights of muq-mulan, the vectors have its width, and there are also queries by words: `find` with
-phrases that are new, each of which the model reads, and `found` with such as were asked before.
+weights of muq-mulan, the vectors have its width, and there are also queries by words: `find` asks
+new phrases, which the model has to read; `found` asks the same eight phrases again.
 """
 
 from __future__ import annotations

@@ -39,9 +39,9 @@ def copy_vectors(
 
 
 def adopt_vectors() -> None:
-    """Have the vectors in EMBED_VECTORS belong to this library, whatever library they were of.
+    """Have the vectors in EMBED_VECTORS belong to this library, whichever they belonged to before.
 
-    Each place that EMBED_VECTORS names has a mark, which says of which library its vectors are.
+    The place that EMBED_VECTORS names has a mark, which names the library that owns its vectors.
     Needed only if the tables of that library, or its vectors, were lost for good. Vectors that are
     there are found again, and those that are missing are embedded again when they are needed. While
     another library uses the place, do not: `gc` would delete its vectors.

@@ -70,7 +70,7 @@ class UnionResult:
     unchecked: int = 0
     """Shards with new tracks that could not be compared: they have neither clip nor known music."""
     clip_only: int = 0
-    """Shards with new tracks of which only the canary's clip could be compared."""
+    """Shards whose new tracks were not scanned here, so only the canary's clip was compared."""
     rejected_checked: int = 0
     """Of the rejected tracks, those that were decoded here to compare; none of them could be."""
     rejected_unchecked: int = 0

@@ -165,7 +165,7 @@ class _AdvisoryLock:
 def _notice_dead_server(connection: Connection) -> None:
     """Have a server that answers nothing for half a minute count as gone, not for a quarter hour.
 
-    `up` would stand still for as long, and not even end when it is told to.
+    Otherwise `up` would hang for that long, and not stop on SIGTERM either.
     """
     number = os.dup(connection.connection.dbapi_connection.fileno())
     with socket.socket(fileno=number) as its:

@@ -151,10 +151,11 @@ def exact(checkpoint: Checkpoint) -> Running:
 def must_convert(conversion: ConvertedModelCache, device: str) -> bool:
     """Whether the first load on that device has to convert the model, which takes minutes."""
     on_torch = not device.startswith("openvino:") and devices.is_single(device)
-    if on_torch or conversion.folder.is_dir():
-        on_cpu = not on_torch and not device.startswith("openvino:")
-        return on_cpu and mixed_engine.must_measure(conversion)
-    return True
+    if on_torch:
+        return False
+    if not conversion.folder.is_dir():
+        return True
+    return not device.startswith("openvino:") and mixed_engine.must_measure(conversion)
 
 
 def _on_gpu(checkpoint: Checkpoint, where: str, cache: Path) -> Running:
