@@ -116,7 +116,7 @@ def bare_loop() -> dict[str, Any]:
     from embed_assets.workers import cpu_count, open_pool
 
     project = Project.of(Settings.load())
-    library, tables, store, choice = (
+    library, tables, store, encoder_config = (
         project.library,
         project.tables,
         project.store,
@@ -130,8 +130,8 @@ def bare_loop() -> dict[str, Any]:
             scan_folder(library, path, tables, pool)
     marks.append(time.perf_counter())
     embedded, seconds = 0, defaultdict(float)
-    embedding = EmbedContext(library, spec.recipe, choice, tables, store)
-    with open_pool(choice.workers()) as pool:
+    embedding = EmbedContext(library, spec.recipe, encoder_config, tables, store)
+    with open_pool(encoder_config.workers()) as pool:
         for _, done in embed_folders(embedding, paths, pool):
             if isinstance(done, BaseException):
                 raise done

@@ -56,9 +56,9 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     from embed_assets.storage.records import Track
     from embed_assets.workers import open_pool
 
-    choice = EncoderConfig("muq", str(args.model), args.device, room / "cache")
+    encoder_config = EncoderConfig("muq", str(args.model), args.device, room / "cache")
     if args.device:
-        recipe = choice.recipe(SECONDS, WINDOWS)
+        recipe = encoder_config.recipe(SECONDS, WINDOWS)
     else:
         recipe = Recipe("muq", "0" * 64, RATE, DIM, SECONDS, WINDOWS, ("mean", "iqr", "diff"))
     track = Track("", "", b"", 0, 0, 0, duration=SECONDS * WINDOWS)
@@ -67,7 +67,7 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     def jobs(name: str, batches: int) -> Iterator[Job]:
         for i in range(batches * a_batch):
             told = replace(track, audio_hash=f"{name}{i:063d}")
-            yield Job(told, b"", recipe, choice, FolderStore(room / "store"), "", True)
+            yield Job(told, b"", recipe, encoder_config, FolderStore(room / "store"), "", True)
 
     with open_pool(1) as device:
         if not args.device:
@@ -132,7 +132,7 @@ def stand_in(milliseconds: float) -> None:
     encoder = SimpleNamespace(
         info=info, encode=encode, device="stand-in", engine="none", dtype="none", warning=""
     )
-    embed_track._encoder = lambda choice: encoder
+    embed_track._encoder = lambda encoder_config: encoder
 
 
 if __name__ == "__main__":

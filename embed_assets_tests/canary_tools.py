@@ -23,7 +23,7 @@ CHOICE = EncoderConfig("acoustic", "", "cpu", Path())
 
 
 def embed(
-    root: Path, count: int = 6, choice: EncoderConfig = CHOICE, window_seconds: float = 2.0
+    root: Path, count: int = 6, encoder_config: EncoderConfig = CHOICE, window_seconds: float = 2.0
 ) -> EmbedContext:
     """A home with tracks of a few formats, each longer than a window, embedded by real workers."""
     endings = ("flac", "mp3", "ogg")
@@ -32,8 +32,8 @@ def embed(
         write_track(root / "music/Album" / name, seconds=window_seconds + 1 + i, seed=i)
     context = EmbedContext(
         MusicFolder(root / "music"),
-        choice.recipe(window_seconds, 2),
-        choice,
+        encoder_config.recipe(window_seconds, 2),
+        encoder_config,
         Tables(root / "tables.sqlite"),
         FolderStore(root / "vectors"),
     )

@@ -47,10 +47,10 @@ def write_format(ending: str, rate: int) -> None:
 def expected() -> dict[str, np.ndarray]:
     """What is shipped as `expected.npz`."""
     found: dict[str, np.ndarray] = {}
-    choice = EncoderConfig("acoustic", "", "cpu", Path())
-    recipe = choice.recipe(10.0, 3)
+    encoder_config = EncoderConfig("acoustic", "", "cpu", Path())
+    recipe = encoder_config.recipe(10.0, 3)
     for ending in clip.FORMATS:
-        made = embed_stages(clip.subject(ending, recipe, choice))
+        made = embed_stages(clip.subject(ending, recipe, encoder_config))
         named = f"{ending} {recipe.encoder} {recipe.weights}"
         found[f"{DECODER} {ending}"] = np.array(made.stages[DECODER].points)
         found[f"{FEATURES} {named}"] = np.array(made.stages[FEATURES].points)

@@ -25,13 +25,15 @@ from embed_assets_tests.embedded import HERE
 
 
 @pytest.fixture(scope="module")
-def choice(small: Path) -> EncoderConfig:
+def encoder_config(small: Path) -> EncoderConfig:
     return EncoderConfig("muq", str(small), "cpu", small.parent / "cache")
 
 
 @pytest.fixture(scope="module")
-def embedded(choice: EncoderConfig, tmp_path_factory: pytest.TempPathFactory) -> EmbedContext:
-    return embed(tmp_path_factory.mktemp("canary_muq"), 3, choice)
+def embedded(
+    encoder_config: EncoderConfig, tmp_path_factory: pytest.TempPathFactory
+) -> EmbedContext:
+    return embed(tmp_path_factory.mktemp("canary_muq"), 3, encoder_config)
 
 
 @pytest.fixture
@@ -40,8 +42,8 @@ def home(embedded: EmbedContext, tmp_path: Path) -> EmbedContext:
 
 
 @pytest.fixture(scope="module")
-def encoder(choice: EncoderConfig) -> Encoder:
-    return choice.load()
+def encoder(encoder_config: EncoderConfig) -> Encoder:
+    return encoder_config.load()
 
 
 @pytest.fixture
@@ -115,7 +117,9 @@ def test_the_features_of_both_engines_are_one_spectrogram(encoder, small):
 
 
 def test_short_tracks_of_mulan_are_cut_as_when_they_were_embedded(small_mulan, tmp_path):
-    choice = EncoderConfig("muq-mulan", str(small_mulan), "cpu", small_mulan.parent / "cache")
-    report = check(embed(tmp_path, 3, choice, window_seconds=10.0), HERE)
+    encoder_config = EncoderConfig(
+        "muq-mulan", str(small_mulan), "cpu", small_mulan.parent / "cache"
+    )
+    report = check(embed(tmp_path, 3, encoder_config, window_seconds=10.0), HERE)
     assert (report.level, report.tracks, report.skipped) == (Level.OK, 3, 0), report
     assert report.distance < 1e-5

@@ -11,6 +11,7 @@ import pytest
 
 from embed_assets.cli import main
 from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
+from embed_assets.identity import AudioHash, RecipeDigest
 from embed_assets.operations import copy_vectors as operation
 from embed_assets.operations.copy_vectors import copy_vectors
 from embed_assets.project import Project, store_in
@@ -129,11 +130,28 @@ def test_damaged_vectors_are_counted_and_left_out(
     assert "1 are damaged and were left out" in printed.err
 
 
+def test_vectors_that_are_deleted_meanwhile_are_not_called_damaged(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, deleted = FolderStore.read, f"{4 * 2**120:032x}"
+
+    def after_gc(store: FolderStore, recipe: RecipeDigest, audio: AudioHash) -> np.ndarray:
+        if audio == deleted:
+            for path in (settings.home / "vectors").rglob(f"{deleted}*"):
+                path.unlink()
+        return read(store, recipe, audio)
+
+    monkeypatch.setattr(FolderStore, "read", after_gc)
+    assert counts(settings, str(tmp_path / "there")) == (19, 0, 0)
+
+
 @pytest.mark.parametrize(
     ("target", "said"),
     [
         ("{home}/vectors", "is where the vectors are already"),
         ("{home}/../home/vectors/", "is where the vectors are already"),
+        ("{home}/vectors/copy", "lies in or around it"),
+        ("{home}", "lies in or around it"),
         ("vectors", "is a relative path"),
         ("ftp://x/y", "is not known here"),
         ("s3://not-there/x", "there is no bucket 'not-there'"),

@@ -242,7 +242,7 @@ def _break(_: None) -> None:
         raise DeviceFailed("cuda:0 failed (unspecified launch failure)")
 
     broken = SimpleNamespace(info=SimpleNamespace(weights=RECIPE.weights), encode=encode, device="")
-    embed_track._encoder = lambda choice: broken
+    embed_track._encoder = lambda encoder_config: broken
 
 
 def jobs_of(library: MusicFolder, tables: Tables, store: FolderStore) -> list[Job]:

@@ -33,13 +33,13 @@ from embed_assets.workers import open_pool
 
 root = Path(sys.argv[1])
 library, tables = MusicFolder(root / "library"), Tables(root / "tables.sqlite")
-choice = EncoderConfig("acoustic", "", "cpu", Path())
-recipe = choice.recipe(2.0, 1)
+encoder_config = EncoderConfig("acoustic", "", "cpu", Path())
+recipe = encoder_config.recipe(2.0, 1)
 with open_pool(1) as pool:
     assert scan_folder(library, b"", tables, pool).rejected == 0
 (track,) = tables.pending(folder_id("music", b""), recipe.digest)
 path, store = local_path(library.root, track.path), FolderStore(root / "v")
-job = Job(track, path, recipe, choice, store, "", True)
+job = Job(track, path, recipe, encoder_config, store, "", True)
 assert isinstance(decode_track(job), DecodedTrack)
 assert embed_track(job).row.windows == 1
 """

@@ -137,8 +137,8 @@ def test_a_track_that_ends_early_is_filled_up_from_where_it_ends(tmp_path: Path)
 
 
 def test_another_length_of_windows_is_refused_before_any_download(tmp_path: Path) -> None:
-    choice = EncoderConfig(NAME, "OpenMuQ/MuQ-MuLan-large", "cpu", tmp_path)
-    for call in (lambda: choice.recipe(5.0, 3), lambda: choice.require_window(5.0)):
+    encoder_config = EncoderConfig(NAME, "OpenMuQ/MuQ-MuLan-large", "cpu", tmp_path)
+    for call in (lambda: encoder_config.recipe(5.0, 3), lambda: encoder_config.require_window(5.0)):
         with pytest.raises(ConfigurationError, match=r"EMBED_WINDOW_SECONDS is 5.*windows of 10 s"):
             call()
 

@@ -79,8 +79,8 @@ def test_decoding_ahead_gives_what_the_plain_module_gives(small: Path, tmp_path:
     library = MusicFolder(tmp_path / "music")
     for i, seconds in enumerate((5.0, 7.0, 2.0, 12.0)):
         write_track(tmp_path / "music" / "A" / f"{i}.ogg", seconds=seconds, seed=i)
-    choice = EncoderConfig("muq", str(small), "cuda", tmp_path / "cache")
-    recipe = choice.recipe(3.0, 3)
+    encoder_config = EncoderConfig("muq", str(small), "cuda", tmp_path / "cache")
+    recipe = encoder_config.recipe(3.0, 3)
     tables, vectors = Tables(tmp_path / "t.sqlite"), {}
     with open_pool(1) as decoders:
         scan_folder(library, b"A", tables, decoders)

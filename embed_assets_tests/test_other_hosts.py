@@ -13,17 +13,26 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from sqlalchemy.exc import DatabaseError
 
 from embed_assets.definitions import build_defs
 from embed_assets.defs.activity import cause_of
 from embed_assets.defs.dagster_compat.pools import set_pool_limit
+from embed_assets.defs.dead_runs import reap, worker_tags
 from embed_assets.errors import TransientError
 from embed_assets.operations.sync_by_daemon import wait_for_daemon
 from embed_assets.project import Project
+from embed_assets_tests.aged_home import date_back
 from embed_assets_tests.assertions import slots_held
 from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.other_hosts import PRIVATE, can_be_private
 from embed_assets_tests.patience import PATIENCE
+from embed_assets_tests.postgres import USER, running_postgres
+
+OUTAGE_SECONDS = 30.0
+
+BEGUN = {"track_manifest": "tracks", "audio_embeddings": "embeddings", "milvus_index": "indexed"}
+"""Which table gets rows while a step runs."""
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -52,6 +61,21 @@ telemetry: {{enabled: false}}
 @pytest.fixture
 def cluster(world, postgres):
     """A world whose instance is a person's own, in PostgreSQL, with workers on other hosts."""
+    return with_other_hosts(world, postgres)
+
+
+@pytest.fixture
+def one_database(world):
+    """The same, with a server of its own, which has the tables, too."""
+    with running_postgres() as server:
+        for name in ("dagster", "tables"):
+            server.execute(f"CREATE DATABASE {name} OWNER {USER}")
+        world.settings["EMBED_TABLES"] = server.address("tables")
+        yield with_other_hosts(world, server.address("dagster")), server
+        world.power_loss()
+
+
+def with_other_hosts(world, postgres):
     home, hosts = world.root / "own", world.root / "hosts"
     for folder in (home, hosts):
         folder.mkdir()
@@ -92,6 +116,60 @@ def test_a_host_that_is_killed_is_noticed_and_its_work_is_done_elsewhere(cluster
         dg.DagsterRunStatus.SUCCESS,
     }
     cluster.assert_index_is_library()
+
+
+def test_a_run_whose_worker_is_lost_before_it_begins_is_failed_soon(cluster):
+    with cluster.instance() as instance:
+        starting = dg.DagsterEventType.PIPELINE_STARTING.value
+        lost, alive, of_sync, just_now = (
+            instance.create_run_for_job(library_job_of(cluster), tags=tags)
+            for tags in ({}, {}, worker_tags(), {})
+        )
+        for run in (lost, alive, of_sync):
+            instance.report_dagster_event(dg.DagsterEvent(starting, run.job_name), run.run_id)
+        (cluster.root / f"hosts/{alive.run_id}.pid").write_text(str(os.getpid()))
+        date_back(instance, "update_timestamp")
+        instance.report_dagster_event(dg.DagsterEvent(starting, just_now.job_name), just_now.run_id)
+        assert reap(instance) == [lost.run_id]
+        assert instance.get_run_by_id(lost.run_id).is_failure
+        assert "lost before it began" in cause_of(instance, lost.run_id)
+        # The cluster does not answer: nothing is known of the worker.
+        (cluster.root / f"hosts/{alive.run_id}.pid").write_text("of no process")
+        assert reap(instance) == []
+
+
+@pytest.mark.cluster
+@pytest.mark.parametrize("step", BEGUN)
+def test_a_database_of_everything_that_is_away_for_a_while_stops_nothing_for_good(
+    one_database, step
+):
+    world, server = one_database
+    for i in range(6):
+        world.album(f"Album {i}", *range(5 * i, 5 * i + 5))
+    world.up()
+    world.until(lambda: rows(world, BEGUN[step]), f"{step} has begun")
+    server.kill()
+    time.sleep(OUTAGE_SECONDS)
+    server.start()
+
+    def in_step():
+        try:
+            return world.in_step()
+        except (TransientError, DatabaseError):
+            return False
+
+    world.until(in_step, "all is in")
+    world.until(lambda: not slots_held(world), "no slot is held")
+    assert world.down() == 0
+    world.assert_index_is_library()
+
+
+def rows(world, table):
+    try:
+        with world.project().tables.connect() as db:
+            return db.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+    except TransientError:
+        return 0
 
 
 def on_another_host(world, *command):

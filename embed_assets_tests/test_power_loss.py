@@ -6,7 +6,6 @@ import socket
 import subprocess
 import sys
 import time
-from datetime import UTC, datetime, timedelta
 
 import dagster as dg
 
@@ -14,6 +13,7 @@ from embed_assets.defs.dead_runs import HOST_TAG, PID_TAG, begin_to_cancel, reap
 from embed_assets.defs.state import add_keys, range_tags
 from embed_assets.errors import Reason, TransientError
 from embed_assets.workers import cpu_count, open_pool
+from embed_assets_tests.aged_home import date_back
 from embed_assets_tests.assertions import by_role, slots_held
 
 FOLDERS, TRACKS = 8, 6
@@ -121,23 +121,14 @@ def test_sync_waits_neither_for_a_dead_sync_nor_for_a_queue_that_nobody_serves(w
 def test_a_run_that_was_launched_just_now_may_have_no_worker_yet(world):
     with world.instance() as instance:
         run = instance.create_run_for_job(_job())
-        _date_back(instance, "create_timestamp")
+        date_back(instance, "create_timestamp")
         instance.report_dagster_event(
             dg.DagsterEvent(dg.DagsterEventType.PIPELINE_STARTING.value, "bring_in_step"),
             run.run_id,
         )
         assert reap(instance, grace_seconds=3000) == []
-        _date_back(instance, "update_timestamp")
+        date_back(instance, "update_timestamp")
         assert reap(instance, grace_seconds=3000) == [run.run_id]
-
-
-def _date_back(instance, column):
-    """Have it that all runs were made, or changed, an hour ago."""
-    from dagster._core.storage.runs.schema import RunsTable
-
-    with instance.run_storage.connect() as db:
-        before = datetime.now(UTC).replace(tzinfo=None) - timedelta(hours=1)
-        db.execute(RunsTable.update().values({column: before}))
 
 
 def test_a_reader_that_is_killed_rejects_no_track(tmp_path):

@@ -188,6 +188,33 @@ def test_the_folders_of_a_host_that_is_killed_are_done_elsewhere(working):
     world.assert_index_is_library()
 
 
+def test_a_run_that_was_about_to_start_on_a_host_that_is_killed_is_done_elsewhere(working):
+    world, cluster = working
+    world.until(world.in_step, "no run starts")
+    before = set(runs_of(world))
+    albums(world, "About to start", 1, 2, seed=250)
+    held = []
+
+    def starts():
+        for run_id in set(runs_of(world)) - before:
+            for host in cluster.hosts.values():
+                for process in host.workers(run_id):
+                    # It stands still: otherwise it might begin before its host is killed.
+                    process.suspend()
+                    held.append((run_id, host))
+        return held
+
+    world.until(starts, "a worker starts")
+    run_id, host = held[0]
+    assert runs_of(world)[run_id].status == dg.DagsterRunStatus.STARTING
+    host.kill()
+    world.until(lambda: runs_of(world)[run_id].status == FAILURE, "its run is failed")
+    with world.instance() as instance:
+        assert "lost before it began" in cause_of(instance, run_id)
+    world.until(world.in_step, "all is in")
+    world.assert_index_is_library()
+
+
 def test_a_host_that_stood_still_and_wakes_changes_nothing(working):
     world, cluster = working
     before = set(world.embedded_runs().values())

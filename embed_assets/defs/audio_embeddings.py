@@ -107,8 +107,8 @@ def audio_embeddings(
     with wrong_settings_fail_at_once("audio_embeddings"):
         spec = vectors.spec()
         passes = vectors.passes(spec)
-        for _, choice in passes:
-            choice.require()
+        for _, encoder_config in passes:
+            encoder_config.require()
     if missing := vectors.words_missing():
         context.log.warning(f"nothing is embedded for `find`: {missing}")
     last = spec.recipes[-1]
@@ -120,8 +120,8 @@ def audio_embeddings(
             music, spec.recipe, vectors.tracks, tables, store, context.run_id, config.embed_again
         )
         works = [
-            replace(first, recipe=recipe, choice=choice, last=recipe == last)
-            for recipe, choice in passes
+            replace(first, recipe=recipe, encoder_config=encoder_config, last=recipe == last)
+            for recipe, encoder_config in passes
         ]
         return _in_turn(context, works, paths, retry_rejected=config.retry_rejected)
 
@@ -211,14 +211,14 @@ class _Step:
 
     def embed_all(self) -> Outcomes:
         """Embed the folders, in processes of their own, and log what was done."""
-        choice, log = self.work.choice, self.run.log
-        if self.any_pending and (wait := choice.first_load_notice()):
+        encoder_config, log = self.work.encoder_config, self.run.log
+        if self.any_pending and (wait := encoder_config.first_load_notice()):
             log.info(wait)
         # Fewer after each failed attempt, as lack of memory may have killed the workers.
         seconds, failed_tries = self.work.recipe.window_seconds, self.run.retry_number
-        with open_embedders(choice, seconds, failed_tries) as pool:
+        with open_embedders(encoder_config, seconds, failed_tries) as pool:
             yield from self._embed(self.paths, pool)
-        log.info(f"{choice.name}: {self.progress.line()}")
+        log.info(f"{encoder_config.name}: {self.progress.line()}")
         log.info(self.seconds_line())
 
     def outcomes(self, *, last_try: bool) -> Outcomes:

@@ -48,19 +48,19 @@ def vectors_reproducible(
     with wrong_settings_fail_at_once(REPRODUCIBLE):
         require_library(music.root)
         passes = vectors.passes(vectors.spec())
-        for _, choice in passes:
-            choice.require()
+        for _, encoder_config in passes:
+            encoder_config.require()
         # Without its disk no vectors would differ, and what changed here would count as checked.
         tables = state.tables()
         store = own_store(tables, state.store())
     reports = {}
-    for recipe, choice in passes:
-        embedding = EmbedContext(music, recipe, choice, tables, store)
+    for recipe, encoder_config in passes:
+        embedding = EmbedContext(music, recipe, encoder_config, tables, store)
         made = recent_report(embedding)
         if made is None:
-            with open_embedders(choice, recipe.window_seconds) as pool:
+            with open_embedders(encoder_config, recipe.window_seconds) as pool:
                 made = check(embedding, pool)
-        reports[choice.name] = made
+        reports[encoder_config.name] = made
     report = together(reports)
     return dg.AssetCheckResult(
         passed=report.level is Level.OK,

@@ -1,8 +1,9 @@
 """Runs without a worker: ended, so that their folders, run slots and pools are free again.
 
-Runs are ended only where Dagster's launcher does not watch its workers itself. Where it does (Ray,
-Kubernetes), a worker may live on any machine, and nothing here judges it. A worker that stood still
-until its run was ended writes nothing when it goes on.
+Where Dagster's launcher watches its workers (Ray, Kubernetes), they may live on any machine, and
+only the launcher judges them. Dagster asks it about runs that have started; here it is asked about
+those that are starting, too. A worker that stood still until its run was ended writes nothing when
+it goes on.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from embed_assets.defs.dagster_compat.runs import (
     queue_is_served,
     read_note,
     watches_workers,
+    why_worker_is_dead,
     worker_pids,
     write_note,
 )
@@ -42,6 +44,9 @@ UP = "embed_assets/up"
 DAEMON_SECONDS = 90.0
 """Dagster's daemon sends a heartbeat every 30 s; without one for this long it is dead."""
 
+LAUNCH_SECONDS = 30.0
+"""For which a launcher that watches its workers may not know that of a run it was given."""
+
 _STARTED = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 
 
@@ -51,11 +56,12 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
     A run that was being canceled becomes canceled.
 
     After a power loss such runs would hold their folders, run slots and pools forever, as Dagster's
-    default launcher cannot check its workers. Only workers of this machine are checked, and none
-    where the launcher does that. A run launched within `grace_seconds` may not have a worker yet.
+    default launcher cannot check its workers. Only workers of this machine are checked; where the
+    launcher does that, it is asked about runs that are starting. A run launched within
+    `grace_seconds` may not have a worker yet.
     """
     if watches_workers(instance):
-        return []
+        return _reap_starting(instance)
     before = datetime.now(UTC) - timedelta(seconds=grace_seconds)
     suspects = dg.RunsFilter(statuses=[DagsterRunStatus.NOT_STARTED, *_STARTED])
     reaped = []
@@ -76,6 +82,26 @@ def reap(instance: dg.DagsterInstance, grace_seconds: float = 30.0) -> list[str]
         fail_run(instance, run, why)
         reaped.append(run.run_id)
     _free_slots_of_ended_runs(instance)
+    return reaped
+
+
+def _reap_starting(instance: dg.DagsterInstance) -> list[str]:
+    """Fail runs whose worker, on any machine, was lost before it began; returns their ids.
+
+    Dagster would wait for `start_timeout_seconds`.
+    """
+    before = datetime.now(UTC) - timedelta(seconds=LAUNCH_SECONDS)
+    reaped = []
+    for record in instance.get_run_records(dg.RunsFilter(statuses=[DagsterRunStatus.STARTING])):
+        run = record.dagster_run
+        if _of_sync(run) or record.update_timestamp > before:
+            continue
+        why = why_worker_is_dead(instance, run)
+        now = instance.get_run_by_id(run.run_id)
+        # It may have begun, and even ended, since it was listed.
+        if why and now is not None and now.status == DagsterRunStatus.STARTING:
+            fail_run(instance, run, f"its worker was lost before it began: {why}")
+            reaped.append(run.run_id)
     return reaped
 
 

@@ -62,6 +62,8 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
         encoder: EncoderResource,
         milvus: MilvusResource,
     ) -> dg.SensorResult:
+        for run_id in reap(context.instance):
+            context.log.warning(f"run {run_id} had lost its worker; its folders are retried")
         cursor = SensorCursor.load(context.cursor)
         asked = looks.begin(state.tables())
         due_in = cursor.scanned_at + scan_seconds - time.time()
@@ -74,8 +76,6 @@ def library_sensor(scan_seconds: int) -> dg.SensorDefinition:
             )
         cursor.scanned_at = time.time()
         index = index_context(library, state, encoder, milvus)
-        for run_id in reap(context.instance):
-            context.log.warning(f"run {run_id} had lost its worker; its folders are retried")
         cancel_outdated(context.instance, index)
         embedding = embedding_at_once(context.instance)
         policy = Policy(

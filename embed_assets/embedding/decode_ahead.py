@@ -105,14 +105,14 @@ class DecodeAhead:
 
 @contextmanager
 def open_embedders(
-    choice: EncoderConfig, window_seconds: float, failed_tries: int = 0
+    encoder_config: EncoderConfig, window_seconds: float, failed_tries: int = 0
 ) -> Iterator[Pool | DecodeAhead]:
     """The processes that embed tracks with this encoder: one per core, or decoders and one device.
 
     Half as many after each failed attempt.
     """
-    if not choice.uses_single_device():
-        workers = max(1, choice.workers(window_seconds) >> failed_tries)
+    if not encoder_config.uses_single_device():
+        workers = max(1, encoder_config.workers(window_seconds) >> failed_tries)
         with open_pool(workers) as pool:
             yield pool
         return

@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 @dataclass(frozen=True)
 class _File:
     path: bytes
-    choice: EncoderConfig
+    encoder_config: EncoderConfig
     spec: IndexSpec
 
 
-def embed_file(file: Path, choice: EncoderConfig, spec: IndexSpec) -> np.ndarray:
+def embed_file(file: Path, encoder_config: EncoderConfig, spec: IndexSpec) -> np.ndarray:
     """Embed a file: float32 `[dim]`. Uses a process of its own, as the file may crash a decoder.
 
     Raises:
@@ -39,7 +39,7 @@ def embed_file(file: Path, choice: EncoderConfig, spec: IndexSpec) -> np.ndarray
     file = file.absolute()
     file.stat()
     with open_pool(1) as workers:
-        for _, vector in workers.run(_embed, [_File(os.fsencode(file), choice, spec)]):
+        for _, vector in workers.run(_embed, [_File(os.fsencode(file), encoder_config, spec)]):
             if isinstance(vector, BaseException):
                 raise vector
             return vector
@@ -62,5 +62,5 @@ def _embed(file: _File) -> np.ndarray:
     )
     with tempfile.TemporaryDirectory() as folder:
         store = FolderStore(Path(folder))
-        embed_track(Job(track, file.path, recipe, file.choice, store, "", force=True))
+        embed_track(Job(track, file.path, recipe, file.encoder_config, store, "", force=True))
         return pool(store.read(recipe.digest, found.audio_hash), file.spec.pooling)

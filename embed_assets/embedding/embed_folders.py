@@ -56,7 +56,7 @@ class EmbedContext:
 
     library: MusicFolder
     recipe: Recipe
-    choice: EncoderConfig
+    encoder_config: EncoderConfig
     tables: Tables
     store: Store
     run_id: str = ""
@@ -209,7 +209,7 @@ class _UnderWay:
                     track,
                     local_path(context.library.root or "", track.path),
                     context.recipe,
-                    context.choice,
+                    context.encoder_config,
                     context.store,
                     context.run_id,
                     context.force or track.track_id in folder.asked,

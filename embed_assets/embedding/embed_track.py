@@ -35,7 +35,7 @@ class Job:
     track: Track
     path: bytes
     recipe: Recipe
-    choice: EncoderConfig
+    encoder_config: EncoderConfig
     store: Store
     run_id: str
     force: bool
@@ -44,7 +44,7 @@ class Job:
     def policy(self) -> WindowPolicy:
         """Which windows of the track are embedded."""
         recipe = self.recipe
-        wraps = self.choice.card.wraps_short_windows
+        wraps = self.encoder_config.card.wraps_short_windows
         return WindowPolicy(recipe.window_seconds, recipe.windows, wraps)
 
 
@@ -112,11 +112,11 @@ def load_encoder(job: Job) -> Encoder:
     Raises:
         ConfigurationError: it cannot be loaded, or has other weights than the job's recipe.
     """
-    encoder = _encoder(job.choice)
+    encoder = _encoder(job.encoder_config)
     if encoder.info.weights != job.recipe.weights:
         raise ConfigurationError(
-            f"EMBED_MODEL={job.choice.model}: the weights changed while this run waited. Start it"
-            " again: vectors of new weights must not be stored under the old ones' name"
+            f"EMBED_MODEL={job.encoder_config.model}: the weights changed while this run waited."
+            " Start it again: vectors of new weights must not be stored under the old ones' name"
         )
     return encoder
 
@@ -195,8 +195,8 @@ class _Clock:
 
 
 @lru_cache(maxsize=1)
-def _encoder(choice: EncoderConfig) -> Encoder:
-    return choice.load()
+def _encoder(encoder_config: EncoderConfig) -> Encoder:
+    return encoder_config.load()
 
 
 def equal_lengths(windows: Iterator[np.ndarray], limit: int) -> Iterator[list[np.ndarray]]:

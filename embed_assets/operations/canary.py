@@ -29,15 +29,15 @@ def canary(settings: Settings, *, accept: bool = False) -> Report:
     project = Project.of(settings)
     require_library(project.library.root)
     passes = project.vectors.passes(project.spec())
-    for _, choice in passes:
-        choice.require()
+    for _, encoder_config in passes:
+        encoder_config.require()
     # Without its disk no vectors would differ, and what changed here would count as checked.
     store = own_store(project.tables, project.store)
     reports = {}
-    for recipe, choice in passes:
-        context = EmbedContext(project.library, recipe, choice, project.tables, store)
-        with open_embedders(choice, recipe.window_seconds) as pool:
-            reports[choice.name] = check(context, pool, accept=accept)
+    for recipe, encoder_config in passes:
+        context = EmbedContext(project.library, recipe, encoder_config, project.tables, store)
+        with open_embedders(encoder_config, recipe.window_seconds) as pool:
+            reports[encoder_config.name] = check(context, pool, accept=accept)
     report = together(reports)
     if missing := project.vectors.words_missing():
         return replace(report, message=f"{report.message}; not checked for `find`: {missing}")
@@ -51,7 +51,9 @@ def last_result(project: Project) -> str | None:
         TransientError: vectors differ, and no new ones are written; says what to do.
     """
     passes = project.vectors.passes(project.spec())
-    found = {choice.name: _last_result(project, recipe) for recipe, choice in passes}
+    found = {
+        encoder_config.name: _last_result(project, recipe) for recipe, encoder_config in passes
+    }
     if len(found) == 1:
         return next(iter(found.values()))
     return "; ".join(f"{name}: {said or 'not checked yet'}" for name, said in found.items())

@@ -52,8 +52,11 @@ def copy_vectors(settings: Settings, target: str, progress: Callable[[str], None
     """
     project = Project.of(settings)
     source, to = project.store, _store(target, settings)
-    if _is_same(source, to):
-        raise ConfigurationError(f"{target} is where the vectors are already: name another place")
+    if _overlap(source, to):
+        raise ConfigurationError(
+            f"{target} is where the vectors are already, or lies in or around it: name another"
+            " place"
+        )
     found = CopiedVectors()
     recipes = sorted(source.recipes())
     if not recipes:
@@ -68,8 +71,9 @@ def copy_vectors(settings: Settings, target: str, progress: Callable[[str], None
     noted = time.monotonic()
     for recipe in recipes:
         for copied in _copy_recipe(source, to, recipe, found, ahead):
-            found.copied += copied
-            found.lost += not copied
+            if copied is not None:
+                found.copied += copied
+                found.lost += not copied
             if time.monotonic() > noted + SECONDS_PER_NOTE:
                 noted = time.monotonic()
                 progress(f"{found.copied} copied, {found.there} were there already")
@@ -83,8 +87,10 @@ def copy_vectors(settings: Settings, target: str, progress: Callable[[str], None
 
 def _copy_recipe(
     source: Store, to: Store, recipe: RecipeDigest, found: CopiedVectors, ahead: float
-) -> Iterator[bool]:
+) -> Iterator[bool | None]:
     """Yields for each entry that the target lacks whether it was copied; counts the others.
+
+    None for an entry that was deleted meanwhile, as by `gc`.
 
     `ahead`: by how many seconds the clock of the target is ahead of that of the source.
     """
@@ -99,11 +105,12 @@ def _copy_recipe(
                 else:
                     yield entry
 
-    def copy(entry: Entry) -> bool:
+    def copy(entry: Entry) -> bool | None:
         try:
             windows = source.read(recipe, entry.audio_hash)
         except VectorsLost:
-            return False
+            listed = source.entries(recipe, entry.audio_hash[:2])
+            return False if any(e.audio_hash == entry.audio_hash for e in listed) else None
         to.write(recipe, entry.audio_hash, windows, replace=True)
         if not np.array_equal(to.read(recipe, entry.audio_hash), windows):
             raise TransientError(
@@ -115,10 +122,14 @@ def _copy_recipe(
     yield from map_parallel(copy, missing())
 
 
-def _is_same(source: Store, to: Store) -> bool:
-    if is_folder(source.address) and is_folder(to.address):
-        return Path(source.where).resolve() == Path(to.where).resolve()
-    return source.where == to.where
+def _overlap(source: Store, to: Store) -> bool:
+    """Whether two stores are one, or one lies in the other."""
+    places = [
+        str(Path(store.where).resolve()) if is_folder(store.address) else store.where
+        for store in (source, to)
+    ]
+    shorter, longer = sorted((f"{place.rstrip('/')}/" for place in places), key=len)
+    return longer.startswith(shorter)
 
 
 def _clock_of(source: Store) -> float:

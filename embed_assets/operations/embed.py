@@ -123,12 +123,12 @@ def embed_into(
         origin = Origin(host=platform.node(), environment=environment(settings.device))
         # While one connection is open, no other is the last: SQLite tidies up behind each last one.
         with tables.connect():
-            for recipe, choice in passes:
+            for recipe, encoder_config in passes:
                 store = WorkStore(work / "vectors")
                 packer = Packer(into, recipe, origin, tables, store)
                 packer.resume(progress)
                 packer.leave_out(left_out.get(recipe.digest, ()))
-                context = EmbedContext(project.library, recipe, choice, tables, store)
+                context = EmbedContext(project.library, recipe, encoder_config, tables, store)
                 try:
                     _embed_all(context, found, packer, result, progress)
                 finally:
@@ -147,7 +147,7 @@ def _embed_all(
     result: EmbedIntoResult,
     progress: Callable[[str], None],
 ) -> None:
-    if notice := context.choice.first_load_notice():
+    if notice := context.encoder_config.first_load_notice():
         progress(notice)
     report = _Progress(context.recipe.encoder, result.tracks, progress)
     problems = {f.path: _unreadable(f) for f in folders if f.digest is None}
@@ -196,7 +196,7 @@ def _outcomes(
     with (
         open_pool(min(cpu_count(), 8)) as scanners,
         # Fewer after each failed attempt, as lack of memory may have killed the workers.
-        open_embedders(context.choice, seconds, failed_tries) as workers,
+        open_embedders(context.encoder_config, seconds, failed_tries) as workers,
         closing(scan_and_embed(context, folders, scanners, workers, on_track)) as outcomes,
     ):
         for path, outcome in outcomes:

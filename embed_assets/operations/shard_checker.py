@@ -77,9 +77,11 @@ class ShardChecker:
     def _checker(self, recipe: Recipe) -> SpotChecker:
         if recipe not in self._checkers:
             project = self.project
-            choice = dict(project.vectors.passes(project.spec()))[recipe]
+            encoder_config = dict(project.vectors.passes(project.spec()))[recipe]
             pool = self._processes.enter_context(open_pool(1))
-            context = EmbedContext(project.library, recipe, choice, project.tables, project.store)
+            context = EmbedContext(
+                project.library, recipe, encoder_config, project.tables, project.store
+            )
             self._checkers[recipe] = SpotChecker(context, pool)
         return self._checkers[recipe]
 
@@ -93,7 +95,9 @@ class ShardChecker:
             return Compared()
         recipe = shard.manifest.recipe
         checker = self._checker(recipe)
-        if recipe not in self._loaded and (notice := checker.context.choice.first_load_notice()):
+        if recipe not in self._loaded and (
+            notice := checker.context.encoder_config.first_load_notice()
+        ):
             self.progress(notice)
         self._loaded.add(recipe)
         found = checker.check(_clips(shard), self._samples(shard, tracks), self.number)
@@ -124,10 +128,10 @@ class ShardChecker:
         known = self._rejects_here(checker, rejected)
         why = {subject.name: f"{reject.reason}: {reject.message}" for reject, subject in known}
         formats = {one.format for one in shard.manifest.clips}
-        recipe, choice = checker.context.recipe, checker.context.choice
+        recipe, encoder_config = checker.context.recipe, checker.context.encoder_config
         subjects = [subject for _, subject in known]
         subjects += [
-            clip.subject(ending, recipe, choice)
+            clip.subject(ending, recipe, encoder_config)
             for ending in clip.FORMATS
             if formats and ending not in formats
         ]

@@ -49,10 +49,10 @@ def phrase_vector(
     """
     if not phrases:
         raise ConfigurationError("say what is to be heard, in one or more phrases")
-    choice = _choice(project, spec)
-    vector = _mean(choice.phrase_vectors(phrases))
+    encoder_config = _encoder_config(project, spec)
+    vector = _mean(encoder_config.phrase_vectors(phrases))
     if without:
-        vector = _unit(vector - LESS * _mean(choice.phrase_vectors(without)))
+        vector = _unit(vector - LESS * _mean(encoder_config.phrase_vectors(without)))
     return vector.astype(np.float32)
 
 
@@ -84,7 +84,7 @@ def find(
     return matches, _notes(matches)
 
 
-def _choice(project: Project, spec: IndexSpec) -> EncoderConfig:
+def _encoder_config(project: Project, spec: IndexSpec) -> EncoderConfig:
     """The encoder whose words fit the collection."""
     recipe, wanted = spec.recipe, project.vectors.tracks
     if project.vectors.words and project.vectors.words.name == recipe.encoder:
@@ -109,16 +109,17 @@ def _choice(project: Project, spec: IndexSpec) -> EncoderConfig:
             f"EMBED_POOLING is {spec.pooling!r}, whose vectors cannot be compared with words: set"
             " EMBED_POOLING=mean and run `embed-assets sync`, which embeds nothing again"
         )
-    choice = wanted
+    used = wanted
     if wanted.name != recipe.encoder:
-        choice = replace(wanted, name=recipe.encoder, model=default_model(recipe.encoder))
-    if encoders.describe(choice.name, choice.model, choice.cache).weights != recipe.weights:
+        used = replace(wanted, name=recipe.encoder, model=default_model(recipe.encoder))
+    if encoders.describe(used.name, used.model, used.cache).weights != recipe.weights:
         setting = "EMBED_MODEL" if wanted == project.vectors.tracks else "EMBED_WORDS_MODEL"
         raise ConfigurationError(
-            f"the served collection was made with other weights than {setting}={choice.model}:"
-            " words can be found when the new one is complete; see `embed-assets collections`"
+            "the served collection was made with other weights than"
+            f" {setting}={used.model}: words can be found when the new one is complete;"
+            " see `embed-assets collections`"
         )
-    return choice
+    return used
 
 
 def _spread(searcher: Snapshot, query: np.ndarray) -> tuple[float, float]:

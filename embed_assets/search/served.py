@@ -100,18 +100,20 @@ def wanted_spec(project: Project) -> IndexSpec | None:
 def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
     """For people: which encoder made the vectors of a result, and a note about it."""
     project = Project.of(settings)
-    choice = project.vectors.tracks
+    encoder_config = project.vectors.tracks
     if spec and project.vectors.words and spec.recipe.encoder == project.vectors.words.name:
-        choice = project.vectors.words
+        encoder_config = project.vectors.words
     try:
-        info = encoders.describe(choice.name, choice.model, choice.cache)
+        info = encoders.describe(encoder_config.name, encoder_config.model, encoder_config.cache)
         every = {one.recipe.encoder: one for one in reversed(project.spec().every_collection)}
     except WeightsMissing:
         made = f"{spec.recipe.encoder}, which is served" if spec else "what is served"
-        return f"{made}; the weights of {choice.name} are missing: see `embed-assets doctor`"
-    wanted = every.get(choice.name, project.spec())
+        return (
+            f"{made}; the weights of {encoder_config.name} are missing: see `embed-assets doctor`"
+        )
+    wanted = every.get(encoder_config.name, project.spec())
     if spec is not None and spec.collection_specs[0] != wanted.collection_specs[0]:
-        alias = ALIAS if choice == project.vectors.tracks else WORDS
+        alias = ALIAS if encoder_config == project.vectors.tracks else WORDS
         if collection_registry.is_by_hand(project.tables, project.uri, wanted.collection, alias):
             option = " --words" if alias == WORDS else ""
             return (

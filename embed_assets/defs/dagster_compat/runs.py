@@ -8,7 +8,9 @@ What Dagster 1.13 lacks:
   that no public module exports. Upstream: no issue found.
 - A run's log: `get_records_for_run` is not public, nor is what an event says beside its message,
   e.g. the metadata of a `dg.Failure`, or a worker's pid. Upstream: no issue found.
-- Whether the run launcher notices a dead worker: `run_launcher` is not public.
+- Whether the run launcher notices a dead worker, and what it says of one: `run_launcher` is not
+  public. The daemon asks it about runs that have started, not about those that are starting.
+  Upstream: no issue found.
 - Ending a run whose worker is gone. DefaultRunLauncher has no health check: after a power loss runs
   stay STARTED, and hold their slots, for ever. Upstream: no issue found.
 - Whether a daemon lives, and how a sensor's ticks ended. Upstream: no issue found.
@@ -26,6 +28,7 @@ from typing import TYPE_CHECKING
 import dagster as dg
 from dagster import DagsterEventType
 from dagster._core.definitions.data_version import DATA_VERSION_TAG
+from dagster._core.launcher import WorkerStatus
 from dagster._core.storage import tags
 
 from embed_assets.defs.dagster_compat.locks import is_postgres
@@ -66,6 +69,17 @@ def watches_workers(instance: dg.DagsterInstance) -> bool:
             " (docs/cluster.md), or correct dagster.yaml"
         ) from e
     return launcher.supports_check_run_worker_health
+
+
+def why_worker_is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
+    """What a launcher that watches its workers says of a dead one; empty if it may be alive."""
+    try:
+        health = instance.run_launcher.check_run_worker_health(run)
+    except Exception:  # noqa: BLE001  # a cluster that does not answer says nothing of the worker
+        return ""
+    if health.status not in (WorkerStatus.FAILED, WorkerStatus.NOT_FOUND):
+        return ""
+    return health.msg or health.status.value
 
 
 def frees_slots_of_ended_runs(instance: dg.DagsterInstance) -> bool:

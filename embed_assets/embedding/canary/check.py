@@ -51,7 +51,7 @@ def require_same_vectors(context: EmbedContext, pool: Pool | DecodeAhead) -> Rep
     """
     recipe = context.recipe.digest
     notes = Notes.beside(context.store)
-    now = environment(context.choice.device)
+    now = environment(context.encoder_config.device)
     made: Report | None = None
     known = notes.read(recipe)
     if known.report is None or known.environment != now:
@@ -89,7 +89,7 @@ def recent_report(context: EmbedContext) -> Report | None:
     if report is None or report.level is Level.ERROR or not report.tracks:
         return None
     age = (datetime.now(UTC) - datetime.fromisoformat(report.at)).total_seconds()
-    same = noted.environment == environment(context.choice.device)
+    same = noted.environment == environment(context.encoder_config.device)
     return report if same and 0 <= age < RECENT_SECONDS else None
 
 
@@ -99,7 +99,7 @@ def _check(
     started = time.monotonic()
     recipe = context.recipe.digest
     noted = notes.read(recipe)
-    now = environment(context.choice.device)
+    now = environment(context.encoder_config.device)
     workers = pool.device if isinstance(pool, DecodeAhead) else pool
     clips = list(embed_clip(context, workers, notes, noted))
     tracks, skipped = embed_golden_tracks(context, workers, notes, noted)

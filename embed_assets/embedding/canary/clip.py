@@ -105,7 +105,7 @@ def expected_vectors(ending: str, encoder: str, weights: str) -> np.ndarray | No
     return _expected().get(f"vectors {ending} {encoder} {weights}")
 
 
-def subject(ending: str, recipe: Recipe, choice: EncoderConfig) -> Subject:
+def subject(ending: str, recipe: Recipe, encoder_config: EncoderConfig) -> Subject:
     """A format of the clip as one window of its own length, whatever windows the recipe has."""
     path = os.fsencode(file_of(ending))
     track = Track(
@@ -118,5 +118,5 @@ def subject(ending: str, recipe: Recipe, choice: EncoderConfig) -> Subject:
         duration=float(SECONDS),
     )
     whole = replace(recipe, window_seconds=float(SECONDS), windows=1)
-    job = Job(track, path, whole, choice, FolderStore(Path()), "", force=True)
+    job = Job(track, path, whole, encoder_config, FolderStore(Path()), "", force=True)
     return Subject(f"clip.{ending}", job, is_clip=True)

@@ -109,7 +109,7 @@ def embed_clip(context: EmbedContext, pool: Pool, notes: Notes, noted: Noted) ->
     What it gave at first is right; until then, what is shipped is a hint.
     """
     recipe = context.recipe
-    subjects = [clip.subject(ending, recipe, context.choice) for ending in clip.FORMATS]
+    subjects = [clip.subject(ending, recipe, context.encoder_config) for ending in clip.FORMATS]
     for subject, now in embed_all(pool, subjects):
         if isinstance(now, TrackRejected):
             key = _clip_key(subject, None)
@@ -175,7 +175,7 @@ def embed_golden_tracks(
 def subject_of(context: EmbedContext, track: Track) -> Subject:
     """A track of the library, to be embedded again."""
     path = local_path(context.library.root or "", track.path)
-    job = Job(track, path, context.recipe, context.choice, context.store, "", force=True)
+    job = Job(track, path, context.recipe, context.encoder_config, context.store, "", force=True)
     return Subject(display_path(track.path), job)
 
 

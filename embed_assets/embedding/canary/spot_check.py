@@ -112,9 +112,9 @@ class SpotChecker:
     @cached_property
     def _clips(self) -> dict[str, tuple[Subject, Stages | TrackRejected]]:
         """Each format of the clip, and what it gives here."""
-        recipe, choice = self.context.recipe, self.context.choice
+        recipe, encoder_config = self.context.recipe, self.context.encoder_config
         found = {}
-        every = [clip.subject(ending, recipe, choice) for ending in clip.FORMATS]
+        every = [clip.subject(ending, recipe, encoder_config) for ending in clip.FORMATS]
         for subject, now in embed_all(self.pool, every):
             if not isinstance(now, Stages | TrackRejected):
                 raise now

@@ -81,7 +81,7 @@ def embed_stages(subject: Subject) -> Stages:
     if not subject.is_clip and not same_audio(job):
         raise FolderChanged(f"{subject.name}: has other audio now")
     encoder = load_encoder(job)
-    of_features = job.choice.card.features
+    of_features = job.encoder_config.card.features
     made: dict[str, list[Fingerprint]] = {SAMPLES: [], FEATURES: []}
     if subject.is_clip:
         made = {DECODER: [_decoded(job)]} | made
