@@ -1,6 +1,6 @@
 """How much more work do two hosts do than one?
 
-    python benchmarks/two_hosts.py [--albums 16] [--tracks 4] [--share 0.5] [--json]
+    python benchmarks/two_hosts.py [--albums 16] [--tracks 12] [--share 0.5] [--json]
 
 A real Ray cluster: a head and hosts in namespaces of their own, with PostgreSQL, Milvus and an
 object store, on one machine. Each host may use --share of a core (a control group of the kernel),
@@ -38,7 +38,7 @@ PERIOD = 100_000
 def main(argv: Sequence[str] | None = None) -> int:
     parser = common.parser(__doc__)
     parser.add_argument("--albums", type=int, default=16)
-    parser.add_argument("--tracks", type=int, default=4, help="tracks of an album")
+    parser.add_argument("--tracks", type=int, default=12, help="tracks of an album")
     parser.add_argument("--seconds", type=int, default=300, help="length of a track")
     parser.add_argument("--share", type=float, default=0.5, help="of a core, for each host")
     args = common.parse(parser, argv, albums=4, tracks=1, seconds=30)
