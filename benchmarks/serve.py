@@ -11,7 +11,8 @@ both manage together. For each kind of query and number of clients: queries per 
 writes all rows again and again (`importing_...`). `ready_seconds`: from the start of the process to
 a 200 of /readyz. `resident_bytes`: of the server, afterwards. With `--model`, a folder with the
 weights of muq-mulan, the vectors have its width, and there are also queries by words: `find` asks
-new phrases, which the model has to read; `found` asks the same eight phrases again.
+new phrases, which the model has to read; `found` asks the same eight phrases again;
+`first_phrase_seconds` has the conversion and loading of the text side, too.
 """
 
 from __future__ import annotations
@@ -35,6 +36,8 @@ import common
 import numpy as np
 import psutil
 import similar
+
+JSON = {"Content-Type": "application/json"}
 
 NEW = itertools.count(100)
 """Numbers that make a phrase new."""
@@ -71,6 +74,8 @@ def main(argv: Sequence[str] | None = None) -> int:
             while not is_ready(connection):
                 time.sleep(0.01)
             figures["ready_seconds"] = round(time.perf_counter() - started, 2)
+            if args.model:
+                figures["first_phrase_seconds"] = first_phrase(connection)
             figures |= measure(port, args, "")
             if args.importing:
                 with similar.writer(root, "indexing"):
@@ -115,6 +120,17 @@ def is_ready(connection: http.client.HTTPConnection) -> bool:
     return answer.status == 200
 
 
+def first_phrase(connection: http.client.HTTPConnection) -> float:
+    """Seconds of the first question: the text side is converted if need be, and loaded."""
+    began = time.perf_counter()
+    connection.request("POST", "/v1/find", json.dumps(query("find", 0, 1)), JSON)
+    answer = connection.getresponse()
+    if answer.status != 200:
+        sys.exit(f"find: {answer.status}: {answer.read()[:300]!r}")
+    answer.read()
+    return round(time.perf_counter() - began, 2)
+
+
 def query(kind: str, i: int, tracks: int) -> dict[str, object]:
     """A query about tracks that differ from call to call."""
     first, last = (similar.path_of((i * k) % tracks).decode() for k in (97, 89))
@@ -140,7 +156,7 @@ def asked(port: int, kind: str, clients: int, seconds: float, tracks: int) -> di
             path = "/v1/find" if kind == "found" else f"/v1/{kind}"
             body = json.dumps(query(kind, i, tracks))
             begun = time.perf_counter()
-            connection.request("POST", path, body, {"Content-Type": "application/json"})
+            connection.request("POST", path, body, JSON)
             answer = connection.getresponse()
             text = answer.read()
             if answer.status not in (200, 409):

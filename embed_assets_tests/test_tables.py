@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import random
 import signal
+import sqlite3
 import subprocess
 import sys
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import closing, suppress
 from dataclasses import replace
 
 import psutil
@@ -22,6 +23,7 @@ from embed_assets.storage import embedded_tracks, looks, queries, retry_requests
 from embed_assets.storage.find_tracks import track_by_name, tracks_below
 from embed_assets.storage.golden_tracks import golden_tracks
 from embed_assets.storage.records import CHANGED, Embedding, IndexedFolder, Track
+from embed_assets.storage.tables import Tables
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.postgres import tables_at
 
@@ -363,3 +365,12 @@ def test_processes_may_make_the_tables_at_the_same_time(tables):
         maker.stdin.write("go on\n")
         maker.stdin.flush()
     assert [end(maker) for maker in makers] == [["0"]] * 3
+
+
+def test_a_process_that_makes_the_tables_waits_for_another_one(tmp_path):
+    path = tmp_path / "tables.sqlite"
+    with closing(sqlite3.connect(path, isolation_level=None, check_same_thread=False)) as another:
+        another.execute("BEGIN IMMEDIATE")
+        threading.Timer(0.5, another.execute, ("COMMIT",)).start()
+        with Tables(path).connect() as db:
+            assert db.execute("SELECT count(*) FROM tracks").fetchone()[0] == 0

@@ -293,6 +293,7 @@ def test_switched_off_it_is_no_longer_asked_and_what_it_made_can_go(beside: Live
     run(world, "Album")
     assert both_in_step(world)
     assert [row["path"] for row in errors(world.made_settings())] == ["Album/01.ogg"]
+    lib = ea.Library(world.made_settings())  # one that is open may be a second out of date
     assert {m.path for m in lib.find("rain")} == {"Album/02.ogg"}
     assert len(lib.similar("Album/01.ogg")) == 1
     shown = lib.status()

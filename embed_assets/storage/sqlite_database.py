@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sqlite3
+import time
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, closing, contextmanager
 from pathlib import Path
@@ -11,6 +12,9 @@ from pathlib import Path
 from embed_assets.errors import ConfigurationError, TransientError
 from embed_assets.storage import schema
 from embed_assets.storage.database import NEW_REVISION, Connection
+
+WAIT_SECONDS = 60.0
+"""How long to wait while another process writes."""
 
 _ADDED = {
     "tracks": {
@@ -71,7 +75,7 @@ class SqliteDatabase:
                 db.execute(f"PRAGMA synchronous = {'FULL' if durable else 'NORMAL'}")
                 version = db.execute("PRAGMA user_version").fetchone()[0]
                 if version < schema.VERSION:
-                    _upgrade(db, version)
+                    _upgrade(db)
                 elif version != schema.VERSION:
                     raise ConfigurationError(
                         f"{self.path} has schema {version}, but this version of embed_assets needs"
@@ -149,7 +153,9 @@ class SqliteDatabase:
 
 def _open(path: Path | None) -> _Connection:
     """The file, for reading only if its disk is full or read-only, so that queries are answered."""
-    db = sqlite3.connect(path or ":memory:", timeout=60, isolation_level=None, factory=_Connection)
+    db = sqlite3.connect(
+        path or ":memory:", timeout=WAIT_SECONDS, isolation_level=None, factory=_Connection
+    )
     try:
         db.execute("PRAGMA user_version")
     except sqlite3.OperationalError:
@@ -167,31 +173,52 @@ def _has_log(path: Path) -> bool:
     return log.exists() and log.stat().st_size > 0
 
 
-def _upgrade(db: sqlite3.Connection, version: int) -> None:
+def _upgrade(db: sqlite3.Connection) -> None:
     """Create the schema, or upgrade that of an older version, without losing data."""
-    db.execute("PRAGMA journal_mode = WAL")
+    _switch_to_log(db)
     db.execute("BEGIN IMMEDIATE")
     try:
-        for table, columns, new_name in _RENAMED:
-            there = _columns(db, table)
-            for old in there & columns.keys():
-                db.execute(f"ALTER TABLE {table} RENAME COLUMN {old} TO {columns[old]}")
-            if there and new_name != table:
-                db.execute(f"ALTER TABLE {table} RENAME TO {new_name}")
-        for statement in schema.sqlite_tables():
-            db.execute(statement)
-        for table, columns in _ADDED.items():
-            there = _columns(db, table)
-            for name, kind in columns.items():
-                if name not in there:
-                    db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
-        if version < 7:
-            _upgrade_data(db)
-        db.execute(f"PRAGMA user_version = {schema.VERSION}")
+        # Another process may have done it meanwhile.
+        version = db.execute("PRAGMA user_version").fetchone()[0]
+        if version < schema.VERSION:
+            _upgrade_tables(db)
+            if version < 7:
+                _upgrade_data(db)
+            db.execute(f"PRAGMA user_version = {schema.VERSION}")
     except BaseException:
         db.execute("ROLLBACK")
         raise
     db.execute("COMMIT")
+
+
+def _switch_to_log(db: sqlite3.Connection) -> None:
+    """Have the file keep a write-ahead log; SQLite itself does not wait for others to do this."""
+    deadline = time.monotonic() + WAIT_SECONDS
+    while True:
+        try:
+            db.execute("PRAGMA journal_mode = WAL")
+            return
+        except sqlite3.OperationalError as e:
+            if e.sqlite_errorcode != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+                raise
+        time.sleep(0.01)
+
+
+def _upgrade_tables(db: sqlite3.Connection) -> None:
+    """Make the tables, or change those of an older version."""
+    for table, columns, new_name in _RENAMED:
+        there = _columns(db, table)
+        for old in there & columns.keys():
+            db.execute(f"ALTER TABLE {table} RENAME COLUMN {old} TO {columns[old]}")
+        if there and new_name != table:
+            db.execute(f"ALTER TABLE {table} RENAME TO {new_name}")
+    for statement in schema.sqlite_tables():
+        db.execute(statement)
+    for table, columns in _ADDED.items():
+        there = _columns(db, table)
+        for name, kind in columns.items():
+            if name not in there:
+                db.execute(f"ALTER TABLE {table} ADD COLUMN {name} {kind}")
 
 
 def _upgrade_data(db: sqlite3.Connection) -> None:
