@@ -121,6 +121,21 @@ def test_it_says_when_nothing_stands_out(lib: ea.Library, monkeypatch: pytest.Mo
     assert not lib.find("rain").notes
 
 
+def test_in_a_large_library_how_far_a_track_stands_out_is_estimated(
+    lib: ea.Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = lib.find("rain")
+    monkeypatch.setattr(by_words, "SAMPLE", 4)
+    estimated = lib.find("rain")
+    assert [(m.path, m.score) for m in estimated] == [(m.path, m.score) for m in whole]
+    ratios = {
+        (a.deviations - whole[0].deviations) / (b.deviations - estimated[0].deviations)
+        for a, b in zip(whole[1:], estimated[1:], strict=True)
+    }
+    assert max(ratios) == pytest.approx(min(ratios), rel=0.02), "one scale for all"
+    assert 0.3 < min(ratios) < 3
+
+
 @pytest.mark.parametrize("phrases", ["", [], ["rain", " "]])
 def test_without_a_phrase_it_asks_for_one(lib: ea.Library, phrases: str | list[str]) -> None:
     with pytest.raises(ConfigurationError, match="what is to be heard"):
