@@ -69,8 +69,8 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
     mels = [spectrogram(window) for window in windows(args, room, left_out)]
     sound = spectrogram(parity_check.audio(seed=1)[0][0, : MEANS_SECONDS * SAMPLE_RATE])
 
-    def in_parts(parts: Sequence[str]) -> Any:
-        graph = ov.Core().read_model(room / "plain" / MODEL)
+    def in_parts(parts: Sequence[str], convolutions: str = "plain") -> Any:
+        graph = ov.Core().read_model(room / convolutions / MODEL)
         if "convolution modules" in parts:
             as_matmuls(ov.opset13, graph)
         changed = eight_bits.to_eight_bits(ov, graph, sound, parts)
@@ -92,6 +92,7 @@ def measure(args: Any, room: Path) -> dict[str, Any]:
         add("bfloat16", ov.Core().read_model(room / "minimal" / MODEL), "bf16")
     for way, parts in ways.items():
         add(way, in_parts(parts))
+    add("products", in_parts(eight_bits.PRODUCTS, "minimal"))
     weights = "random, uneven" if args.uneven else "random"
     return {
         "benchmark": "int8_layers",

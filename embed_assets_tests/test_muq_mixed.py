@@ -6,6 +6,7 @@ for which 8 bits save no time: what decides is told that they do.
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import pytest
 
 from embed_assets import encoders
 from embed_assets.encoders import Encoder
-from embed_assets.encoders.muq import mixed_engine, openvino_engine, parity_check
+from embed_assets.encoders.muq import eight_bits, mixed_engine, openvino_engine, parity_check
 from embed_assets.encoders.muq.encoder import _checkpoint, _find, reference
 from embed_assets.encoders.muq.frames import MIN_SAMPLES
 from embed_assets.storage.vector_format import entry_name
@@ -100,9 +101,35 @@ def test_without_a_gain_it_is_float32_and_leaves_nothing_behind(
     assert [p.name for p in (cache / "openvino").glob("*/")] == [kept.folder.name]
 
 
+def test_where_the_convolutions_lose_too_much_the_other_products_are_in_8_bits_alone(
+    small: Path, cache: Path, plain: Encoder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = _checkpoint(_find(str(small), cache), str(small), cache).conversion
+    first, second = mixed_engine.conversions(kept)
+    shutil.rmtree(first.folder)
+    rewrite(kept.reference, np.load(kept.reference))  # forgets the verdict
+
+    def coarse(ov: object, graph: object, mel: np.ndarray, parts: tuple[str, ...]) -> None:
+        steps = 3 if eight_bits.STEM in parts else eight_bits.STEPS
+        with monkeypatch.context() as patch:
+            patch.setattr(eight_bits, "STEPS", steps)
+            eight_bits.to_eight_bits(ov, graph, mel, parts)
+
+    monkeypatch.setattr(mixed_engine, "to_eight_bits", coarse)
+    for _ in range(2):  # both verdicts are kept
+        engine = encoders.load("muq", str(small), "cpu", cache)
+        assert (engine.engine, engine.dtype, engine.warning) == ("openvino", "float32_int8", "")
+        assert not first.folder.exists()
+        assert second.is_whole()
+    windows = muq_tools.sweeps()
+    ours, theirs = engine.encode(windows), plain.encode(windows)
+    assert cosine(ours[:, 0], theirs[:, 0]).min() >= parity_check.SMALLEST_COSINE["float32_int8"]
+    assert np.abs(ours - theirs).max() > 1e-4, "nothing is in 8 bits"
+
+
 def test_a_damaged_model_is_made_anew(small: Path, cache: Path) -> None:
     kept = _checkpoint(_find(str(small), cache), str(small), cache).conversion
-    mixed = mixed_engine.conversion(kept)
+    mixed = mixed_engine.conversion(kept, mixed_engine.MIXES[0])
     raw = bytearray(mixed.weights.read_bytes())
     raw[len(raw) // 2] ^= 64
     mixed.weights.write_bytes(raw)
@@ -113,7 +140,7 @@ def test_a_damaged_model_is_made_anew(small: Path, cache: Path) -> None:
 
 def test_what_fails_costs_speed_alone(small: Path, cache: Path) -> None:
     kept = _checkpoint(_find(str(small), cache), str(small), cache).conversion
-    mixed = mixed_engine.conversion(kept).folder
+    mixed = mixed_engine.conversion(kept, mixed_engine.MIXES[0]).folder
     mixed.rename(mixed.with_name("away"))
     mixed.with_name(f"{mixed.name}.lock").unlink(missing_ok=True)
     mixed.with_name(f"{mixed.name}.lock").mkdir()

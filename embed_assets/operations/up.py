@@ -13,6 +13,7 @@ import sys
 import time
 from contextlib import suppress
 from dataclasses import dataclass
+from enum import Enum, auto
 from typing import TYPE_CHECKING, Any
 
 from embed_assets.defs.dagster_compat.processes import CodeServerWatch
@@ -56,13 +57,19 @@ LONGEST_PAUSE_SECONDS = 60.0
 LOCK_SECONDS = 10.0
 """How often `up` looks whether it still holds its lock, where a server keeps it."""
 
-LOST_LOCK = 0
-"""Stands among the signals to stop: another `up` has the lock now, and all that belongs to it."""
-
 LINEAGE = "/asset-groups"
 """Path of the page *Lineage*, where a user should begin; the UI opens on a timeline of runs."""
 
 NO_ADDRESS = "its address is not known yet"
+
+
+class StopReason(Enum):
+    """Why `up` stops."""
+
+    SIGNAL = auto()
+    """Of the terminal, a service manager or `kill`."""
+    LOST_LOCK = auto()
+    """Another `up` has the lock now, and all runs belong to it."""
 
 
 def up(
@@ -108,7 +115,7 @@ def running_address(settings: Settings) -> str | None:
 
 @dataclass(frozen=True)
 class _Session:
-    """A running `up`; `stopping`: the stop signals that it received."""
+    """A running `up`; `stopping`: empty until it stops."""
 
     settings: Settings
     port: int
@@ -116,7 +123,7 @@ class _Session:
     instance: dg.DagsterInstance
     log: UpLog
     http: HttpProcess
-    stopping: list[int]
+    stopping: list[StopReason]
 
     @property
     def address(self) -> str:
@@ -131,11 +138,11 @@ def _serve(settings: Settings, port: int, lock: HeldLock, *, verbose: bool) -> i
         # After a reboot another session may have this number.
         stop_session(left_behind, of_home=str(settings.instance_home))
     _require_port(port)
-    stopping: list[int] = []
+    stopping: list[StopReason] = []
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         # Under `nohup` SIGHUP is ignored, so that a closed terminal does not stop `up`.
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, lambda number, _: stopping.append(number))
+            signal.signal(number, lambda *_: stopping.append(StopReason.SIGNAL))
     request_promotion(Project.of(settings).index())
     with open_instance(settings) as instance:
         library = LibraryLog(instance, Project.of(settings))
@@ -149,7 +156,7 @@ def _serve(settings: Settings, port: int, lock: HeldLock, *, verbose: bool) -> i
                 f"Dagster UI: {up.address}{LINEAGE}  (library {settings.library}, stop with Ctrl-C)"
             )
             code = _keep_running(up, note)
-            if LOST_LOCK not in stopping:
+            if StopReason.LOST_LOCK not in stopping:
                 note.unlink(missing_ok=True)
                 _reap(up)
             return code
@@ -218,7 +225,7 @@ def _run_dagster(up: _Session, note: Path) -> tuple[int, bool]:
             # Dagster is stopped even if its database cannot be written. Runs that another `up` has
             # begun are none of ours.
             with suppress(Exception):
-                if LOST_LOCK not in up.stopping:
+                if StopReason.LOST_LOCK not in up.stopping:
                     begin_to_cancel(up.instance)
     finally:
         stop_session(process.pid)
@@ -234,7 +241,7 @@ def _still_holds_lock(up: _Session) -> bool:
         "the connection that holds the lock of `up` was lost, and another `up` has taken it: this"
         " one ends"
     )
-    up.stopping.append(LOST_LOCK)
+    up.stopping.append(StopReason.LOST_LOCK)
     return False
 
 
@@ -261,7 +268,7 @@ def _write_note(note: Path, address: str, session: int) -> None:
         raise cannot_write(note.parent, e) from e
 
 
-def _sleep(seconds: float, stopping: list[int]) -> None:
+def _sleep(seconds: float, stopping: list[StopReason]) -> None:
     end = time.monotonic() + seconds
     while not stopping and time.monotonic() < end:
         time.sleep(0.2)

@@ -111,7 +111,7 @@ def unused_files(in_use: Collection[str], model: str, cache: Path) -> list[Path]
     with suppress(ConfigurationError):
         needed.add(weights.find(model, cache).digest)
     kept = {c(d, cache) for d in needed for c in (conversion, text_engine.conversion)}
-    kept |= {mixed_engine.conversion(conversion(d, cache)) for d in needed}
+    kept |= {m for d in needed for m in mixed_engine.conversions(conversion(d, cache))}
     return unused_in(cache / MUQ_MULAN.name, {one.folder.name for one in kept})
 
 

@@ -30,8 +30,11 @@ MATMULS = {
 }
 """Other parts of MuQ: what the names of their products have in them."""
 
-PARTS = (STEM, "projection", "feed-forward")
-"""What is in 8 bits."""
+PRODUCTS = ("projection", "feed-forward")
+"""What is in 8 bits where the convolutions would lose too much."""
+
+PARTS = (STEM, *PRODUCTS)
+"""What is in 8 bits otherwise."""
 
 GROUP = 128
 """Values that share a scale, of weights and of activations."""
@@ -49,7 +52,7 @@ SETTINGS = {"DYNAMIC_QUANTIZATION_GROUP_SIZE": str(GROUP)}
 def to_eight_bits(
     ov: Any, graph: Any, mel: np.ndarray, parts: Collection[str] = PARTS
 ) -> dict[str, int]:
-    """Change a graph of MuQ in float32, whose convolutions are plain ones; how many products.
+    """Change a graph of MuQ in float32; how many products. For the stem it has plain convolutions.
 
     `mel`: the spectrogram of something like music, float32 [128, frames]. The mean inputs of the
     products are taken from it. Raises RuntimeError where OpenVINO fails.

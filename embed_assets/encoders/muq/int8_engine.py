@@ -84,7 +84,7 @@ def unused(in_use: Collection[str], weights: str | None, cache: Path) -> list[Pa
         source = folder.name.partition("-")[0]
         gives = None
         float_ = openvino_engine.conversion(source, cache)
-        if folder in (float_.folder, mixed_engine.conversion(float_).folder):
+        if folder in {made.folder for made in (float_, *mixed_engine.conversions(float_))}:
             gives = source
         elif folder == conversion(source, cache).folder and conversion(source, cache).fingerprint():
             gives = digest_of(source, cache)

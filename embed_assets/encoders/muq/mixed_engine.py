@@ -1,15 +1,15 @@
 """MuQ partly in 8 bits, where a CPU multiplies these fast and bfloat16 not: an engine of `muq`.
 
 Its model is made beside the one in float32, once for given weights, and used if it gives torch's
-vectors within what bfloat16 is allowed, and is faster than float32. The verdict is kept with the
-model in float32. What fails here costs speed alone.
+vectors within what bfloat16 is allowed, and is faster than float32. If not, one with fewer parts in
+8 bits is tried. The verdicts are kept with the model in float32. What fails here costs speed alone.
 """
 
 from __future__ import annotations
 
 import shutil
 import time
-from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ import numpy as np
 from embed_assets.encoders.muq import openvino_engine, parity_check
 from embed_assets.encoders.muq.checkpoint import Checkpoint
 from embed_assets.encoders.muq.converted import MODEL, REFERENCE, ConvertedModelCache
-from embed_assets.encoders.muq.eight_bits import to_eight_bits
+from embed_assets.encoders.muq.eight_bits import PARTS, PRODUCTS, STEM, to_eight_bits
 from embed_assets.encoders.muq.frames import SAMPLE_RATE, frame_statistics, mel_spectrogram
 from embed_assets.encoders.muq.openvino_engine import MIXED, Engine
 from embed_assets.encoders.openvino_runtime import import_openvino
@@ -37,10 +37,23 @@ FAILED = -1.0
 """The cosine of a model that cannot be made, or is not faster here."""
 
 
+@dataclass(frozen=True)
+class Mix:
+    """What of MuQ is in 8 bits. `suffix`: of the folder of its model."""
+
+    parts: tuple[str, ...]
+    suffix: str = ""
+
+
+MIXES = (Mix(PARTS), Mix(PRODUCTS, "-products"))
+"""The fastest first."""
+
+
 def load(checkpoint: Checkpoint) -> Engine | None:
     """The engine on the CPU, one thread; None where it is not the best one, or cannot be had.
 
-    The first call makes and measures it, a minute or two, while other processes wait.
+    The first call makes and measures it, a minute or two for each of MIXES that it tries, while
+    other processes wait.
 
     Raises:
         Refused: OpenVINO cannot be had.
@@ -49,12 +62,14 @@ def load(checkpoint: Checkpoint) -> Engine | None:
     if not is_useful():
         return None
     ov = import_openvino()
-    mixed = conversion(checkpoint.conversion)
-    make = partial(mixed.ensure, partial(_make, ov, checkpoint))
     try:
-        if _cosine(ov, checkpoint, make) >= parity_check.SMALLEST_COSINE[MIXED]:
-            make()
-            return openvino_engine.compiled(ov, mixed.model, "CPU", MIXED, checkpoint.muq_config)
+        for mix in MIXES:
+            mixed = conversion(checkpoint.conversion, mix)
+            if _cosine(ov, checkpoint, mix) >= parity_check.SMALLEST_COSINE[MIXED]:
+                mixed.ensure(partial(_make, ov, checkpoint, mix))
+                return openvino_engine.compiled(
+                    ov, mixed.model, "CPU", MIXED, checkpoint.muq_config
+                )
     except (OSError, RuntimeError, MemoryError):
         # Memory or disk were short, or OpenVINO failed: the next load tries again, with the model
         # that is made by then. If something is wrong with float32 too, that engine says so.
@@ -73,38 +88,44 @@ def must_measure(kept: ConvertedModelCache) -> bool:
     return is_useful() and not kept.has_verdict(MIXED)
 
 
-def conversion(kept: ConvertedModelCache) -> ConvertedModelCache:
-    """Its model, beside the one in float32, whether it is there or not."""
-    return ConvertedModelCache(kept.folder.with_name(f"{kept.folder.name}-{MIXED}-{MAKING}"))
+def conversion(kept: ConvertedModelCache, mix: Mix) -> ConvertedModelCache:
+    """A model of its own, beside the one in float32, whether it is there or not."""
+    name = f"{kept.folder.name}-{MIXED}-{MAKING}{mix.suffix}"
+    return ConvertedModelCache(kept.folder.with_name(name))
 
 
-def _cosine(ov: Any, checkpoint: Checkpoint, make: Callable[[], None]) -> float:
+def conversions(kept: ConvertedModelCache) -> list[ConvertedModelCache]:
+    """All models that may be made beside the one in float32."""
+    return [conversion(kept, mix) for mix in MIXES]
+
+
+def _cosine(ov: Any, checkpoint: Checkpoint, mix: Mix) -> float:
     """The smallest cosine to torch's vectors, known or measured now; FAILED as in `_measure`."""
     kept = checkpoint.conversion
-    what = openvino_engine.identity(ov, "CPU", MIXED) | {"made": str(MAKING)}
+    what = openvino_engine.identity(ov, "CPU", MIXED) | {"made": f"{MAKING}{mix.suffix}"}
     if (known := kept.known_cosine(what)) is not None:
         return known
     kept.ensure(partial(openvino_engine.convert, ov, checkpoint))
     if shutil.disk_usage(kept.folder).free < 2 * kept.weights.stat().st_size:
         return FAILED
-    return kept.cosine(what, partial(_measure, ov, checkpoint, make))
+    return kept.cosine(what, partial(_measure, ov, checkpoint, mix))
 
 
-def _measure(ov: Any, checkpoint: Checkpoint, make: Callable[[], None]) -> float:
+def _measure(ov: Any, checkpoint: Checkpoint, mix: Mix) -> float:
     """The same, measured; FAILED where it cannot be made, or is not faster.
 
     Raises:
         OSError, RuntimeError, MemoryError: it could not be made or run just now.
     """
     kept = checkpoint.conversion
-    mixed = conversion(kept)
+    mixed = conversion(kept, mix)
 
     def engine(model: Path, dtype: str) -> Engine:
         return openvino_engine.compiled(ov, model, "CPU", dtype, checkpoint.muq_config)
 
     cosine = FAILED
     try:
-        make()
+        mixed.ensure(partial(_make, ov, checkpoint, mix))
         ours = engine(mixed.model, MIXED)
         vectors, seconds = parity_check.vectors(ours.frames), _seconds(ours)
         odd = _odd_vectors(ours)
@@ -149,14 +170,14 @@ def _seconds(engine: Engine) -> float:
     return min(spent)
 
 
-def _make(ov: Any, checkpoint: Checkpoint, folder: Path) -> None:
+def _make(ov: Any, checkpoint: Checkpoint, mix: Mix, folder: Path) -> None:
     """Write what a ConvertedModelCache has into `folder`; raises OSError, RuntimeError."""
     exact = folder / "float"
     exact.mkdir()
-    openvino_engine.convert(ov, checkpoint, exact, minimal=False)
+    openvino_engine.convert(ov, checkpoint, exact, minimal=STEM not in mix.parts)
     graph = ov.Core().read_model(exact / MODEL)
     sound = parity_check.audio(seed=1)[0][0, : MEANS_SECONDS * SAMPLE_RATE]
-    to_eight_bits(ov, graph, mel_spectrogram(checkpoint.muq_config)(sound))
+    to_eight_bits(ov, graph, mel_spectrogram(checkpoint.muq_config)(sound), mix.parts)
     openvino_engine.save(ov, graph, folder / MODEL)
     del graph
     (exact / REFERENCE).rename(folder / REFERENCE)
