@@ -29,7 +29,7 @@ from embed_assets_tests.other_hosts import PRIVATE, can_be_private
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.postgres import USER, running_postgres
 
-OUTAGE_SECONDS = 30.0
+OUTAGE_SECONDS = 60.0
 
 BEGUN = {"track_manifest": "tracks", "audio_embeddings": "embeddings", "milvus_index": "indexed"}
 """Which table gets rows while a step runs."""
