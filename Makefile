@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 export PYTHONDONTWRITEBYTECODE :=
 STAMP := $(VENV)/.installed
 
-.PHONY: install demo test test-fast test-server test-cluster test-browser check stress bench bench-small clean
+.PHONY: install demo test test-fast test-server test-cluster test-browser check check-style check-types check-defs stress bench bench-small clean
 
 install: $(STAMP)
 
@@ -51,16 +51,22 @@ test-cluster: install
 
 # The page of serve in a real Chromium: the system's, or Playwright's. Without one they are skipped.
 test-browser: install
-	$(BIN)/python -m pytest -m browser -rs
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m browser -rs
 
 stress: install
 	$(BIN)/python -m pytest -m stress --timeout 7200 -s
 
-check: install
+check: check-style check-types check-defs
+
+check-style: install
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports setup.cfg
+
+check-types: install
 	$(BIN)/mypy
+
+check-defs: install
 	$(BIN)/dg check defs
 
 # MUSIC=DIR, a folder of real music: without it tracks are synthesised where that means something.
