@@ -128,11 +128,14 @@ class Library(Questions):
         Raises:
             LibraryUnavailable: the library is missing, or so much of it is gone that it must be
                 confirmed with `confirm_removals`.
-            ConfigurationError: encoder, weights or index cannot work as configured.
+            ConfigurationError: encoder, weights or index cannot work as configured, or a script
+                calls this without the line above.
         """
         from embed_assets.operations.ready import ready
         from embed_assets.operations.sync import sync
+        from embed_assets.workers import require_main_guard
 
+        require_main_guard()
         settings = ready(self.settings, progress, may_be_empty=confirm_removals)
         result = sync(settings, confirm_removals=confirm_removals, progress=progress)
         self._refresh()
@@ -156,7 +159,9 @@ class Library(Questions):
             OSError: the file cannot be read.
         """
         from embed_assets.embedding.embed_file import embed_file
+        from embed_assets.workers import require_main_guard
 
+        require_main_guard()
         project = self._project
         return embed_file(Path(file).expanduser(), project.vectors.tracks, project.spec())
 

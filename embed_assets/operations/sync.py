@@ -40,7 +40,7 @@ from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import looks, queries
-from embed_assets.storage.owner import check_owner
+from embed_assets.storage.owner import own_store
 from embed_assets.storage.records import NOT_DONE
 
 if TYPE_CHECKING:
@@ -126,7 +126,7 @@ def sync(
     index = project.index()
     tables, spec = index.tables, index.spec
     require_library(index.library.root, may_be_empty=confirm_removals)
-    check_owner(tables, index.store)
+    own_store(tables, index.store)
     cursor = SensorCursor()
     result = SyncResult()
     report = SyncProgress(project, spec, progress)
