@@ -131,11 +131,12 @@ class Library(Questions):
             ConfigurationError: encoder, weights or index cannot work as configured, or a script
                 calls this without the line above.
         """
-        from embed_assets.operations.ready import ready
-        from embed_assets.operations.sync import sync
         from embed_assets.workers import require_main_guard
 
         require_main_guard()
+        from embed_assets.operations.ready import ready
+        from embed_assets.operations.sync import sync
+
         settings = ready(self.settings, progress, may_be_empty=confirm_removals)
         result = sync(settings, confirm_removals=confirm_removals, progress=progress)
         self._refresh()
@@ -158,10 +159,11 @@ class Library(Questions):
             ConfigurationError: the encoder cannot work as configured.
             OSError: the file cannot be read.
         """
-        from embed_assets.embedding.embed_file import embed_file
         from embed_assets.workers import require_main_guard
 
         require_main_guard()
+        from embed_assets.embedding.embed_file import embed_file
+
         project = self._project
         return embed_file(Path(file).expanduser(), project.vectors.tracks, project.spec())
 
