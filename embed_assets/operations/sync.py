@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
 from typing import TYPE_CHECKING
 
+from embed_assets.defs.activity import cause_of
 from embed_assets.defs.dead_runs import cancel_unserved_queue, only_the_daemon_runs, reap
 from embed_assets.defs.evaluation import IMPORT_RUNS, Evaluation, evaluate, prepare, summary
 from embed_assets.defs.execution import wrong_setting
@@ -195,7 +196,7 @@ def sync(
                 if run is None:
                     continue
                 result.runs.append(run.run_id)
-                word = "done" if run.is_success else "FAILED"
+                word = "done" if run.is_success else f"FAILED: {cause_of(instance, run.run_id)}"
                 what = counted(len(done.request.keys), "folder")
                 progress(f"run {run.run_id[:8]}, {what}: {word}")
                 if not run.is_success and (wrong := wrong_setting(instance, run.run_id)):
