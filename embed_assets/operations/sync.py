@@ -47,6 +47,8 @@ from embed_assets.storage.records import NOT_DONE
 if TYPE_CHECKING:
     import dagster as dg
 
+    from embed_assets.storage.tables import Tables
+
 WAIT_SECONDS = 0.5
 EVALUATE_SECONDS = 5.0
 """How often the library is evaluated while more runs could be started."""
@@ -196,7 +198,8 @@ def sync(
                 if run is None:
                     continue
                 result.runs.append(run.run_id)
-                word = "done" if run.is_success else f"FAILED: {cause_of(instance, run.run_id)}"
+                why = "" if run.is_success else _cause(instance, tables, run)
+                word = f"FAILED: {why}" if why else "done"
                 what = counted(len(done.request.keys), "folder")
                 progress(f"run {run.run_id[:8]}, {what}: {word}")
                 if not run.is_success and (wrong := wrong_setting(instance, run.run_id)):
@@ -240,6 +243,12 @@ def _by_daemon(
     result.count(instance, began)
     result.seconds = time.monotonic() - started
     return result
+
+
+def _cause(instance: dg.DagsterInstance, tables: Tables, run: dg.DagsterRun) -> str:
+    """Why a run failed: the reason of a folder, or else of the run."""
+    mine = (f.message for f in queries.failed_folders(tables) if f.run_id == run.run_id)
+    return next(mine, "") or cause_of(instance, run.run_id)
 
 
 def _end_of(run: dg.DagsterRun | None) -> tuple[str, str]:
