@@ -2,8 +2,8 @@
 
     EmbedAssetsError
     |-- ConfigurationError     a setting is wrong: fail at once, no retry, say how to fix it
-    |   |-- WeightsMissing     not downloaded or created yet; queries still work
-    |   |-- NothingIndexed     nothing is served yet: over HTTP, ask again later
+    |   |-- WeightsMissing     not downloaded or created yet; only `find` needs them to answer
+    |   |-- NothingIndexed     nothing is served yet, or not for `find`: over HTTP, ask again later
     |   `-- LibraryUnavailable the library is missing, or so empty that it looks unmounted
     |-- TransientError         a temporary failure: retry
     |   |-- FolderChanged      a file changed while it was read: evaluate the folder again
@@ -73,7 +73,7 @@ class WeightsMissing(ConfigurationError):
 
 
 class NothingIndexed(ConfigurationError):
-    """Nothing is indexed yet, so no query can be answered."""
+    """Nothing that could answer is indexed yet: nothing at all, or nothing for `find`."""
 
 
 class LibraryUnavailable(ConfigurationError):
