@@ -50,7 +50,7 @@ EXIT_CODES = {
     " something was refused. `doctor`: a check failed. `canary`: vectors differ."
     " `collections --check`: a gate failed. `gc`: the index is not up to date with the library.",
     ExitCode.WRONG: "A setting or an option is wrong, the library is missing, or nothing is indexed"
-    " yet. `status`: the library cannot be scanned.",
+    " yet. `status`: the library cannot be scanned, or the weights of the encoder are missing.",
     ExitCode.INTERRUPTED: "Interrupted by Ctrl-C.",
 }
 """What each exit code means, for docs/commands.md."""

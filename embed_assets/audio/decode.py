@@ -18,6 +18,7 @@ from embed_assets.audio.container import FFMPEG, LIBSNDFILE, UNREADABLE, claimed
 from embed_assets.audio.reader import Reader
 from embed_assets.audio.windows import SHORTEST_TAIL, WindowPolicy, plan
 from embed_assets.errors import Reason, TrackRejected
+from embed_assets.formats import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -235,7 +236,8 @@ def _note(reader: Reader, decoder: str, unread_links: int, duration: float, clai
             f"{reader.not_finite} samples were not finite numbers and were replaced by silence"
         )
     if reader.damaged:
-        notes.append(f"{reader.damaged} damaged packets were skipped")
+        were = "was" if reader.damaged == 1 else "were"
+        notes.append(f"{counted(reader.damaged, 'damaged packet')} {were} skipped")
     if unread_links:
         notes.append(f"{unread_links} of the files that it is made of could not be read")
     if decoder == LIBSNDFILE:

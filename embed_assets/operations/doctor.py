@@ -229,7 +229,7 @@ def _tracks(settings: Settings, project: Project) -> str:
     spec = project.spec()
     found = queries.counts(project.tables, spec.recipe.digest, spec.collection_key(project.uri))
     with open_existing(settings) as instance:
-        failed = len(failed_folders(instance, project))
+        failed = len(failed_folders(instance, project, spec))
     if failed:
         raise TransientError(
             f"{counted(failed, 'folder')} failed: `embed-assets errors` gives the reasons; all are"
@@ -237,9 +237,11 @@ def _tracks(settings: Settings, project: Project) -> str:
         )
     rejects = sum(1 for _ in queries.rejects(project.tables, spec))
     rejected = f"{rejects} rejected (see `embed-assets errors`)" if rejects else ""
+    damaged = queries.damaged_tracks(project.tables, spec.recipe.digest)
+    partly = f", {damaged} partly damaged (docs/reliability.md)" if damaged else ""
     return (
-        f"{found.embedded} embedded, {rejected or 'none rejected'}; see `embed-assets status` for"
-        " what is pending"
+        f"{found.embedded} embedded{partly}, {rejected or 'none rejected'}; see `embed-assets"
+        " status` for what is pending"
     )
 
 
