@@ -78,6 +78,7 @@ def test_what_is_not_there_and_what_cannot_be_written_end_with_1(here, monkeypat
         (("promote", "nosuch"), "there is no collection nosuch"),
         (("collections", "--drop", "nosuch"), "there is no collection nosuch"),
         (("rollback",), "no other collection was served before"),
+        (("retry", "01 album"), "Is it 'Album/01.ogg'?"),
         (("similar", "Album", "--m3u", f"{nowhere}.m3u"), "cannot write the playlist"),
         (("map", f"{nowhere}.html"), "cannot write"),
     ):

@@ -232,9 +232,8 @@ def _note(reader: Reader, decoder: str, unread_links: int, duration: float, clai
     if heard < whole - 0.5:
         notes.append(f"{heard:.0f} of {whole:.0f} s could be decoded")
     if reader.not_finite:
-        notes.append(
-            f"{reader.not_finite} samples were not finite numbers and were replaced by silence"
-        )
+        samples = counted(reader.not_finite, "sample")
+        notes.append(f"replaced by silence, because not finite numbers: {samples}")
     if reader.damaged:
         were = "was" if reader.damaged == 1 else "were"
         notes.append(f"{counted(reader.damaged, 'damaged packet')} {were} skipped")

@@ -137,8 +137,8 @@ def _library(project: Project, left_out: LeftOut) -> str:
         raise ConfigurationError(
             f"EMBED_LIBRARY={root} contains no audio files: is it the right folder?{links}"
         )
-    many = about_many(folders)
-    return f"{root}: {files} audio files in {folders} folders{'. ' if many else ''}{many}"
+    found = f"{root}: {counted(files, 'audio file')} in {counted(folders, 'folder')}"
+    return ". ".join(text for text in (found, about_many(folders)) if text)
 
 
 def _left_out(left_out: LeftOut) -> str:
@@ -248,11 +248,12 @@ def _tracks(settings: Settings, project: Project) -> str:
 def _ctimes(settings: Settings, project: Project) -> str:
     folders = ctimes.resting(project.tables, time.time())
     if not folders:
-        return "show retags that keep the size and time of a file"
+        return "a retag that keeps the size and time of a file is noticed by its ctime"
     return (
-        f"those of {folders} folders change although their files do not (hard links, permissions,"
-        " or a network share that makes them up), so they are checked less often there. If a tagger"
-        " keeps the size and time of a file, `embed-assets retry PATH` reads it at once"
+        f"in {counted(folders, 'folder')} they change although the files do not (hard links,"
+        " permissions, or a network share that makes them up), so they are checked less often"
+        " there. If a tagger keeps the size and time of a file, `embed-assets retry PATH` reads it"
+        " at once"
     )
 
 
