@@ -11,8 +11,8 @@ import dagster as dg
 from embed_assets.context import IndexContext
 from embed_assets.defs import state
 from embed_assets.defs.execution import IN_PROCESS
-from embed_assets.defs.partitions import key_of, path_of
-from embed_assets.defs.ranged_run import PRIORITY_TAG, REMOVE_TAG
+from embed_assets.defs.partitions import key_of, names_of, path_of
+from embed_assets.defs.ranged_run import FOLDERS_TAG, PRIORITY_TAG, REMOVE_TAG
 from embed_assets.encoders.cards import card_of
 from embed_assets.errors import ConfigurationError
 from embed_assets.formats import counted
@@ -141,7 +141,10 @@ def prepare(instance: dg.DagsterInstance, context: IndexContext, plan: Plan) -> 
 def run_tags(request: RunRequest) -> dict[str, str]:
     """Tags of the run of a request."""
     priority = "import" if request.is_import else "interactive"
-    tags = state.range_tags(request.keys) | {PRIORITY_TAG: priority}
+    tags = state.range_tags(request.keys) | {
+        PRIORITY_TAG: priority,
+        FOLDERS_TAG: names_of(request.keys),
+    }
     return tags | ({REMOVE_TAG: "true"} if request.remove else {})
 
 
