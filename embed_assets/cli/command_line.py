@@ -94,9 +94,9 @@ def sync(
         words = f" and {result.words_embedded} for `find`" if result.words_embedded else ""
         others = f" and {len(result.other_runs)} of `up`" if result.other_runs else ""
         typer.echo(
-            f"{counted(result.tracks, 'track')} in {counted(result.folders, 'folder')}:"
-            f" {result.embedded} embedded{words}, {result.reused} reused,"
-            f" {result.rejected} rejected, {result.removed} removed,"
+            f"{counted(result.tracks, 'track')} ({result.rejected} rejected) in"
+            f" {counted(result.folders, 'folder')}: {result.embedded} embedded{words},"
+            f" {result.reused} reused, {result.removed} removed,"
             f" {counted(result.failed_folders, 'folder')} failed,"
             f" {counted(len(result.runs), 'run')}{others}, {result.seconds:.1f} s"
         )

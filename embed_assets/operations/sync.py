@@ -22,7 +22,7 @@ from embed_assets.defs.run_requests import drop_already_requested, request_lock
 from embed_assets.defs.state import embedding_at_once, fit_pools
 from embed_assets.errors import ConfigurationError
 from embed_assets.formats import counted
-from embed_assets.identity import folder_id
+from embed_assets.identity import IndexSpec, folder_id
 from embed_assets.library.left_out import LeftOut
 from embed_assets.library.walk import require_library
 from embed_assets.operations.compare_index import matches_tables
@@ -62,21 +62,22 @@ LOCK_SECONDS = 120.0
 
 @dataclass
 class SyncResult:
-    """What `sync --json` prints: the size of the library, and what was done.
+    """What `sync --json` prints: the state of the library at the end, and what was done.
 
-    Counted are the runs of this `sync`, and those of a running `up` that ended meanwhile.
+    What was done is counted over the runs of this `sync`, and those of a running `up` that ended
+    meanwhile.
     """
 
     folders: int = 0
     """Music folders in the library."""
     tracks: int = 0
     """Audio files in the library."""
+    rejected: int = 0
+    """Of these, tracks that cannot be embedded, as `status` counts them; no failure."""
     embedded: int = 0
     """Tracks that were embedded."""
     reused: int = 0
     """Tracks of the folders that were indexed whose vectors were stored before."""
-    rejected: int = 0
-    """Tracks of the folders that were indexed that cannot be embedded; no failure."""
     words_embedded: int = 0
     """Tracks that were embedded for `find` with `EMBED_WORDS`, in addition."""
     removed: int = 0
@@ -95,13 +96,21 @@ class SyncResult:
     seconds: float = 0.0
     """How long it took, in seconds."""
     listed: bool = False
-    """Whether `errors` lists something that concerns this `sync`; not printed."""
+    """Whether `errors` lists anything; not printed."""
 
     def count(self, instance: dg.DagsterInstance, began: float) -> None:
         """Add what runs did that have ended since a moment, in seconds since 1970."""
         self.other_runs = list(other_runs(instance, began, self.runs))
         for name, n in counts_of(instance, [*self.runs, *self.other_runs]).items():
             setattr(self, name, n)
+
+    def count_rejected(self, project: Project, spec: IndexSpec) -> None:
+        """Count the tracks of the library that are rejected, by whichever run."""
+        tables = project.tables
+        key = spec.collection_key(project.uri)
+        self.rejected = queries.counts(tables, spec.recipe.digest, key).rejected
+        for_words = queries.rejects(tables, spec) if spec.words else ()
+        self.listed = bool(self.failed_folders or self.rejected or next(iter(for_words), None))
 
     def as_json(self) -> dict[str, object]:
         """The object that `--json` prints."""
@@ -211,9 +220,7 @@ def sync(
         result.failed_folders = len(cursor.attempts) + found.plan.unreadable
         result.count(instance, began)
     _note_ends(settings, project, {k: v for k, v in ended.items() if k in cursor.attempts})
-    any_rejected = result.rejected or spec.words
-    rejected = queries.rejects(tables, spec) if any_rejected else ()
-    result.listed = bool(result.failed_folders or next(iter(rejected), None))
+    result.count_rejected(project, spec)
     result.words_missing = project.vectors.words_missing()
     result.seconds = time.monotonic() - started
     return result
@@ -238,9 +245,9 @@ def _by_daemon(
         failed_folders=waited.failed_folders + plan.unreadable,
         links_skipped=waited.left_out.links,
         words_missing=project.vectors.words_missing(),
-        listed=bool(waited.failed_folders or plan.unreadable),
     )
     result.count(instance, began)
+    result.count_rejected(project, project.spec())
     result.seconds = time.monotonic() - started
     return result
 

@@ -12,7 +12,7 @@ from dagster import DagsterRunStatus
 from embed_assets.defs.dagster_compat.runs import PARTITION_TAG, RANGE_START_TAG, log_of
 
 COUNTS = {
-    "audio_embeddings": ("embedded", "reused", "rejected", "words_embedded"),
+    "audio_embeddings": ("embedded", "reused", "words_embedded"),
     "track_manifest": ("removed",),
 }
 """Metadata of each asset that are counts."""
