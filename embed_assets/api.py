@@ -21,7 +21,7 @@ from embed_assets.search.evaluation import Evaluation
 from embed_assets.search.filters import FIELDS
 from embed_assets.search.local import LocalAnswers, local_answers
 from embed_assets.search.milvus import MilvusAnswers
-from embed_assets.search.names import Found, Names, at_path, find, name_of, not_indexed
+from embed_assets.search.names import Found, find, name_of, not_indexed
 from embed_assets.search.parts import has_parts
 from embed_assets.search.questions import Questions
 from embed_assets.search.searcher import Searcher
@@ -166,11 +166,6 @@ class Library(Questions):
 
         project = self._project
         return embed_file(Path(file).expanduser(), project.vectors.tracks, project.spec())
-
-    def has(self, name: str) -> bool:
-        """Whether a name is the path of a track or folder, or a track id, and not just words."""
-        names = Names(self._project)
-        return bool(at_path(names, name) or names.with_id(name))
 
     def _refresh(self) -> None:
         for searcher in list(self._searchers.values()):

@@ -134,6 +134,14 @@ class TrackRejected(EmbedAssetsError):
         return f"{self.reason}: {self.message}"
 
 
+_FORBIDDEN = frozenset((errno.EACCES, errno.EPERM, errno.EROFS))
+
+
+def is_forbidden(error: OSError) -> bool:
+    """Whether a file or folder may not be read or written, until a person changes that."""
+    return error.errno in _FORBIDDEN
+
+
 def is_passing(error: OSError) -> bool:
     """Whether this is a full or failing disk or a missing mount, which no setting can fix."""
     return error.errno in _PASSING

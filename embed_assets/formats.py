@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 
 _STEERING = re.compile(
@@ -18,6 +19,12 @@ def iso(seconds: float) -> str:
 def counted(number: int, thing: str) -> str:
     """`1 folder`, `2 folders`."""
     return f"{number} {thing}{'' if number == 1 else 's'}"
+
+
+def first_few(names: Sequence[str], separator: str = ", ", most: int = 3) -> str:
+    """`a`, `a, b`, `a, b, c and 5 more`: at most so many names."""
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return separator.join(names[:most]) + more
 
 
 def duration(seconds: float) -> str:

@@ -25,7 +25,7 @@ from embed_assets.search.answers import Filters
 from embed_assets.search.filters import parse
 from embed_assets.search.map_page import page
 from embed_assets.search.milvus import MilvusAnswers
-from embed_assets.search.names import find_each
+from embed_assets.search.names import Names, each_or_one, find_each
 from embed_assets.search.playlist import write_m3u
 from embed_assets.search.projection import draw, picture
 from embed_assets.workers import open_pool
@@ -86,6 +86,26 @@ def test_a_question_of_several_tracks_is_headed_by_all_of_them(asked):
     told = ask(asked, "similar", "Some/0.flac", "--also", "Odd").stdout.splitlines()[0]
     assert "Some/0.flac" in told
     assert "Odd" in told
+
+
+def test_each_argument_is_a_name_if_quotes_or_paths_set_them_apart(asked):
+    names = Names(asked.project())
+    for given in (
+        ["Blue 0", "Blue 1"],
+        ["blue", "A0 0"],
+        ["Odd", "Some/0.flac"],
+        ["Odd", "Some"],
+        ["Some/0.flac", "blue"],
+        ["Odd", "blue"],
+    ):
+        assert each_or_one(names, given) == given
+    assert each_or_one(names, ["blue", "0"]) == ["blue 0"]
+    assert each_or_one(names, ["no", "such", "track"]) == ["no such track"]
+    # The name of a folder is also the first word of what is in it.
+    assert each_or_one(names, ["Some", "blue", "0"]) == ["Some blue 0"]
+    told = ask(asked, "similar", "Blue 0", "Blue 1").stdout.splitlines()[0]
+    assert "Some/0.flac" in told
+    assert "Some/1.flac" in told
 
 
 def test_a_way_says_where_it_is_short_and_which_track_of_a_folder_it_took(asked):

@@ -6,9 +6,11 @@ import json
 import shutil
 import signal
 import subprocess
+from importlib.util import find_spec
 
 import pytest
 
+from embed_assets.operations.demo import PACKAGE
 from embed_assets_tests.live_project import LiveProject
 from embed_assets_tests.patience import PATIENCE
 from embed_assets_tests.test_asking import index
@@ -66,6 +68,9 @@ def test_the_commands_answer_too(filled, disk):  # noqa: F811
     found = filled.run("similar", "A/1.flac", "--json")
     assert found.returncode == 0, found.stderr
     assert len(json.loads(found.stdout)) == 5
-    failed = filled.run("sync")
-    assert failed.returncode == 2
-    assert "make it writable or name another folder" in failed.stderr
+    for command in ("sync", "canary", *(["demo"] if find_spec(PACKAGE) else [])):
+        failed = filled.run(command)
+        assert failed.returncode == 2, (command, failed.stderr)
+        assert "Read-only file system" in failed.stderr
+        assert "Traceback" not in failed.stderr, command
+        assert "EMBED_HOME" in failed.stderr, command

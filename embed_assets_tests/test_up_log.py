@@ -1,6 +1,7 @@
 """What `up` prints, and the file that Dagster prints into."""
 
 import os
+import re
 import subprocess
 import sys
 import time
@@ -8,8 +9,11 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import dagster as dg
+from dagster._core.utils import make_new_run_id
 
-from embed_assets.defs.activity import FolderOutcome
+from embed_assets.defs.activity import FolderOutcome, Tick
+from embed_assets.defs.state import add_keys, range_tags
+from embed_assets.identity import PartitionKey
 from embed_assets.operations import dagster_output
 from embed_assets.operations.dagster_output import DagsterOutput, bound, tail
 from embed_assets.operations.library_log import LibraryLog, folder_lines
@@ -131,6 +135,53 @@ def test_a_run_of_many_folders_gets_one_line():
     assert list(folder_lines(many)) == [
         "64 folders: 128 tracks embedded, 32 rejected; `embed-assets errors` says why"
     ]
+
+
+class Sensor:
+    """An instance in memory has no ticks: this is the last one."""
+
+    tick = None
+
+    def last_tick(self):
+        return self.tick
+
+
+@contextmanager
+def library_log(home):
+    settings = Settings(_env_file=None, home=home, library=home, encoder="acoustic")
+    with dg.DagsterInstance.ephemeral() as instance:
+        log = LibraryLog(instance, Project.of(settings))
+        log.sensor = Sensor()
+        yield log
+
+
+def test_a_run_over_several_folders_names_them(tmp_path):
+    with library_log(tmp_path) as log:
+        instance = log.instance
+        added = ["The Shakers/Drums", "Nina/New", "A/1", "A/2", "A/3"]
+        add_keys(instance, [PartitionKey(name) for name in added])
+        for first, last in ((0, 0), (0, 1), (0, 4)):
+            tags = range_tags([PartitionKey(added[i]) for i in (first, last)])
+            instance.add_run(dg.DagsterRun("bring_in_step", make_new_run_id(), tags=tags))
+        assert [re.sub(r" \(run \w+\)", "", line) for line in log.news()] == [
+            "to do: The Shakers/Drums",
+            "to do: 2 folders: Nina/New, The Shakers/Drums",
+            "to do: 5 folders: A/1, A/2, A/3 and 2 more",
+        ]
+
+
+def test_a_scan_that_began_before_a_run_ended_does_not_say_how_things_stand(tmp_path):
+    with library_log(tmp_path) as log:
+        instance, sensor = log.instance, log.sensor
+        run = instance.add_run(dg.DagsterRun("library_map", make_new_run_id()))
+        assert list(log.news()) == []
+        during = time.time()
+        instance.report_run_canceled(run)
+        sensor.tick = Tick(during, summary="7 folders, 7 in runs")
+        (ended,) = log.news()
+        assert "was canceled" in ended
+        sensor.tick = Tick(time.time(), summary="7 folders, 7 in step")
+        assert list(log.news()) == ["7 folders, 7 in step"]
 
 
 def test_a_line_of_another_day_has_its_date(tmp_path, capfd):

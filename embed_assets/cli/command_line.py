@@ -25,7 +25,7 @@ from embed_assets.cli import (
     words,
 )
 from embed_assets.cli.terminal import AsJson
-from embed_assets.errors import EmbedAssetsError, ExitCode, is_passing
+from embed_assets.errors import EmbedAssetsError, ExitCode, is_forbidden, is_passing
 from embed_assets.formats import counted
 from embed_assets.settings import Settings, forget_secrets
 
@@ -242,6 +242,12 @@ def run() -> None:
         terminal.print_note(f"embed-assets: {e}")
         sys.exit(e.exit_code)
     except OSError as e:
+        if is_forbidden(e) and e.filename:
+            terminal.print_note(
+                f"embed-assets: {e.filename}: {e.strerror}; change its permissions, or name another"
+                " folder"
+            )
+            sys.exit(ExitCode.WRONG)
         if not is_passing(e):
             raise
         where = e.filename or "what it prints or reads"

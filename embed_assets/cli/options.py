@@ -12,11 +12,16 @@ import typer
 
 from embed_assets.api import Library
 from embed_assets.cli.terminal import print_note
+from embed_assets.project import for_reading
 from embed_assets.search.filters import Condition, condition, parse
+from embed_assets.search.names import Names, each_or_one
 
 Query = Annotated[
     list[str],
-    typer.Argument(help="One or more paths, a folder, or words from title and artist."),
+    typer.Argument(
+        help="A track or folder, or several: the path of each, or words from its title and artist"
+        " in quotes. Words without quotes are one name."
+    ),
 ]
 M3u = Annotated[
     Path | None, typer.Option("--m3u", help="Also write a playlist, with paths relative to it.")
@@ -102,10 +107,9 @@ def with_filters(command: Callable[..., None]) -> Callable[..., None]:
     return with_options
 
 
-def meant(library: Library, words: list[str]) -> list[str]:
-    """The names in words of the command line: one each if all are paths or ids, else one."""
-    several = len(words) > 1 and all(map(library.has, words))
-    return words if several else [" ".join(words)]
+def meant(library: Library, arguments: list[str]) -> list[str]:
+    """The names in arguments of the command line; see `each_or_one`."""
+    return each_or_one(Names(for_reading(library.settings)), arguments)
 
 
 def print_notes(notes: Iterable[str]) -> None:

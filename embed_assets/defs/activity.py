@@ -6,8 +6,8 @@ Commands decide how to show them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import dagster as dg
@@ -15,8 +15,6 @@ from dagster import DagsterRunStatus
 
 from embed_assets import errors
 from embed_assets.defs.dagster_compat.runs import (
-    PARTITION_TAG,
-    RANGE_END_TAG,
     RANGE_START_TAG,
     last_ticks,
     log_of,
@@ -25,9 +23,10 @@ from embed_assets.defs.dagster_compat.runs import (
 )
 from embed_assets.defs.partitions import ROOT, path_of
 from embed_assets.defs.ranged_run import REMOVE_TAG
-from embed_assets.defs.state import live_runs, newest_run
+from embed_assets.defs.state import held_keys, known_keys, live_runs, newest_run
 from embed_assets.errors import ConfigurationError
-from embed_assets.identity import display_path
+from embed_assets.formats import first_few
+from embed_assets.identity import PartitionKey, display_path
 
 SENSOR = "library_sensor"
 
@@ -41,7 +40,7 @@ _SECONDS = re.compile(r" \([\d.]+ s\)$")
 class RunChange:
     """A run that was created, or one that has ended (`status` is None until then).
 
-    `folders` names what it covers, e.g. `Artist/Album` or `from First to Last`; empty for jobs that
+    `folders` names what it covers, e.g. `Artist/Album` or `2 folders: A, B`; empty for jobs that
     cover no music folders. `removes`: it was launched to remove them.
     """
 
@@ -94,12 +93,12 @@ class RunWatch:
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
         self.newest = newest_run(instance)
-        self.live = {run.run_id: _change(run) for run in live_runs(instance)}
+        self.live = {change.run_id: change for change in self._created(live_runs(instance))}
 
     def changes(self) -> list[RunChange]:
         """Runs created since the last call, oldest first, and then those that have ended."""
         records = list(self._new_records())
-        created = [_change(record.dagster_run) for record in reversed(records)]
+        created = self._created([record.dagster_run for record in reversed(records)])
         self.newest = max((r.storage_id for r in records), default=self.newest)
         self.live |= {change.run_id: change for change in created}
         return created + self._ended()
@@ -112,27 +111,38 @@ class RunWatch:
                 break
             cursor, limit = page[-1].dagster_run.run_id, PAGE
 
+    def _created(self, runs: Sequence[dg.DagsterRun]) -> list[RunChange]:
+        # Of a range only the ends are in the tags.
+        any_range = any(RANGE_START_TAG in run.tags for run in runs)
+        keys = known_keys(self.instance) if any_range else ()
+        return [
+            RunChange(
+                run.run_id, run.job_name, _covered(run, keys), run.tags.get(REMOVE_TAG) == "true"
+            )
+            for run in runs
+        ]
+
     def _ended(self) -> list[RunChange]:
         if not self.live:
             return []
         records = self.instance.get_run_records(dg.RunsFilter(run_ids=list(self.live)))
         there = [record.dagster_run for record in records]
+        ended = [
+            replace(self.live[run.run_id], status=run.status)
+            for run in reversed(there)
+            if run.is_finished
+        ]
         going_on = {run.run_id for run in there if not run.is_finished}
         self.live = {k: v for k, v in self.live.items() if k in going_on}
-        return [_change(run, run.status) for run in reversed(there) if run.is_finished]
+        return ended
 
 
-def _change(run: dg.DagsterRun, status: DagsterRunStatus | None = None) -> RunChange:
-    removes = run.tags.get(REMOVE_TAG) == "true"
-    return RunChange(run.run_id, run.job_name, _covered(run.tags), removes, status)
-
-
-def _covered(tags: Mapping[str, str]) -> str:
-    first = tags.get(RANGE_START_TAG, tags.get(PARTITION_TAG))
-    last = tags.get(RANGE_END_TAG, first)
-    if first is None or last is None:
-        return ""
-    return _name(first) if first == last else f"from {_name(first)} to {_name(last)}"
+def _covered(run: dg.DagsterRun, keys: Sequence[PartitionKey]) -> str:
+    """`keys`: all partitions, in the order that ranges follow."""
+    names = sorted(map(_name, held_keys([run], keys)))
+    if not names and (first := run.tags.get(RANGE_START_TAG)):
+        return f"{_name(first)} and others"  # Their partitions are gone.
+    return first_few(names) if len(names) < 2 else f"{len(names)} folders: {first_few(names)}"
 
 
 def _name(key: str) -> str:

@@ -19,7 +19,7 @@ from embed_assets.defs.activity import (
     outcomes,
 )
 from embed_assets.errors import EmbedAssetsError
-from embed_assets.formats import counted
+from embed_assets.formats import counted, first_few
 from embed_assets.identity import display_path
 from embed_assets.project import Project
 from embed_assets.storage import queries
@@ -29,9 +29,6 @@ PROGRESS_SECONDS = 30.0
 
 FOLDER_LINES = 8
 """A run with more folders than this is described in one line."""
-
-NAMED = 3
-"""Rejected tracks or failed folders that are named in a line."""
 
 
 class LibraryLog:
@@ -46,6 +43,7 @@ class LibraryLog:
         self.tick: Tick | None = None
         self.began = time.time()
         self.summary_due = True
+        self.ended_at = 0.0
         self.progress_due = time.monotonic() + PROGRESS_SECONDS
         self.problem = ""
 
@@ -73,7 +71,7 @@ class LibraryLog:
             if change.folders:
                 yield f"{'gone' if change.removes else 'to do'}: {change.folders} ({run})"
             return
-        self.summary_due = True
+        self.summary_due, self.ended_at = True, time.time()
         if change.folders:
             yield from folder_lines(outcomes(self.instance, change.run_id))
         if change.status == DagsterRunStatus.CANCELED:
@@ -98,7 +96,7 @@ class LibraryLog:
                 folders.setdefault((problem.reason, problem.message), []).append(name)
         for (reason, message), names in folders.items():
             retried = "" if reason == CHANGED else "; retried automatically"
-            yield f"{_named(names)}: {reason}: {message}{retried}"
+            yield f"{first_few(names)}: {reason}: {message}{retried}"
 
     def _of_tick(self, tick: Tick | None) -> Iterator[str]:
         if tick is None or tick.timestamp < self.began or tick == self.tick:
@@ -111,7 +109,9 @@ class LibraryLog:
         if before is not None and before.library_away:
             yield "the library is there again"
             self.summary_due = True
-        if self.summary_due and tick.summary and not self.watch.live:
+        # A scan that began before the last run ended still counts its folders as in runs.
+        is_newer = tick.timestamp > self.ended_at
+        if self.summary_due and is_newer and tick.summary and not self.watch.live:
             self.summary_due = False
             yield tick.summary
 
@@ -159,11 +159,6 @@ def _counts(one: FolderOutcome) -> str:
     parts += [f"{one.removed} removed"] if one.removed else []
     if one.rejected:
         reasons = [f"{path.rpartition('/')[2]}: {reason}" for path, reason in one.rejects]
-        why = f" ({_named(reasons, '; ')})" if reasons else ""
+        why = f" ({first_few(reasons, '; ')})" if reasons else ""
         parts.append(f"{one.rejected} rejected{why}")
     return ", ".join(parts) or f"{counted(one.written, 'track')} written to the index"
-
-
-def _named(names: list[str], separator: str = ", ") -> str:
-    more = f" and {len(names) - NAMED} more" if len(names) > NAMED else ""
-    return separator.join(names[:NAMED]) + more

@@ -135,6 +135,24 @@ def find_each(
     return tuple(find(names, os.fspath(one)) for one in several)
 
 
+def each_or_one(names: Names, arguments: list[str]) -> list[str]:
+    """The names in arguments of a command line: each of them, or all of them as one.
+
+    A shell passes words without quotes one by one. Each argument is a name if one has a space in
+    it, or is a path with a slash, or if all are paths or ids. If only some are, as `Kraftwerk` in
+    `Kraftwerk autobahn`, together they are one name, provided that it matches a track.
+    """
+    if len(arguments) < 2 or any(len(one.split()) > 1 for one in arguments):
+        return arguments
+    known = [one for one in arguments if at_path(names, one) or names.with_id(one)]
+    if len(known) == len(arguments) or any("/" in one.strip("/") for one in known):
+        return arguments
+    phrase = " ".join(arguments)
+    if not known or at_path(names, phrase) or names.by_words(_as_words(phrase), 1):
+        return [phrase]
+    return arguments
+
+
 def find(names: Names, query: str, *, here: bool = True) -> Found:
     """The track or folder at a path, with an id, or by words.
 
@@ -153,10 +171,9 @@ def find(names: Names, query: str, *, here: bool = True) -> Found:
         return Found((track,), name_of(track))
     if found := at_path(names, query, here=here):
         return found
-    shown = display_path(os.fsencode(query))
-    if is_audio(os.fsencode(query)) and (track := names.called(shown)):
+    if is_audio(os.fsencode(query)) and (track := names.called(display_path(os.fsencode(query)))):
         return Found((track,), name_of(track))
-    if tracks := names.by_words(shown[:LONGEST_QUERY], OTHERS + 1):
+    if tracks := names.by_words(_as_words(query), OTHERS + 1):
         return Found((tracks[0],), name_of(tracks[0]), tuple(tracks[1:]))
     if not queries.any_track(names.tables):
         raise NothingIndexed("nothing is indexed yet: run `embed-assets sync`")
@@ -188,6 +205,10 @@ def at_path(names: Names, query: str, *, here: bool = True) -> Found | None:
                 tuple(below), f"the {counted(len(below), 'track')} of {display_path(path)}"
             )
     return None
+
+
+def _as_words(query: str) -> str:
+    return display_path(os.fsencode(query))[:LONGEST_QUERY]
 
 
 def _may_be_a_name(query: str) -> bool:

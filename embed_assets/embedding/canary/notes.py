@@ -7,7 +7,8 @@ the stage: vectors of tracks are compared with the stored ones.
 from __future__ import annotations
 
 import json
-from collections.abc import Collection
+from collections.abc import Collection, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -60,15 +61,21 @@ class Notes:
         """The JSON file of a recipe."""
         return self.folder / f"{recipe}.json"
 
-    def locked(self, recipe: RecipeDigest) -> Any:
+    @contextmanager
+    def locked(self, recipe: RecipeDigest) -> Iterator[None]:
         """A lock, so that two runs do not check at the same time; it ends with its process."""
         from filelock import FileLock
 
+        lock = FileLock(self.folder / f"{recipe}.lock")
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            lock.acquire()
         except OSError as error:
             raise _failed(self.folder, error) from error
-        return FileLock(self.folder / f"{recipe}.lock")
+        try:
+            yield
+        finally:
+            lock.release()
 
     def read(self, recipe: RecipeDigest) -> Noted:
         """What is noted; empty if there is nothing, or if it is damaged."""
