@@ -113,7 +113,7 @@ def spec_to_show(project: Project) -> tuple[IndexSpec, str]:
             raise
     return project.vectors.with_words(spec), (
         f"the weights of EMBED_ENCODER={project.vectors.tracks.name} are missing: `embed-assets"
-        " doctor` says how to get them. What is shown is about what is served, which was made with"
+        " doctor` says how to get them. This is about what is served, made with"
         f" EMBED_ENCODER={spec.recipe.encoder}"
     )
 
