@@ -117,7 +117,7 @@ def _listening(address: Address, *, of_up: bool) -> socket.socket:
         why = str(getattr(e, "strerror", None) or e)
         if isinstance(e, OSError) and e.errno == errno.EADDRINUSE:
             why = "another program uses this port"
-            # Below `up`, which tries again and again, a silent program would cost seconds each time.
+            # `up` tries again and again: a silent program would cost seconds each time.
             if not of_up and is_answering(address):
                 why = "`serve`, or `up` with EMBED_HTTP, is running and answers queries there"
         other = "another EMBED_HTTP" if of_up else "another with --host and --port"
