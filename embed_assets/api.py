@@ -129,8 +129,12 @@ class Library(Questions):
         Raises:
             LibraryUnavailable: the library is missing, or so much of it is gone that it must be
                 confirmed with `confirm_removals`.
-            ConfigurationError: encoder, weights or index cannot work as configured.
+            ConfigurationError: encoder, weights or index cannot work as configured, or a script
+                calls this without the line above.
         """
+        from embed_assets.workers import require_main_guard
+
+        require_main_guard()
         from embed_assets.operations.ready import ready
         from embed_assets.operations.sync import sync
 
@@ -156,6 +160,9 @@ class Library(Questions):
             ConfigurationError: the encoder cannot work as configured.
             OSError: the file cannot be read.
         """
+        from embed_assets.workers import require_main_guard
+
+        require_main_guard()
         from embed_assets.embedding.embed_file import embed_file
 
         project = self._project

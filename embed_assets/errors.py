@@ -2,8 +2,8 @@
 
     EmbedAssetsError
     |-- ConfigurationError     a setting is wrong: fail at once, no retry, say how to fix it
-    |   |-- WeightsMissing     not downloaded or created yet; queries still work
-    |   |-- NothingIndexed     nothing is served yet: over HTTP, ask again later
+    |   |-- WeightsMissing     not downloaded or created yet; only `find` needs them to answer
+    |   |-- NothingIndexed     nothing is served yet, or not for `find`: over HTTP, ask again later
     |   `-- LibraryUnavailable the library is missing, or so empty that it looks unmounted
     |-- TransientError         a temporary failure: retry
     |   |-- FolderChanged      a file changed while it was read: evaluate the folder again
@@ -50,7 +50,7 @@ EXIT_CODES = {
     " something was refused. `doctor`: a check failed. `canary`: vectors differ."
     " `collections --check`: a gate failed. `gc`: the index is not up to date with the library.",
     ExitCode.WRONG: "A setting or an option is wrong, the library is missing, or nothing is indexed"
-    " yet. `status`: the library cannot be scanned.",
+    " yet. `status`: the library cannot be scanned, or the weights of the encoder are missing.",
     ExitCode.INTERRUPTED: "Interrupted by Ctrl-C.",
 }
 """What each exit code means, for docs/commands.md."""
@@ -77,7 +77,7 @@ class WeightsMissing(ConfigurationError):
 
 
 class NothingIndexed(ConfigurationError):
-    """Nothing is indexed yet, so no query can be answered."""
+    """Nothing that could answer is indexed yet: nothing at all, or nothing for `find`."""
 
 
 class LibraryUnavailable(ConfigurationError):

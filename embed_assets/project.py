@@ -118,13 +118,13 @@ class Project:
         """
         return replace(self.vectors.spec(), vector_type=self.vector_type, shards=self.shards)
 
-    def index(self) -> IndexContext:
-        """The context of runs over folders; raises the same errors as `spec`."""
+    def index(self, spec: IndexSpec | None = None) -> IndexContext:
+        """The context of runs over folders, under a spec; default: `spec`, with its errors."""
         return IndexContext(
             self.library,
             self.tables,
             self.store,
-            self.spec(),
+            spec or self.spec(),
             self.uri,
             self.options,
             words_missing=bool(self.vectors.words_missing()),

@@ -21,7 +21,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
-from embed_assets.errors import Reason, TrackRejected, TransientError
+from embed_assets.errors import ConfigurationError, Reason, TrackRejected, TransientError
 
 if TYPE_CHECKING:
     from multiprocessing.connection import Connection
@@ -45,6 +45,9 @@ START_SECONDS = 10.0
 
 STOP_SECONDS = 20.0
 """How long a pool that is stopped may take; what is left of it ends with this process."""
+
+NO_GUARD = 78
+"""Exit code of a process that would run the script of its parent once more."""
 
 LOST = "the processes that read audio were killed; is the memory full? It will be retried"
 
@@ -198,6 +201,29 @@ def _wait_for_workers(ready: Connection, workers: int) -> None:
         if not ready.poll(max(0.0, deadline - time.monotonic())):
             return
         ready.recv_bytes()
+
+
+def require_main_guard() -> None:
+    """Fail in a script that child processes would run once more, as they import it.
+
+    Raises:
+        ConfigurationError: the call is not below `if __name__ == "__main__":`.
+    """
+    # What multiprocessing itself looks at before it starts a process in such a child.
+    if getattr(multiprocessing.current_process(), "_inheriting", False):
+        os._exit(NO_GUARD)
+    probe = multiprocessing.get_context("spawn").Process(target=_do_nothing)
+    probe.start()
+    probe.join()
+    if probe.exitcode == NO_GUARD:
+        raise ConfigurationError(
+            "this starts processes, each of which runs your script as it imports it: put what the"
+            ' script does below `if __name__ == "__main__":`'
+        )
+
+
+def _do_nothing() -> None:
+    pass
 
 
 def cpu_count() -> int:

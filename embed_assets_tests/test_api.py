@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import threading
@@ -248,6 +249,32 @@ def test_a_file_has_the_vector_that_the_index_has_of_it(lib, filled, tmp_path):
         lib.embed(tmp_path / "empty.mp3")
     with pytest.raises(FileNotFoundError):
         lib.embed(tmp_path / "nothing.mp3")
+
+
+@pytest.mark.parametrize("call", ["sync()", "embed(lib.settings.library / 'Some/2.flac')"])
+def test_a_script_that_its_processes_would_run_again_is_told_at_once(filled, tmp_path, call):
+    script = tmp_path / "script.py"
+    begin = f"import embed_assets as ea\nprint('begun', flush=True)\nlib = ea.open()\nlib.{call}\n"
+    script.write_text(begin)
+    done = subprocess.run(
+        [sys.executable, script], env=filled.environment, capture_output=True, text=True
+    )
+    assert 'put what the script does below `if __name__ == "__main__":`' in done.stderr
+    assert done.stdout == "begun\n" * 2
+    assert done.returncode == 1
+
+
+def test_beside_a_folder_of_its_name_the_package_is_found(tmp_path):
+    (tmp_path / "embed_assets").mkdir()  # as a clone is, for who works in the folder above it
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    done = subprocess.run(
+        [sys.executable, "-c", "import embed_assets; embed_assets.Library"],
+        cwd=tmp_path,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr
 
 
 def test_eight_threads_ask_while_runs_write_and_another_collection_is_served(tmp_path, monkeypatch):

@@ -150,7 +150,7 @@ def test_sync_fills_parts_when_asked_and_embeds_nothing_for_it(world):
     assert to_do(world) == 0
     world.settings["EMBED_PARTS"] = "true"
     assert to_do(world) == 2
-    assert "except for 2 folders that are not indexed yet" in said_of_the_index(world)
+    assert "except for 2 folders still to be indexed" in said_of_the_index(world)
     filled = world.sync()
     assert (filled["embedded"], filled["reused"], len(filled["runs"])) == (0, 3, 1)
     assert to_do(world) == 0

@@ -25,6 +25,7 @@ from embed_assets.errors import (
     TransientError,
     WeightsMissing,
 )
+from embed_assets.identity import folder_id
 from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
 from embed_assets_tests.test_asking import index
@@ -77,6 +78,7 @@ def test_what_is_not_there_and_what_cannot_be_written_end_with_1(here, monkeypat
         (("promote", "nosuch"), "there is no collection nosuch"),
         (("collections", "--drop", "nosuch"), "there is no collection nosuch"),
         (("rollback",), "no other collection was served before"),
+        (("retry", "01 album"), "Is it 'Album/01.ogg'?"),
         (("similar", "Album", "--m3u", f"{nowhere}.m3u"), "cannot write the playlist"),
         (("map", f"{nowhere}.html"), "cannot write"),
     ):
@@ -100,6 +102,39 @@ def test_status_says_that_the_milvus_server_cannot_be_reached(here, monkeypatch,
         assert exit_code(monkeypatch, "status", "--json") == ExitCode.FAILED
         found = json.loads(capsys.readouterr().out)
         assert (address in found["milvus"], found["problem"]) == (True, "")
+
+
+def test_status_and_errors_show_what_is_served_while_weights_are_missing(here, monkeypatch, capsys):
+    index_albums(here)
+    monkeypatch.setenv("EMBED_ENCODER", "muq")
+    monkeypatch.setenv("EMBED_MODEL", "no/such-weights-here")
+    assert exit_code(monkeypatch, "status") == ExitCode.WRONG
+    shown = said(capsys)
+    assert shown.startswith("WEIGHTS the weights of EMBED_ENCODER=muq are missing")
+    assert "made with EMBED_ENCODER=acoustic" in shown
+    assert "2 of 2 up to date" in shown
+    assert "2 of 2 embedded" in shown
+    assert exit_code(monkeypatch, "status", "--json") == ExitCode.WRONG
+    found = json.loads(capsys.readouterr().out)
+    assert (found["encoder"], found["collection"]) == ("muq", found["served"])
+    assert (found["folders_to_do"], found["problem"]) == (0, "")
+    assert exit_code(monkeypatch, "errors") == ExitCode.DONE
+    told = capsys.readouterr()
+    assert "no track rejected" in told.out
+    assert "EMBED_ENCODER=muq are missing" in told.err
+
+
+def test_a_folder_that_failed_elsewhere_does_not_count_while_the_library_is_away(
+    here, monkeypatch, capsys
+):
+    index_albums(here)
+    tables = here.project().tables
+    for path in (b"Album", b"Never indexed"):
+        tables.put_failures([(folder_id("music", path), path)], "milvus_index", "away", "run")
+    here.library.rename(here.root / "moved")
+    assert exit_code(monkeypatch, "status", "--json") == ExitCode.WRONG
+    found = json.loads(capsys.readouterr().out)
+    assert (found["folders_in_step"], found["folders_failed"]) == (2, 1)
 
 
 def said(capsys) -> str:

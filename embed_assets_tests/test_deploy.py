@@ -152,6 +152,16 @@ def test_systemd_takes_the_unit(unit, tmp_path):
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
 
 
+def test_commands_by_hand_have_the_user_the_home_and_the_settings_of_the_service(unit):
+    typed = PAGE[PAGE.index("systemd-run") :]
+    service, home = unit["Service"], "/var/lib/embed-assets"
+    assert f"--uid={service['User']} " in typed
+    assert f"EnvironmentFile={service['EnvironmentFile'].removeprefix('-')} " in typed
+    assert environment(read("embed-assets.service"))["EMBED_HOME"].replace("%S", "/var/lib") == home
+    assert f"-E EMBED_HOME={home} " in typed
+    assert f"WorkingDirectory={service['WorkingDirectory'].replace('%S', '/var/lib')} " in typed
+
+
 def expressions():
     """The queries of the dashboard and of the alerts."""
     panels = json.loads(read("grafana.json"))["panels"]

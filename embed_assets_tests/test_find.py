@@ -183,7 +183,7 @@ def test_an_index_of_an_encoder_without_words_names_the_setting(tmp_path: Path) 
     with pytest.raises(ConfigurationError, match=r"was made by acoustic.*embed-assets collections"):
         ea.Library(made.made_settings()).find("rain")
     with running(made) as client:
-        assert client.get("/v1/find", params={"q": "rain"}).status_code == 400
+        assert client.get("/v1/find", params={"q": "rain"}).status_code == 503, "it comes later"
 
 
 @pytest.mark.browser

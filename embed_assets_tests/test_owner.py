@@ -344,9 +344,11 @@ def test_without_its_disk_each_command_says_so(tmp_path):
 
 
 def test_a_library_whose_setting_is_forgotten_embeds_nothing_anew(library, tmp_path, place):
-    settled = library("home")
-    embed(settled, 1, 2)
     forgetful = Project.of(settings_of(tmp_path, "home", ""))
+    embed(forgetful, 1)
+    copy_vectors(settings_of(tmp_path, "home", ""), place, lambda _: None)
+    settled = library("home")
+    embed(settled, 2)
     for refused in (own_store, check_owner):
         with pytest.raises(ConfigurationError, match="EMBED_VECTORS is not set here"):
             refused(forgetful.tables, forgetful.store)

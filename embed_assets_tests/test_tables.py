@@ -89,6 +89,21 @@ def test_what_was_read_embedded_and_indexed_is_counted(tables):
     assert queries.counts(tables, "r", "key").folders_indexed == 0, "its rows are written again"
 
 
+def test_tracks_that_were_embedded_in_part_are_counted(tables):
+    notes = {
+        "a.mp3": "18 of 35 s could be decoded; 1 damaged packet was skipped",
+        "b.mp3": "3 damaged packets were skipped",
+        "c.mp3": "decoded by libsndfile, because FFmpeg cannot",
+        "d.mp3": "",
+    }
+    tracks = {name: track(name.encode()) for name in notes}
+    scan(tables, *tracks.values())
+    made = [Embedding("r", tracks[n].audio, 3, 2.5, note=note) for n, note in notes.items()]
+    tables.put_embeddings(made)
+    assert queries.damaged_tracks(tables, "r") == 2
+    assert queries.damaged_tracks(tables, "another") == 0
+
+
 def test_a_removed_folder_is_gone_and_its_audio_is_remembered(tables):
     scan(tables, track(b"a.mp3"))
     (added,) = (t.added_at for t in queries.every_track(tables))

@@ -12,12 +12,13 @@ import dagster as dg
 from dagster._core.utils import make_new_run_id
 
 from embed_assets.defs.activity import FolderOutcome, Tick
-from embed_assets.defs.state import add_keys, range_tags
+from embed_assets.defs.evaluation import run_tags
 from embed_assets.identity import PartitionKey
 from embed_assets.operations import dagster_output
 from embed_assets.operations.dagster_output import DagsterOutput, bound, tail
 from embed_assets.operations.library_log import LibraryLog, folder_lines
 from embed_assets.operations.up_log import UpLog
+from embed_assets.planning.values import RunRequest
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets_tests.patience import PATIENCE
@@ -159,9 +160,9 @@ def test_a_run_over_several_folders_names_them(tmp_path):
     with library_log(tmp_path) as log:
         instance = log.instance
         added = ["The Shakers/Drums", "Nina/New", "A/1", "A/2", "A/3"]
-        add_keys(instance, [PartitionKey(name) for name in added])
-        for first, last in ((0, 0), (0, 1), (0, 4)):
-            tags = range_tags([PartitionKey(added[i]) for i in (first, last)])
+        for n in (1, 2, 5):
+            request = RunRequest(tuple(map(PartitionKey, added[:n])), is_import=False)
+            tags = run_tags(request)
             instance.add_run(dg.DagsterRun("bring_in_step", make_new_run_id(), tags=tags))
         assert [re.sub(r" \(run \w+\)", "", line) for line in log.news()] == [
             "to do: The Shakers/Drums",

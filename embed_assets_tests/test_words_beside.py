@@ -380,7 +380,7 @@ def test_without_the_weights_for_words_all_else_goes_on(beside: LiveProject) -> 
     kept = gc(world.made_settings(), dry_run=False, older_than=0.0)
     assert words.recipe.digest in kept.recipes_in_use
     with serving(world) as client:
-        assert client.get("/v1/find", params={"q": "rain"}).status_code == 400
+        assert client.get("/v1/find", params={"q": "rain"}).status_code == 503
         assert client.get("/v1/status").json()["words"] is False
         assert client.get("/v1/similar", params={"seed": "Album/01.ogg"}).status_code == 200
 

@@ -18,6 +18,7 @@ from embed_assets.audio.container import FFMPEG, LIBSNDFILE, UNREADABLE, claimed
 from embed_assets.audio.reader import Reader
 from embed_assets.audio.windows import SHORTEST_TAIL, WindowPolicy, plan
 from embed_assets.errors import Reason, TrackRejected
+from embed_assets.formats import counted
 
 if TYPE_CHECKING:
     import numpy as np
@@ -231,11 +232,11 @@ def _note(reader: Reader, decoder: str, unread_links: int, duration: float, clai
     if heard < whole - 0.5:
         notes.append(f"{heard:.0f} of {whole:.0f} s could be decoded")
     if reader.not_finite:
-        notes.append(
-            f"{reader.not_finite} samples were not finite numbers and were replaced by silence"
-        )
+        samples = counted(reader.not_finite, "sample")
+        notes.append(f"replaced by silence, because not finite numbers: {samples}")
     if reader.damaged:
-        notes.append(f"{reader.damaged} damaged packets were skipped")
+        were = "was" if reader.damaged == 1 else "were"
+        notes.append(f"{counted(reader.damaged, 'damaged packet')} {were} skipped")
     if unread_links:
         notes.append(f"{unread_links} of the files that it is made of could not be read")
     if decoder == LIBSNDFILE:

@@ -106,7 +106,7 @@ def sync(
             links = counted(result.links_skipped, "symbolic link")
             typer.echo(f"{links} not followed: see `embed-assets doctor`.")
         if result.words_missing:
-            typer.echo(f"Nothing was embedded for `find`: {result.words_missing}")
+            typer.echo("Nothing was embedded for `find`: `embed-assets doctor` says why.")
     failed = result.failed_folders or result.words_missing
     raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
 

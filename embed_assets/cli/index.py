@@ -12,7 +12,7 @@ from rich.filesize import decimal
 
 from embed_assets.cli.terminal import AsJson, print_json, require_text
 from embed_assets.errors import ExitCode
-from embed_assets.formats import plain
+from embed_assets.formats import counted, plain
 from embed_assets.identity import PARTS, CollectionName, parts_of
 from embed_assets.neighbours.ranking import COSINE
 from embed_assets.settings import Settings
@@ -67,17 +67,18 @@ def collections(
     for row in rows:
         words = {"served": row["served"], "used by `find`": row["words"], "wanted": row["wanted"]}
         marks = [word for word, is_so in words.items() if is_so]
-        typer.echo(f"{row['name']}  {row['rows']} rows  {', '.join(marks)}".rstrip())
+        typer.echo(f"{row['name']}  {counted(row['rows'], 'row')}  {', '.join(marks)}".rstrip())
         made = "unknown: it was made by another version or with other tables"
         if row["encoder"]:
-            windows = f"{row['windows']} windows" if row["windows"] else "windows"
+            windows = counted(row["windows"], "window") if row["windows"] else "windows"
             made = f"{row['encoder']}, {windows} of {row['window_seconds']:g} s, {row['pooling']}"
             made += f", width {row['width']}"
             made += "" if row["vector_type"] == "float32" else f", {row['vector_type']}"
             made += "" if row["shards"] == 1 else f", {row['shards']} shards"
         typer.echo(f"    made with: {made}")
         if row["complete"] is not None:
-            missing = f"no, {row['folders_missing']} folders are missing or out of date"
+            folders = counted(row["folders_missing"] or 0, "folder")
+            missing = f"no, missing or out of date: {folders}"
             typer.echo(f"    complete:  {'yes' if row['complete'] else missing}")
         if row["ranking"] not in (None, COSINE):
             typer.echo(f"    ranked by: {row['ranking']}, chosen with `evaluate --choose`")

@@ -10,9 +10,11 @@ from typing import Annotated
 import typer
 
 from embed_assets.api import open_library
-from embed_assets.cli.terminal import AsJson, print_json, require_text
+from embed_assets.cli.terminal import AsJson, print_json, print_note, require_text
 from embed_assets.errors import ExitCode
 from embed_assets.formats import counted, plain
+from embed_assets.project import for_reading
+from embed_assets.search.served import spec_to_show
 from embed_assets.settings import Settings
 
 
@@ -39,7 +41,9 @@ def status(
     """Show tracks and folders by state, the current rate, and the time left.
 
     Exit codes: 1 if the Milvus server cannot be reached or the place of the vectors cannot be used,
-    2 if the library cannot be scanned; the first line gives the reason.
+    2 if the library cannot be scanned or the encoder's weights are missing; the first line gives
+    the reason. Tracks are done when they are embedded or rejected, a folder is up to date when it
+    is indexed as it is now.
     """
     from embed_assets.cli import screen
 
@@ -55,7 +59,7 @@ def status(
         print_json(found.as_json())
     else:
         screen.show(found)
-    if found.problem:
+    if found.problem or found.weights:
         raise typer.Exit(ExitCode.WRONG)
     raise typer.Exit(ExitCode.FAILED if found.milvus or found.vectors else ExitCode.DONE)
 
@@ -82,7 +86,10 @@ def errors(
         else:
             _print_requested(found.folders, found.tracks)
         return
-    rows = open_library().errors()
+    library = open_library()
+    rows = library.errors()
+    if missing := spec_to_show(for_reading(library.settings))[1]:
+        print_note(missing)
     if as_json:
         print_json(rows)
         return

@@ -61,7 +61,8 @@ def _layout(s: Status) -> Group:
         (
             "tracks",
             f"{s.tracks_embedded} of {s.tracks} embedded, {s.tracks_rejected} rejected,"
-            f" {s.tracks_pending} remaining, {s.audio_hours:.1f} h of audio",
+            f" {s.tracks_pending} remaining, {s.audio_hours:.1f} h of audio"
+            + (f", {s.tracks_damaged} partly damaged" if s.tracks_damaged else ""),
         ),
         ("rate", f"{s.rate:.1f} tracks/s, ETA {'-' if s.eta is None else duration(s.eta)}"),
         ("runs", f"{s.live_runs} live"),
@@ -82,16 +83,20 @@ def _layout(s: Status) -> Group:
         rows.insert(0, ("Milvus", s.milvus))
     if s.vectors:
         rows.insert(0, ("vectors", s.vectors))
+    if s.weights:
+        rows.insert(0, ("WEIGHTS", s.weights))
     if s.problem:
         rows.insert(0, ("PROBLEM", s.problem))
     for name, text in rows:
         table.add_row(name, Text(plain(text)))
     bars = Progress(
-        TextColumn("{task.description:<10}"), BarColumn(40), TextColumn("{task.percentage:>3.0f} %")
+        TextColumn("{task.description:<18}"), BarColumn(40), TextColumn("{task.percentage:>3.0f} %")
     )
     # Two bars: with another pooling all tracks are done, but no folder is up to date.
-    bars.add_task("done", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected)
-    bars.add_task("up to date", total=max(s.folders, 1), completed=s.folders_in_step)
+    bars.add_task(
+        "tracks done", total=max(s.tracks, 1), completed=s.tracks_embedded + s.tracks_rejected
+    )
+    bars.add_task("folders up to date", total=max(s.folders, 1), completed=s.folders_in_step)
     return Group(table, bars)
 
 

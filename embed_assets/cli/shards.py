@@ -83,7 +83,7 @@ def embed(
             f" {counted(len(result.shards), 'new shard')}, {result.seconds:.1f} s"
         )
         if result.words_missing:
-            print_note(f"nothing was embedded for `find`: {result.words_missing}")
+            print_note("nothing was embedded for `find`: `embed-assets doctor` says why")
     failed = result.failed or result.words_missing
     raise typer.Exit(ExitCode.FAILED if failed else ExitCode.DONE)
 

@@ -6,7 +6,7 @@ Commands decide how to show them.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -15,18 +15,17 @@ from dagster import DagsterRunStatus
 
 from embed_assets import errors
 from embed_assets.defs.dagster_compat.runs import (
+    PARTITION_TAG,
+    RANGE_END_TAG,
     RANGE_START_TAG,
     last_ticks,
     log_of,
     sensor_ids,
     step_failures,
 )
-from embed_assets.defs.partitions import ROOT, path_of
-from embed_assets.defs.ranged_run import REMOVE_TAG
-from embed_assets.defs.state import held_keys, known_keys, live_runs, newest_run
-from embed_assets.errors import ConfigurationError
-from embed_assets.formats import first_few
-from embed_assets.identity import PartitionKey, display_path
+from embed_assets.defs.partitions import name_of
+from embed_assets.defs.ranged_run import FOLDERS_TAG, REMOVE_TAG
+from embed_assets.defs.state import live_runs, newest_run
 
 SENSOR = "library_sensor"
 
@@ -93,12 +92,12 @@ class RunWatch:
     def __init__(self, instance: dg.DagsterInstance) -> None:
         self.instance = instance
         self.newest = newest_run(instance)
-        self.live = {change.run_id: change for change in self._created(live_runs(instance))}
+        self.live = {run.run_id: _created(run) for run in live_runs(instance)}
 
     def changes(self) -> list[RunChange]:
         """Runs created since the last call, oldest first, and then those that have ended."""
         records = list(self._new_records())
-        created = self._created([record.dagster_run for record in reversed(records)])
+        created = [_created(record.dagster_run) for record in reversed(records)]
         self.newest = max((r.storage_id for r in records), default=self.newest)
         self.live |= {change.run_id: change for change in created}
         return created + self._ended()
@@ -110,17 +109,6 @@ class RunWatch:
             if page[-1].storage_id <= seen:
                 break
             cursor, limit = page[-1].dagster_run.run_id, PAGE
-
-    def _created(self, runs: Sequence[dg.DagsterRun]) -> list[RunChange]:
-        # Of a range only the ends are in the tags.
-        any_range = any(RANGE_START_TAG in run.tags for run in runs)
-        keys = known_keys(self.instance) if any_range else ()
-        return [
-            RunChange(
-                run.run_id, run.job_name, _covered(run, keys), run.tags.get(REMOVE_TAG) == "true"
-            )
-            for run in runs
-        ]
 
     def _ended(self) -> list[RunChange]:
         if not self.live:
@@ -137,19 +125,20 @@ class RunWatch:
         return ended
 
 
-def _covered(run: dg.DagsterRun, keys: Sequence[PartitionKey]) -> str:
-    """`keys`: all partitions, in the order that ranges follow."""
-    names = sorted(map(_name, held_keys([run], keys)))
-    if not names and (first := run.tags.get(RANGE_START_TAG)):
-        return f"{_name(first)} and others"  # Their partitions are gone.
-    return first_few(names) if len(names) < 2 else f"{len(names)} folders: {first_few(names)}"
+def _created(run: dg.DagsterRun) -> RunChange:
+    removes = run.tags.get(REMOVE_TAG) == "true"
+    return RunChange(run.run_id, run.job_name, _covered(run.tags), removes)
 
 
-def _name(key: str) -> str:
-    try:
-        return display_path(path_of(key)) if key != ROOT else "the library's top folder"
-    except ConfigurationError:
-        return key
+def _covered(tags: Mapping[str, str]) -> str:
+    if said := tags.get(FOLDERS_TAG):
+        return said
+    first = tags.get(RANGE_START_TAG, tags.get(PARTITION_TAG))
+    last = tags.get(RANGE_END_TAG, first)
+    if first is None or last is None:
+        return ""
+    # Of a backfill; what lies between depends on the order in which folders were added.
+    return name_of(first) if first == last else f"{name_of(first)} to {name_of(last)}"
 
 
 def outcomes(instance: dg.DagsterInstance, run_id: str) -> list[FolderOutcome]:
@@ -173,7 +162,7 @@ def _outcome(key: str, values: Mapping[str, Any]) -> FolderOutcome:
     records: Iterable[dg.TableRecord] = table.records if counts["rejected"] and table else ()
     rejects = tuple((str(r.data["track"]), str(r.data["reason"])) for r in records)
     words = int(values.get("words_embedded") or 0)
-    return FolderOutcome(_name(key), removed=removed, rejects=rejects, words=words, **counts)
+    return FolderOutcome(name_of(key), removed=removed, rejects=rejects, words=words, **counts)
 
 
 def cause_of(instance: dg.DagsterInstance, run_id: str) -> str:

@@ -11,10 +11,11 @@ import dagster as dg
 from embed_assets.context import IndexContext
 from embed_assets.defs import state
 from embed_assets.defs.execution import IN_PROCESS
-from embed_assets.defs.partitions import key_of, path_of
-from embed_assets.defs.ranged_run import PRIORITY_TAG, REMOVE_TAG
+from embed_assets.defs.partitions import key_of, names_of, path_of
+from embed_assets.defs.ranged_run import FOLDERS_TAG, PRIORITY_TAG, REMOVE_TAG
 from embed_assets.encoders.cards import card_of
 from embed_assets.errors import ConfigurationError
+from embed_assets.formats import counted
 from embed_assets.identity import PartitionKey, folder_id
 from embed_assets.index.folders import version_of, written_versions
 from embed_assets.library import ctimes
@@ -140,7 +141,10 @@ def prepare(instance: dg.DagsterInstance, context: IndexContext, plan: Plan) -> 
 def run_tags(request: RunRequest) -> dict[str, str]:
     """Tags of the run of a request."""
     priority = "import" if request.is_import else "interactive"
-    tags = state.range_tags(request.keys) | {PRIORITY_TAG: priority}
+    tags = state.range_tags(request.keys) | {
+        PRIORITY_TAG: priority,
+        FOLDERS_TAG: names_of(request.keys),
+    }
     return tags | ({REMOVE_TAG: "true"} if request.remove else {})
 
 
@@ -152,7 +156,11 @@ def run_config(request: RunRequest) -> Mapping[str, object]:
 def summary(found: Evaluation) -> str:
     """What an evaluation found, in one line."""
     plan = found.plan
-    parts = [f"{plan.folders} folders, {plan.files} files", f"{plan.in_step} in step"]
+    parts = [
+        counted(plan.folders, "folder"),
+        counted(plan.files, "file"),
+        f"{plan.in_step} in step",
+    ]
     again = f", the next in {plan.next_attempt_in:.0f} s" if plan.next_attempt_in else ""
     for n, what in (
         (plan.due, "to do"),

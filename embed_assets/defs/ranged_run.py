@@ -30,6 +30,9 @@ from embed_assets.workers import end_with_parent
 REMOVE_TAG = "embed_assets/remove"
 """Tag of a run that removes folders; only then may a folder be missing."""
 
+FOLDERS_TAG = "embed_assets/folders"
+"""Tag of a run: its folders, for people."""
+
 PRIORITY_TAG = "embed_assets/priority"
 """Tag with `interactive` or `import`: a new album does not queue behind an import."""
 

@@ -156,7 +156,10 @@ class VectorConfig:
             ConfigurationError: no such encoder of tracks, or its weights are not on this machine.
         """
         recipe = self.tracks.recipe(self.window_seconds, self.windows)
-        alone = IndexSpec(recipe, self.pooling, parts=self.parts)
+        return self.with_words(IndexSpec(recipe, self.pooling, parts=self.parts))
+
+    def with_words(self, alone: IndexSpec) -> IndexSpec:
+        """A spec of tracks with the collection for `find` beside it, if the settings want one."""
         if self.words is None or self.words_missing():
             return alone
         both = replace(alone, words=self._words_recipe(self.words))

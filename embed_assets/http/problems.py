@@ -19,6 +19,7 @@ from embed_assets.errors import (
     NothingIndexed,
     NotIndexedYet,
     TransientError,
+    WeightsMissing,
 )
 from embed_assets.formats import validation_message
 from embed_assets.http.models import Problem
@@ -29,11 +30,12 @@ AUDIOMUSE = ("/api/", "/chat/")
 """How paths begin below which errors have AudioMuse's form."""
 
 RETRY_SECONDS = 30
-"""`Retry-After` for what is not indexed yet, and for temporary failures."""
+"""`Retry-After` for what is not indexed yet, for missing weights, and for temporary failures."""
 
 STATUS: tuple[tuple[type[EmbedAssetsError], HTTPStatus], ...] = (
     (NotIndexedYet, HTTPStatus.SERVICE_UNAVAILABLE),
     (NothingIndexed, HTTPStatus.SERVICE_UNAVAILABLE),
+    (WeightsMissing, HTTPStatus.SERVICE_UNAVAILABLE),
     (TransientError, HTTPStatus.SERVICE_UNAVAILABLE),
     (LibraryUnavailable, HTTPStatus.SERVICE_UNAVAILABLE),
     (NotFound, HTTPStatus.NOT_FOUND),
@@ -54,7 +56,7 @@ ERRORS: dict[int | str, dict[str, Any]] = {
         413: "The body is too large.",
         422: "The request does not fit the schema.",
         429: "Too many queries at once.",
-        503: "Not indexed yet, or a temporary failure; see `Retry-After`.",
+        503: "Not indexed yet, weights are missing, or a temporary failure; see `Retry-After`.",
     }.items()
 }
 """The errors of each route, for the OpenAPI document."""

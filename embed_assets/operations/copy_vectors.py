@@ -13,7 +13,7 @@ from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientE
 from embed_assets.identity import RecipeDigest
 from embed_assets.project import Project, store_in
 from embed_assets.settings import Settings
-from embed_assets.storage.owner import claim
+from embed_assets.storage.owner import claim, note_return
 from embed_assets.storage.parallel import map_parallel
 from embed_assets.storage.vector_store import Entry, Store, VectorsLost
 from embed_assets.storage.vectors_address import is_folder, normal_vectors_address
@@ -82,6 +82,8 @@ def copy_vectors(settings: Settings, target: str, progress: Callable[[str], None
             f"{source.where} has no vectors any more: is its disk mounted? Not all were copied, so"
             " repeat the command"
         )
+    if _place(to) == _place(store_in(settings.home)):
+        note_return(project.tables)
     return found
 
 
@@ -124,12 +126,14 @@ def _copy_recipe(
 
 def _overlap(source: Store, to: Store) -> bool:
     """Whether two stores are one, or one lies in the other."""
-    places = [
-        str(Path(store.where).resolve()) if is_folder(store.address) else store.where
-        for store in (source, to)
-    ]
-    shorter, longer = sorted((f"{place.rstrip('/')}/" for place in places), key=len)
+    shorter, longer = sorted((_place(source), _place(to)), key=len)
     return longer.startswith(shorter)
+
+
+def _place(store: Store) -> str:
+    """Where a store is, with a slash behind it; links are followed."""
+    where = str(Path(store.where).resolve()) if is_folder(store.address) else store.where
+    return f"{where.rstrip('/')}/"
 
 
 def _clock_of(source: Store) -> float:

@@ -138,8 +138,8 @@ def _library(project: Project, left_out: LeftOut) -> str:
         raise ConfigurationError(
             f"EMBED_LIBRARY={root} contains no audio files: is it the right folder?{links}"
         )
-    many = about_many(folders)
-    return f"{root}: {files} audio files in {folders} folders{'. ' if many else ''}{many}"
+    found = f"{root}: {counted(files, 'audio file')} in {counted(folders, 'folder')}"
+    return ". ".join(text for text in (found, about_many(folders)) if text)
 
 
 def _left_out(left_out: LeftOut) -> str:
@@ -230,7 +230,7 @@ def _tracks(settings: Settings, project: Project) -> str:
     spec = project.spec()
     found = queries.counts(project.tables, spec.recipe.digest, spec.collection_key(project.uri))
     with open_existing(settings) as instance:
-        failed = len(failed_folders(instance, project))
+        failed = len(failed_folders(instance, project, spec))
     if failed:
         raise TransientError(
             f"{counted(failed, 'folder')} failed: `embed-assets errors` gives the reasons; all are"
@@ -238,20 +238,23 @@ def _tracks(settings: Settings, project: Project) -> str:
         )
     rejects = sum(1 for _ in queries.rejects(project.tables, spec))
     rejected = f"{rejects} rejected (see `embed-assets errors`)" if rejects else ""
+    damaged = queries.damaged_tracks(project.tables, spec.recipe.digest)
+    partly = f", {damaged} partly damaged (docs/reliability.md)" if damaged else ""
     return (
-        f"{found.embedded} embedded, {rejected or 'none rejected'}; see `embed-assets status` for"
-        " what is pending"
+        f"{found.embedded} embedded{partly}, {rejected or 'none rejected'}; see `embed-assets"
+        " status` for what is pending"
     )
 
 
 def _ctimes(settings: Settings, project: Project) -> str:
     folders = ctimes.resting(project.tables, time.time())
     if not folders:
-        return "show retags that keep the size and time of a file"
+        return "a retag that keeps the size and time of a file is noticed by its ctime"
     return (
-        f"those of {folders} folders change although their files do not (hard links, permissions,"
-        " or a network share that makes them up), so they are checked less often there. If a tagger"
-        " keeps the size and time of a file, `embed-assets retry PATH` reads it at once"
+        f"in {counted(folders, 'folder')} they change although the files do not (hard links,"
+        " permissions, or a network share that makes them up), so they are checked less often"
+        " there. If a tagger keeps the size and time of a file, `embed-assets retry PATH` reads it"
+        " at once"
     )
 
 

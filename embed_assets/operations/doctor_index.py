@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 from embed_assets.errors import TransientError
+from embed_assets.formats import counted
 from embed_assets.identity import PARTS, WORDS, IndexSpec, display_path
 from embed_assets.index import collection
 from embed_assets.index.reconcile import compare
@@ -55,7 +56,7 @@ def describe(project: Project) -> str:
             f"{differing} folders differ from the tables and {orphans} are orphaned: `embed-assets"
             " sync` repairs this, and so does the hourly job `reconcile`"
         )
-    found = f"{every[0].rows} rows in {every[0].folders} folders"
+    found = f"{counted(every[0].rows, 'row')} in {counted(every[0].folders, 'folder')}"
     for one, diff in list(zip(there, every, strict=True))[1:]:
         found += f", {diff.rows} {'of parts' if one.rows == PARTS else 'for `find`'}"
     found += ", matching the tables"
@@ -65,7 +66,7 @@ def describe(project: Project) -> str:
     )
     waiting = max(every[0].waiting, *missing)
     if waiting:
-        found += f" except for {waiting} folders that are not indexed yet"
+        found += f" except for {counted(waiting, 'folder')} still to be indexed"
     if (beside := spec.words_spec) and words != beside.collection:
         found += f"; `find` uses {words or 'none'}, not yet {beside.collection}"
     return found + _is_served(project, spec, served, waiting)

@@ -11,14 +11,22 @@ import dagster as dg
 from embed_assets.defs import state
 from embed_assets.defs.activity import cause_of
 from embed_assets.defs.partitions import key_of, path_of
-from embed_assets.errors import ConfigurationError
+from embed_assets.errors import ConfigurationError, LibraryUnavailable
 from embed_assets.formats import iso
-from embed_assets.identity import display_path
+from embed_assets.identity import IndexSpec, display_path
 from embed_assets.index.folders import version_of, written_versions
 from embed_assets.library import ctimes
-from embed_assets.library.walk import Folder, folder_ctimes, folder_digest, list_audio, walk
+from embed_assets.library.walk import (
+    Folder,
+    folder_ctimes,
+    folder_digest,
+    list_audio,
+    require_library,
+    walk,
+)
 from embed_assets.operations.read_only import open_existing, require_setting
 from embed_assets.project import Project, for_reading
+from embed_assets.search.served import spec_to_show
 from embed_assets.settings import Settings
 from embed_assets.storage import queries, retry_requests
 from embed_assets.storage.records import Problem
@@ -46,8 +54,11 @@ class ErrorRow(TypedDict):
 def errors(settings: Settings) -> list[ErrorRow]:
     """Every rejected track and every folder that is not done, with the reason.
 
+    While the weights of the settings are missing, they are those of what is served.
+
     Raises:
-        ConfigurationError: EMBED_LIBRARY is not set, no such encoder, or no weights.
+        ConfigurationError: EMBED_LIBRARY is not set, no such encoder, or no weights and nothing is
+            served.
     """
     require_setting(settings)
     project = for_reading(settings)
@@ -56,20 +67,24 @@ def errors(settings: Settings) -> list[ErrorRow]:
 
 def problems(settings: Settings, project: Project) -> list[Problem]:
     """The rows of `errors`."""
-    rows = list(queries.rejects(project.tables, project.spec()))
+    spec, _ = spec_to_show(project)
+    rows = list(queries.rejects(project.tables, spec))
     with open_existing(settings) as instance:
-        failed = failed_folders(instance, project)
+        failed = failed_folders(instance, project, spec)
     there = walk(project.library.root) if project.library.root else ()
     return rows + failed + [_unreadable(folder) for folder in there if folder.digest is None]
 
 
-def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Problem]:
+def failed_folders(
+    instance: dg.DagsterInstance, project: Project, spec: IndexSpec
+) -> list[Problem]:
     """Every folder that is not done: `errors` lists them, `status` and `doctor` count them.
 
     Left out are folders that failed earlier but are up to date, because their change was undone or
-    only other folders of their run failed, and unreadable folders.
+    only other folders of their run failed, and unreadable folders. While the library is away, the
+    last scan of it counts.
     """
-    spec, tables, root = project.spec(), project.tables, project.library.root
+    tables, root = project.tables, project.library.root
     keys = [one.collection_key(project.uri) for one in spec.every_collection]
     waiting = retry_requests.open_requests(tables)
     failed = {p.path: p for p in queries.failed_folders(tables)}
@@ -77,6 +92,11 @@ def failed_folders(instance: dg.DagsterInstance, project: Project) -> list[Probl
     failed |= {p.path: p for p in killed}
     if not failed or root is None:
         return list(failed.values())
+    try:
+        require_library(root)
+    except LibraryUnavailable:
+        done = set.intersection(*(queries.current_folders(tables, key) for key in keys))
+        return [p for path, p in failed.items() if path in waiting or path not in done]
     there = written_versions(tables, spec, project.uri)
     read = ctimes.known(tables, time.time())
     open_ones = []

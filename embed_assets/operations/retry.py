@@ -15,6 +15,10 @@ from embed_assets.operations.read_only import open_existing, require_setting
 from embed_assets.project import for_reading
 from embed_assets.settings import Settings
 from embed_assets.storage import retry_requests
+from embed_assets.storage.find_tracks import tracks_by_words
+
+SHOWN = 3
+"""Paths that are suggested for a name that is none."""
 
 
 @dataclass(frozen=True)
@@ -54,9 +58,12 @@ def retry(settings: Settings, name: str) -> Asked:
         root = settings.library
         if root and (why := why_left_out(root, os.fsencode(_inside(root, name)))):
             raise NotFound(f"{name!r} is left out of the library: {why}")
+        meant = [display_path(t.path) for t in tracks_by_words(project.tables, name, SHOWN)]
+        is_it = f" Is it {' or '.join(map(repr, meant))}?" if meant else ""
         raise NotFound(
-            f"{name!r}: there is no track or folder with that name. `embed-assets errors` lists"
-            " failed ones; `embed-assets sync` reads new music"
+            f"{name!r}: there is no track or folder with that name; words of a title are not"
+            f" enough.{is_it} `embed-assets errors` lists failed ones; `embed-assets sync` reads"
+            " new music"
         )
     return Asked(sorted(map(display_path, folders)), tracks)
 

@@ -12,7 +12,8 @@ import dagster as dg
 
 from embed_assets.defs.dead_runs import only_the_daemon_runs
 from embed_assets.defs.evaluation import evaluate
-from embed_assets.errors import ConfigurationError, EmbedAssetsError
+from embed_assets.encoders.cards import card_of
+from embed_assets.errors import ConfigurationError, EmbedAssetsError, WeightsMissing
 from embed_assets.identity import WORDS, IndexSpec, RecipeDigest
 from embed_assets.library.left_out import LeftOut
 from embed_assets.neighbours.ranking import COSINE
@@ -22,7 +23,7 @@ from embed_assets.operations.read_only import address_of_up, open_existing, requ
 from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project, for_reading
 from embed_assets.search.order import chosen_method
-from embed_assets.search.served import spec_of
+from embed_assets.search.served import spec_of, spec_to_show
 from embed_assets.settings import Settings
 from embed_assets.storage import collection_registry, queries
 from embed_assets.storage.owner import check_owner
@@ -89,6 +90,8 @@ class Status:
     """Tracks that cannot be embedded; `errors` lists them."""
     tracks_pending: int
     """Tracks that are neither embedded nor rejected yet."""
+    tracks_damaged: int
+    """Embedded tracks of which a part could not be decoded; see `note` of `Library.tracks()`."""
     audio_hours: float
     """Duration of the embedded tracks, in hours."""
     live_runs: int
@@ -106,7 +109,7 @@ class Status:
     engine: str
     """The engine, precision and device that embedded the last track; empty before the first."""
     collection: str
-    """The collection of the current settings."""
+    """The collection of the current settings; while their weights are missing, the served one."""
     served: str | None
     """The collection that searches use; null before the first."""
     served_by_hand: bool
@@ -119,6 +122,8 @@ class Status:
     """Why the vectors in `EMBED_VECTORS` cannot be used; empty if they can."""
     problem: str
     """Why the library could not be scanned; empty if it could."""
+    weights: str
+    """Empty, or that the weights of `encoder` are missing: then counts are about what is served."""
     servers: list[ServerRow]
     """The music servers (below)."""
     words: WordsStatus | None = None
@@ -135,24 +140,23 @@ def status(settings: Settings) -> Status:
     """Compare the library with the tables and Dagster; changes nothing.
 
     Raises:
-        ConfigurationError: EMBED_LIBRARY is not set, no such encoder, or no weights.
+        ConfigurationError: EMBED_LIBRARY is not set, no such encoder, or no weights and nothing is
+            served.
     """
-    from embed_assets import encoders
-
     require_setting(settings)
     project = for_reading(settings)
-    spec = project.spec()
-    info = encoders.describe(settings.encoder, settings.model, settings.model_cache)
+    spec, weights = spec_to_show(project)
     found = queries.counts(project.tables, spec.recipe.digest, spec.collection_key(project.uri))
     problem, plan, live, left_out = "", None, 0, LeftOut()
     with open_existing(settings) as instance:
         try:
             policy = Policy(settle_seconds=0)
-            seen = evaluate(instance, project.index(), SensorCursor(), policy, left_out=left_out)
+            index = project.index(spec)
+            seen = evaluate(instance, index, SensorCursor(), policy, left_out=left_out)
             plan, live = seen.plan, seen.live_runs
         except ConfigurationError as e:
             problem = str(e)
-        failed = len(failed_folders(instance, project))
+        failed = len(failed_folders(instance, project, spec))
         rate = _rate(instance, project.tables, spec.recipe.digest, goes_on=live > 0)
         tracks = plan.files if plan else found.tracks
         words = _words(instance, project, spec, tracks, goes_on=live > 0)
@@ -174,12 +178,13 @@ def status(settings: Settings) -> Status:
         tracks_embedded=found.embedded,
         tracks_rejected=found.rejected,
         tracks_pending=left,
+        tracks_damaged=queries.damaged_tracks(project.tables, spec.recipe.digest),
         audio_hours=found.audio_seconds / 3600,
         live_runs=live,
         rate=rate,
         eta=left / rate if rate and left else None,
         encoder=settings.encoder,
-        note=info.note,
+        note=_note(settings),
         device=settings.device,
         engine=queries.last_engine(project.tables, spec.recipe.digest),
         collection=spec.collection,
@@ -189,10 +194,20 @@ def status(settings: Settings) -> Status:
         milvus=project.backend.unreachable(),
         vectors=_vectors(project),
         problem=problem,
+        weights=weights,
         servers=music_servers(settings),
         words=words,
         daemon=daemon,
     )
+
+
+def _note(settings: Settings) -> str:
+    from embed_assets import encoders
+
+    try:
+        return encoders.describe(settings.encoder, settings.model, settings.model_cache).note
+    except WeightsMissing:
+        return card_of(settings.encoder).note
 
 
 def _vectors(project: Project) -> str:

@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field
 from multiprocessing import connection
 from typing import TYPE_CHECKING
 
+from embed_assets.defs.activity import cause_of
 from embed_assets.defs.dead_runs import cancel_unserved_queue, only_the_daemon_runs, reap
 from embed_assets.defs.evaluation import IMPORT_RUNS, Evaluation, evaluate, prepare, summary
 from embed_assets.defs.execution import wrong_setting
@@ -40,11 +41,13 @@ from embed_assets.planning.values import Policy, SensorCursor
 from embed_assets.project import Project
 from embed_assets.settings import Settings
 from embed_assets.storage import looks, queries
-from embed_assets.storage.owner import check_owner
+from embed_assets.storage.owner import own_store
 from embed_assets.storage.records import NOT_DONE
 
 if TYPE_CHECKING:
     import dagster as dg
+
+    from embed_assets.storage.tables import Tables
 
 WAIT_SECONDS = 0.5
 EVALUATE_SECONDS = 5.0
@@ -135,7 +138,7 @@ def sync(
     index = project.index()
     tables, spec = index.tables, index.spec
     require_library(index.library.root, may_be_empty=confirm_removals)
-    check_owner(tables, index.store)
+    own_store(tables, index.store)
     cursor = SensorCursor()
     result = SyncResult()
     report = SyncProgress(project, spec, progress)
@@ -204,7 +207,8 @@ def sync(
                 if run is None:
                     continue
                 result.runs.append(run.run_id)
-                word = "done" if run.is_success else "FAILED"
+                why = "" if run.is_success else _cause(instance, tables, run)
+                word = f"FAILED: {why}" if why else "done"
                 what = counted(len(done.request.keys), "folder")
                 progress(f"run {run.run_id[:8]}, {what}: {word}")
                 if not run.is_success and (wrong := wrong_setting(instance, run.run_id)):
@@ -246,6 +250,12 @@ def _by_daemon(
     result.count_rejected(project, project.spec())
     result.seconds = time.monotonic() - started
     return result
+
+
+def _cause(instance: dg.DagsterInstance, tables: Tables, run: dg.DagsterRun) -> str:
+    """Why a run failed: the reason of a folder, or else of the run."""
+    mine = (f.message for f in queries.failed_folders(tables) if f.run_id == run.run_id)
+    return next(mine, "") or cause_of(instance, run.run_id)
 
 
 def _end_of(run: dg.DagsterRun | None) -> tuple[str, str]:

@@ -14,7 +14,7 @@ import numpy as np
 from embed_assets import encoders
 from embed_assets.encoders.cards import default_model, has_words
 from embed_assets.encoders.config import EncoderConfig
-from embed_assets.errors import ConfigurationError, WeightsMissing
+from embed_assets.errors import ConfigurationError, NothingIndexed, WeightsMissing
 from embed_assets.identity import IndexSpec
 from embed_assets.index.nearest import Match
 from embed_assets.project import Project
@@ -100,13 +100,13 @@ def _encoder_config(project: Project, spec: IndexSpec) -> EncoderConfig:
     if not has_words(recipe.encoder) and project.vectors.words:
         if missing := project.vectors.words_missing():
             raise WeightsMissing(f"no music can be found by words yet: {missing}")
-        raise ConfigurationError(
+        raise NothingIndexed(
             f"no music can be found by words yet: `embed-assets sync`, or `up`, embeds it with"
             f" {project.vectors.words.name} for EMBED_WORDS, beside {wanted.name}"
         )
     if not has_words(recipe.encoder):
         encoders.require_words(wanted.name)
-        raise ConfigurationError(
+        raise NothingIndexed(
             f"the served collection was made by {recipe.encoder}, which knows no words, until the"
             f" one of EMBED_ENCODER={wanted.name} is complete: see `embed-assets collections`"
         )

@@ -9,6 +9,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from embed_assets.errors import NotFound, NothingIndexed, NotIndexedYet
+from embed_assets.formats import counted
 from embed_assets.identity import TrackId, display_path, track_id
 from embed_assets.index.track_rows import row_of
 from embed_assets.library.walk import is_audio
@@ -200,7 +201,9 @@ def at_path(names: Names, query: str, *, here: bool = True) -> Found | None:
             return Found((track,), name_of(track))
     for path in candidates:
         if below := names.below(b"" if path == b"." else path):
-            return Found(tuple(below), f"the {len(below)} tracks of {display_path(path)}")
+            return Found(
+                tuple(below), f"the {counted(len(below), 'track')} of {display_path(path)}"
+            )
     return None
 
 

@@ -97,6 +97,27 @@ def wanted_spec(project: Project) -> IndexSpec | None:
     return None
 
 
+def spec_to_show(project: Project) -> tuple[IndexSpec, str]:
+    """The spec of the settings, and nothing; without weights that of what is served, and why.
+
+    Raises:
+        WeightsMissing: the weights are missing, and nothing is served.
+        ConfigurationError: as `Project.spec`.
+    """
+    try:
+        return project.spec(), ""
+    except WeightsMissing:
+        name = collection_registry.last_served(project.tables, project.uri)
+        spec = spec_of(project, name) if name else None
+        if spec is None:
+            raise
+    return project.vectors.with_words(spec), (
+        f"the weights of EMBED_ENCODER={project.vectors.tracks.name} are missing: `embed-assets"
+        " doctor` says how to get them. This is about what is served, made with"
+        f" EMBED_ENCODER={spec.recipe.encoder}"
+    )
+
+
 def encoder_note(settings: Settings, spec: IndexSpec | None = None) -> str:
     """For people: which encoder made the vectors of a result, and a note about it."""
     project = Project.of(settings)

@@ -78,6 +78,12 @@ def claim(tables: Tables, store: Store) -> None:
     _refuse_another(mark, tables, store)
 
 
+def note_return(tables: Tables) -> None:
+    """Have the vectors in EMBED_HOME count, as before EMBED_VECTORS named another place."""
+    if tables.database.exists():
+        _note_place(tables, "")
+
+
 def adopt(tables: Tables, store: Store) -> Mark | None:
     """Have a store belong to this library, whatever its mark says; returns the earlier mark.
 
@@ -86,7 +92,7 @@ def adopt(tables: Tables, store: Store) -> Mark | None:
         TransientError: it cannot be written just now.
     """
     if not store.address and _noted_place(tables):
-        _note_place(tables, "")
+        note_return(tables)
         return None
     if not store.address:
         raise ConfigurationError(
@@ -108,7 +114,7 @@ def check_owner(tables: Tables, store: Store, *, hurried: bool = False) -> None:
     `hurried`: give up a server that does not answer after some seconds.
     """
     if not store.address:
-        _refuse_if_elsewhere(tables, store)
+        _refuse_if_elsewhere(tables)
         return
     mark = _read(store, hurried=hurried)
     if mark is None:
@@ -186,14 +192,18 @@ def _require_known_vectors(tables: Tables, store: Store) -> None:
         )
 
 
-def _refuse_if_elsewhere(tables: Tables, store: Store) -> None:
-    """Fail if the vectors are where EMBED_VECTORS was, which is not set now."""
-    place = _noted_place(tables)
-    if place and not _has_some(store, _some_embedded(tables)):
+def _refuse_if_elsewhere(tables: Tables) -> None:
+    """Fail if the vectors are where EMBED_VECTORS was, which is not set now.
+
+    Those that the folder in EMBED_HOME has are from before they were moved: new ones in it would be
+    missing in the other place.
+    """
+    if place := _noted_place(tables):
         raise ConfigurationError(
             f"the vectors of this library are in {place}, and EMBED_VECTORS is not set here: set it"
-            " as before, or all music would be embedded again. If they are lost for good, run"
-            " `embed-assets adopt-vectors` without EMBED_VECTORS"
+            " as before. To have them in EMBED_HOME again, copy them with `embed-assets"
+            " copy-vectors` while it is set. If they are there already, or lost for good, run"
+            " `embed-assets adopt-vectors` without it"
         )
 
 

@@ -65,6 +65,32 @@ def counts(tables: Tables, recipe: RecipeDigest, collection_key: CollectionKey) 
     return Counts(*folders, *tracks)
 
 
+DAMAGED = ("% could be decoded%", "% not finite%", "% damaged packet%", "% could not be read%")
+"""What the note of an embedding says, in SQL patterns, if a part of the audio is missing."""
+
+
+def damaged_tracks(tables: Tables, recipe: RecipeDigest) -> int:
+    """How many tracks were embedded although a part of their audio could not be decoded."""
+    with tables.connect() as db:
+        return db.execute(
+            "SELECT count(*) FROM tracks t JOIN embeddings e"
+            " ON e.recipe = ? AND e.audio_hash = t.audio_hash WHERE e.reason IS NULL"
+            f" AND ({' OR '.join(['e.note LIKE ?'] * len(DAMAGED))})",
+            (recipe, *DAMAGED),
+        ).fetchone()[0]
+
+
+def current_folders(tables: Tables, collection_key: CollectionKey) -> set[bytes]:
+    """Paths of the folders that a collection has as they were when they were scanned last."""
+    with tables.connect() as db:
+        rows = db.execute(
+            "SELECT f.path FROM folders f JOIN indexed i"
+            f" ON i.collection_key = ? AND i.folder_id = f.folder_id WHERE {IS_CURRENT}",
+            (collection_key,),
+        )
+        return {path for (path,) in rows}
+
+
 def tracks_frame(tables: Tables, recipe: RecipeDigest) -> pd.DataFrame:
     """The whole manifest as a data frame, one row per track, with its embedding or rejection."""
     import pandas as pd
