@@ -56,7 +56,8 @@ def open_library(
     `open(library="~/Music", windows=0)`. Opens no file yet.
 
     Raises:
-        ConfigurationError: a setting is wrong or unknown.
+        ConfigurationError: a setting is wrong or unknown. What takes a look at files, at weights
+            or at a server is checked by the first call that needs them.
     """
     given = settings | {"library": library, "home": home}
     return Library(Settings.load(**{k: v for k, v in given.items() if v is not None}))

@@ -56,6 +56,10 @@ EXIT_CODES = {
 """What each exit code means, for docs/commands.md."""
 
 
+RETRIED = "runs and `up` try again by themselves; start any other command again"
+"""For messages of temporary failures, which a command prints as well as a step of a run."""
+
+
 class EmbedAssetsError(Exception):
     """Base class of all our errors; a command that raises one ends with `exit_code`."""
 

@@ -84,6 +84,10 @@ def test_settings_come_from_the_environment_but_for_those_that_are_given(tmp_pat
         ea.open(libary=tmp_path)
     with pytest.raises(ea.ConfigurationError, match="EMBED_WINDOWS='many'"):
         ea.open(windows="many")
+    with pytest.raises(ea.ConfigurationError, match=r"EMBED_ENCODER='acustic': .*one of: muq,"):
+        ea.open(encoder="acustic")
+    with pytest.raises(ea.ConfigurationError, match="EMBED_PARTS='ja': write true or false"):
+        ea.open(parts="ja")
     with pytest.raises(ea.ConfigurationError, match="nothing is indexed yet"):
         lib.similar("anything")
     assert not (tmp_path / "home").exists(), "asking makes nothing"

@@ -16,6 +16,8 @@ from embed_assets.errors import TransientError
 from embed_assets.identity import folder_id
 from embed_assets.index.collection import load
 from embed_assets.index.connection import connect
+from embed_assets.operations.ready import ready
+from embed_assets.settings import Settings
 from embed_assets.storage.tables import Tables
 from embed_assets_tests.assertions import slots_held
 from embed_assets_tests.patience import PATIENCE
@@ -58,6 +60,14 @@ def test_wrong_settings_end_with_exit_code_2_and_name_the_variable(world):
         assert done.returncode == 2, (name, done.stdout, done.stderr)
         assert name in done.stderr
         assert "Traceback" not in done.stderr
+
+
+def test_weights_that_the_encoder_makes_no_use_of_are_named(tmp_path):
+    lines = []
+    for model in ("", "/nope"):
+        settings = Settings(_env_file=None, library=tmp_path, encoder="acoustic", model=model)
+        ready(settings, lines.append, may_be_empty=True)
+    assert lines == ["EMBED_MODEL=/nope has no effect: EMBED_ENCODER=acoustic has no weights"]
 
 
 def test_while_milvus_is_away_the_step_is_retried_and_finished_work_is_kept(world):

@@ -74,6 +74,10 @@ def test_a_port_that_is_taken_is_named(filled):
         done = filled.run("serve", "--port", str(port))
     assert done.returncode == 1
     assert f"127.0.0.1:{port}: another program uses this port" in done.stderr
+    with serving(filled) as (client, _):
+        done = filled.run("serve", "--port", str(client.base_url.port))
+    assert done.returncode == 1
+    assert "`serve`, or `up` with EMBED_HTTP, is running and answers queries there" in done.stderr
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.0.2.1", "example.invalid"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,8 @@ import pytest
 
 from embed_assets import encoders
 from embed_assets.encoders import Encoder, weights
-from embed_assets.encoders.muq.card import MUQ
-from embed_assets.errors import ConfigurationError
+from embed_assets.encoders.muq.card import MUQ, MUQ_INT8
+from embed_assets.errors import ConfigurationError, WeightsMissing
 from embed_assets_tests.muq_tools import edit_config, edit_tensors, sweeps
 
 
@@ -68,6 +69,13 @@ def test_weights_that_are_not_here_say_how_to_get_them(tmp_path: Path) -> None:
             call()
         for word in ("EMBED_MODEL", "OpenMuQ/MuQ", "assets download", "EMBED_ENCODER=acoustic"):
             assert word in str(caught.value)
+
+
+def test_where_no_other_encoder_would_do_none_is_suggested(tmp_path: Path) -> None:
+    with pytest.raises(WeightsMissing) as caught:
+        weights.find("owner/name", tmp_path, replace(MUQ_INT8, instead=""))
+    assert "EMBED_MODEL" in str(caught.value)
+    assert "EMBED_ENCODER" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

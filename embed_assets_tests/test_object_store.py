@@ -110,6 +110,13 @@ def test_a_wrong_address_is_refused_with_the_forms_that_there_are(text: str) -> 
     assert "key:secret" not in str(caught.value)
 
 
+def test_a_bucket_with_too_short_a_name_is_named() -> None:
+    with pytest.raises(ConfigurationError, match="'x' cannot be the name of a bucket"):
+        Settings.load(vectors="s3://x/y")
+    with pytest.raises(ConfigurationError, match="names no bucket"):
+        Settings.load(vectors="s3://")
+
+
 def test_the_parts_of_an_address() -> None:
     assert parts_of("s3://music/my/vectors") == ("s3", "music", "my/vectors")
     assert parts_of("az://music") == ("az", "music", "")

@@ -21,7 +21,7 @@ from embed_assets.defs import state
 from embed_assets.defs.dagster_compat.locks import lock
 from embed_assets.defs.dagster_compat.runs import read_note, write_note
 from embed_assets.defs.evaluation import Evaluation
-from embed_assets.errors import AlreadyRunning, TransientError
+from embed_assets.errors import RETRIED, AlreadyRunning, TransientError
 from embed_assets.identity import PartitionKey
 from embed_assets.planning.values import RunRequest, SensorCursor
 
@@ -49,8 +49,8 @@ def request_lock(instance: dg.DagsterInstance, wait_seconds: float) -> Iterator[
             stack.enter_context(lock(instance, "asking", wait_seconds))
         except AlreadyRunning:
             raise TransientError(
-                f"another process has been requesting runs for more than {wait_seconds:.0f} s; this"
-                " is retried"
+                f"another process has been requesting runs for more than {wait_seconds:.0f} s;"
+                f" {RETRIED}"
             ) from None
         yield
 

@@ -31,7 +31,7 @@ class EncoderCard:
     window_seconds: length of a window that suits it.
     default_model: hub id of its weights; empty for an encoder without weights.
     download_size: of these weights, for people.
-    instead: the encoder to suggest if the weights cannot be downloaded.
+    instead: the encoder to suggest if the weights cannot be downloaded; empty: none.
     only_this_window: whether it knows no other length of a window.
     wraps_short_windows: whether what a window lacks at the end of a track is filled with the
         track's beginning; otherwise the last window ends where the track does.

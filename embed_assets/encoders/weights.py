@@ -274,17 +274,21 @@ def _get_them(card: EncoderCard) -> str:
     return (
         "`embed-assets download`, `sync` or `up` downloads weights from the Hugging Face hub"
         f" ({card.default_model}: {card.download_size}, {card.licence}{terms}); or set EMBED_MODEL"
-        f" to a folder that contains {CONFIG} and {WEIGHTS}; or set EMBED_ENCODER={card.instead},"
-        " which needs no download"
+        f" to a folder that contains {CONFIG} and {WEIGHTS}{_instead(card, '; or set')}"
     )
 
 
 def _otherwise(card: EncoderCard) -> str:
     return (
         "Try again when the hub can be reached (finished downloads are kept), or set EMBED_MODEL"
-        f" to a folder that contains {CONFIG} and {WEIGHTS}, or EMBED_ENCODER={card.instead},"
-        " which needs no download."
+        f" to a folder that contains {CONFIG} and {WEIGHTS}{_instead(card, ', or')}."
     )
+
+
+def _instead(card: EncoderCard, otherwise: str) -> str:
+    if not card.instead:
+        return ""
+    return f"{otherwise} EMBED_ENCODER={card.instead}, which needs no download"
 
 
 def _first_line(error: Exception) -> str:

@@ -18,6 +18,7 @@ from embed_assets.api import Library
 from embed_assets.errors import EmbedAssetsError, ExitCode
 from embed_assets.http.app import create_app
 from embed_assets.http.connections import Connection
+from embed_assets.operations.http_process import is_answering
 from embed_assets.settings import Settings
 
 LONGEST_HEAD = 1 << 16
@@ -61,11 +62,10 @@ def serve(
         threading.Thread(target=_stop_with_stdin, daemon=True).start()
     sys.setswitchinterval(SWITCH_SECONDS)
     app = create_app(Library(settings), tokens)
-    other = "another EMBED_HTTP" if until_stdin_ends else "another with --host and --port"
     prefix = f"/{root_path.strip('/')}".rstrip("/")
     # Queries run in parallel, and BLAS threads of each would slow down the others (3 radios a
     # second with 8 clients instead of 37, on two cores).
-    with _listening(address, other) as listener, threadpool_limits(1):
+    with _listening(address, of_up=until_stdin_ends) as listener, threadpool_limits(1):
         shown = Address(*listener.getsockname()[:2])
         how = "" if until_stdin_ends else " (stop: Ctrl-C)"
         progress(f"a page to search and listen, and queries, at http://{shown}{prefix}/{how}")
@@ -109,11 +109,16 @@ def _stop_with_stdin() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _listening(address: Address, other: str) -> socket.socket:
+def _listening(address: Address, *, of_up: bool) -> socket.socket:
     family = socket.AF_INET6 if ":" in address.host else socket.AF_INET
     try:
         return socket.create_server((address.host, address.port), family=family)
     except (OSError, UnicodeError) as e:
-        taken = isinstance(e, OSError) and e.errno == errno.EADDRINUSE
-        why = "another program uses this port" if taken else getattr(e, "strerror", None) or e
+        why = str(getattr(e, "strerror", None) or e)
+        if isinstance(e, OSError) and e.errno == errno.EADDRINUSE:
+            why = "another program uses this port"
+            # `up` tries again and again: a silent program would cost seconds each time.
+            if not of_up and is_answering(address):
+                why = "`serve`, or `up` with EMBED_HTTP, is running and answers queries there"
+        other = "another EMBED_HTTP" if of_up else "another with --host and --port"
         raise EmbedAssetsError(f"cannot serve at {address}: {why}; choose {other}") from e

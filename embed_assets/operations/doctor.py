@@ -106,7 +106,8 @@ class _Unknown(EmbedAssetsError):
 def _settings(settings: Settings, project: Project) -> str:
     if mistyped := settings.mistyped():
         raise ConfigurationError("; ".join(mistyped))
-    return "no variable looks like a mistyped setting"
+    unused = f"; {settings.unused_model}" if settings.unused_model else ""
+    return f"no variable looks like a mistyped setting{unused}"
 
 
 def _tables(settings: Settings, project: Project) -> str:

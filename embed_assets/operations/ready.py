@@ -28,6 +28,8 @@ def ready(
         TransientError: the disk is full.
     """
     require_library(settings.library, may_be_empty=may_be_empty)
+    if settings.unused_model:
+        progress(settings.unused_model)
     vectors = vectors_of(settings)
     for one in vectors.encoders():
         encoders.require_device(one.name, one.device)

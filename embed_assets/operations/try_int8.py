@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from embed_assets import encoders
 from embed_assets.audio.windows import WindowPolicy
 from embed_assets.embedding.compare import EngineConfig, Pass, calibrate, distance, embed, pooled
+from embed_assets.encoders import weights
 from embed_assets.encoders.cards import default_model
 from embed_assets.encoders.config import EncoderConfig
 from embed_assets.encoders.muq.card import MUQ, MUQ_INT8
@@ -97,7 +98,13 @@ def try_int8(settings: Settings, tracks: int, progress: Callable[[str], None]) -
     root = require_library(settings.library)
     model, cache = _model(settings), settings.model_cache
     encoders.require_device(MUQ_INT8.name, settings.device)
-    encoders.fetch(MUQ_INT8.name, model, cache, progress)
+    # No other encoder can stand in for the one that is measured.
+    weights.fetch(
+        model,
+        cache,
+        replace(MUQ_INT8, instead=""),
+        lambda: progress(f"downloading {model}: {MUQ_INT8.note}"),
+    )
     to_make = must_make_int8(model, settings.device, cache)
     names, there = sample(root, CALIBRATION_TRACKS + tracks)
     if len(names) < CALIBRATION_TRACKS + FEWEST:

@@ -58,7 +58,7 @@ class Settings(ServingSettings, RunSettings, MilvusSettings, EncoderSettings, St
         except ValidationError as e:
             problems = "; ".join(
                 f"EMBED_{'_'.join(map(str, p['loc'])).upper()}={_shown(p['input'])}:"
-                f" {validation_message(p['msg'])}"
+                f" {_wrong(p['type'], p['msg'])}"
                 for p in e.errors()
             )
             raise ConfigurationError(f"wrong setting: {problems}") from None
@@ -100,6 +100,11 @@ class Settings(ServingSettings, RunSettings, MilvusSettings, EncoderSettings, St
     def _variables(self) -> dict[str, str]:
         values = self.model_dump(exclude_none=True)
         return {f"EMBED_{k.upper()}": str(v) for k, v in values.items() if v != ""}
+
+
+def _wrong(kind: str, message: str) -> str:
+    """What is wrong with a value, by pydantic's kind of error and its message."""
+    return "write true or false" if kind.startswith("bool") else validation_message(message)
 
 
 def _shown(value: object) -> str:

@@ -63,6 +63,15 @@ class EncoderSettings(Area):
         " cost.",
     )
 
+    @field_validator("encoder")
+    @classmethod
+    def _an_encoder(cls, value: str) -> str:
+        if value not in cards.CARDS:
+            raise ValueError(
+                f"there is no such encoder. Set it to one of: {', '.join(cards.CARDS)}."
+            )
+        return value
+
     @field_validator("model")
     @classmethod
     def _of_the_encoder(cls, value: str, info: ValidationInfo) -> str:
@@ -73,6 +82,15 @@ class EncoderSettings(Area):
     def _of_words(cls, value: str, info: ValidationInfo) -> str:
         is_encoder = info.data.get("encoder") == cards.OF_WORDS.name
         return value or (is_encoder and info.data.get("model")) or cards.OF_WORDS.default_model
+
+    @property
+    def unused_model(self) -> str:
+        """A sentence for an EMBED_MODEL that the encoder makes no use of; else empty."""
+        if not self.model or cards.default_model(self.encoder):
+            return ""
+        return (
+            f"EMBED_MODEL={self.model} has no effect: EMBED_ENCODER={self.encoder} has no weights"
+        )
 
     @field_validator("device")
     @classmethod

@@ -9,7 +9,7 @@ import threading
 from functools import cache
 from typing import TYPE_CHECKING, Any
 
-from embed_assets.errors import ConfigurationError, EmbedAssetsError, TransientError
+from embed_assets.errors import RETRIED, ConfigurationError, EmbedAssetsError, TransientError
 from embed_assets.formats import to_install
 from embed_assets.storage.postgres_address import PostgresAddress
 
@@ -157,14 +157,14 @@ def error_of(error: psycopg2.Error, address: PostgresAddress) -> EmbedAssetsErro
     if code == "55P03":
         return TransientError(
             f"another process has been writing to the tables in {address} for more than a minute;"
-            " this is retried"
+            f" {RETRIED}"
         )
     # Transactions that were ended (25, 40, 57), resources (53), a table dropped a moment ago.
     passing = code[:2] in ("08", "25", "40", "53", "55", "57", "58", "XX") or code == "42P01"
     if passing or isinstance(error, psycopg2.OperationalError | psycopg2.InterfaceError):
         return TransientError(
             f"the tables in {address} cannot be used: {text}. Start PostgreSQL if it"
-            " does not run, and see its log; this is retried"
+            f" does not run, and see its log; {RETRIED}"
         )
     raise error
 

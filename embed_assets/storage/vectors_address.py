@@ -39,8 +39,13 @@ def normal_vectors_address(text: str) -> str:
             f" their own (docs/vectors.md), so that nobody sees them; write {FORMS}"
         )
     bucket, *prefix = [part for part in rest.split("/") if part] or [""]
-    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{1,221}", bucket):
+    if not bucket:
         raise ValueError(f"names no bucket: write {FORMS}")
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{2,221}", bucket):
+        raise ValueError(
+            f"{bucket!r} cannot be the name of a bucket, which has at least three letters, digits,"
+            f" `.`, `_` or `-`: write {FORMS}"
+        )
     if any(part in (".", "..") for part in prefix):
         raise ValueError(f"has `.` or `..` in its prefix: write {FORMS}")
     return "/".join([f"{kind}://{bucket}", *prefix])
