@@ -98,7 +98,7 @@ def try_int8(settings: Settings, tracks: int, progress: Callable[[str], None]) -
     root = require_library(settings.library)
     model, cache = _model(settings), settings.model_cache
     encoders.require_device(MUQ_INT8.name, settings.device)
-    # No other encoder can stand in for the one that is measured.
+    # Another encoder instead is no help here.
     weights.fetch(
         model,
         cache,
