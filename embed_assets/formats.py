@@ -22,7 +22,7 @@ def counted(number: int, thing: str) -> str:
 
 
 def first_few(names: Sequence[str], separator: str = ", ", most: int = 3) -> str:
-    """`a`, `a, b`, `a, b, c and 5 more`: at most so many names."""
+    """`a`, `a, b`, `a, b, c and 5 more`: at most `most` names."""
     more = f" and {len(names) - most} more" if len(names) > most else ""
     return separator.join(names[:most]) + more
 

@@ -217,7 +217,7 @@ def require_main_guard() -> None:
     probe.join()
     if probe.exitcode == NO_GUARD:
         raise ConfigurationError(
-            "this starts processes, each of which runs your script as it imports it: put what the"
+            "this starts processes, and each runs your script as it imports it: put what the"
             ' script does below `if __name__ == "__main__":`'
         )
 

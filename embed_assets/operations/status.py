@@ -91,7 +91,7 @@ class Status:
     tracks_pending: int
     """Tracks that are neither embedded nor rejected yet."""
     tracks_damaged: int
-    """Embedded tracks of which a part could not be decoded; see `note` of `Library.tracks()`."""
+    """Embedded tracks that could be decoded in part only; see `note` of `Library.tracks()`."""
     audio_hours: float
     """Duration of the embedded tracks, in hours."""
     live_runs: int
