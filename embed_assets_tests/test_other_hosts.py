@@ -13,6 +13,7 @@ from pathlib import Path
 
 import dagster as dg
 import pytest
+from dagster._core.launcher import CheckRunHealthResult, WorkerStatus
 from sqlalchemy.exc import DatabaseError
 
 from embed_assets.definitions import build_defs
@@ -136,6 +137,13 @@ def test_a_run_whose_worker_is_lost_before_it_begins_is_failed_soon(cluster):
         # The cluster does not answer: nothing is known of the worker.
         (cluster.root / f"hosts/{alive.run_id}.pid").write_text("of no process")
         assert reap(instance) == []
+        # It answers, and does not know the worker, as Ray's head once it was started again.
+        instance.run_launcher.check_run_worker_health = lambda _: CheckRunHealthResult(
+            WorkerStatus.UNKNOWN, "no such job\nand where that was found"
+        )
+        assert reap(instance) == [alive.run_id]
+        assert cause_of(instance, alive.run_id).endswith("no such job. It is retried automatically")
+        assert not instance.get_run_by_id(just_now.run_id).is_finished
 
 
 @pytest.mark.cluster

@@ -175,7 +175,7 @@ def cause_of(instance: dg.DagsterInstance, run_id: str) -> str:
         if message := entry.get_dagster_event().message:
             # Of a worker on another machine it may go on with all that its engine knows of it.
             said = message.strip().partition("\n")[0]
-            return f"{said} It is retried automatically"
+            return f"{said.removesuffix('.')}. It is retried automatically"
     return "the run failed; its log in the Dagster UI says why. It is retried automatically"
 
 

@@ -47,6 +47,12 @@ DAEMON_SECONDS = 90.0
 LAUNCH_SECONDS = 30.0
 """For which a launcher that watches its workers may not know that of a run it was given."""
 
+UNKNOWN_SECONDS = 120.0
+"""After which a worker that it still does not know is lost.
+
+If it was not, it does nothing: Dagster ignores a worker of a run that has ended.
+"""
+
 _STARTED = (DagsterRunStatus.STARTING, DagsterRunStatus.STARTED, DagsterRunStatus.CANCELING)
 
 
@@ -90,13 +96,13 @@ def _reap_starting(instance: dg.DagsterInstance) -> list[str]:
 
     Dagster would wait for `start_timeout_seconds`.
     """
-    before = datetime.now(UTC) - timedelta(seconds=LAUNCH_SECONDS)
     reaped = []
     for record in instance.get_run_records(dg.RunsFilter(statuses=[DagsterRunStatus.STARTING])):
         run = record.dagster_run
-        if _of_sync(run) or record.update_timestamp > before:
+        seconds = (datetime.now(UTC) - record.update_timestamp).total_seconds()
+        if _of_sync(run) or seconds < LAUNCH_SECONDS:
             continue
-        why = why_worker_is_dead(instance, run)
+        why = why_worker_is_dead(instance, run, or_unknown=seconds > UNKNOWN_SECONDS)
         now = instance.get_run_by_id(run.run_id)
         # It may have begun, and even ended, since it was listed.
         if why and now is not None and now.status == DagsterRunStatus.STARTING:

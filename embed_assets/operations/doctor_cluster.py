@@ -58,7 +58,10 @@ def describe(settings: Settings, project: Project) -> str:
         # Not `project`, which has empty tables where none were made yet.
         index = Project.of(settings).index()
         if said := differs_from_last(instance, index):
-            raise ConfigurationError(said)
+            raise ConfigurationError(
+                f"{said}. If you have just changed them everywhere, start `up`: until then this"
+                " compares with its last settings"
+            )
         where = "a database of PostgreSQL" if is_postgres(instance) else "files of this machine"
     if elsewhere and not vectors:
         vectors = f"; vectors in {project.store.where}: all machines must have this one folder"

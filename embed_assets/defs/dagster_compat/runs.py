@@ -71,15 +71,25 @@ def watches_workers(instance: dg.DagsterInstance) -> bool:
     return launcher.supports_check_run_worker_health
 
 
-def why_worker_is_dead(instance: dg.DagsterInstance, run: dg.DagsterRun) -> str:
-    """What a launcher that watches its workers says of a dead one; empty if it may be alive."""
+def why_worker_is_dead(
+    instance: dg.DagsterInstance, run: dg.DagsterRun, *, or_unknown: bool = False
+) -> str:
+    """What a launcher that watches its workers says of a dead one; empty if it may be alive.
+
+    `or_unknown`: a worker counts as dead, too, if the cluster answers and does not know it, as
+    after a restart of Ray's head.
+    """
     try:
         health = instance.run_launcher.check_run_worker_health(run)
     except Exception:  # noqa: BLE001  # a cluster that does not answer says nothing of the worker
         return ""
-    if health.status not in (WorkerStatus.FAILED, WorkerStatus.NOT_FOUND):
+    dead = {WorkerStatus.FAILED, WorkerStatus.NOT_FOUND}
+    if or_unknown:
+        dead.add(WorkerStatus.UNKNOWN)
+    if health.status not in dead:
         return ""
-    return health.msg or health.status.value
+    said = (health.msg or health.status.value).strip()
+    return said.splitlines()[0] if said else health.status.value
 
 
 def frees_slots_of_ended_runs(instance: dg.DagsterInstance) -> bool:
