@@ -137,7 +137,7 @@ def test_errors_lists_a_folder_whose_parts_failed_until_they_are_indexed(world):
 
     def listed():
         with world.instance() as instance:
-            return {p.path for p in failed_folders(instance, project)}
+            return {p.path for p in failed_folders(instance, project, spec)}
 
     with connect(project.uri) as client:
         assert index(client, replace(spec, parts=False)) == set()
