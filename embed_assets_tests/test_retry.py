@@ -48,7 +48,7 @@ def test_a_track_or_a_folder_is_read_and_embedded_anew_once(world):
     assert len(anew(world, before)) == 1
     assert rejected(world) == listed
     again = world.sync()
-    assert (again["runs"], again["rejected"]) == ([], 2), "as `status` says, whoever rejected them"
+    assert (again["runs"], again["rejected"]) == ([], 2), "those of earlier runs count, too"
 
     asked_for = retry(world, str(world.library / "Artist"))
     assert asked_for == {"folders": ["Artist/Album", "Artist/Other"], "tracks": 5}
