@@ -157,7 +157,8 @@ class Library(Questions):
 
         Raises:
             TrackRejected: the file cannot be embedded; says why.
-            ConfigurationError: the encoder cannot work as configured.
+            ConfigurationError: the encoder cannot work as configured, or a script calls this
+                without the line above.
             OSError: the file cannot be read.
         """
         from embed_assets.workers import require_main_guard

@@ -18,6 +18,7 @@ from concurrent.futures import TimeoutError as FutureTimeout
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -203,8 +204,11 @@ def _wait_for_workers(ready: Connection, workers: int) -> None:
         ready.recv_bytes()
 
 
+@cache
 def require_main_guard() -> None:
     """Fail in a script that child processes would run once more, as they import it.
+
+    Starts a process at the first call, to see what it does with the script.
 
     Raises:
         ConfigurationError: the call is not below `if __name__ == "__main__":`.

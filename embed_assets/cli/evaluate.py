@@ -61,7 +61,7 @@ def evaluate(
         print_json(found)
         return
     _print(found)
-    _print_how_to_read()
+    typer.echo("\ndocs/evaluate.md says what each line means, and which values are good")
     if found.chosen is not None:
         typer.echo()
         typer.echo(plain(f"neighbours are ranked by {found.chosen} from now on: {found.why}"))
@@ -121,10 +121,6 @@ def _print_hubs(hubs: Hubs) -> None:
         )
     skewness = "unknown" if hubs.skewness is None else f"{hubs.skewness:.2f}"
     typer.echo(f"{'skewness of occurrences':{WIDTH}}   {skewness}{shares}")
-
-
-def _print_how_to_read() -> None:
-    typer.echo("\ndocs/evaluate.md says what each line means, and which values are good")
 
 
 def _share(value: float | None) -> str:
